@@ -1,0 +1,293 @@
+//! What a `get` brings back, grouped by key.
+
+use indexmap::IndexMap;
+
+use super::{InvalidKey, Key, Point, Sample};
+
+/// The answer to a `get`: for each key its points, ascending by timestamp, one for each second.
+///
+/// Keys stand in the order in which the server listed them first. Where a server lists a second
+/// twice, or out of order, or a key in several places, this has been put right: the last row wins.
+///
+/// ```
+/// use metrics_client::{Metrics, Point, Sample};
+///
+/// let metrics: Metrics = [
+///     Sample::new("palm.cpu", 0.5, 1150864248)?,
+///     Sample::new("palm.cpu", 2.0, 1150864247)?,
+///     Sample::new("eardrum.cpu", 3.0, 1150864250)?,
+/// ]
+/// .into_iter()
+/// .collect();
+///
+/// assert_eq!(
+///     metrics.points("palm.cpu"),
+///     [Point::new(1150864247, 2.0), Point::new(1150864248, 0.5)],
+/// );
+/// assert_eq!(metrics.latest("palm.cpu"), Some(Point::new(1150864248, 0.5)));
+/// for (key, points) in &metrics {
+///     println!("{key}: {} points", points.len());
+/// }
+/// # Ok::<(), metrics_client::InvalidKey>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics {
+    series: IndexMap<Key, Vec<Point>>,
+}
+
+impl Metrics {
+    /// Metrics without a key.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The points of `key`, ascending by timestamp; none if the key is not there.
+    #[must_use]
+    pub fn points(&self, key: &str) -> &[Point] {
+        self.series.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The most recent point of `key`.
+    #[must_use]
+    pub fn latest(&self, key: &str) -> Option<Point> {
+        self.points(key).last().copied()
+    }
+
+    /// Whether there is any point of `key`.
+    #[must_use]
+    pub fn contains(&self, key: &str) -> bool {
+        self.series.contains_key(key)
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.series.is_empty()
+    }
+
+    /// How many points there are, over all keys.
+    #[must_use]
+    pub fn point_count(&self) -> usize {
+        self.series.values().map(Vec::len).sum()
+    }
+
+    /// The keys, in the order in which the server listed them first.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &Key> {
+        self.series.keys()
+    }
+
+    /// Each key with its points.
+    #[must_use]
+    pub fn iter(&self) -> Iter<'_> {
+        Iter(self.series.iter())
+    }
+}
+
+impl FromIterator<Sample> for Metrics {
+    fn from_iter<I: IntoIterator<Item = Sample>>(samples: I) -> Self {
+        let mut builder = MetricsBuilder::default();
+        builder.extend(samples);
+        builder.finish()
+    }
+}
+
+impl Extend<Sample> for Metrics {
+    fn extend<I: IntoIterator<Item = Sample>>(&mut self, samples: I) {
+        let mut builder = MetricsBuilder::from(std::mem::take(self));
+        builder.extend(samples);
+        *self = builder.finish();
+    }
+}
+
+impl<'a> IntoIterator for &'a Metrics {
+    type Item = (&'a Key, &'a [Point]);
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+impl IntoIterator for Metrics {
+    type Item = (Key, Vec<Point>);
+    type IntoIter = IntoIter;
+
+    fn into_iter(self) -> IntoIter {
+        IntoIter(self.series.into_iter())
+    }
+}
+
+/// The keys of borrowed [`Metrics`] with their points.
+#[derive(Clone, Debug)]
+pub struct Iter<'a>(indexmap::map::Iter<'a, Key, Vec<Point>>);
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a Key, &'a [Point]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(key, points)| (key, points.as_slice()))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+/// The keys of owned [`Metrics`] with their points.
+#[derive(Debug)]
+pub struct IntoIter(indexmap::map::IntoIter<Key, Vec<Point>>);
+
+impl Iterator for IntoIter {
+    type Item = (Key, Vec<Point>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for IntoIter {}
+
+/// Groups records into [`Metrics`] as they come.
+///
+/// The series that is being filled is held apart from the map, so that a record of the key before
+/// it costs no look-up.
+#[derive(Debug, Default)]
+pub(crate) struct MetricsBuilder {
+    series: IndexMap<Key, Vec<Point>>,
+    /// The series being filled, as its place in `series`; its points are in `points` meanwhile.
+    current: Option<usize>,
+    points: Vec<Point>,
+    /// The places of series that are not in ascending order, some of them more than once.
+    unsorted: Vec<usize>,
+}
+
+impl MetricsBuilder {
+    /// The points that follow are this key's.
+    pub(crate) fn select(&mut self, key: &str) -> Result<(), InvalidKey> {
+        match self.series.get_index_of(key) {
+            Some(place) => self.switch_to(place),
+            None => self.add(Key::new(key)?),
+        }
+        Ok(())
+    }
+
+    /// Adds a point to the key last selected.
+    #[inline]
+    pub(crate) fn push(&mut self, point: Point) {
+        match self.points.last_mut() {
+            Some(last) if point.timestamp == last.timestamp => *last = point,
+            Some(last) if point.timestamp < last.timestamp => {
+                self.unsorted.extend(self.current);
+                self.points.push(point);
+            }
+            _ => self.points.push(point),
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Metrics {
+        self.put_back();
+        self.unsorted.sort_unstable();
+        self.unsorted.dedup();
+        for place in self.unsorted {
+            let points = &mut self.series[place];
+            // Stable: of the rows of one second the last stays the last, and only it is kept.
+            points.sort_by_key(|point| point.timestamp);
+            points.dedup_by(|later, kept| {
+                let same = later.timestamp == kept.timestamp;
+                if same {
+                    *kept = *later;
+                }
+                same
+            });
+        }
+        Metrics { series: self.series }
+    }
+
+    fn extend(&mut self, samples: impl IntoIterator<Item = Sample>) {
+        for Sample { key, point } in samples {
+            match self.series.get_index_of(&*key) {
+                Some(place) => self.switch_to(place),
+                None => self.add(key),
+            }
+            self.push(point);
+        }
+    }
+
+    fn add(&mut self, key: Key) {
+        self.put_back();
+        let (place, _) = self.series.insert_full(key, Vec::new());
+        self.current = Some(place);
+    }
+
+    fn switch_to(&mut self, place: usize) {
+        if self.current != Some(place) {
+            self.put_back();
+            self.points = std::mem::take(&mut self.series[place]);
+            self.current = Some(place);
+        }
+    }
+
+    fn put_back(&mut self) {
+        if let Some(place) = self.current.take() {
+            self.series[place] = std::mem::take(&mut self.points);
+        }
+    }
+}
+
+impl From<Metrics> for MetricsBuilder {
+    fn from(metrics: Metrics) -> Self {
+        Self { series: metrics.series, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics(rows: &[(&str, i64, f64)]) -> Metrics {
+        rows.iter().map(|&(key, at, value)| Sample::new(key, value, at).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_last_row_of_a_second_wins() {
+        let got = metrics(&[("a", 1, 1.0), ("a", 1, 2.0), ("b", 1, 9.0), ("a", 1, 3.0)]);
+        assert_eq!(got.points("a"), [Point::new(1, 3.0)]);
+        assert_eq!(got.points("b"), [Point::new(1, 9.0)]);
+    }
+
+    #[test]
+    fn rows_in_any_order_come_out_ascending() {
+        let got =
+            metrics(&[("a", 5, 5.0), ("a", 1, 1.0), ("a", 3, 3.0), ("a", 1, 1.5), ("a", 5, 5.5)]);
+        assert_eq!(got.points("a"), [Point::new(1, 1.5), Point::new(3, 3.0), Point::new(5, 5.5)]);
+    }
+
+    #[test]
+    fn keys_keep_the_order_of_their_first_row() {
+        let got = metrics(&[("b", 1, 1.0), ("a", 1, 1.0), ("b", 2, 2.0)]);
+        assert_eq!(got.keys().map(Key::as_str).collect::<Vec<_>>(), ["b", "a"]);
+        assert_eq!((got.len(), got.point_count()), (2, 3));
+    }
+
+    #[test]
+    fn extending_merges_into_what_is_there() {
+        let mut got = metrics(&[("a", 2, 2.0)]);
+        got.extend([Sample::new("a", 1.0, 1).unwrap(), Sample::new("a", 2.5, 2).unwrap()]);
+        assert_eq!(got.points("a"), [Point::new(1, 1.0), Point::new(2, 2.5)]);
+        assert_eq!(got.latest("a"), Some(Point::new(2, 2.5)));
+        assert_eq!(got.latest("b"), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! The protocol as `tokio-util` codecs, for anyone who brings a stream.
+
+use bytes::{Buf, BytesMut};
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::{
+    error::{CodecError, InvalidRequest, NotFinite},
+    request::{self, Request, RequestRef},
+    response::{self, End, RecordSink, Response},
+};
+use crate::metric::{InvalidKey, MetricsBuilder, Point, Sample};
+
+/// The client's end: encodes [`Request`]s, decodes [`Response`]s.
+///
+/// A response that arrives in many pieces is scanned once, not once for each piece. It may have at
+/// most [`ClientCodec::DEFAULT_MAX_RESPONSE_BYTES`], or what
+/// [`max_response_bytes`](Self::max_response_bytes) says.
+///
+/// ```
+/// use metrics_client::{ClientCodec, Request, Response, ServerCodec};
+/// use tokio_util::codec::{Decoder, Encoder};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+///
+/// let mut bytes = bytes::BytesMut::new();
+/// ClientCodec::default().encode(Request::put("palm.cpu", 23.7, 1150864247)?, &mut bytes)?;
+/// assert_eq!(bytes, "put palm.cpu 23.7 1150864247\n");
+///
+/// let mut answer = bytes::BytesMut::from("ok\npalm.cpu 2.0 1150864247\n\n");
+/// let Some(Response::Ok(metrics)) = ClientCodec::default().decode(&mut answer)? else {
+///     panic!("this is a whole answer");
+/// };
+/// assert_eq!(metrics.points("palm.cpu")[0].value, 2.0);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct ClientCodec {
+    decoder: response::Decoder,
+    records: MetricsBuilder,
+}
+
+impl ClientCodec {
+    /// The most that a response may have unless said otherwise: 64 MiB, some two million records.
+    ///
+    /// It bounds the memory that one answer can claim; what is stored without a bound is read with
+    /// [`MetricsClient::stream`](crate::MetricsClient::stream).
+    pub const DEFAULT_MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
+
+    /// Sets the most that a response may have, in bytes, from its status line to its blank line.
+    #[must_use]
+    pub fn max_response_bytes(limit: usize) -> Self {
+        Self { decoder: response::Decoder::new(limit), records: MetricsBuilder::default() }
+    }
+
+    /// Whether a response has begun and is not over.
+    pub(crate) fn is_amid_response(&self) -> bool {
+        !self.decoder.is_between_answers()
+    }
+}
+
+impl Default for ClientCodec {
+    fn default() -> Self {
+        Self::max_response_bytes(Self::DEFAULT_MAX_RESPONSE_BYTES)
+    }
+}
+
+impl Encoder<Request> for ClientCodec {
+    type Error = CodecError;
+
+    fn encode(&mut self, request: Request, dst: &mut BytesMut) -> Result<(), CodecError> {
+        self.encode(&request, dst)
+    }
+}
+
+impl Encoder<&Request> for ClientCodec {
+    type Error = CodecError;
+
+    fn encode(&mut self, request: &Request, dst: &mut BytesMut) -> Result<(), CodecError> {
+        match request {
+            Request::Put(Sample { key, point }) => {
+                NotFinite::check(key, point.value)?;
+                request::encode_put(dst, key, *point);
+            }
+            Request::Get(selector) => request::encode_get(dst, selector),
+        }
+        Ok(())
+    }
+}
+
+impl Decoder for ClientCodec {
+    type Item = Response;
+    type Error = CodecError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Response>, CodecError> {
+        let end = self.decoder.decode(src, &mut self.records)?;
+        Ok(end.map(|end| {
+            let records = std::mem::take(&mut self.records);
+            match end {
+                End::Ok => Response::Ok(records.finish()),
+                End::Malformed(record) => Response::Malformed(record),
+                End::Error(message) => Response::Error(message),
+            }
+        }))
+    }
+
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Response>, CodecError> {
+        match self.decode(src)? {
+            None if self.is_amid_response() || !src.is_empty() => Err(CodecError::Truncated),
+            response => Ok(response),
+        }
+    }
+}
+
+impl RecordSink for MetricsBuilder {
+    fn select(&mut self, key: &str) -> Result<(), InvalidKey> {
+        MetricsBuilder::select(self, key)
+    }
+
+    #[inline]
+    fn push(&mut self, point: Point) {
+        MetricsBuilder::push(self, point);
+    }
+}
+
+/// The server's end: decodes [`Request`]s, encodes [`Response`]s.
+///
+/// An item is a request, or why a line is none: the stream goes on after it, and the protocol asks
+/// that it be answered with `wrong command`. Empty lines are passed over. A line may have at most
+/// [`ServerCodec::DEFAULT_MAX_LINE_BYTES`], or what [`max_line_bytes`](Self::max_line_bytes) says.
+///
+/// ```
+/// use metrics_client::{Request, Response, ServerCodec};
+/// use tokio_util::codec::{Decoder, Encoder};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+///
+/// let mut codec = ServerCodec::default();
+/// let mut bytes = bytes::BytesMut::from("get palm.cpu\r\ngot palm.cpu\n");
+/// assert_eq!(codec.decode(&mut bytes)?, Some(Ok(Request::get("palm.cpu")?)));
+/// assert!(matches!(codec.decode(&mut bytes)?, Some(Err(_))));
+///
+/// codec.encode(Response::Error("wrong command".into()), &mut bytes)?;
+/// assert_eq!(bytes, "error\nwrong command\n\n");
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct ServerCodec {
+    /// How much of the buffer has been searched for a line break.
+    searched: usize,
+    limit: usize,
+}
+
+impl ServerCodec {
+    /// The most that a line may have unless said otherwise: 4 KiB. The longest `put` has 1,075
+    /// bytes; the rest is for peers that write more blanks or digits than they need.
+    pub const DEFAULT_MAX_LINE_BYTES: usize = 4 * 1024;
+
+    /// Sets the most that a line may have, in bytes, with its line break.
+    #[must_use]
+    pub fn max_line_bytes(limit: usize) -> Self {
+        Self { searched: 0, limit }
+    }
+
+    /// The next line that holds a request, as the place of that line in `src`, which keeps it: the
+    /// caller parses it and advances past it.
+    pub(crate) fn next_line(&mut self, src: &mut BytesMut) -> Result<Option<usize>, CodecError> {
+        let found = memchr::memchr(b'\n', &src[self.searched..]).map(|at| self.searched + at);
+        let len = found.map_or(src.len(), |at| at + 1);
+        if len > self.limit {
+            return Err(CodecError::LineTooLong { limit: self.limit });
+        }
+        self.searched = if found.is_some() { 0 } else { len };
+        Ok(found)
+    }
+}
+
+impl Default for ServerCodec {
+    fn default() -> Self {
+        Self::max_line_bytes(Self::DEFAULT_MAX_LINE_BYTES)
+    }
+}
+
+impl Decoder for ServerCodec {
+    type Item = Result<Request, InvalidRequest>;
+    type Error = CodecError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Self::Item>, CodecError> {
+        while let Some(end) = self.next_line(src)? {
+            let request = RequestRef::parse(&src[..end]).map(|request| request.map(Request::from));
+            src.advance(end + 1);
+            if let Some(request) = request.transpose() {
+                return Ok(Some(request));
+            }
+        }
+        Ok(None)
+    }
+
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Self::Item>, CodecError> {
+        match self.decode(src)? {
+            None if !src.is_empty() => Err(CodecError::Truncated),
+            request => Ok(request),
+        }
+    }
+}
+
+impl Encoder<Response> for ServerCodec {
+    type Error = CodecError;
+
+    fn encode(&mut self, response: Response, dst: &mut BytesMut) -> Result<(), CodecError> {
+        self.encode(&response, dst)
+    }
+}
+
+impl Encoder<&Response> for ServerCodec {
+    type Error = CodecError;
+
+    fn encode(&mut self, response: &Response, dst: &mut BytesMut) -> Result<(), CodecError> {
+        response.encode(dst)
+    }
+}

@@ -1,0 +1,308 @@
+//! What a server answers: a status line, records or a message, a blank line.
+//!
+//! The decoder takes records out of the buffer as their lines become whole, so however large an
+//! answer is, the buffer holds little more than one read, and each byte is looked at once for line
+//! breaks and once for what it says, however the answer is cut into pieces.
+
+use bytes::{Buf, BufMut, BytesMut};
+
+use super::{
+    error::{CodecError, InvalidRecord, Line},
+    number, request,
+};
+use crate::metric::{InvalidKey, Metrics, Point};
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Response {
+    /// The request was carried out. A `put` brings no data, a `get` what was found, if anything.
+    Ok(Metrics),
+    /// The server refused the request, and this is its message; it may be empty.
+    Error(String),
+    /// The request was carried out, but a record of the data cannot be read. Only ever received: it
+    /// cannot be encoded.
+    Malformed(InvalidRecord),
+}
+
+impl Response {
+    /// The answer to a `put` that was carried out: no data.
+    #[must_use]
+    pub fn ok() -> Self {
+        Self::Ok(Metrics::default())
+    }
+
+    /// Appends the answer.
+    pub(super) fn encode(&self, dst: &mut BytesMut) -> Result<(), CodecError> {
+        match self {
+            Self::Ok(metrics) => {
+                dst.put_slice(OK);
+                for (key, points) in metrics {
+                    for &point in points {
+                        request::encode_record(dst, key, point);
+                    }
+                }
+            }
+            Self::Error(message) => {
+                dst.put_slice(ERROR);
+                // A line break in the message would end the answer too soon.
+                let message = message.replace(char::is_control, " ");
+                dst.put_slice(message.as_bytes());
+                if !message.is_empty() {
+                    dst.put_u8(b'\n');
+                }
+            }
+            Self::Malformed(_) => return Err(CodecError::Malformed),
+        }
+        dst.put_u8(b'\n');
+        Ok(())
+    }
+}
+
+const OK: &[u8] = b"ok\n";
+const ERROR: &[u8] = b"error\n";
+
+/// The longest line of an answer, in bytes: a key of 1,024 and two numbers, eight times over.
+///
+/// Without it a line that never ends would be bounded only by the limit on the whole answer, and a
+/// streamed answer has none.
+const MAX_LINE_BYTES: usize = 8 * 1024;
+
+/// The longest message of an `error`, in bytes. The messages seen are below 100.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Takes the records of an answer as they are decoded.
+pub(crate) trait RecordSink {
+    /// The points that follow are this key's.
+    fn select(&mut self, key: &str) -> Result<(), InvalidKey>;
+
+    /// A point of the key last selected.
+    fn push(&mut self, point: Point);
+}
+
+/// How an answer ended.
+#[derive(Debug, PartialEq)]
+pub(crate) enum End {
+    /// `ok`: whatever data there was went to the sink.
+    Ok,
+    /// `ok`, with a record that cannot be read.
+    Malformed(InvalidRecord),
+    /// `error`, with this message.
+    Error(String),
+}
+
+/// Reads answers out of a buffer, however they are cut into pieces.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    state: State,
+    /// How much of the buffer has been searched for the end of what is being read.
+    searched: usize,
+    /// How many bytes of the current answer have left the buffer.
+    taken: usize,
+    /// The most that an answer may have, in bytes.
+    limit: usize,
+    /// The key of the last record and a space, as a record of the same key begins.
+    prefix: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum State {
+    Status,
+    Records,
+    /// A record could not be read; the rest of the answer is passed over.
+    Skipping(InvalidRecord),
+    Message,
+}
+
+impl Decoder {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { state: State::Status, searched: 0, taken: 0, limit, prefix: Vec::new() }
+    }
+
+    /// Whether the next byte would begin a new answer.
+    pub(crate) fn is_between_answers(&self) -> bool {
+        matches!(self.state, State::Status)
+    }
+
+    /// Reads on in `src`. `None` means that the answer is not over and every byte has been looked
+    /// at; the records so far have gone to the sink.
+    pub(crate) fn decode(
+        &mut self,
+        src: &mut BytesMut,
+        sink: &mut impl RecordSink,
+    ) -> Result<Option<End>, CodecError> {
+        if let State::Status = self.state
+            && !self.status(src)?
+        {
+            return Ok(None);
+        }
+        let end = match self.state {
+            State::Message => self.message(src)?,
+            _ => self.records(src, sink)?,
+        };
+        match end {
+            Some(_) => {
+                self.state = State::Status;
+                self.taken = 0;
+                self.prefix.clear();
+            }
+            None => {}
+        }
+        Ok(end)
+    }
+
+    /// Reads the status line, and says whether it was there.
+    fn status(&mut self, src: &mut BytesMut) -> Result<bool, CodecError> {
+        let blank = src.iter().position(|&byte| byte != b'\n').unwrap_or(src.len());
+        src.advance(blank);
+        for (status, state) in [(OK, State::Records), (ERROR, State::Message)] {
+            if src.starts_with(status) {
+                src.advance(status.len());
+                self.taken = status.len();
+                self.state = state;
+                return Ok(true);
+            }
+            if status.starts_with(src) {
+                return Ok(false);
+            }
+        }
+        let line = src.as_ref().split(|&byte| byte == b'\n').next().unwrap_or_default();
+        Err(CodecError::Status(Line::of(line)))
+    }
+
+    /// Reads all records whose lines are whole.
+    fn records(
+        &mut self,
+        src: &mut BytesMut,
+        sink: &mut impl RecordSink,
+    ) -> Result<Option<End>, CodecError> {
+        let Some(last) = memchr::memrchr(b'\n', &src[self.searched..]) else {
+            self.searched = src.len();
+            check_line(src.len())?;
+            return Ok(None);
+        };
+        let whole = self.searched + last + 1;
+        let (len, over) = self.whole_lines(&src[..whole], sink)?;
+        src.advance(len);
+        self.taken += len;
+        // What is left in the buffer is the rest of this answer, unless it is over.
+        let answer = if over { self.taken } else { self.taken + src.len() };
+        if answer > self.limit {
+            return Err(CodecError::ResponseTooLong { limit: self.limit });
+        }
+        if !over {
+            self.searched = src.len();
+            return Ok(None);
+        }
+        self.searched = 0;
+        Ok(Some(match std::mem::replace(&mut self.state, State::Status) {
+            State::Skipping(fault) => End::Malformed(fault),
+            _ => End::Ok,
+        }))
+    }
+
+    /// Reads `lines`, which end with a line break, up to their end or the end of the answer. Says
+    /// how much that was, and whether the answer is over.
+    fn whole_lines(
+        &mut self,
+        lines: &[u8],
+        sink: &mut impl RecordSink,
+    ) -> Result<(usize, bool), CodecError> {
+        let mut at = 0;
+        while let Some(&first) = lines.get(at) {
+            if first == b'\n' {
+                return Ok((at + 1, true));
+            }
+            let rest = &lines[at..];
+            if let State::Records = self.state
+                && let Some((point, len)) = same_key(rest, &self.prefix)
+            {
+                sink.push(point);
+                at += len;
+                continue;
+            }
+            let len = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            check_line(len)?;
+            self.line(&rest[..len], sink);
+            at += len + 1;
+        }
+        Ok((at, false))
+    }
+
+    /// Reads one record with whatever it takes.
+    fn line(&mut self, line: &[u8], sink: &mut impl RecordSink) {
+        if let State::Skipping(_) = self.state {
+            return;
+        }
+        let record =
+            parse_record(line).filter(|(key, _)| self.is_selected(key) || sink.select(key).is_ok());
+        match record {
+            Some((key, point)) => {
+                self.prefix.clear();
+                self.prefix.extend_from_slice(key.as_bytes());
+                self.prefix.push(b' ');
+                sink.push(point);
+            }
+            None => self.state = State::Skipping(InvalidRecord::of(line)),
+        }
+    }
+
+    fn is_selected(&self, key: &str) -> bool {
+        self.prefix.strip_suffix(b" ") == Some(key.as_bytes())
+    }
+
+    /// Reads the message of an error, up to the blank line.
+    fn message(&mut self, src: &mut BytesMut) -> Result<Option<End>, CodecError> {
+        let limit = self.limit.min(MAX_MESSAGE_BYTES);
+        let from = self.searched.saturating_sub(1);
+        let (text, len) = if src.first() == Some(&b'\n') {
+            (0, 1)
+        } else if let Some(end) = memchr::memmem::find(&src[from..], b"\n\n") {
+            (from + end, from + end + 2)
+        } else if src.len() > limit + 1 {
+            return Err(CodecError::ResponseTooLong { limit });
+        } else {
+            self.searched = src.len();
+            return Ok(None);
+        };
+        if text > limit {
+            return Err(CodecError::ResponseTooLong { limit });
+        }
+        let message = String::from_utf8_lossy(&src[..text]).into_owned();
+        src.advance(len);
+        self.searched = 0;
+        Ok(Some(End::Error(message)))
+    }
+}
+
+fn check_line(len: usize) -> Result<(), CodecError> {
+    if len > MAX_LINE_BYTES {
+        return Err(CodecError::LineTooLong { limit: MAX_LINE_BYTES });
+    }
+    Ok(())
+}
+
+/// Reads a record that begins with `prefix`, in its most common form: a short decimal, whole seconds,
+/// one space between. Says how long it is with its line break. `None` means: read it some other way.
+#[inline]
+fn same_key(lines: &[u8], prefix: &[u8]) -> Option<(Point, usize)> {
+    if prefix.is_empty() {
+        return None;
+    }
+    let rest = lines.strip_prefix(prefix)?;
+    let (value, value_len) = number::scan_decimal(rest)?;
+    let rest = rest[value_len..].strip_prefix(b" ")?;
+    let (timestamp, timestamp_len) = number::scan_integer(rest)?;
+    if rest.get(timestamp_len) != Some(&b'\n') {
+        return None;
+    }
+    Some((Point { timestamp, value }, prefix.len() + value_len + timestamp_len + 2))
+}
+
+/// Reads a record in any form that was seen.
+fn parse_record(line: &[u8]) -> Option<(&str, Point)> {
+    let mut fields = line.split(|&byte| request::is_blank(byte)).filter(|field| !field.is_empty());
+    let key = std::str::from_utf8(fields.next()?).ok()?;
+    let value = number::parse_value(fields.next()?)?;
+    let timestamp = number::parse_timestamp(fields.next()?)?;
+    fields.next().is_none().then_some((key, Point { timestamp, value }))
+}

@@ -1,0 +1,5 @@
+//! All integration tests, as one binary.
+
+// `unwrap` is how a test says that something must hold.
+#![allow(clippy::unwrap_used, missing_docs)]
+
