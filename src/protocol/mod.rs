@@ -13,4 +13,6 @@ pub use error::{CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, 
 pub use request::Request;
 pub use response::Response;
 
+#[cfg(feature = "server")]
+pub(crate) use request::{RequestRef, encode_record};
 pub(crate) use request::{encode_get, encode_put};

@@ -2,4 +2,3 @@
 
 // `unwrap` is how a test says that something must hold.
 #![allow(clippy::unwrap_used, missing_docs)]
-
