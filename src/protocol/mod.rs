@@ -5,6 +5,8 @@
 mod codec;
 mod error;
 mod number;
+#[cfg(feature = "server")]
+mod records;
 mod request;
 mod response;
 
@@ -13,6 +15,6 @@ pub use error::{CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, 
 pub use request::Request;
 pub use response::Response;
 
-#[cfg(feature = "server")]
-pub(crate) use request::{RequestRef, encode_record};
 pub(crate) use request::{encode_get, encode_put};
+#[cfg(feature = "server")]
+pub(crate) use {records::encode_records, request::RequestRef};

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     metric::{Key, Selector},
-    protocol::{RequestRef, Response, ServerCodec, encode_record},
+    protocol::{RequestRef, Response, ServerCodec, encode_records},
     store::{Block, PutBatch, Snapshot, Store, StoreError},
 };
 
@@ -258,9 +258,7 @@ where
                 }
             };
             for points in points.chunks(POINTS_BETWEEN_LOOKS) {
-                for &point in points {
-                    encode_record(&mut self.wire.output, key, point);
-                }
+                encode_records(&mut self.wire.output, key, points);
                 if self.wire.is_full() {
                     self.wire.drain().await?;
                     has_left = true;
@@ -311,4 +309,4 @@ const MAX_MESSAGE_CHARS: usize = 200;
 
 /// How many records may be made before a look at how many bytes they are: a block may have
 /// thousands of points of a key of 1 KiB.
-const POINTS_BETWEEN_LOOKS: usize = 32;
+const POINTS_BETWEEN_LOOKS: usize = 64;
