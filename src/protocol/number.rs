@@ -48,7 +48,7 @@ impl ValueText {
     #[inline]
     fn of(&mut self, value: f64) -> &str {
         let size = value.abs();
-        if size >= Self::SMALL && size < f64::INFINITY || size == 0.0 {
+        if (Self::SMALL..f64::INFINITY).contains(&size) || size == 0.0 {
             // The same form as Python's for these, which a test holds against Python itself.
             self.digits.format_finite(value)
         } else if value.is_finite() {
@@ -153,9 +153,10 @@ const U64_DIGITS: usize = 19;
 /// Up to here an f64 holds every integer.
 const EXACT_MANTISSA: u64 = 1 << 53;
 
-const POWERS_OF_TEN: [f64; U64_DIGITS + 1] = [
+/// One for each number of decimals: of all the digits at least one is in front of the point.
+const POWERS_OF_TEN: [f64; U64_DIGITS] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
-    1e17, 1e18, 1e19,
+    1e17, 1e18,
 ];
 
 /// Appends the digits that `text` begins with to `number`, which wraps if they are too many: the

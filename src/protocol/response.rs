@@ -143,7 +143,6 @@ impl Decoder {
         if end.is_some() {
             self.state = State::Status;
             self.searched = 0;
-            self.taken = 0;
             self.prefix.clear();
         }
         Ok(end)
