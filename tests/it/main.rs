@@ -2,3 +2,5 @@
 
 // `unwrap` is how a test says that something must hold.
 #![allow(clippy::unwrap_used, missing_docs)]
+#[cfg(feature = "server")]
+mod server;
