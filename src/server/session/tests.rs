@@ -147,19 +147,22 @@ async fn a_slow_but_steady_reader_gets_all_of_a_large_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn reading_stops_while_too_many_answers_are_unread() {
-    let limits = Limits::default().max_unsent_bytes(4096);
-    let mut talk = Talk::with(MemoryStore::new(), limits, 1024);
-    let mut sent = 0;
-    while let Ok(result) = timeout(SECOND, talk.peer.write_all(b"bad\nput a 1 1\n")).await {
-        result.unwrap();
-        sent += 14;
+    for (request, answer) in [("put a 1 1\n", PUT_DONE), ("bad\n", WRONG_COMMAND)] {
+        let limits = Limits::default().max_unsent_bytes(4096);
+        let mut talk = Talk::with(MemoryStore::new(), limits, 1024);
+        let mut sent = 0;
+        while let Ok(result) = timeout(SECOND, talk.peer.write_all(request.as_bytes())).await {
+            result.unwrap();
+            sent += 1;
+            // The answers to one read beyond the limit, and what fits the pipes.
+            let unread = sent * answer.len();
+            assert!(unread < 4096 + 8 * 1024, "{unread} bytes of answers with nobody reading them");
+        }
+        // Once they are read, all goes on.
+        let mut answers = vec![0; sent * answer.len()];
+        talk.peer.read_exact(&mut answers).await.unwrap();
+        assert!(answers.ends_with(answer));
     }
-    // The answers to one read beyond the limit, and what fits the pipe.
-    assert!(sent < 16 * 1024, "took {sent} bytes of requests with nobody reading the answers");
-    // Once they are read, all goes on.
-    let mut answers = vec![0; (WRONG_COMMAND.len() + PUT_DONE.len()) * (sent / 14)];
-    talk.peer.read_exact(&mut answers).await.unwrap();
-    assert!(answers.ends_with(b"wrong command\n\nok\n\n"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,6 +243,18 @@ async fn a_peer_that_never_pauses_sees_the_stop() {
     flood.abort();
     drop(answers);
     session.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_comes_before_anything_more_is_read() {
+    let (_stop, stopped) = watch::channel(true);
+    let counters = Arc::new(Counters::default());
+    let shared = Shared::new(MemoryStore::new(), Limits::default(), Arc::clone(&counters));
+    // This peer is always ready, so nothing else in the session ever has its turn.
+    let requests = b"put a 1 1\n".repeat(100_000);
+    let io = tokio::io::join(&requests[..], tokio::io::sink());
+    run(io, ([127, 0, 0, 1], 1).into(), Arc::new(shared), stopped).await;
+    assert_eq!(crate::server::Monitor(counters).stats().puts, 0);
 }
 
 #[tokio::test(start_paused = true)]
