@@ -5,3 +5,5 @@
 mod client;
 mod faults;
 mod peer;
+#[cfg(feature = "server")]
+mod server;
