@@ -3,3 +3,14 @@
 // `unwrap` is how a test says that something must hold.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod codec;
+mod corpus;
+mod invariants;
+mod python_repr;
+
+/// Says, past the capture of the test harness, that something was not tested.
+#[expect(clippy::explicit_write, reason = "the harness captures what `eprintln` prints")]
+fn skipped(what: &str, reason: &str) {
+    use std::io::Write;
+    writeln!(std::io::stderr(), "\nSKIPPED: {what}: {reason}\n").unwrap();
+}
