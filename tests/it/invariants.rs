@@ -23,8 +23,8 @@ pub(crate) fn response_decoder(input: &[u8]) {
     }
 }
 
-/// A stream of requests decodes alike in all pieces, is limited to the byte, and what it asks can be
-/// asked again.
+/// A stream of requests decodes alike in all pieces, is limited to the byte, and what it asks can
+/// be asked again.
 pub(crate) fn request_parser(input: &[u8]) {
     let (cuts, stream) = split_input(input);
     for limit in [ServerCodec::DEFAULT_MAX_LINE_BYTES, stream.len() / 2] {
@@ -45,8 +45,8 @@ fn split_input(input: &[u8]) -> (&[u8], &[u8]) {
     (&input[..end], input.get(end + 1..).unwrap_or_default())
 }
 
-/// Cuts a stream into pieces that have, in turn, as many bytes as `cuts` says: `102` means one, none,
-/// two, one, none, two, and so on. Without cuts it stays whole.
+/// Cuts a stream into pieces that have, in turn, as many bytes as `cuts` says: `102` means one,
+/// none, two, one, none, two, and so on. Without cuts it stays whole.
 pub(crate) fn pieces<'a>(cuts: &'a [u8], stream: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let mut sizes = cuts.iter().map(|cut| usize::from(cut.wrapping_sub(b'0'))).cycle();
     let whole = cuts.iter().all(|&cut| cut == b'0');

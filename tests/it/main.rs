@@ -5,6 +5,7 @@
 
 mod codec;
 mod corpus;
+mod exchanges;
 mod invariants;
 mod python_repr;
 
