@@ -30,7 +30,7 @@ fn line_break(text: &[u8], searched: usize) -> Option<usize> {
     at
 }
 
-/// How many bytes were searched for line breaks, so that a test can show that none is searched twice.
+/// How many bytes were searched for line breaks: a test shows that none is searched twice.
 #[cfg(test)]
 mod effort {
     use std::cell::Cell;

@@ -105,8 +105,8 @@ pub(crate) fn parse_timestamp(field: &[u8]) -> Option<i64> {
 /// Reads the plain decimal that `text` begins with, if it is short enough to be read exactly with
 /// one division, and says how long it is. `None` means: read it some other way.
 ///
-/// Exact because both numbers are: the digits are an integer of at most 2^53, the power of ten is at
-/// most 10^22, and IEEE 754 rounds the quotient of two exact numbers correctly (W. D. Clinger, "How
+/// Exact because both numbers are: the digits are an integer of at most 2^53, the power of ten is
+/// at most 10^22, and IEEE 754 rounds the quotient of two exact numbers correctly (W. D. Clinger, "How
 /// to read floating point numbers accurately", 1990).
 #[inline]
 pub(crate) fn scan_decimal(text: &[u8]) -> Option<(f64, usize)> {
@@ -177,8 +177,8 @@ fn scan_digits(text: &[u8], mut number: u64) -> (u64, usize) {
     (number, len)
 }
 
-/// The number that eight bytes spell, if all are digits, in three multiplications (D. Lemire, "Quickly
-/// parsing eight digits", 2018).
+/// The number that eight bytes spell, if all are digits, in three multiplications (D. Lemire,
+/// "Quickly parsing eight digits", 2018).
 #[inline]
 fn eight_digits(text: &[u8; 8]) -> Option<u64> {
     let text = u64::from_le_bytes(*text);

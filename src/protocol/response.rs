@@ -61,8 +61,8 @@ impl Response {
 const OK: &[u8] = b"ok\n";
 const ERROR: &[u8] = b"error\n";
 
-/// The longest line of an answer, in bytes with its line break: a key of 1,024 and two numbers, seven
-/// times over.
+/// The longest line of an answer, in bytes with its line break: a key of 1,024 and two numbers,
+/// seven times over.
 ///
 /// Without it a line that never ends would be bounded only by the limit on the whole answer, and a
 /// streamed answer has none.
@@ -294,8 +294,9 @@ impl Decoder {
     }
 }
 
-/// Reads a record that begins with `prefix`, in its most common form: a short decimal, whole seconds,
-/// one space between. Says how long it is with its line break. `None` means: read it some other way.
+/// Reads a record that begins with `prefix`, in its most common form: a short decimal, whole
+/// seconds, one space between. Says how long it is with its line break. `None` means: read it some
+/// other way.
 #[inline]
 fn same_key(lines: &[u8], prefix: &[u8]) -> Option<(Point, usize)> {
     if prefix.is_empty() {
