@@ -27,6 +27,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    pub(crate) fn on(io: DuplexStream) -> Self {
+        Self { io }
+    }
+
     /// Reads exactly this.
     pub(crate) async fn expect(&mut self, requests: &str) {
         let mut got = vec![0; requests.len()];

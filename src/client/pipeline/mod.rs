@@ -311,6 +311,7 @@ impl Pipeline {
     pub(super) fn connected(&mut self, width: usize) {
         self.trouble = None;
         self.width = width;
+        self.counters.connects += 1;
     }
 
     /// More, or fewer, requests may be in flight at once.
