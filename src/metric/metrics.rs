@@ -79,6 +79,7 @@ impl Metrics {
     }
 
     /// The keys, in the order in which the server listed them first.
+    #[must_use]
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &Key> {
         self.series.keys()
     }

@@ -9,8 +9,10 @@ mod request;
 mod response;
 
 pub use codec::{ClientCodec, ServerCodec};
+pub(crate) use codec::{SampleDecoder, Streamed};
 pub use error::{CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NotFinite};
 pub use request::Request;
 pub use response::Response;
 
 pub(crate) use request::{encode_get, encode_put};
+pub(crate) use response::End;

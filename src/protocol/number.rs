@@ -44,7 +44,7 @@ impl ValueText {
     #[inline]
     fn of(&mut self, value: f64) -> &str {
         let size = value.abs();
-        if size >= Self::SMALL && size < f64::INFINITY || size == 0.0 {
+        if (Self::SMALL..f64::INFINITY).contains(&size) || size == 0.0 {
             // The same form as Python's for these, which a test holds against Python itself.
             self.digits.format_finite(value)
         } else if value.is_finite() {

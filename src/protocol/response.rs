@@ -98,6 +98,8 @@ pub(crate) struct Decoder {
     searched: usize,
     /// How many bytes of the current answer have left the buffer.
     taken: usize,
+    /// How many bytes of all answers have left the buffer.
+    decoded: u64,
     /// The most that an answer may have, in bytes.
     limit: usize,
     /// The key of the last record and a space, as a record of the same key begins.
@@ -115,7 +117,7 @@ enum State {
 
 impl Decoder {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { state: State::Status, searched: 0, taken: 0, limit, prefix: Vec::new() }
+        Self { state: State::Status, searched: 0, taken: 0, decoded: 0, limit, prefix: Vec::new() }
     }
 
     /// Whether the next byte would begin a new answer.
@@ -123,9 +125,25 @@ impl Decoder {
         matches!(self.state, State::Status)
     }
 
+    /// How many bytes of all answers have been decoded.
+    pub(crate) fn decoded(&self) -> u64 {
+        self.decoded
+    }
+
     /// Reads on in `src`. `None` means that the answer is not over and every byte has been looked
     /// at; the records so far have gone to the sink.
     pub(crate) fn decode(
+        &mut self,
+        src: &mut BytesMut,
+        sink: &mut impl RecordSink,
+    ) -> Result<Option<End>, CodecError> {
+        let before = src.len();
+        let end = self.decode_on(src, sink);
+        self.decoded += (before - src.len()) as u64;
+        end
+    }
+
+    fn decode_on(
         &mut self,
         src: &mut BytesMut,
         sink: &mut impl RecordSink,
@@ -139,13 +157,10 @@ impl Decoder {
             State::Message => self.message(src)?,
             _ => self.records(src, sink)?,
         };
-        match end {
-            Some(_) => {
-                self.state = State::Status;
-                self.taken = 0;
-                self.prefix.clear();
-            }
-            None => {}
+        if end.is_some() {
+            self.state = State::Status;
+            self.taken = 0;
+            self.prefix.clear();
         }
         Ok(end)
     }

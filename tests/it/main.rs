@@ -2,4 +2,5 @@
 
 // `unwrap` is how a test says that something must hold.
 #![allow(clippy::unwrap_used, missing_docs)]
-
+mod client;
+mod peer;
