@@ -8,7 +8,7 @@
 //!     cargo bench --bench compare -- put             those with `put` in their name
 //!     cargo bench --bench compare -- --quick         seconds instead of minutes
 
-use std::{env, error::Error, time::Duration};
+use std::{env, error::Error, fmt, time::Duration};
 
 use contest::{Contender, Contest};
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let options = Options::from_args();
-    println!("| what | first /s | against | its /s | times as fast (quartiles) | bar | met |");
+    println!("| what | this crate, /s | against | its /s | ratio (quartiles) | bar | met |");
     println!("|---|---|---|---|---|---|---|");
     for contests in [contest::put::contests, contest::bulk::contests, contest::codec::contests] {
         for contest in contests()? {
@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// How long to measure, and what.
 struct Options {
+    /// How often each contender has its turn.
     rounds: usize,
     /// What one contender's turn should take.
     turn: Duration,
@@ -48,19 +49,20 @@ impl Options {
     fn from_args() -> Self {
         let args: Vec<_> = env::args().skip(1).collect();
         let given = |flag| args.iter().any(|arg| arg == flag);
+        // `cargo test` runs benches without `--bench`, to see that they work.
         let (rounds, turn) = if given("--test") || !given("--bench") {
-            // `cargo test` runs benches without `--bench`, to see that they work.
             (1, Duration::ZERO)
         } else if given("--quick") {
             (3, Duration::from_millis(20))
         } else {
+            // Short turns, so that what disturbs one contender disturbs its rival too, and many.
             (41, Duration::from_millis(30))
         };
         let filter = args.into_iter().find(|arg| !arg.starts_with('-')).unwrap_or_default();
         Self { rounds, turn, filter }
     }
 
-    /// Lets the contenders take turns, and prints a row for each that the first is held against.
+    /// Lets the contenders take turns, and prints a row for each rival of the first.
     fn compare(&self, mut contest: Contest) {
         let iterations: Vec<_> =
             contest.contenders.iter_mut().map(|contender| self.calibrate(contender)).collect();
@@ -72,21 +74,19 @@ impl Options {
                 rates[turn].push(elements / time.as_secs_f64());
             }
         }
-        let first = &rates[0];
-        for (contender, theirs) in contest.contenders.iter().zip(&rates).skip(1) {
-            let ratios = first.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
-            let ratio = Quartiles::of(ratios);
+        let (ours, rivals) = rates.split_first().expect("a contest has contenders");
+        for (rival, theirs) in contest.contenders[1..].iter().zip(rivals) {
+            let ratio = Quartiles::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs));
+            let (bar, met) = match rival.bar {
+                Some(bar) => (format!("{bar:.1}"), if ratio.median >= bar { "yes" } else { "no" }),
+                None => ("–".into(), "–"),
+            };
             println!(
-                "| {} | {} | {} | {} | {:.2} ({:.2}–{:.2}) | {} | {} |",
+                "| {} | {} | {} | {} | {ratio} | {bar} | {met} |",
                 contest.name,
-                shown(Quartiles::of(first.clone()).median),
-                contender.name,
-                shown(Quartiles::of(theirs.clone()).median),
-                ratio.median,
-                ratio.lower,
-                ratio.upper,
-                contender.bar.map_or("–".into(), |bar| format!("{bar:.1}")),
-                contender.bar.map_or("–", |bar| if ratio.median >= bar { "yes" } else { "no" }),
+                shown(Quartiles::of(ours.iter().copied()).median),
+                rival.name,
+                shown(Quartiles::of(theirs.iter().copied()).median),
             );
         }
     }
@@ -112,22 +112,27 @@ struct Quartiles {
 }
 
 impl Quartiles {
-    fn of(mut values: Vec<f64>) -> Self {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<_> = values.collect();
         values.sort_by(f64::total_cmp);
-        let at = |quarter| values[(values.len() - 1) * quarter / 4];
+        let at = |quarter: usize| values[(values.len() * quarter / 4).min(values.len() - 1)];
         Self { lower: at(1), median: at(2), upper: at(3) }
+    }
+}
+
+impl fmt::Display for Quartiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} ({:.2}–{:.2})", self.median, self.lower, self.upper)
     }
 }
 
 /// A rate with three digits: `23.4 k`, `1.30 M`.
 fn shown(rate: f64) -> String {
     let (rate, unit) = if rate >= 1e6 { (rate / 1e6, "M") } else { (rate / 1e3, "k") };
-    let decimals = if rate >= 100.0 {
-        0
-    } else if rate >= 10.0 {
-        1
-    } else {
-        2
+    let decimals = match rate {
+        100.0.. => 0,
+        10.0.. => 1,
+        _ => 2,
     };
     format!("{rate:.decimals$} {unit}")
 }

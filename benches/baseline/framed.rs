@@ -7,7 +7,7 @@ use metrics_client::{ClientCodec, Key, Point, Request, Response, Sample};
 use tokio::net::TcpStream;
 use tokio_util::codec::Framed;
 
-use crate::workload;
+use crate::workload::{self, Put};
 
 /// A framed stream that one caller owns.
 #[derive(Debug)]
@@ -23,9 +23,11 @@ impl BareFramed {
         let key = Key::new(workload::KEY).map_err(io::Error::other)?;
         Ok(Self { framed: Framed::new(stream, ClientCodec::default()), key })
     }
+}
 
+impl Put for BareFramed {
     /// Sends a put, then reads its answer.
-    pub(crate) async fn put(&mut self, value: f64) {
+    async fn put(&mut self, value: f64) {
         let sample = Sample { key: self.key.clone(), point: Point::now(value) };
         self.framed.send(Request::Put(sample)).await.expect("the peer reads");
         let answer = self.framed.next().await;

@@ -38,6 +38,8 @@ impl Contest {
         // An iteration takes milliseconds, and ever longer samples would take ever more of them.
         group.sampling_mode(SamplingMode::Flat);
         group.sample_size(20);
+        group.warm_up_time(Duration::from_secs(1));
+        group.measurement_time(Duration::from_secs(3));
         for contender in &mut self.contenders {
             group.bench_function(contender.name, |bencher| {
                 bencher.iter_custom(|iterations| contender.run(iterations));

@@ -57,14 +57,23 @@ pub(crate) fn answer(value: fn(u64) -> f64) -> Result<Vec<u8>, Box<dyn Error>> {
     Ok(answer.into())
 }
 
-/// A client that can put, as one of many callers of a connection.
-pub(crate) trait Put: Clone + Send + 'static {
+/// A client that can put.
+pub(crate) trait Put: Send + 'static {
     /// Puts `value`, and waits until it is acknowledged.
     fn put(&mut self, value: f64) -> impl Future<Output = ()> + Send;
 }
 
+/// How long one caller takes over `puts`.
+pub(crate) async fn put_alone(client: &mut impl Put, puts: u64) -> Duration {
+    let start = Instant::now();
+    for number in 0..puts {
+        client.put(reading(number)).await;
+    }
+    start.elapsed()
+}
+
 /// How long `callers` take over `puts` in all, if each waits for every one of its own.
-pub(crate) async fn put_by(client: &impl Put, callers: usize, puts: u64) -> Duration {
+pub(crate) async fn put_by(client: &(impl Put + Clone), callers: usize, puts: u64) -> Duration {
     let callers = callers as u64;
     let start = Instant::now();
     let mut tasks = JoinSet::new();
