@@ -3,6 +3,12 @@ mod client;
 mod error;
 mod metric;
 mod protocol;
+#[cfg(feature = "server")]
+#[cfg_attr(docsrs, doc(cfg(feature = "server")))]
+pub mod server;
+#[cfg(feature = "server")]
+#[cfg_attr(docsrs, doc(cfg(feature = "server")))]
+pub mod store;
 
 pub use client::{
     ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
@@ -14,3 +20,9 @@ pub use protocol::{
     ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NotFinite,
     Request, Response, ServerCodec,
 };
+#[cfg(feature = "server")]
+#[cfg_attr(docsrs, doc(cfg(feature = "server")))]
+pub use server::Server;
+#[cfg(feature = "server")]
+#[cfg_attr(docsrs, doc(cfg(feature = "server")))]
+pub use store::{MemoryStore, Store};

@@ -152,7 +152,7 @@ impl<C: Connector> Driver<C> {
         pipeline.park(cx.waker());
         // Nothing may have come between the last look and this one that nobody will rouse us for.
         let sendable = pipeline.can_send() && connection.has_room();
-        if probing || sendable || (pipeline.needs_time() && !self.timer.is_set()) {
+        if probing || sendable || self.timer.bring_forward(pipeline.next_expiry()) {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -169,7 +169,7 @@ impl<C: Connector> Driver<C> {
         }
         pipeline.park(cx.waker());
         let idle = matches!(self.link, Link::Idle) && !pipeline.is_drained();
-        if idle || (pipeline.needs_time() && !self.timer.is_set()) {
+        if idle || self.timer.bring_forward(pipeline.next_expiry()) {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -290,29 +290,37 @@ async fn probe<C: Connector>(dialer: Arc<Dialer<C>>) -> bool {
 /// One timer for everything that has a deadline.
 struct Timer {
     sleep: Pin<Box<Sleep>>,
-    set: bool,
+    /// When it runs out, if it runs.
+    at: Option<Instant>,
 }
 
 impl Timer {
     fn new() -> Self {
-        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), set: false }
-    }
-
-    fn is_set(&self) -> bool {
-        self.set
+        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None }
     }
 
     fn set(&mut self, at: Instant) {
         self.sleep.as_mut().reset(at);
-        self.set = true;
+        self.at = Some(at);
+    }
+
+    /// Sees to it that it runs out at `at` or before, and says whether it has to be polled again.
+    fn bring_forward(&mut self, at: Option<Instant>) -> bool {
+        match at {
+            Some(at) if self.at.is_none_or(|set| at < set) => {
+                self.set(at);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Ready when it has run out, or was never set.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.set && self.sleep.as_mut().poll(cx).is_pending() {
+        if self.at.is_some() && self.sleep.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        self.set = false;
+        self.at = None;
         Poll::Ready(())
     }
 }

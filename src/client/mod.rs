@@ -40,7 +40,7 @@ pub use stream::SampleStream;
 /// # #[cfg(feature = "server")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
-/// # let address = server.local_addr()?.to_string();
+/// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// use metrics_client::MetricsClient;
 ///

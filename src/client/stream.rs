@@ -35,7 +35,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use metrics_client::MetricsClient;
 /// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
-/// # let address = server.local_addr()?.to_string();
+/// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// # let client = MetricsClient::connect(address).await?;
 /// client.put_at("palm.cpu", 23.7, 1150864247).await?;

@@ -5,6 +5,8 @@
 mod codec;
 mod error;
 mod number;
+#[cfg(feature = "server")]
+mod records;
 mod request;
 mod response;
 
@@ -16,3 +18,5 @@ pub use response::Response;
 
 pub(crate) use request::{encode_get, encode_put};
 pub(crate) use response::End;
+#[cfg(feature = "server")]
+pub(crate) use {records::encode_records, request::RequestRef};

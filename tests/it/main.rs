@@ -3,4 +3,5 @@
 // `unwrap` is how a test says that something must hold.
 #![allow(clippy::unwrap_used, missing_docs)]
 mod client;
+mod faults;
 mod peer;

@@ -140,7 +140,7 @@ impl Pipeline {
         (entry.index, entry.requests) = (index, requests);
         self.accept(entry, |bytes| bytes.extend_from_slice(puts))?;
         self.waiters.grow(batch, requests);
-        Ok(self.driver_to_wake())
+        Ok(self.driver_to_wake(requests))
     }
 
     /// How far the batch has come, once at most `unfinished` of its requests have no outcome; or a
@@ -233,9 +233,16 @@ impl Pipeline {
         self.queue.has_waiting() && self.queue.in_flight() < self.width
     }
 
-    /// Whether [`expire`](Self::expire) has anything to wait for.
-    pub(super) fn needs_time(&self) -> bool {
-        !self.is_drained() || self.due_since.is_some()
+    /// When [`expire`](Self::expire) has to be called next.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let stalled = self.due_since.map(|since| since + self.settings.stall_timeout);
+        let deadline = self
+            .queue
+            .entries()
+            .chain(self.overflow.iter().map(|(entry, _)| entry))
+            .find(|entry| entry.waiter.is_some())
+            .map(|entry| entry.deadline);
+        [stalled, deadline].into_iter().flatten().min()
     }
 
     /// Remembers the driver, to be woken by the next request.
@@ -297,14 +304,7 @@ impl Pipeline {
         }
         self.admit();
         self.note_due(now);
-        let stalled = self.due_since.map(|since| since + self.settings.stall_timeout);
-        let deadline = self
-            .queue
-            .entries()
-            .chain(self.overflow.iter().map(|(entry, _)| entry))
-            .find(|entry| entry.waiter.is_some())
-            .map(|entry| entry.deadline);
-        [stalled, deadline].into_iter().flatten().min()
+        self.next_expiry()
     }
 
     /// There is a connection, on which this many requests may be in flight at once.
@@ -415,7 +415,7 @@ impl Pipeline {
         self.check_open()?;
         let waiter = self.waiters.add_one(self.next_seq);
         match self.accept(self.entry(waiter, kind, now), encode) {
-            Ok(()) => Ok(Submitted { waiter, driver: self.driver_to_wake() }),
+            Ok(()) => Ok(Submitted { waiter, driver: self.driver_to_wake(1) }),
             Err(error) => {
                 self.waiters.remove(waiter);
                 Err(error)
@@ -442,11 +442,14 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The driver, if it can send what has just been accepted; if it cannot, the next answer will
-    /// rouse it.
+    /// The driver, if it can send the `requests` that have just been accepted; if it cannot, the
+    /// next answer will rouse it. But if nobody else waits, it may not know yet that there is a
+    /// deadline, and the next answer may never come.
     #[inline]
-    fn driver_to_wake(&mut self) -> Option<Waker> {
-        if self.queue.in_flight() < self.width { self.driver.take() } else { None }
+    fn driver_to_wake(&mut self, requests: usize) -> Option<Waker> {
+        let can_send = self.queue.in_flight() < self.width;
+        let first = self.counters.open() == requests as u64;
+        if can_send || first { self.driver.take() } else { None }
     }
 
     /// Moves requests into the room that the queue has again.

@@ -1,0 +1,106 @@
+//! What one peer can cost, and all of them together.
+
+use std::time::Duration;
+
+use crate::protocol::ServerCodec;
+
+/// Bounds on what peers can cost a [`Server`](super::Server).
+///
+/// A connection that waits for its peer's next request holds no buffers; one that is busy holds at
+/// most 64 KiB of requests, [`max_unsent_bytes`](Self::max_unsent_bytes) of answers and little more.
+///
+/// ```
+/// use std::time::Duration;
+/// use metrics_client::server::Limits;
+///
+/// let limits = Limits::default().max_connections(100).idle_time(Duration::from_secs(60));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub(super) max_connections: usize,
+    pub(super) max_line_bytes: usize,
+    pub(super) max_unsent_bytes: usize,
+    pub(super) idle_time: Duration,
+    pub(super) line_time: Duration,
+    pub(super) write_time: Duration,
+    pub(super) grace_time: Duration,
+}
+
+impl Limits {
+    /// The most connections at once: 10,000, as for Redis (`maxclients`).
+    ///
+    /// Another is accepted and closed at once, without a word: whoever meets a closed connection
+    /// tries again later, while an `error` would be taken for the answer to a request. Each
+    /// connection takes a file descriptor; where the process may open fewer, the server leaves new
+    /// connections waiting until there is room.
+    #[must_use]
+    pub fn max_connections(self, max_connections: usize) -> Self {
+        Self { max_connections, ..self }
+    }
+
+    /// The longest line, in bytes with its line break: [`ServerCodec::DEFAULT_MAX_LINE_BYTES`].
+    ///
+    /// A longer one is answered with `wrong command`, and its connection closed.
+    #[must_use]
+    pub fn max_line_bytes(self, max_line_bytes: usize) -> Self {
+        Self { max_line_bytes, ..self }
+    }
+
+    /// How many bytes of answers may wait for a peer to take them before the server reads no more
+    /// of its requests: 128 KiB, enough for the answers to 32,000 puts.
+    ///
+    /// Large answers are made and sent in pieces of this size. It was measured: pieces of 32 KiB
+    /// cost a fifth of the speed of a large `get`, and pieces of 512 KiB gain nothing.
+    #[must_use]
+    pub fn max_unsent_bytes(self, max_unsent_bytes: usize) -> Self {
+        // With no room for answers no request would ever be read.
+        Self { max_unsent_bytes: max_unsent_bytes.max(1), ..self }
+    }
+
+    /// How long a connection may be without a request: 10 minutes, twice the longest interval at
+    /// which agents usually report.
+    #[must_use]
+    pub fn idle_time(self, idle_time: Duration) -> Self {
+        Self { idle_time, ..self }
+    }
+
+    /// How long a peer may take over one line, from its first byte to its line break: 30 s.
+    ///
+    /// A line fits one Ethernet segment, so this allows for the loss of some, and ends a peer that
+    /// holds its connection by sending a byte now and then.
+    #[must_use]
+    pub fn line_time(self, line_time: Duration) -> Self {
+        Self { line_time, ..self }
+    }
+
+    /// How long a peer may leave an answer unread once there is no more room for it on the way:
+    /// 30 s.
+    ///
+    /// It is the time for all that waited when the time began, so a peer has to take
+    /// [`max_unsent_bytes`](Self::max_unsent_bytes) in it, 4 KiB a second.
+    #[must_use]
+    pub fn write_time(self, write_time: Duration) -> Self {
+        Self { write_time, ..self }
+    }
+
+    /// How long connections may go on when the server is told to stop: 5 s, half of what Docker
+    /// gives a container.
+    #[must_use]
+    pub fn grace_time(self, grace_time: Duration) -> Self {
+        Self { grace_time, ..self }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_line_bytes: ServerCodec::DEFAULT_MAX_LINE_BYTES,
+            max_unsent_bytes: 128 * 1024,
+            idle_time: Duration::from_secs(10 * 60),
+            line_time: Duration::from_secs(30),
+            write_time: Duration::from_secs(30),
+            grace_time: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A server to embed: in a program of its own, in an agent, in a test.
+//!
+//! It speaks the whole protocol, pipelines as deep as anyone likes, and bounds what one peer can
+//! cost ([`Limits`]). Where the points go is a [`Store`]'s business.
+
+use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc};
+
+use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
+use tracing::info;
+
+use crate::store::{MemoryStore, Store};
+
+mod limits;
+mod listener;
+mod session;
+mod stats;
+mod wire;
+
+pub use limits::Limits;
+use session::Shared;
+use stats::Counters;
+pub use stats::{Monitor, ServerStats};
+
+/// A metrics server that listens and does not serve yet.
+///
+/// ```
+/// use metrics_client::server::Server;
+/// use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::TcpStream, sync::oneshot};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///
+/// let server = Server::bind("127.0.0.1:0").await?;
+/// let addr = server.local_addr();
+/// let (stop, stopped) = oneshot::channel::<()>();
+/// let serving = tokio::spawn(server.serve_until(async { _ = stopped.await }));
+///
+/// let mut peer = TcpStream::connect(addr).await?;
+/// peer.write_all(b"put palm.cpu 23.7 1150864247\nget palm.cpu\n").await?;
+/// let mut answers = vec![0; 38];
+/// peer.read_exact(&mut answers).await?;
+/// assert_eq!(answers, b"ok\n\nok\npalm.cpu 23.7 1150864247\n\n"[..]);
+///
+/// drop((peer, stop));
+/// serving.await?;
+/// # Ok(()) }
+/// ```
+pub struct Server<S = MemoryStore> {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    store: S,
+    limits: Limits,
+    counters: Arc<Counters>,
+}
+
+impl Server {
+    /// Listens on `addr`, with a [`MemoryStore`] and the default [`Limits`]. Port 0 means any that
+    /// is free; [`local_addr`](Self::local_addr) tells which it is.
+    ///
+    /// # Errors
+    ///
+    /// If `addr` cannot be resolved, or none of its addresses can be listened on.
+    pub async fn bind(addr: impl ToSocketAddrs) -> io::Result<Self> {
+        let mut failure = None;
+        for addr in lookup_host(addr).await? {
+            match listen(addr) {
+                Ok(listener) => return Self::from_listener(listener),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "there is no such address")
+        }))
+    }
+
+    /// Serves on a socket that listens already, such as one that a supervisor handed over.
+    ///
+    /// # Errors
+    ///
+    /// If the socket does not know its own address.
+    pub fn from_listener(listener: TcpListener) -> io::Result<Self> {
+        Ok(Self {
+            local_addr: listener.local_addr()?,
+            listener,
+            store: MemoryStore::new(),
+            limits: Limits::default(),
+            counters: Arc::default(),
+        })
+    }
+}
+
+impl<S: Store> Server<S> {
+    /// Keeps the points in `store`.
+    #[must_use]
+    pub fn store<T: Store>(self, store: T) -> Server<T> {
+        let Self { listener, local_addr, store: _, limits, counters } = self;
+        Server { listener, local_addr, store, limits, counters }
+    }
+
+    /// Bounds what peers can cost.
+    #[must_use]
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The address that the server listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Tells what the server is doing, also while it serves.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        Monitor(Arc::clone(&self.counters))
+    }
+
+    /// Serves until `shutdown` is done.
+    ///
+    /// Then no more connections are accepted, each session answers the requests that it has read
+    /// and closes, and what has not ended after [`Limits::grace_time`] is cut off. Nothing that
+    /// happens to a connection, or to accepting one, ends the server before that.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends everything at once; no session outlives it.
+    pub async fn serve_until(self, shutdown: impl Future<Output = ()>) {
+        let Self { listener, local_addr, store, limits, counters } = self;
+        info!(%local_addr, "serving");
+        listener::run(listener, Arc::new(Shared::new(store, limits, counters)), shutdown).await;
+    }
+}
+
+impl<S> fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("local_addr", &self.local_addr)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for the connections of the last run to be forgotten. On Windows the
+    // same option would let two servers share a port.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// How many connections may wait to be accepted: what Linux allows unless told otherwise
+/// (`net.core.somaxconn`), so that a thousand agents may come back in the same moment.
+const BACKLOG: u32 = 4096;

@@ -1,0 +1,312 @@
+//! One connection: requests in, answers out, in order.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::BufMut;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    task::yield_now,
+};
+use tokio_util::codec::Encoder;
+use tracing::{debug, error, info};
+
+use super::{
+    Limits,
+    stats::Counters,
+    wire::{Input, MAX_READ, Wire},
+};
+use crate::{
+    metric::{Key, Selector},
+    protocol::{RequestRef, Response, ServerCodec, encode_records},
+    store::{Block, PutBatch, Snapshot, Store, StoreError},
+};
+
+/// What all sessions of a server share.
+#[derive(Debug)]
+pub(super) struct Shared<S> {
+    pub(super) store: S,
+    pub(super) limits: Limits,
+    pub(super) counters: Arc<Counters>,
+    /// Whether the store failed when it was last asked: a store that stays broken is logged once.
+    store_fails: AtomicBool,
+}
+
+impl<S> Shared<S> {
+    pub(super) fn new(store: S, limits: Limits, counters: Arc<Counters>) -> Self {
+        Self { store, limits, counters, store_fails: AtomicBool::new(false) }
+    }
+}
+
+/// Serves one connection to its end, or until `stop` says so and what was read is answered.
+pub(super) async fn run<Io, S>(
+    io: Io,
+    peer: SocketAddr,
+    shared: Arc<Shared<S>>,
+    stop: watch::Receiver<bool>,
+) where
+    Io: AsyncRead + AsyncWrite + Unpin + Send,
+    S: Store,
+{
+    let limits = shared.limits;
+    let mut session = Session {
+        wire: Wire::new(io, limits),
+        codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
+        puts: PutBatch::new(),
+        peer,
+        shared,
+    };
+    debug!(%peer, "connected");
+    match session.serve(stop).await {
+        end @ (End::Idle | End::SlowLine | End::Unread) => info!(%peer, reason = %end, "cut off"),
+        end => debug!(%peer, reason = %end, "disconnected"),
+    }
+}
+
+/// Why a session is over.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The peer closed.
+    Closed,
+    /// The server stops.
+    Stopped,
+    LineTooLong,
+    Idle,
+    SlowLine,
+    Unread,
+    /// The store failed when half of an answer was gone.
+    Store,
+    Io(io::Error),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the peer closed the connection",
+            Self::Stopped => "the server stops",
+            Self::LineTooLong => "the peer sent a line that is too long",
+            Self::Idle => "the peer sent no request for too long",
+            Self::SlowLine => "the peer took too long over a line",
+            Self::Unread => "the peer left an answer unread for too long",
+            Self::Store => "the store failed in the middle of an answer",
+            Self::Io(error) => return write!(f, "the connection failed: {error}"),
+        })
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+struct Session<Io, S> {
+    wire: Wire<Io>,
+    codec: ServerCodec,
+    /// Puts that were read, to be applied before anything else is answered.
+    puts: PutBatch,
+    peer: SocketAddr,
+    shared: Arc<Shared<S>>,
+}
+
+impl<Io, S> Session<Io, S>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send,
+    S: Store,
+{
+    async fn serve(&mut self, mut stop: watch::Receiver<bool>) -> End {
+        let end = loop {
+            match self.turn(&mut stop).await {
+                Ok(()) => {}
+                Err(end) => break end,
+            }
+        };
+        if let End::Closed | End::Stopped | End::LineTooLong = end {
+            if let Err(end) = self.wire.drain().await {
+                return end;
+            }
+            self.wire.linger().await;
+        }
+        end
+    }
+
+    /// Reads once, and answers all that is whole.
+    async fn turn(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), End> {
+        // Without this look a peer that never pauses would never see the stop.
+        if *stop.borrow() {
+            return Err(End::Stopped);
+        }
+        let exchange = poll_fn(|cx| {
+            let input = self.wire.poll_exchange(cx);
+            if input.is_pending() {
+                self.puts.release();
+            }
+            input
+        });
+        let input = tokio::select! {
+            biased;
+            input = exchange => input?,
+            _ = stop.wait_for(|&stop| stop) => return Err(End::Stopped),
+        };
+        match input {
+            Input::End => Err(End::Closed),
+            Input::Bytes(read) => {
+                self.answer().await?;
+                if read >= MAX_READ / 2 {
+                    // One peer that sends without a pause must not keep the others waiting.
+                    yield_now().await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers every request whose line is whole.
+    async fn answer(&mut self) -> Result<(), End> {
+        loop {
+            let line = match self.codec.next_line(self.wire.input()) {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(fault) => {
+                    self.apply().await;
+                    self.refuse(&fault);
+                    return Err(End::LineTooLong);
+                }
+            };
+            let selector = match RequestRef::parse(&self.wire.input()[..line]) {
+                Ok(Some(RequestRef::Put(key, point))) => {
+                    self.puts.push_checked(key, point);
+                    self.wire.consume(line + 1);
+                    continue;
+                }
+                Ok(Some(RequestRef::Get(key))) => Ok(Selector::Key(Key::from_checked(key))),
+                Ok(Some(RequestRef::GetAll)) => Ok(Selector::All),
+                Ok(None) => {
+                    self.wire.consume(line + 1);
+                    continue;
+                }
+                Err(fault) => Err(fault),
+            };
+            self.wire.consume(line + 1);
+            self.apply().await;
+            match selector {
+                Ok(selector) => self.get(&selector).await?,
+                Err(fault) => self.refuse(&fault),
+            }
+            if self.wire.is_full() {
+                self.wire.drain().await?;
+            }
+        }
+        self.apply().await;
+        Ok(())
+    }
+
+    /// Applies the puts that have gathered, and answers them.
+    async fn apply(&mut self) {
+        let count = self.puts.len();
+        if count == 0 {
+            return;
+        }
+        match self.shared.store.apply(&self.puts).await {
+            Ok(()) => {
+                self.succeeded();
+                self.shared.counters.puts.add(count);
+                let output = &mut self.wire.output;
+                output.reserve(count * PUT_DONE.len());
+                (0..count).for_each(|_| output.put_slice(PUT_DONE));
+            }
+            Err(error) => (0..count).for_each(|_| self.fail(&error)),
+        }
+        self.puts.clear();
+    }
+
+    /// Answers a get, block by block.
+    async fn get(&mut self, selector: &Selector) -> Result<(), End> {
+        let shared = Arc::clone(&self.shared);
+        shared.counters.gets.add(1);
+        let mut snapshot = match shared.store.get(selector).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.fail(&error);
+                return Ok(());
+            }
+        };
+        let begin = self.wire.output.len();
+        let mut has_left = false;
+        self.wire.output.put_slice(OK);
+        loop {
+            let Block { key, points } = match snapshot.next_block().await {
+                Ok(Some(block)) => block,
+                Ok(None) => break,
+                Err(error) if has_left => {
+                    self.fail(&error);
+                    return Err(End::Store);
+                }
+                Err(error) => {
+                    self.wire.output.truncate(begin);
+                    self.fail(&error);
+                    return Ok(());
+                }
+            };
+            for points in points.chunks(POINTS_BETWEEN_LOOKS) {
+                encode_records(&mut self.wire.output, key, points);
+                if self.wire.is_full() {
+                    self.wire.drain().await?;
+                    has_left = true;
+                    yield_now().await;
+                }
+            }
+        }
+        self.wire.output.put_u8(b'\n');
+        self.succeeded();
+        Ok(())
+    }
+
+    fn refuse(&mut self, fault: &dyn fmt::Display) {
+        debug!(peer = %self.peer, %fault, "refused a request");
+        self.shared.counters.refused.add(1);
+        self.wire.output.put_slice(WRONG_COMMAND);
+    }
+
+    fn succeeded(&self) {
+        if self.shared.store_fails.load(Ordering::Relaxed)
+            && self.shared.store_fails.swap(false, Ordering::Relaxed)
+        {
+            info!("the store works again");
+        }
+    }
+
+    fn fail(&mut self, fault: &StoreError) {
+        self.shared.counters.failed.add(1);
+        if self.shared.store_fails.swap(true, Ordering::Relaxed) {
+            debug!(peer = %self.peer, %fault, "the store failed");
+        } else {
+            let cause = std::error::Error::source(fault).map(tracing::field::display);
+            error!(peer = %self.peer, %fault, cause, "the store failed");
+        }
+        let message = fault.to_string().chars().take(MAX_MESSAGE_CHARS).collect();
+        self.codec
+            .encode(Response::Error(message), &mut self.wire.output)
+            .expect("only a malformed response cannot be encoded");
+    }
+}
+
+const OK: &[u8] = b"ok\n";
+const PUT_DONE: &[u8] = b"ok\n\n";
+const WRONG_COMMAND: &[u8] = b"error\nwrong command\n\n";
+
+/// How much of a store's message goes to the other end.
+const MAX_MESSAGE_CHARS: usize = 200;
+
+/// How many records may be made before a look at how many bytes they are: a block may have
+/// thousands of points of a key of 1 KiB.
+const POINTS_BETWEEN_LOOKS: usize = 64;

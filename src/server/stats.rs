@@ -1,0 +1,74 @@
+//! What a server has done so far.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// Numbers about a [`Server`](super::Server), at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Connections that are open.
+    pub connections: u64,
+    /// Connections served so far, the open ones among them.
+    pub accepted: u64,
+    /// Connections closed at once because there were too many.
+    pub turned_away: u64,
+    /// Puts that the store took.
+    pub puts: u64,
+    /// Gets.
+    pub gets: u64,
+    /// Lines refused as `wrong command`.
+    pub refused: u64,
+    /// Puts and gets that the store failed.
+    pub failed: u64,
+}
+
+/// Reads a server's [`ServerStats`] while it serves.
+#[derive(Clone, Debug)]
+pub struct Monitor(pub(super) Arc<Counters>);
+
+impl Monitor {
+    /// The numbers now. Each is true by itself; together they may be a moment apart.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        let Counters { accepted, ended, turned_away, puts, gets, refused, failed } = &*self.0;
+        // Read before `accepted`, so that no connection has ended without having begun.
+        let ended = ended.get();
+        let accepted = accepted.get();
+        ServerStats {
+            connections: accepted.saturating_sub(ended),
+            accepted,
+            turned_away: turned_away.get(),
+            puts: puts.get(),
+            gets: gets.get(),
+            refused: refused.get(),
+            failed: failed.get(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) accepted: Counter,
+    pub(super) ended: Counter,
+    pub(super) turned_away: Counter,
+    pub(super) puts: Counter,
+    pub(super) gets: Counter,
+    pub(super) refused: Counter,
+    pub(super) failed: Counter,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

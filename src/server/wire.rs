@@ -1,0 +1,234 @@
+//! One connection's bytes: buffers, back-pressure, deadlines. What they mean is the session's.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+
+use super::{Limits, session::End};
+
+/// Reads requests into a buffer and writes answers out of one, both at a time.
+pub(super) struct Wire<Io> {
+    io: Io,
+    /// What was read. Between turns it is empty, or the beginning of a line.
+    input: BytesMut,
+    /// Answers that have not left.
+    pub(super) output: BytesMut,
+    limits: Limits,
+    /// How much to ask for with the next read; follows what comes.
+    read_size: usize,
+    /// Whether bytes were written that may still be in a buffer of `io`.
+    unflushed: bool,
+    /// When the peer was last heard, or the last answer left.
+    quiet_since: Instant,
+    /// When the line in `input` began.
+    line_since: Option<Instant>,
+    /// The time that runs for answers that the peer does not take.
+    unread: Option<Unread>,
+    /// Fires at a deadline or before it: moved when it fires, not whenever the deadline moves.
+    timer: Pin<Box<Sleep>>,
+}
+
+struct Unread {
+    since: Instant,
+    /// How much is left of what waited then.
+    bytes: usize,
+}
+
+/// What a peer did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// It sent this many bytes.
+    Bytes(usize),
+    /// It will send no more.
+    End,
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
+    pub(super) fn new(io: Io, limits: Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            io,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            limits,
+            read_size: MIN_READ,
+            unflushed: false,
+            quiet_since: now,
+            line_since: None,
+            unread: None,
+            timer: Box::pin(sleep_until(after(now, limits.idle_time))),
+        }
+    }
+
+    /// What was read and not consumed.
+    pub(super) fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    /// Passes over a line, of `len` bytes with its line break.
+    #[inline]
+    pub(super) fn consume(&mut self, len: usize) {
+        self.input.advance(len);
+        self.line_since = None;
+    }
+
+    /// Whether so many answers wait that no more may be made.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.output.len() >= self.limits.max_unsent_bytes
+    }
+
+    /// Writes what there is, and reads on if there is room for answers. Whole lines must have been
+    /// consumed. An error is the connection's end.
+    pub(super) fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<Input, End>> {
+        let _ = self.poll_write(cx)?;
+        if !self.is_full()
+            && let Poll::Ready(input) = self.poll_read(cx)?
+        {
+            return Poll::Ready(Ok(input));
+        }
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.read_size = (self.read_size / 2).max(MIN_READ);
+        } else if self.line_since.is_none() {
+            self.line_since = Some(Instant::now());
+        }
+        if self.output.is_empty() && self.output.capacity() > MAX_KEPT {
+            self.output = BytesMut::new();
+        }
+        self.poll_deadline(cx).map(Err)
+    }
+
+    /// Writes all there is.
+    pub(super) async fn drain(&mut self) -> Result<(), End> {
+        poll_fn(|cx| match self.poll_write(cx)? {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => self.poll_deadline(cx).map(Err),
+        })
+        .await
+    }
+
+    /// Closes without losing what was written: a socket that is closed while there is something to
+    /// read resets the connection, and a peer that is reset may never see the last answer.
+    pub(super) async fn linger(&mut self) {
+        let until_end = async {
+            self.io.shutdown().await?;
+            loop {
+                self.input.clear();
+                self.input.reserve(MAX_READ);
+                match timeout(LINGER_QUIET, self.io.read_buf(&mut self.input)).await {
+                    Ok(Ok(1..)) => {}
+                    Ok(Ok(0)) | Err(_) => return Ok(()),
+                    Ok(Err(error)) => return Err(error),
+                }
+            }
+        };
+        // Whatever goes wrong now, the connection is over.
+        let _ = timeout(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
+    }
+
+    /// Ready when all has left.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        while !self.output.is_empty() {
+            let Poll::Ready(written) = Pin::new(&mut self.io).poll_write(cx, &self.output) else {
+                self.await_reader();
+                return Poll::Pending;
+            };
+            let written = written?;
+            if written == 0 {
+                return Poll::Ready(Err(End::Io(io::ErrorKind::WriteZero.into())));
+            }
+            self.output.advance(written);
+            self.unflushed = true;
+            self.unread = self.unread.take().and_then(|Unread { since, bytes }| {
+                let bytes = bytes.checked_sub(written).filter(|&bytes| bytes > 0)?;
+                Some(Unread { since, bytes })
+            });
+        }
+        if self.unflushed {
+            if Pin::new(&mut self.io).poll_flush(cx)?.is_pending() {
+                self.await_reader();
+                return Poll::Pending;
+            }
+            self.unflushed = false;
+            self.unread = None;
+            self.quiet_since = Instant::now();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn await_reader(&mut self) {
+        let bytes = self.output.len();
+        self.unread.get_or_insert_with(|| Unread { since: Instant::now(), bytes });
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Input, End>> {
+        if self.input.capacity() - self.input.len() < self.read_size / 2 {
+            self.input.reserve(self.read_size);
+        }
+        let room = self.input.capacity() - self.input.len();
+        let Poll::Ready(read) = pin!(self.io.read_buf(&mut self.input)).poll(cx) else {
+            return Poll::Pending;
+        };
+        let read = read?;
+        if read == room {
+            self.read_size = (self.read_size * 2).min(MAX_READ);
+        }
+        self.quiet_since = Instant::now();
+        Poll::Ready(Ok(if read == 0 { Input::End } else { Input::Bytes(read) }))
+    }
+
+    /// Ready when the peer has taken too long over what it is at.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let (deadline, end) = match (&self.unread, self.line_since) {
+            (Some(unread), _) => (after(unread.since, self.limits.write_time), End::Unread),
+            (None, Some(since)) => (after(since, self.limits.line_time), End::SlowLine),
+            (None, None) => (after(self.quiet_since, self.limits.idle_time), End::Idle),
+        };
+        if deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(deadline);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if self.timer.deadline() >= deadline {
+                return Poll::Ready(end);
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
+/// The end of a time that began at `since`, however long.
+fn after(since: Instant, time: Duration) -> Instant {
+    since.checked_add(time).unwrap_or_else(|| since + NEVER)
+}
+
+/// Thirty years.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// Enough for two hundred puts: what one read asks for at first, in bytes.
+const MIN_READ: usize = 8 * 1024;
+
+/// The most that one read asks for, in bytes. Pipelined puts were measured: twice as much gains
+/// nothing, and it is what one peer can make the server do before others have their turn.
+pub(super) const MAX_READ: usize = 64 * 1024;
+
+/// How much memory for answers an idle connection keeps, in bytes.
+const MAX_KEPT: usize = 4 * 1024;
+
+/// How long to wait for a peer that neither sends nor closes, once it has its last answer.
+const LINGER_QUIET: Duration = Duration::from_secs(1);
+
+/// How long to read on from a peer that never stops, once it has its last answer: as long as nginx
+/// does (`lingering_time`).
+const LINGER_TIME: Duration = Duration::from_secs(30);

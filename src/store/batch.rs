@@ -1,0 +1,134 @@
+//! Puts on their way into a store.
+
+use std::ops::Range;
+
+use crate::metric::{Key, Point};
+
+/// Puts to be applied together, in order.
+///
+/// It owns its keys, as one text, so a batch that is cleared and filled again allocates nothing.
+///
+/// ```
+/// use metrics_client::{Key, Point, store::PutBatch};
+///
+/// let mut puts = PutBatch::new();
+/// puts.push(&Key::new("palm.cpu")?, Point::new(1150864247, 23.7));
+/// assert_eq!(puts.iter().collect::<Vec<_>>(), [("palm.cpu", Point::new(1150864247, 23.7))]);
+/// # Ok::<(), metrics_client::InvalidKey>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct PutBatch {
+    keys: String,
+    /// Each put with the place of its key in `keys`.
+    puts: Vec<(Range<usize>, Point)>,
+}
+
+impl PutBatch {
+    /// A batch without a put.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a put.
+    pub fn push(&mut self, key: &Key, point: Point) {
+        self.push_checked(key, point);
+    }
+
+    /// Adds a put whose key was found to be one.
+    pub(crate) fn push_checked(&mut self, key: &str, point: Point) {
+        debug_assert!(Key::check(key).is_ok());
+        let place = match self.puts.last() {
+            // Puts of one key tend to come together; the text of that key is kept once.
+            Some((last, _)) if self.keys[last.clone()] == *key => last.clone(),
+            _ => {
+                let start = self.keys.len();
+                self.keys.push_str(key);
+                start..self.keys.len()
+            }
+        };
+        self.puts.push((place, point));
+    }
+
+    /// Removes all puts, and keeps the memory for the next.
+    pub fn clear(&mut self) {
+        self.keys.clear();
+        self.puts.clear();
+    }
+
+    /// Gives memory back if there is much of it; the batch must be empty.
+    pub(crate) fn release(&mut self) {
+        const KEPT: usize = 64;
+        if self.puts.capacity() > KEPT || self.keys.capacity() > KEPT * 32 {
+            *self = Self::new();
+        }
+    }
+
+    /// How many puts there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.puts.len()
+    }
+
+    /// Whether there is no put.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.puts.is_empty()
+    }
+
+    /// The puts in order; each key is fit for [`Key::new`].
+    #[must_use]
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { keys: &self.keys, puts: self.puts.iter() }
+    }
+}
+
+impl<'a> IntoIterator for &'a PutBatch {
+    type Item = (&'a str, Point);
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// The puts of a [`PutBatch`].
+#[derive(Clone, Debug)]
+pub struct Iter<'a> {
+    keys: &'a str,
+    puts: std::slice::Iter<'a, (Range<usize>, Point)>,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a str, Point);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.puts.next().map(|(place, point)| (&self.keys[place.clone()], *point))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.puts.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn puts_come_out_in_the_order_they_went_in() {
+        let rows = [("a", 1), ("a", 2), ("ab", 3), ("a", 1), ("b", 1)];
+        let mut puts = PutBatch::new();
+        for _ in 0..2 {
+            puts.clear();
+            for (key, at) in rows {
+                puts.push(&Key::new(key).unwrap(), Point::new(at, 0.5));
+            }
+            let got: Vec<_> = puts.iter().map(|(key, point)| (key, point.timestamp)).collect();
+            assert_eq!(got, rows);
+            assert_eq!(puts.len(), rows.len());
+        }
+    }
+}

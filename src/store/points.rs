@@ -1,0 +1,225 @@
+//! The points of one key: sorted, cheap to append to, shared with snapshots.
+
+use std::{ops::Bound, sync::Arc};
+
+use imbl::OrdMap;
+
+use crate::metric::Point;
+
+/// The points of one key, ascending by timestamp, one for each second. A clone is a snapshot: it
+/// costs two reference counts, and whoever writes next copies only the chunks that it touches.
+///
+/// Points live in chunks of at most `CHUNK`. The last chunk stands apart, because that is where a
+/// metric grows; appending leaves every chunk before it full. A point for an earlier second goes to
+/// its place in its chunk, which splits when it is full. An append is therefore O(1), any other put
+/// moves at most one chunk's points, and a snapshot that is held makes a put copy as much.
+///
+/// `imbl::Vector` would do the first of these as well, but insert by splitting and joining whole
+/// vectors, and would begin with 1 KiB for a key of five points.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Points<const CHUNK: usize = 512> {
+    /// All chunks but the last, each under its first timestamp.
+    sealed: OrdMap<i64, Arc<Chunk>>,
+    /// The chunk with the highest timestamps; empty only if there is no point at all.
+    tail: Arc<Chunk>,
+}
+
+impl<const CHUNK: usize> Points<CHUNK> {
+    /// Adds a point, or replaces the value of its second.
+    #[inline]
+    pub(super) fn put(&mut self, point: Point) {
+        match self.tail.0.last() {
+            Some(last) if point.timestamp <= last.timestamp => self.put_before_end(point),
+            _ => {
+                if self.tail.0.len() >= CHUNK {
+                    self.seal(Chunk::default());
+                }
+                Arc::make_mut(&mut self.tail).0.push(point);
+            }
+        }
+    }
+
+    /// The chunk that follows the one that begins at `after`, or the first one.
+    pub(super) fn chunk(&self, after: Option<i64>) -> Option<&[Point]> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        if let Some((_, chunk)) = self.sealed.range((from, Bound::Unbounded)).next() {
+            return Some(&chunk.0);
+        }
+        let first = self.tail.first()?;
+        after.is_none_or(|after| after < first).then_some(self.tail.0.as_slice())
+    }
+
+    /// Puts a point that is not later than the last one.
+    fn put_before_end(&mut self, point: Point) {
+        let at = point.timestamp;
+        let in_tail = self.tail.first().is_some_and(|first| first <= at) || self.sealed.is_empty();
+        if in_tail {
+            match Arc::make_mut(&mut self.tail).put::<CHUNK>(point) {
+                Overflow::None => {}
+                Overflow::Before(chunk) => self.insert(chunk),
+                Overflow::After(chunk) => self.seal(chunk),
+            }
+            return;
+        }
+        let place =
+            self.sealed.get_prev(&at).or_else(|| self.sealed.get_min().map(|(k, c)| (k, c)));
+        let Some(place) = place.map(|(&first, _)| first) else {
+            unreachable!("a point that is not for the tail has a sealed chunk to go to");
+        };
+        if place > at
+            && let Some(mut chunk) = self.sealed.remove(&place)
+        {
+            // The first chunk gets a new first timestamp, so it moves.
+            let overflow = Arc::make_mut(&mut chunk).put::<CHUNK>(point);
+            self.sealed.extend(chunk.first().map(|first| (first, chunk)));
+            self.settle(overflow);
+        } else if let Some(chunk) = self.sealed.get_mut(&place) {
+            let overflow = Arc::make_mut(chunk).put::<CHUNK>(point);
+            self.settle(overflow);
+        }
+    }
+
+    fn settle(&mut self, overflow: Overflow) {
+        match overflow {
+            Overflow::None => {}
+            Overflow::Before(chunk) | Overflow::After(chunk) => self.insert(chunk),
+        }
+    }
+
+    /// Makes `next` the tail, and seals the one there was.
+    fn seal(&mut self, next: Chunk) {
+        let full = std::mem::replace(&mut self.tail, Arc::new(next));
+        self.sealed.extend(full.first().map(|first| (first, full)));
+    }
+
+    fn insert(&mut self, chunk: Chunk) {
+        self.sealed.extend(chunk.first().map(|first| (first, Arc::new(chunk))));
+    }
+}
+
+/// Sorted points.
+#[derive(Debug, Default)]
+struct Chunk(Vec<Point>);
+
+/// What a chunk had no more room for: points that all come before, or all after, those it kept.
+enum Overflow {
+    None,
+    Before(Chunk),
+    After(Chunk),
+}
+
+impl Chunk {
+    fn first(&self) -> Option<i64> {
+        self.0.first().map(|point| point.timestamp)
+    }
+
+    /// Puts a point in its place, and splits if there is no room for it.
+    fn put<const CHUNK: usize>(&mut self, point: Point) -> Overflow {
+        let found = self.0.binary_search_by_key(&point.timestamp, |point| point.timestamp);
+        let at = match found {
+            Ok(at) => {
+                self.0[at] = point;
+                return Overflow::None;
+            }
+            Err(at) => at,
+        };
+        if self.0.len() < CHUNK {
+            self.0.insert(at, point);
+            return Overflow::None;
+        }
+        if at == 0 {
+            // Who writes backwards leaves full chunks too.
+            return Overflow::Before(Self(vec![point]));
+        }
+        let half = self.0.len() / 2;
+        let mut upper = Self(self.0.split_off(half));
+        self.0.shrink_to_fit();
+        let (side, at) = if at <= half { (&mut self.0, at) } else { (&mut upper.0, at - half) };
+        side.insert(at, point);
+        Overflow::After(upper)
+    }
+}
+
+/// A copy has room for as many points as the original: it is made to be written to.
+impl Clone for Chunk {
+    fn clone(&self) -> Self {
+        let mut points = Vec::with_capacity(self.0.capacity());
+        points.extend_from_slice(&self.0);
+        Self(points)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all<const CHUNK: usize>(points: &Points<CHUNK>) -> Vec<(i64, f64)> {
+        chunks(points).into_iter().flatten().map(|point| (point.timestamp, point.value)).collect()
+    }
+
+    fn chunks<const CHUNK: usize>(points: &Points<CHUNK>) -> Vec<&[Point]> {
+        let mut chunks: Vec<&[Point]> = Vec::new();
+        let mut after = None;
+        while let Some(chunk) = points.chunk(after) {
+            after = Some(chunk[0].timestamp);
+            chunks.push(chunk);
+        }
+        chunks
+    }
+
+    #[test]
+    fn chunks_are_left_full_by_who_writes_in_order_or_backwards() {
+        let mut ascending = Points::<8>::default();
+        let mut descending = Points::<8>::default();
+        for at in 0..32 {
+            ascending.put(Point::new(at, 0.0));
+            descending.put(Point::new(-at, 0.0));
+        }
+        assert_eq!(chunks(&ascending).len(), 4);
+        assert_eq!(chunks(&descending).len(), 4);
+    }
+
+    #[test]
+    fn a_chunk_has_no_more_room_than_it_may_need() {
+        let mut points = Points::<512>::default();
+        let mut snapshots = Vec::new();
+        for at in 0..2000 {
+            points.put(Point::new(at, 0.0));
+            if at % 100 == 0 {
+                snapshots.push(points.clone());
+            }
+        }
+        for (_, chunk) in &points.sealed {
+            assert_eq!((chunk.0.len(), chunk.0.capacity()), (512, 512));
+        }
+        assert!(points.tail.0.capacity() <= 512);
+    }
+
+    proptest! {
+        #[test]
+        fn puts_in_any_order_match_a_sorted_map(
+            puts in prop::collection::vec((-40i64..40, -1e3f64..1e3), 0..200),
+            snapshot_at in 0usize..200,
+        ) {
+            let mut points = Points::<4>::default();
+            let mut model = BTreeMap::new();
+            let mut snapshot = None;
+            for (at, (timestamp, value)) in puts.into_iter().enumerate() {
+                if at == snapshot_at {
+                    snapshot = Some((points.clone(), all(&points)));
+                }
+                points.put(Point::new(timestamp, value));
+                model.insert(timestamp, value);
+                prop_assert!(chunks(&points).iter().all(|chunk| (1..=4).contains(&chunk.len())));
+            }
+            prop_assert_eq!(all(&points), model.into_iter().collect::<Vec<_>>());
+            if let Some((snapshot, then)) = snapshot {
+                prop_assert_eq!(all(&snapshot), then);
+            }
+        }
+    }
+}
