@@ -4,4 +4,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 mod client;
 mod faults;
+mod models;
 mod peer;
+mod truth;
