@@ -90,7 +90,7 @@ impl Relay {
             2 => (rng.usize(8..64), Duration::from_millis(1)),
             _ => (usize::MAX, Duration::ZERO),
         };
-        let bytes = 1 << rng.u32(..13);
+        let bytes = 1 << rng.u32(4..16);
         let bytes_left = AtomicUsize::new(rng.usize(..bytes));
         Self { fate, bytes_left, piece, delay, is_calm }
     }
