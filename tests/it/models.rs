@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{MetricsClient, Point};
+use metrics_client::{Metrics, MetricsClient, Point, Sample};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -71,15 +71,10 @@ async fn most_at_once(framing: Framing) -> usize {
     server.probed().await;
     let truth = call(&client, truth).await;
 
-    let everything = client.get_all().await.unwrap();
-    let stored = truth.iter().map(|(key, series)| (key.as_str(), points(series)));
-    assert_eq!(
-        everything
-            .iter()
-            .map(|(key, points)| (&**key, points.to_vec()))
-            .collect::<BTreeMap<_, _>>(),
-        stored.collect()
-    );
+    let stored = truth.iter().flat_map(|(key, series)| {
+        series.iter().map(move |(&timestamp, &value)| Sample::new(key, value, timestamp).unwrap())
+    });
+    assert_eq!(client.get_all().await.unwrap(), stored.collect::<Metrics>());
     client.close().await.unwrap();
     let stats = client.stats();
     assert_eq!(stats.acknowledged, 2 * TASKS * CALLS + 1);
@@ -108,16 +103,16 @@ async fn call(
         let client = client.clone();
         tasks.spawn(async move {
             for _ in 0..CALLS {
-                let (points_put, key) = &mut series[fastrand::usize(..2)];
+                let (stored, key) = &mut series[fastrand::usize(..2)];
                 if fastrand::u8(..3) == 0 {
                     let found = client.get(&*key).await.unwrap();
-                    assert_eq!(found.points(key), points(points_put));
-                    assert_eq!(found.len(), usize::from(!points_put.is_empty()));
+                    assert_eq!(found.points(key), points(stored));
+                    assert_eq!(found.len(), usize::from(!stored.is_empty()));
                 } else {
                     let timestamp = fastrand::i64(0..10);
                     let value = f64::from(fastrand::i32(..)) + task as f64 / 64.0;
                     client.put_at(&*key, value, timestamp).await.unwrap();
-                    points_put.insert(timestamp, value);
+                    stored.insert(timestamp, value);
                 }
             }
             series
