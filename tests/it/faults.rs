@@ -1,11 +1,24 @@
 //! Servers and networks that let the client down.
 
-use std::time::Duration;
+use std::{env, sync::Arc, time::Duration};
 
-use metrics_client::{Error, Pipelining};
-use tokio::{join, time::Instant};
+use fastrand::Rng;
+use metrics_client::{Error, MetricsClient, Overflow, Pipelining, Reconnect};
+use tokio::{
+    join,
+    net::TcpListener,
+    task::JoinSet,
+    time::{self, Instant},
+};
 
-use crate::peer::Network;
+use self::{agent::Agent, proxy::Proxy};
+use crate::{
+    peer::Network,
+    truth::{self, Shared, Truth},
+};
+
+mod agent;
+mod proxy;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -40,4 +53,122 @@ async fn a_stall_is_noticed_before_a_later_deadline() {
     let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
     put.unwrap();
     assert!(asked.elapsed() < 2 * SECOND, "{:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_network_breaks_no_promise_one_at_a_time_or_pipelined() {
+    survive(Pipelining::Auto).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_network_breaks_no_promise_pipelined() {
+    survive(Pipelining::On).await;
+}
+
+/// How many networks each test tries, unless this variable says otherwise.
+const NETWORKS: (&str, u64) = ("FAULT_NETWORKS", 4);
+
+/// The seed of the first network, instead of a new one each time.
+const SEED: &str = "FAULT_SEED";
+
+/// Tries some bad networks, all at once.
+async fn survive(pipelining: Pipelining) {
+    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let first = number(SEED).unwrap_or_else(|| fastrand::u64(..));
+    let mut networks = JoinSet::new();
+    for at in 0..number(NETWORKS.0).unwrap_or(NETWORKS.1) {
+        let seed = first.wrapping_add(at);
+        networks.spawn(async move {
+            // In a task of its own, so that the seed is told also if it panics.
+            let survived = tokio::spawn(survive_network(pipelining, seed)).await;
+            assert!(survived.is_ok(), "{SEED}={seed} {}=1 with {pipelining:?}", NETWORKS.0);
+        });
+    }
+    while let Some(survived) = networks.join_next().await {
+        survived.unwrap();
+    }
+}
+
+const AGENTS: u32 = 8;
+const CALLS: usize = 40;
+
+async fn survive_network(pipelining: Pipelining, seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    let truth = Shared::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    tokio::spawn(truth::serve(listener, Arc::clone(&truth)));
+    let proxy = Proxy::start(server, rng.fork()).await;
+    let client = MetricsClient::builder(proxy.address)
+        .pipelining(pipelining)
+        .request_timeout(Duration::from_millis(300))
+        .stall_timeout(Duration::from_millis(rng.u64(100..400)))
+        .reconnect(Reconnect::backoff(Duration::from_millis(5), Duration::from_millis(50)))
+        .max_in_flight(rng.usize(1..40))
+        .max_buffered_bytes(rng.usize(50..2000))
+        .overflow(*rng.choice([&Overflow::Wait, &Overflow::Fail]).unwrap())
+        .retry(rng.u8(..4) > 0)
+        .connect_lazy();
+
+    let mut agents = JoinSet::new();
+    for id in 0..AGENTS {
+        let mut agent = Agent::new(client.clone(), id, rng.fork());
+        agents.spawn(async move {
+            for _ in 0..CALLS {
+                agent.call().await;
+            }
+            agent
+        });
+    }
+    let agents = all(agents).await;
+
+    proxy.calm_down();
+    let mut recovering = JoinSet::new();
+    for mut agent in agents {
+        recovering.spawn(async move {
+            agent.recover().await;
+            agent
+        });
+    }
+    let agents = all(recovering).await;
+    let closed = time::timeout(Duration::from_secs(10), client.close()).await;
+    closed.expect("the client does not close").unwrap();
+
+    let truth = truth.lock().unwrap();
+    agents.iter().for_each(|agent| agent.judge(&truth));
+    check_order(&truth);
+    check_stats(&client, &agents);
+}
+
+async fn all(mut tasks: JoinSet<Agent>) -> Vec<Agent> {
+    let mut agents = Vec::new();
+    while let Some(agent) = tasks.join_next().await {
+        agents.push(agent.unwrap());
+    }
+    agents
+}
+
+/// On one connection an agent's puts come in the order in which they were made, each once.
+fn check_order(truth: &Truth) {
+    for (at, put) in truth.log.iter().enumerate() {
+        let agent = |key: &str| key.split_once('.').unwrap().0.to_string();
+        let next = truth.log[at + 1..]
+            .iter()
+            .find(|next| next.connection == put.connection && agent(&next.key) == agent(&put.key));
+        assert!(next.is_none_or(|next| next.value > put.value), "{next:?} after {put:?}");
+    }
+}
+
+/// Every request has come to one end, and nobody was told of an acknowledgement that was none.
+fn check_stats(client: &MetricsClient, agents: &[Agent]) {
+    let stats = client.stats();
+    assert_eq!((stats.in_flight, stats.queued), (0, 0));
+    let ended = stats.acknowledged + stats.rejected + stats.failed + stats.cancelled;
+    assert_eq!(stats.accepted, ended);
+    assert_eq!(stats.rejected, 0);
+    let puts = agents.iter().map(|agent| agent.puts().0).sum::<u64>();
+    let stored = agents.iter().map(|agent| agent.puts().1).sum::<u64>();
+    let gets = agents.iter().map(|agent| agent.gets).sum::<u64>();
+    assert!(stats.accepted <= puts + gets, "{stats:?}");
+    assert!(stored <= stats.acknowledged, "{stats:?}");
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 mod client;
 mod faults;
+mod models;
 mod peer;
 #[cfg(feature = "server")]
 mod server;
@@ -20,3 +21,4 @@ fn skipped(what: &str, reason: &str) {
     use std::io::Write;
     writeln!(std::io::stderr(), "\nSKIPPED: {what}: {reason}\n").unwrap();
 }
+mod truth;

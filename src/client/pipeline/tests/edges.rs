@@ -266,6 +266,17 @@ fn a_driver_that_cannot_send_is_roused_for_the_first_deadline_only() {
 }
 
 #[test]
+fn a_driver_that_closes_is_roused_when_the_last_caller_leaves() {
+    let mut bench = Bench::new(1);
+    let put = bench.put("a");
+    bench.take();
+    bench.pipeline.close();
+    bench.park();
+    bench.abandon(put);
+    assert!(bench.driver.was_woken() && bench.pipeline.is_drained());
+}
+
+#[test]
 fn after_a_close_what_was_accepted_is_served_and_nothing_else() {
     let mut bench = Bench::new(1);
     let put = bench.put("a");
@@ -338,7 +349,9 @@ impl Bench {
     }
 
     fn abandon(&mut self, waiter: WaiterId) {
-        self.pipeline.abandon(waiter, self.now, &mut Vec::new());
+        let mut wakers = Vec::new();
+        self.pipeline.abandon(waiter, self.now, &mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn take(&mut self) -> String {

@@ -12,6 +12,7 @@ pub(super) struct Model {
     pub(super) is_open: bool,
     due_since: Option<Instant>,
     retried: u64,
+    connects: u64,
 }
 
 #[derive(Debug)]
@@ -58,6 +59,7 @@ impl Model {
             is_open: true,
             due_since: None,
             retried: 0,
+            connects: 0,
         }
     }
 
@@ -146,6 +148,11 @@ impl Model {
         self.admit();
     }
 
+    pub(super) fn connected(&mut self, width: usize) {
+        self.width = width;
+        self.connects += 1;
+    }
+
     pub(super) fn disconnected(&mut self, is_violation: bool) {
         for request in self.requests.iter_mut().filter(|request| request.place == Place::Flight) {
             let again = match request.kind {
@@ -218,6 +225,7 @@ impl Model {
             in_flight: count(|r| r.is_open() && r.place == Place::Flight),
             queued: count(|r| r.is_open() && r.place != Place::Flight),
             retried: self.retried,
+            reconnects: self.connects.saturating_sub(1),
             ..Stats::default()
         }
     }

@@ -109,7 +109,7 @@ impl World {
             Event::Lose if self.is_connected => self.lose(ConnectionFault::ClosedByServer),
             Event::Connect(width) if !self.is_connected => {
                 self.pipeline.connected(width);
-                self.model.width = width;
+                self.model.connected(width);
                 self.is_connected = true;
             }
             Event::Park if !self.can_work() => {
