@@ -1,6 +1,6 @@
 //! Who is measured against whom, at what: defined once, for criterion and for `compare`.
 
-use std::{error::Error, time::Duration};
+use std::{env, error::Error, time::Duration};
 
 use criterion::{Criterion, SamplingMode, Throughput};
 
@@ -38,8 +38,10 @@ impl Contest {
         // An iteration takes milliseconds, and ever longer samples would take ever more of them.
         group.sampling_mode(SamplingMode::Flat);
         group.sample_size(20);
-        group.warm_up_time(Duration::from_secs(1));
-        group.measurement_time(Duration::from_secs(3));
+        group.warm_up_time(Duration::from_millis(500));
+        // Criterion goes on for so long where the machine is too busy for its quick mode to be sure.
+        let is_quick = env::args().any(|arg| arg == "--quick");
+        group.measurement_time(Duration::from_millis(if is_quick { 200 } else { 1500 }));
         for contender in &mut self.contenders {
             group.bench_function(contender.name, |bencher| {
                 bencher.iter_custom(|iterations| contender.run(iterations));

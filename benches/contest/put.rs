@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How often each caller puts in one iteration.
-const PUTS_BY_CALLER: u64 = 64;
+const PUTS_BY_CALLER: u64 = 32;
 
 /// One caller alone; and many callers of one connection, each awaiting its own puts, on both kinds of
 /// runtime.
