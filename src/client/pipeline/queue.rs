@@ -109,6 +109,12 @@ impl Queue {
         self.bytes.len() - self.sent - self.dead
     }
 
+    /// How many bytes are held for whatever reason.
+    #[cfg(test)]
+    pub(super) fn held_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether any request waits to be sent.
     pub(super) fn has_waiting(&self) -> bool {
         self.waiting_len() > 0
