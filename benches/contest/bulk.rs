@@ -1,10 +1,14 @@
 //! A million samples at once, there and back.
 
-use std::{error::Error, rc::Rc, time::Instant};
+use std::{
+    error::Error,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use metrics_client::{MetricsClient, Request};
+use metrics_client::Request;
 
-use super::{Contender, Contest, Contests, codec, put};
+use super::{Contender, Contest, Contests, codec};
 use crate::{
     baseline::blocking::BlockingClient,
     peer::{Peer, Role},
@@ -17,52 +21,61 @@ pub(crate) fn contests() -> Contests {
 }
 
 fn put_all() -> Result<Contest, Box<dyn Error>> {
-    let peer = Rc::new(Peer::start(Role::Acknowledge)?);
+    let (runtime, peer) = (super::runtime(0)?, Rc::new(Peer::start(Role::Acknowledge)?));
     let samples = workload::samples(workload::reading)?;
     let requests: Vec<_> = samples.iter().cloned().map(Request::Put).collect();
-    let blocking = BlockingClient::connect(peer.addr())?;
     let contenders = vec![
-        ours(&peer, async move |client| client.put_all(&samples).await)?,
-        Contender::new("two blocking threads", move |iterations| {
-            let _serves = &peer;
-            let start = Instant::now();
-            for _ in 0..iterations {
-                blocking.put_all(&requests).expect("the peer acknowledges");
-            }
-            start.elapsed()
-        }),
+        Contender::connected(
+            "metrics-client",
+            &runtime,
+            &peer,
+            super::connect,
+            async move |client, iterations| {
+                let start = Instant::now();
+                for _ in 0..iterations {
+                    client.put_all(&samples).await.expect("the peer acknowledges");
+                }
+                start.elapsed()
+            },
+        ),
+        Contender::connected(
+            "two blocking threads",
+            &runtime,
+            &peer,
+            async |addr| BlockingClient::connect(addr),
+            async move |client, iterations| {
+                let start = Instant::now();
+                for _ in 0..iterations {
+                    client.put_all(&requests).expect("the peer acknowledges");
+                }
+                start.elapsed()
+            },
+        ),
     ];
     Ok(Contest { name: "put_all".into(), elements: workload::RECORDS as u64, contenders })
 }
 
 fn get() -> Result<Contest, Box<dyn Error>> {
-    let peer = Rc::new(Peer::start(Role::Retrieve)?);
+    let (runtime, peer) = (super::runtime(0)?, Rc::new(Peer::start(Role::Retrieve)?));
     let answer = workload::answer(workload::reading)?.into();
     let contenders = vec![
-        ours(&peer, async |client| client.get_all().await)?,
+        Contender::connected(
+            "metrics-client",
+            &runtime,
+            &peer,
+            super::connect,
+            async |client, iterations| {
+                let mut time = Duration::ZERO;
+                for _ in 0..iterations {
+                    let start = Instant::now();
+                    let metrics = client.get_all().await.expect("the peer answers");
+                    time += start.elapsed();
+                    assert_eq!(metrics.point_count(), workload::RECORDS);
+                }
+                time
+            },
+        ),
         codec::decoder("decode alone", &answer),
     ];
     Ok(Contest { name: "get".into(), elements: workload::RECORDS as u64, contenders })
-}
-
-/// The client, doing `work` on a runtime that is its own thread. What the work brings is given back
-/// outside the time taken.
-fn ours<T>(
-    peer: &Rc<Peer>,
-    work: impl AsyncFn(&MetricsClient) -> Result<T, metrics_client::Error> + 'static,
-) -> Result<Contender, Box<dyn Error>> {
-    let peer = Rc::clone(peer);
-    let runtime = put::runtime(0)?;
-    let client = runtime.block_on(put::connect(peer.addr()))?;
-    Ok(Contender::new("metrics-client", move |iterations| {
-        let _serves = &peer;
-        let once = |_| {
-            let start = Instant::now();
-            let brought = runtime.block_on(work(&client));
-            let time = start.elapsed();
-            brought.expect("the peer answers");
-            time
-        };
-        (0..iterations).map(once).sum()
-    }))
 }

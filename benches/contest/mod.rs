@@ -1,8 +1,12 @@
 //! Who is measured against whom, at what: defined once, for criterion and for `compare`.
 
-use std::{error::Error, time::Duration};
+use std::{env, error::Error, fmt::Debug, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use criterion::{Criterion, SamplingMode, Throughput};
+use metrics_client::{MetricsClient, Pipelining};
+use tokio::runtime::{self, Runtime};
+
+use crate::peer::Peer;
 
 pub(crate) mod bulk;
 pub(crate) mod codec;
@@ -27,6 +31,20 @@ pub(crate) struct Contender {
     run: Box<dyn FnMut(u64) -> Duration>,
 }
 
+/// A runtime with so many workers, or one that is its own thread.
+fn runtime(workers: usize) -> io::Result<Rc<Runtime>> {
+    let runtime = match workers {
+        0 => runtime::Builder::new_current_thread().enable_all().build(),
+        _ => runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build(),
+    };
+    runtime.map(Rc::new)
+}
+
+/// Connects, and says what the peer can do instead of finding it out while the clock runs.
+async fn connect(addr: SocketAddr) -> Result<MetricsClient, metrics_client::Error> {
+    MetricsClient::builder(addr).pipelining(Pipelining::On).connect().await
+}
+
 /// Contests, or why they could not be set up.
 pub(crate) type Contests = Result<Vec<Contest>, Box<dyn Error>>;
 
@@ -38,8 +56,10 @@ impl Contest {
         // An iteration takes milliseconds, and ever longer samples would take ever more of them.
         group.sampling_mode(SamplingMode::Flat);
         group.sample_size(20);
-        group.warm_up_time(Duration::from_secs(1));
-        group.measurement_time(Duration::from_secs(3));
+        group.warm_up_time(Duration::from_millis(500));
+        // Criterion goes on for so long where the machine is too busy for its quick mode to be sure.
+        let is_quick = env::args().any(|arg| arg == "--quick");
+        group.measurement_time(Duration::from_millis(if is_quick { 200 } else { 1500 }));
         for contender in &mut self.contenders {
             group.bench_function(contender.name, |bencher| {
                 bencher.iter_custom(|iterations| contender.run(iterations));
@@ -52,6 +72,26 @@ impl Contest {
 impl Contender {
     fn new(name: &'static str, run: impl FnMut(u64) -> Duration + 'static) -> Self {
         Self { name, bar: None, run: Box::new(run) }
+    }
+
+    /// One who works over a connection.
+    ///
+    /// Each turn has a new one. On a busy machine the scheduler may favour one connection over
+    /// another for as long as both last, by a factor of five; so no contender keeps its luck.
+    fn connected<C, E: Debug>(
+        name: &'static str,
+        runtime: &Rc<Runtime>,
+        peer: &Rc<Peer>,
+        connect: impl AsyncFn(SocketAddr) -> Result<C, E> + 'static,
+        work: impl AsyncFn(&mut C, u64) -> Duration + 'static,
+    ) -> Self {
+        let (runtime, peer) = (Rc::clone(runtime), Rc::clone(peer));
+        Self::new(name, move |iterations| {
+            runtime.block_on(async {
+                let mut client = connect(peer.addr()).await.expect("the peer listens");
+                work(&mut client, iterations).await
+            })
+        })
     }
 
     fn bar(self, bar: f64) -> Self {

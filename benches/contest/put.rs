@@ -1,9 +1,9 @@
 //! Single puts, each awaited.
 
-use std::{error::Error, io, net::SocketAddr, rc::Rc};
+use std::{fmt::Debug, io, net::SocketAddr, rc::Rc};
 
-use metrics_client::{MetricsClient, Pipelining};
-use tokio::runtime::{self, Runtime};
+use metrics_client::MetricsClient;
+use tokio::runtime::Runtime;
 
 use super::{Contender, Contest, Contests};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How often each caller puts in one iteration.
-const PUTS_BY_CALLER: u64 = 64;
+const PUTS_BY_CALLER: u64 = 32;
 
 /// One caller alone; and many callers of one connection, each awaiting its own puts, on both kinds of
 /// runtime.
@@ -27,9 +27,9 @@ pub(crate) fn contests() -> Contests {
         [("current-thread", 0, [1.0, 2.0, 4.0, 5.0]), ("2 workers", 2, [1.0, 1.3, 2.0, 3.0])]
     {
         for (callers, bar) in workload::CALLERS.into_iter().zip(bars) {
-            let crowd = Crowd { callers, runtime: Rc::new(runtime(workers)?) };
+            let crowd = Crowd { callers, runtime: super::runtime(workers)? };
             let name = format!("put by {callers}, {name}");
-            contests.push(crowd.contest(name, &peers, bar)?);
+            contests.push(crowd.contest(name, &peers, bar));
         }
     }
     Ok(contests)
@@ -48,77 +48,56 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn contest(self, name: String, peers: &Peers, bar: f64) -> Result<Contest, Box<dyn Error>> {
+    fn contest(&self, name: String, peers: &Peers, bar: f64) -> Contest {
         let Peers { acknowledging, redis } = peers;
-        let ours = self.runtime.block_on(connect(acknowledging.addr()))?;
-        let mpsc = self.runtime.block_on(MpscClient::connect(acknowledging.addr()))?;
-        let redis_rs = self.runtime.block_on(RedisClient::connect(redis.addr()))?;
         let contenders = vec![
-            self.contender("metrics-client", ours, acknowledging),
-            self.contender("mpsc + oneshot", mpsc, acknowledging).bar(1.0),
-            self.contender("redis-rs", redis_rs, redis).bar(bar),
+            self.contender("metrics-client", acknowledging, super::connect),
+            self.contender("mpsc + oneshot", acknowledging, MpscClient::connect).bar(1.0),
+            self.contender("redis-rs", redis, RedisClient::connect).bar(bar),
         ];
-        Ok(Contest { name, elements: self.puts(), contenders })
+        Contest { name, elements: PUTS_BY_CALLER * self.callers as u64, contenders }
     }
 
-    fn contender(
+    fn contender<C: Put + Clone, E: Debug>(
         &self,
         name: &'static str,
-        client: impl Put + Clone,
         peer: &Rc<Peer>,
+        connect: impl AsyncFn(SocketAddr) -> Result<C, E> + 'static,
     ) -> Contender {
-        let (callers, puts) = (self.callers, self.puts());
-        let (runtime, peer) = (Rc::clone(&self.runtime), Rc::clone(peer));
-        Contender::new(name, move |iterations| {
-            let _serves = &peer;
-            runtime.block_on(workload::put_by(&client, callers, puts * iterations))
+        let callers = self.callers;
+        let puts = PUTS_BY_CALLER * callers as u64;
+        Contender::connected(name, &self.runtime, peer, connect, async move |client, iterations| {
+            workload::put_by(client, callers, puts).await; // warms the connection up
+            workload::put_by(client, callers, puts * iterations).await
         })
-    }
-
-    fn puts(&self) -> u64 {
-        PUTS_BY_CALLER * self.callers as u64
     }
 }
 
-fn round_trip(peers: &Peers) -> Result<Contest, Box<dyn Error>> {
-    let runtime = Rc::new(runtime(0)?);
-    let ours = runtime.block_on(connect(peers.acknowledging.addr()))?;
-    let framed = runtime.block_on(BareFramed::connect(peers.acknowledging.addr()))?;
-    let ours = lone("metrics-client", ours, &runtime, &peers.acknowledging);
-    let framed = lone("bare Framed", framed, &runtime, &peers.acknowledging);
-    let contenders = vec![ours, framed];
+fn round_trip(peers: &Peers) -> io::Result<Contest> {
+    let runtime = super::runtime(0)?;
+    let peer = &peers.acknowledging;
+    let contenders = vec![
+        lone("metrics-client", &runtime, peer, super::connect),
+        lone("bare Framed", &runtime, peer, BareFramed::connect),
+    ];
     Ok(Contest { name: "round trip".into(), elements: PUTS_BY_CALLER, contenders })
 }
 
 /// One caller, in the task that the runtime began with.
-fn lone(
+fn lone<C: Put, E: Debug>(
     name: &'static str,
-    mut client: impl Put,
     runtime: &Rc<Runtime>,
     peer: &Rc<Peer>,
+    connect: impl AsyncFn(SocketAddr) -> Result<C, E> + 'static,
 ) -> Contender {
-    let (runtime, peer) = (Rc::clone(runtime), Rc::clone(peer));
-    Contender::new(name, move |iterations| {
-        let _serves = &peer;
-        runtime.block_on(workload::put_alone(&mut client, PUTS_BY_CALLER * iterations))
+    Contender::connected(name, runtime, peer, connect, async |client, iterations| {
+        workload::put_alone(client, PUTS_BY_CALLER).await; // warms the connection up
+        workload::put_alone(client, PUTS_BY_CALLER * iterations).await
     })
-}
-
-/// Connects, and says what the peer can do instead of finding it out while the clock runs.
-pub(super) async fn connect(addr: SocketAddr) -> Result<MetricsClient, metrics_client::Error> {
-    MetricsClient::builder(addr).pipelining(Pipelining::On).connect().await
 }
 
 impl Put for MetricsClient {
     async fn put(&mut self, value: f64) {
         MetricsClient::put(self, workload::KEY, value).await.expect("the peer acknowledges");
-    }
-}
-
-/// A runtime with so many workers, or one that is its own thread.
-pub(super) fn runtime(workers: usize) -> io::Result<Runtime> {
-    match workers {
-        0 => runtime::Builder::new_current_thread().enable_all().build(),
-        _ => runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build(),
     }
 }
