@@ -1,4 +1,6 @@
 //! x
+mod client;
+mod error;
 mod metric;
 mod protocol;
 #[cfg(feature = "server")]
@@ -8,6 +10,11 @@ pub mod server;
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub mod store;
 
+pub use client::{
+    ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
+    SampleStream, Stats, TcpConnector,
+};
+pub use error::{BatchError, ConnectionFault, Delivery, Error};
 pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};
 pub use protocol::{
     ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NotFinite,

@@ -1,14 +1,17 @@
 //! The protocol as `tokio-util` codecs, for anyone who brings a stream.
 
+use std::collections::VecDeque;
+
 use bytes::{Buf, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::{
     error::{CodecError, InvalidRequest, NotFinite},
+    line_break,
     request::{self, Request, RequestRef},
     response::{self, End, RecordSink, Response},
 };
-use crate::metric::{InvalidKey, MetricsBuilder, Point, Sample};
+use crate::metric::{InvalidKey, Key, MetricsBuilder, Point, Sample};
 
 /// The client's end: encodes [`Request`]s, decodes [`Response`]s.
 ///
@@ -49,6 +52,11 @@ impl ClientCodec {
     #[must_use]
     pub fn max_response_bytes(limit: usize) -> Self {
         Self { decoder: response::Decoder::new(limit), records: MetricsBuilder::default() }
+    }
+
+    /// How many bytes have been decoded.
+    pub(crate) fn decoded(&self) -> u64 {
+        self.decoder.decoded()
     }
 
     /// Whether a response has begun and is not over.
@@ -121,6 +129,62 @@ impl RecordSink for MetricsBuilder {
     }
 }
 
+/// Decodes one answer to a `get`, sample by sample, in bounded memory.
+#[derive(Debug)]
+pub(crate) struct SampleDecoder {
+    decoder: response::Decoder,
+    records: Samples,
+    end: Option<End>,
+}
+
+/// What a [`SampleDecoder`] yields: samples, then how the answer ended.
+#[derive(Debug)]
+pub(crate) enum Streamed {
+    Sample(Sample),
+    End(End),
+}
+
+#[derive(Debug, Default)]
+struct Samples {
+    key: Option<Key>,
+    decoded: VecDeque<Sample>,
+}
+
+impl SampleDecoder {
+    pub(crate) fn new() -> Self {
+        Self { decoder: response::Decoder::new(usize::MAX), records: Samples::default(), end: None }
+    }
+}
+
+impl Decoder for SampleDecoder {
+    type Item = Streamed;
+    type Error = CodecError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Streamed>, CodecError> {
+        if self.records.decoded.is_empty() && self.end.is_none() {
+            self.end = self.decoder.decode(src, &mut self.records)?;
+        }
+        let sample = self.records.decoded.pop_front().map(Streamed::Sample);
+        Ok(sample.or_else(|| self.end.take().map(Streamed::End)))
+    }
+
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Streamed>, CodecError> {
+        // The stream may only end behind the answer, where nobody reads any more.
+        self.decode(src)?.map(Some).ok_or(CodecError::Truncated)
+    }
+}
+
+impl RecordSink for Samples {
+    fn select(&mut self, key: &str) -> Result<(), InvalidKey> {
+        self.key = Some(Key::new(key)?);
+        Ok(())
+    }
+
+    fn push(&mut self, point: Point) {
+        self.decoded.extend(self.key.clone().map(|key| Sample { key, point }));
+    }
+}
+
 /// The server's end: decodes [`Request`]s, encodes [`Response`]s.
 ///
 /// An item is a request, or why a line is none: the stream goes on after it, and the protocol asks
@@ -162,7 +226,7 @@ impl ServerCodec {
     /// The next line that holds a request, as the place of that line in `src`, which keeps it: the
     /// caller parses it and advances past it.
     pub(crate) fn next_line(&mut self, src: &mut BytesMut) -> Result<Option<usize>, CodecError> {
-        let found = memchr::memchr(b'\n', &src[self.searched..]).map(|at| self.searched + at);
+        let found = line_break(src, self.searched);
         let len = found.map_or(src.len(), |at| at + 1);
         if len > self.limit {
             return Err(CodecError::LineTooLong { limit: self.limit });

@@ -1,0 +1,274 @@
+//! What a client can be told, and what it does when it is told nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    MetricsClient,
+    connect::{ConnectionState, Connector, Dial, Dialer, Given, Reconnect, TcpConnector},
+    driver::{Driver, Plan},
+    pipeline::Settings,
+    shared::Shared,
+};
+use crate::{error::Error, protocol::ClientCodec};
+
+/// Builds a [`MetricsClient`].
+///
+/// ```no_run
+/// # async fn f() -> Result<(), metrics_client::Error> {
+/// use std::time::Duration;
+/// use metrics_client::{MetricsClient, Overflow, Pipelining, Reconnect};
+///
+/// let client = MetricsClient::builder("metrics.internal:8888")
+///     .connect_timeout(Duration::from_secs(2))
+///     .request_timeout(Duration::from_secs(1))
+///     .pipelining(Pipelining::Auto)
+///     .overflow(Overflow::Fail)
+///     .reconnect(Reconnect::backoff(Duration::from_millis(100), Duration::from_secs(30)))
+///     .connect()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct ClientBuilder<C = TcpConnector> {
+    address: Arc<str>,
+    connector: C,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    stall_timeout: Option<Duration>,
+    pipelining: Pipelining,
+    max_in_flight: usize,
+    max_buffered_bytes: usize,
+    max_response_bytes: usize,
+    overflow: Overflow,
+    reconnect: Reconnect,
+    retry: bool,
+}
+
+/// Whether a request may be sent before the one before it has been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Pipelining {
+    /// Where the server has shown that it can: each connection begins with one request in flight,
+    /// and when a second one waits, a connection beside it asks the server. After a connection has
+    /// stalled with several requests in flight, its successors stay at one.
+    #[default]
+    Auto,
+    /// Always. Right for servers that are known to frame requests by line, such as this crate's;
+    /// most others will lose or garble answers.
+    On,
+    /// Never: one request at a time.
+    Off,
+}
+
+/// What becomes of a request when as many bytes wait to be sent as may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// The call waits for room, until its deadline; those who came first go first.
+    #[default]
+    Wait,
+    /// The call fails at once with [`Error::QueueFull`].
+    Fail,
+}
+
+impl ClientBuilder {
+    pub(super) fn new(address: Arc<str>) -> Self {
+        Self {
+            address,
+            connector: TcpConnector::default(),
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(5),
+            stall_timeout: None,
+            pipelining: Pipelining::Auto,
+            max_in_flight: 4096,
+            max_buffered_bytes: 1024 * 1024,
+            max_response_bytes: ClientCodec::DEFAULT_MAX_RESPONSE_BYTES,
+            overflow: Overflow::Wait,
+            reconnect: Reconnect::default(),
+            retry: true,
+        }
+    }
+}
+
+impl<C: Connector> ClientBuilder<C> {
+    /// How long one attempt to connect may take, name resolution included. Default: 5 seconds.
+    pub fn connect_timeout(self, limit: Duration) -> Self {
+        Self { connect_timeout: limit.min(LONGEST), ..self }
+    }
+
+    /// How long a call may take, from the moment it is first polled to its answer: waiting for
+    /// room, for a connection and for the server included. Default: 5 seconds.
+    ///
+    /// For [`put_all`](MetricsClient::put_all) it holds for each block of samples, for
+    /// [`stream`](MetricsClient::stream) for each wait.
+    pub fn request_timeout(self, limit: Duration) -> Self {
+        Self { request_timeout: limit.min(LONGEST), ..self }
+    }
+
+    /// How late the oldest answer may be before the connection is taken for dead and made anew.
+    /// Default: twice the request timeout.
+    pub fn stall_timeout(self, limit: Duration) -> Self {
+        Self { stall_timeout: Some(limit.min(LONGEST)), ..self }
+    }
+
+    /// Whether a request may be sent before the one before it has been answered. Default:
+    /// [`Pipelining::Auto`].
+    pub fn pipelining(self, pipelining: Pipelining) -> Self {
+        Self { pipelining, ..self }
+    }
+
+    /// How many requests may be sent and not answered, at least 1; where the server cannot pipeline
+    /// it is 1 whatever this says. Default: 4,096, which keeps a connection busy at a million puts a
+    /// second and a round trip of 4 milliseconds.
+    pub fn max_in_flight(self, requests: usize) -> Self {
+        Self { max_in_flight: requests.max(1), ..self }
+    }
+
+    /// How many bytes of requests may wait to be sent. One request may always wait, however long it
+    /// is. Default: 1 MiB, some 30,000 puts.
+    pub fn max_buffered_bytes(self, bytes: usize) -> Self {
+        Self { max_buffered_bytes: bytes, ..self }
+    }
+
+    /// What becomes of a request when the queue is full. Default: [`Overflow::Wait`].
+    pub fn overflow(self, overflow: Overflow) -> Self {
+        Self { overflow, ..self }
+    }
+
+    /// What the client does when its connection is gone. Default: it dials again without end,
+    /// backing off from 50 milliseconds to 10 seconds.
+    pub fn reconnect(self, reconnect: Reconnect) -> Self {
+        Self { reconnect, ..self }
+    }
+
+    /// Whether puts that were sent and not acknowledged when a connection was lost go again on the
+    /// next one. Default: yes.
+    ///
+    /// A server that follows the protocol keeps one value for a key and a second, so what is stored
+    /// twice counts once. Turn it off for a server that keeps both rows, if the rows matter to
+    /// somebody else than this client, which merges them: such puts then fail, with
+    /// [`Delivery::Unknown`](crate::Delivery::Unknown).
+    pub fn retry(self, retry: bool) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// The most that one answer may have, in bytes. Default: 64 MiB, some two million records.
+    pub fn max_response_bytes(self, bytes: usize) -> Self {
+        Self { max_response_bytes: bytes, ..self }
+    }
+
+    /// Makes connections with `connector` instead of over TCP.
+    pub fn connector<D: Connector>(self, connector: D) -> ClientBuilder<D> {
+        ClientBuilder {
+            connector,
+            address: self.address,
+            connect_timeout: self.connect_timeout,
+            request_timeout: self.request_timeout,
+            stall_timeout: self.stall_timeout,
+            pipelining: self.pipelining,
+            max_in_flight: self.max_in_flight,
+            max_buffered_bytes: self.max_buffered_bytes,
+            max_response_bytes: self.max_response_bytes,
+            overflow: self.overflow,
+            reconnect: self.reconnect,
+            retry: self.retry,
+        }
+    }
+
+    /// Connects, and returns the client once there is a connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] with the reason, if there is none: this does not try again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn connect(self) -> Result<MetricsClient, Error> {
+        let (plan, dialer) = self.split();
+        match dialer.dial().await {
+            Ok(io) => {
+                let beside = Arc::clone(&dialer) as Arc<dyn Dial>;
+                Ok(spawn(plan, dialer, Some(io), Some(beside)))
+            }
+            Err(cause) => Err(Error::Connect { address: Arc::clone(&dialer.address), cause }),
+        }
+    }
+
+    /// Makes a client that dials when the first request comes, and goes on trying.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "the connection is closed when the last handle is dropped"]
+    pub fn connect_lazy(self) -> MetricsClient {
+        let (plan, dialer) = self.split();
+        let beside = Arc::clone(&dialer) as Arc<dyn Dial>;
+        spawn(plan, dialer, None, Some(beside))
+    }
+
+    /// Makes a client on a stream that is connected already. It never dials: when the stream ends,
+    /// the client is closed. [`Pipelining::Auto`] means one request at a time here, for there is no
+    /// second connection on which the server could be asked.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "the connection is closed when the last handle is dropped"]
+    pub fn with_io<Io>(self, io: Io) -> MetricsClient
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (mut plan, dialer) =
+            self.reconnect(Reconnect::never()).connector(Given::default()).split();
+        if let Pipelining::Auto = plan.pipelining {
+            plan.pipelining = Pipelining::Off;
+        }
+        spawn(plan, dialer, Some(io), None)
+    }
+
+    fn split(self) -> (Plan, Arc<Dialer<C>>) {
+        let plan = Plan {
+            settings: Settings {
+                request_timeout: self.request_timeout,
+                stall_timeout: self
+                    .stall_timeout
+                    .unwrap_or_else(|| self.request_timeout.saturating_mul(2)),
+                max_buffered_bytes: self.max_buffered_bytes,
+                overflow: self.overflow,
+                retry: self.retry,
+            },
+            pipelining: self.pipelining,
+            max_in_flight: self.max_in_flight,
+            max_response_bytes: self.max_response_bytes,
+            reconnect: self.reconnect,
+        };
+        let dialer = Dialer {
+            connector: self.connector,
+            address: self.address,
+            timeout: self.connect_timeout,
+        };
+        (plan, Arc::new(dialer))
+    }
+}
+
+/// As good as for ever, and small enough to be added to any time: ten years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// Starts a client, on the connection if there is one already. Connections beside the main one are
+/// made by `beside`.
+fn spawn<C: Connector>(
+    plan: Plan,
+    dialer: Arc<Dialer<C>>,
+    io: Option<C::Io>,
+    beside: Option<Arc<dyn Dial>>,
+) -> MetricsClient {
+    let state = match io {
+        Some(_) => ConnectionState::Connected,
+        None => ConnectionState::Disconnected,
+    };
+    let shared = Arc::new(Shared::new(plan.settings.clone(), state));
+    tokio::spawn(Driver::new(Arc::clone(&shared), plan, dialer, io));
+    MetricsClient::new(shared, beside)
+}

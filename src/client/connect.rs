@@ -1,0 +1,304 @@
+//! How a connection is made, and when it is tried again.
+
+use std::{future::Future, io, marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+    time::{self, Instant},
+};
+
+use crate::error::{ConnectionFault, Error};
+
+/// Makes connections: TCP unless the client is told otherwise.
+///
+/// Anything that can be read and written will do: a Unix socket, a TLS stream, a simulated network.
+/// A closure that returns a future is a connector too, and ignores the address:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use metrics_client::MetricsClient;
+///
+/// let client = MetricsClient::builder("a pipe in this process")
+///     .connector(|| async {
+///         let (ours, theirs) = tokio::io::duplex(4096);
+///         drop(theirs); // where a server would be
+///         Ok(ours)
+///     })
+///     .connect_lazy();
+/// # drop(client); }
+/// ```
+pub trait Connector: Send + Sync + 'static {
+    /// What a connection is.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Makes a connection to `address`, which is what
+    /// [`MetricsClient::builder`](crate::MetricsClient::builder) was given. It is called anew for
+    /// each connection, so that an address that has moved is found.
+    ///
+    /// The future is dropped when it takes longer than the client's connect timeout.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the connection from being made. The client will try again.
+    fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Io>> + Send;
+}
+
+impl<F, Fut, Io> Connector for F
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<Io>> + Send + 'static,
+    Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type Io = Io;
+
+    fn connect(&self, _: &str) -> impl Future<Output = io::Result<Io>> + Send {
+        self()
+    }
+}
+
+/// Connects over TCP: resolves the name anew each time and tries every address that it finds.
+///
+/// Each connection has `TCP_NODELAY`, so that a request leaves at once; keepalive, so that an idle
+/// connection whose other end has vanished is noticed; and on Linux `TCP_USER_TIMEOUT`, so that one
+/// with unacknowledged bytes is too.
+#[derive(Clone, Debug)]
+pub struct TcpConnector {
+    keepalive: Duration,
+    user_timeout: Duration,
+}
+
+impl TcpConnector {
+    /// After how long without traffic the other end is asked whether it is there, and how long
+    /// after that it is asked again. Default: 30 seconds.
+    #[must_use]
+    pub fn keepalive(mut self, interval: Duration) -> Self {
+        self.keepalive = interval;
+        self
+    }
+
+    /// How long sent bytes may stay unacknowledged by the other end's kernel before the connection
+    /// is given up (RFC 5482), where the system has such a limit. Default: 20 seconds.
+    #[must_use]
+    pub fn user_timeout(mut self, limit: Duration) -> Self {
+        self.user_timeout = limit;
+        self
+    }
+
+    fn configure(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive);
+        socket.set_tcp_keepalive(&keepalive)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        Ok(())
+    }
+}
+
+impl Default for TcpConnector {
+    fn default() -> Self {
+        Self { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(20) }
+    }
+}
+
+impl Connector for TcpConnector {
+    type Io = TcpStream;
+
+    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+        let mut addresses = tokio::net::lookup_host(address).await?;
+        let mut attempts = JoinSet::new();
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        loop {
+            let wait = match addresses.next() {
+                Some(address) => {
+                    attempts.spawn(TcpStream::connect(address));
+                    ATTEMPT_DELAY
+                }
+                None if attempts.is_empty() => return Err(failure),
+                None => Duration::MAX,
+            };
+            // Those that are still under way when one has succeeded are ended with the set.
+            match time::timeout(wait, attempts.join_next()).await {
+                Ok(Some(Ok(Ok(stream)))) => {
+                    self.configure(&stream)?;
+                    return Ok(stream);
+                }
+                Ok(Some(Ok(Err(error)))) => failure = error,
+                Ok(Some(Err(ended))) => failure = ended.into(),
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+}
+
+/// How long an address may take before the next one is tried beside it (RFC 8305, section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// A connector with what it needs to dial: an address and a time limit.
+#[derive(Debug)]
+pub(super) struct Dialer<C> {
+    pub(super) connector: C,
+    pub(super) address: Arc<str>,
+    pub(super) timeout: Duration,
+}
+
+impl<C: Connector> Dialer<C> {
+    pub(super) async fn dial(&self) -> Result<C::Io, Arc<io::Error>> {
+        let dialling = self.connector.connect(&self.address);
+        match time::timeout(self.timeout, dialling).await {
+            Ok(connected) => connected.map_err(Arc::new),
+            Err(_) => Err(Arc::new(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no connection within {:?}", self.timeout),
+            ))),
+        }
+    }
+
+    pub(super) fn fault(&self, cause: Arc<io::Error>) -> ConnectionFault {
+        ConnectionFault::Dial { address: Arc::clone(&self.address), cause }
+    }
+}
+
+/// Anything that a connection can be, where its type does not matter.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<Io: AsyncRead + AsyncWrite + Send + Unpin> Stream for Io {}
+
+/// Stands in for a connector where there is one connection and never another.
+#[derive(Debug)]
+pub(super) struct Given<Io>(PhantomData<fn() -> Io>);
+
+impl<Io> Default for Given<Io> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connector for Given<Io> {
+    type Io = Io;
+
+    async fn connect(&self, _: &str) -> io::Result<Io> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A dialer whose type does not matter, for connections beside the main one.
+pub(super) trait Dial: Send + Sync {
+    fn dial_beside(self: Arc<Self>) -> BoxFuture<Result<Box<dyn Stream>, Error>>;
+}
+
+impl<C: Connector> Dial for Dialer<C> {
+    fn dial_beside(self: Arc<Self>) -> BoxFuture<Result<Box<dyn Stream>, Error>> {
+        Box::pin(async move {
+            match self.dial().await {
+                Ok(io) => Ok(Box::new(io) as Box<dyn Stream>),
+                Err(cause) => Err(Error::Connect { address: Arc::clone(&self.address), cause }),
+            }
+        })
+    }
+}
+
+/// Where a client stands with its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnectionState {
+    /// A connection is being made.
+    Connecting,
+    /// There is a connection.
+    Connected,
+    /// There is none. Unless it never dials again, the client will try anew, at once or after a
+    /// wait; one that was made [lazily](crate::ClientBuilder::connect_lazy) waits for the first
+    /// request.
+    Disconnected,
+    /// The client serves nobody any more.
+    Closed,
+}
+
+/// What a client does when its connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconnect {
+    /// The ceilings of the first wait and of the longest; `None` means that it gives up.
+    backoff: Option<(Duration, Duration)>,
+}
+
+impl Reconnect {
+    /// Dial again, without end. The wait before each attempt is drawn at random between nothing and
+    /// a ceiling, which begins with `min`, doubles with each attempt and stops at `max` ("full
+    /// jitter": M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015). The
+    /// ceiling falls back to `min` with the first good answer, not with the connection: a server
+    /// that accepts and hangs up is not hammered.
+    #[must_use]
+    pub fn backoff(min: Duration, max: Duration) -> Self {
+        Self { backoff: Some((min, max.max(min))) }
+    }
+
+    /// Give up: the client is closed with its connection.
+    #[must_use]
+    pub fn never() -> Self {
+        Self { backoff: None }
+    }
+}
+
+/// From 50 milliseconds to 10 seconds.
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self::backoff(Duration::from_millis(50), Duration::from_secs(10))
+    }
+}
+
+/// How long to wait before the next attempt to connect.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    policy: Reconnect,
+    attempts: u32,
+}
+
+impl Backoff {
+    pub(super) fn new(policy: Reconnect) -> Self {
+        Self { policy, attempts: 0 }
+    }
+
+    /// When to dial next; never, if that is the policy.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Instant> {
+        let (min, max) = self.policy.backoff?;
+        let ceiling = min.saturating_mul(1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX));
+        self.attempts = self.attempts.saturating_add(1).min(31);
+        Some(now + ceiling.min(max).mul_f64(fastrand::f64()))
+    }
+
+    /// The connection has proved good.
+    pub(super) fn reset(&mut self) {
+        self.attempts = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_grows_to_its_ceiling_and_starts_over_after_a_good_answer() {
+        let min = Duration::from_millis(50);
+        let max = Duration::from_secs(10);
+        let now = Instant::now();
+        let mut backoff = Backoff::new(Reconnect::backoff(min, max));
+        let mut longest = Duration::ZERO;
+        for attempt in 0..1000 {
+            let wait = backoff.next(now).unwrap() - now;
+            assert!(wait <= max.min(min * 2_u32.pow(attempt.min(10))), "{attempt}: {wait:?}");
+            longest = longest.max(wait);
+        }
+        assert!(longest > max / 2, "{longest:?}");
+        backoff.reset();
+        assert!(backoff.next(now).unwrap() - now <= min);
+    }
+
+    #[test]
+    fn a_client_that_gives_up_does_not_wait() {
+        assert_eq!(Backoff::new(Reconnect::never()).next(Instant::now()), None);
+    }
+}

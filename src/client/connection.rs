@@ -1,0 +1,200 @@
+//! One connection: bytes from the pipeline to the server, answers from the server to the pipeline.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use futures_core::Stream as _;
+use futures_sink::Sink;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+use tokio_util::codec::Framed;
+
+use super::{
+    connect::BoxFuture,
+    shared::{Shared, wake_all},
+};
+use crate::{
+    error::ConnectionFault,
+    protocol::{ClientCodec, CodecError, Request, Response},
+};
+
+/// How much is read at once, in bytes. As with the kernel's own buffers, more gains little.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How many answers are handed out under one lock.
+const RESPONSES_AT_ONCE: usize = 1024;
+
+/// How many bytes may wait for the socket before no more requests are taken: they would only wait
+/// here instead of in the pipeline, where they can still be withdrawn.
+const WRITE_BUFFER_BYTES: usize = 256 * 1024;
+
+pub(super) struct Connection<Io> {
+    framed: Framed<Io, ClientCodec>,
+    /// Answers on their way to the pipeline.
+    responses: Vec<Response>,
+    /// How many of the decoded bytes have been counted.
+    counted: u64,
+    /// Whether the server has given an answer that was due.
+    proven: bool,
+    probe: Probe,
+}
+
+/// Where the question stands whether this server can pipeline.
+enum Probe {
+    /// To be asked once a request has to wait for the answer to another.
+    Due,
+    Running(BoxFuture<bool>),
+    /// Was answered, or must not be asked.
+    Done,
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
+    pub(super) fn new(io: Io, max_response_bytes: usize, may_probe: bool) -> Self {
+        let codec = ClientCodec::max_response_bytes(max_response_bytes);
+        Self {
+            framed: Framed::with_capacity(io, codec, READ_BUFFER_BYTES),
+            responses: Vec::new(),
+            counted: 0,
+            proven: false,
+            probe: if may_probe { Probe::Due } else { Probe::Done },
+        }
+    }
+
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// Moves whatever can be moved now. Ready when the connection is at its end, with the reason.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &Shared,
+        wakers: &mut Vec<Waker>,
+    ) -> Poll<ConnectionFault> {
+        loop {
+            // Reading comes first and never waits for writing: two ends that both only write would
+            // wait for each other for ever. And bytes that nobody asked for must be seen before the
+            // next request makes them look like its answer.
+            if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
+                return Poll::Ready(fault);
+            }
+            let taken = self.take(shared);
+            if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+                return Poll::Ready(error.into());
+            }
+            if !taken {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether there is room for more requests.
+    pub(super) fn has_room(&self) -> bool {
+        self.framed.write_buffer().len() < WRITE_BUFFER_BYTES
+    }
+
+    /// Shuts the connection down, after what is left has been written.
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        Sink::<Request>::poll_close(Pin::new(&mut self.framed), cx)
+    }
+
+    /// Begins to find out whether the server can pipeline, if that is open. Says whether it was.
+    pub(super) fn start_probe(&mut self, probe: impl FnOnce() -> BoxFuture<bool>) -> bool {
+        let due = matches!(self.probe, Probe::Due);
+        if due {
+            self.probe = Probe::Running(probe());
+        }
+        due
+    }
+
+    /// Whether the server can pipeline, once that has been found out.
+    pub(super) fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Probe::Running(probe) = &mut self.probe else {
+            return Poll::Pending;
+        };
+        let found = probe.as_mut().poll(cx);
+        if found.is_ready() {
+            self.probe = Probe::Done;
+        }
+        found
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &Shared,
+        wakers: &mut Vec<Waker>,
+    ) -> Poll<ConnectionFault> {
+        loop {
+            let mut all_read = false;
+            let end = match Pin::new(&mut self.framed).poll_next(cx) {
+                Poll::Ready(Some(Ok(response))) => {
+                    self.responses.push(response);
+                    if self.responses.len() < RESPONSES_AT_ONCE {
+                        continue;
+                    }
+                    None
+                }
+                Poll::Ready(Some(Err(error))) => Some(error.into()),
+                Poll::Ready(None) => Some(ConnectionFault::ClosedByServer),
+                Poll::Pending => {
+                    all_read = true;
+                    None
+                }
+            };
+            if let Err(fault) = self.complete(all_read, shared, wakers) {
+                return Poll::Ready(fault);
+            }
+            match end {
+                Some(fault) => return Poll::Ready(fault),
+                None if all_read => return Poll::Pending,
+                None => {}
+            }
+        }
+    }
+
+    /// Hands the answers to the pipeline, and wakes those who waited for them.
+    fn complete(
+        &mut self,
+        all_read: bool,
+        shared: &Shared,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), ConnectionFault> {
+        let codec = self.framed.codec();
+        let amid = all_read && (codec.is_amid_response() || !self.framed.read_buffer().is_empty());
+        let decoded = codec.decoded();
+        if self.responses.is_empty() && !amid {
+            return Ok(());
+        }
+        self.proven |= !self.responses.is_empty();
+        let mut pipeline = shared.pipeline();
+        pipeline.counters_mut().bytes_received += decoded - self.counted;
+        self.counted = decoded;
+        let result = pipeline.complete(self.responses.drain(..), amid, Instant::now(), wakers);
+        drop(pipeline);
+        wake_all(wakers);
+        result
+    }
+
+    /// Takes the requests that may be sent, and says whether there were any.
+    fn take(&mut self, shared: &Shared) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let buffer = self.framed.write_buffer_mut();
+        let before = buffer.len();
+        let mut pipeline = shared.pipeline();
+        pipeline.take(buffer, Instant::now());
+        let taken = buffer.len() - before;
+        pipeline.counters_mut().bytes_sent += taken as u64;
+        taken > 0
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
+        Sink::<Request>::poll_flush(Pin::new(&mut self.framed), cx)
+    }
+}

@@ -1,0 +1,341 @@
+//! The task that keeps a client connected.
+//!
+//! A client has one driver. It dials, and dials again, lets the connection move bytes while there
+//! is one, and tells the pipeline the time. What any of this means for a request, the pipeline
+//! decides.
+
+use std::{
+    error::Error as _,
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::{self, Instant, Sleep};
+
+use super::{
+    config::Pipelining,
+    connect::{Backoff, BoxFuture, ConnectionState, Connector, Dialer, Reconnect},
+    connection::Connection,
+    pipeline::Settings,
+    probe,
+    shared::{Shared, wake_all},
+};
+use crate::error::ConnectionFault;
+
+/// What a driver is told once, when it is made.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) settings: Settings,
+    pub(super) pipelining: Pipelining,
+    pub(super) max_in_flight: usize,
+    pub(super) max_response_bytes: usize,
+    pub(super) reconnect: Reconnect,
+}
+
+pub(super) struct Driver<C: Connector> {
+    shared: Arc<Shared>,
+    plan: Plan,
+    dialer: Arc<Dialer<C>>,
+    link: Link<C::Io>,
+    backoff: Backoff,
+    timer: Timer,
+    /// Whether a connection has stalled with several requests in flight.
+    distrusted: bool,
+    /// Tasks to be woken once the pipeline's lock is released.
+    wakers: Vec<Waker>,
+}
+
+/// Where the driver stands with its connection.
+enum Link<Io> {
+    /// There is none, and nobody has asked for anything yet.
+    Idle,
+    Dialing(BoxFuture<Result<Io, Arc<io::Error>>>),
+    /// Waiting to dial.
+    Backoff(Pin<Box<Sleep>>),
+    Up(Box<Connection<Io>>),
+    /// Everything is answered, and the connection is being shut down, until the time is over.
+    Closing(Box<Connection<Io>>, Pin<Box<Sleep>>),
+    Closed,
+}
+
+/// How long the shutdown of a connection may take on which everything is answered.
+const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
+
+impl<C: Connector> Driver<C> {
+    /// A driver, on the connection if there is one already.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        plan: Plan,
+        dialer: Arc<Dialer<C>>,
+        io: Option<C::Io>,
+    ) -> Self {
+        let mut driver = Self {
+            shared,
+            dialer,
+            link: Link::Idle,
+            backoff: Backoff::new(plan.reconnect),
+            plan,
+            timer: Timer::new(),
+            distrusted: false,
+            wakers: Vec::new(),
+        };
+        if let Some(io) = io {
+            driver.connected(io);
+        }
+        driver
+    }
+
+    fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.link {
+            Link::Idle => {
+                if self.shared.pipeline().is_drained() {
+                    return self.poll_unwanted(cx);
+                }
+                self.dial();
+            }
+            Link::Dialing(dialling) => match dialling.as_mut().poll(cx) {
+                Poll::Ready(Ok(io)) => self.connected(io),
+                Poll::Ready(Err(cause)) => self.not_connected(cause),
+                Poll::Pending => return self.poll_unwanted(cx),
+            },
+            Link::Backoff(wait) => match wait.as_mut().poll(cx) {
+                Poll::Ready(()) => self.dial(),
+                Poll::Pending => return self.poll_unwanted(cx),
+            },
+            Link::Up(_) => return self.poll_up(cx),
+            Link::Closing(connection, limit) => {
+                if connection.poll_close(cx).is_pending() && limit.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                self.closed(None);
+            }
+            Link::Closed => return Poll::Pending,
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Link::Up(connection) = &mut self.link else {
+            return Poll::Ready(());
+        };
+        if let Poll::Ready(can_pipeline) = connection.poll_probe(cx) {
+            tracing::debug!(address = &*self.dialer.address, can_pipeline, "asked the server");
+            if can_pipeline {
+                self.shared.pipeline().set_width(self.plan.max_in_flight);
+            }
+        }
+        let ended = connection.poll(cx, &self.shared, &mut self.wakers);
+        if connection.is_proven() {
+            self.backoff.reset();
+        }
+        if let Poll::Ready(fault) = ended {
+            self.disconnected(fault);
+            return Poll::Ready(());
+        }
+        let mut pipeline = self.shared.pipeline();
+        if !pipeline.is_open() && pipeline.is_drained() {
+            drop(pipeline);
+            if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Closed) {
+                let limit = Box::pin(time::sleep(CLOSE_TIME_LIMIT));
+                self.link = Link::Closing(connection, limit);
+            }
+            return Poll::Ready(());
+        }
+        let dialer = &self.dialer;
+        let probing = pipeline.is_held_back()
+            && connection.start_probe(|| Box::pin(probe(Arc::clone(dialer))));
+        pipeline.park(cx.waker());
+        // Nothing may have come between the last look and this one that nobody will rouse us for.
+        let sendable = pipeline.can_send() && connection.has_room();
+        if probing || sendable || self.timer.bring_forward(pipeline.next_expiry()) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Ready when something has changed: nobody will want a connection any more, or the timer must
+    /// be set. Otherwise the next request, or the end of the last handle, rouses the driver.
+    fn poll_unwanted(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let mut pipeline = self.shared.pipeline();
+        if !pipeline.is_open() && pipeline.is_drained() {
+            drop(pipeline);
+            self.closed(None);
+            return Poll::Ready(());
+        }
+        pipeline.park(cx.waker());
+        let idle = matches!(self.link, Link::Idle) && !pipeline.is_drained();
+        if idle || self.timer.bring_forward(pipeline.next_expiry()) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Tells the pipeline the time whenever it wants to be told.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) {
+        while self.timer.poll(cx).is_ready() {
+            let now = Instant::now();
+            if self.shared.pipeline().is_stalled(now) {
+                self.distrusted |= self.shared.pipeline().width() > 1;
+                let after = self.plan.settings.stall_timeout;
+                self.disconnected(ConnectionFault::Stalled { after });
+            }
+            let next = self.shared.pipeline().expire(now, &mut self.wakers);
+            wake_all(&mut self.wakers);
+            match next {
+                Some(at) => self.timer.set(at),
+                None => break,
+            }
+        }
+    }
+
+    fn dial(&mut self) {
+        self.shared.state().send_replace(ConnectionState::Connecting);
+        let dialer = Arc::clone(&self.dialer);
+        self.link = Link::Dialing(Box::pin(async move { dialer.dial().await }));
+    }
+
+    fn connected(&mut self, io: C::Io) {
+        let (width, may_probe) = match self.plan.pipelining {
+            Pipelining::On => (self.plan.max_in_flight, false),
+            Pipelining::Off => (1, false),
+            Pipelining::Auto => (1, self.plan.max_in_flight > 1 && !self.distrusted),
+        };
+        self.shared.pipeline().connected(width);
+        self.shared.state().send_replace(ConnectionState::Connected);
+        self.link =
+            Link::Up(Box::new(Connection::new(io, self.plan.max_response_bytes, may_probe)));
+        tracing::info!(address = &*self.dialer.address, "connected");
+    }
+
+    fn not_connected(&mut self, cause: Arc<io::Error>) {
+        let fault = Arc::new(self.dialer.fault(cause));
+        tracing::warn!(error = %Chain(&fault), "no connection");
+        self.shared.pipeline().not_connected(Arc::clone(&fault));
+        self.back_off(&fault);
+    }
+
+    fn disconnected(&mut self, fault: ConnectionFault) {
+        let fault = Arc::new(fault);
+        let address = &*self.dialer.address;
+        let retried = self.shared.pipeline().disconnected(&fault, &mut self.wakers);
+        wake_all(&mut self.wakers);
+        if fault.is_protocol_violation() {
+            tracing::error!(address, error = %Chain(&fault), "protocol error");
+        } else {
+            tracing::warn!(address, error = %Chain(&fault), "disconnected");
+        }
+        if retried > 0 {
+            tracing::info!(address, requests = retried, "will send again");
+        }
+        self.back_off(&fault);
+    }
+
+    fn back_off(&mut self, fault: &Arc<ConnectionFault>) {
+        match self.backoff.next(Instant::now()) {
+            Some(at) => {
+                self.link = Link::Backoff(Box::pin(time::sleep_until(at)));
+                self.shared.state().send_replace(ConnectionState::Disconnected);
+            }
+            None => self.closed(Some(fault)),
+        }
+    }
+
+    fn closed(&mut self, fault: Option<&Arc<ConnectionFault>>) {
+        self.link = Link::Closed;
+        self.shared.pipeline().end(fault, &mut self.wakers);
+        wake_all(&mut self.wakers);
+        self.shared.state().send_replace(ConnectionState::Closed);
+        tracing::debug!(address = &*self.dialer.address, "closed");
+    }
+}
+
+impl<C: Connector> Future for Driver<C> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let driver = self.get_mut();
+        loop {
+            driver.poll_timer(cx);
+            if let Link::Closed = driver.link {
+                return Poll::Ready(());
+            }
+            if driver.poll_link(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+/// However the driver ends, by a panic or with its runtime: nobody waits for ever.
+impl<C: Connector> Drop for Driver<C> {
+    fn drop(&mut self) {
+        if !matches!(self.link, Link::Closed) {
+            self.closed(None);
+        }
+    }
+}
+
+async fn probe<C: Connector>(dialer: Arc<Dialer<C>>) -> bool {
+    match dialer.dial().await {
+        Ok(io) => probe::can_pipeline(io).await,
+        Err(_) => false,
+    }
+}
+
+/// One timer for everything that has a deadline.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    /// When it runs out, if it runs.
+    at: Option<Instant>,
+}
+
+impl Timer {
+    fn new() -> Self {
+        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None }
+    }
+
+    fn set(&mut self, at: Instant) {
+        self.sleep.as_mut().reset(at);
+        self.at = Some(at);
+    }
+
+    /// Sees to it that it runs out at `at` or before, and says whether it has to be polled again.
+    fn bring_forward(&mut self, at: Option<Instant>) -> bool {
+        match at {
+            Some(at) if self.at.is_none_or(|set| at < set) => {
+                self.set(at);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Ready when it has run out, or was never set.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.at.is_some() && self.sleep.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.at = None;
+        Poll::Ready(())
+    }
+}
+
+/// An error with all that lies beneath it, in one line.
+struct Chain<'a>(&'a ConnectionFault);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,299 @@
+//! The client: a handle that can be cloned, and the task behind it.
+
+use std::{fmt, sync::Arc};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+
+use self::{connect::Dial, pipeline::Answer, shared::Shared};
+use crate::{
+    error::{Delivery, Error},
+    metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
+    protocol::NotFinite,
+};
+
+mod batch;
+mod config;
+mod connect;
+mod connection;
+mod driver;
+mod pipeline;
+mod probe;
+mod shared;
+mod stats;
+mod stream;
+
+pub use config::{ClientBuilder, Overflow, Pipelining};
+pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
+pub use stats::Stats;
+pub use stream::SampleStream;
+
+/// A client of one metrics server, over one connection that is kept.
+///
+/// Cloning is cheap, and clones share the connection. When the last one is dropped, what has been
+/// accepted is still served, and then the connection is closed. Any number of tasks may call it at
+/// once; it can live on a current-thread runtime.
+///
+/// ```
+/// # #[cfg(feature = "server")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let address = server.local_addr();
+/// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+/// use metrics_client::MetricsClient;
+///
+/// let client = MetricsClient::connect(address).await?;
+/// client.put("palm.cpu", 23.7).await?;
+/// let metrics = client.get("palm.cpu").await?;
+/// assert_eq!(metrics.latest("palm.cpu").map(|point| point.value), Some(23.7));
+/// # Ok(()) }
+/// # #[cfg(not(feature = "server"))] fn main() {}
+/// ```
+#[derive(Clone)]
+pub struct MetricsClient {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    /// Makes connections beside the main one, where that is possible.
+    dialer: Option<Arc<dyn Dial>>,
+}
+
+impl MetricsClient {
+    /// Connects to the server at `address`, as `host:port`, with everything at its default. The
+    /// name is resolved anew at each dial.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] with the reason, if nobody listens there.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn connect(address: impl ToString) -> Result<Self, Error> {
+        Self::builder(address).connect().await
+    }
+
+    /// A client of the server at `address` that is to be told more before it connects.
+    pub fn builder(address: impl ToString) -> ClientBuilder {
+        ClientBuilder::new(address.to_string().into())
+    }
+
+    /// A client on a stream that is connected already, with everything at its default; see
+    /// [`ClientBuilder::with_io`].
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "the connection is closed when the last handle is dropped"]
+    pub fn from_io<Io>(io: Io) -> Self
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Self::builder("a given stream").with_io(io)
+    }
+
+    fn new(shared: Arc<Shared>, dialer: Option<Arc<dyn Dial>>) -> Self {
+        Self { handle: Arc::new(Handle { shared, dialer }) }
+    }
+
+    /// Stores `value` for `key` at the current second, and returns once the server has
+    /// acknowledged it.
+    ///
+    /// # Errors
+    ///
+    /// See [`put_at`](Self::put_at).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`put_at`](Self::put_at).
+    pub async fn put(&self, key: impl AsRef<str>, value: f64) -> Result<(), Error> {
+        self.put_at(key, value, unix_seconds()).await
+    }
+
+    /// Stores `value` for `key` at `timestamp`, in seconds since the Unix epoch, and returns once
+    /// the server has acknowledged it.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is sent if `key` is no key or `value` is not finite; with
+    /// [`Error::Rejected`] if the server refuses it; else as the connection and the deadline have
+    /// it.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped before its request was sent withdraws it. One that is dropped later
+    /// leaves open whether the value is stored. Other calls are not touched either way.
+    pub async fn put_at(
+        &self,
+        key: impl AsRef<str>,
+        value: f64,
+        timestamp: i64,
+    ) -> Result<(), Error> {
+        let key = key.as_ref();
+        Key::check(key)?;
+        NotFinite::check(key, value)?;
+        let point = Point { timestamp, value };
+        let call = self.handle.shared.submit(|pipeline, now| pipeline.put(key, point, now))?;
+        call.await.map(|_| ())
+    }
+
+    /// Stores any number of samples, in their order, and returns once the server has acknowledged
+    /// all of them.
+    ///
+    /// They go out in blocks as there is room, so memory stays bounded however many they are. The
+    /// request timeout holds for each block, not for the whole. Samples that the server refuses do
+    /// not keep the rest from being stored.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is sent if a value is not finite; else [`Error::Batch`], which says how many
+    /// were stored, which was the first that was not, and why.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future withdraws the samples that have not been sent.
+    pub async fn put_all(&self, samples: impl AsRef<[Sample]>) -> Result<(), Error> {
+        batch::put_all(&self.handle.shared, samples.as_ref()).await
+    }
+
+    /// Brings the points of one key, or with `"*"` of all.
+    ///
+    /// A key that the server does not know has no points, and that is no error.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is sent if `selector` is neither; with [`Error::Rejected`] if the server
+    /// refuses it, with [`Error::InvalidResponse`] if its answer is no data; else as the connection
+    /// and the deadline have it. An answer beyond the limit ends the connection: use
+    /// [`stream`](Self::stream) for what may be larger.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future touches no other call.
+    pub async fn get<S>(&self, selector: S) -> Result<Metrics, Error>
+    where
+        S: TryInto<Selector>,
+        InvalidKey: From<S::Error>,
+    {
+        let selector = selector.try_into().map_err(InvalidKey::from)?;
+        let call = self.handle.shared.submit(|pipeline, now| pipeline.get(&selector, now))?;
+        Ok(match call.await? {
+            Answer::Found(metrics) => metrics,
+            Answer::Stored => Metrics::new(),
+        })
+    }
+
+    /// Brings everything that is stored; the same as `get("*")`.
+    ///
+    /// # Errors
+    ///
+    /// See [`get`](Self::get).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get`](Self::get).
+    pub async fn get_all(&self) -> Result<Metrics, Error> {
+        self.get(Selector::All).await
+    }
+
+    /// Brings the samples of one key, or with `"*"` of all, one by one and in bounded memory,
+    /// however many are stored.
+    ///
+    /// They come over a connection of their own, so nothing else waits for them, and as the server
+    /// sends them: nothing is sorted or merged here.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is sent if `selector` is neither a key nor `*`; [`Error::CannotDial`] if the
+    /// client was made [from a stream](Self::from_io); else if there is no connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection that it was making.
+    pub async fn stream<S>(&self, selector: S) -> Result<SampleStream, Error>
+    where
+        S: TryInto<Selector>,
+        InvalidKey: From<S::Error>,
+    {
+        let selector = selector.try_into().map_err(InvalidKey::from)?;
+        let Some(dialer) = &self.handle.dialer else {
+            return Err(Error::CannotDial);
+        };
+        let (is_open, limit) = {
+            let pipeline = self.handle.shared.pipeline();
+            (pipeline.is_open(), pipeline.request_timeout())
+        };
+        if !is_open {
+            return Err(Error::Closed { delivery: Delivery::NotSent });
+        }
+        SampleStream::open(Arc::clone(dialer), &selector, limit).await
+    }
+
+    /// Closes the client, for all clones: takes no more requests, serves those it has, then closes
+    /// the connection. Returns once that is done.
+    ///
+    /// # Errors
+    ///
+    /// If a request that had been accepted found no answer meanwhile: the first such error. Its
+    /// caller has been told too.
+    ///
+    /// # Cancel safety
+    ///
+    /// The client goes on closing when the future is dropped.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.handle.close();
+        let mut state = self.state();
+        // An error would mean that the sender is gone, but this handle holds it.
+        let _ = state.wait_for(|&state| state == ConnectionState::Closed).await;
+        self.handle.shared.pipeline().close_failure().map_or(Ok(()), Err)
+    }
+
+    /// Where the client stands with its connection, and every change of that.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use metrics_client::{ConnectionState, MetricsClient};
+    ///
+    /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy();
+    /// assert_eq!(*client.state().borrow(), ConnectionState::Disconnected);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.handle.shared.state().subscribe()
+    }
+
+    /// What the client has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.handle.shared.pipeline().stats()
+    }
+}
+
+impl fmt::Debug for MetricsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsClient")
+            .field("state", &*self.handle.shared.state().borrow())
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        let driver = self.shared.pipeline().close();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

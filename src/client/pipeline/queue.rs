@@ -1,0 +1,288 @@
+//! The requests in their order: first those in flight, then those that wait to be sent.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, BytesMut};
+use tokio::time::Instant;
+
+use super::waiters::WaiterId;
+
+/// Requests and their bytes, in the order in which they were accepted.
+///
+/// One buffer holds the bytes of all of them. Those in flight stay in it until they are answered, so
+/// that they can be sent again on another connection:
+///
+/// ```text
+///   bytes:    [ in flight . . . . . | waiting to be sent . . . . ]
+///             ^ front answered next ^ sent                       ^ pushed at the end
+/// ```
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    bytes: BytesMut,
+    entries: VecDeque<Entry>,
+    /// How many bytes at the front have been taken or passed over.
+    sent: usize,
+    /// How many entries at the front have been taken or passed over as a whole.
+    passed: usize,
+    /// How many bytes, of those not yet passed, belong to entries that nobody wants any more.
+    dead: usize,
+    /// How many requests have been taken and not been answered.
+    in_flight: usize,
+}
+
+/// One request, or a run of puts of one batch that lie one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// Its place in the order of all entries ever.
+    pub(super) seq: u64,
+    /// Who waits for it; nobody once the caller has left or been told.
+    pub(super) waiter: Option<WaiterId>,
+    pub(super) kind: Kind,
+    pub(super) deadline: Instant,
+    /// The place of its first request in the batch.
+    pub(super) index: usize,
+    pub(super) requests: usize,
+    pub(super) sent: usize,
+    pub(super) answered: usize,
+    /// Whether any of it went out on an earlier connection.
+    pub(super) retried: bool,
+    len: usize,
+    sent_len: usize,
+    dead: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Put,
+    Get,
+}
+
+impl Entry {
+    pub(super) fn new(seq: u64, waiter: WaiterId, kind: Kind, deadline: Instant) -> Self {
+        Self {
+            seq,
+            waiter: Some(waiter),
+            kind,
+            deadline,
+            index: 0,
+            requests: 1,
+            sent: 0,
+            answered: 0,
+            retried: false,
+            len: 0,
+            sent_len: 0,
+            dead: false,
+        }
+    }
+
+    /// Whether any of it may have reached a server.
+    pub(super) fn is_attempted(&self) -> bool {
+        self.retried || self.sent > 0
+    }
+}
+
+impl Queue {
+    /// Encodes an entry's requests at the end of the buffer, and says how many bytes they are. They
+    /// belong to nobody until [`push`](Self::push) or [`pull_back`](Self::pull_back).
+    #[inline]
+    pub(super) fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) -> usize {
+        let before = self.bytes.len();
+        encode(&mut self.bytes);
+        self.bytes.len() - before
+    }
+
+    /// Adds the entry whose `len` bytes were encoded last.
+    #[inline]
+    pub(super) fn push(&mut self, mut entry: Entry, len: usize) {
+        entry.len = len;
+        self.entries.push_back(entry);
+    }
+
+    /// Takes back the `len` bytes that were encoded last.
+    pub(super) fn pull_back(&mut self, len: usize) -> Box<[u8]> {
+        self.bytes.split_off(self.bytes.len() - len)[..].into()
+    }
+
+    /// How many bytes wait to be sent.
+    #[inline]
+    pub(super) fn waiting_len(&self) -> usize {
+        self.bytes.len() - self.sent - self.dead
+    }
+
+    /// How many bytes are held for whatever reason.
+    #[cfg(test)]
+    pub(super) fn held_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether any request waits to be sent.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting_len() > 0
+    }
+
+    #[inline]
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// Appends to `dst` as many requests as may be in flight at once, and says how many those were.
+    pub(super) fn take(&mut self, width: usize, dst: &mut BytesMut) -> usize {
+        let before = self.in_flight;
+        let mut run = self.sent;
+        while self.in_flight < width
+            && let Some(entry) = self.entries.get_mut(self.passed)
+        {
+            if entry.dead {
+                dst.extend_from_slice(&self.bytes[run..self.sent]);
+                self.sent += entry.len;
+                self.dead -= entry.len;
+                self.passed += 1;
+                run = self.sent;
+                continue;
+            }
+            let rest = &self.bytes[self.sent..][..entry.len - entry.sent_len];
+            let requests = (entry.requests - entry.sent).min(width - self.in_flight);
+            let whole = entry.sent + requests == entry.requests;
+            let len = if whole { rest.len() } else { lines_len(rest, requests) };
+            entry.sent += requests;
+            entry.sent_len += len;
+            self.sent += len;
+            self.in_flight += requests;
+            self.passed += usize::from(whole);
+        }
+        dst.extend_from_slice(&self.bytes[run..self.sent]);
+        self.in_flight - before
+    }
+
+    /// The kind of the request whose answer is due next.
+    #[inline]
+    pub(super) fn due(&mut self) -> Option<Kind> {
+        self.drop_finished_front();
+        self.entries.front().filter(|entry| entry.answered < entry.sent).map(|entry| entry.kind)
+    }
+
+    /// The answer that is due has come: says who waits for it, and the place of its request in the
+    /// batch.
+    #[inline]
+    pub(super) fn answer(&mut self) -> Option<(Option<WaiterId>, usize)> {
+        let entry = self.entries.front_mut()?;
+        let answered = (entry.waiter, entry.index + entry.answered);
+        entry.answered += 1;
+        self.in_flight -= 1;
+        if entry.answered == entry.requests {
+            self.pop_front();
+        }
+        Some(answered)
+    }
+
+    /// Nobody waits for this entry any more: what of it has not been sent will not be. Returns it as
+    /// it was.
+    pub(super) fn abandon(&mut self, seq: u64) -> Option<Entry> {
+        let place = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let entry = self.entries.get_mut(place)?;
+        let before = *entry;
+        entry.waiter = None;
+        let unsent = entry.len - entry.sent_len;
+        if entry.sent == 0 {
+            entry.dead = true;
+            self.dead += entry.len;
+        } else if unsent > 0 {
+            // Partly sent: the rest is passed over, the answers to the first part are still due.
+            entry.requests = entry.sent;
+            entry.sent_len = entry.len;
+            self.sent += unsent;
+            self.passed += 1;
+        }
+        self.drop_finished_front();
+        // Amortised: no byte is moved more often than a byte dies.
+        if self.dead > self.bytes.len() / 2 {
+            self.compact();
+        }
+        Some(before)
+    }
+
+    /// The entries whose deadline has passed, which nobody waits for from then on.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Entry> {
+        let late = self
+            .entries
+            .iter()
+            .take_while(|entry| entry.deadline <= now)
+            .filter(|entry| entry.waiter.is_some())
+            .map(|entry| entry.seq)
+            .collect::<Vec<_>>();
+        late.into_iter().filter_map(|seq| self.abandon(seq)).collect()
+    }
+
+    /// Readies the queue for another connection: nothing is in flight, and only what `keep` wants
+    /// stays. It may raise [`Entry::answered`] so that the entry's first requests do not stay.
+    pub(super) fn restart(&mut self, mut keep: impl FnMut(&mut Entry) -> bool) {
+        let old = std::mem::take(self);
+        let mut at = 0;
+        for mut entry in old.entries {
+            let text = &old.bytes[at..at + entry.len];
+            at += entry.len;
+            if entry.dead || !keep(&mut entry) || entry.answered == entry.requests {
+                continue;
+            }
+            let done = lines_len(text, entry.answered);
+            self.bytes.extend_from_slice(&text[done..]);
+            self.entries.push_back(Entry {
+                index: entry.index + entry.answered,
+                requests: entry.requests - entry.answered,
+                retried: entry.is_attempted(),
+                sent: 0,
+                answered: 0,
+                len: entry.len - done,
+                sent_len: 0,
+                ..entry
+            });
+        }
+    }
+
+    /// Gives back the room of the entries that died before they were sent.
+    fn compact(&mut self) {
+        let waiting = self.bytes.split_off(self.sent);
+        let mut at = 0;
+        for entry in self.entries.split_off(self.passed) {
+            let len = entry.len - entry.sent_len;
+            if !entry.dead {
+                self.bytes.extend_from_slice(&waiting[at..at + len]);
+                self.entries.push_back(entry);
+            }
+            at += len;
+        }
+        self.dead = 0;
+    }
+
+    #[inline]
+    fn drop_finished_front(&mut self) {
+        while self.entries.front().is_some_and(|e| e.dead || e.answered == e.requests) {
+            self.pop_front();
+        }
+    }
+
+    #[inline]
+    fn pop_front(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.bytes.advance(entry.len);
+            if self.passed > 0 {
+                self.passed -= 1;
+                self.sent -= entry.len;
+            } else {
+                self.dead -= entry.len;
+            }
+        }
+    }
+}
+
+/// How long the first `lines` lines of `text` are, in bytes.
+fn lines_len(text: &[u8], lines: usize) -> usize {
+    match lines.checked_sub(1) {
+        None => 0,
+        Some(last) => memchr::memchr_iter(b'\n', text).nth(last).map_or(text.len(), |end| end + 1),
+    }
+}

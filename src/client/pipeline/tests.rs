@@ -1,0 +1,76 @@
+//! The pipeline, with plain values and a made-up clock.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Wake,
+};
+
+use super::*;
+
+mod edges;
+mod events;
+mod model;
+mod random;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A task that only remembers that it was woken.
+#[derive(Debug, Default)]
+struct Task(AtomicBool);
+
+impl Task {
+    /// Whether it was woken since the last look.
+    fn was_woken(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a request has come to.
+#[derive(Clone, Debug, PartialEq)]
+enum Outcome {
+    Stored,
+    /// The first key of the data, if there is data.
+    Found(Option<String>),
+    Rejected(String),
+    Unreadable,
+    Timeout(Delivery),
+    Lost(Delivery),
+    Closed(Delivery),
+    /// The caller has left.
+    Cancelled,
+}
+
+impl From<&Error> for Outcome {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Rejected { message } => Self::Rejected(message.to_string()),
+            Error::InvalidResponse(_) => Self::Unreadable,
+            Error::Timeout { delivery, .. } => Self::Timeout(*delivery),
+            Error::Connection { delivery, .. } => Self::Lost(*delivery),
+            Error::Closed { delivery } => Self::Closed(*delivery),
+            error => panic!("a pipeline does not end a request with {error:?}"),
+        }
+    }
+}
+
+impl From<Result<Answer, Error>> for Outcome {
+    fn from(result: Result<Answer, Error>) -> Self {
+        match result {
+            Ok(Answer::Stored) => Self::Stored,
+            Ok(Answer::Found(metrics)) => {
+                Self::Found(metrics.keys().next().map(ToString::to_string))
+            }
+            Err(error) => Self::from(&error),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What a pipeline should do: one list of requests, without buffers, offsets and slots.
+
+use super::*;
+
+#[derive(Debug)]
+pub(super) struct Model {
+    settings: Settings,
+    /// All that were ever accepted, in their order.
+    requests: Vec<Request>,
+    blocks: usize,
+    pub(super) width: usize,
+    pub(super) is_open: bool,
+    due_since: Option<Instant>,
+    retried: u64,
+}
+
+#[derive(Debug)]
+struct Request {
+    call: usize,
+    /// Its place in the batch.
+    index: usize,
+    kind: Kind,
+    text: String,
+    /// Requests that were accepted together find room together.
+    block: usize,
+    deadline: Instant,
+    place: Place,
+    /// Whether it was sent on an earlier connection.
+    retried: bool,
+    outcome: Option<Outcome>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Overflow,
+    Queue,
+    Flight,
+    /// Answered, or withdrawn before it was sent.
+    Gone,
+}
+
+/// How far a batch has come.
+#[derive(Debug, PartialEq)]
+pub(super) struct BatchState {
+    pub(super) unfinished: usize,
+    pub(super) acknowledged: usize,
+    pub(super) first_failed: Option<usize>,
+    pub(super) broken: bool,
+}
+
+impl Model {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            requests: Vec::new(),
+            blocks: 0,
+            width: 1,
+            is_open: true,
+            due_since: None,
+            retried: 0,
+        }
+    }
+
+    /// Accepts a block of requests of one call, or refuses it.
+    pub(super) fn accept(
+        &mut self,
+        call: usize,
+        kind: Kind,
+        texts: &[String],
+        now: Instant,
+    ) -> bool {
+        let len = texts.iter().map(String::len).sum::<usize>();
+        let waiting = self.waiting_len();
+        let has_room = !self.any(Place::Overflow)
+            && (waiting == 0 || waiting + len <= self.settings.max_buffered_bytes);
+        let place = match (has_room, self.settings.overflow) {
+            (true, _) => Place::Queue,
+            (false, Overflow::Wait) => Place::Overflow,
+            (false, Overflow::Fail) => return false,
+        };
+        let before = self.requests.iter().filter(|request| request.call == call).count();
+        self.requests.extend(texts.iter().enumerate().map(|(at, text)| Request {
+            call,
+            index: before + at,
+            kind,
+            text: text.clone(),
+            block: self.blocks,
+            deadline: now + self.settings.request_timeout,
+            place,
+            retried: false,
+            outcome: None,
+        }));
+        self.blocks += 1;
+        true
+    }
+
+    /// The bytes that may be sent now.
+    pub(super) fn take(&mut self, now: Instant) -> String {
+        let mut taken = String::new();
+        let mut room = self.width.saturating_sub(self.in_flight());
+        for request in self.requests.iter_mut().filter(|request| request.place == Place::Queue) {
+            if room == 0 {
+                break;
+            }
+            request.place = Place::Flight;
+            taken += &request.text;
+            room -= 1;
+        }
+        self.admit();
+        if !taken.is_empty() {
+            self.due_since = self.due_since.or(Some(now));
+        }
+        taken
+    }
+
+    /// The kind of the request whose answer is due.
+    pub(super) fn due(&self) -> Option<Kind> {
+        self.requests.iter().find(|request| request.place == Place::Flight).map(|due| due.kind)
+    }
+
+    pub(super) fn answer(&mut self, outcome: Outcome, now: Instant) {
+        let due = self.requests.iter_mut().find(|request| request.place == Place::Flight);
+        if let Some(due) = due {
+            due.place = Place::Gone;
+            due.outcome.get_or_insert(outcome);
+        }
+        self.due_since = self.any(Place::Flight).then_some(now);
+    }
+
+    pub(super) fn abandon(&mut self, call: usize) {
+        for request in self.requests.iter_mut().filter(|request| request.call == call) {
+            request.withdraw(Outcome::Cancelled);
+        }
+        self.admit();
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) {
+        let late = self.requests.iter().filter(|r| r.is_open() && r.deadline <= now);
+        let late = late.map(|request| request.block).collect::<Vec<_>>();
+        for block in late {
+            // Of a block of which some was sent, nobody can say what was carried out.
+            let delivery = self.delivery(block);
+            let requests = self.requests.iter_mut().filter(|request| request.block == block);
+            requests.for_each(|request| request.withdraw(Outcome::Timeout(delivery)));
+        }
+        self.admit();
+    }
+
+    pub(super) fn disconnected(&mut self, is_violation: bool) {
+        for request in self.requests.iter_mut().filter(|request| request.place == Place::Flight) {
+            let again = match request.kind {
+                Kind::Put => self.settings.retry,
+                Kind::Get => true,
+            };
+            if request.is_open() && again && !is_violation {
+                request.place = Place::Queue;
+                request.retried = true;
+                self.retried += 1;
+            } else {
+                request.place = Place::Gone;
+                request.outcome.get_or_insert(Outcome::Lost(Delivery::Unknown));
+            }
+        }
+        self.due_since = None;
+        self.width = 1;
+    }
+
+    pub(super) fn end(&mut self) {
+        self.is_open = false;
+        for block in 0..self.blocks {
+            let delivery = self.delivery(block);
+            for request in self.requests.iter_mut().filter(|request| request.block == block) {
+                request.place = Place::Gone;
+                request.outcome.get_or_insert(Outcome::Closed(delivery));
+            }
+        }
+        self.due_since = None;
+    }
+
+    /// The outcome of a call with one request.
+    pub(super) fn outcome(&self, call: usize) -> Option<&Outcome> {
+        self.requests.iter().find(|request| request.call == call)?.outcome.as_ref()
+    }
+
+    /// The outcome of a request of a batch.
+    pub(super) fn outcome_at(&self, call: usize, index: usize) -> Option<&Outcome> {
+        let request = self.requests.iter().find(|r| r.call == call && r.index == index)?;
+        request.outcome.as_ref()
+    }
+
+    pub(super) fn batch(&self, call: usize) -> BatchState {
+        let requests = || self.requests.iter().filter(move |request| request.call == call);
+        let failed = |request: &&Request| {
+            !matches!(request.outcome, None | Some(Outcome::Stored | Outcome::Cancelled))
+        };
+        let refused = |request: &Request| matches!(request.outcome, Some(Outcome::Rejected(_)));
+        BatchState {
+            unfinished: requests().filter(|request| request.is_open()).count(),
+            acknowledged: requests().filter(|r| r.outcome == Some(Outcome::Stored)).count(),
+            first_failed: requests().filter(failed).map(|request| request.index).min(),
+            broken: requests().filter(failed).any(|request| !refused(request)),
+        }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let count = |wanted: fn(&Request) -> bool| {
+            self.requests.iter().filter(|request| wanted(request)).count() as u64
+        };
+        Stats {
+            accepted: self.requests.len() as u64,
+            acknowledged: count(|r| matches!(r.outcome, Some(Outcome::Stored | Outcome::Found(_)))),
+            rejected: count(|r| matches!(r.outcome, Some(Outcome::Rejected(_)))),
+            failed: count(|r| {
+                use Outcome::{Closed, Lost, Timeout, Unreadable};
+                matches!(r.outcome, Some(Unreadable | Timeout(_) | Lost(_) | Closed(_)))
+            }),
+            cancelled: count(|r| r.outcome == Some(Outcome::Cancelled)),
+            in_flight: count(|r| r.is_open() && r.place == Place::Flight),
+            queued: count(|r| r.is_open() && r.place != Place::Flight),
+            retried: self.retried,
+            ..Stats::default()
+        }
+    }
+
+    /// How many bytes wait to be sent, those that found no room not among them.
+    pub(super) fn waiting_len(&self) -> usize {
+        let waiting = self.requests.iter().filter(|request| request.place == Place::Queue);
+        waiting.map(|request| request.text.len()).sum()
+    }
+
+    /// Whether more bytes may wait than the limit says: those of a single block, or bytes that
+    /// have been sent before.
+    pub(super) fn may_exceed_limit(&self) -> bool {
+        let mut waiting = self.requests.iter().filter(|request| request.place == Place::Queue);
+        let first = waiting.clone().next().map(|request| request.block);
+        waiting.clone().any(|request| request.retried)
+            || waiting.all(|request| Some(request.block) == first)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.requests.iter().filter(|request| request.place == Place::Flight).count()
+    }
+
+    pub(super) fn due_since(&self) -> Option<Instant> {
+        self.due_since
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let stall = self.due_since.map(|since| since + self.settings.stall_timeout);
+        let open = self.requests.iter().filter(|request| request.is_open());
+        stall.into_iter().chain(open.map(|request| request.deadline)).min()
+    }
+
+    /// Moves blocks into the queue while it has room.
+    fn admit(&mut self) {
+        while let Some(block) =
+            self.requests.iter().find(|r| r.place == Place::Overflow).map(|r| r.block)
+        {
+            let waiting = self.waiting_len();
+            let requests = self.requests.iter_mut().filter(|request| request.block == block);
+            let requests = requests.collect::<Vec<_>>();
+            let len = requests.iter().map(|request| request.text.len()).sum::<usize>();
+            if waiting > 0 && waiting + len > self.settings.max_buffered_bytes {
+                break;
+            }
+            requests.into_iter().for_each(|request| request.place = Place::Queue);
+        }
+    }
+
+    fn any(&self, place: Place) -> bool {
+        self.requests.iter().any(|request| request.place == place)
+    }
+
+    fn delivery(&self, block: usize) -> Delivery {
+        let attempted = self.requests.iter().any(|request| {
+            let sent = request.retried || matches!(request.place, Place::Flight | Place::Gone);
+            request.block == block && sent
+        });
+        if attempted { Delivery::Unknown } else { Delivery::NotSent }
+    }
+}
+
+impl Request {
+    fn is_open(&self) -> bool {
+        self.outcome.is_none()
+    }
+
+    /// Nobody waits for it any more, if anybody did.
+    fn withdraw(&mut self, outcome: Outcome) {
+        if self.is_open() {
+            self.outcome = Some(outcome);
+            if self.place != Place::Flight {
+                self.place = Place::Gone;
+            }
+        }
+    }
+}

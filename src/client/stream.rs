@@ -1,0 +1,155 @@
+//! A `get` of any size, sample by sample, on a connection of its own.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use futures_core::Stream;
+use tokio::{
+    io::AsyncWriteExt,
+    time::{self, Instant, Sleep},
+};
+use tokio_util::codec::FramedRead;
+
+use super::connect::{self, Dial};
+use crate::{
+    error::{ConnectionFault, Delivery, Error},
+    metric::{Sample, Selector},
+    protocol::{self, End, SampleDecoder, Streamed},
+};
+
+/// The samples of a `get`, one by one; made by [`MetricsClient::stream`](crate::MetricsClient::stream).
+///
+/// It holds one connection and some 64 KiB, however much the server sends; a consumer that is slow
+/// makes the server wait. It is a [`Stream`] too.
+///
+/// ```
+/// # #[cfg(feature = "server")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use metrics_client::MetricsClient;
+/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let address = server.local_addr();
+/// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+/// # let client = MetricsClient::connect(address).await?;
+/// client.put_at("palm.cpu", 23.7, 1150864247).await?;
+/// let mut samples = client.stream("*").await?;
+/// while let Some(sample) = samples.next().await {
+///     println!("{}", sample?);
+/// }
+/// # Ok(()) }
+/// # #[cfg(not(feature = "server"))] fn main() {}
+/// ```
+pub struct SampleStream {
+    /// `None` once it has ended.
+    samples: Option<FramedRead<Box<dyn connect::Stream>, SampleDecoder>>,
+    limit: Duration,
+    /// Runs while nothing comes.
+    silence: Pin<Box<Sleep>>,
+    silent: bool,
+}
+
+/// How much is read, and then held as samples, at once, in bytes.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+impl SampleStream {
+    /// The next sample, or `None` behind the last one.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses the request, sends something that is no data, or nothing within the
+    /// request timeout, or the connection is lost. Nothing comes after an error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no sample.
+    pub async fn next(&mut self) -> Option<Result<Sample, Error>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Dials, asks, and returns without waiting for the answer.
+    pub(super) async fn open(
+        dialer: Arc<dyn Dial>,
+        selector: &Selector,
+        limit: Duration,
+    ) -> Result<Self, Error> {
+        let mut io = dialer.dial_beside().await?;
+        let mut request = BytesMut::new();
+        protocol::encode_get(&mut request, selector);
+        let ask = async {
+            io.write_all(&request).await?;
+            io.flush().await
+        };
+        match time::timeout(limit, ask).await {
+            Ok(asked) => asked.map_err(|error| lost(ConnectionFault::Io(error)))?,
+            Err(_) => return Err(late(limit)),
+        }
+        Ok(Self {
+            samples: Some(FramedRead::with_capacity(io, SampleDecoder::new(), READ_BUFFER_BYTES)),
+            limit,
+            silence: Box::pin(time::sleep(limit)),
+            silent: true,
+        })
+    }
+
+    fn poll_sample(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Sample>, Error>> {
+        let Some(samples) = &mut self.samples else {
+            return Poll::Ready(Ok(None));
+        };
+        match Pin::new(samples).poll_next(cx) {
+            Poll::Ready(item) => {
+                self.silent = false;
+                Poll::Ready(match item {
+                    Some(Ok(Streamed::Sample(sample))) => Ok(Some(sample)),
+                    Some(Ok(Streamed::End(End::Ok))) => Ok(None),
+                    Some(Ok(Streamed::End(End::Malformed(record)))) => Err(record.into()),
+                    Some(Ok(Streamed::End(End::Error(message)))) => {
+                        Err(Error::Rejected { message: message.into() })
+                    }
+                    Some(Err(error)) => Err(lost(error.into())),
+                    None => Err(lost(ConnectionFault::Io(io::ErrorKind::UnexpectedEof.into()))),
+                })
+            }
+            Poll::Pending => {
+                if !self.silent {
+                    self.silent = true;
+                    self.silence.as_mut().reset(Instant::now() + self.limit);
+                }
+                self.silence.as_mut().poll(cx).map(|()| Err(late(self.limit)))
+            }
+        }
+    }
+}
+
+impl Stream for SampleStream {
+    type Item = Result<Sample, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_sample(cx).map(|sample| {
+            if !matches!(sample, Ok(Some(_))) {
+                self.samples = None;
+            }
+            sample.transpose()
+        })
+    }
+}
+
+impl fmt::Debug for SampleStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SampleStream").field("ended", &self.samples.is_none()).finish()
+    }
+}
+
+fn lost(fault: ConnectionFault) -> Error {
+    Error::Connection { fault: Arc::new(fault), delivery: Delivery::Unknown }
+}
+
+fn late(after: Duration) -> Error {
+    Error::Timeout { after, delivery: Delivery::Unknown, cause: None }
+}

@@ -1,0 +1,225 @@
+//! Why a call failed, and what that says about the data.
+
+use std::{io, sync::Arc, time::Duration};
+
+use crate::{
+    metric::InvalidKey,
+    protocol::{CodecError, InvalidRecord, InvalidSample, NotFinite},
+};
+
+/// Why a call of [`MetricsClient`](crate::MetricsClient) failed.
+///
+/// Two questions matter to a caller: whether the same call may work if it is made again
+/// ([`is_retryable`](Self::is_retryable)), and what can have happened to the data
+/// ([`delivery`](Self::delivery)). The reason beneath is in
+/// [`source`](std::error::Error::source).
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The key is none. Nothing was sent.
+    #[error(transparent)]
+    InvalidKey(#[from] InvalidKey),
+
+    /// The value is NaN or infinite. Nothing was sent.
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
+
+    /// No connection could be made.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Where to, as the client was told.
+        address: Arc<str>,
+        /// What the last address tried answered.
+        #[source]
+        cause: Arc<io::Error>,
+    },
+
+    /// As many bytes wait to be sent as may, and the client was told to
+    /// [fail](crate::Overflow::Fail) then.
+    #[error("the queue is full: {limit} bytes wait to be sent, which is the most that may")]
+    QueueFull {
+        /// The most that may wait, in bytes.
+        limit: usize,
+    },
+
+    /// There was no answer in time.
+    #[error("no answer within {after:?}")]
+    Timeout {
+        /// How long the call was to wait.
+        after: Duration,
+        /// Whether the request had been sent.
+        delivery: Delivery,
+        /// Why there is no connection, if there is none.
+        #[source]
+        cause: Option<Arc<ConnectionFault>>,
+    },
+
+    /// The server answered `error`.
+    #[error("the server refused the request: {}", if message.is_empty() { "it gave no reason" } else { message })]
+    Rejected {
+        /// What the server says.
+        message: Arc<str>,
+    },
+
+    /// The server answered a `get` with something that is no data.
+    #[error("the server's answer cannot be read")]
+    InvalidResponse(#[from] InvalidRecord),
+
+    /// The connection ended before the answer came.
+    #[error("the connection ended before the answer came")]
+    Connection {
+        /// Why it ended; the same for all who waited.
+        #[source]
+        fault: Arc<ConnectionFault>,
+        /// Whether the request had been sent.
+        delivery: Delivery,
+    },
+
+    /// The client was closed, or the runtime that it lived on is gone.
+    #[error("the client is closed")]
+    Closed {
+        /// Whether the request had been sent.
+        delivery: Delivery,
+    },
+
+    /// Some of the samples of a `put_all` were not stored.
+    #[error(transparent)]
+    Batch(Arc<BatchError>),
+
+    /// The client lives on a stream that it was given, and this call needs a second one.
+    #[error(
+        "the client was made from a stream and cannot dial; build it with an address or a connector"
+    )]
+    CannotDial,
+}
+
+impl Error {
+    /// Whether the same call may work if it is made again.
+    ///
+    /// True where the fault lies with the network or the load, false where it lies with the request
+    /// or the server. A `put` may always be repeated: the server keeps one value for a key and a
+    /// second.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::QueueFull { .. } | Self::Timeout { .. } => true,
+            Self::Connection { fault, .. } => !fault.is_protocol_violation(),
+            Self::Batch(batch) => batch.error.is_retryable(),
+            Self::InvalidKey(_)
+            | Self::NotFinite(_)
+            | Self::Rejected { .. }
+            | Self::InvalidResponse(_)
+            | Self::Closed { .. }
+            | Self::CannotDial => false,
+        }
+    }
+
+    /// What can have happened to the request.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        match self {
+            Self::InvalidKey(_)
+            | Self::NotFinite(_)
+            | Self::Connect { .. }
+            | Self::QueueFull { .. }
+            | Self::CannotDial => Delivery::NotSent,
+            Self::Timeout { delivery, .. }
+            | Self::Connection { delivery, .. }
+            | Self::Closed { delivery } => *delivery,
+            Self::InvalidResponse(_) => Delivery::Unknown,
+            Self::Rejected { .. } => Delivery::Rejected,
+            Self::Batch(batch) if batch.acknowledged > 0 => Delivery::Unknown,
+            Self::Batch(batch) => batch.error.delivery(),
+        }
+    }
+}
+
+impl From<InvalidSample> for Error {
+    fn from(fault: InvalidSample) -> Self {
+        match fault {
+            InvalidSample::Key(fault) => fault.into(),
+            InvalidSample::NotFinite(fault) => fault.into(),
+        }
+    }
+}
+
+/// What can have happened to a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// No byte of it was sent: the server does not know of it.
+    NotSent,
+    /// It was sent, or was being sent: the server may have carried it out or not.
+    Unknown,
+    /// The server has refused it, and stored nothing.
+    Rejected,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionFault {
+    /// It could not be made.
+    #[error("cannot connect to {address}")]
+    Dial {
+        /// Where to, as the client was told.
+        address: Arc<str>,
+        /// What the last address tried answered.
+        #[source]
+        cause: Arc<io::Error>,
+    },
+    /// Reading or writing failed.
+    #[error("the connection failed")]
+    Io(#[source] io::Error),
+    /// The server closed it.
+    #[error("the server closed the connection")]
+    ClosedByServer,
+    /// The oldest answer was too late.
+    #[error("the server owes an answer for more than {after:?}")]
+    Stalled {
+        /// How late an answer may be.
+        after: Duration,
+    },
+    /// The server sent something that is no answer.
+    #[error("the server does not follow the protocol")]
+    Codec(#[source] CodecError),
+    /// The server sent something when nothing was asked.
+    #[error("the server sent an answer that nobody asked for")]
+    Unsolicited,
+    /// The server answered a `put` with data: its answers and our requests do not match.
+    #[error("the server answered a put with data")]
+    DataForPut,
+}
+
+impl ConnectionFault {
+    /// Whether the server sent what it must not send, so that another connection will not help.
+    #[must_use]
+    pub fn is_protocol_violation(&self) -> bool {
+        matches!(self, Self::Codec(_) | Self::Unsolicited | Self::DataForPut)
+    }
+}
+
+impl From<CodecError> for ConnectionFault {
+    fn from(error: CodecError) -> Self {
+        match error {
+            CodecError::Io(error) => Self::Io(error),
+            CodecError::Truncated => Self::ClosedByServer,
+            error => Self::Codec(error),
+        }
+    }
+}
+
+/// The outcome of a [`put_all`](crate::MetricsClient::put_all) of which some samples were not stored.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("sample {first_failed} was not stored ({acknowledged} of {total} were)")]
+pub struct BatchError {
+    /// How many samples the server has acknowledged.
+    pub acknowledged: usize,
+    /// How many samples there were.
+    pub total: usize,
+    /// The place of the first sample that failed, counted from 0.
+    pub first_failed: usize,
+    /// Why it failed.
+    #[source]
+    pub error: Error,
+}

@@ -1,0 +1,103 @@
+//! Each call, as a conversation.
+
+use metrics_client::{MetricsClient, Pipelining, Point, Sample};
+use tokio::join;
+
+use crate::peer::Network;
+
+#[tokio::test(start_paused = true)]
+async fn a_put_returns_when_it_is_acknowledged() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let put = client.put_at("palm.cpu", 23.7, 1150864247);
+    let server = peer.answer("put palm.cpu 23.7 1150864247\n", "ok\n\n");
+    let (put, ()) = join!(put, server);
+    put.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_brings_points() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let get = client.get("palm.cpu");
+    let server =
+        peer.answer("get palm.cpu\n", "ok\npalm.cpu 2.0 1150864247\npalm.cpu 0.5 1150864248\n\n");
+    let (metrics, ()) = join!(get, server);
+    assert_eq!(
+        metrics.unwrap().points("palm.cpu"),
+        [Point::new(1150864247, 2.0), Point::new(1150864248, 0.5)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_clones_share_a_connection_and_a_segment() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let clone = client.clone();
+    let puts = async { join!(client.put_at("a", 1.0, 1), clone.put_at("b", 2.0, 2)) };
+    let server = async {
+        assert_eq!(peer.read_some().await, "put a 1.0 1\nput b 2.0 2\n");
+        peer.send("ok\n\nok\n\n").await;
+    };
+    let ((a, b), ()) = join!(puts, server);
+    a.unwrap();
+    b.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn put_all_stores_any_number_with_one_wait() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let samples = (0..20_000).map(|i| Sample::new("k", 0.5, i).unwrap()).collect::<Vec<_>>();
+    let server = async {
+        for sample in &samples {
+            peer.answer(&format!("put {sample}\n"), "ok\n\n").await;
+        }
+    };
+    let (result, ()) = join!(client.put_all(&samples), server);
+    result.unwrap();
+    assert_eq!(client.stats().acknowledged, 20_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_serves_what_was_accepted() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let server = async {
+        peer.answer("put a 1.0 1\n", "ok\n\n").await;
+        peer.answer("put a 2.0 2\n", "ok\n\n").await;
+        peer.expect_end().await;
+    };
+    let (a, b, closed, ()) =
+        join!(client.put_at("a", 1.0, 1), client.put_at("a", 2.0, 2), client.close(), server);
+    a.unwrap();
+    b.unwrap();
+    closed.unwrap();
+    assert!(matches!(client.put("a", 1.0).await, Err(metrics_client::Error::Closed { .. })));
+}
+
+#[tokio::test]
+async fn a_client_on_a_given_stream_works() {
+    let (ours, mut theirs) = tokio::io::duplex(64);
+    let client = MetricsClient::from_io(ours);
+    let server = async {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut got = [0; 12];
+        theirs.read_exact(&mut got).await.unwrap();
+        theirs.write_all(b"ok\n\n").await.unwrap();
+        got
+    };
+    let (put, got) = join!(client.put_at("a", 1.0, 1), server);
+    put.unwrap();
+    assert_eq!(&got, b"put a 1.0 1\n");
+}

@@ -1,0 +1,127 @@
+//! Nothing grows without a bound, and nothing is sent that should not be.
+
+use std::time::Duration;
+
+use metrics_client::{ConnectionFault, Delivery, Error, Overflow, Pipelining, Sample};
+use tokio::join;
+
+use crate::peer::Network;
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_fails_a_call_at_once_if_told_so() {
+    let (mut network, builder) = Network::new();
+    let client = builder
+        .pipelining(Pipelining::Off)
+        .max_buffered_bytes(24)
+        .overflow(Overflow::Fail)
+        .connect()
+        .await
+        .unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        for key in ["a", "b", "c"] {
+            peer.answer(&format!("put {key} 1.0 1\n"), "ok\n\n").await;
+        }
+    };
+    let fourth = async {
+        // All three are with the client by now: one in flight, two of 12 bytes waiting.
+        let error = client.put_at("d", 1.0, 1).await.unwrap_err();
+        assert!(matches!(error, Error::QueueFull { limit: 24 }), "{error:?}");
+        assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, true));
+    };
+    let first = client.put_at("a", 1.0, 1);
+    tokio::pin!(first);
+    let sent = async {
+        tokio::select! {
+            biased;
+            _ = &mut first => unreachable!("nobody has answered"),
+            () = tokio::time::sleep(Duration::from_millis(1)) => {}
+        }
+    };
+    sent.await;
+    let (first, b, c, (), ()) =
+        join!(first, client.put_at("b", 1.0, 1), client.put_at("c", 1.0, 1), fourth, server);
+    for put in [first, b, c] {
+        put.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_for_room_are_served_in_their_order() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).max_buffered_bytes(1).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        for key in ["a", "b", "c", "d", "e"] {
+            peer.answer(&format!("put {key} 1.0 1\n"), "ok\n\n").await;
+        }
+    };
+    let (a, b, c, d, e, ()) = join!(
+        client.put_at("a", 1.0, 1),
+        client.put_at("b", 1.0, 1),
+        client.put_at("c", 1.0, 1),
+        client.put_at("d", 1.0, 1),
+        client.put_at("e", 1.0, 1),
+        server
+    );
+    for put in [a, b, c, d, e] {
+        put.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_requests_are_in_flight_than_may_be() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).max_in_flight(3).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let samples = (0..5).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
+    let server = async {
+        peer.expect("put k 1.0 0\nput k 1.0 1\nput k 1.0 2\n").await;
+        peer.expect_silence(Duration::from_secs(1)).await;
+        peer.send("ok\n\n").await;
+        peer.expect("put k 1.0 3\n").await;
+        peer.expect_silence(Duration::from_secs(1)).await;
+        peer.send("ok\n\nok\n\nok\n\n").await;
+        peer.answer("put k 1.0 4\n", "ok\n\n").await;
+    };
+    let (all, ()) = join!(client.put_all(&samples), server);
+    all.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_past_its_limit_ends_the_connection() {
+    let (mut network, builder) = Network::new();
+    let client = builder.max_response_bytes(16).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        peer.answer("get a\n", "ok\na 1.0 1\na 1.0 2\n\n").await;
+        peer.expect_end().await;
+    };
+    let (get, ()) = join!(client.get("a"), server);
+    let Err(Error::Connection { fault, .. }) = get else { panic!("{get:?}") };
+    assert!(matches!(&*fault, ConnectionFault::Codec(_)), "{fault:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_sent_fails_before_anything_is_sent() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    for key in ["", "a b", "a\nput b 1 1", "*"] {
+        let error = client.put(key, 1.0).await.unwrap_err();
+        assert!(matches!(error, Error::InvalidKey(_)), "{error:?}");
+        assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, false));
+    }
+    let error = client.put("palm.cpu", f64::NAN).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the value of palm.cpu is NaN, and only finite values can be sent"
+    );
+    assert!(matches!(client.get("a b").await, Err(Error::InvalidKey(_))));
+    let samples = [Sample::new("a", 1.0, 1).unwrap(), Sample::new("b", f64::INFINITY, 1).unwrap()];
+    assert!(matches!(client.put_all(samples).await, Err(Error::NotFinite(_))));
+
+    peer.expect_silence(Duration::from_secs(60)).await;
+    assert_eq!(client.stats().accepted, 0);
+}

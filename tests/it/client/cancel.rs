@@ -1,0 +1,109 @@
+//! A dropped future changes nothing for anyone else.
+
+use std::time::Duration;
+
+use metrics_client::{Pipelining, Point, Sample};
+use tokio::{join, time};
+
+use crate::peer::Network;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn cancelled_put_does_not_shift_answers() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    // Sent, then dropped: its answer must not go to the get behind it.
+    assert!(time::timeout(SECOND, client.put_at("a", 1.0, 1)).await.is_err());
+    let server = async {
+        peer.expect("put a 1.0 1\nget b\n").await;
+        peer.send("error\nnot yours\n\n").await;
+        peer.send("ok\nb 2.0 2\n\n").await;
+    };
+    let (metrics, ()) = join!(client.get("b"), server);
+    assert_eq!(metrics.unwrap().points("b"), [Point::new(2, 2.0)]);
+    assert_eq!(client.stats().cancelled, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_dropped_before_it_was_sent_is_not_sent() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let server = async {
+        peer.expect("put a 1.0 1\n").await;
+        // While the first is under way, the second gives up.
+        peer.expect_silence(2 * SECOND).await;
+        peer.send("ok\n\n").await;
+        peer.answer("put c 3.0 3\n", "ok\n\n").await;
+    };
+    let withdrawn = time::timeout(SECOND, client.put_at("b", 2.0, 2));
+    let (a, b, c, ()) =
+        join!(client.put_at("a", 1.0, 1), withdrawn, client.put_at("c", 3.0, 3), server);
+    a.unwrap();
+    assert!(b.is_err());
+    c.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_request_keeps_its_place_until_its_answer_comes() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    assert!(time::timeout(SECOND, client.put_at("a", 1.0, 1)).await.is_err());
+    let server = async {
+        peer.expect("put a 1.0 1\n").await;
+        peer.expect_silence(SECOND).await;
+        peer.send("ok\n\n").await;
+        peer.answer("put b 2.0 2\n", "ok\n\n").await;
+    };
+    let (b, ()) = join!(client.put_at("b", 2.0, 2), server);
+    b.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_put_is_not_sent_again_on_the_next_connection() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let server = async {
+        peer.expect("put a 1.0 1\nput b 2.0 2\n").await;
+        peer.expect_silence(2 * SECOND).await;
+        drop(peer);
+        network.accept().await.answer("put b 2.0 2\n", "ok\n\n").await;
+    };
+    let dropped = time::timeout(SECOND, client.put_at("a", 1.0, 1));
+    let (a, b, ()) = join!(dropped, client.put_at("b", 2.0, 2), server);
+    assert!(a.is_err());
+    b.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_put_all_withdraws_what_it_has_not_sent() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let samples = (0..10).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
+    let server = async {
+        peer.expect("put k 1.0 0\n").await;
+        peer.expect_silence(2 * SECOND).await;
+        peer.send("ok\n\n").await;
+        peer.answer("put z 1.0 1\n", "ok\n\n").await;
+    };
+    let dropped = time::timeout(SECOND, client.put_all(&samples));
+    let later = async {
+        time::sleep(SECOND + SECOND / 2).await;
+        client.put_at("z", 1.0, 1).await
+    };
+    let (all, z, ()) = join!(dropped, later, server);
+    assert!(all.is_err());
+    z.unwrap();
+    let stats = client.stats();
+    assert_eq!(stats.accepted, stats.acknowledged + stats.cancelled);
+}

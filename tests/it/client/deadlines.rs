@@ -1,0 +1,138 @@
+//! Deadlines cover everything: the queue, the dial, the sending, the answer.
+
+use std::{error::Error as _, time::Duration};
+
+use metrics_client::{ConnectionState, Delivery, Error, Pipelining};
+use tokio::{join, time::Instant};
+
+use crate::peer::Network;
+
+/// What a client that was told nothing waits for an answer.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The timer's resolution.
+const TICK: Duration = Duration::from_millis(2);
+
+#[track_caller]
+fn assert_timeout(result: Result<(), Error>, since: Instant, expected: Delivery) -> Error {
+    let waited = since.elapsed();
+    assert!(waited >= LIMIT && waited <= LIMIT + TICK, "{waited:?}");
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    assert_eq!(error.delivery(), expected);
+    assert!(error.is_retryable());
+    error
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_answer() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let _peer = network.accept().await;
+    let start = Instant::now();
+    assert_timeout(client.put("a", 1.0).await, start, Delivery::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_turn() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
+    let _peer = network.accept().await;
+    let start = Instant::now();
+    let (a, b) = join!(client.put("a", 1.0), client.put("b", 1.0));
+    assert_timeout(a, start, Delivery::Unknown);
+    assert_timeout(b, start, Delivery::NotSent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_that_never_ends() {
+    let (network, builder) = Network::new();
+    network.black_hole();
+    let client = builder.connect_lazy();
+    let start = Instant::now();
+    assert_timeout(client.put("a", 1.0).await, start, Delivery::NotSent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_listens_and_the_error_says_so() {
+    let (network, builder) = Network::new();
+    network.refuse(1_000_000);
+    let client = builder.connect_lazy();
+    let start = Instant::now();
+    let error = assert_timeout(client.put("a", 1.0).await, start, Delivery::NotSent);
+    let cause = error.source().unwrap();
+    assert_eq!(cause.to_string(), "cannot connect to peer");
+    assert_eq!(cause.source().unwrap().to_string(), "nobody listens");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_read() {
+    let (mut network, builder) = Network::with_buffer(8);
+    let client = builder.connect().await.unwrap();
+    let _peer = network.accept().await;
+    let start = Instant::now();
+    assert_timeout(client.put("a.rather.long.key", 1.0).await, start, Delivery::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_room_in_the_queue() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).max_buffered_bytes(1).connect().await.unwrap();
+    let _peer = network.accept().await;
+    let start = Instant::now();
+    let (a, b, c) = join!(client.put("a", 1.0), client.put("b", 1.0), client.put("c", 1.0));
+    assert_timeout(a, start, Delivery::Unknown);
+    assert_timeout(b, start, Delivery::NotSent);
+    assert_timeout(c, start, Delivery::NotSent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_small_pieces_does_not_move_the_deadline() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let start = Instant::now();
+    let server = async {
+        peer.expect("get a\n").await;
+        peer.send("ok\n").await;
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            peer.send("a 1.0 1\n").await;
+        }
+    };
+    let get = async { client.get("a").await.map(drop) };
+    tokio::select! {
+        result = get => drop(assert_timeout(result, start, Delivery::Unknown)),
+        () = server => unreachable!("it sends for ever"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_oldest_answer_is_late_is_replaced() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
+    let (silent, at) = network.accept_at().await;
+    client.put_at("a", 1.0, 1).await.unwrap_err();
+    let (mut peer, again) = network.accept_at().await;
+    let waited = again - at;
+    assert!(waited >= 2 * LIMIT && waited <= 2 * LIMIT + Duration::from_millis(60), "{waited:?}");
+    drop(silent);
+    let (put, ()) = join!(client.put_at("b", 1.0, 1), peer.answer("put b 1.0 1\n", "ok\n\n"));
+    put.unwrap();
+    assert_eq!(*client.state().borrow(), ConnectionState::Connected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_time_limits_are_taken_for_ever() {
+    let (mut network, builder) = Network::new();
+    let client = builder
+        .request_timeout(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .stall_timeout(Duration::MAX)
+        .connect()
+        .await
+        .unwrap();
+    let mut peer = network.accept().await;
+    let (put, ()) = join!(client.put_at("a", 1.0, 1), peer.answer("put a 1.0 1\n", "ok\n\n"));
+    put.unwrap();
+}

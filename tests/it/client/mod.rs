@@ -1,0 +1,11 @@
+//! The client, against a peer that the test plays, with paused time.
+
+mod basics;
+mod bounds;
+mod cancel;
+mod deadlines;
+mod outcomes;
+mod peculiar;
+mod pipelining;
+mod reconnect;
+mod stream;

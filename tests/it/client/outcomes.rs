@@ -1,0 +1,181 @@
+//! Every request has one outcome.
+
+use std::{error::Error as _, sync::Arc, time::Duration};
+
+use metrics_client::{
+    ConnectionFault, ConnectionState, Connector, Delivery, Error, MetricsClient, Pipelining,
+    Reconnect, Sample,
+};
+use tokio::{io::DuplexStream, join};
+
+use crate::peer::Network;
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_final_and_the_connection_lives() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        peer.answer("put a 1.0 1\n", "error\nwrong command\n\n").await;
+        peer.answer("get a\n", "ok\n\n").await;
+    };
+    let calls = async {
+        let error = client.put_at("a", 1.0, 1).await.unwrap_err();
+        assert_eq!(error.to_string(), "the server refused the request: wrong command");
+        assert_eq!((error.delivery(), error.is_retryable()), (Delivery::Rejected, false));
+        assert!(client.get("a").await.unwrap().is_empty());
+    };
+    join!(calls, server);
+    network.expect_no_dial(Duration::from_secs(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_of_a_connection_that_broke_the_protocol_share_one_cause() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        peer.expect("put a 1.0 1\nget b\n").await;
+        peer.send("HTTP/1.1 400 Bad Request\r\n").await;
+        peer.expect_end().await;
+    };
+    let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.get("b"), server);
+    let (Err(Error::Connection { fault: a, .. }), Err(Error::Connection { fault: b, .. })) =
+        (&a, &b)
+    else {
+        panic!("{a:?}, {b:?}")
+    };
+    assert!(Arc::ptr_eq(a, b));
+    assert!(a.is_protocol_violation());
+    // And the client goes on with another connection.
+    let mut peer = network.accept().await;
+    let (put, ()) = join!(client.put_at("c", 1.0, 1), peer.answer("put c 1.0 1\n", "ok\n\n"));
+    put.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn put_all_says_what_was_stored_and_what_was_not() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let samples = (0..4).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
+    let server = async {
+        peer.expect("put k 1.0 0\nput k 1.0 1\nput k 1.0 2\nput k 1.0 3\n").await;
+        peer.send("ok\n\nerror\nno\n\nerror\nnever\n\nok\n\n").await;
+    };
+    let (all, ()) = join!(client.put_all(&samples), server);
+    let Err(Error::Batch(batch)) = all else { panic!("{all:?}") };
+    assert_eq!((batch.acknowledged, batch.total, batch.first_failed), (2, 4, 1));
+    assert_eq!(batch.to_string(), "sample 1 was not stored (2 of 4 were)");
+    assert_eq!(batch.error.to_string(), "the server refused the request: no");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_record_fails_its_get_alone() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        peer.expect("get a\nget b\n").await;
+        peer.send("ok\na one 1\n\nok\nb 2.0 2\n\n").await;
+    };
+    let (a, b, ()) = join!(client.get("a"), client.get("b"), server);
+    let error = a.unwrap_err();
+    assert!(matches!(error, Error::InvalidResponse(_)));
+    assert_eq!(
+        error.source().unwrap().to_string(),
+        "a record must be `key value timestamp`, and this is \"a one 1\""
+    );
+    assert_eq!(b.unwrap().point_count(), 1);
+    network.expect_no_dial(Duration::from_secs(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_another_connection_the_loss_of_the_one_closes_the_client() {
+    let (mut network, builder) = Network::new();
+    let client = builder.reconnect(Reconnect::never()).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async move {
+        peer.expect("put a 1.0 1\n").await;
+        drop(peer);
+    };
+    let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
+    let Err(Error::Connection { fault, delivery }) = put else { panic!("{put:?}") };
+    assert!(matches!(*fault, ConnectionFault::ClosedByServer));
+    assert_eq!(delivery, Delivery::Unknown);
+    assert_eq!(*client.state().borrow(), ConnectionState::Closed);
+    assert!(matches!(client.put("a", 1.0).await, Err(Error::Closed { .. })));
+}
+
+struct Panicking;
+
+impl Connector for Panicking {
+    type Io = DuplexStream;
+
+    async fn connect(&self, _: &str) -> std::io::Result<DuplexStream> {
+        panic!("a connector's bug; this message is part of the test")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_driver_tells_everyone() {
+    let client = MetricsClient::builder("nowhere").connector(Panicking).connect_lazy();
+    let (a, b) = join!(client.put("a", 1.0), client.get("b"));
+    assert!(matches!(a, Err(Error::Closed { delivery: Delivery::NotSent })), "{a:?}");
+    assert!(matches!(b, Err(Error::Closed { .. })));
+    assert!(matches!(client.put("c", 1.0).await, Err(Error::Closed { .. })));
+    client.close().await.unwrap_err();
+}
+
+#[test]
+fn the_end_of_its_runtime_tells_everyone() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (home, away) = (runtime(), runtime());
+    let (client, io) = home.block_on(async {
+        let (ours, theirs) = tokio::io::duplex(64);
+        (MetricsClient::from_io(ours), theirs)
+    });
+    away.block_on(async {
+        let ending = async { home.shutdown_background() };
+        let (put, ()) = join!(client.put("a", 1.0), ending);
+        assert!(matches!(put, Err(Error::Closed { .. })), "{put:?}");
+    });
+    drop(io);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_handle_leaves_after_what_was_accepted() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let put = tokio::spawn({
+        let client = client.clone();
+        async move { client.put_at("a", 1.0, 1).await }
+    });
+    drop(client);
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    put.await.unwrap().unwrap();
+    peer.expect_end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_reports_what_found_no_answer() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let _peer = network.accept().await;
+    let (put, closed) = join!(client.put("a", 1.0), client.close());
+    assert!(matches!(put, Err(Error::Timeout { .. })));
+    assert!(matches!(closed, Err(Error::Timeout { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_connected_can_be_closed() {
+    let (network, builder) = Network::new();
+    network.black_hole();
+    let idle = builder.clone().connect_lazy();
+    idle.close().await.unwrap();
+    let dialling = builder.connect_lazy();
+    let (put, closed) = join!(dialling.put("a", 1.0), dialling.close());
+    put.unwrap_err();
+    closed.unwrap_err();
+}

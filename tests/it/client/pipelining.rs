@@ -1,0 +1,228 @@
+//! Reading, writing, and how many requests are under way at once.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use metrics_client::{MetricsClient, Pipelining};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    join,
+};
+
+use crate::peer::{Network, Peer};
+
+#[tokio::test(start_paused = true)]
+async fn reading_never_waits_for_writing() {
+    // Neither end can write more than 64 bytes before the other reads.
+    let (mut network, builder) = Network::with_buffer(64);
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let records = (0..100).map(|i| format!("a 1.0 {i}\n")).collect::<String>();
+    let server = async {
+        peer.expect("get a\n").await;
+        // The peer does not read on until it has written all of this, and meanwhile the client has
+        // more to write than fits.
+        peer.send(&format!("ok\n{records}\n")).await;
+        for i in 0..100 {
+            peer.answer(&format!("put b 1.0 {i}\n"), "ok\n\n").await;
+        }
+    };
+    let puts = async {
+        let puts = (0..100).map(|i| {
+            let client = client.clone();
+            tokio::spawn(async move { client.put_at("b", 1.0, i).await })
+        });
+        for put in puts.collect::<Vec<_>>() {
+            put.await.unwrap().unwrap();
+        }
+    };
+    let (metrics, (), ()) = join!(client.get("a"), puts, server);
+    assert_eq!(metrics.unwrap().point_count(), 100);
+}
+
+/// The two segments of a probe, as the peer reads them.
+async fn expect_probe(peer: &mut Peer) {
+    let first = peer.read_some().await;
+    assert!(first.starts_with("get pipelining-probe.") && first.ends_with("\nget"), "{first:?}");
+    let second = peer.read_some().await;
+    assert!(second.starts_with(" pipelining-probe.") && second.ends_with(".3\n"), "{second:?}");
+}
+
+/// Three puts at once on a fresh connection, before the server has been asked and while it is; says
+/// what the peer sees.
+async fn widen(answers: &str) -> String {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        // One at a time until the probe has its answer, and nothing waits for the probe.
+        peer.answer("put a 1.0 1\n", "ok\n\n").await;
+        peer.expect("put b 1.0 1\n").await;
+        let mut beside = network.accept().await;
+        expect_probe(&mut beside).await;
+        peer.expect_silence(Duration::from_secs(1)).await;
+        beside.send(answers).await;
+        beside.expect_end().await;
+        let seen = tokio::time::timeout(Duration::from_secs(1), peer.read_some()).await;
+        peer.send("ok\n\n").await;
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(_) => {
+                peer.expect("put c 1.0 1\n").await;
+                String::new()
+            }
+        };
+        peer.send("ok\n\n").await;
+        seen
+    };
+    let (a, b, c, seen) = join!(
+        client.put_at("a", 1.0, 1),
+        client.put_at("b", 1.0, 1),
+        client.put_at("c", 1.0, 1),
+        server
+    );
+    for put in [a, b, c] {
+        put.unwrap();
+    }
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_shown_that_it_can_is_sent_requests_ahead_of_answers() {
+    assert_eq!(widen("ok\n\nok\n\nok\n\n").await, "put c 1.0 1\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_other_server_is_sent_one_request_at_a_time() {
+    assert_eq!(widen("ok\n\n").await, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_has_two_requests_at_once_does_not_ask() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    for i in 0..10 {
+        let request = format!("put a 1.0 {i}\n");
+        let (put, ()) = join!(client.put_at("a", 1.0, i), peer.answer(&request, "ok\n\n"));
+        put.unwrap();
+    }
+    network.expect_no_dial(Duration::from_secs(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_stall_with_several_in_flight_the_successors_stay_at_one() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let puts = async {
+        let (a, b, c, d) = join!(
+            client.put_at("a", 1.0, 1),
+            client.put_at("b", 1.0, 1),
+            client.put_at("c", 1.0, 1),
+            client.put_at("d", 1.0, 1),
+        );
+        a.unwrap();
+        b.unwrap_err();
+        c.unwrap_err();
+        d.unwrap_err();
+    };
+    let server = async {
+        peer.answer("put a 1.0 1\n", "ok\n\n").await;
+        peer.expect("put b 1.0 1\n").await;
+        let mut beside = network.accept().await;
+        expect_probe(&mut beside).await;
+        beside.send("ok\n\nok\n\nok\n\n").await;
+        peer.expect("put c 1.0 1\nput d 1.0 1\n").await;
+        // And then never a word.
+        let mut next = network.accept().await;
+        let puts = async {
+            let (e, f) = join!(client.put_at("e", 1.0, 1), client.put_at("f", 1.0, 1));
+            e.unwrap();
+            f.unwrap();
+        };
+        let server = async {
+            next.expect("put e 1.0 1\n").await;
+            next.expect_silence(Duration::from_secs(3)).await;
+            next.send("ok\n\n").await;
+            next.answer("put f 1.0 1\n", "ok\n\n").await;
+        };
+        join!(puts, server);
+        network.expect_no_dial(Duration::from_secs(60)).await;
+    };
+    join!(puts, server);
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_given_stream_requests_go_one_at_a_time() {
+    let (ours, theirs) = tokio::io::duplex(1024);
+    let client = MetricsClient::from_io(ours);
+    let mut peer = Peer::on(theirs);
+    let server = async {
+        peer.expect("put a 1.0 1\n").await;
+        peer.expect_silence(Duration::from_secs(1)).await;
+        peer.send("ok\n\n").await;
+        peer.answer("put b 1.0 1\n", "ok\n\n").await;
+    };
+    let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1), server);
+    a.unwrap();
+    b.unwrap();
+}
+
+/// A stream that notes what each write was given.
+struct Noting {
+    io: DuplexStream,
+    writes: Arc<Mutex<Vec<String>>>,
+}
+
+impl AsyncWrite for Noting {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.lock().unwrap().push(String::from_utf8_lossy(bytes).into_owned());
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Noting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_written_with_one_write_and_many_with_one_too() {
+    let (io, theirs) = tokio::io::duplex(64 * 1024);
+    let writes = Arc::new(Mutex::new(Vec::new()));
+    let noting = Noting { io, writes: Arc::clone(&writes) };
+    let client = MetricsClient::builder("noting").pipelining(Pipelining::On).with_io(noting);
+    let mut peer = Peer::on(theirs);
+    let long = "k".repeat(1024);
+    let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.put_at(&long, 2.0, 2), async {
+        peer.expect(&format!("put a 1.0 1\nput {long} 2.0 2\n")).await;
+        peer.send("ok\n\nok\n\n").await;
+    });
+    a.unwrap();
+    b.unwrap();
+    assert_eq!(*writes.lock().unwrap(), [format!("put a 1.0 1\nput {long} 2.0 2\n")]);
+}

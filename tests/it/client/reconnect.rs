@@ -1,0 +1,187 @@
+//! What happens when a connection is lost.
+
+use std::time::Duration;
+
+use metrics_client::{ConnectionState, Delivery, Error, Pipelining, Reconnect, Sample};
+use tokio::{join, time::Instant};
+
+use crate::peer::Network;
+
+#[tokio::test(start_paused = true)]
+async fn unacknowledged_requests_go_again_in_their_order_and_before_newer_ones() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        peer.expect("put a 1.0 1\nput b 1.0 1\nget c\n").await;
+        peer.send("ok\n\n").await;
+        drop(peer);
+        let newer = async {
+            // Asked while there is no connection.
+            client.put_at("d", 1.0, 1).await.unwrap();
+        };
+        let peer = async {
+            let mut peer = network.accept().await;
+            peer.expect("put b 1.0 1\nget c\nput d 1.0 1\n").await;
+            peer.send("ok\n\nok\nc 3.0 3\n\nok\n\n").await;
+        };
+        join!(newer, peer);
+    };
+    let (a, b, c, ()) =
+        join!(client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1), client.get("c"), server);
+    a.unwrap();
+    b.unwrap();
+    assert_eq!(c.unwrap().points("c")[0].value, 3.0);
+    let stats = client.stats();
+    assert_eq!((stats.retried, stats.reconnects, stats.acknowledged), (2, 1, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_goes_on_behind_its_last_acknowledged_sample() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let samples = (0..4).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
+    let server = async {
+        let mut peer = network.accept().await;
+        peer.expect("put k 1.0 0\nput k 1.0 1\nput k 1.0 2\nput k 1.0 3\n").await;
+        peer.send("ok\n\nok\n\n").await;
+        drop(peer);
+        let mut peer = network.accept().await;
+        peer.expect("put k 1.0 2\nput k 1.0 3\n").await;
+        peer.send("ok\n\nok\n\n").await;
+    };
+    let (all, ()) = join!(client.put_all(&samples), server);
+    all.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_cut_in_the_middle_is_sent_anew_from_its_beginning() {
+    let (mut network, builder) = Network::with_buffer(8);
+    let client = builder.connect().await.unwrap();
+    let server = async {
+        let mut peer = network.accept().await;
+        peer.expect("put a.lo").await;
+        drop(peer);
+        network.accept().await.answer("put a.long.key 1.0 1\n", "ok\n\n").await;
+    };
+    let (put, ()) = join!(client.put_at("a.long.key", 1.0, 1), server);
+    put.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_retry_a_put_that_was_sent_fails_and_one_that_was_not_does_not() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).retry(false).connect().await.unwrap();
+    let server = async {
+        let mut peer = network.accept().await;
+        peer.expect("put a 1.0 1\n").await;
+        drop(peer);
+        let mut peer = network.accept().await;
+        peer.answer("put b 1.0 1\n", "ok\n\n").await;
+    };
+    let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1), server);
+    let error = a.unwrap_err();
+    assert!(matches!(error, Error::Connection { .. }));
+    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::Unknown, true));
+    b.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_ends_with_the_deadline_of_the_call() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let start = Instant::now();
+    let server = async {
+        loop {
+            let mut peer = network.accept().await;
+            peer.expect("put a 1.0 1\n").await;
+        }
+    };
+    tokio::select! {
+        put = client.put_at("a", 1.0, 1) => {
+            assert_eq!(put.unwrap_err().delivery(), Delivery::Unknown);
+        }
+        () = server => unreachable!("it serves for ever"),
+    }
+    assert!(start.elapsed() < Duration::from_millis(5002), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn connect_fails_at_once_with_the_reason() {
+    let (network, builder) = Network::new();
+    network.refuse(1);
+    let error = builder.connect().await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot connect to peer");
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "nobody listens");
+    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lazy_client_dials_when_it_is_asked_for_something() {
+    let (mut network, builder) = Network::new();
+    network.refuse(3);
+    let client = builder.connect_lazy();
+    network.expect_no_dial(Duration::from_secs(60)).await;
+    assert_eq!(network.refusals_left(), 3);
+    let server = async { network.accept().await.answer("put a 1.0 1\n", "ok\n\n").await };
+    let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
+    put.unwrap();
+    assert_eq!(client.stats().reconnects, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_accepts_and_hangs_up_is_dialled_ever_less_often() {
+    let (mut network, builder) = Network::new();
+    let (min, max) = (Duration::from_millis(50), Duration::from_secs(10));
+    let client = builder.reconnect(Reconnect::backoff(min, max)).connect().await.unwrap();
+    let mut last = network.accept_at().await.1;
+    let mut longest = Duration::ZERO;
+    for attempt in 0..200 {
+        let (_, at) = network.accept_at().await;
+        let ceiling = (min * 2_u32.pow(attempt.min(20))).min(max);
+        assert!(at - last <= ceiling + Duration::from_millis(2), "{attempt}: {:?}", at - last);
+        longest = longest.max(at - last);
+        last = at;
+    }
+    assert!(longest > max / 2, "{longest:?}");
+
+    // A good answer makes it start over.
+    let (mut peer, _) = network.accept_at().await;
+    let (put, ()) = join!(client.put_at("a", 1.0, 1), peer.answer("put a 1.0 1\n", "ok\n\n"));
+    put.unwrap();
+    drop(peer);
+    let lost = Instant::now();
+    let (_, at) = network.accept_at().await;
+    assert!(at - lost <= min + Duration::from_millis(2), "{:?}", at - lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_state_tells_of_every_change() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect_lazy();
+    let mut state = client.state();
+    assert_eq!(*state.borrow_and_update(), ConnectionState::Disconnected);
+    let server = async {
+        let mut peer = network.accept().await;
+        peer.answer("put a 1.0 1\n", "ok\n\n").await;
+        peer
+    };
+    let (put, peer) = join!(client.put_at("a", 1.0, 1), server);
+    put.unwrap();
+    assert_eq!(*state.borrow_and_update(), ConnectionState::Connected);
+    drop(peer);
+    // The peer is gone by now, and nobody answers the next dial until its time is over.
+    network.black_hole();
+    for expected in [
+        ConnectionState::Disconnected,
+        ConnectionState::Connecting,
+        ConnectionState::Disconnected,
+        ConnectionState::Connecting,
+    ] {
+        state.wait_for(|&state| state == expected).await.unwrap();
+    }
+    network.refuse(0);
+    state.wait_for(|&state| state == ConnectionState::Connected).await.unwrap();
+    client.close().await.unwrap();
+    assert_eq!(*state.borrow(), ConnectionState::Closed);
+}
