@@ -40,7 +40,7 @@ impl Running {
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(server.serve_until(async {
             if stopped.await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }));
         Self { addr, monitor, stop, serving }
