@@ -2,18 +2,19 @@
 
 // `unwrap` is how a test says that something must hold.
 #![allow(clippy::unwrap_used, missing_docs)]
-mod client;
-mod faults;
-mod models;
-mod peer;
-#[cfg(feature = "server")]
-mod server;
 
+mod client;
 mod codec;
 mod corpus;
 mod exchanges;
+mod faults;
 mod invariants;
+mod models;
+mod peer;
 mod python_repr;
+#[cfg(feature = "server")]
+mod server;
+mod truth;
 
 /// Says, past the capture of the test harness, that something was not tested.
 #[expect(clippy::explicit_write, reason = "the harness captures what `eprintln` prints")]
@@ -21,4 +22,3 @@ fn skipped(what: &str, reason: &str) {
     use std::io::Write;
     writeln!(std::io::stderr(), "\nSKIPPED: {what}: {reason}\n").unwrap();
 }
-mod truth;
