@@ -219,8 +219,8 @@ const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 /// Enough for two hundred puts: what one read asks for at first, in bytes.
 const MIN_READ: usize = 8 * 1024;
 
-/// The most that one read asks for, in bytes. Pipelined puts were measured: twice as much gains
-/// nothing, and it is what one peer can make the server do before others have their turn.
+/// The most that one read asks for, in bytes: some 1,500 puts. It is what one peer can make the
+/// server do before others have their turn, and how long it can hold the store's lock.
 pub(super) const MAX_READ: usize = 64 * 1024;
 
 /// How much memory for answers an idle connection keeps, in bytes.

@@ -13,9 +13,9 @@ use crate::metric::{Key, Selector};
 /// Keeps everything in memory, in a structure that readers and the writer share.
 ///
 /// A snapshot costs the same however much is stored, and holds up nobody; while one is held, the
-/// first put to each part of the store copies that part, some 10 KiB at most. A point takes little
+/// first put to each part of the store copies that part, some 12 KiB at most. A point takes little
 /// more than its 16 bytes if each key is written in ascending order, up to twice that if not; a key
-/// takes some 200 bytes besides.
+/// takes a few hundred bytes besides.
 ///
 /// ```
 /// use metrics_client::{Key, Point, Selector, store::{MemoryStore, PutBatch, Snapshot, Store}};
