@@ -382,6 +382,13 @@ impl Excerpt {
     pub(crate) fn of(input: &[u8]) -> Self {
         let shown = &input[..input.len().min(Self::MAX_LEN)];
         let more = if shown.len() < input.len() { "..." } else { "" };
+        // A character that the cut would go through is left out.
+        let shown = match std::str::from_utf8(shown) {
+            Err(fault) if !more.is_empty() && fault.error_len().is_none() => {
+                &shown[..fault.valid_up_to()]
+            }
+            _ => shown,
+        };
         Self(format!("\"{}\"{more}", String::from_utf8_lossy(shown).escape_debug()).into())
     }
 }
@@ -438,6 +445,16 @@ mod tests {
                 "x".repeat(64)
             )
         );
+    }
+
+    #[test]
+    fn an_excerpt_is_not_cut_amid_a_character() {
+        let long = format!("x{}", "ключ".repeat(10));
+        assert_eq!(
+            Excerpt::of(long.as_bytes()).to_string(),
+            format!("\"x{}клю\"...", "ключ".repeat(7))
+        );
+        assert_eq!(Excerpt::of(b"\xd0").to_string(), "\"\u{fffd}\"");
     }
 
     #[test]

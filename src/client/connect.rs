@@ -108,7 +108,14 @@ impl Connector for TcpConnector {
     type Io = TcpStream;
 
     async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        let mut addresses = tokio::net::lookup_host(address).await?;
+        let mut addresses = tokio::net::lookup_host(address).await.map_err(|error| match error
+            .kind()
+        {
+            io::ErrorKind::InvalidInput => {
+                io::Error::new(error.kind(), "an address is `host:port`, such as `127.0.0.1:8888`")
+            }
+            _ => error,
+        })?;
         let mut attempts = JoinSet::new();
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         loop {

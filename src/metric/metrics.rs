@@ -178,7 +178,7 @@ pub(crate) struct MetricsBuilder {
 impl MetricsBuilder {
     /// The points that follow are this key's.
     pub(crate) fn select(&mut self, key: &str) -> Result<(), InvalidKey> {
-        match self.series.get_index_of(key) {
+        match self.place(key) {
             Some(place) => self.switch_to(place),
             None => self.add(Key::new(key)?),
         }
@@ -200,7 +200,9 @@ impl MetricsBuilder {
         match self.points.last_mut() {
             Some(last) if point.timestamp == last.timestamp => *last = point,
             Some(last) if point.timestamp < last.timestamp => {
-                self.unsorted.extend(self.current);
+                if self.unsorted.last() != self.current.as_ref() {
+                    self.unsorted.extend(self.current);
+                }
                 self.points.push(point);
             }
             _ => self.points.push(point),
@@ -228,11 +230,22 @@ impl MetricsBuilder {
 
     fn extend(&mut self, samples: impl IntoIterator<Item = Sample>) {
         for Sample { key, point } in samples {
-            match self.series.get_index_of(&*key) {
+            match self.place(&key) {
                 Some(place) => self.switch_to(place),
                 None => self.add(key),
             }
             self.push(point);
+        }
+    }
+
+    /// The place of `key` in `series`. Records that are listed by time go through the keys in the
+    /// same order again and again, so the one after the current is tried before a look-up.
+    fn place(&self, key: &str) -> Option<usize> {
+        let next = self.current.map_or(0, |place| place + 1);
+        let next = if next < self.series.len() { next } else { 0 };
+        match self.series.get_index(next) {
+            Some((candidate, _)) if candidate.as_str() == key => Some(next),
+            _ => self.series.get_index_of(key),
         }
     }
 

@@ -7,6 +7,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use super::{
     error::{CodecError, InvalidRequest, NotFinite},
+    line_break,
     request::{self, Request, RequestRef},
     response::{self, End, RecordSink, Response},
 };
@@ -225,7 +226,7 @@ impl ServerCodec {
     /// The next line that holds a request, as the place of that line in `src`, which keeps it: the
     /// caller parses it and advances past it.
     pub(crate) fn next_line(&mut self, src: &mut BytesMut) -> Result<Option<usize>, CodecError> {
-        let found = memchr::memchr(b'\n', &src[self.searched..]).map(|at| self.searched + at);
+        let found = line_break(src, self.searched);
         let len = found.map_or(src.len(), |at| at + 1);
         if len > self.limit {
             return Err(CodecError::LineTooLong { limit: self.limit });

@@ -20,3 +20,22 @@ pub(crate) use request::{encode_get, encode_put};
 pub(crate) use response::End;
 #[cfg(feature = "server")]
 pub(crate) use {records::encode_records, request::RequestRef};
+
+/// Where the first line break of `text` is, of which the first `searched` bytes hold none.
+fn line_break(text: &[u8], searched: usize) -> Option<usize> {
+    let at = memchr::memchr(b'\n', &text[searched..]).map(|at| searched + at);
+    #[cfg(test)]
+    effort::LOOKED_AT
+        .with(|sum| sum.set(sum.get() + at.map_or(text.len(), |at| at + 1) - searched));
+    at
+}
+
+/// How many bytes were searched for line breaks: a test shows that none is searched twice.
+#[cfg(test)]
+mod effort {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
+}

@@ -14,14 +14,14 @@ pub(crate) struct Number(pub(crate) f64);
 
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(ValueText::default().of(self.0))
+        f.write_str(ValueText::new().of(self.0))
     }
 }
 
 /// Appends `value` as text.
 #[inline]
 pub(crate) fn put_value(dst: &mut BytesMut, value: f64) {
-    dst.put_slice(ValueText::default().of(value).as_bytes());
+    dst.put_slice(ValueText::new().of(value).as_bytes());
 }
 
 /// Appends `timestamp` as text.
@@ -31,15 +31,19 @@ pub(crate) fn put_timestamp(dst: &mut BytesMut, timestamp: i64) {
 }
 
 /// Room for the text of one value.
-#[derive(Default)]
 struct ValueText {
     digits: zmij::Buffer,
-    small: String,
+    small: [u8; MAX_VALUE_LEN],
 }
 
 impl ValueText {
     /// Below this, and above zero, Python writes an exponent.
     const SMALL: f64 = 1e-4;
+
+    #[inline]
+    fn new() -> Self {
+        Self { digits: zmij::Buffer::new(), small: [0; MAX_VALUE_LEN] }
+    }
 
     #[inline]
     fn of(&mut self, value: f64) -> &str {
@@ -58,16 +62,27 @@ impl ValueText {
         }
     }
 
-    /// The text of a finite value nearer to zero than [`Self::SMALL`]: at least two exponent digits.
+    /// The text of a value nearer to zero than [`Self::SMALL`].
     fn exponential(&mut self, value: f64) -> &str {
-        // The standard library prints the same shortest digits, as `1.2345e-5`.
-        self.small = format!("{value:e}");
-        if let Some((digits, exponent)) = self.small.split_once("e-")
+        let text = self.digits.format_finite(value);
+        let (sign, size) = text.strip_prefix('-').map_or(("", text), |size| ("-", size));
+        let parts = if let Some(digits) = size.strip_prefix("0.0000") {
+            // zmij goes one decimal place further than Python before it writes an exponent.
+            let (first, rest) = digits.split_at(1);
+            [sign, first, if rest.is_empty() { "" } else { "." }, rest, "e-05"]
+        } else if let Some((mantissa, exponent)) = size.split_once("e-")
             && exponent.len() == 1
         {
-            self.small = format!("{digits}e-0{exponent}");
+            [sign, mantissa, "e-0", exponent, ""]
+        } else {
+            return text;
+        };
+        let mut len = 0;
+        for part in parts {
+            self.small[len..len + part.len()].copy_from_slice(part.as_bytes());
+            len += part.len();
         }
-        &self.small
+        std::str::from_utf8(&self.small[..len]).expect("these parts are ASCII")
     }
 }
 
@@ -90,8 +105,8 @@ pub(crate) fn parse_timestamp(field: &[u8]) -> Option<i64> {
 /// Reads the plain decimal that `text` begins with, if it is short enough to be read exactly with
 /// one division, and says how long it is. `None` means: read it some other way.
 ///
-/// Exact because both numbers are: the digits are an integer below 2^53, the power of ten is at
-/// most 10^22, and IEEE 754 rounds the quotient of two exact numbers correctly (W. D. Clinger, "How
+/// Exact because both numbers are: the digits are an integer of at most 2^53, the power of ten is
+/// at most 10^22, and IEEE 754 rounds the quotient of two exact numbers correctly (W. D. Clinger, "How
 /// to read floating point numbers accurately", 1990).
 #[inline]
 pub(crate) fn scan_decimal(text: &[u8]) -> Option<(f64, usize)> {
@@ -109,7 +124,8 @@ pub(crate) fn scan_decimal(text: &[u8]) -> Option<(f64, usize)> {
         }
     }
     if whole_len == 0
-        || whole_len + fraction_len > EXACT_DIGITS
+        || whole_len + fraction_len > U64_DIGITS
+        || mantissa > EXACT_MANTISSA
         || matches!(text.get(len), Some(b'e' | b'E'))
     {
         return None;
@@ -131,11 +147,17 @@ pub(crate) fn scan_integer(text: &[u8]) -> Option<(i64, usize)> {
     Some((if negative { -size } else { size }, start + len))
 }
 
-/// Fifteen decimal digits are below 2^53.
-const EXACT_DIGITS: usize = 15;
+/// So many decimal digits never wrap a u64.
+const U64_DIGITS: usize = 19;
 
-const POWERS_OF_TEN: [f64; EXACT_DIGITS + 1] =
-    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+/// Up to here an f64 holds every integer.
+const EXACT_MANTISSA: u64 = 1 << 53;
+
+/// One for each number of decimals: of all the digits at least one is in front of the point.
+const POWERS_OF_TEN: [f64; U64_DIGITS] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    1e17, 1e18,
+];
 
 /// Appends the digits that `text` begins with to `number`, which wraps if they are too many: the
 /// caller looks at how many there were.
@@ -155,8 +177,8 @@ fn scan_digits(text: &[u8], mut number: u64) -> (u64, usize) {
     (number, len)
 }
 
-/// The number that eight bytes spell, if all are digits, in three multiplications (D. Lemire, "Quickly
-/// parsing eight digits", 2018).
+/// The number that eight bytes spell, if all are digits, in three multiplications (D. Lemire,
+/// "Quickly parsing eight digits", 2018).
 #[inline]
 fn eight_digits(text: &[u8; 8]) -> Option<u64> {
     let text = u64::from_le_bytes(*text);

@@ -180,7 +180,7 @@ impl From<RequestRef<'_>> for Request {
 
 /// Splits off the first field and the blanks after it.
 #[inline]
-fn split_field(line: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split_field(line: &[u8]) -> (&[u8], &[u8]) {
     let end = line.iter().position(|&byte| is_blank(byte)).unwrap_or(line.len());
     let (field, rest) = line.split_at(end);
     let next = rest.iter().position(|&byte| !is_blank(byte)).unwrap_or(rest.len());

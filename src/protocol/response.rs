@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, BytesMut};
 
 use super::{
     error::{CodecError, InvalidRecord, Line},
-    number, request,
+    line_break, number, request,
 };
 use crate::metric::{InvalidKey, Metrics, Point};
 
@@ -61,14 +61,15 @@ impl Response {
 const OK: &[u8] = b"ok\n";
 const ERROR: &[u8] = b"error\n";
 
-/// The longest line of an answer, in bytes: a key of 1,024 and two numbers, eight times over.
+/// The longest line of an answer, in bytes with its line break: a key of 1,024 and two numbers,
+/// seven times over.
 ///
 /// Without it a line that never ends would be bounded only by the limit on the whole answer, and a
 /// streamed answer has none.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 
-/// The longest message of an `error`, in bytes. The messages seen are below 100.
-const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// The longest `error` answer, in bytes. The messages seen are below 100.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
 
 /// Takes the records of an answer as they are decoded.
 pub(crate) trait RecordSink {
@@ -159,7 +160,7 @@ impl Decoder {
         };
         if end.is_some() {
             self.state = State::Status;
-            self.taken = 0;
+            self.searched = 0;
             self.prefix.clear();
         }
         Ok(end)
@@ -190,57 +191,51 @@ impl Decoder {
         src: &mut BytesMut,
         sink: &mut impl RecordSink,
     ) -> Result<Option<End>, CodecError> {
-        let Some(last) = memchr::memrchr(b'\n', &src[self.searched..]) else {
-            self.searched = src.len();
-            check_line(src.len())?;
-            return Ok(None);
-        };
-        let whole = self.searched + last + 1;
-        let (len, over) = self.whole_lines(&src[..whole], sink)?;
+        let (len, over) = self.whole_lines(src, sink)?;
         src.advance(len);
         self.taken += len;
-        // What is left in the buffer is the rest of this answer, unless it is over.
-        let answer = if over { self.taken } else { self.taken + src.len() };
-        if answer > self.limit {
-            return Err(CodecError::ResponseTooLong { limit: self.limit });
-        }
         if !over {
+            self.check_line(self.taken, src.len())?;
             self.searched = src.len();
             return Ok(None);
         }
-        self.searched = 0;
         Ok(Some(match std::mem::replace(&mut self.state, State::Status) {
             State::Skipping(fault) => End::Malformed(fault),
             _ => End::Ok,
         }))
     }
 
-    /// Reads `lines`, which end with a line break, up to their end or the end of the answer. Says
-    /// how much that was, and whether the answer is over.
+    /// Reads the lines of `text` that are whole, up to the end of the answer. Says how much that
+    /// was, and whether the answer is over.
     fn whole_lines(
         &mut self,
-        lines: &[u8],
+        text: &[u8],
         sink: &mut impl RecordSink,
     ) -> Result<(usize, bool), CodecError> {
         let mut at = 0;
-        while let Some(&first) = lines.get(at) {
-            if first == b'\n' {
-                return Ok((at + 1, true));
-            }
-            let rest = &lines[at..];
-            if let State::Records = self.state
+        let mut searched = self.searched;
+        loop {
+            let rest = &text[at..];
+            // A line that came in pieces is left to the search, which goes on where it stopped.
+            if searched == 0
+                && let State::Records = self.state
                 && let Some((point, len)) = same_key(rest, &self.prefix)
             {
                 sink.push(point);
                 at += len;
                 continue;
             }
-            let len = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-            check_line(len)?;
-            self.line(&rest[..len], sink);
-            at += len + 1;
+            let Some(end) = line_break(rest, searched) else {
+                return Ok((at, false));
+            };
+            searched = 0;
+            self.check_line(self.taken + at, end + 1)?;
+            at += end + 1;
+            if end == 0 {
+                return Ok((at, true));
+            }
+            self.line(&rest[..end], sink);
         }
-        Ok((at, false))
     }
 
     /// Reads one record with whatever it takes.
@@ -267,37 +262,41 @@ impl Decoder {
 
     /// Reads the message of an error, up to the blank line.
     fn message(&mut self, src: &mut BytesMut) -> Result<Option<End>, CodecError> {
-        let limit = self.limit.min(MAX_MESSAGE_BYTES);
-        let from = self.searched.saturating_sub(1);
-        let (text, len) = if src.first() == Some(&b'\n') {
-            (0, 1)
-        } else if let Some(end) = memchr::memmem::find(&src[from..], b"\n\n") {
-            (from + end, from + end + 2)
-        } else if src.len() > limit + 1 {
+        let limit = self.limit.min(MAX_ERROR_BYTES);
+        let mut over = None;
+        while over.is_none()
+            && let Some(at) = line_break(src, self.searched)
+        {
+            self.searched = at + 1;
+            over = src[..at].last().is_none_or(|&before| before == b'\n').then_some(at);
+        }
+        if self.taken + over.map_or(src.len(), |at| at + 1) > limit {
             return Err(CodecError::ResponseTooLong { limit });
-        } else {
+        }
+        let Some(at) = over else {
             self.searched = src.len();
             return Ok(None);
         };
-        if text > limit {
-            return Err(CodecError::ResponseTooLong { limit });
-        }
-        let message = String::from_utf8_lossy(&src[..text]).into_owned();
-        src.advance(len);
-        self.searched = 0;
+        let message = String::from_utf8_lossy(&src[..at.saturating_sub(1)]).into_owned();
+        src.advance(at + 1);
         Ok(Some(End::Error(message)))
     }
-}
 
-fn check_line(len: usize) -> Result<(), CodecError> {
-    if len > MAX_LINE_BYTES {
-        return Err(CodecError::LineTooLong { limit: MAX_LINE_BYTES });
+    /// Lets `len` bytes of a line pass if they are within the limits; the answer had `before` bytes
+    /// before it. The limit that the bytes cross first decides which error it is, so that it does
+    /// not depend on how the answer is cut into pieces.
+    fn check_line(&self, before: usize, len: usize) -> Result<(), CodecError> {
+        match self.limit.checked_sub(before) {
+            Some(left) if len <= left.min(MAX_LINE_BYTES) => Ok(()),
+            Some(MAX_LINE_BYTES..) => Err(CodecError::LineTooLong { limit: MAX_LINE_BYTES }),
+            _ => Err(CodecError::ResponseTooLong { limit: self.limit }),
+        }
     }
-    Ok(())
 }
 
-/// Reads a record that begins with `prefix`, in its most common form: a short decimal, whole seconds,
-/// one space between. Says how long it is with its line break. `None` means: read it some other way.
+/// Reads a record that begins with `prefix`, in its most common form: a short decimal, whole
+/// seconds, one space between. Says how long it is with its line break. `None` means: read it some
+/// other way.
 #[inline]
 fn same_key(lines: &[u8], prefix: &[u8]) -> Option<(Point, usize)> {
     if prefix.is_empty() {
@@ -315,9 +314,65 @@ fn same_key(lines: &[u8], prefix: &[u8]) -> Option<(Point, usize)> {
 
 /// Reads a record in any form that was seen.
 fn parse_record(line: &[u8]) -> Option<(&str, Point)> {
-    let mut fields = line.split(|&byte| request::is_blank(byte)).filter(|field| !field.is_empty());
-    let key = std::str::from_utf8(fields.next()?).ok()?;
-    let value = number::parse_value(fields.next()?)?;
-    let timestamp = number::parse_timestamp(fields.next()?)?;
-    fields.next().is_none().then_some((key, Point { timestamp, value }))
+    let start = line.iter().position(|&byte| !request::is_blank(byte))?;
+    let (key, rest) = request::split_field(&line[start..]);
+    let (value, rest) = request::split_field(rest);
+    let (timestamp, rest) = request::split_field(rest);
+    let point = Point {
+        value: number::parse_value(value)?,
+        timestamp: number::parse_timestamp(timestamp)?,
+    };
+    if rest.is_empty() { Some((std::str::from_utf8(key).ok()?, point)) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        metric::{Key, MetricsBuilder},
+        protocol::effort::LOOKED_AT,
+    };
+
+    /// Decodes `answer` from one-byte pieces, and says how many bytes were searched.
+    fn searched_in_single_bytes(answer: &str) -> usize {
+        let mut decoder = Decoder::new(usize::MAX);
+        let mut sink = MetricsBuilder::default();
+        let mut buffer = BytesMut::new();
+        LOOKED_AT.set(0);
+        for (at, &byte) in answer.as_bytes().iter().enumerate() {
+            buffer.put_u8(byte);
+            let end = decoder.decode(&mut buffer, &mut sink).unwrap();
+            assert_eq!(end.is_some(), at + 1 == answer.len());
+        }
+        LOOKED_AT.get()
+    }
+
+    #[test]
+    fn each_byte_of_an_answer_in_a_million_pieces_is_searched_once() {
+        let mut records = String::from("ok\n");
+        while records.len() < 1_000_000 {
+            let key = "k".repeat(1 + records.len() % Key::MAX_LEN);
+            records += &format!("{key} 0.5 1150864247\n");
+        }
+        records += "\n";
+        assert_eq!(searched_in_single_bytes(&records), records.len() - "ok\n".len());
+
+        let unreadable = format!("ok\n{}\n", "no record of any kind\n".repeat(1000));
+        assert_eq!(searched_in_single_bytes(&unreadable), unreadable.len() - "ok\n".len());
+
+        let message = format!("error\n{}\n\n", "m".repeat(MAX_ERROR_BYTES - 8));
+        assert_eq!(searched_in_single_bytes(&message), message.len() - "error\n".len());
+    }
+
+    #[test]
+    fn answers_in_one_segment_are_each_searched_once() {
+        let count = 10_000;
+        let mut buffer = BytesMut::from(&*"ok\na 1 1\n\n".repeat(count));
+        buffer.put_slice(b"ok\nthe beginning of a record");
+        let mut decoder = Decoder::new(usize::MAX);
+        let mut sink = MetricsBuilder::default();
+        LOOKED_AT.set(0);
+        while decoder.decode(&mut buffer, &mut sink).unwrap().is_some() {}
+        assert_eq!(LOOKED_AT.get(), count * "a 1 1\n\n".len() + buffer.len());
+    }
 }

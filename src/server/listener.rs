@@ -142,3 +142,152 @@ fn is_of_one_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        sync::{mpsc, oneshot},
+        task::JoinHandle,
+    };
+
+    use super::*;
+    use crate::{
+        server::{Limits, Monitor, stats::Counters},
+        store::MemoryStore,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    type Event = io::Result<DuplexStream>;
+
+    /// Accepts what the test says.
+    struct Script(tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>, Arc<Mutex<Vec<Instant>>>);
+
+    impl Accept for Script {
+        type Io = DuplexStream;
+
+        async fn accept(&self) -> io::Result<(DuplexStream, SocketAddr)> {
+            let event = self.0.lock().await.recv().await.expect("the test holds the sender");
+            self.1.lock().unwrap().push(Instant::now());
+            event.map(|io| (io, ([127, 0, 0, 1], 1).into()))
+        }
+    }
+
+    struct Running {
+        events: mpsc::UnboundedSender<Event>,
+        accepts: Arc<Mutex<Vec<Instant>>>,
+        monitor: Monitor,
+        stop: oneshot::Sender<()>,
+        serving: JoinHandle<()>,
+    }
+
+    impl Running {
+        fn with(limits: Limits) -> Self {
+            let (events, script) = mpsc::unbounded_channel();
+            let accepts = Arc::new(Mutex::new(Vec::new()));
+            let (stop, stopped) = oneshot::channel();
+            let counters = Arc::new(Counters::default());
+            let shared = Shared::new(MemoryStore::new(), limits, Arc::clone(&counters));
+            let script = Script(tokio::sync::Mutex::new(script), Arc::clone(&accepts));
+            let serving = tokio::spawn(run(script, Arc::new(shared), async {
+                _ = stopped.await;
+            }));
+            Self { events, accepts, monitor: Monitor(counters), stop, serving }
+        }
+
+        fn connect(&self) -> DuplexStream {
+            let (peer, io) = duplex(1024);
+            self.events.send(Ok(io)).unwrap();
+            peer
+        }
+
+        fn fail(&self, kind: io::ErrorKind) {
+            self.events.send(Err(kind.into())).unwrap();
+        }
+    }
+
+    async fn ask(peer: &mut DuplexStream) -> io::Result<usize> {
+        peer.write_all(b"get a\n").await?;
+        peer.read(&mut [0; 16]).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failing_to_accept_backs_off_and_serves_again() {
+        let running = Running::with(Limits::default());
+        for _ in 0..20 {
+            // What a process without file descriptors gets.
+            running.fail(io::ErrorKind::Other);
+        }
+        let begin = Instant::now();
+        assert_eq!(ask(&mut running.connect()).await.unwrap(), 4);
+        let waits: Vec<_> =
+            running.accepts.lock().unwrap().windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(waits.is_sorted() && waits[0] >= Duration::from_millis(10), "{waits:?}");
+        assert!(waits[19] >= SECOND && waits[19] < 2 * SECOND, "{waits:?}");
+        // A success makes the next failure cheap again, and a peer that left costs nothing.
+        assert!(begin.elapsed() > 10 * SECOND);
+        let begin = Instant::now();
+        running.fail(io::ErrorKind::Other);
+        running.fail(io::ErrorKind::ConnectionAborted);
+        assert_eq!(ask(&mut running.connect()).await.unwrap(), 4);
+        assert!(begin.elapsed() < SECOND / 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failing_to_accept_does_not_delay_the_stop() {
+        let running = Running::with(Limits::default());
+        for _ in 0..100 {
+            running.fail(io::ErrorKind::Other);
+        }
+        tokio::time::sleep(10 * SECOND).await;
+        let begin = Instant::now();
+        running.stop.send(()).unwrap();
+        running.serving.await.unwrap();
+        assert!(begin.elapsed() < SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_too_many_is_turned_away_until_there_is_room() {
+        let running = Running::with(Limits::default().max_connections(2));
+        let (mut first, mut second) = (running.connect(), running.connect());
+        assert_eq!(ask(&mut first).await.unwrap(), 4);
+        assert_eq!(ask(&mut second).await.unwrap(), 4);
+        let mut third = running.connect();
+        assert_eq!(third.read(&mut [0; 16]).await.unwrap(), 0);
+        drop(first);
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(ask(&mut running.connect()).await.unwrap(), 4);
+        assert_eq!(ask(&mut second).await.unwrap(), 4);
+        let stats = running.monitor.stats();
+        assert_eq!((stats.accepted, stats.turned_away, stats.gets), (3, 1, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_does_not_end_is_cut_off_after_the_grace_time() {
+        let running = Running::with(Limits::default());
+        let mut peer = running.connect();
+        let (mut reader, mut writer) = tokio::io::split(&mut peer);
+        // Nobody reads the answers, so this session cannot end by itself.
+        let flood = async { while writer.write_all(b"bad\n").await.is_ok() {} };
+        assert!(timeout(SECOND, flood).await.is_err());
+        let begin = Instant::now();
+        running.stop.send(()).unwrap();
+        running.serving.await.unwrap();
+        assert_eq!(begin.elapsed().as_secs(), 5);
+        assert_eq!(running.monitor.stats().connections, 0);
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_session_outlives_the_server() {
+        let running = Running::with(Limits::default());
+        let mut peer = running.connect();
+        assert_eq!(ask(&mut peer).await.unwrap(), 4);
+        running.serving.abort();
+        assert_eq!(peer.read(&mut [0; 16]).await.unwrap(), 0);
+    }
+}

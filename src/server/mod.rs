@@ -36,7 +36,7 @@ pub use stats::{Monitor, ServerStats};
 ///
 /// let mut peer = TcpStream::connect(addr).await?;
 /// peer.write_all(b"put palm.cpu 23.7 1150864247\nget palm.cpu\n").await?;
-/// let mut answers = vec![0; 38];
+/// let mut answers = vec![0; 33];
 /// peer.read_exact(&mut answers).await?;
 /// assert_eq!(answers, b"ok\n\nok\npalm.cpu 23.7 1150864247\n\n"[..]);
 ///

@@ -310,3 +310,6 @@ const MAX_MESSAGE_CHARS: usize = 200;
 /// How many records may be made before a look at how many bytes they are: a block may have
 /// thousands of points of a key of 1 KiB.
 const POINTS_BETWEEN_LOOKS: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Bytes and values, without a socket.
+
+use std::{
+    error::Error,
+    fmt::Write,
+    hint::black_box,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use metrics_client::{ClientCodec, Request, Sample};
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::{Contender, Contest, Contests};
+use crate::{baseline::split, workload};
+
+/// Encoding puts, and decoding a large answer, with short numbers and with long ones.
+pub(crate) fn contests() -> Contests {
+    Ok(vec![
+        encode("encode", workload::reading)?,
+        encode("encode, 17 digits", workload::computed)?,
+        decode("decode", workload::reading)?,
+        decode("decode, 17 digits", workload::computed)?,
+    ])
+}
+
+/// How many puts are encoded into one buffer.
+const BATCH: usize = 1_000;
+
+fn encode(name: &str, value: fn(u64) -> f64) -> Result<Contest, Box<dyn Error>> {
+    let samples: Rc<[Sample]> = workload::samples(value)?.into_iter().take(BATCH).collect();
+    let requests: Vec<_> = samples.iter().cloned().map(Request::Put).collect();
+    let mut buffer = BytesMut::new();
+    let mut codec = ClientCodec::default();
+    let ours = Contender::new("ClientCodec", move |iterations| {
+        timed(iterations, || {
+            buffer.clear();
+            for request in &requests {
+                codec.encode(request, &mut buffer).expect("the values are finite");
+            }
+            black_box(&buffer);
+        })
+    });
+    let mut buffer = String::new();
+    let theirs = Contender::new("write!", move |iterations| {
+        timed(iterations, || {
+            buffer.clear();
+            for Sample { key, point } in &*samples {
+                let written = writeln!(buffer, "put {key} {} {}", point.value, point.timestamp);
+                written.expect("a string takes everything");
+            }
+            black_box(&buffer);
+        })
+    });
+    Ok(Contest { name: name.into(), elements: BATCH as u64, contenders: vec![ours, theirs] })
+}
+
+fn decode(name: &str, value: fn(u64) -> f64) -> Result<Contest, Box<dyn Error>> {
+    let answer: Rc<[u8]> = workload::answer(value)?.into();
+    let contenders = vec![
+        decoder("ClientCodec", &answer),
+        Contender::new("split and parse", move |iterations| {
+            (0..iterations)
+                .map(|_| {
+                    let start = Instant::now();
+                    let series = split::split_and_parse(black_box(&answer));
+                    let time = start.elapsed();
+                    assert!(series.is_some(), "the answer is sound");
+                    time
+                })
+                .sum()
+        }),
+    ];
+    Ok(Contest { name: name.into(), elements: workload::RECORDS as u64, contenders })
+}
+
+/// Decodes `answer`, which is all there; what was decoded is given back outside the time taken.
+pub(super) fn decoder(name: &'static str, answer: &Rc<[u8]>) -> Contender {
+    let answer = Rc::clone(answer);
+    Contender::new(name, move |iterations| {
+        (0..iterations)
+            .map(|_| {
+                let mut bytes = BytesMut::from(&*answer);
+                let start = Instant::now();
+                let response = ClientCodec::default().decode(&mut bytes);
+                let time = start.elapsed();
+                assert!(matches!(response, Ok(Some(_))), "the answer is sound");
+                time
+            })
+            .sum()
+    })
+}
+
+fn timed(iterations: u64, mut work: impl FnMut()) -> Duration {
+    let start = Instant::now();
+    for _ in 0..iterations {
+        work();
+    }
+    start.elapsed()
+}

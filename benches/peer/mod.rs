@@ -1,0 +1,142 @@
+//! The other end, in a process of its own.
+//!
+//! What serves the clients must not share their process: its threads would count as theirs, and its
+//! allocations would wait for theirs. So the bench program starts itself once more, in a role. The
+//! peer is as bare as one can be, blocking and without a parser, so that what is measured is the
+//! client. It ends when its standard input does: also when the bench program is killed.
+
+use std::{
+    env,
+    error::Error,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+};
+
+use crate::workload;
+
+/// What a peer answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Role {
+    /// `ok`, once for each line.
+    Acknowledge,
+    /// `+OK`, once for each Redis command.
+    Redis,
+    /// To `get *` a prepared answer of [`workload::RECORDS`] records, to any other line `ok`.
+    Retrieve,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Acknowledge, Self::Redis, Self::Retrieve];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Acknowledge => "acknowledge",
+            Self::Redis => "redis",
+            Self::Retrieve => "retrieve",
+        }
+    }
+}
+
+/// A running peer; it ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    process: Child,
+    addr: SocketAddr,
+}
+
+impl Peer {
+    /// Starts this program once more, in `role`, and waits until it listens.
+    pub(crate) fn start(role: Role) -> io::Result<Self> {
+        let mut process = Command::new(env::current_exe()?)
+            .env(ROLE, role.name())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut port = String::new();
+        if let Some(stdout) = process.stdout.take() {
+            BufReader::new(stdout).read_line(&mut port)?;
+        }
+        let port = port.trim().parse().map_err(|_| io::Error::other("the peer named no port"))?;
+        Ok(Self { process, addr: (Ipv4Addr::LOCALHOST, port).into() })
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        // Nothing is left to do for a peer that cannot be waited for.
+        self.process.wait().ok();
+    }
+}
+
+/// Serves until standard input ends, if this process was started for it, and says whether it was:
+/// the first thing that the `main` of a bench does.
+pub(crate) fn serve_if_asked() -> Result<bool, Box<dyn Error>> {
+    let Ok(name) = env::var(ROLE) else {
+        return Ok(false);
+    };
+    let role = Role::ALL.into_iter().find(|role| role.name() == name);
+    serve(role.ok_or("no such role")?)?;
+    Ok(true)
+}
+
+/// The environment variable that makes a bench program a peer.
+const ROLE: &str = "METRICS_CLIENT_BENCH_PEER";
+
+fn serve(role: Role) -> Result<(), Box<dyn Error>> {
+    let answer: Arc<[u8]> = match role {
+        Role::Acknowledge | Role::Redis => Arc::default(),
+        Role::Retrieve => workload::answer(workload::reading)?.into(),
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    println!("{}", listener.local_addr()?.port());
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let answer = Arc::clone(&answer);
+            // A connection that fails is one that the client has closed.
+            thread::spawn(move || match role {
+                Role::Acknowledge => acknowledge(stream, b'\n', b"ok\n\n"),
+                // A command begins with a star, and no argument here holds another one.
+                Role::Redis => acknowledge(stream, b'*', b"+OK\r\n"),
+                Role::Retrieve => retrieve(stream, &answer),
+            });
+        }
+    });
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Answers each `mark` in what it reads with `answer`: one write for one read.
+fn acknowledge(mut stream: TcpStream, mark: u8, answer: &[u8]) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut block = vec![0; BLOCK];
+    let answers = answer.repeat(BLOCK);
+    loop {
+        let len = stream.read(&mut block)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let asked = memchr::memchr_iter(mark, &block[..len]).count();
+        stream.write_all(&answers[..asked * answer.len()])?;
+    }
+}
+
+/// How much is read at once.
+const BLOCK: usize = 64 * 1024;
+
+/// Answers `get *` with `answer`, and any other line with `ok`.
+fn retrieve(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    for line in BufReader::new(stream.try_clone()?).split(b'\n') {
+        stream.write_all(if line? == b"get *" { answer } else { b"ok\n\n" })?;
+    }
+    Ok(())
+}

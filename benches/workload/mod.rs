@@ -1,0 +1,92 @@
+//! What is sent and asked for, the same for every contender.
+
+use std::{
+    error::Error,
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use metrics_client::{InvalidKey, Key, Point, Response, Sample, ServerCodec};
+use tokio::task::JoinSet;
+use tokio_util::codec::Encoder;
+
+/// The key of every single put.
+pub(crate) const KEY: &str = "palm.cpu";
+
+/// How many samples a bulk put has, and how many records a large answer.
+pub(crate) const RECORDS: usize = KEYS * POINTS;
+
+const KEYS: usize = 1_000;
+const POINTS: usize = 1_000;
+const FIRST_SECOND: i64 = 1_150_864_247;
+
+/// The callers that share one connection.
+pub(crate) const CALLERS: [usize; 4] = [1, 8, 64, 1024];
+
+/// A reading as sensors have it, with two decimals: always five bytes of text.
+#[inline]
+pub(crate) fn reading(number: u64) -> f64 {
+    (1_001 + 10 * (number % 900)) as f64 / 100.0
+}
+
+/// A value as a computation leaves it: mostly sixteen or seventeen digits.
+pub(crate) fn computed(number: u64) -> f64 {
+    (number as f64 + 2.0).sqrt()
+}
+
+/// [`RECORDS`] samples as an agent takes them: each second one of every key.
+pub(crate) fn samples(value: fn(u64) -> f64) -> Result<Vec<Sample>, InvalidKey> {
+    let keys = (0..KEYS).map(|host| Key::new(format!("rack{host:03}.cpu.user")));
+    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+    let mut samples = Vec::with_capacity(RECORDS);
+    for timestamp in (FIRST_SECOND..).take(POINTS) {
+        for key in &keys {
+            let point = Point::new(timestamp, value(samples.len() as u64));
+            samples.push(Sample { key: key.clone(), point });
+        }
+    }
+    Ok(samples)
+}
+
+/// The answer to `get *` of a server that stores [`samples`].
+pub(crate) fn answer(value: fn(u64) -> f64) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut answer = BytesMut::new();
+    let metrics = samples(value)?.into_iter().collect();
+    ServerCodec::default().encode(Response::Ok(metrics), &mut answer)?;
+    Ok(answer.into())
+}
+
+/// A client that can put.
+pub(crate) trait Put: Send + 'static {
+    /// Puts `value`, and waits until it is acknowledged.
+    fn put(&mut self, value: f64) -> impl Future<Output = ()> + Send;
+}
+
+/// How long one caller takes over `puts`.
+pub(crate) async fn put_alone(client: &mut impl Put, puts: u64) -> Duration {
+    let start = Instant::now();
+    for number in 0..puts {
+        client.put(reading(number)).await;
+    }
+    start.elapsed()
+}
+
+/// How long `callers` take over `puts` in all, if each waits for every one of its own.
+pub(crate) async fn put_by(client: &(impl Put + Clone), callers: usize, puts: u64) -> Duration {
+    let callers = callers as u64;
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for caller in 0..callers {
+        let mut client = client.clone();
+        tasks.spawn(async move {
+            for number in (caller..puts).step_by(callers as usize) {
+                client.put(reading(number)).await;
+            }
+        });
+    }
+    while let Some(caller) = tasks.join_next().await {
+        caller.expect("each put is acknowledged");
+    }
+    start.elapsed()
+}

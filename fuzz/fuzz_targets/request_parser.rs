@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../../tests/it/invariants.rs"]
+#[expect(dead_code, reason = "each target runs one of the checks")]
+mod invariants;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| invariants::request_parser(input));

@@ -1,0 +1,349 @@
+//! Conversations over a pipe, in made-up time.
+
+use std::{sync::Mutex, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use super::*;
+use crate::{
+    metric::Point,
+    store::{MemorySnapshot, MemoryStore},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A session of its own, with the peer's end of the pipe.
+struct Talk {
+    peer: DuplexStream,
+    stop: watch::Sender<bool>,
+    session: JoinHandle<()>,
+}
+
+impl Talk {
+    fn with(store: impl Store, limits: Limits, pipe_bytes: usize) -> Self {
+        let (peer, io) = duplex(pipe_bytes);
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::new(Shared::new(store, limits, Arc::default()));
+        let session = tokio::spawn(run(io, ([127, 0, 0, 1], 1).into(), shared, stopped));
+        Self { peer, stop, session }
+    }
+
+    fn new() -> Self {
+        Self::with(MemoryStore::new(), Limits::default(), 64 * 1024)
+    }
+
+    async fn send(&mut self, bytes: &str) {
+        self.peer.write_all(bytes.as_bytes()).await.unwrap();
+    }
+
+    #[track_caller]
+    fn expect(&mut self, answer: &str) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let mut got = vec![0; answer.len()];
+            self.peer.read_exact(&mut got).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&got), answer, "{caller}");
+        }
+    }
+
+    /// What comes until the session closes.
+    async fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        self.peer.read_to_end(&mut rest).await.unwrap();
+        String::from_utf8(rest).unwrap()
+    }
+}
+
+/// A store with `count` points of one key.
+async fn store_of(count: i64) -> MemoryStore {
+    let store = MemoryStore::new();
+    let mut puts = PutBatch::new();
+    for at in 0..count {
+        puts.push_checked("key", Point::new(at, 0.5));
+    }
+    store.apply(&puts).await.unwrap();
+    store
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_sent_byte_by_byte_is_cut_off_at_its_deadline() {
+    let mut talk = Talk::new();
+    let begin = Instant::now();
+    talk.send("put a 1 1\nput b").await;
+    talk.expect("ok\n\n").await;
+    // Each byte comes well within any limit; the line does not.
+    while talk.peer.write_all(b"b").await.is_ok() {
+        sleep(SECOND).await;
+    }
+    assert_eq!(talk.rest().await, "");
+    let took = begin.elapsed();
+    assert!((30 * SECOND..32 * SECOND).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_slow_lines_each_have_their_own_time() {
+    let mut talk = Talk::new();
+    talk.send("put").await;
+    for at in 0..20 {
+        sleep(20 * SECOND).await;
+        talk.send(&format!(" a 1 {at}\nput")).await;
+        talk.expect("ok\n\n").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_is_closed_after_the_idle_time() {
+    let mut talk = Talk::new();
+    for _ in 0..3 {
+        sleep(599 * SECOND).await;
+        talk.send("get a\n").await;
+        talk.expect("ok\n\n").await;
+    }
+    let begin = Instant::now();
+    assert_eq!(talk.rest().await, "");
+    assert_eq!(begin.elapsed().as_secs(), 600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_leaves_an_answer_unread_is_dropped() {
+    let mut talk = Talk::with(store_of(1000).await, Limits::default(), 1024);
+    let begin = Instant::now();
+    talk.send("get *\n").await;
+    (&mut talk.session).await.unwrap();
+    assert_eq!(begin.elapsed().as_secs(), 30);
+    assert!(!talk.rest().await.ends_with("\n\n"), "the answer must not look whole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_a_byte_now_and_then_is_dropped_as_well() {
+    let mut talk = Talk::with(store_of(1000).await, Limits::default(), 1024);
+    let begin = Instant::now();
+    talk.send("get *\n").await;
+    while !talk.session.is_finished() {
+        talk.peer.read_u8().await.unwrap();
+        sleep(SECOND).await;
+    }
+    assert!(begin.elapsed() < 32 * SECOND, "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_but_steady_reader_gets_all_of_a_large_answer() {
+    let mut talk = Talk::with(store_of(20_000).await, Limits::default(), 16 * 1024);
+    talk.send("get *\nget none\n").await;
+    let mut got = Vec::new();
+    let mut piece = vec![0; 16 * 1024];
+    while !got.ends_with(b"\n\nok\n\n") {
+        sleep(2 * SECOND).await;
+        let read = talk.peer.read(&mut piece).await.unwrap();
+        assert_ne!(read, 0, "dropped after {} bytes", got.len());
+        got.extend_from_slice(&piece[..read]);
+    }
+    assert_eq!(got.iter().filter(|&&byte| byte == b'\n').count(), 20_000 + 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_stops_while_too_many_answers_are_unread() {
+    for (request, answer) in [("put a 1 1\n", PUT_DONE), ("bad\n", WRONG_COMMAND)] {
+        let limits = Limits::default().max_unsent_bytes(4096);
+        let mut talk = Talk::with(MemoryStore::new(), limits, 1024);
+        let mut sent = 0;
+        while let Ok(result) = timeout(SECOND, talk.peer.write_all(request.as_bytes())).await {
+            result.unwrap();
+            sent += 1;
+            // The answers to one read beyond the limit, and what fits the pipes.
+            let unread = sent * answer.len();
+            assert!(unread < 4096 + 8 * 1024, "{unread} bytes of answers with nobody reading them");
+        }
+        // Once they are read, all goes on.
+        let mut answers = vec![0; sent * answer.len()];
+        talk.peer.read_exact(&mut answers).await.unwrap();
+        assert!(answers.ends_with(answer));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_ends_that_both_write_come_to_no_deadlock_within_the_limit() {
+    let mut talk = Talk::with(MemoryStore::new(), Limits::default(), 1024);
+    for at in 0..10_000 {
+        talk.send(&format!("put a 1 {at}\n")).await;
+    }
+    talk.expect(&"ok\n\n".repeat(10_000)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_line_is_answered_and_then_swallowed_for_a_bounded_time() {
+    let mut talk = Talk::new();
+    let begin = Instant::now();
+    talk.send("put a 1 1\nput ").await;
+    talk.send(&"x".repeat(5000)).await;
+    talk.expect("ok\n\nerror\nwrong command\n\n").await;
+    while talk.peer.write_all(b"xxxxxxxxx").await.is_ok() {
+        sleep(SECOND / 10).await;
+    }
+    assert_eq!(talk.rest().await, "");
+    assert!(begin.elapsed() < 31 * SECOND, "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_megabyte_line_loses_no_answer() {
+    let mut talk = Talk::new();
+    let piece = vec![b'x'; 100_000];
+    for _ in 0..1000 {
+        talk.peer.write_all(&piece).await.unwrap();
+    }
+    assert_eq!(talk.rest().await, "error\nwrong command\n\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_on_a_line_is_exact() {
+    let limits = Limits::default().max_line_bytes(20);
+    let mut talk = Talk::with(MemoryStore::new(), limits, 1024);
+    talk.send("put a 1 00000000001\n").await;
+    talk.expect("ok\n\n").await;
+    talk.send("put a 1 000000000001\nget a\n").await;
+    assert_eq!(talk.rest().await, "error\nwrong command\n\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_lets_what_was_read_be_answered() {
+    let mut talk = Talk::with(store_of(1000).await, Limits::default(), 1024);
+    talk.send("get *\nput key 0.5 -1\nput").await;
+    talk.expect("ok\nkey 0.5 0\n").await;
+    talk.stop.send_replace(true);
+    let rest = talk.rest().await;
+    assert!(rest.ends_with("key 0.5 999\n\nok\n\n"), "{:?}", &rest[rest.len() - 40..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_an_idle_session_within_a_second() {
+    let mut talk = Talk::new();
+    talk.send("get a\n").await;
+    talk.expect("ok\n\n").await;
+    let begin = Instant::now();
+    talk.stop.send_replace(true);
+    talk.session.await.unwrap();
+    assert!(begin.elapsed() <= SECOND);
+}
+
+#[tokio::test]
+async fn a_peer_that_never_pauses_sees_the_stop() {
+    let Talk { peer, stop, session } = Talk::new();
+    let (mut answers, mut requests) = tokio::io::split(peer);
+    let flood =
+        tokio::spawn(async move { while requests.write_all(b"put a 1 1\n").await.is_ok() {} });
+    answers.read_exact(&mut [0; 4000]).await.unwrap();
+    stop.send_replace(true);
+    let mut rest = Vec::new();
+    answers.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.ends_with(b"ok\n\n"));
+    flood.abort();
+    drop(answers);
+    session.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_comes_before_anything_more_is_read() {
+    let (_stop, stopped) = watch::channel(true);
+    let counters = Arc::new(Counters::default());
+    let shared = Shared::new(MemoryStore::new(), Limits::default(), Arc::clone(&counters));
+    // This peer is always ready, so nothing else in the session ever has its turn.
+    let requests = b"put a 1 1\n".repeat(100_000);
+    let io = tokio::io::join(&requests[..], tokio::io::sink());
+    run(io, ([127, 0, 0, 1], 1).into(), Arc::new(shared), stopped).await;
+    assert_eq!(crate::server::Monitor(counters).stats().puts, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_shuts_down_its_side_gets_its_answers() {
+    let mut talk = Talk::new();
+    talk.send("put a 1 1\nget a\nput a 2").await;
+    talk.peer.shutdown().await.unwrap();
+    assert_eq!(talk.rest().await, "ok\n\nok\na 1.0 1\n\n");
+}
+
+/// Fails where it is told to.
+struct Broken {
+    memory: MemoryStore,
+    fails: Mutex<Vec<Fail>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fail {
+    Apply,
+    Get,
+    /// After so many blocks.
+    Block(usize),
+}
+
+impl Broken {
+    /// Fails in these ways, one each time that the store is asked, from the last one on.
+    fn new(memory: MemoryStore, fails: &[Fail]) -> Self {
+        Self { memory, fails: Mutex::new(fails.to_vec()) }
+    }
+
+    fn next(&self) -> Option<Fail> {
+        self.fails.lock().unwrap().pop()
+    }
+}
+
+impl Store for Broken {
+    type Snapshot = BrokenSnapshot;
+
+    async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
+        match self.next() {
+            Some(Fail::Apply) => Err(StoreError::new("disk\nfull").caused_by("no space left")),
+            _ => self.memory.apply(puts).await,
+        }
+    }
+
+    async fn get(&self, selector: &Selector) -> Result<BrokenSnapshot, StoreError> {
+        let blocks = match self.next() {
+            Some(Fail::Get) => return Err(StoreError::new("cannot read")),
+            Some(Fail::Block(blocks)) => Some(blocks),
+            _ => None,
+        };
+        Ok(BrokenSnapshot { memory: self.memory.get(selector).await?, blocks })
+    }
+}
+
+struct BrokenSnapshot {
+    memory: MemorySnapshot,
+    blocks: Option<usize>,
+}
+
+impl Snapshot for BrokenSnapshot {
+    async fn next_block(&mut self) -> Result<Option<Block<'_>>, StoreError> {
+        match &mut self.blocks {
+            Some(0) => return Err(StoreError::new("bad block")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.memory.next_block().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_failure_is_answered_and_the_session_lives() {
+    let store = Broken::new(MemoryStore::new(), &[Fail::Block(0), Fail::Get, Fail::Apply]);
+    let mut talk = Talk::with(store, Limits::default(), 64 * 1024);
+    talk.send("put a 1 1\nput a 1 2\nget a\nget a\nput a 3 3\nget a\n").await;
+    talk.expect("error\ndisk full\n\nerror\ndisk full\n\n").await;
+    talk.expect("error\ncannot read\n\n").await;
+    talk.expect("error\nbad block\n\n").await;
+    talk.expect("ok\n\nok\na 3.0 3\n\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_store_breaks_off_does_not_look_whole() {
+    let store = Broken::new(store_of(20_000).await, &[Fail::Block(30)]);
+    let mut talk = Talk::with(store, Limits::default(), 64 * 1024);
+    talk.send("get *\nget *\n").await;
+    let rest = talk.rest().await;
+    assert!(
+        rest.starts_with("ok\nkey 0.5 0\n") && !rest.contains("\n\n") && !rest.contains("error")
+    );
+}

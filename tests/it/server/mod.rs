@@ -1,0 +1,89 @@
+//! The server over real sockets, asked in raw bytes.
+
+use std::net::SocketAddr;
+
+use metrics_client::{
+    Server, Store,
+    server::{Limits, Monitor},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+mod crowd;
+mod grammar;
+mod pipelining;
+mod store;
+
+/// A server that serves until it is told to stop, or the test is over.
+struct Running {
+    addr: SocketAddr,
+    monitor: Monitor,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start() -> Self {
+        Self::serve(Server::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    async fn with(limits: Limits) -> Self {
+        Self::serve(Server::bind("127.0.0.1:0").await.unwrap().limits(limits))
+    }
+
+    fn serve(server: Server<impl Store>) -> Self {
+        let (addr, monitor) = (server.local_addr(), server.monitor());
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(server.serve_until(async {
+            if stopped.await.is_err() {
+                std::future::pending().await
+            }
+        }));
+        Self { addr, monitor, stop, serving }
+    }
+
+    async fn connect(&self) -> Peer {
+        let io = TcpStream::connect(self.addr).await.unwrap();
+        io.set_nodelay(true).unwrap();
+        Peer { io }
+    }
+}
+
+/// Somebody who writes and reads bytes.
+struct Peer {
+    io: TcpStream,
+}
+
+impl Peer {
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.io.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Reads exactly `answer`.
+    async fn expect(&mut self, answer: &str) {
+        let mut got = vec![0; answer.len()];
+        self.io.read_exact(&mut got).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&got), answer);
+    }
+
+    /// Sends `request`, reads `answer`, and sees that nothing more comes by asking once more.
+    async fn ask(&mut self, request: impl AsRef<[u8]>, answer: &str) {
+        self.send(request).await;
+        self.expect(answer).await;
+        self.send("get no.such.key\n").await;
+        self.expect("ok\n\n").await;
+    }
+
+    /// What comes until the server closes.
+    async fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        self.io.read_to_end(&mut rest).await.unwrap();
+        String::from_utf8(rest).unwrap()
+    }
+}
+
+const WRONG_COMMAND: &str = "error\nwrong command\n\n";

@@ -1,0 +1,131 @@
+//! The store in memory against the simplest thing that could be right.
+
+use std::collections::BTreeMap;
+
+use metrics_client::{
+    Key, MemoryStore, Point, Selector, Store,
+    store::{MemorySnapshot, PutBatch, Snapshot},
+};
+use proptest::prelude::*;
+
+/// Keys in the order of their first put, each with its points.
+#[derive(Clone, Debug, Default)]
+struct Model(Vec<(String, BTreeMap<i64, f64>)>);
+
+impl Model {
+    fn put(&mut self, key: &str, point: Point) {
+        let place = self.0.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
+            self.0.push((key.into(), BTreeMap::new()));
+            self.0.len() - 1
+        });
+        self.0[place].1.insert(point.timestamp, point.value);
+    }
+
+    fn rows(&self, only: Option<&str>) -> Vec<(String, i64, f64)> {
+        let keys = self.0.iter().filter(|(key, _)| only.is_none_or(|only| only == key));
+        keys.flat_map(|(key, points)| points.iter().map(|(&at, &value)| (key.clone(), at, value)))
+            .collect()
+    }
+}
+
+async fn rows(mut snapshot: MemorySnapshot) -> Vec<(String, i64, f64)> {
+    let mut rows = Vec::new();
+    while let Some(block) = snapshot.next_block().await.unwrap() {
+        assert!(!block.points.is_empty());
+        rows.extend(
+            block.points.iter().map(|point| (block.key.to_string(), point.timestamp, point.value)),
+        );
+    }
+    rows
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put {
+        key: u8,
+        timestamp: i64,
+        value: f64,
+    },
+    /// Many at once, so that chunks fill: from a second on, so many, so far apart.
+    Run {
+        key: u8,
+        from: i64,
+        count: i64,
+        step: i64,
+    },
+    Snapshot,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..6u8, -2000i64..2000, -9.0..9.0).prop_map(|(key, timestamp, value)| Step::Put {
+            key,
+            timestamp,
+            value
+        }),
+        2 => (0..6u8, -1000i64..1000, 0i64..1500, -3i64..4)
+            .prop_map(|(key, from, count, step)| Step::Run { key, from, count, step }),
+        1 => Just(Step::Snapshot),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn batches_in_any_order_match_a_sorted_map(
+        batches in prop::collection::vec(prop::collection::vec(step(), 0..8), 0..12),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let store = MemoryStore::new();
+            let mut model = Model::default();
+            let mut snapshots = Vec::new();
+            let mut puts = PutBatch::new();
+            for batch in batches {
+                puts.clear();
+                for step in batch {
+                    let mut put = |key: u8, point| {
+                        let key = Key::new(format!("key.{key}")).unwrap();
+                        puts.push(&key, point);
+                        model.put(&key, point);
+                    };
+                    match step {
+                        Step::Put { key, timestamp, value } => put(key, Point::new(timestamp, value)),
+                        Step::Run { key, from, count, step } => (0..count)
+                            .for_each(|at| put(key, Point::new(from + at * step, at as f64))),
+                        Step::Snapshot => {
+                            store.apply(&puts).await.unwrap();
+                            puts.clear();
+                            let snapshot = store.get(&Selector::All).await.unwrap();
+                            snapshots.push((snapshot, model.clone()));
+                        }
+                    }
+                }
+                store.apply(&puts).await.unwrap();
+            }
+            snapshots.push((store.get(&Selector::All).await.unwrap(), model.clone()));
+            for (snapshot, model) in snapshots {
+                assert_eq!(rows(snapshot).await, model.rows(None));
+            }
+            for key in 0..7 {
+                let key = Key::new(format!("key.{key}")).unwrap();
+                let snapshot = store.get(&Selector::from(&key)).await.unwrap();
+                assert_eq!(rows(snapshot).await, model.rows(Some(&key)));
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_becomes_metrics() {
+    let store = MemoryStore::new();
+    let mut puts = PutBatch::new();
+    for (key, at) in [("b", 2), ("a", 1), ("b", 1)] {
+        puts.push(&Key::new(key).unwrap(), Point::new(at, 0.5));
+    }
+    store.apply(&puts).await.unwrap();
+    let metrics = store.get(&Selector::All).await.unwrap().into_metrics().await.unwrap();
+    assert_eq!(metrics.keys().map(Key::as_str).collect::<Vec<_>>(), ["b", "a"]);
+    assert_eq!(metrics.points("b"), [Point::new(1, 0.5), Point::new(2, 0.5)]);
+}
