@@ -19,6 +19,7 @@ use crate::{
 
 mod agent;
 mod proxy;
+mod race;
 
 const SECOND: Duration = Duration::from_secs(1);
 
