@@ -15,18 +15,19 @@ use tokio_util::codec::Framed;
 
 use super::{
     connect::BoxFuture,
+    pipeline::Answers,
     shared::{Shared, wake_all},
 };
 use crate::{
     error::ConnectionFault,
-    protocol::{ClientCodec, CodecError, Request, Response},
+    protocol::{ClientCodec, CodecError, Request},
 };
 
 /// How much is read at once, in bytes. As with the kernel's own buffers, more gains little.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
-/// How many answers are handed out under one lock.
-const RESPONSES_AT_ONCE: usize = 1024;
+/// How many answers, or runs of acknowledgements, are handed out under one lock.
+const ANSWERS_AT_ONCE: usize = 1024;
 
 /// How many bytes may wait for the socket before no more requests are taken: they would only wait
 /// here instead of in the pipeline, where they can still be withdrawn.
@@ -35,7 +36,7 @@ const WRITE_BUFFER_BYTES: usize = 256 * 1024;
 pub(super) struct Connection<Io> {
     framed: Framed<Io, ClientCodec>,
     /// Answers on their way to the pipeline.
-    responses: Vec<Response>,
+    answers: Vec<Answers>,
     /// How many of the decoded bytes have been counted.
     counted: u64,
     /// Whether the server has given an answer that was due.
@@ -57,7 +58,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         let codec = ClientCodec::max_response_bytes(max_response_bytes);
         Self {
             framed: Framed::with_capacity(io, codec, READ_BUFFER_BYTES),
-            responses: Vec::new(),
+            answers: Vec::new(),
             counted: 0,
             proven: false,
             probe: if may_probe { Probe::Due } else { Probe::Done },
@@ -133,8 +134,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             let mut all_read = false;
             let end = match Pin::new(&mut self.framed).poll_next(cx) {
                 Poll::Ready(Some(Ok(response))) => {
-                    self.responses.push(response);
-                    if self.responses.len() < RESPONSES_AT_ONCE {
+                    self.answers.push(Answers::One(response));
+                    self.take_acknowledgements();
+                    if self.answers.len() < ANSWERS_AT_ONCE {
                         continue;
                     }
                     None
@@ -157,6 +159,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         }
     }
 
+    /// Counts the acknowledgements that have come and lie next in the buffer: with many puts in
+    /// flight most answers are, and need not be decoded one by one.
+    fn take_acknowledgements(&mut self) {
+        let mut read = std::mem::take(self.framed.read_buffer_mut());
+        let count = self.framed.codec_mut().skip_acknowledgements(&mut read);
+        *self.framed.read_buffer_mut() = read;
+        if count > 0 {
+            self.answers.push(Answers::Acknowledgements(count));
+        }
+    }
+
     /// Hands the answers to the pipeline, and wakes those who waited for them.
     fn complete(
         &mut self,
@@ -167,14 +180,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         let codec = self.framed.codec();
         let amid = all_read && (codec.is_amid_response() || !self.framed.read_buffer().is_empty());
         let decoded = codec.decoded();
-        if self.responses.is_empty() && !amid {
+        if self.answers.is_empty() && !amid {
             return Ok(());
         }
-        self.proven |= !self.responses.is_empty();
+        self.proven |= !self.answers.is_empty();
         let mut pipeline = shared.pipeline();
         pipeline.counters_mut().bytes_received += decoded - self.counted;
         self.counted = decoded;
-        let result = pipeline.complete(self.responses.drain(..), amid, Instant::now(), wakers);
+        let result = pipeline.complete(self.answers.drain(..), amid, Instant::now(), wakers);
         drop(pipeline);
         wake_all(wakers);
         result

@@ -54,6 +54,12 @@ impl ClientCodec {
         Self { decoder: response::Decoder::new(limit), records: MetricsBuilder::default() }
     }
 
+    /// Takes the answers that `src` begins with as long as they are plain acknowledgements, without
+    /// looking into them one by one, and says how many there were.
+    pub(crate) fn skip_acknowledgements(&mut self, src: &mut BytesMut) -> usize {
+        self.decoder.skip_acknowledgements(src)
+    }
+
     /// How many bytes have been decoded.
     pub(crate) fn decoded(&self) -> u64 {
         self.decoder.decoded()
@@ -75,20 +81,12 @@ impl Encoder<Request> for ClientCodec {
     type Error = CodecError;
 
     fn encode(&mut self, request: Request, dst: &mut BytesMut) -> Result<(), CodecError> {
-        self.encode(&request, dst)
-    }
-}
-
-impl Encoder<&Request> for ClientCodec {
-    type Error = CodecError;
-
-    fn encode(&mut self, request: &Request, dst: &mut BytesMut) -> Result<(), CodecError> {
         match request {
             Request::Put(Sample { key, point }) => {
-                NotFinite::check(key, point.value)?;
-                request::encode_put(dst, key, *point);
+                NotFinite::check(&key, point.value)?;
+                request::encode_put(dst, &key, point);
             }
-            Request::Get(selector) => request::encode_get(dst, selector),
+            Request::Get(selector) => request::encode_get(dst, &selector),
         }
         Ok(())
     }
@@ -269,14 +267,6 @@ impl Encoder<Response> for ServerCodec {
     type Error = CodecError;
 
     fn encode(&mut self, response: Response, dst: &mut BytesMut) -> Result<(), CodecError> {
-        self.encode(&response, dst)
-    }
-}
-
-impl Encoder<&Response> for ServerCodec {
-    type Error = CodecError;
-
-    fn encode(&mut self, response: &Response, dst: &mut BytesMut) -> Result<(), CodecError> {
         response.encode(dst)
     }
 }

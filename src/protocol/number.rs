@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use bytes::{BufMut, BytesMut};
-
 /// The longest text of an f64 in this form: `-2.2250738585072014e-308`.
 pub(crate) const MAX_VALUE_LEN: usize = 24;
 /// The longest text of an i64: `-9223372036854775808`.
@@ -18,17 +16,80 @@ impl fmt::Display for Number {
     }
 }
 
-/// Appends `value` as text.
+/// Writes a value at the beginning of `dst` and says how long it is. It may write zeros behind it,
+/// within [`MAX_VALUE_LEN`].
 #[inline]
-pub(crate) fn put_value(dst: &mut BytesMut, value: f64) {
-    dst.put_slice(ValueText::new().of(value).as_bytes());
+pub(crate) fn write_value(dst: &mut [u8], value: f64) -> usize {
+    let size = value.abs();
+    // A decimal of at most 15 digits that reads back to the same f64 is the shortest that does: no
+    // two of them read to the same one (IEEE 754, `DBL_DIG`).
+    let scaled = (size * FRACTION as f64 + 0.5) as u64;
+    if scaled >= MAX_SCALED || scaled as f64 / FRACTION as f64 != size {
+        return write_any_value(dst, value);
+    }
+    dst[0] = b'-';
+    let mut len = usize::from(value.is_sign_negative());
+    len += write_integer(&mut dst[len..], scaled / FRACTION);
+    let fraction = (scaled % FRACTION) as usize;
+    let (high, low) = (PAIRS[fraction / 100], PAIRS[fraction % 100]);
+    dst[len..len + 5].copy_from_slice(&[b'.', high[0], high[1], low[0], low[1]]);
+    let zeros = match (high, low) {
+        ([_, b'0'], [b'0', b'0']) => 3,
+        (_, [b'0', b'0']) => 2,
+        (_, [_, b'0']) => 1,
+        _ => 0,
+    };
+    len + 5 - zeros
 }
 
-/// Appends `timestamp` as text.
-#[inline]
-pub(crate) fn put_timestamp(dst: &mut BytesMut, timestamp: i64) {
-    dst.put_slice(itoa::Buffer::new().format(timestamp).as_bytes());
+/// Writes a value of whatever size and length.
+fn write_any_value(dst: &mut [u8], value: f64) -> usize {
+    let mut text = ValueText::new();
+    let text = text.of(value).as_bytes();
+    dst[..text.len()].copy_from_slice(text);
+    text.len()
 }
+
+/// Writes a timestamp at the beginning of `dst` and says how long it is.
+#[inline]
+pub(crate) fn write_timestamp(dst: &mut [u8], timestamp: i64) -> usize {
+    dst[0] = b'-';
+    let sign = usize::from(timestamp < 0);
+    sign + write_integer(&mut dst[sign..], timestamp.unsigned_abs())
+}
+
+/// Writes a number at the beginning of `dst` and says how long it is.
+#[inline]
+fn write_integer(dst: &mut [u8], mut number: u64) -> usize {
+    let len = number.checked_ilog10().map_or(1, |log| log as usize + 1);
+    let mut end = len;
+    while end >= 2 {
+        dst[end - 2..end].copy_from_slice(&PAIRS[(number % 100) as usize]);
+        number /= 100;
+        end -= 2;
+    }
+    if end == 1 {
+        dst[0] = b'0' + number as u8;
+    }
+    len
+}
+
+/// Four decimal places: what most measurements have at most.
+const FRACTION: u64 = 10_000;
+
+/// Fifteen digits.
+const MAX_SCALED: u64 = 1_000_000_000_000_000;
+
+/// `00` to `99`.
+pub(crate) const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
 
 /// Room for the text of one value.
 struct ValueText {

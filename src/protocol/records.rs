@@ -27,7 +27,7 @@ pub(crate) fn encode_records(dst: &mut BytesMut, key: &str, points: &[Point]) {
             to.copy_from_slice(from);
         }
         let numbers = &mut room[prefix_len..prefix_len + NUMBERS_ROOM];
-        let mut len = write_value(numbers, point.value);
+        let mut len = number::write_value(numbers, point.value);
         numbers[len] = b' ';
         len += 1;
         let text = timestamp.text(point.timestamp);
@@ -37,49 +37,6 @@ pub(crate) fn encode_records(dst: &mut BytesMut, key: &str, points: &[Point]) {
         at += prefix_len + len + 1;
     }
     dst.truncate(at);
-}
-
-/// Writes a value at the beginning of `dst` and says how long it is.
-#[inline]
-fn write_value(dst: &mut [u8], value: f64) -> usize {
-    let size = value.abs();
-    // A decimal of at most 15 digits that reads back to the same f64 is the shortest that does: no
-    // two of them read to the same one (IEEE 754, `DBL_DIG`).
-    let scaled = (size * FRACTION as f64 + 0.5) as u64;
-    if scaled >= MAX_SCALED || scaled as f64 / FRACTION as f64 != size {
-        let text = number::Number(value).to_string();
-        dst[..text.len()].copy_from_slice(text.as_bytes());
-        return text.len();
-    }
-    dst[0] = b'-';
-    let mut len = usize::from(value.is_sign_negative());
-    len += write_integer(&mut dst[len..], scaled / FRACTION);
-    let fraction = (scaled % FRACTION) as usize;
-    let (high, low) = (PAIRS[fraction / 100], PAIRS[fraction % 100]);
-    dst[len..len + 5].copy_from_slice(&[b'.', high[0], high[1], low[0], low[1]]);
-    let zeros = match (high, low) {
-        ([_, b'0'], [b'0', b'0']) => 3,
-        (_, [b'0', b'0']) => 2,
-        (_, [_, b'0']) => 1,
-        _ => 0,
-    };
-    len + 5 - zeros
-}
-
-/// Writes a number below 10^11 at the beginning of `dst` and says how long it is.
-#[inline]
-fn write_integer(dst: &mut [u8], mut number: u64) -> usize {
-    let len = number.checked_ilog10().map_or(1, |log| log as usize + 1);
-    let mut end = len;
-    while end >= 2 {
-        dst[end - 2..end].copy_from_slice(&PAIRS[(number % 100) as usize]);
-        number /= 100;
-        end -= 2;
-    }
-    if end == 1 {
-        dst[0] = b'0' + number as u8;
-    }
-    len
 }
 
 /// The text of the last timestamp: of the next one often only two digits are different.
@@ -96,13 +53,10 @@ impl Timestamp {
     fn text(&mut self, timestamp: i64) -> &[u8; number::MAX_TIMESTAMP_LEN] {
         match self.base.and_then(|base| timestamp.checked_sub(base)) {
             Some(rest @ 0..100) => {
-                self.text[self.len - 2..self.len].copy_from_slice(&PAIRS[rest as usize]);
+                self.text[self.len - 2..self.len].copy_from_slice(&number::PAIRS[rest as usize]);
             }
             _ => {
-                let mut digits = itoa::Buffer::new();
-                let digits = digits.format(timestamp);
-                self.text[..digits.len()].copy_from_slice(digits.as_bytes());
-                self.len = digits.len();
+                self.len = number::write_timestamp(&mut self.text, timestamp);
                 self.base = (timestamp >= 100).then(|| timestamp - timestamp % 100);
             }
         }
@@ -117,23 +71,6 @@ const PREFIX_ROOM: usize = (Key::MAX_LEN + 1).next_multiple_of(STEP);
 
 /// The most that both numbers, a space and a line break take.
 const NUMBERS_ROOM: usize = number::MAX_VALUE_LEN + 1 + number::MAX_TIMESTAMP_LEN + 1;
-
-/// Four decimal places: what most measurements have at most.
-const FRACTION: u64 = 10_000;
-
-/// Fifteen digits.
-const MAX_SCALED: u64 = 1_000_000_000_000_000;
-
-/// `00` to `99`.
-const PAIRS: [[u8; 2]; 100] = {
-    let mut pairs = [[b'0'; 2]; 100];
-    let mut number = 0;
-    while number < 100 {
-        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
-        number += 1;
-    }
-    pairs
-};
 
 #[cfg(test)]
 mod tests {

@@ -105,18 +105,25 @@ pub(crate) fn encode_record(dst: &mut BytesMut, key: &str, point: Point) {
 /// The most that a record of `key` can take.
 #[inline]
 fn record_len(key: &str) -> usize {
-    key.len() + number::MAX_VALUE_LEN + number::MAX_TIMESTAMP_LEN + 3
+    key.len() + NUMBERS_LEN
 }
 
 #[inline]
 fn put_record(dst: &mut BytesMut, key: &str, point: Point) {
+    // Everything behind the key is made apart, so that it is appended with one copy.
+    let mut numbers = [0; NUMBERS_LEN];
+    numbers[0] = b' ';
+    let mut len = 1 + number::write_value(&mut numbers[1..], point.value);
+    numbers[len] = b' ';
+    len += 1;
+    len += number::write_timestamp(&mut numbers[len..], point.timestamp);
+    numbers[len] = b'\n';
     dst.put_slice(key.as_bytes());
-    dst.put_u8(b' ');
-    number::put_value(dst, point.value);
-    dst.put_u8(b' ');
-    number::put_timestamp(dst, point.timestamp);
-    dst.put_u8(b'\n');
+    dst.put_slice(&numbers[..=len]);
 }
+
+/// The most that a space, a value, a space, a timestamp and a line break take.
+const NUMBERS_LEN: usize = number::MAX_VALUE_LEN + number::MAX_TIMESTAMP_LEN + 3;
 
 /// A request that borrows from the line that it was read from.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -61,6 +61,9 @@ impl Response {
 const OK: &[u8] = b"ok\n";
 const ERROR: &[u8] = b"error\n";
 
+/// The answer to a `put` that was carried out, and to a `get` that found nothing.
+const ACKNOWLEDGEMENT: &[u8; 4] = b"ok\n\n";
+
 /// The longest line of an answer, in bytes with its line break: a key of 1,024 and two numbers,
 /// seven times over.
 ///
@@ -70,6 +73,10 @@ const MAX_LINE_BYTES: usize = 8 * 1024;
 
 /// The longest `error` answer, in bytes. The messages seen are below 100.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// How much room there is for the rest of an answer that has begun, in bytes: it is likely to be
+/// large, or it would have come as a whole.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
 
 /// Takes the records of an answer as they are decoded.
 pub(crate) trait RecordSink {
@@ -131,6 +138,19 @@ impl Decoder {
         self.decoded
     }
 
+    /// Takes the answers that `src` begins with as long as they are `ok` without data.
+    pub(crate) fn skip_acknowledgements(&mut self, src: &mut BytesMut) -> usize {
+        if !self.is_between_answers() || self.limit < ACKNOWLEDGEMENT.len() {
+            return 0;
+        }
+        let (answers, _) = src.as_chunks();
+        let count = answers.iter().take_while(|&answer| answer == ACKNOWLEDGEMENT).count();
+        let len = count * ACKNOWLEDGEMENT.len();
+        src.advance(len);
+        self.decoded += len as u64;
+        count
+    }
+
     /// Reads on in `src`. `None` means that the answer is not over and every byte has been looked
     /// at; the records so far have gone to the sink.
     pub(crate) fn decode(
@@ -141,6 +161,10 @@ impl Decoder {
         let before = src.len();
         let end = self.decode_on(src, sink);
         self.decoded += (before - src.len()) as u64;
+        if let (Ok(None), State::Records | State::Skipping(_)) = (&end, &self.state) {
+            // Without this, each read would be no larger than what the last one left free.
+            src.reserve(READ_AHEAD_BYTES);
+        }
         end
     }
 

@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use self::{
-    queue::{Entry, Kind, Queue},
+    queue::{Answered, Entry, Kind, Queue},
     waiters::{Removed, Waiters},
 };
 use super::{
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{ConnectionFault, Delivery, Error},
-    metric::{Point, Selector},
+    metric::{Metrics, Point, Selector},
     protocol::{self, Response},
 };
 
@@ -76,6 +76,20 @@ enum Phase {
     Draining,
     /// Serves nobody any more.
     Closed,
+}
+
+/// What a connection brings: answers, in their order.
+#[derive(Debug)]
+pub(super) enum Answers {
+    One(Response),
+    /// So many times `ok` without data.
+    Acknowledgements(usize),
+}
+
+impl From<Response> for Answers {
+    fn from(response: Response) -> Self {
+        Self::One(response)
+    }
 }
 
 /// A request has been accepted.
@@ -256,23 +270,16 @@ impl Pipeline {
     /// `amid`: if nothing is asked, that is one that nobody asked for.
     pub(super) fn complete(
         &mut self,
-        responses: impl IntoIterator<Item = Response>,
+        answers: impl IntoIterator<Item = impl Into<Answers>>,
         amid: bool,
         now: Instant,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionFault> {
-        for response in responses {
-            let kind = self.queue.due().ok_or(ConnectionFault::Unsolicited)?;
-            let outcome = match (kind, response) {
-                (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
-                (Kind::Get, Response::Ok(metrics)) => Ok(Answer::Found(metrics)),
-                (Kind::Get, Response::Malformed(record)) => Err(record.into()),
-                (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Answer::Stored),
-                (Kind::Put, _) => return Err(ConnectionFault::DataForPut),
-            };
+        for answers in answers {
             self.due_since = None;
-            if let Some((Some(waiter), index)) = self.queue.answer() {
-                self.finish(waiter, index, 1, outcome, wakers);
+            match answers.into() {
+                Answers::One(response) => self.answer(response, wakers)?,
+                Answers::Acknowledgements(count) => self.acknowledge(count, wakers)?,
             }
         }
         if amid && self.queue.in_flight() == 0 {
@@ -450,6 +457,48 @@ impl Pipeline {
         let can_send = self.queue.in_flight() < self.width;
         let first = self.counters.open() == requests as u64;
         if can_send || first { self.driver.take() } else { None }
+    }
+
+    fn answer(
+        &mut self,
+        response: Response,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), ConnectionFault> {
+        let kind = self.queue.due().ok_or(ConnectionFault::Unsolicited)?;
+        let outcome = match (kind, response) {
+            (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
+            (Kind::Get, Response::Ok(metrics)) => Ok(Answer::Found(metrics)),
+            (Kind::Get, Response::Malformed(record)) => Err(record.into()),
+            (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Answer::Stored),
+            (Kind::Put, _) => return Err(ConnectionFault::DataForPut),
+        };
+        if let Some(Answered { waiter: Some(waiter), index, requests }) = self.queue.answer(1) {
+            self.finish(waiter, index, requests, outcome, wakers);
+        }
+        Ok(())
+    }
+
+    /// `count` times `ok` without data: a put is stored, a get has found nothing.
+    fn acknowledge(
+        &mut self,
+        mut count: usize,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), ConnectionFault> {
+        while count > 0 {
+            let outcome = match self.queue.due() {
+                Some(Kind::Put) => Answer::Stored,
+                Some(Kind::Get) => Answer::Found(Metrics::default()),
+                None => return Err(ConnectionFault::Unsolicited),
+            };
+            let Some(Answered { waiter, index, requests }) = self.queue.answer(count) else {
+                break;
+            };
+            count -= requests;
+            if let Some(waiter) = waiter {
+                self.finish(waiter, index, requests, Ok(outcome), wakers);
+            }
+        }
+        Ok(())
     }
 
     /// Moves requests into the room that the queue has again.

@@ -57,6 +57,15 @@ pub(super) enum Kind {
     Get,
 }
 
+/// Requests that have been answered.
+pub(super) struct Answered {
+    /// Who waits for them, if anybody does.
+    pub(super) waiter: Option<WaiterId>,
+    /// The place of the first of them in its batch.
+    pub(super) index: usize,
+    pub(super) requests: usize,
+}
+
 impl Entry {
     pub(super) fn new(seq: u64, waiter: WaiterId, kind: Kind, deadline: Instant) -> Self {
         Self {
@@ -165,14 +174,16 @@ impl Queue {
         self.entries.front().filter(|entry| entry.answered < entry.sent).map(|entry| entry.kind)
     }
 
-    /// The answer that is due has come: says who waits for it, and the place of its request in the
-    /// batch.
+    /// At most so many answers that are due have come: says whose they are. All belong to one entry,
+    /// so they may be fewer.
     #[inline]
-    pub(super) fn answer(&mut self) -> Option<(Option<WaiterId>, usize)> {
+    pub(super) fn answer(&mut self, most: usize) -> Option<Answered> {
         let entry = self.entries.front_mut()?;
-        let answered = (entry.waiter, entry.index + entry.answered);
-        entry.answered += 1;
-        self.in_flight -= 1;
+        let requests = most.min(entry.sent - entry.answered);
+        let answered =
+            Answered { waiter: entry.waiter, index: entry.index + entry.answered, requests };
+        entry.answered += requests;
+        self.in_flight -= requests;
         if entry.answered == entry.requests {
             self.pop_front();
         }
