@@ -79,9 +79,13 @@ proptest! {
     }
 }
 
-pub(crate) fn encoded<T, C: Encoder<T, Error = CodecError>>(mut codec: C, item: T) -> BytesMut {
+pub(crate) fn encoded<T, C>(mut codec: C, item: &T) -> BytesMut
+where
+    T: Clone,
+    C: Encoder<T, Error = CodecError>,
+{
     let mut wire = BytesMut::new();
-    codec.encode(item, &mut wire).unwrap();
+    codec.encode(item.clone(), &mut wire).unwrap();
     wire
 }
 

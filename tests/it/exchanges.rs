@@ -208,7 +208,7 @@ fn a_value_that_is_not_finite_is_not_encoded() {
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let request = Request::Put(Sample::new("palm.cpu", value, 1).unwrap());
         let mut wire = BytesMut::from("untouched");
-        let fault = ClientCodec::default().encode(&request, &mut wire).unwrap_err();
+        let fault = ClientCodec::default().encode(request.clone(), &mut wire).unwrap_err();
         assert!(matches!(fault, CodecError::NotFinite(_)));
         assert_eq!(wire, "untouched");
     }

@@ -149,13 +149,13 @@ fn response_can_be_said_again(response: &Response) {
     match response {
         Response::Malformed(fault) => {
             is_one_harmless_line(&fault.to_string());
-            assert!(ServerCodec::default().encode(response, &mut bytes).is_err());
+            assert!(ServerCodec::default().encode(response.clone(), &mut bytes).is_err());
             assert!(bytes.is_empty());
         }
         // What a server's message holds in the way of control characters is not said again.
         Response::Error(message) if message.contains(char::is_control) => {}
         Response::Ok(_) | Response::Error(_) => {
-            ServerCodec::default().encode(response, &mut bytes).unwrap();
+            ServerCodec::default().encode(response.clone(), &mut bytes).unwrap();
             let again = decode(ClientCodec::default(), std::iter::once(&*bytes));
             assert_eq!(format!("{:?}", again.items), format!("{:?}", [response]));
             assert!(again.error.is_none(), "{:?}", again.error);
@@ -165,7 +165,7 @@ fn response_can_be_said_again(response: &Response) {
 
 fn request_can_be_asked_again(request: &Request) {
     let mut bytes = BytesMut::new();
-    ClientCodec::default().encode(request, &mut bytes).unwrap();
+    ClientCodec::default().encode(request.clone(), &mut bytes).unwrap();
     assert_eq!(bytes, format!("{request}\n"));
     let again = decode(ServerCodec::default(), std::iter::once(&*bytes));
     assert_eq!(format!("{:?}", again.items), format!("[Ok({request:?})]"));
