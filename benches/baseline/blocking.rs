@@ -36,7 +36,7 @@ impl BlockingClient {
         let mut codec = ClientCodec::default();
         let mut block = BytesMut::with_capacity(BLOCK + 2 * 1024);
         for put in puts {
-            codec.encode(put, &mut block)?;
+            codec.encode(put.clone(), &mut block)?;
             if block.len() >= BLOCK {
                 (&self.stream).write_all(&block)?;
                 block.clear();

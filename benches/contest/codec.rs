@@ -37,7 +37,7 @@ fn encode(name: &str, value: fn(u64) -> f64) -> Result<Contest, Box<dyn Error>> 
         timed(iterations, || {
             buffer.clear();
             for request in &requests {
-                codec.encode(request, &mut buffer).expect("the values are finite");
+                codec.encode(request.clone(), &mut buffer).expect("the values are finite");
             }
             black_box(&buffer);
         })

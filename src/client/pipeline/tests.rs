@@ -5,10 +5,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Wake,
+    task::{Poll, Wake},
 };
 
-use super::*;
+use bytes::BytesMut;
+
+use super::{queue::Kind, *};
+use crate::{
+    error::Delivery,
+    metric::{Point, Selector},
+    protocol::Response,
+};
 
 mod edges;
 mod events;

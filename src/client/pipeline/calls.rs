@@ -1,0 +1,219 @@
+//! The handles' side: requests come in, and their callers wait, or leave.
+
+use std::{
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::{
+    Phase, Pipeline,
+    queue::{Entry, Kind},
+    waiters::{Answer, Progress, Removed, WaiterId},
+};
+use crate::{
+    client::config::Overflow,
+    error::{Delivery, Error},
+    metric::{Point, Selector},
+    protocol,
+};
+
+/// A request has been accepted.
+pub(in crate::client) struct Submitted {
+    pub(in crate::client) waiter: WaiterId,
+    /// The driver, if it has to be woken.
+    pub(in crate::client) driver: Option<Waker>,
+}
+
+impl Pipeline {
+    /// Accepts a put. The key must have been checked, and the value be finite.
+    #[inline]
+    pub(in crate::client) fn put(
+        &mut self,
+        key: &str,
+        point: Point,
+        now: Instant,
+    ) -> Result<Submitted, Error> {
+        self.submit(Kind::Put, now, |bytes| protocol::encode_put(bytes, key, point))
+    }
+
+    /// Accepts a get.
+    pub(in crate::client) fn get(
+        &mut self,
+        selector: &Selector,
+        now: Instant,
+    ) -> Result<Submitted, Error> {
+        self.submit(Kind::Get, now, |bytes| protocol::encode_get(bytes, selector))
+    }
+
+    /// Makes a batch, which has no request yet.
+    pub(in crate::client) fn begin_batch(&mut self) -> WaiterId {
+        self.waiters.add_batch()
+    }
+
+    /// Accepts `requests` puts of a batch, of which the first stands at `index`, as one entry.
+    pub(in crate::client) fn extend_batch(
+        &mut self,
+        batch: WaiterId,
+        index: usize,
+        requests: usize,
+        puts: &[u8],
+        now: Instant,
+    ) -> Result<Option<Waker>, Error> {
+        self.check_open()?;
+        let mut entry = self.entry(batch, Kind::Put, now);
+        (entry.index, entry.requests) = (index, requests);
+        self.accept(entry, |bytes| bytes.extend_from_slice(puts))?;
+        self.waiters.grow(batch, requests);
+        Ok(self.driver_to_wake(requests))
+    }
+
+    /// How far the batch has come, once at most `unfinished` of its requests have no outcome; or a
+    /// promise to wake the task.
+    pub(in crate::client) fn poll_batch(
+        &mut self,
+        batch: WaiterId,
+        unfinished: usize,
+        waker: &Waker,
+    ) -> Poll<&Progress> {
+        self.waiters.poll_batch(batch, unfinished, waker)
+    }
+
+    /// The outcome of a single request, after which its waiter is gone; or a promise to wake the
+    /// task.
+    #[inline]
+    pub(in crate::client) fn poll(
+        &mut self,
+        waiter: WaiterId,
+        waker: &Waker,
+    ) -> Poll<Result<Answer, Error>> {
+        self.waiters.poll_one(waiter, waker)
+    }
+
+    /// The caller has left. What it has not sent will not be sent; what it has sent keeps its place
+    /// until the answer comes, which is dropped.
+    pub(in crate::client) fn abandon(
+        &mut self,
+        waiter: WaiterId,
+        now: Instant,
+        wakers: &mut Vec<Waker>,
+    ) {
+        let mut left = Vec::new();
+        match self.waiters.remove(waiter) {
+            Removed::Finished => return,
+            Removed::One(seq) => left.extend(self.remove_entry(seq)),
+            Removed::Batch => {
+                let seqs = self
+                    .queue
+                    .entries()
+                    .chain(self.overflow.iter().map(|(entry, _)| entry))
+                    .filter(|entry| entry.waiter == Some(waiter))
+                    .map(|entry| entry.seq)
+                    .collect::<Vec<_>>();
+                left.extend(seqs.into_iter().filter_map(|seq| self.remove_entry(seq)));
+            }
+        }
+        for entry in left {
+            self.counters.cancelled += (entry.requests - entry.answered) as u64;
+        }
+        self.admit();
+        self.note_due(now);
+        // There may be room for another request, or nothing left to drain.
+        wakers.extend(self.driver.take());
+    }
+
+    /// Takes no more requests. What has been accepted is served.
+    pub(in crate::client) fn close(&mut self) -> Option<Waker> {
+        if let Phase::Open = self.phase {
+            self.phase = Phase::Draining;
+        }
+        self.driver.take()
+    }
+
+    pub(in crate::client) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    pub(in crate::client) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(in crate::client) fn request_timeout(&self) -> Duration {
+        self.settings.request_timeout
+    }
+
+    /// The first error that a request met, other than a refusal, after the pipeline was closed.
+    pub(in crate::client) fn close_failure(&self) -> Option<Error> {
+        self.close_failure.clone()
+    }
+
+    #[inline]
+    fn submit(
+        &mut self,
+        kind: Kind,
+        now: Instant,
+        encode: impl FnOnce(&mut BytesMut),
+    ) -> Result<Submitted, Error> {
+        self.check_open()?;
+        let waiter = self.waiters.add_one(self.next_seq);
+        match self.accept(self.entry(waiter, kind, now), encode) {
+            Ok(()) => Ok(Submitted { waiter, driver: self.driver_to_wake(1) }),
+            Err(error) => {
+                self.waiters.remove(waiter);
+                Err(error)
+            }
+        }
+    }
+
+    #[inline]
+    fn accept(&mut self, entry: Entry, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Error> {
+        let waiting = self.queue.waiting_len();
+        let len = self.queue.encode(encode);
+        let limit = self.settings.max_buffered_bytes;
+        if self.overflow.is_empty() && (waiting == 0 || waiting + len <= limit) {
+            self.queue.push(entry, len);
+        } else {
+            let bytes = self.queue.pull_back(len);
+            match self.settings.overflow {
+                Overflow::Wait => self.overflow.push_back((entry, bytes)),
+                Overflow::Fail => return Err(Error::QueueFull { limit }),
+            }
+        }
+        self.next_seq += 1;
+        self.counters.accepted += entry.requests as u64;
+        Ok(())
+    }
+
+    /// The driver, if it can send the `requests` that have just been accepted; if it cannot, the
+    /// next answer will rouse it. But if nobody else waits, it may not know yet that there is a
+    /// deadline, and the next answer may never come.
+    #[inline]
+    fn driver_to_wake(&mut self, requests: usize) -> Option<Waker> {
+        let can_send = self.queue.in_flight() < self.width;
+        let first = self.counters.open() == requests as u64;
+        if can_send || first { self.driver.take() } else { None }
+    }
+
+    #[inline]
+    fn entry(&self, waiter: WaiterId, kind: Kind, now: Instant) -> Entry {
+        Entry::new(self.next_seq, waiter, kind, now + self.settings.request_timeout)
+    }
+
+    fn remove_entry(&mut self, seq: u64) -> Option<Entry> {
+        if let Some(entry) = self.queue.abandon(seq) {
+            return Some(entry);
+        }
+        let place = self.overflow.binary_search_by_key(&seq, |(entry, _)| entry.seq).ok()?;
+        self.overflow.remove(place).map(|(entry, _)| entry)
+    }
+
+    #[inline]
+    fn check_open(&self) -> Result<(), Error> {
+        match self.phase {
+            Phase::Open => Ok(()),
+            Phase::Draining | Phase::Closed => Err(Error::Closed { delivery: Delivery::NotSent }),
+        }
+    }
+}
