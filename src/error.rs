@@ -80,6 +80,9 @@ pub enum Error {
     Closed {
         /// Whether the request had been sent.
         delivery: Delivery,
+        /// Why there was no connection any more, if that is why it is closed.
+        #[source]
+        cause: Option<Arc<ConnectionFault>>,
     },
 
     /// Some of the samples of a `put_all` were not stored.
@@ -97,8 +100,8 @@ impl Error {
     /// Whether the same call may work if it is made again.
     ///
     /// True where the fault lies with the network or the load, false where it lies with the request
-    /// or the server. A `put` may always be repeated: the server keeps one value for a key and a
-    /// second.
+    /// or the server. A put with the same timestamp may always be repeated where the server keeps
+    /// one value for a key and a second, as the protocol has it.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -125,7 +128,7 @@ impl Error {
             | Self::CannotDial => Delivery::NotSent,
             Self::Timeout { delivery, .. }
             | Self::Connection { delivery, .. }
-            | Self::Closed { delivery } => *delivery,
+            | Self::Closed { delivery, .. } => *delivery,
             Self::InvalidResponse(_) => Delivery::Unknown,
             Self::Rejected { .. } => Delivery::Rejected,
             Self::Batch(batch) if batch.acknowledged > 0 => Delivery::Unknown,
@@ -149,7 +152,9 @@ impl From<InvalidSample> for Error {
 pub enum Delivery {
     /// No byte of it was sent: the server does not know of it.
     NotSent,
-    /// It was sent, or was being sent: the server may have carried it out or not.
+    /// It was sent, or was being sent, or lay in one block with others of its
+    /// [`put_all`](crate::MetricsClient::put_all) that were: the server may have carried it out or
+    /// not.
     Unknown,
     /// The server has refused it, and stored nothing.
     Rejected,
@@ -212,6 +217,7 @@ impl From<CodecError> for ConnectionFault {
 /// The outcome of a [`put_all`](crate::MetricsClient::put_all) of which some samples were not stored.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("sample {first_failed} was not stored ({acknowledged} of {total} were)")]
+#[non_exhaustive]
 pub struct BatchError {
     /// How many samples the server has acknowledged.
     pub acknowledged: usize,

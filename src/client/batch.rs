@@ -1,6 +1,11 @@
 //! Any number of puts with one wait.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use tokio::time::Instant;
@@ -23,12 +28,12 @@ pub(super) async fn put_all(shared: &Shared, samples: &[Sample]) -> Result<(), E
     for sample in samples {
         NotFinite::check(&sample.key, sample.point.value)?;
     }
-    let batch = Batch::begin(shared);
+    let mut batch = Batch::begin(shared);
     let mut puts = BytesMut::new();
     let mut accepted = 0;
     let mut failure = None;
     while accepted < samples.len() {
-        let Some(room) = batch.room().await else {
+        let Some(room) = batch.room(accepted).await else {
             break;
         };
         let rest = &samples[accepted..];
@@ -59,28 +64,31 @@ pub(super) async fn put_all(shared: &Shared, samples: &[Sample]) -> Result<(), E
 struct Batch<'a> {
     shared: &'a Shared,
     waiter: WaiterId,
+    pace: Pace,
 }
 
 impl<'a> Batch<'a> {
     fn begin(shared: &'a Shared) -> Self {
-        let waiter = shared.pipeline().begin_batch();
-        Self { shared, waiter }
+        let mut pipeline = shared.pipeline();
+        let pace = Pace::new(pipeline.request_timeout(), Instant::now());
+        let waiter = pipeline.begin_batch();
+        Self { shared, waiter, pace }
     }
 
-    /// How many samples may be added, once any may; `None` if adding more is of no use.
-    ///
-    /// A batch holds back so that what it has accepted can be answered before its deadline: with a
-    /// server that takes one request at a time, one waits while one is under way; else as many as
-    /// may be in flight.
-    async fn room(&self) -> Option<usize> {
+    /// How many samples may be added to the `accepted`, once any may; `None` if adding more is of
+    /// no use.
+    async fn room(&mut self, accepted: usize) -> Option<usize> {
         poll_fn(|cx| {
             let mut pipeline = self.shared.pipeline();
-            let width = pipeline.width();
-            let block = BLOCK.min(width);
-            let window = 2 * width;
-            pipeline
-                .poll_batch(self.waiter, window - block, cx.waker())
-                .map(|progress| (!progress.broken).then_some(block))
+            let window = self.pace.window.min(2 * pipeline.width());
+            let block = (window / 2).clamp(1, BLOCK);
+            let (progress, unneeded) = pipeline.poll_batch(self.waiter, window - block, cx.waker());
+            let progress = progress.map(|progress| (progress.unfinished, progress.broken));
+            drop(pipeline);
+            drop(unneeded);
+            let (unfinished, broken) = ready!(progress);
+            self.pace.note(accepted - unfinished, window, Instant::now());
+            Poll::Ready((!broken).then_some(block))
         })
         .await
     }
@@ -97,7 +105,12 @@ impl<'a> Batch<'a> {
     /// How the batch went, once everything that was accepted has an outcome.
     async fn finished(&self) -> Progress {
         poll_fn(|cx| {
-            self.shared.pipeline().poll_batch(self.waiter, 0, cx.waker()).map(Progress::clone)
+            let mut pipeline = self.shared.pipeline();
+            let (progress, unneeded) = pipeline.poll_batch(self.waiter, 0, cx.waker());
+            let progress = progress.map(Progress::clone);
+            drop(pipeline);
+            drop(unneeded);
+            progress
         })
         .await
     }
@@ -106,5 +119,65 @@ impl<'a> Batch<'a> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.shared.abandon(self.waiter);
+    }
+}
+
+/// How many samples of a batch may be without an answer, so that each can be answered before its
+/// deadline, whatever the server takes for one.
+///
+/// Begins with a few and doubles as long as the server answers them in good time, as TCP does with
+/// segments (RFC 5681, slow start).
+#[derive(Debug)]
+struct Pace {
+    window: usize,
+    limit: Duration,
+    /// When the present window began, and how many samples had an outcome then.
+    since: Instant,
+    finished: usize,
+}
+
+impl Pace {
+    /// At ten puts a second, the slowest server that is worth a thought, this takes 1.6 seconds.
+    const FIRST: usize = 16;
+
+    fn new(limit: Duration, now: Instant) -> Self {
+        Self { window: Self::FIRST, limit, since: now, finished: 0 }
+    }
+
+    /// So many samples have an outcome by now, with at most `window` under way.
+    fn note(&mut self, finished: usize, window: usize, now: Instant) {
+        if finished < self.finished + window {
+            return;
+        }
+        let taken = now - self.since;
+        if taken < self.limit / 4 {
+            self.window = window * 2;
+        } else if taken > self.limit / 2 {
+            self.window = (window / 2).max(Self::FIRST);
+        }
+        self.since = now;
+        self.finished = finished;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_grows_while_answers_come_in_good_time_and_shrinks_when_they_do_not() {
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        let mut pace = Pace::new(Duration::from_secs(4), start);
+        pace.note(15, 16, after(1));
+        assert_eq!(pace.window, 16);
+        pace.note(16, 16, after(999));
+        assert_eq!(pace.window, 32);
+        pace.note(48, 32, after(2500));
+        assert_eq!(pace.window, 32);
+        pace.note(80, 32, after(5000));
+        assert_eq!(pace.window, 16);
+        pace.note(96, 16, after(8000));
+        assert_eq!(pace.window, 16);
     }
 }

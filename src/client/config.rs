@@ -49,10 +49,12 @@ pub struct ClientBuilder<C = TcpConnector> {
 
 /// Whether a request may be sent before the one before it has been answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Pipelining {
     /// Where the server has shown that it can: each connection begins with one request in flight,
-    /// and when a second one waits, a connection beside it asks the server. After a connection has
-    /// stalled with several requests in flight, its successors stay at one.
+    /// and when a second one waits, a connection beside it asks the server: where one
+    /// address leads to several, they must be alike. After a connection has stalled with several requests
+    /// in flight, its successors stay at one.
     #[default]
     Auto,
     /// Always. Right for servers that are known to frame requests by line, such as this crate's;
@@ -64,6 +66,7 @@ pub enum Pipelining {
 
 /// What becomes of a request when as many bytes wait to be sent as may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Overflow {
     /// The call waits for room, until its deadline; those who came first go first.
     #[default]
@@ -106,8 +109,9 @@ impl<C: Connector> ClientBuilder<C> {
         Self { request_timeout: limit.min(LONGEST), ..self }
     }
 
-    /// How late the oldest answer may be before the connection is taken for dead and made anew.
-    /// Default: twice the request timeout.
+    /// How late the oldest answer may be before the connection is taken for dead and made anew. An
+    /// answer counts when it has come as a whole: leave time for the largest. Default: twice the
+    /// request timeout.
     pub fn stall_timeout(self, limit: Duration) -> Self {
         Self { stall_timeout: Some(limit.min(LONGEST)), ..self }
     }
@@ -118,11 +122,11 @@ impl<C: Connector> ClientBuilder<C> {
         Self { pipelining, ..self }
     }
 
-    /// How many requests may be sent and not answered, at least 1; where the server cannot pipeline
+    /// How many requests may be sent and not answered, from 1 to 1,048,576; where the server cannot pipeline
     /// it is 1 whatever this says. Default: 4,096, which keeps a connection busy at a million puts a
     /// second and a round trip of 4 milliseconds.
     pub fn max_in_flight(self, requests: usize) -> Self {
-        Self { max_in_flight: requests.max(1), ..self }
+        Self { max_in_flight: requests.clamp(1, MOST_IN_FLIGHT), ..self }
     }
 
     /// How many bytes of requests may wait to be sent. One request may always wait, however long it
@@ -253,8 +257,11 @@ impl<C: Connector> ClientBuilder<C> {
     }
 }
 
+/// A million requests take some 60 MiB to keep account of: more is a slip of the pen.
+const MOST_IN_FLIGHT: usize = 1024 * 1024;
+
 /// As good as for ever, and small enough to be added to any time: ten years.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Starts a client, on the connection if there is one already. Connections beside the main one are
 /// made by `beside`.

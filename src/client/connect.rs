@@ -10,6 +10,7 @@ use tokio::{
     time::{self, Instant},
 };
 
+use super::config::LONGEST;
 use crate::error::{ConnectionFault, Error};
 
 /// Makes connections: TCP unless the client is told otherwise.
@@ -72,15 +73,16 @@ pub struct TcpConnector {
 
 impl TcpConnector {
     /// After how long without traffic the other end is asked whether it is there, and how long
-    /// after that it is asked again. Default: 30 seconds.
+    /// after that it is asked again: 1 second to 32,767 seconds, which is what Linux takes. Default:
+    /// 30 seconds.
     #[must_use]
     pub fn keepalive(mut self, interval: Duration) -> Self {
-        self.keepalive = interval;
+        self.keepalive = interval.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
         self
     }
 
     /// How long sent bytes may stay unacknowledged by the other end's kernel before the connection
-    /// is given up (RFC 5482), where the system has such a limit. Default: 20 seconds.
+    /// is given up (RFC 5482), on Linux; zero leaves it to the system. Default: 20 seconds.
     #[must_use]
     pub fn user_timeout(mut self, limit: Duration) -> Self {
         self.user_timeout = limit;
@@ -94,6 +96,8 @@ impl TcpConnector {
         socket.set_tcp_keepalive(&keepalive)?;
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        #[cfg(not(target_os = "linux"))]
+        let _ = self.user_timeout;
         Ok(())
     }
 }
@@ -212,14 +216,14 @@ impl<C: Connector> Dial for Dialer<C> {
 
 /// Where a client stands with its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ConnectionState {
     /// A connection is being made.
     Connecting,
     /// There is a connection.
     Connected,
-    /// There is none. Unless it never dials again, the client will try anew, at once or after a
-    /// wait; one that was made [lazily](crate::ClientBuilder::connect_lazy) waits for the first
-    /// request.
+    /// There is none. While requests wait, the client dials again after a wait; when none do, as
+    /// after a server has closed an idle connection, it dials when the next one comes.
     Disconnected,
     /// The client serves nobody any more.
     Closed,
@@ -240,7 +244,8 @@ impl Reconnect {
     /// that accepts and hangs up is not hammered.
     #[must_use]
     pub fn backoff(min: Duration, max: Duration) -> Self {
-        Self { backoff: Some((min, max.max(min))) }
+        let min = min.min(LONGEST);
+        Self { backoff: Some((min, max.clamp(min, LONGEST))) }
     }
 
     /// Give up: the client is closed with its connection.
@@ -275,6 +280,11 @@ impl Backoff {
         let ceiling = min.saturating_mul(1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX));
         self.attempts = self.attempts.saturating_add(1).min(31);
         Some(now + ceiling.min(max).mul_f64(fastrand::f64()))
+    }
+
+    /// Whether there is always another attempt.
+    pub(super) fn is_endless(&self) -> bool {
+        self.policy.backoff.is_some()
     }
 
     /// The connection has proved good.

@@ -112,6 +112,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         due
     }
 
+    /// Whether it is open whether the server can pipeline.
+    pub(super) fn wants_probe(&self) -> bool {
+        matches!(self.probe, Probe::Due)
+    }
+
     /// Whether the server can pipeline, once that has been found out.
     pub(super) fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Probe::Running(probe) = &mut self.probe else {
@@ -183,13 +188,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         if self.answers.is_empty() && !amid {
             return Ok(());
         }
-        self.proven |= !self.answers.is_empty();
+        let any = !self.answers.is_empty();
         let mut pipeline = shared.pipeline();
         pipeline.counters_mut().bytes_received += decoded - self.counted;
         self.counted = decoded;
         let result = pipeline.complete(self.answers.drain(..), amid, Instant::now(), wakers);
         drop(pipeline);
         wake_all(wakers);
+        self.proven |= any && result.is_ok();
         result
     }
 

@@ -149,7 +149,7 @@ impl<C: Connector> Driver<C> {
         let dialer = &self.dialer;
         let probing = pipeline.is_held_back()
             && connection.start_probe(|| Box::pin(probe(Arc::clone(dialer))));
-        pipeline.park(cx.waker());
+        pipeline.park(cx.waker(), connection.wants_probe());
         // Nothing may have come between the last look and this one that nobody will rouse us for.
         let sendable = pipeline.can_send() && connection.has_room();
         if probing || sendable || self.timer.bring_forward(pipeline.next_expiry()) {
@@ -167,7 +167,7 @@ impl<C: Connector> Driver<C> {
             self.closed(None);
             return Poll::Ready(());
         }
-        pipeline.park(cx.waker());
+        pipeline.park(cx.waker(), false);
         let idle = matches!(self.link, Link::Idle) && !pipeline.is_drained();
         if idle || self.timer.bring_forward(pipeline.next_expiry()) {
             return Poll::Ready(());
@@ -180,7 +180,7 @@ impl<C: Connector> Driver<C> {
         while self.timer.poll(cx).is_ready() {
             let now = Instant::now();
             if self.shared.pipeline().is_stalled(now) {
-                self.distrusted |= self.shared.pipeline().width() > 1;
+                self.distrusted |= self.shared.pipeline().in_flight() > 1;
                 let after = self.plan.settings.stall_timeout;
                 self.disconnected(ConnectionFault::Stalled { after });
             }
@@ -222,8 +222,11 @@ impl<C: Connector> Driver<C> {
     fn disconnected(&mut self, fault: ConnectionFault) {
         let fault = Arc::new(fault);
         let address = &*self.dialer.address;
-        let retried = self.shared.pipeline().disconnected(&fault, &mut self.wakers);
-        wake_all(&mut self.wakers);
+        let mut retried = 0;
+        if self.backoff.is_endless() {
+            retried = self.shared.pipeline().disconnected(&fault, &mut self.wakers);
+            wake_all(&mut self.wakers);
+        }
         if fault.is_protocol_violation() {
             tracing::error!(address, error = %Chain(&fault), "protocol error");
         } else {
@@ -232,7 +235,14 @@ impl<C: Connector> Driver<C> {
         if retried > 0 {
             tracing::info!(address, requests = retried, "will send again");
         }
-        self.back_off(&fault);
+        let wanted = !self.shared.pipeline().is_drained();
+        if wanted || !self.backoff.is_endless() || fault.is_protocol_violation() {
+            self.back_off(&fault);
+        } else {
+            // Nobody is in want of a connection, so this is no failure: servers close idle ones.
+            self.link = Link::Idle;
+            self.shared.state().send_replace(ConnectionState::Disconnected);
+        }
     }
 
     fn back_off(&mut self, fault: &Arc<ConnectionFault>) {

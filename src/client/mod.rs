@@ -70,6 +70,10 @@ impl MetricsClient {
     ///
     /// [`Error::Connect`] with the reason, if nobody listens there.
     ///
+    /// # Panics
+    ///
+    /// If polled outside of a Tokio runtime with IO and time enabled.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
@@ -144,8 +148,9 @@ impl MetricsClient {
     /// Stores any number of samples, in their order, and returns once the server has acknowledged
     /// all of them.
     ///
-    /// They go out in blocks as there is room, so memory stays bounded however many they are. The
-    /// request timeout holds for each block, not for the whole. Samples that the server refuses do
+    /// They go out in blocks as there is room, so memory stays bounded however many they are, and as
+    /// many at once as the server answers in a part of the request timeout, which holds for each
+    /// block and not for the whole. Samples that the server refuses do
     /// not keep the rest from being stored.
     ///
     /// # Errors
@@ -228,7 +233,7 @@ impl MetricsClient {
             (pipeline.is_open(), pipeline.request_timeout())
         };
         if !is_open {
-            return Err(Error::Closed { delivery: Delivery::NotSent });
+            return Err(Error::Closed { delivery: Delivery::NotSent, cause: None });
         }
         SampleStream::open(Arc::clone(dialer), &selector, limit).await
     }

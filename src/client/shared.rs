@@ -30,7 +30,8 @@ impl Shared {
     #[inline]
     pub(super) fn pipeline(&self) -> MutexGuard<'_, Pipeline> {
         // No panic can leave the pipeline half changed: nothing foreign runs under the lock but
-        // the cloning of wakers, which comes last in what it is part of.
+        // the cloning of wakers, which comes last in what it is part of. Wakers are woken and
+        // dropped outside, for either can run a task, and that task can come back here.
         self.pipeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -55,7 +56,8 @@ impl Shared {
     /// The caller of `waiter` has left.
     pub(super) fn abandon(&self, waiter: WaiterId) {
         let mut wakers = Vec::new();
-        self.pipeline().abandon(waiter, Instant::now(), &mut wakers);
+        let left_behind = self.pipeline().abandon(waiter, Instant::now(), &mut wakers);
+        drop(left_behind);
         wake_all(&mut wakers);
     }
 }
@@ -82,7 +84,8 @@ impl Future for Call<'_> {
         let Some(waiter) = self.waiter else {
             return Poll::Pending;
         };
-        let outcome = ready!(self.shared.pipeline().poll(waiter, cx.waker()));
+        let (outcome, _unneeded) = self.shared.pipeline().poll(waiter, cx.waker());
+        let outcome = ready!(outcome);
         self.waiter = None;
         Poll::Ready(outcome)
     }

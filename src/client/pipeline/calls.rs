@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     Phase, Pipeline,
     queue::{Entry, Kind},
-    waiters::{Answer, Progress, Removed, WaiterId},
+    waiters::{Answer, Progress, Removed, Slot, WaiterId},
 };
 use crate::{
     client::config::Overflow,
@@ -65,7 +65,8 @@ impl Pipeline {
         self.check_open()?;
         let mut entry = self.entry(batch, Kind::Put, now);
         (entry.index, entry.requests) = (index, requests);
-        self.accept(entry, |bytes| bytes.extend_from_slice(puts))?;
+        // A batch holds back by itself, so it waits for room where others may not.
+        self.accept(entry, Overflow::Wait, |bytes| bytes.extend_from_slice(puts))?;
         self.waiters.grow(batch, requests);
         Ok(self.driver_to_wake(requests))
     }
@@ -77,32 +78,35 @@ impl Pipeline {
         batch: WaiterId,
         unfinished: usize,
         waker: &Waker,
-    ) -> Poll<&Progress> {
+    ) -> (Poll<&Progress>, Option<Waker>) {
         self.waiters.poll_batch(batch, unfinished, waker)
     }
 
     /// The outcome of a single request, after which its waiter is gone; or a promise to wake the
-    /// task.
+    /// task. A waker that is no longer needed is handed back, to be dropped when the lock is
+    /// released: that can run anything, as waking can.
     #[inline]
     pub(in crate::client) fn poll(
         &mut self,
         waiter: WaiterId,
         waker: &Waker,
-    ) -> Poll<Result<Answer, Error>> {
+    ) -> (Poll<Result<Answer, Error>>, Option<Waker>) {
         self.waiters.poll_one(waiter, waker)
     }
 
     /// The caller has left. What it has not sent will not be sent; what it has sent keeps its place
-    /// until the answer comes, which is dropped.
+    /// until the answer comes, which is dropped. What the caller leaves behind is handed back, to be
+    /// dropped when the lock is released.
     pub(in crate::client) fn abandon(
         &mut self,
         waiter: WaiterId,
         now: Instant,
         wakers: &mut Vec<Waker>,
-    ) {
+    ) -> Option<Slot> {
         let mut left = Vec::new();
-        match self.waiters.remove(waiter) {
-            Removed::Finished => return,
+        let (removed, slot) = self.waiters.remove(waiter);
+        match removed {
+            Removed::Finished => return slot,
             Removed::One(seq) => left.extend(self.remove_entry(seq)),
             Removed::Batch => {
                 let seqs = self
@@ -122,6 +126,7 @@ impl Pipeline {
         self.note_due(now);
         // There may be room for another request, or nothing left to drain.
         wakers.extend(self.driver.take());
+        slot
     }
 
     /// Takes no more requests. What has been accepted is served.
@@ -158,7 +163,8 @@ impl Pipeline {
     ) -> Result<Submitted, Error> {
         self.check_open()?;
         let waiter = self.waiters.add_one(self.next_seq);
-        match self.accept(self.entry(waiter, kind, now), encode) {
+        let entry = self.entry(waiter, kind, now);
+        match self.accept(entry, self.settings.overflow, encode) {
             Ok(()) => Ok(Submitted { waiter, driver: self.driver_to_wake(1) }),
             Err(error) => {
                 self.waiters.remove(waiter);
@@ -168,7 +174,12 @@ impl Pipeline {
     }
 
     #[inline]
-    fn accept(&mut self, entry: Entry, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Error> {
+    fn accept(
+        &mut self,
+        entry: Entry,
+        when_full: Overflow,
+        encode: impl FnOnce(&mut BytesMut),
+    ) -> Result<(), Error> {
         let waiting = self.queue.waiting_len();
         let len = self.queue.encode(encode);
         let limit = self.settings.max_buffered_bytes;
@@ -176,7 +187,7 @@ impl Pipeline {
             self.queue.push(entry, len);
         } else {
             let bytes = self.queue.pull_back(len);
-            match self.settings.overflow {
+            match when_full {
                 Overflow::Wait => self.overflow.push_back((entry, bytes)),
                 Overflow::Fail => return Err(Error::QueueFull { limit }),
             }
@@ -188,12 +199,13 @@ impl Pipeline {
 
     /// The driver, if it can send the `requests` that have just been accepted; if it cannot, the
     /// next answer will rouse it. But if nobody else waits, it may not know yet that there is a
-    /// deadline, and the next answer may never come.
+    /// deadline, and the next answer may never come; and if it has not asked the server yet whether it
+    /// can pipeline, this is the moment.
     #[inline]
     fn driver_to_wake(&mut self, requests: usize) -> Option<Waker> {
         let can_send = self.queue.in_flight() < self.width;
         let first = self.counters.open() == requests as u64;
-        if can_send || first { self.driver.take() } else { None }
+        if can_send || first || self.wants_probe { self.driver.take() } else { None }
     }
 
     #[inline]
@@ -213,7 +225,9 @@ impl Pipeline {
     fn check_open(&self) -> Result<(), Error> {
         match self.phase {
             Phase::Open => Ok(()),
-            Phase::Draining | Phase::Closed => Err(Error::Closed { delivery: Delivery::NotSent }),
+            Phase::Draining | Phase::Closed => {
+                Err(Error::Closed { delivery: Delivery::NotSent, cause: self.trouble.clone() })
+            }
         }
     }
 }

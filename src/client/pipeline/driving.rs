@@ -61,8 +61,10 @@ impl Pipeline {
         [stalled, deadline].into_iter().flatten().min()
     }
 
-    /// Remembers the driver, to be woken by the next request.
-    pub(in crate::client) fn park(&mut self, driver: &Waker) {
+    /// Remembers the driver, to be woken by the next request that it can send; or, if it wants to ask
+    /// whether the server can pipeline, by the next at all.
+    pub(in crate::client) fn park(&mut self, driver: &Waker, wants_probe: bool) {
+        self.wants_probe = wants_probe;
         if !self.driver.as_ref().is_some_and(|known| known.will_wake(driver)) {
             self.driver = Some(driver.clone());
         }
@@ -176,6 +178,11 @@ impl Pipeline {
         again
     }
 
+    /// How many requests have been sent and not been answered.
+    pub(in crate::client) fn in_flight(&self) -> usize {
+        self.queue.in_flight()
+    }
+
     /// Whether nobody waits for anything.
     pub(in crate::client) fn is_drained(&self) -> bool {
         self.counters.open() == 0
@@ -187,7 +194,9 @@ impl Pipeline {
         fault: Option<&Arc<ConnectionFault>>,
         wakers: &mut Vec<Waker>,
     ) {
-        self.phase = Phase::Closed;
+        if let Some(fault) = fault {
+            self.trouble = Some(Arc::clone(fault));
+        }
         let mut queue = std::mem::take(&mut self.queue);
         let mut left = Vec::new();
         queue.restart(|entry| {
@@ -199,11 +208,13 @@ impl Pipeline {
             let delivery = delivery(&entry);
             let error = match fault {
                 Some(fault) => Error::Connection { fault: Arc::clone(fault), delivery },
-                None => Error::Closed { delivery },
+                None => Error::Closed { delivery, cause: self.trouble.clone() },
             };
             self.fail(&entry, &error, wakers);
         }
         self.due_since = None;
+        self.phase = Phase::Closed;
+        wakers.extend(self.driver.take());
     }
 
     fn answer(

@@ -59,6 +59,8 @@ pub(super) struct Pipeline {
     trouble: Option<Arc<ConnectionFault>>,
     /// The driver's task, while it has nothing to do until a handle has something for it.
     driver: Option<Waker>,
+    /// Whether the driver wants to know when a request has to wait for the answer to another.
+    wants_probe: bool,
     close_failure: Option<Error>,
     counters: Counters,
 }
@@ -85,6 +87,7 @@ impl Pipeline {
             phase: Phase::Open,
             trouble: None,
             driver: None,
+            wants_probe: false,
             close_failure: None,
             counters: Counters::default(),
         }
@@ -143,7 +146,7 @@ impl Pipeline {
             Err(_) => &mut self.counters.failed,
         };
         *counter += requests as u64;
-        if let (Phase::Draining | Phase::Closed, Err(error)) = (&self.phase, &outcome)
+        if let (Phase::Draining, Err(error)) = (&self.phase, &outcome)
             && self.close_failure.is_none()
             && !matches!(error, Error::Rejected { .. })
         {

@@ -64,7 +64,7 @@ impl From<&Error> for Outcome {
             Error::InvalidResponse(_) => Self::Unreadable,
             Error::Timeout { delivery, .. } => Self::Timeout(*delivery),
             Error::Connection { delivery, .. } => Self::Lost(*delivery),
-            Error::Closed { delivery } => Self::Closed(*delivery),
+            Error::Closed { delivery, .. } => Self::Closed(*delivery),
             error => panic!("a pipeline does not end a request with {error:?}"),
         }
     }

@@ -35,8 +35,9 @@ pub(super) struct Waiters {
     slots: Slab<Slot>,
 }
 
+/// What the pipeline keeps of a call.
 #[derive(Debug)]
-struct Slot {
+pub(in crate::client) struct Slot {
     /// The call's task, once it has found that there is nothing for it yet.
     waker: Option<Waker>,
     /// Its entry, if it has one.
@@ -76,44 +77,54 @@ impl Waiters {
 
     /// The outcome of a single call, which frees its slot; or a promise to wake the task.
     #[inline]
-    pub(super) fn poll_one(&mut self, id: WaiterId, waker: &Waker) -> Poll<Result<Answer, Error>> {
+    pub(super) fn poll_one(
+        &mut self,
+        id: WaiterId,
+        waker: &Waker,
+    ) -> (Poll<Result<Answer, Error>>, Option<Waker>) {
         let Some(slot) = self.slots.get_mut(id.0) else {
-            return Poll::Pending;
+            return (Poll::Pending, None);
         };
         if let Call::One(outcome) = &mut slot.call
             && let Some(outcome) = outcome.take()
         {
-            self.slots.remove(id.0);
-            return Poll::Ready(outcome);
+            let slot = self.slots.remove(id.0);
+            return (Poll::Ready(outcome), slot.waker);
         }
-        remember(&mut slot.waker, waker);
-        Poll::Pending
+        (Poll::Pending, remember(&mut slot.waker, waker))
     }
 
     /// How far the batch has come, once no more than `at` of its requests are unfinished or it is
     /// broken; or a promise to wake the task.
-    pub(super) fn poll_batch(&mut self, id: WaiterId, at: usize, waker: &Waker) -> Poll<&Progress> {
+    pub(super) fn poll_batch(
+        &mut self,
+        id: WaiterId,
+        at: usize,
+        waker: &Waker,
+    ) -> (Poll<&Progress>, Option<Waker>) {
         match self.slots.get_mut(id.0) {
             Some(Slot { waker: slot, call: Call::Batch { progress, wake_at }, .. }) => {
                 if progress.unfinished <= at || (progress.broken && at > 0) {
-                    return Poll::Ready(progress);
+                    return (Poll::Ready(progress), None);
                 }
                 *wake_at = at;
-                remember(slot, waker);
-                Poll::Pending
+                (Poll::Pending, remember(slot, waker))
             }
-            _ => Poll::Pending,
+            _ => (Poll::Pending, None),
         }
     }
 
-    /// The call has left: frees its slot, and says which entry was its own, if it had just one, or
-    /// `Err` if its outcome was there already.
-    pub(super) fn remove(&mut self, id: WaiterId) -> Removed {
-        match self.slots.try_remove(id.0) {
-            Some(Slot { call: Call::One(None), seq, .. }) => Removed::One(seq),
-            Some(Slot { call: Call::Batch { .. }, .. }) => Removed::Batch,
+    /// The call has left: frees its slot, and says what of it is still open.
+    pub(super) fn remove(&mut self, id: WaiterId) -> (Removed, Option<Slot>) {
+        let slot = self.slots.try_remove(id.0);
+        let removed = match &slot {
+            Some(Slot { call: Call::One(None), seq, .. }) => Removed::One(*seq),
+            Some(Slot { call: Call::Batch { progress, .. }, .. }) if progress.unfinished > 0 => {
+                Removed::Batch
+            }
             _ => Removed::Finished,
-        }
+        };
+        (removed, slot)
     }
 
     /// `requests` of the call's requests have this outcome; the first of them stands at `index` in
@@ -169,8 +180,10 @@ impl Progress {
     }
 }
 
-fn remember(place: &mut Option<Waker>, waker: &Waker) {
-    if !place.as_ref().is_some_and(|known| known.will_wake(waker)) {
-        *place = Some(waker.clone());
+/// Puts the waker in its place, and hands back another one that was there.
+fn remember(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    if place.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        return None;
     }
+    place.replace(waker.clone())
 }

@@ -1,7 +1,9 @@
 //! Each call, as a conversation.
 
-use metrics_client::{MetricsClient, Pipelining, Point, Sample};
-use tokio::join;
+use std::time::Duration;
+
+use metrics_client::{MetricsClient, Overflow, Pipelining, Point, Sample};
+use tokio::{join, time};
 
 use crate::peer::Network;
 
@@ -65,6 +67,54 @@ async fn put_all_stores_any_number_with_one_wait() {
     let (result, ()) = join!(client.put_all(&samples), server);
     result.unwrap();
     assert_eq!(client.stats().acknowledged, 20_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn put_all_keeps_pace_with_a_slow_server() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    // Ten milliseconds for each put: all of them take forty times as long as one call may.
+    let samples = (0..20_000).map(|i| Sample::new("k", 0.5, i).unwrap()).collect::<Vec<_>>();
+    let server = async {
+        for sample in &samples {
+            peer.expect(&format!("put {sample}\n")).await;
+            time::sleep(Duration::from_millis(10)).await;
+            peer.send("ok\n\n").await;
+        }
+    };
+    let (result, ()) = join!(client.put_all(&samples), server);
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn put_all_waits_for_room_also_where_others_may_not() {
+    let (mut network, builder) = Network::new();
+    let client =
+        builder.pipelining(Pipelining::On).overflow(Overflow::Fail).connect().await.unwrap();
+    let mut peer = network.accept().await;
+
+    let key = "k".repeat(300);
+    let samples = (0..20_000).map(|i| Sample::new(&key, 0.5, i).unwrap()).collect::<Vec<_>>();
+    let server = async {
+        for sample in &samples {
+            peer.answer(&format!("put {sample}\n"), "ok\n\n").await;
+        }
+    };
+    let (result, ()) = join!(client.put_all(&samples), server);
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_number_may_be_in_flight() {
+    let (mut network, builder) = Network::new();
+    let client =
+        builder.pipelining(Pipelining::On).max_in_flight(usize::MAX).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let samples = [Sample::new("k", 1.0, 1).unwrap()];
+    let (result, ()) = join!(client.put_all(samples), peer.answer("put k 1.0 1\n", "ok\n\n"));
+    result.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

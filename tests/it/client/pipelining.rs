@@ -141,19 +141,21 @@ async fn after_a_stall_with_several_in_flight_the_successors_stay_at_one() {
         beside.send("ok\n\nok\n\nok\n\n").await;
         peer.expect("put c 1.0 1\nput d 1.0 1\n").await;
         // And then never a word.
-        let mut next = network.accept().await;
+        peer.expect_end().await;
         let puts = async {
             let (e, f) = join!(client.put_at("e", 1.0, 1), client.put_at("f", 1.0, 1));
             e.unwrap();
             f.unwrap();
         };
         let server = async {
+            let mut next = network.accept().await;
             next.expect("put e 1.0 1\n").await;
             next.expect_silence(Duration::from_secs(3)).await;
             next.send("ok\n\n").await;
             next.answer("put f 1.0 1\n", "ok\n\n").await;
+            next
         };
-        join!(puts, server);
+        let ((), _next) = join!(puts, server);
         network.expect_no_dial(Duration::from_secs(60)).await;
     };
     join!(puts, server);
@@ -225,4 +227,81 @@ async fn a_request_is_written_with_one_write_and_many_with_one_too() {
     a.unwrap();
     b.unwrap();
     assert_eq!(*writes.lock().unwrap(), [format!("put a 1.0 1\nput {long} 2.0 2\n")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_server_is_asked_as_soon_as_a_second_request_has_to_wait() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        client.put_at("b", 1.0, 1).await
+    };
+    let server = async {
+        peer.expect("get slow\n").await;
+        // Not only when the slow answer has come.
+        expect_probe(&mut network.accept().await).await;
+        peer.send("ok\n\n").await;
+        peer.answer("put b 1.0 1\n", "ok\n\n").await;
+    };
+    let (slow, late, ()) = join!(client.get("slow"), late, server);
+    slow.unwrap();
+    late.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_stall_with_one_in_flight_the_server_is_asked_anew() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        peer.expect("put a 1.0 1\n").await;
+        let mut beside = network.accept().await;
+        expect_probe(&mut beside).await;
+        beside.send("ok\n\nok\n\nok\n\n").await;
+        peer.send("ok\n\n").await;
+        peer.answer("put b 1.0 1\n", "ok\n\n").await;
+    };
+    let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1), server);
+    a.unwrap();
+    b.unwrap();
+    client.put_at("c", 1.0, 1).await.unwrap_err();
+    peer.expect("put c 1.0 1\n").await;
+    peer.expect_end().await;
+    let server = async {
+        let mut peer = network.accept().await;
+        peer.expect("put d 1.0 1\n").await;
+        expect_probe(&mut network.accept().await).await;
+        peer.send("ok\n\n").await;
+        peer.answer("put e 1.0 1\n", "ok\n\n").await;
+    };
+    let (d, e, ()) = join!(client.put_at("d", 1.0, 1), client.put_at("e", 1.0, 1), server);
+    d.unwrap();
+    e.unwrap();
+}
+
+/// A waker of an executor whose tasks own what they run: dropping it can run anything.
+struct Dropping(MetricsClient);
+
+impl std::task::Wake for Dropping {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Dropping {
+    fn drop(&mut self) {
+        let _ = self.0.stats();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waker_that_is_dropped_may_call_the_client() {
+    let (ours, _theirs) = tokio::io::duplex(64);
+    let client = MetricsClient::from_io(ours);
+    let mut put = Box::pin(client.put_at("a", 1.0, 1));
+    let dropping = std::task::Waker::from(Arc::new(Dropping(client.clone())));
+    assert!(put.as_mut().poll(&mut Context::from_waker(&dropping)).is_pending());
+    drop(dropping);
+    // Replaces the waker, and would wait for its own lock for ever if it were dropped under it.
+    assert!(put.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
 }

@@ -133,9 +133,19 @@ async fn a_lazy_client_dials_when_it_is_asked_for_something() {
 async fn a_server_that_accepts_and_hangs_up_is_dialled_ever_less_often() {
     let (mut network, builder) = Network::new();
     let (min, max) = (Duration::from_millis(50), Duration::from_secs(10));
-    let client = builder.reconnect(Reconnect::backoff(min, max)).connect().await.unwrap();
+    let client = builder
+        .reconnect(Reconnect::backoff(min, max))
+        .request_timeout(Duration::MAX)
+        .connect()
+        .await
+        .unwrap();
     let mut last = network.accept_at().await.1;
     let mut longest = Duration::ZERO;
+    // Somebody waits all the time, or there would be no need to dial.
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.put_at("a", 1.0, 1).await }
+    });
     for attempt in 0..200 {
         let (_, at) = network.accept_at().await;
         let ceiling = (min * 2_u32.pow(attempt.min(20))).min(max);
@@ -147,18 +157,24 @@ async fn a_server_that_accepts_and_hangs_up_is_dialled_ever_less_often() {
 
     // A good answer makes it start over.
     let (mut peer, _) = network.accept_at().await;
-    let (put, ()) = join!(client.put_at("a", 1.0, 1), peer.answer("put a 1.0 1\n", "ok\n\n"));
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    waiting.await.unwrap().unwrap();
+    let server = async move {
+        peer.expect("put b 1.0 1\n").await;
+        drop(peer);
+        let lost = Instant::now();
+        let (mut peer, at) = network.accept_at().await;
+        assert!(at - lost <= min + Duration::from_millis(2), "{:?}", at - lost);
+        peer.answer("put b 1.0 1\n", "ok\n\n").await;
+    };
+    let (put, ()) = join!(client.put_at("b", 1.0, 1), server);
     put.unwrap();
-    drop(peer);
-    let lost = Instant::now();
-    let (_, at) = network.accept_at().await;
-    assert!(at - lost <= min + Duration::from_millis(2), "{:?}", at - lost);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_state_tells_of_every_change() {
     let (mut network, builder) = Network::new();
-    let client = builder.connect_lazy();
+    let client = builder.request_timeout(Duration::from_secs(60)).connect_lazy();
     let mut state = client.state();
     assert_eq!(*state.borrow_and_update(), ConnectionState::Disconnected);
     let server = async {
@@ -170,18 +186,115 @@ async fn the_state_tells_of_every_change() {
     put.unwrap();
     assert_eq!(*state.borrow_and_update(), ConnectionState::Connected);
     drop(peer);
-    // The peer is gone by now, and nobody answers the next dial until its time is over.
+    // Nobody wants a connection, until somebody does; and then nobody answers the dial until its
+    // time is over.
+    state.wait_for(|&state| state == ConnectionState::Disconnected).await.unwrap();
     network.black_hole();
-    for expected in [
-        ConnectionState::Disconnected,
-        ConnectionState::Connecting,
-        ConnectionState::Disconnected,
-        ConnectionState::Connecting,
-    ] {
+    let put = tokio::spawn({
+        let client = client.clone();
+        async move { client.put_at("b", 1.0, 1).await }
+    });
+    for expected in
+        [ConnectionState::Connecting, ConnectionState::Disconnected, ConnectionState::Connecting]
+    {
         state.wait_for(|&state| state == expected).await.unwrap();
     }
     network.refuse(0);
-    state.wait_for(|&state| state == ConnectionState::Connected).await.unwrap();
+    let mut peer = network.accept().await;
+    peer.answer("put b 1.0 1\n", "ok\n\n").await;
+    put.await.unwrap().unwrap();
+    assert_eq!(*state.borrow_and_update(), ConnectionState::Connected);
     client.close().await.unwrap();
     assert_eq!(*state.borrow(), ConnectionState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_that_the_server_closes_is_made_anew_by_the_next_request_at_once() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    for second in 0..100 {
+        drop(peer);
+        network.expect_no_dial(Duration::from_secs(300)).await;
+        assert_eq!(*client.state().borrow(), ConnectionState::Disconnected);
+        let asked = Instant::now();
+        let server = async {
+            let mut peer = network.accept().await;
+            peer.answer(&format!("put a 1.0 {second}\n"), "ok\n\n").await;
+            peer
+        };
+        let (put, next) = join!(client.put_at("a", 1.0, second), server);
+        put.unwrap();
+        assert!(asked.elapsed() < Duration::from_millis(2), "{:?}", asked.elapsed());
+        peer = next;
+    }
+}
+
+/// How long a client takes for 100 more connections to a server that meets each with this.
+async fn time_to_dial_100_times(welcome: &str) -> Duration {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let start = Instant::now();
+    let puts = async {
+        loop {
+            let _ = client.put_at("a", 1.0, 1).await;
+        }
+    };
+    let server = async {
+        for _ in 0..100 {
+            let mut peer = network.accept().await;
+            peer.read_some().await;
+            peer.send(welcome).await;
+        }
+    };
+    tokio::select! {
+        () = puts => unreachable!("it puts for ever"),
+        () = server => start.elapsed(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_breaks_the_protocol_is_no_good_answer_to_the_backoff() {
+    for welcome in ["ok\na 1.0 1\n\n", "HTTP/1.1 400 Bad Request\r\n", "ok\n"] {
+        let time = time_to_dial_100_times(welcome).await;
+        assert!(time > Duration::from_secs(60), "{welcome:?}: {time:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_turns_everybody_away_is_not_hammered() {
+    let (mut network, builder) = Network::new();
+    let _client = builder.connect().await.unwrap();
+    let start = Instant::now();
+    for _ in 0..100 {
+        network.accept().await.send("error\ntoo many connections\n\n").await;
+    }
+    assert!(start.elapsed() > Duration::from_secs(60), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_never_sent_again_is_not_counted_as_retried() {
+    let (mut network, builder) = Network::new();
+    let client = builder.reconnect(Reconnect::never()).connect().await.unwrap();
+    let server = async { network.accept().await.expect("put a 1.0 1\n").await };
+    let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
+    put.unwrap_err();
+    assert_eq!((client.stats().retried, client.stats().failed), (0, 1));
+    // And that it failed before it was closed is no failure of closing it.
+    client.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_backoff_is_taken_for_ever() {
+    for _ in 0..20 {
+        let (mut network, builder) = Network::new();
+        let client = builder
+            .reconnect(Reconnect::backoff(Duration::MAX, Duration::MAX))
+            .connect()
+            .await
+            .unwrap();
+        let server = async { network.accept().await.expect("put a 1.0 1\n").await };
+        let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
+        assert!(matches!(put, Err(Error::Timeout { .. })), "{put:?}");
+    }
 }

@@ -284,10 +284,10 @@ fn after_a_close_what_was_accepted_is_served_and_nothing_else() {
     assert!(bench.pipeline.close().is_none());
     assert!(matches!(
         bench.pipeline.put("b", Point::new(7, 0.5), bench.now),
-        Err(Error::Closed { delivery: Delivery::NotSent })
+        Err(Error::Closed { delivery: Delivery::NotSent, .. })
     ));
     let more = bench.pipeline.extend_batch(batch, 1, 1, b"put k 0.5 1\n", bench.now);
-    assert!(matches!(more, Err(Error::Closed { delivery: Delivery::NotSent })));
+    assert!(matches!(more, Err(Error::Closed { delivery: Delivery::NotSent, .. })));
     bench.take();
     bench.answer([Response::ok()]);
     bench.take();
@@ -373,18 +373,18 @@ impl Bench {
     }
 
     fn park(&mut self) {
-        self.pipeline.park(&Waker::from(Arc::clone(&self.driver)));
+        self.pipeline.park(&Waker::from(Arc::clone(&self.driver)), false);
     }
 
     fn outcome(&mut self, waiter: WaiterId) -> Option<Outcome> {
-        match self.pipeline.poll(waiter, Waker::noop()) {
+        match self.pipeline.poll(waiter, Waker::noop()).0 {
             Poll::Ready(outcome) => Some(outcome.into()),
             Poll::Pending => None,
         }
     }
 
     fn progress(&mut self, batch: WaiterId) -> Progress {
-        match self.pipeline.poll_batch(batch, usize::MAX, Waker::noop()) {
+        match self.pipeline.poll_batch(batch, usize::MAX, Waker::noop()).0 {
             Poll::Ready(progress) => progress.clone(),
             Poll::Pending => panic!("no batch has that many requests"),
         }

@@ -69,13 +69,14 @@ impl Model {
         call: usize,
         kind: Kind,
         texts: &[String],
+        when_full: Overflow,
         now: Instant,
     ) -> bool {
         let len = texts.iter().map(String::len).sum::<usize>();
         let waiting = self.waiting_len();
         let has_room = !self.any(Place::Overflow)
             && (waiting == 0 || waiting + len <= self.settings.max_buffered_bytes);
-        let place = match (has_room, self.settings.overflow) {
+        let place = match (has_room, when_full) {
             (true, _) => Place::Queue,
             (false, Overflow::Wait) => Place::Overflow,
             (false, Overflow::Fail) => return false,

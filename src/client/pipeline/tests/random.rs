@@ -113,7 +113,7 @@ impl World {
                 self.is_connected = true;
             }
             Event::Park if !self.can_work() => {
-                self.pipeline.park(&Waker::from(Arc::clone(&self.driver)));
+                self.pipeline.park(&Waker::from(Arc::clone(&self.driver)), false);
                 self.asleep_until = Some(self.pipeline.next_expiry());
             }
             Event::Close => {
@@ -141,13 +141,25 @@ impl World {
         match submitted {
             Ok(Submitted { waiter, driver }) => {
                 assert!(self.model.is_open);
-                assert!(self.model.accept(self.calls.len(), kind, &texts, self.now));
+                assert!(self.model.accept(
+                    self.calls.len(),
+                    kind,
+                    &texts,
+                    self.pipeline.settings.overflow,
+                    self.now
+                ));
                 self.calls.push(Caller { texts: texts.into(), ..Caller::new(waiter, false) });
                 self.rouse(driver);
             }
-            Err(Error::Closed { delivery: Delivery::NotSent }) => assert!(!self.model.is_open),
+            Err(Error::Closed { delivery: Delivery::NotSent, .. }) => assert!(!self.model.is_open),
             Err(Error::QueueFull { .. }) => {
-                assert!(!self.model.accept(self.calls.len(), kind, &texts, self.now));
+                assert!(!self.model.accept(
+                    self.calls.len(),
+                    kind,
+                    &texts,
+                    self.pipeline.settings.overflow,
+                    self.now
+                ));
             }
             Err(error) => panic!("{error:?}"),
         }
@@ -162,14 +174,11 @@ impl World {
         match self.pipeline.extend_batch(call.waiter, index, len, puts.as_bytes(), self.now) {
             Ok(driver) => {
                 assert!(self.model.is_open);
-                assert!(self.model.accept(batch, Kind::Put, &texts, self.now));
+                assert!(self.model.accept(batch, Kind::Put, &texts, Overflow::Wait, self.now));
                 call.texts.extend(texts);
                 self.rouse(driver);
             }
-            Err(Error::Closed { delivery: Delivery::NotSent }) => assert!(!self.model.is_open),
-            Err(Error::QueueFull { .. }) => {
-                assert!(!self.model.accept(batch, Kind::Put, &texts, self.now));
-            }
+            Err(Error::Closed { delivery: Delivery::NotSent, .. }) => assert!(!self.model.is_open),
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -188,7 +197,7 @@ impl World {
         if call.is_batch {
             let BatchState { unfinished: left, broken, .. } = self.model.batch(at);
             let is_ready = left <= unfinished || (broken && unfinished > 0);
-            match self.pipeline.poll_batch(call.waiter, unfinished, &waker) {
+            match self.pipeline.poll_batch(call.waiter, unfinished, &waker).0 {
                 Poll::Ready(progress) => {
                     assert!(is_ready);
                     check_batch(progress, &self.model, at);
@@ -200,7 +209,7 @@ impl World {
             }
             return;
         }
-        match self.pipeline.poll(call.waiter, &waker) {
+        match self.pipeline.poll(call.waiter, &waker).0 {
             Poll::Ready(outcome) => {
                 let outcome = Outcome::from(outcome);
                 assert!(call.owns(&outcome), "{:?} got {outcome:?}", call.texts);
