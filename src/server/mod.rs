@@ -5,7 +5,11 @@
 
 use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc};
 
-use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host},
+    sync::watch,
+};
 use tracing::info;
 
 use crate::store::{MemoryStore, Store};
@@ -137,6 +141,57 @@ impl<S> fmt::Debug for Server<S> {
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
+}
+
+/// Serves one connection that somebody else has accepted: a Unix socket, TLS, a pipe in a test.
+///
+/// It is what a [`Server`] does with each connection that it accepts. Connections that are to see
+/// each other's points are given an [`Arc`] of one store.
+///
+/// It is over when the peer has closed its side and has its answers, when the peer sends a line that
+/// is too long, when it takes too long over something that `limits` gives it a time for, or when the
+/// connection fails; the log says which. Of `limits`, [`max_connections`](Limits::max_connections)
+/// and [`grace_time`](Limits::grace_time) are for whoever accepts: one connection has no use for them.
+///
+/// `io` is flushed after each write and shut down once the last answer is written, but only dropped
+/// where a peer is cut off.
+///
+/// ```
+/// use std::sync::Arc;
+/// use metrics_client::{MemoryStore, MetricsClient, server::{Limits, serve_connection}};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///
+/// let store = Arc::new(MemoryStore::new());
+/// let (near, far) = tokio::io::duplex(64 * 1024);
+/// let serving = tokio::spawn(serve_connection(far, Arc::clone(&store), Limits::default()));
+///
+/// let client = MetricsClient::from_io(near);
+/// client.put_at("palm.cpu", 23.7, 1150864247).await?;
+/// assert_eq!(client.get("palm.cpu").await?.latest("palm.cpu").unwrap().value, 23.7);
+///
+/// client.close().await?;
+/// serving.await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Panics
+///
+/// If polled outside of a Tokio runtime with timers.
+///
+/// # Cancel safety
+///
+/// Dropping the future ends the connection at once: requests that were read may go unanswered, and
+/// a put that was not answered may have been applied all the same.
+pub async fn serve_connection<Io, S>(io: Io, store: S, limits: Limits)
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send,
+    S: Store,
+{
+    // Kept to the end: a sender that is gone is a stop.
+    let (_stop, stopped) = watch::channel(false);
+    let shared = Arc::new(Shared::new(store, limits, Arc::default()));
+    session::run(io, None, shared, stopped).await;
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {

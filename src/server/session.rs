@@ -18,7 +18,7 @@ use tokio::{
     task::yield_now,
 };
 use tokio_util::codec::Encoder;
-use tracing::{debug, error, info};
+use tracing::{debug, error, field::DisplayValue, info};
 
 use super::{
     Limits,
@@ -48,9 +48,11 @@ impl<S> Shared<S> {
 }
 
 /// Serves one connection to its end, or until `stop` says so and what was read is answered.
+///
+/// `peer` is for the log, where a connection without an address has none.
 pub(super) async fn run<Io, S>(
     io: Io,
-    peer: SocketAddr,
+    peer: Option<SocketAddr>,
     shared: Arc<Shared<S>>,
     stop: watch::Receiver<bool>,
 ) where
@@ -58,17 +60,18 @@ pub(super) async fn run<Io, S>(
     S: Store,
 {
     let limits = shared.limits;
+    let peer = peer.map(tracing::field::display);
     let mut session = Session {
         wire: Wire::new(io, limits),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
-        peer,
+        peer: peer.clone(),
         shared,
     };
-    debug!(%peer, "connected");
+    debug!(peer, "connected");
     match session.serve(stop).await {
-        end @ (End::Idle | End::SlowLine | End::Unread) => info!(%peer, reason = %end, "cut off"),
-        end => debug!(%peer, reason = %end, "disconnected"),
+        end @ (End::Idle | End::SlowLine | End::Unread) => info!(peer, reason = %end, "cut off"),
+        end => debug!(peer, reason = %end, "disconnected"),
     }
 }
 
@@ -114,7 +117,7 @@ struct Session<Io, S> {
     codec: ServerCodec,
     /// Puts that were read, to be applied before anything else is answered.
     puts: PutBatch,
-    peer: SocketAddr,
+    peer: Option<DisplayValue<SocketAddr>>,
     shared: Arc<Shared<S>>,
 }
 
@@ -272,7 +275,7 @@ where
     }
 
     fn refuse(&mut self, fault: &dyn fmt::Display) {
-        debug!(peer = %self.peer, %fault, "refused a request");
+        debug!(peer = self.peer, %fault, "refused a request");
         self.shared.counters.refused.add(1);
         self.wire.output.put_slice(WRONG_COMMAND);
     }
@@ -288,10 +291,10 @@ where
     fn fail(&mut self, fault: &StoreError) {
         self.shared.counters.failed.add(1);
         if self.shared.store_fails.swap(true, Ordering::Relaxed) {
-            debug!(peer = %self.peer, %fault, "the store failed");
+            debug!(peer = self.peer, %fault, "the store failed");
         } else {
             let cause = std::error::Error::source(fault).map(tracing::field::display);
-            error!(peer = %self.peer, %fault, cause, "the store failed");
+            error!(peer = self.peer, %fault, cause, "the store failed");
         }
         let message = fault.to_string().chars().take(MAX_MESSAGE_CHARS).collect();
         self.codec

@@ -67,7 +67,10 @@ proptest! {
         damage in vec(any_damage(), 0..3),
         cuts in any_cuts(),
     ) {
-        invariants::request_parser(&fuzz_input(&cuts, &damaged(lines.concat(), &damage)));
+        let input = fuzz_input(&cuts, &damaged(lines.concat(), &damage));
+        invariants::request_parser(&input);
+        #[cfg(feature = "server")]
+        crate::server_session::server_session(&input);
     }
 
     #[test]

@@ -14,6 +14,12 @@ fn request_parser_stands_its_corpus() {
     replay("request_parser", invariants::request_parser);
 }
 
+#[cfg(feature = "server")]
+#[test]
+fn server_session_stands_its_corpus() {
+    replay("server_session", crate::server_session::server_session);
+}
+
 fn replay(target: &str, check: fn(&[u8])) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if root.join("Cargo.toml.orig").exists() {

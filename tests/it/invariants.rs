@@ -40,7 +40,7 @@ pub(crate) fn request_parser(input: &[u8]) {
 }
 
 /// Splits a fuzzer's input: its first line tells the cuts, the rest is the stream.
-fn split_input(input: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split_input(input: &[u8]) -> (&[u8], &[u8]) {
     let end = input.iter().position(|&byte| byte == b'\n').unwrap_or(input.len());
     (&input[..end], input.get(end + 1..).unwrap_or_default())
 }
@@ -48,15 +48,21 @@ fn split_input(input: &[u8]) -> (&[u8], &[u8]) {
 /// Cuts a stream into pieces that have, in turn, as many bytes as `cuts` says: `102` means one,
 /// none, two, one, none, two, and so on. Without cuts it stays whole.
 pub(crate) fn pieces<'a>(cuts: &'a [u8], stream: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    let mut sizes = cuts.iter().map(|cut| usize::from(cut.wrapping_sub(b'0'))).cycle();
-    let whole = cuts.iter().all(|&cut| cut == b'0');
+    let mut sizes = sizes(cuts);
     let mut rest = stream;
     std::iter::from_fn(move || {
-        let size = if whole { rest.len() } else { sizes.next()?.min(rest.len()) };
+        let size = sizes.next()?.min(rest.len());
         let (piece, after) = rest.split_at_checked(size).filter(|_| !rest.is_empty())?;
         rest = after;
         Some(piece)
     })
+}
+
+/// How many bytes each piece has, without end.
+pub(crate) fn sizes(cuts: &[u8]) -> impl Iterator<Item = usize> {
+    let mut sizes = cuts.iter().map(|cut| usize::from(cut.wrapping_sub(b'0'))).cycle();
+    let whole = cuts.iter().all(|&cut| cut == b'0');
+    std::iter::from_fn(move || if whole { Some(usize::MAX) } else { sizes.next() })
 }
 
 /// Everything that a decoder made of a stream: its items, and the error that it ended with.

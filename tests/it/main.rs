@@ -14,6 +14,8 @@ mod peer;
 mod python_repr;
 #[cfg(feature = "server")]
 mod server;
+#[cfg(feature = "server")]
+mod server_session;
 mod truth;
 
 /// Says, past the capture of the test harness, that something was not tested.

@@ -28,7 +28,7 @@ impl Talk {
         let (peer, io) = duplex(pipe_bytes);
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared::new(store, limits, Arc::default()));
-        let session = tokio::spawn(run(io, ([127, 0, 0, 1], 1).into(), shared, stopped));
+        let session = tokio::spawn(run(io, None, shared, stopped));
         Self { peer, stop, session }
     }
 
@@ -253,7 +253,7 @@ async fn a_stop_comes_before_anything_more_is_read() {
     // This peer is always ready, so nothing else in the session ever has its turn.
     let requests = b"put a 1 1\n".repeat(100_000);
     let io = tokio::io::join(&requests[..], tokio::io::sink());
-    run(io, ([127, 0, 0, 1], 1).into(), Arc::new(shared), stopped).await;
+    run(io, None, Arc::new(shared), stopped).await;
     assert_eq!(crate::server::Monitor(counters).stats().puts, 0);
 }
 

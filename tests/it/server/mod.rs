@@ -13,6 +13,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+mod connection;
 mod crowd;
 mod grammar;
 mod pipelining;
