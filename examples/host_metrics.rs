@@ -2,8 +2,8 @@
 //! metrics server, reads everything back, and shows it.
 //!
 //! ```text
-//! cargo run --example host_metrics --features server                     # a server of its own
-//! cargo run --example host_metrics --features server -- 127.0.0.1:8888   # a server that runs
+//! cargo run --example host_metrics                     # a server of its own
+//! cargo run --example host_metrics -- 127.0.0.1:8888   # a server that runs
 //! ```
 
 use std::{error::Error, process::ExitCode, time::Duration};

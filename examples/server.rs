@@ -1,6 +1,6 @@
 //! A metrics server that keeps everything in memory until Ctrl-C.
 //!
-//! `cargo run --features server --example server -- 127.0.0.1:8888`
+//! `cargo run --example server -- 127.0.0.1:8888`
 
 use std::{env, io, process::ExitCode};
 
