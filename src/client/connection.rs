@@ -41,8 +41,24 @@ pub(super) struct Connection<Io> {
     counted: u64,
     /// Whether the server has given an answer that was due.
     proven: bool,
+    /// How many callers have been roused, ever.
+    roused: usize,
+    /// Whether the last poll ended before it sent anything, so that more can gather.
+    waits: bool,
     probe: Probe,
 }
+
+/// How far a connection has come with what there was to move.
+pub(super) enum Moved {
+    All,
+    /// It will go on in its next turn, which is due at once.
+    Waits,
+    /// It is at its end, for this reason.
+    Ended(ConnectionFault),
+}
+
+/// From how many callers on it is worth to wait a turn for what they will ask next.
+const WORTH_WAITING_FOR: usize = 2;
 
 /// Where the question stands whether this server can pipeline.
 enum Probe {
@@ -61,6 +77,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             answers: Vec::new(),
             counted: 0,
             proven: false,
+            roused: 0,
+            waits: false,
             probe: if may_probe { Probe::Due } else { Probe::Done },
         }
     }
@@ -69,26 +87,37 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         self.proven
     }
 
-    /// Moves whatever can be moved now. Ready when the connection is at its end, with the reason.
+    /// Moves whatever can be moved now.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         shared: &Shared,
         wakers: &mut Vec<Waker>,
-    ) -> Poll<ConnectionFault> {
+    ) -> Moved {
+        let waited = std::mem::take(&mut self.waits);
         loop {
             // Reading comes first and never waits for writing: two ends that both only write would
             // wait for each other for ever. And bytes that nobody asked for must be seen before the
             // next request makes them look like its answer.
+            let before = self.roused;
             if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
-                return Poll::Ready(fault);
+                return Moved::Ended(fault);
+            }
+            // Those who have just been roused are likely to ask for more at once. Their turn comes
+            // before ours if we go to the end of the line, and what they ask then leaves with one
+            // write instead of many. Nobody else waits for it: what can be sent later than this turn
+            // is what came after it began.
+            if !waited && self.roused - before >= WORTH_WAITING_FOR {
+                self.waits = true;
+                cx.waker().wake_by_ref();
+                return Moved::Waits;
             }
             let taken = self.take(shared);
             if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
-                return Poll::Ready(error.into());
+                return Moved::Ended(error.into());
             }
             if !taken {
-                return Poll::Pending;
+                return Moved::All;
             }
         }
     }
@@ -194,6 +223,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         self.counted = decoded;
         let result = pipeline.complete(self.answers.drain(..), amid, Instant::now(), wakers);
         drop(pipeline);
+        self.roused += wakers.len();
         wake_all(wakers);
         self.proven |= any && result.is_ok();
         result

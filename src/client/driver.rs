@@ -20,7 +20,7 @@ use tokio::time::{self, Instant, Sleep};
 use super::{
     config::Pipelining,
     connect::{Backoff, BoxFuture, ConnectionState, Connector, Dialer, Reconnect},
-    connection::Connection,
+    connection::{Connection, Moved},
     pipeline::Settings,
     probe,
     shared::{Shared, wake_all},
@@ -129,13 +129,17 @@ impl<C: Connector> Driver<C> {
                 self.shared.pipeline().set_width(self.plan.max_in_flight);
             }
         }
-        let ended = connection.poll(cx, &self.shared, &mut self.wakers);
+        let moved = connection.poll(cx, &self.shared, &mut self.wakers);
         if connection.is_proven() {
             self.backoff.reset();
         }
-        if let Poll::Ready(fault) = ended {
-            self.disconnected(fault);
-            return Poll::Ready(());
+        match moved {
+            Moved::All => {}
+            Moved::Waits => return Poll::Pending,
+            Moved::Ended(fault) => {
+                self.disconnected(fault);
+                return Poll::Ready(());
+            }
         }
         let mut pipeline = self.shared.pipeline();
         if !pipeline.is_open() && pipeline.is_drained() {
