@@ -7,7 +7,11 @@ use tokio::{
     sync::watch,
 };
 
-use self::{connect::Dial, pipeline::Answer, shared::Shared};
+use self::{
+    connect::Dial,
+    pipeline::{Answer, Pipeline},
+    shared::Shared,
+};
 use crate::{
     error::{Delivery, Error},
     metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
@@ -141,8 +145,8 @@ impl MetricsClient {
         Key::check(key)?;
         NotFinite::check(key, value)?;
         let point = Point { timestamp, value };
-        let call = self.handle.shared.submit(|pipeline, now| pipeline.put(key, point, now))?;
-        call.await.map(|_| ())
+        let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, point, waker, now);
+        self.handle.shared.call(put).await.map(|_| ())
     }
 
     /// Stores any number of samples, in their order, and returns once the server has acknowledged
@@ -185,8 +189,8 @@ impl MetricsClient {
         InvalidKey: From<S::Error>,
     {
         let selector = selector.try_into().map_err(InvalidKey::from)?;
-        let call = self.handle.shared.submit(|pipeline, now| pipeline.get(&selector, now))?;
-        Ok(match call.await? {
+        let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
+        Ok(match self.handle.shared.call(get).await? {
             Answer::Found(metrics) => metrics,
             Answer::Stored => Metrics::new(),
         })

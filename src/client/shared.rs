@@ -1,8 +1,7 @@
 //! What the handles of a client and its driver share.
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::poll_fn,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
@@ -39,18 +38,34 @@ impl Shared {
         &self.state
     }
 
-    /// Hands a request to the pipeline, and returns the wait for its answer.
+    /// Hands a request to the pipeline, and waits for its answer.
+    ///
+    /// The task's waker goes in with the request, so that a call takes the lock twice: once to ask,
+    /// once to take the answer.
     #[inline]
-    pub(super) fn submit(
+    pub(super) async fn call(
         &self,
-        request: impl FnOnce(&mut Pipeline, Instant) -> Result<Submitted, Error>,
-    ) -> Result<Call<'_>, Error> {
-        let now = Instant::now();
-        let Submitted { waiter, driver } = request(&mut self.pipeline(), now)?;
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-        Ok(Call { shared: self, waiter: Some(waiter) })
+        request: impl FnOnce(&mut Pipeline, Waker, Instant) -> Result<Submitted, Error>,
+    ) -> Result<Answer, Error> {
+        let mut request = Some(request);
+        let mut call = Call { shared: self, waiter: None };
+        poll_fn(|cx| {
+            let Some(request) = request.take() else {
+                return call.poll(cx);
+            };
+            let (waker, now) = (cx.waker().clone(), Instant::now());
+            let submitted = request(&mut self.pipeline(), waker, now);
+            let Submitted { waiter, driver } = match submitted {
+                Ok(submitted) => submitted,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            call.waiter = Some(waiter);
+            if let Some(driver) = driver {
+                driver.wake();
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// The caller of `waiter` has left.
@@ -70,17 +85,15 @@ pub(super) fn wake_all(wakers: &mut Vec<Waker>) {
 
 /// The wait for one answer. Dropped before it is ready, it leaves the pipeline.
 #[derive(Debug)]
-pub(super) struct Call<'a> {
+struct Call<'a> {
     shared: &'a Shared,
-    /// `None` once there was an outcome.
+    /// `None` before there was a request, and once there was an outcome.
     waiter: Option<WaiterId>,
 }
 
-impl Future for Call<'_> {
-    type Output = Result<Answer, Error>;
-
+impl Call<'_> {
     #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Error>> {
         let Some(waiter) = self.waiter else {
             return Poll::Pending;
         };

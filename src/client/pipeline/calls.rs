@@ -34,18 +34,20 @@ impl Pipeline {
         &mut self,
         key: &str,
         point: Point,
+        waker: Waker,
         now: Instant,
     ) -> Result<Submitted, Error> {
-        self.submit(Kind::Put, now, |bytes| protocol::encode_put(bytes, key, point))
+        self.submit(Kind::Put, waker, now, |bytes| protocol::encode_put(bytes, key, point))
     }
 
     /// Accepts a get.
     pub(in crate::client) fn get(
         &mut self,
         selector: &Selector,
+        waker: Waker,
         now: Instant,
     ) -> Result<Submitted, Error> {
-        self.submit(Kind::Get, now, |bytes| protocol::encode_get(bytes, selector))
+        self.submit(Kind::Get, waker, now, |bytes| protocol::encode_get(bytes, selector))
     }
 
     /// Makes a batch, which has no request yet.
@@ -158,11 +160,12 @@ impl Pipeline {
     fn submit(
         &mut self,
         kind: Kind,
+        waker: Waker,
         now: Instant,
         encode: impl FnOnce(&mut BytesMut),
     ) -> Result<Submitted, Error> {
         self.check_open()?;
-        let waiter = self.waiters.add_one(self.next_seq);
+        let waiter = self.waiters.add_one(self.next_seq, waker);
         let entry = self.entry(waiter, kind, now);
         match self.accept(entry, self.settings.overflow, encode) {
             Ok(()) => Ok(Submitted { waiter, driver: self.driver_to_wake(1) }),

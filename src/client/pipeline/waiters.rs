@@ -58,8 +58,8 @@ enum Call {
 impl Waiters {
     /// A slot for a call whose one request is the entry `seq`.
     #[inline]
-    pub(super) fn add_one(&mut self, seq: u64) -> WaiterId {
-        WaiterId(self.slots.insert(Slot { waker: None, seq, call: Call::One(None) }))
+    pub(super) fn add_one(&mut self, seq: u64, waker: Waker) -> WaiterId {
+        WaiterId(self.slots.insert(Slot { waker: Some(waker), seq, call: Call::One(None) }))
     }
 
     /// A slot for a batch that has no request yet.

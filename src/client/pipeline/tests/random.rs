@@ -130,10 +130,15 @@ impl World {
         let (text, kind, submitted) = match event {
             Event::Get => {
                 let selector = Selector::new(&key).unwrap();
-                (format!("get {key}\n"), Kind::Get, self.pipeline.get(&selector, self.now))
+                (
+                    format!("get {key}\n"),
+                    Kind::Get,
+                    self.pipeline.get(&selector, Waker::noop().clone(), self.now),
+                )
             }
             _ => {
-                let put = self.pipeline.put(&key, Point::new(7, 0.5), self.now);
+                let put =
+                    self.pipeline.put(&key, Point::new(7, 0.5), Waker::noop().clone(), self.now);
                 (format!("put {key} 0.5 7\n"), Kind::Put, put)
             }
         };
