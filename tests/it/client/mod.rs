@@ -5,6 +5,7 @@ mod basics;
 mod bounds;
 mod cancel;
 mod deadlines;
+mod events;
 mod outcomes;
 mod peculiar;
 mod pipelining;

@@ -1,0 +1,138 @@
+//! What the client tells the log, and that it tells it nothing for each request.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use metrics_client::Pipelining;
+use tokio::join;
+use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
+
+use crate::peer::Network;
+
+/// A log that the test can read.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Takes what has been written, line by line.
+    fn take(&self) -> Vec<String> {
+        let text = std::mem::take(&mut *self.0.lock().unwrap());
+        String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[track_caller]
+fn assert_told(lines: &[String], expected: &[&str]) {
+    let told = lines.len() == expected.len()
+        && lines.iter().zip(expected).all(|(line, part)| line.contains(part));
+    assert!(told, "{lines:#?}\nexpected: {expected:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_to_connections_is_told_and_what_happens_to_requests_is_not() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_span_events(FmtSpan::FULL)
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    assert_told(&log.take(), &["INFO metrics_client::client::driver: connected"]);
+
+    for second in 0..100 {
+        let request = format!("put a 1.0 {second}\n");
+        let (put, ()) = join!(client.put_at("a", 1.0, second), peer.answer(&request, "ok\n\n"));
+        put.unwrap();
+    }
+    assert_told(&log.take(), &[]);
+
+    let server = async {
+        peer.expect("put a 1.0 1\n").await;
+        network.refuse(1);
+        drop(peer);
+        let mut peer = network.accept().await;
+        peer.answer("put a 1.0 1\n", "ok\n\n").await;
+        peer
+    };
+    let (put, mut peer) = join!(client.put_at("a", 1.0, 1), server);
+    put.unwrap();
+    assert_told(
+        &log.take(),
+        &[
+            "WARN metrics_client::client::driver: disconnected address=\"peer\" error=the server closed the connection",
+            "INFO metrics_client::client::driver: will send again address=\"peer\" requests=1",
+            "WARN metrics_client::client::driver: no connection error=cannot connect to peer: nobody listens",
+            "INFO metrics_client::client::driver: connected address=\"peer\"",
+        ],
+    );
+
+    peer.send("\u{1b}[2Jgarbage\n").await;
+    peer.expect_end().await;
+    assert_told(
+        &log.take(),
+        &[
+            "ERROR metrics_client::client::driver: protocol error address=\"peer\" error=the server does not follow the protocol: a response must begin with a line `ok` or `error`, and this began with \"\\u{1b}[2Jgarbage\"",
+        ],
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_probe_has_found_is_told() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Auto).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        peer.expect("put a 1.0 1\n").await;
+        let mut beside = network.accept().await;
+        beside.read_some().await;
+        beside.read_some().await;
+        beside.send("ok\n\nok\n\nok\n\n").await;
+        beside.expect_end().await;
+        peer.send("ok\n\n").await;
+        peer.answer("put b 1.0 1\n", "ok\n\n").await;
+    };
+    let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1), server);
+    a.unwrap();
+    b.unwrap();
+    let lines = log.take();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("asked the server address=\"peer\" can_pipeline=true")),
+        "{lines:#?}"
+    );
+}
