@@ -10,7 +10,6 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::config::LONGEST;
 use crate::error::{ConnectionFault, Error};
 
 /// Makes connections: TCP unless the client is told otherwise.
@@ -147,6 +146,9 @@ impl Connector for TcpConnector {
 
 /// How long an address may take before the next one is tried beside it (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// As good as for ever, and small enough to be added to any time: ten years.
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// A connector with what it needs to dial: an address and a time limit.
 #[derive(Debug)]

@@ -27,7 +27,8 @@ use crate::{
 
 /// The samples of a `get`, one by one; made by [`MetricsClient::stream`](crate::MetricsClient::stream).
 ///
-/// It holds one connection and some 64 KiB, however much the server sends; a consumer that is slow
+/// It holds one connection, at most 128 KiB of what was read and the samples in that, some 1 MiB if
+/// their keys are one letter long, however much the server sends; a consumer that is slow
 /// makes the server wait. It is a [`Stream`] too.
 ///
 /// ```

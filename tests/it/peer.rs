@@ -20,6 +20,12 @@ use tokio::{
 /// Longer than any deadline of a client that was told nothing. Time is paused, so it costs nothing.
 const NEVER: Duration = Duration::from_secs(600);
 
+/// What this comes to, which it does, unless the client is broken: then the test fails, and does not
+/// wait for ever.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    time::timeout(NEVER, future).await.expect("this never ends")
+}
+
 /// One end of a connection whose other end is the client's.
 #[derive(Debug)]
 pub(crate) struct Peer {

@@ -5,7 +5,7 @@ use std::{error::Error as _, time::Duration};
 use metrics_client::{ConnectionState, Delivery, Error, Pipelining};
 use tokio::{join, time::Instant};
 
-use crate::peer::Network;
+use crate::peer::{Network, soon};
 
 /// What a client that was told nothing waits for an answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ async fn no_answer() {
     let client = builder.connect().await.unwrap();
     let _peer = network.accept().await;
     let start = Instant::now();
-    assert_timeout(client.put("a", 1.0).await, start, Delivery::Unknown);
+    assert_timeout(soon(client.put("a", 1.0)).await, start, Delivery::Unknown);
 }
 
 #[tokio::test(start_paused = true)]
@@ -39,7 +39,7 @@ async fn no_turn() {
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let _peer = network.accept().await;
     let start = Instant::now();
-    let (a, b) = join!(client.put("a", 1.0), client.put("b", 1.0));
+    let (a, b) = join!(soon(client.put("a", 1.0)), soon(client.put("b", 1.0)));
     assert_timeout(a, start, Delivery::Unknown);
     assert_timeout(b, start, Delivery::NotSent);
 }
@@ -50,7 +50,7 @@ async fn a_dial_that_never_ends() {
     network.black_hole();
     let client = builder.connect_lazy();
     let start = Instant::now();
-    assert_timeout(client.put("a", 1.0).await, start, Delivery::NotSent);
+    assert_timeout(soon(client.put("a", 1.0)).await, start, Delivery::NotSent);
 }
 
 #[tokio::test(start_paused = true)]
@@ -59,7 +59,7 @@ async fn nobody_listens_and_the_error_says_so() {
     network.refuse(1_000_000);
     let client = builder.connect_lazy();
     let start = Instant::now();
-    let error = assert_timeout(client.put("a", 1.0).await, start, Delivery::NotSent);
+    let error = assert_timeout(soon(client.put("a", 1.0)).await, start, Delivery::NotSent);
     let cause = error.source().unwrap();
     assert_eq!(cause.to_string(), "cannot connect to peer");
     assert_eq!(cause.source().unwrap().to_string(), "nobody listens");
@@ -71,7 +71,7 @@ async fn a_server_that_does_not_read() {
     let client = builder.connect().await.unwrap();
     let _peer = network.accept().await;
     let start = Instant::now();
-    assert_timeout(client.put("a.rather.long.key", 1.0).await, start, Delivery::Unknown);
+    assert_timeout(soon(client.put("a.rather.long.key", 1.0)).await, start, Delivery::Unknown);
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,7 +80,8 @@ async fn no_room_in_the_queue() {
     let client = builder.pipelining(Pipelining::Off).max_buffered_bytes(1).connect().await.unwrap();
     let _peer = network.accept().await;
     let start = Instant::now();
-    let (a, b, c) = join!(client.put("a", 1.0), client.put("b", 1.0), client.put("c", 1.0));
+    let put = |key| soon(client.put(key, 1.0));
+    let (a, b, c) = join!(put("a"), put("b"), put("c"));
     assert_timeout(a, start, Delivery::Unknown);
     assert_timeout(b, start, Delivery::NotSent);
     assert_timeout(c, start, Delivery::NotSent);
@@ -113,7 +114,7 @@ async fn a_connection_whose_oldest_answer_is_late_is_replaced() {
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let mut silent = network.accept().await;
     let start = Instant::now();
-    client.put_at("a", 1.0, 1).await.unwrap_err();
+    soon(client.put_at("a", 1.0, 1)).await.unwrap_err();
     silent.expect("put a 1.0 1\n").await;
     silent.expect_end().await;
     let waited = start.elapsed();

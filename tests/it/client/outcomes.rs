@@ -8,7 +8,7 @@ use metrics_client::{
 };
 use tokio::{io::DuplexStream, join};
 
-use crate::peer::Network;
+use crate::peer::{Network, soon};
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_final_and_the_connection_lives() {
@@ -120,24 +120,27 @@ impl Connector for Panicking {
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_the_driver_tells_everyone() {
     let client = MetricsClient::builder("nowhere").connector(Panicking).connect_lazy();
-    let (a, b) = join!(client.put("a", 1.0), client.get("b"));
+    let (a, b) = join!(soon(client.put("a", 1.0)), soon(client.get("b")));
     assert!(matches!(a, Err(Error::Closed { delivery: Delivery::NotSent, .. })), "{a:?}");
     assert!(matches!(b, Err(Error::Closed { .. })));
     assert!(matches!(client.put("c", 1.0).await, Err(Error::Closed { .. })));
-    client.close().await.unwrap();
+    soon(client.close()).await.unwrap();
 }
 
 #[test]
 fn the_end_of_its_runtime_tells_everyone() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (home, away) = (runtime(), runtime());
+    let runtime = |paused| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().start_paused(paused).build().unwrap()
+    };
+    let (home, away) = (runtime(false), runtime(true));
     let (client, io) = home.block_on(async {
         let (ours, theirs) = tokio::io::duplex(64);
         (MetricsClient::from_io(ours), theirs)
     });
     away.block_on(async {
         let ending = async { home.shutdown_background() };
-        let (put, ()) = join!(client.put("a", 1.0), ending);
+        let (put, ()) = join!(soon(client.put("a", 1.0)), ending);
         assert!(matches!(put, Err(Error::Closed { .. })), "{put:?}");
     });
     drop(io);

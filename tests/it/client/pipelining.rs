@@ -294,14 +294,23 @@ impl Drop for Dropping {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_waker_that_is_dropped_may_call_the_client() {
-    let (ours, _theirs) = tokio::io::duplex(64);
-    let client = MetricsClient::from_io(ours);
-    let mut put = Box::pin(client.put_at("a", 1.0, 1));
-    let dropping = std::task::Waker::from(Arc::new(Dropping(client.clone())));
-    assert!(put.as_mut().poll(&mut Context::from_waker(&dropping)).is_pending());
-    drop(dropping);
-    // Replaces the waker, and would wait for its own lock for ever if it were dropped under it.
-    assert!(put.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+#[test]
+fn a_waker_that_is_dropped_may_call_the_client() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    // On a thread of its own: a deadlock must fail the test, not hold it.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let (ours, _theirs) = tokio::io::duplex(64);
+        let client = MetricsClient::from_io(ours);
+        let mut put = Box::pin(client.put_at("a", 1.0, 1));
+        let dropping = std::task::Waker::from(Arc::new(Dropping(client.clone())));
+        assert!(put.as_mut().poll(&mut Context::from_waker(&dropping)).is_pending());
+        drop(dropping);
+        // Replaces the waker, and would wait for its own lock if it were dropped under it.
+        let other = std::task::Waker::noop();
+        assert!(put.as_mut().poll(&mut Context::from_waker(other)).is_pending());
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(60)).expect("the client waits for itself");
 }

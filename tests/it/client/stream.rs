@@ -5,7 +5,7 @@ use std::time::Duration;
 use metrics_client::{Error, MetricsClient};
 use tokio::join;
 
-use crate::peer::Network;
+use crate::peer::{Network, soon};
 
 #[tokio::test(start_paused = true)]
 async fn samples_come_over_a_connection_of_their_own_as_they_are_sent() {
@@ -68,7 +68,7 @@ async fn silence_ends_a_stream_and_slowness_does_not() {
         for _ in 0..10 {
             samples.next().await.unwrap().unwrap();
         }
-        assert!(matches!(samples.next().await, Some(Err(Error::Timeout { .. }))));
+        assert!(matches!(soon(samples.next()).await, Some(Err(Error::Timeout { .. }))));
     };
     join!(server, reader);
 }
