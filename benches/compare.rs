@@ -12,9 +12,8 @@ use std::{env, error::Error, fmt, time::Duration};
 
 use contest::{Contender, Contest};
 
-#[allow(dead_code, reason = "each bench uses its part")]
 mod baseline;
-#[allow(dead_code, reason = "each bench uses its part")]
+#[allow(dead_code, reason = "`contests` alone measures with criterion")]
 mod contest;
 mod peer;
 mod workload;
@@ -26,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::from_args();
     println!("| what | this crate, /s | against | its /s | ratio (quartiles) | bar | met |");
     println!("|---|---|---|---|---|---|---|");
-    for contests in [contest::put::contests, contest::bulk::contests, contest::codec::contests] {
+    for contests in contest::ALL {
         for contest in contests()? {
             if contest.name.contains(&options.filter) {
                 options.compare(contest);

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Putting a million samples, and getting a million records.
-pub(crate) fn contests() -> Contests {
+pub(super) fn contests() -> Contests {
     Ok(vec![put_all()?, get()?])
 }
 

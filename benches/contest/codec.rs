@@ -16,7 +16,7 @@ use super::{Contender, Contest, Contests};
 use crate::{baseline::split, workload};
 
 /// Encoding puts, and decoding a large answer, with short numbers and with long ones.
-pub(crate) fn contests() -> Contests {
+pub(super) fn contests() -> Contests {
     Ok(vec![
         encode("encode", workload::reading)?,
         encode("encode, 17 digits", workload::computed)?,

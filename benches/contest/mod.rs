@@ -8,9 +8,12 @@ use tokio::runtime::{self, Runtime};
 
 use crate::peer::Peer;
 
-pub(crate) mod bulk;
-pub(crate) mod codec;
-pub(crate) mod put;
+mod bulk;
+mod codec;
+mod put;
+
+/// What there is to win.
+pub(crate) const ALL: [fn() -> Contests; 3] = [put::contests, bulk::contests, codec::contests];
 
 /// One thing to do, and several who do it.
 pub(crate) struct Contest {

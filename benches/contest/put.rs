@@ -17,7 +17,7 @@ const PUTS_BY_CALLER: u64 = 32;
 
 /// One caller alone; and many callers of one connection, each awaiting its own puts, on both kinds of
 /// runtime.
-pub(crate) fn contests() -> Contests {
+pub(super) fn contests() -> Contests {
     let peers = Peers {
         acknowledging: Rc::new(Peer::start(Role::Acknowledge)?),
         redis: Rc::new(Peer::start(Role::Redis)?),
