@@ -1,7 +1,7 @@
 //! One connection: bytes from the pipeline to the server, answers from the server to the pipeline.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker},
 };
 
@@ -9,12 +9,14 @@ use futures_core::Stream as _;
 use futures_sink::Sink;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    task::yield_now,
     time::Instant,
 };
 use tokio_util::codec::Framed;
 
 use super::{
     connect::BoxFuture,
+    gathering::{Gathering, Leave},
     pipeline::Answers,
     shared::{Shared, wake_all},
 };
@@ -41,25 +43,18 @@ pub(super) struct Connection<Io> {
     counted: u64,
     /// Whether the server has given an answer that was due.
     proven: bool,
-    /// How many callers have been roused, ever.
-    roused: usize,
-    /// Whether the last poll ended before it sent anything, so that more can gather.
-    waits: bool,
+    gathering: Gathering,
     probe: Probe,
 }
 
 /// How far a connection has come with what there was to move.
 pub(super) enum Moved {
     All,
-    /// It will go on in its next turn, which is due at once.
+    /// It will go on in its next turn, which has been asked for.
     Waits,
     /// It is at its end, for this reason.
     Ended(ConnectionFault),
 }
-
-/// From how many callers on it is worth to wait a turn for what they will ask next. Two, so that one
-/// caller's round trip stays what it is; measured with 8 to 1,024 callers by `benches/compare.rs`.
-const WORTH_WAITING_FOR: usize = 2;
 
 /// Where the question stands whether this server can pipeline.
 enum Probe {
@@ -78,8 +73,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             answers: Vec::new(),
             counted: 0,
             proven: false,
-            roused: 0,
-            waits: false,
+            gathering: Gathering::default(),
             probe: if may_probe { Probe::Due } else { Probe::Done },
         }
     }
@@ -95,23 +89,26 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         shared: &Shared,
         wakers: &mut Vec<Waker>,
     ) -> Moved {
-        let waited = std::mem::take(&mut self.waits);
         loop {
             // Reading comes first and never waits for writing: two ends that both only write would
             // wait for each other for ever. And bytes that nobody asked for must be seen before the
             // next request makes them look like its answer.
-            let before = self.roused;
             if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
                 return Moved::Ended(fault);
             }
-            // Those who have just been roused are likely to ask for more at once. If we go to the end
-            // of the runtime's queue, their turn comes before ours, and what they ask leaves with
-            // one write instead of many. It costs what waits already one turn, and no timer; a caller
-            // who is alone with the connection never meets it.
-            if !waited && self.roused - before >= WORTH_WAITING_FOR {
-                self.waits = true;
-                cx.waker().wake_by_ref();
-                return Moved::Waits;
+            if self.gathering.is_on() {
+                match self.gathering.look(shared.pipeline().waiting()) {
+                    Leave::Now => {}
+                    Leave::NextTurn => {
+                        cx.waker().wake_by_ref();
+                        return Moved::Waits;
+                    }
+                    Leave::WhenIdle => {
+                        // It says so to the runtime when it is polled, and has nothing more to do.
+                        let _ = pin!(yield_now()).poll(cx);
+                        return Moved::Waits;
+                    }
+                }
             }
             let taken = self.take(shared);
             if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
@@ -224,7 +221,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         self.counted = decoded;
         let result = pipeline.complete(self.answers.drain(..), amid, Instant::now(), wakers);
         drop(pipeline);
-        self.roused += wakers.len();
+        self.gathering.rouse(wakers.len());
         wake_all(wakers);
         self.proven |= any && result.is_ok();
         result

@@ -9,7 +9,7 @@ use tokio::{
 
 use self::{
     connect::Dial,
-    pipeline::{Answer, Pipeline},
+    pipeline::{Answer, Kind, Pipeline},
     shared::Shared,
 };
 use crate::{
@@ -23,6 +23,7 @@ mod config;
 mod connect;
 mod connection;
 mod driver;
+mod gathering;
 mod pipeline;
 mod probe;
 mod shared;
@@ -146,7 +147,7 @@ impl MetricsClient {
         NotFinite::check(key, value)?;
         let point = Point { timestamp, value };
         let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, point, waker, now);
-        self.handle.shared.call(put).await.map(|_| ())
+        self.handle.shared.call(Kind::Put, put).await.map(|_| ())
     }
 
     /// Stores any number of samples, in their order, and returns once the server has acknowledged
@@ -190,7 +191,7 @@ impl MetricsClient {
     {
         let selector = selector.try_into().map_err(InvalidKey::from)?;
         let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
-        Ok(match self.handle.shared.call(get).await? {
+        Ok(match self.handle.shared.call(Kind::Get, get).await? {
             Answer::Found(metrics) => metrics,
             Answer::Stored => Metrics::new(),
         })

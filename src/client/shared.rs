@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -10,19 +10,22 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     connect::ConnectionState,
-    pipeline::{Answer, Pipeline, Settings, Submitted, WaiterId},
+    pipeline::{Answer, Kind, Pipeline, Settings, Settled, Submitted, WaiterId},
 };
 use crate::error::Error;
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pipeline: Mutex<Pipeline>,
+    settled: Arc<Settled>,
     state: watch::Sender<ConnectionState>,
 }
 
 impl Shared {
     pub(super) fn new(settings: Settings, state: ConnectionState) -> Self {
-        Self { pipeline: Mutex::new(Pipeline::new(settings)), state: watch::Sender::new(state) }
+        let pipeline = Pipeline::new(settings);
+        let settled = Arc::clone(pipeline.settled());
+        Self { pipeline: Mutex::new(pipeline), settled, state: watch::Sender::new(state) }
     }
 
     /// The pipeline. Held for moments, and never while a task is woken.
@@ -45,10 +48,11 @@ impl Shared {
     #[inline]
     pub(super) async fn call(
         &self,
+        kind: Kind,
         request: impl FnOnce(&mut Pipeline, Waker, Instant) -> Result<Submitted, Error>,
     ) -> Result<Answer, Error> {
         let mut request = Some(request);
-        let mut call = Call { shared: self, waiter: None };
+        let mut call = Call { shared: self, kind, waiter: None };
         poll_fn(|cx| {
             let Some(request) = request.take() else {
                 return call.poll(cx);
@@ -87,6 +91,7 @@ pub(super) fn wake_all(wakers: &mut Vec<Waker>) {
 #[derive(Debug)]
 struct Call<'a> {
     shared: &'a Shared,
+    kind: Kind,
     /// `None` before there was a request, and once there was an outcome.
     waiter: Option<WaiterId>,
 }
@@ -97,6 +102,10 @@ impl Call<'_> {
         let Some(waiter) = self.waiter else {
             return Poll::Pending;
         };
+        if self.kind == Kind::Put && self.shared.settled.has_stored(waiter) {
+            self.waiter = None;
+            return Poll::Ready(Ok(Answer::Stored));
+        }
         let (outcome, _unneeded) = self.shared.pipeline().poll(waiter, cx.waker());
         let outcome = ready!(outcome);
         self.waiter = None;

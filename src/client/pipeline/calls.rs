@@ -52,7 +52,9 @@ impl Pipeline {
 
     /// Makes a batch, which has no request yet.
     pub(in crate::client) fn begin_batch(&mut self) -> WaiterId {
-        self.waiters.add_batch()
+        let batch = self.waiters.add_batch(self.next_seq);
+        self.next_seq += 1;
+        batch
     }
 
     /// Accepts `requests` puts of a batch, of which the first stands at `index`, as one entry.

@@ -44,6 +44,10 @@ impl Pipeline {
         self.queue.has_waiting()
     }
 
+    pub(in crate::client) fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+
     /// Whether a request could be sent now.
     pub(in crate::client) fn can_send(&self) -> bool {
         self.queue.has_waiting() && self.queue.in_flight() < self.width
@@ -90,6 +94,8 @@ impl Pipeline {
             return Err(ConnectionFault::Unsolicited);
         }
         self.note_due(now);
+        let first = self.queue.entries().chain(self.overflow.iter().map(|(entry, _)| entry)).next();
+        self.waiters.settle_before(first.map_or(self.next_seq, |entry| entry.seq));
         Ok(())
     }
 

@@ -28,7 +28,8 @@ mod tests;
 
 pub(super) use calls::Submitted;
 pub(super) use driving::Answers;
-pub(super) use waiters::{Answer, Progress, WaiterId};
+pub(super) use queue::Kind;
+pub(super) use waiters::{Answer, Progress, Settled, WaiterId};
 
 /// What the pipeline is told once, when it is made.
 #[derive(Clone, Debug)]
@@ -101,6 +102,11 @@ impl Pipeline {
             .map(|entry| entry.sent - entry.answered)
             .sum::<usize>();
         self.counters.stats(in_flight as u64)
+    }
+
+    /// What callers can see without the lock.
+    pub(super) fn settled(&self) -> &Arc<Settled> {
+        self.waiters.settled()
     }
 
     pub(super) fn counters_mut(&mut self) -> &mut Counters {

@@ -52,7 +52,7 @@ pub(super) struct Entry {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::client) enum Kind {
     Put,
     Get,
 }
@@ -127,6 +127,10 @@ impl Queue {
     /// Whether any request waits to be sent.
     pub(super) fn has_waiting(&self) -> bool {
         self.waiting_len() > 0
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.entries.len() - self.passed
     }
 
     #[inline]

@@ -1,14 +1,26 @@
 //! Who waits for what: one slot for each call that is under way.
 
-use std::task::{Poll, Waker};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Poll, Waker},
+};
 
 use slab::Slab;
 
 use crate::{error::Error, metric::Metrics};
 
-/// The slot of a call, until the call takes its outcome or leaves.
+/// A call: its slot, and when it came.
+///
+/// The slot of a put is free as soon as the put is stored, and may have another call by the time that
+/// its own looks; who came when never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::client) struct WaiterId(usize);
+pub(in crate::client) struct WaiterId {
+    slot: usize,
+    seq: u64,
+}
 
 /// What an answer brings to its caller.
 #[derive(Debug)]
@@ -33,6 +45,31 @@ pub(in crate::client) struct Progress {
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     slots: Slab<Slot>,
+    settled: Arc<Settled>,
+}
+
+/// What a put can see of its outcome without the pipeline's lock.
+///
+/// Answers come in the order of the requests, so one number tells every put that waits whether its
+/// answer has come, and it is all but always the same answer. On a cache line of its own: the driver
+/// writes it once for all the answers that it has read, and every caller reads it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(in crate::client) struct Settled {
+    /// Every request that came before this one has its outcome.
+    before: AtomicU64,
+    /// How many outcomes that are errors have not been taken.
+    errors: AtomicUsize,
+}
+
+impl Settled {
+    /// Whether this put is known to be stored. If not, the pipeline knows what it has come to.
+    #[inline]
+    pub(in crate::client) fn has_stored(&self, put: WaiterId) -> bool {
+        // An error is counted before any later request is settled, both under the lock; so who sees
+        // the one sees the other.
+        put.seq < self.before.load(Ordering::Acquire) && self.errors.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// What the pipeline keeps of a call.
@@ -59,18 +96,29 @@ impl Waiters {
     /// A slot for a call whose one request is the entry `seq`.
     #[inline]
     pub(super) fn add_one(&mut self, seq: u64, waker: Waker) -> WaiterId {
-        WaiterId(self.slots.insert(Slot { waker: Some(waker), seq, call: Call::One(None) }))
+        let slot = Slot { waker: Some(waker), seq, call: Call::One(None) };
+        WaiterId { slot: self.slots.insert(slot), seq }
     }
 
     /// A slot for a batch that has no request yet.
-    pub(super) fn add_batch(&mut self) -> WaiterId {
+    pub(super) fn add_batch(&mut self, seq: u64) -> WaiterId {
         let call = Call::Batch { progress: Progress::default(), wake_at: 0 };
-        WaiterId(self.slots.insert(Slot { waker: None, seq: 0, call }))
+        WaiterId { slot: self.slots.insert(Slot { waker: None, seq, call }), seq }
+    }
+
+    pub(super) fn settled(&self) -> &Arc<Settled> {
+        &self.settled
+    }
+
+    /// Every request that came before `seq` has its outcome.
+    #[inline]
+    pub(super) fn settle_before(&self, seq: u64) {
+        self.settled.before.store(seq, Ordering::Release);
     }
 
     /// More requests of the batch have been accepted.
     pub(super) fn grow(&mut self, id: WaiterId, requests: usize) {
-        if let Some(Slot { call: Call::Batch { progress, .. }, .. }) = self.slots.get_mut(id.0) {
+        if let Some(Slot { call: Call::Batch { progress, .. }, .. }) = self.get_mut(id) {
             progress.unfinished += requests;
         }
     }
@@ -82,14 +130,17 @@ impl Waiters {
         id: WaiterId,
         waker: &Waker,
     ) -> (Poll<Result<Answer, Error>>, Option<Waker>) {
-        let Some(slot) = self.slots.get_mut(id.0) else {
-            return (Poll::Pending, None);
+        let Some(slot) = self.get_mut(id) else {
+            // Only what is stored has no slot any more.
+            return (Poll::Ready(Ok(Answer::Stored)), None);
         };
         if let Call::One(outcome) = &mut slot.call
             && let Some(outcome) = outcome.take()
         {
-            let slot = self.slots.remove(id.0);
-            return (Poll::Ready(outcome), slot.waker);
+            let waker = slot.waker.take();
+            self.slots.remove(id.slot);
+            self.forget(&outcome);
+            return (Poll::Ready(outcome), waker);
         }
         (Poll::Pending, remember(&mut slot.waker, waker))
     }
@@ -102,7 +153,7 @@ impl Waiters {
         at: usize,
         waker: &Waker,
     ) -> (Poll<&Progress>, Option<Waker>) {
-        match self.slots.get_mut(id.0) {
+        match self.get_mut(id) {
             Some(Slot { waker: slot, call: Call::Batch { progress, wake_at }, .. }) => {
                 if progress.unfinished <= at || (progress.broken && at > 0) {
                     return (Poll::Ready(progress), None);
@@ -116,7 +167,10 @@ impl Waiters {
 
     /// The call has left: frees its slot, and says what of it is still open.
     pub(super) fn remove(&mut self, id: WaiterId) -> (Removed, Option<Slot>) {
-        let slot = self.slots.try_remove(id.0);
+        let slot = self.get_mut(id).is_some().then(|| self.slots.remove(id.slot));
+        if let Some(Slot { call: Call::One(Some(outcome)), .. }) = &slot {
+            self.forget(outcome);
+        }
         let removed = match &slot {
             Some(Slot { call: Call::One(None), seq, .. }) => Removed::One(*seq),
             Some(Slot { call: Call::Batch { progress, .. }, .. }) if progress.unfinished > 0 => {
@@ -138,11 +192,18 @@ impl Waiters {
         outcome: Result<Answer, Error>,
         wakers: &mut Vec<Waker>,
     ) {
-        let Some(slot) = self.slots.get_mut(id.0) else {
+        let Some(slot) = self.slots.get_mut(id.slot) else {
             return;
         };
         let wake = match &mut slot.call {
             Call::One(place) => {
+                if let Ok(Answer::Stored) = outcome {
+                    wakers.extend(self.slots.remove(id.slot).waker);
+                    return;
+                }
+                if outcome.is_err() {
+                    self.settled.errors.fetch_add(1, Ordering::Relaxed);
+                }
                 *place = Some(outcome);
                 true
             }
@@ -157,6 +218,19 @@ impl Waiters {
         };
         if wake {
             wakers.extend(slot.waker.take());
+        }
+    }
+
+    /// The slot of a call, if it is still this call's.
+    #[inline]
+    fn get_mut(&mut self, id: WaiterId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.slot).filter(|slot| slot.seq == id.seq)
+    }
+
+    /// An outcome has been taken, or will never be.
+    fn forget(&self, outcome: &Result<Answer, Error>) {
+        if outcome.is_err() {
+            self.settled.errors.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -297,6 +297,25 @@ fn after_a_close_what_was_accepted_is_served_and_nothing_else() {
 }
 
 /// A connected pipeline with a clock.
+#[test]
+fn a_put_sees_without_the_lock_that_it_is_stored_unless_an_error_waits_to_be_taken() {
+    let mut bench = Bench::new(8);
+    let [refused, stored, later] = [bench.put("a"), bench.put("b"), bench.put("c")];
+    bench.take();
+    bench.answer([Response::Error("no".into()), Response::ok()]);
+    let settled = Arc::clone(bench.pipeline.settled());
+    assert!(!settled.has_stored(refused) && !settled.has_stored(stored));
+    assert!(matches!(bench.outcome(refused), Some(Outcome::Rejected(_))));
+    assert!(settled.has_stored(stored) && !settled.has_stored(later));
+    assert_eq!(bench.outcome(stored), Some(Outcome::Stored));
+    bench.now += 5 * SECOND;
+    bench.expire();
+    bench.answer([Response::ok()]);
+    assert!(!settled.has_stored(later));
+    bench.abandon(later);
+    assert!(settled.has_stored(stored));
+}
+
 struct Bench {
     pipeline: Pipeline,
     now: Instant,

@@ -214,6 +214,10 @@ impl World {
             }
             return;
         }
+        if call.texts[0].starts_with("put") && self.pipeline.settled().has_stored(call.waiter) {
+            // What a put sees without the lock is never anything else than what it would find.
+            assert_eq!(self.model.outcome(at), Some(&Outcome::Stored));
+        }
         match self.pipeline.poll(call.waiter, &waker).0 {
             Poll::Ready(outcome) => {
                 let outcome = Outcome::from(outcome);
