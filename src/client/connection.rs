@@ -96,18 +96,16 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
                 return Moved::Ended(fault);
             }
-            if self.gathering.is_on() {
-                match self.gathering.look(shared.pipeline().waiting()) {
-                    Leave::Now => {}
-                    Leave::NextTurn => {
-                        cx.waker().wake_by_ref();
-                        return Moved::Waits;
-                    }
-                    Leave::WhenIdle => {
-                        // It says so to the runtime when it is polled, and has nothing more to do.
-                        let _ = pin!(yield_now()).poll(cx);
-                        return Moved::Waits;
-                    }
+            match self.gathering.look(|| shared.pipeline().waiting()) {
+                Leave::Now => {}
+                Leave::NextTurn => {
+                    cx.waker().wake_by_ref();
+                    return Moved::Waits;
+                }
+                Leave::WhenIdle => {
+                    // Polled once, it has told the runtime.
+                    let _ = pin!(yield_now()).poll(cx);
+                    return Moved::Waits;
                 }
             }
             let taken = self.take(shared);

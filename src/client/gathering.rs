@@ -43,22 +43,22 @@ impl Gathering {
         self.expected += callers;
     }
 
-    /// Whether there is anything to wait for.
-    pub(super) fn is_on(&self) -> bool {
-        self.expected >= WORTH_WAITING_FOR
-    }
-
-    /// So many requests wait now, if they should: says what to do.
-    pub(super) fn look(&mut self, waiting: usize) -> Leave {
+    /// Says what to do, given how many requests wait now if that matters.
+    pub(super) fn look(&mut self, waiting: impl FnOnce() -> usize) -> Leave {
+        if self.expected < WORTH_WAITING_FOR {
+            *self = Self::default();
+            return Leave::Now;
+        }
+        let waiting = waiting();
         self.idle_turns = if waiting > self.waiting { 0 } else { self.idle_turns + 1 };
         if waiting < self.expected && self.idle_turns <= IDLE_TURNS {
             self.waiting = waiting;
             self.turns += 1;
             return if self.turns == 1 { Leave::NextTurn } else { Leave::WhenIdle };
         }
-        // Who has not come by now may be on their way; but not more than those who have, or callers
-        // who will never ask again would hold up those who do.
-        let expected = self.expected.saturating_sub(waiting).min(waiting);
+        // Who has not come by now may be on their way. Half of them, and not more than those who have
+        // come: callers who never ask again are soon forgotten.
+        let expected = self.expected.saturating_sub(waiting).min(waiting) / 2;
         *self = Self { expected, ..Self::default() };
         Leave::Now
     }
@@ -76,52 +76,61 @@ mod tests {
 
     #[test]
     fn one_caller_is_never_waited_for() {
-        assert!(!roused(1).is_on());
-        assert!(roused(2).is_on());
+        let mut gathering = Gathering::default();
+        for _ in 0..3 {
+            gathering.rouse(1);
+            assert_eq!(gathering.look(|| 0), Leave::Now);
+            assert_eq!(gathering.look(|| 1), Leave::Now);
+        }
     }
 
     #[test]
     fn it_waits_until_all_have_come() {
         let mut gathering = roused(9);
-        assert_eq!(gathering.look(0), Leave::NextTurn);
-        assert_eq!(gathering.look(5), Leave::WhenIdle);
-        assert_eq!(gathering.look(8), Leave::WhenIdle);
-        assert_eq!(gathering.look(9), Leave::Now);
-        assert!(!gathering.is_on());
+        assert_eq!(gathering.look(|| 0), Leave::NextTurn);
+        assert_eq!(gathering.look(|| 5), Leave::WhenIdle);
+        assert_eq!(gathering.look(|| 8), Leave::WhenIdle);
+        assert_eq!(gathering.look(|| 9), Leave::Now);
+        assert_eq!(gathering.look(|| 1), Leave::Now);
     }
 
     #[test]
     fn it_does_not_wait_for_those_who_do_not_come() {
         let mut gathering = roused(9);
-        assert_eq!(gathering.look(0), Leave::NextTurn);
-        assert_eq!(gathering.look(0), Leave::Now);
-        assert!(!gathering.is_on());
-        let mut gathering = roused(9);
-        assert_eq!(gathering.look(0), Leave::NextTurn);
-        assert_eq!(gathering.look(3), Leave::WhenIdle);
-        assert_eq!(gathering.look(3), Leave::WhenIdle);
-        assert_eq!(gathering.look(3), Leave::Now);
+        assert_eq!(gathering.look(|| 0), Leave::NextTurn);
+        assert_eq!(gathering.look(|| 0), Leave::Now);
+        assert_eq!(gathering.look(|| 0), Leave::Now);
+        gathering.rouse(9);
+        assert_eq!(gathering.look(|| 0), Leave::NextTurn);
+        assert_eq!(gathering.look(|| 3), Leave::WhenIdle);
+        assert_eq!(gathering.look(|| 3), Leave::WhenIdle);
+        assert_eq!(gathering.look(|| 3), Leave::Now);
     }
 
     #[test]
     fn those_who_come_late_are_waited_for_as_long_as_others_come() {
         let mut gathering = roused(9);
         for waiting in [0, 5, 5] {
-            assert_ne!(gathering.look(waiting), Leave::Now);
+            assert_ne!(gathering.look(|| waiting), Leave::Now);
         }
-        assert_eq!(gathering.look(5), Leave::Now);
-        assert_eq!(gathering.look(1), Leave::NextTurn);
-        assert_eq!(gathering.look(4), Leave::Now);
-        assert!(!gathering.is_on());
+        assert_eq!(gathering.look(|| 5), Leave::Now);
+        assert_eq!(gathering.look(|| 1), Leave::NextTurn);
+        assert_eq!(gathering.look(|| 2), Leave::Now);
+        assert_eq!(gathering.look(|| 2), Leave::Now);
     }
 
     #[test]
-    fn a_caller_who_is_left_alone_is_soon_alone() {
+    fn callers_who_never_ask_again_are_soon_forgotten() {
         let mut gathering = roused(1000);
-        for waiting in [1, 1] {
-            assert_ne!(gathering.look(waiting), Leave::Now);
+        let mut turns = 0;
+        for _ in 0..20 {
+            turns = 0;
+            // Two of the thousand go on.
+            while gathering.look(|| 2) != Leave::Now {
+                turns += 1;
+            }
+            gathering.rouse(2);
         }
-        assert_eq!(gathering.look(1), Leave::Now);
-        assert!(!gathering.is_on());
+        assert_eq!(turns, 0);
     }
 }

@@ -15,7 +15,7 @@ use self::{
 use crate::{
     error::{Delivery, Error},
     metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
-    protocol::NotFinite,
+    protocol::{NotFinite, Numbers},
 };
 
 mod batch;
@@ -145,8 +145,9 @@ impl MetricsClient {
         let key = key.as_ref();
         Key::check(key)?;
         NotFinite::check(key, value)?;
-        let point = Point { timestamp, value };
-        let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, point, waker, now);
+        // Made before the pipeline is locked: it takes longer than all that is done under the lock.
+        let numbers = Numbers::of(Point { timestamp, value });
+        let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
         self.handle.shared.call(Kind::Put, put).await.map(|_| ())
     }
 

@@ -79,11 +79,11 @@ impl fmt::Display for Sample {
 
 /// Appends a `put`. The key must have been checked, and the value be finite.
 #[inline]
-pub(crate) fn encode_put(dst: &mut BytesMut, key: &str, point: Point) {
-    debug_assert!(Key::check(key).is_ok() && point.value.is_finite());
+pub(crate) fn encode_put(dst: &mut BytesMut, key: &str, numbers: &Numbers) {
+    debug_assert!(Key::check(key).is_ok());
     dst.reserve(5 + record_len(key));
     dst.put_slice(b"put ");
-    put_record(dst, key, point);
+    put_record(dst, key, numbers);
 }
 
 /// Appends a `get`.
@@ -99,7 +99,7 @@ pub(crate) fn encode_get(dst: &mut BytesMut, selector: &Selector) {
 #[inline]
 pub(crate) fn encode_record(dst: &mut BytesMut, key: &str, point: Point) {
     dst.reserve(record_len(key));
-    put_record(dst, key, point);
+    put_record(dst, key, &Numbers::of(point));
 }
 
 /// The most that a record of `key` can take.
@@ -109,17 +109,31 @@ fn record_len(key: &str) -> usize {
 }
 
 #[inline]
-fn put_record(dst: &mut BytesMut, key: &str, point: Point) {
-    // Everything behind the key is made apart, so that it is appended with one copy.
-    let mut numbers = [0; NUMBERS_LEN];
-    numbers[0] = b' ';
-    let mut len = 1 + number::write_value(&mut numbers[1..], point.value);
-    numbers[len] = b' ';
-    len += 1;
-    len += number::write_timestamp(&mut numbers[len..], point.timestamp);
-    numbers[len] = b'\n';
+fn put_record(dst: &mut BytesMut, key: &str, numbers: &Numbers) {
     dst.put_slice(key.as_bytes());
-    dst.put_slice(&numbers[..=len]);
+    dst.put_slice(&numbers.text[..numbers.len]);
+}
+
+/// What follows the key in a record: ` value timestamp` and a line break. Apart from the rest, so that
+/// it can be made before there is a buffer to append to, and is appended with one copy.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    text: [u8; NUMBERS_LEN],
+    len: usize,
+}
+
+impl Numbers {
+    #[inline]
+    pub(crate) fn of(point: Point) -> Self {
+        let mut text = [0; NUMBERS_LEN];
+        text[0] = b' ';
+        let mut len = 1 + number::write_value(&mut text[1..], point.value);
+        text[len] = b' ';
+        len += 1;
+        len += number::write_timestamp(&mut text[len..], point.timestamp);
+        text[len] = b'\n';
+        Self { text, len: len + 1 }
+    }
 }
 
 /// The most that a space, a value, a space, a timestamp and a line break take.

@@ -16,8 +16,8 @@ use super::{
 use crate::{
     client::config::Overflow,
     error::{Delivery, Error},
-    metric::{Point, Selector},
-    protocol,
+    metric::Selector,
+    protocol::{self, Numbers},
 };
 
 /// A request has been accepted.
@@ -33,11 +33,11 @@ impl Pipeline {
     pub(in crate::client) fn put(
         &mut self,
         key: &str,
-        point: Point,
+        numbers: &Numbers,
         waker: Waker,
         now: Instant,
     ) -> Result<Submitted, Error> {
-        self.submit(Kind::Put, waker, now, |bytes| protocol::encode_put(bytes, key, point))
+        self.submit(Kind::Put, waker, now, |bytes| protocol::encode_put(bytes, key, numbers))
     }
 
     /// Accepts a get.

@@ -14,7 +14,7 @@ use super::{queue::Kind, *};
 use crate::{
     error::Delivery,
     metric::{Point, Selector},
-    protocol::Response,
+    protocol::{Numbers, Response},
 };
 
 mod edges;

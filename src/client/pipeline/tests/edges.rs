@@ -161,7 +161,8 @@ fn a_request_that_finds_no_room_leaves_no_trace() {
     let settings = Settings { max_buffered_bytes: 20, overflow: Overflow::Fail, ..settings() };
     let mut bench = Bench::with(settings, 5);
     bench.put("a");
-    let refused = bench.pipeline.put("b", Point::new(7, 0.5), Waker::noop().clone(), bench.now);
+    let refused =
+        bench.pipeline.put("b", &Numbers::of(Point::new(7, 0.5)), Waker::noop().clone(), bench.now);
     assert!(matches!(refused, Err(Error::QueueFull { limit: 20 })));
     assert_eq!(bench.stats().accepted, 1);
     assert_eq!(bench.take(), "put a 0.5 7\n");
@@ -283,7 +284,7 @@ fn after_a_close_what_was_accepted_is_served_and_nothing_else() {
     let batch = bench.batch(1);
     assert!(bench.pipeline.close().is_none());
     assert!(matches!(
-        bench.pipeline.put("b", Point::new(7, 0.5), Waker::noop().clone(), bench.now),
+        bench.pipeline.put("b", &Numbers::of(Point::new(7, 0.5)), Waker::noop().clone(), bench.now),
         Err(Error::Closed { delivery: Delivery::NotSent, .. })
     ));
     let more = bench.pipeline.extend_batch(batch, 1, 1, b"put k 0.5 1\n", bench.now);
@@ -344,7 +345,12 @@ impl Bench {
     }
 
     fn put(&mut self, key: &str) -> WaiterId {
-        let submitted = self.pipeline.put(key, Point::new(7, 0.5), Waker::noop().clone(), self.now);
+        let submitted = self.pipeline.put(
+            key,
+            &Numbers::of(Point::new(7, 0.5)),
+            Waker::noop().clone(),
+            self.now,
+        );
         self.submitted(submitted)
     }
 

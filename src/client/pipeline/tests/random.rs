@@ -137,8 +137,12 @@ impl World {
                 )
             }
             _ => {
-                let put =
-                    self.pipeline.put(&key, Point::new(7, 0.5), Waker::noop().clone(), self.now);
+                let put = self.pipeline.put(
+                    &key,
+                    &Numbers::of(Point::new(7, 0.5)),
+                    Waker::noop().clone(),
+                    self.now,
+                );
                 (format!("put {key} 0.5 7\n"), Kind::Put, put)
             }
         };
