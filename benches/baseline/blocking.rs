@@ -32,6 +32,12 @@ impl BlockingClient {
         })
     }
 
+    /// Writes `puts`, text of so many requests, at once, and returns once all are acknowledged.
+    pub(crate) fn exchange(&self, puts: &[u8], count: usize) -> io::Result<()> {
+        (&self.stream).write_all(puts)?;
+        self.read_acknowledgements(count)
+    }
+
     fn write(&self, puts: &[Request]) -> Result<(), CodecError> {
         let mut codec = ClientCodec::default();
         let mut block = BytesMut::with_capacity(BLOCK + 2 * 1024);

@@ -1,13 +1,15 @@
 //! Single puts, each awaited.
 
-use std::{fmt::Debug, io, net::SocketAddr, rc::Rc};
+use std::{fmt::Debug, io, net::SocketAddr, rc::Rc, time::Instant};
 
 use metrics_client::MetricsClient;
 use tokio::runtime::Runtime;
 
 use super::{Contender, Contest, Contests};
 use crate::{
-    baseline::{framed::BareFramed, mpsc::MpscClient, redis::RedisClient},
+    baseline::{
+        blocking::BlockingClient, framed::BareFramed, mpsc::MpscClient, redis::RedisClient,
+    },
     peer::{Peer, Role},
     workload::{self, Put},
 };
@@ -54,8 +56,29 @@ impl Crowd {
             self.contender("metrics-client", acknowledging, super::connect),
             self.contender("mpsc + oneshot", acknowledging, MpscClient::connect).bar(1.0),
             self.contender("redis-rs", redis, RedisClient::connect).bar(bar),
+            self.ping_pong(acknowledging),
         ];
         Contest { name, elements: PUTS_BY_CALLER * self.callers as u64, contenders }
+    }
+
+    /// What the machine leaves to win: all puts in one write, made beforehand, and one wait for all
+    /// answers, with nobody to hand them to.
+    fn ping_pong(&self, peer: &Rc<Peer>) -> Contender {
+        let callers = self.callers;
+        let puts = workload::put_text(callers);
+        Contender::connected(
+            "ping-pong",
+            &self.runtime,
+            peer,
+            async |addr| BlockingClient::connect(addr),
+            async move |client, iterations| {
+                let start = Instant::now();
+                for _ in 0..PUTS_BY_CALLER * iterations {
+                    client.exchange(&puts, callers).expect("the peer acknowledges");
+                }
+                start.elapsed()
+            },
+        )
     }
 
     fn contender<C: Put + Clone, E: Debug>(

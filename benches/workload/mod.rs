@@ -57,6 +57,12 @@ pub(crate) fn answer(value: fn(u64) -> f64) -> Result<Vec<u8>, Box<dyn Error>> {
     Ok(answer.into())
 }
 
+/// So many puts of [`KEY`], as they stand on the wire.
+pub(crate) fn put_text(puts: usize) -> Vec<u8> {
+    let line = |number| format!("put {KEY} {} {FIRST_SECOND}\n", reading(number));
+    (0..puts as u64).map(line).collect::<String>().into()
+}
+
 /// A client that can put.
 pub(crate) trait Put: Send + 'static {
     /// Puts `value`, and waits until it is acknowledged.
