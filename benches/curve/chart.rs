@@ -57,12 +57,15 @@ impl fmt::Display for Chart {
 impl Chart {
     /// Draws an SVG into `folder`.
     pub(super) fn draw(&self, folder: &Path) -> Result<(), Box<dyn Error>> {
+        let points = || self.lines.iter().flat_map(|line| &line.points);
+        if points().next().is_none() {
+            return Ok(());
+        }
         let path = folder.join(self.file).with_extension("svg");
         let picture = SVGBackend::new(&path, (WIDTH, HEIGHT)).into_drawing_area();
         // Without it black letters would stand on whatever page shows the picture.
         picture.fill(&WHITE)?;
         let (left, legend) = picture.split_horizontally(WIDTH - LEGEND_WIDTH);
-        let points = || self.lines.iter().flat_map(|line| &line.points);
         let mut plot = ChartBuilder::on(&left)
             .caption(self.title, ("sans-serif", 18))
             .margin(12)
@@ -102,7 +105,8 @@ const LEGEND_WIDTH: u32 = 220;
 const LEGEND_LINE: i32 = 24;
 
 /// Colours that the colour-blind can tell apart (Okabe and Ito, 2008).
-const COLORS: [RGBColor; 3] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115)];
+const COLORS: [RGBColor; 4] =
+    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
 
 /// The powers of ten around `values`, so that a flat line looks flat whatever it measures.
 fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {

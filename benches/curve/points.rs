@@ -128,26 +128,28 @@ impl Lines {
             self.held.push(points, growth / points as f64);
             self.bare.push(points, BARE);
             let puts: Vec<_> = newest.iter().cycle().take(100 * KEYS).cloned().collect();
-            let turns = scale.turns(points, 30_000_000);
-            let mut times = [const { Vec::new() }; 4];
-            for _ in 0..turns.rounds {
+            let mut times = Vec::new();
+            for _ in 0..scale.turns.rounds {
                 let start = Instant::now();
                 client.put_all(&puts).await?;
-                times[0].push(nanos(start.elapsed(), puts.len()));
-
-                let start = Instant::now();
-                let metrics = client.get_all().await?;
-                times[1].push(nanos(start.elapsed(), points));
-                assert_eq!(metrics.point_count(), points + PROBE_POINTS);
-                drop(metrics);
-
-                times[2].push(nanos(stream(&client).await?, points));
-                times[3].push(nanos(ask(&client).await, GETS) / 1e3);
+                times.push(nanos(start.elapsed(), puts.len()));
             }
-            let lines = [&mut self.replaced, &mut self.got, &mut self.streamed, &mut self.asked];
-            for (line, times) in lines.into_iter().zip(times) {
-                line.push(points, median(times));
+            self.replaced.push(points, median(times));
+
+            let mut times = Vec::new();
+            for _ in 0..scale.turns.rounds {
+                times.push(nanos(ask(&client).await, GETS) / 1e3);
             }
+            self.asked.push(points, median(times));
+
+            let mut times = (Vec::new(), Vec::new());
+            for _ in 0..scale.turns(points, 50_000_000).rounds {
+                times.0.push(nanos(get_all(&client, points).await?, points));
+                times.1.push(nanos(stream(&client).await?, points));
+            }
+            self.got.push(points, median(times.0));
+            self.streamed.push(points, median(times.1));
+
             if points == scale.points[scale.points.len() - 1] {
                 self.rows = rows(points, growth, server.addr())?;
             }
@@ -190,6 +192,15 @@ fn probe() -> Result<Vec<Sample>, InvalidKey> {
     let key = Key::new(PROBE)?;
     let point = |second| Point::new(second, workload::reading(second as u64));
     Ok((0..PROBE_POINTS as i64).map(|at| Sample { key: key.clone(), point: point(at) }).collect())
+}
+
+/// How long it takes to get everything at once.
+async fn get_all(client: &MetricsClient, points: usize) -> Result<Duration, metrics_client::Error> {
+    let start = Instant::now();
+    let metrics = client.get_all().await?;
+    let time = start.elapsed();
+    assert_eq!(metrics.point_count(), points + PROBE_POINTS);
+    Ok(time)
 }
 
 /// How long it takes to stream everything.
