@@ -108,12 +108,12 @@ const LEGEND_LINE: i32 = 24;
 const COLORS: [RGBColor; 4] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
 
-/// The powers of ten around `values`, so that a flat line looks flat whatever it measures.
+/// The powers of ten around `values`, two at least: a flat line looks flat whatever it measures.
 fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (least, most) = values
         .fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(value), most.max(value)));
     let first = least.log10().floor();
-    let last = most.log10().ceil().max(first + 1.0);
+    let last = most.log10().ceil().max(first + 2.0);
     10f64.powf(first)..10f64.powf(last)
 }
 

@@ -24,9 +24,9 @@ use crate::{
 /// what is the network's.
 pub(super) fn measure(scale: &Scale) -> Result<[Chart; 2], Box<dyn Error>> {
     let runtime = super::runtime()?;
-    let names = ["all at once", "one, the others idle"];
+    let names = ["all at once", "one at a time"];
     let ours = runtime.block_on(puts(scale, names, connect))?;
-    let names = ["all at once, bare Framed", "one, bare Framed"];
+    let names = ["all at once, bare Framed", "one at a time, bare Framed"];
     let bare = runtime.block_on(puts(scale, names, BareFramed::connect))?;
     let idle = runtime.block_on(idle(scale))?;
     Ok([
