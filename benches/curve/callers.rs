@@ -6,7 +6,6 @@ use super::{
     Scale,
     chart::{Chart, Line},
     client::Job,
-    median,
     memory::Row,
 };
 use crate::contest::put::{self, Peers};
@@ -17,12 +16,14 @@ pub(super) fn measure(scale: &Scale) -> Result<Chart, Box<dyn Error>> {
     let mut lines: Vec<Line> = Vec::new();
     for &callers in scale.callers {
         let mut contest = put::by(callers, &peers)?;
-        let rates = contest.rates(&scale.turns(callers, 50_000));
+        let rates = contest.rates(&scale.turns);
         for (place, (contender, rates)) in contest.contenders.iter().zip(rates).enumerate() {
             if place == lines.len() {
                 lines.push(Line::new(contender.name));
             }
-            lines[place].push(callers, 1e6 / median(rates));
+            for rate in rates {
+                lines[place].push(callers, 1e6 / rate);
+            }
         }
     }
     Ok(Chart {

@@ -4,6 +4,8 @@ use std::{error::Error, fmt, ops::Range, path::Path};
 
 use plotters::prelude::*;
 
+use crate::contest::turns::Quartiles;
+
 /// How one cost grows: some lines over the same values of `x`, on logarithmic axes.
 #[derive(Debug)]
 pub(super) struct Chart {
@@ -16,20 +18,31 @@ pub(super) struct Chart {
     pub(super) lines: Vec<Line>,
 }
 
-/// A name, and a measurement for each value of x.
+/// A name, and what was measured for each value of x.
 #[derive(Debug)]
 pub(super) struct Line {
-    pub(super) name: &'static str,
-    pub(super) points: Vec<(f64, f64)>,
+    name: &'static str,
+    measurements: Vec<(usize, Vec<f64>)>,
 }
 
 impl Line {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, points: Vec::new() }
+        Self { name, measurements: Vec::new() }
     }
 
+    /// Adds a measurement to those for `x`.
     pub(super) fn push(&mut self, x: usize, y: f64) {
-        self.points.push((x as f64, y));
+        match self.measurements.iter_mut().find(|(at, _)| *at == x) {
+            Some((_, measurements)) => measurements.push(y),
+            None => self.measurements.push((x, vec![y])),
+        }
+    }
+
+    /// For each value of x, what counts.
+    fn medians(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.measurements.iter().map(|(x, measurements)| {
+            (*x as f64, Quartiles::of(measurements.iter().copied()).median)
+        })
     }
 }
 
@@ -42,11 +55,11 @@ impl fmt::Display for Chart {
             write!(f, " {}, {} |", line.name, self.y)?;
         }
         writeln!(f, "\n|--:|{}", "--:|".repeat(self.lines.len()))?;
-        let rows = self.lines.first().map_or(0, |line| line.points.len());
-        for row in 0..rows {
-            write!(f, "| {} |", scaled(self.lines[0].points[row].0))?;
-            for line in &self.lines {
-                write!(f, " {} |", digits(line.points[row].1))?;
+        let lines: Vec<Vec<_>> = self.lines.iter().map(|line| line.medians().collect()).collect();
+        for (row, (x, _)) in lines.iter().take(1).flatten().enumerate() {
+            write!(f, "| {} |", scaled(*x))?;
+            for line in &lines {
+                write!(f, " {} |", digits(line[row].1))?;
             }
             writeln!(f)?;
         }
@@ -57,7 +70,7 @@ impl fmt::Display for Chart {
 impl Chart {
     /// Draws an SVG into `folder`.
     pub(super) fn draw(&self, folder: &Path) -> Result<(), Box<dyn Error>> {
-        let points = || self.lines.iter().flat_map(|line| &line.points);
+        let points = || self.lines.iter().flat_map(Line::medians);
         if points().next().is_none() {
             return Ok(());
         }
@@ -86,8 +99,8 @@ impl Chart {
             .draw()?;
         for ((line, color), at) in self.lines.iter().zip(COLORS).zip(1..) {
             let style = color.stroke_width(2);
-            plot.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
-            let dots = line.points.iter().map(|&point| Circle::new(point, 4, color.filled()));
+            plot.draw_series(LineSeries::new(line.medians(), style))?;
+            let dots = line.medians().map(|point| Circle::new(point, 4, color.filled()));
             plot.draw_series(dots)?;
             let y = at * LEGEND_LINE + 24;
             legend.draw(&PathElement::new([(0, y), (24, y)], style))?;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::{
     Scale,
     chart::{Chart, Line},
-    connect, median,
+    connect,
     memory::Memory,
 };
 use crate::{
@@ -62,13 +62,10 @@ async fn puts<C: Put, E: Error + 'static>(
         }
         let puts = PUTS.max(connections);
         let micros = |time: Duration| time.as_secs_f64() * 1e6 / puts as f64;
-        let mut times = (Vec::new(), Vec::new());
         for _ in 0..scale.turns.rounds {
-            times.0.push(micros(put_together(&mut clients, puts).await));
-            times.1.push(micros(put_in_turn(&mut clients, puts).await));
+            together.push(connections, micros(put_together(&mut clients, puts).await));
+            in_turn.push(connections, micros(put_in_turn(&mut clients, puts).await));
         }
-        together.push(connections, median(times.0));
-        in_turn.push(connections, median(times.1));
     }
     Ok([together, in_turn])
 }

@@ -5,7 +5,7 @@ use std::{error::Error, io, net::SocketAddr, path::Path, time::Duration};
 use metrics_client::{ClientBuilder, MetricsClient, Pipelining};
 use tokio::runtime::{self, Runtime};
 
-use crate::contest::turns::{Quartiles, Turns};
+use crate::contest::turns::Turns;
 
 mod callers;
 mod chart;
@@ -35,7 +35,7 @@ impl Scale {
         points: &[1_000, 10_000, 100_000, 1_000_000, AGREED_POINTS],
         callers: &[1, 10, 100, 1_000, 10_000],
         connections: &[1, 10, 100, 1_000],
-        turns: Turns { rounds: 15, time: Duration::from_millis(50) },
+        turns: Turns { rounds: 9, time: Duration::from_millis(50) },
     };
     pub(crate) const QUICK: Self = Self {
         points: &[1_000, 10_000, 100_000],
@@ -76,14 +76,6 @@ fn show(charts: impl IntoIterator<Item = Chart>, folder: &Path) -> Result<(), Bo
     Ok(())
 }
 
-impl Scale {
-    /// Fewer rounds where one alone has so `many` to go through: as many as make `all`, but three.
-    fn turns(&self, many: usize, all: usize) -> Turns {
-        let rounds = self.turns.rounds.min((all / many).max(3));
-        Turns { rounds, ..self.turns }
-    }
-}
-
 fn runtime() -> io::Result<Runtime> {
     runtime::Builder::new_current_thread().enable_all().build()
 }
@@ -95,8 +87,4 @@ fn builder(addr: SocketAddr) -> ClientBuilder {
 
 async fn connect(addr: SocketAddr) -> Result<MetricsClient, metrics_client::Error> {
     builder(addr).connect().await
-}
-
-fn median(values: Vec<f64>) -> f64 {
-    Quartiles::of(values.into_iter()).median
 }

@@ -2,7 +2,6 @@
 
 use std::{
     error::Error,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -16,7 +15,6 @@ use super::{
     AGREED_POINTS, Scale, builder,
     chart::{Chart, Line},
     client::Job,
-    median,
     memory::{Memory, Row},
 };
 use crate::{
@@ -85,26 +83,57 @@ pub(super) fn measure(scale: &Scale) -> Result<([Chart; 4], Vec<Row>), Box<dyn E
 impl Lines {
     /// The store alone, for over a connection most of the time goes elsewhere.
     async fn measure_store(&mut self, scale: &Scale) -> Result<(), Box<dyn Error>> {
-        for &points in scale.points {
-            let mut puts = Vec::new();
-            let mut gets = Vec::new();
-            for _ in 0..scale.turns(points, 30_000_000).rounds {
+        for _ in 0..scale.turns.rounds {
+            for &points in scale.points {
                 let mut writer = Writer::new().await?;
                 writer.append(points / KEYS).await?;
-                // Long enough that the chunks which have to be begun are among them.
                 let seconds = (points / KEYS / 10).max(1);
                 let time = writer.append(seconds).await?;
-                puts.push(nanos(time, seconds * KEYS));
-                gets.push(nanos(writer.get_probe().await?, GETS) / 1e3);
+                self.appended.push(points, nanos(time, seconds * KEYS));
+                self.looked_up.push(points, nanos(writer.get_probe().await?, GETS) / 1e3);
             }
-            self.appended.push(points, median(puts));
-            self.looked_up.push(points, median(gets));
         }
         Ok(())
     }
 
-    /// The server in its own process, which goes on growing.
+    /// Servers in processes of their own. They take turns, so that none of them has the machine
+    /// while it is slow.
     async fn measure_server(&mut self, scale: &Scale) -> Result<(), Box<dyn Error>> {
+        let mut servers = Vec::new();
+        for &points in scale.points {
+            let server = Filled::with(points).await?;
+            self.held.push(points, server.growth / points as f64);
+            self.bare.push(points, BARE);
+            servers.push(server);
+        }
+        for _ in 0..scale.turns.rounds {
+            for Filled { points, client, newest, .. } in &servers {
+                self.replaced.push(*points, nanos(replace(client, newest).await?, newest.len()));
+                self.asked.push(*points, nanos(ask(client).await, GETS) / 1e3);
+                self.got.push(*points, nanos(get_all(client, *points).await?, *points));
+                self.streamed.push(*points, nanos(stream(client).await?, *points));
+            }
+        }
+        if let Some(largest) = servers.last() {
+            self.rows = rows(largest)?;
+        }
+        Ok(())
+    }
+}
+
+/// A server that stores so many points, and a client of it.
+struct Filled {
+    points: usize,
+    server: Peer,
+    client: MetricsClient,
+    /// By how many bytes the server has grown.
+    growth: f64,
+    /// The samples of the last second, many times.
+    newest: Vec<Sample>,
+}
+
+impl Filled {
+    async fn with(points: usize) -> Result<Self, Box<dyn Error>> {
         let server = Peer::start(Role::Store)?;
         let client = builder(server.addr())
             .max_response_bytes(1024 * 1024 * 1024)
@@ -114,54 +143,25 @@ impl Lines {
         client.put_all(probe()?).await?;
         let empty = Memory::of(server.id())?;
         let mut agent = Agent::new(workload::reading)?;
-        let mut stored = 0;
         let mut newest = Vec::new();
-        for &points in scale.points {
-            while stored < points {
-                // As many as an agent would, and never all at once.
-                let mut samples = agent.samples(((points - stored) / KEYS).min(1_000));
-                client.put_all(&samples).await?;
-                stored += samples.len();
-                newest = samples.split_off(samples.len() - KEYS);
-            }
-            let growth = Memory::of(server.id())?.growth(empty);
-            self.held.push(points, growth / points as f64);
-            self.bare.push(points, BARE);
-            let puts: Vec<_> = newest.iter().cycle().take(100 * KEYS).cloned().collect();
-            let mut times = Vec::new();
-            for _ in 0..scale.turns.rounds {
-                let start = Instant::now();
-                client.put_all(&puts).await?;
-                times.push(nanos(start.elapsed(), puts.len()));
-            }
-            self.replaced.push(points, median(times));
-
-            let mut times = Vec::new();
-            for _ in 0..scale.turns.rounds {
-                times.push(nanos(ask(&client).await, GETS) / 1e3);
-            }
-            self.asked.push(points, median(times));
-
-            let mut times = (Vec::new(), Vec::new());
-            for _ in 0..scale.turns(points, 50_000_000).rounds {
-                times.0.push(nanos(get_all(&client, points).await?, points));
-                times.1.push(nanos(stream(&client).await?, points));
-            }
-            self.got.push(points, median(times.0));
-            self.streamed.push(points, median(times.1));
-
-            if points == scale.points[scale.points.len() - 1] {
-                self.rows = rows(points, growth, server.addr())?;
-            }
+        let mut stored = 0;
+        while stored < points {
+            let mut samples = agent.samples(((points - stored) / KEYS).min(1_000));
+            client.put_all(&samples).await?;
+            stored += samples.len();
+            newest = samples.split_off(samples.len() - KEYS);
         }
-        Ok(())
+        let growth = Memory::of(server.id())?.growth(empty);
+        let newest = newest.iter().cycle().take(100 * KEYS).cloned().collect();
+        Ok(Self { points, server, client, growth, newest })
     }
 }
 
-/// Memory with so many points stored.
-fn rows(points: usize, growth: f64, addr: SocketAddr) -> Result<Vec<Row>, Box<dyn Error>> {
+/// What was agreed on, where most points are stored.
+fn rows(largest: &Filled) -> Result<Vec<Row>, Box<dyn Error>> {
+    let &Filled { points, growth, .. } = largest;
     let bar = |bar| (points == AGREED_POINTS).then_some(bar);
-    let streaming = Job::Stream(addr).measure()?;
+    let streaming = Job::Stream(largest.server.addr()).measure()?;
     Ok(vec![
         Row {
             what: format!("server, {points} points in {KEYS} keys, against 16 bytes each"),
@@ -192,6 +192,16 @@ fn probe() -> Result<Vec<Sample>, InvalidKey> {
     let key = Key::new(PROBE)?;
     let point = |second| Point::new(second, workload::reading(second as u64));
     Ok((0..PROBE_POINTS as i64).map(|at| Sample { key: key.clone(), point: point(at) }).collect())
+}
+
+/// How long it takes to put `samples` once more.
+async fn replace(
+    client: &MetricsClient,
+    samples: &[Sample],
+) -> Result<Duration, metrics_client::Error> {
+    let start = Instant::now();
+    client.put_all(samples).await?;
+    Ok(start.elapsed())
 }
 
 /// How long it takes to get everything at once.
