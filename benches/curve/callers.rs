@@ -8,21 +8,28 @@ use super::{
     client::Job,
     memory::Row,
 };
-use crate::contest::put::{self, Peers};
+use crate::contest::{
+    put::{self, Peers},
+    turns::Turns,
+};
 
-/// Each caller awaits each of its puts, on a current-thread runtime; the rivals take turns.
+/// Each caller awaits each of its puts, on a current-thread runtime. The rivals take turns, and so do
+/// crowds of all sizes.
 pub(super) fn measure(scale: &Scale) -> Result<Chart, Box<dyn Error>> {
     let peers = Peers::start()?;
-    let mut lines: Vec<Line> = Vec::new();
+    let mut contests = Vec::new();
     for &callers in scale.callers {
-        let mut contest = put::by(callers, &peers)?;
-        let rates = contest.rates(&scale.turns);
-        for (place, (contender, rates)) in contest.contenders.iter().zip(rates).enumerate() {
-            if place == lines.len() {
-                lines.push(Line::new(contender.name));
-            }
-            for rate in rates {
-                lines[place].push(callers, 1e6 / rate);
+        contests.push((callers, put::by(callers, &peers)?));
+    }
+    let mut lines: Vec<Line> = Vec::new();
+    for _ in 0..scale.turns.rounds {
+        for (callers, contest) in &mut contests {
+            let rates = contest.rates(&Turns { rounds: 1, ..scale.turns });
+            for (place, rates) in rates.into_iter().enumerate() {
+                if place == lines.len() {
+                    lines.push(Line::new(contest.contenders[place].name));
+                }
+                rates.into_iter().for_each(|rate| lines[place].push(*callers, 1e6 / rate));
             }
         }
     }

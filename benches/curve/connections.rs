@@ -20,14 +20,28 @@ use crate::{
     workload::{self, Put},
 };
 
-/// Clients with a connection each, all in this process; one server in its own. Bare `Framed`s show
+/// Clients with a connection each, all in this process; their servers in their own. Bare `Framed`s show
 /// what is the network's.
 pub(super) fn measure(scale: &Scale) -> Result<[Chart; 2], Box<dyn Error>> {
     let runtime = super::runtime()?;
-    let names = ["all at once", "one at a time"];
-    let ours = runtime.block_on(puts(scale, names, connect))?;
-    let names = ["all at once, bare Framed", "one at a time, bare Framed"];
-    let bare = runtime.block_on(puts(scale, names, BareFramed::connect))?;
+    let mut together = Line::new("all at once");
+    let mut in_turn = Line::new("one at a time");
+    let mut bare_together = Line::new("all at once, bare Framed");
+    let mut bare_in_turn = Line::new("one at a time, bare Framed");
+    runtime.block_on(async {
+        let mut crowds = Vec::new();
+        for &connections in scale.connections {
+            let ours = Crowd::of(connections, connect).await?;
+            crowds.push((ours, Crowd::of(connections, BareFramed::connect).await?));
+        }
+        for _ in 0..scale.turns.rounds {
+            for (ours, bare) in &mut crowds {
+                ours.measure(&mut together, &mut in_turn).await;
+                bare.measure(&mut bare_together, &mut bare_in_turn).await;
+            }
+        }
+        Ok::<(), Box<dyn Error>>(())
+    })?;
     let idle = runtime.block_on(idle(scale))?;
     Ok([
         Chart {
@@ -35,7 +49,7 @@ pub(super) fn measure(scale: &Scale) -> Result<[Chart; 2], Box<dyn Error>> {
             title: "A put, by connections to the server",
             x: "connections",
             y: "µs",
-            lines: ours.into_iter().chain(bare).collect(),
+            lines: vec![together, in_turn, bare_together, bare_in_turn],
         },
         Chart {
             file: "memory-by-connections",
@@ -47,27 +61,33 @@ pub(super) fn measure(scale: &Scale) -> Result<[Chart; 2], Box<dyn Error>> {
     ])
 }
 
-/// Puts of all clients at once, and of one after the other.
-async fn puts<C: Put, E: Error + 'static>(
-    scale: &Scale,
-    names: [&'static str; 2],
-    connect: impl AsyncFn(SocketAddr) -> Result<C, E>,
-) -> Result<[Line; 2], Box<dyn Error>> {
-    let server = Peer::start(Role::Store)?;
-    let mut clients = Vec::new();
-    let [mut together, mut in_turn] = names.map(Line::new);
-    for &connections in scale.connections {
-        while clients.len() < connections {
+/// Clients of a server that nobody else connects to.
+struct Crowd<C> {
+    clients: Vec<C>,
+    _server: Peer,
+}
+
+impl<C: Put> Crowd<C> {
+    async fn of<E: Error + 'static>(
+        connections: usize,
+        connect: impl AsyncFn(SocketAddr) -> Result<C, E>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let server = Peer::start(Role::Store)?;
+        let mut clients = Vec::new();
+        for _ in 0..connections {
             clients.push(connect(server.addr()).await?);
         }
+        Ok(Self { clients, _server: server })
+    }
+
+    /// Puts of all clients at once, and of one after the other.
+    async fn measure(&mut self, together: &mut Line, in_turn: &mut Line) {
+        let connections = self.clients.len();
         let puts = PUTS.max(connections);
         let micros = |time: Duration| time.as_secs_f64() * 1e6 / puts as f64;
-        for _ in 0..scale.turns.rounds {
-            together.push(connections, micros(put_together(&mut clients, puts).await));
-            in_turn.push(connections, micros(put_in_turn(&mut clients, puts).await));
-        }
+        together.push(connections, micros(put_together(&mut self.clients, puts).await));
+        in_turn.push(connections, micros(put_in_turn(&mut self.clients, puts).await));
     }
-    Ok([together, in_turn])
 }
 
 /// What the server holds for a connection that has been used and is quiet.
