@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if peer::serve_if_asked()? || curve::measure_client_if_asked()? {
         return Ok(());
     }
-    // A thousand connections need more descriptors than a shell gives; peers inherit the limit.
+    // Thousands of connections need more descriptors than a shell gives; peers inherit the limit.
     rlimit::increase_nofile_limit(4096)?;
     let Options { scale, folder } = Options::from_args()?;
     fs::create_dir_all(&folder)?;
