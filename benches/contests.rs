@@ -11,7 +11,9 @@ use criterion::Criterion;
 mod baseline;
 #[allow(dead_code, reason = "`compare` alone looks at the bars")]
 mod contest;
+#[allow(dead_code, reason = "`growth` alone looks at a peer's memory")]
 mod peer;
+#[allow(dead_code, reason = "`growth` alone has an agent that goes on")]
 mod workload;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -10,7 +10,8 @@ use crate::peer::Peer;
 
 mod bulk;
 mod codec;
-mod put;
+pub(crate) mod put;
+pub(crate) mod turns;
 
 /// What there is to win.
 pub(crate) const ALL: [fn() -> Contests; 3] = [put::contests, bulk::contests, codec::contests];

@@ -20,10 +20,7 @@ const PUTS_BY_CALLER: u64 = 32;
 /// One caller alone; and many callers of one connection, each awaiting its own puts, on both kinds of
 /// runtime.
 pub(super) fn contests() -> Contests {
-    let peers = Peers {
-        acknowledging: Rc::new(Peer::start(Role::Acknowledge)?),
-        redis: Rc::new(Peer::start(Role::Redis)?),
-    };
+    let peers = Peers::start()?;
     let mut contests = vec![round_trip(&peers)?];
     for (name, workers, bars) in
         [("current-thread", 0, [1.0, 2.0, 4.0, 5.0]), ("2 workers", 2, [1.0, 1.3, 2.0, 3.0])]
@@ -31,16 +28,31 @@ pub(super) fn contests() -> Contests {
         for (callers, bar) in workload::CALLERS.into_iter().zip(bars) {
             let crowd = Crowd { callers, runtime: super::runtime(workers)? };
             let name = format!("put by {callers}, {name}");
-            contests.push(crowd.contest(name, &peers, bar));
+            contests.push(crowd.contest(name, &peers, Some(bar)));
         }
     }
     Ok(contests)
 }
 
+/// So many callers of one connection, on a runtime that is its own thread.
+pub(crate) fn by(callers: usize, peers: &Peers) -> io::Result<Contest> {
+    let crowd = Crowd { callers, runtime: super::runtime(0)? };
+    Ok(crowd.contest(format!("put by {callers}"), peers, None))
+}
+
 /// Who answers.
-struct Peers {
+pub(crate) struct Peers {
     acknowledging: Rc<Peer>,
     redis: Rc<Peer>,
+}
+
+impl Peers {
+    pub(crate) fn start() -> io::Result<Self> {
+        Ok(Self {
+            acknowledging: Rc::new(Peer::start(Role::Acknowledge)?),
+            redis: Rc::new(Peer::start(Role::Redis)?),
+        })
+    }
 }
 
 /// Callers that share a connection.
@@ -50,12 +62,13 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn contest(&self, name: String, peers: &Peers, bar: f64) -> Contest {
+    fn contest(&self, name: String, peers: &Peers, bar: Option<f64>) -> Contest {
         let Peers { acknowledging, redis } = peers;
+        let rival = self.contender("redis-rs", redis, RedisClient::connect);
         let contenders = vec![
             self.contender("metrics-client", acknowledging, super::connect),
             self.contender("mpsc + oneshot", acknowledging, MpscClient::connect).bar(1.0),
-            self.contender("redis-rs", redis, RedisClient::connect).bar(bar),
+            Contender { bar, ..rival },
             self.ping_pong(acknowledging),
         ];
         Contest { name, elements: PUTS_BY_CALLER * self.callers as u64, contenders }

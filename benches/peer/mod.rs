@@ -1,9 +1,9 @@
 //! The other end, in a process of its own.
 //!
 //! What serves the clients must not share their process: its threads would count as theirs, and its
-//! allocations would wait for theirs. So the bench program starts itself once more, in a role. The
-//! peer is as bare as one can be, blocking and without a parser, so that what is measured is the
-//! client. It ends when its standard input does: also when the bench program is killed.
+//! allocations would wait for theirs. So the bench program starts itself once more, in a role. Where
+//! the client is what is measured, the peer is as bare as one can be, blocking and without a parser.
+//! It ends when its standard input does: also when the bench program is killed.
 
 use std::{
     env,
@@ -14,6 +14,9 @@ use std::{
     sync::Arc,
     thread,
 };
+
+use metrics_client::Server;
+use tokio::{runtime::Runtime, sync::oneshot};
 
 use crate::workload;
 
@@ -26,16 +29,19 @@ pub(crate) enum Role {
     Redis,
     /// To `get *` a prepared answer of [`workload::RECORDS`] records, to any other line `ok`.
     Retrieve,
+    /// Whatever a [`Server`] with a `MemoryStore` does, on a runtime as Tokio makes it by itself.
+    Store,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Acknowledge, Self::Redis, Self::Retrieve];
+    const ALL: [Self; 4] = [Self::Acknowledge, Self::Redis, Self::Retrieve, Self::Store];
 
     fn name(self) -> &'static str {
         match self {
             Self::Acknowledge => "acknowledge",
             Self::Redis => "redis",
             Self::Retrieve => "retrieve",
+            Self::Store => "store",
         }
     }
 }
@@ -67,6 +73,11 @@ impl Peer {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
 }
 
 impl Drop for Peer {
@@ -92,26 +103,50 @@ pub(crate) fn serve_if_asked() -> Result<bool, Box<dyn Error>> {
 const ROLE: &str = "METRICS_CLIENT_BENCH_PEER";
 
 fn serve(role: Role) -> Result<(), Box<dyn Error>> {
-    let answer: Arc<[u8]> = match role {
-        Role::Acknowledge | Role::Redis => Arc::default(),
-        Role::Retrieve => workload::answer(workload::reading)?.into(),
-    };
+    match role {
+        Role::Acknowledge => listen(|stream| acknowledge(stream, b'\n', b"ok\n\n")),
+        // A command begins with a star, and no argument here holds another one.
+        Role::Redis => listen(|stream| acknowledge(stream, b'*', b"+OK\r\n")),
+        Role::Retrieve => {
+            let answer: Arc<[u8]> = workload::answer(workload::reading)?.into();
+            listen(move |stream| retrieve(stream, &answer))
+        }
+        Role::Store => store(),
+    }?;
+    Ok(())
+}
+
+/// Lets `answer` serve each connection, on a thread of its own.
+fn listen(answer: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.local_addr()?.port());
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let answer = Arc::clone(&answer);
+            let answer = answer.clone();
             // A connection that fails is one that the client has closed.
-            thread::spawn(move || match role {
-                Role::Acknowledge => acknowledge(stream, b'\n', b"ok\n\n"),
-                // A command begins with a star, and no argument here holds another one.
-                Role::Redis => acknowledge(stream, b'*', b"+OK\r\n"),
-                Role::Retrieve => retrieve(stream, &answer),
-            });
+            thread::spawn(move || answer(stream));
         }
     });
-    io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+    wait_for_end()
+}
+
+fn store() -> io::Result<()> {
+    Runtime::new()?.block_on(async {
+        let server = Server::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        println!("{}", server.local_addr().port());
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::spawn(move || {
+            let ended = wait_for_end();
+            drop(stop);
+            ended
+        });
+        server.serve_until(async { _ = stopped.await }).await;
+        Ok(())
+    })
+}
+
+fn wait_for_end() -> io::Result<()> {
+    io::stdin().read_to_end(&mut Vec::new()).map(drop)
 }
 
 /// Answers each `mark` in what it reads with `answer`: one write for one read.

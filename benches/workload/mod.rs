@@ -17,7 +17,9 @@ pub(crate) const KEY: &str = "palm.cpu";
 /// How many samples a bulk put has, and how many records a large answer.
 pub(crate) const RECORDS: usize = KEYS * POINTS;
 
-const KEYS: usize = 1_000;
+/// How many keys an agent has.
+pub(crate) const KEYS: usize = 1_000;
+
 const POINTS: usize = 1_000;
 const FIRST_SECOND: i64 = 1_150_864_247;
 
@@ -35,18 +37,38 @@ pub(crate) fn computed(number: u64) -> f64 {
     (number as f64 + 2.0).sqrt()
 }
 
-/// [`RECORDS`] samples as an agent takes them: each second one of every key.
-pub(crate) fn samples(value: fn(u64) -> f64) -> Result<Vec<Sample>, InvalidKey> {
-    let keys = (0..KEYS).map(|host| Key::new(format!("rack{host:03}.cpu.user")));
-    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
-    let mut samples = Vec::with_capacity(RECORDS);
-    for timestamp in (FIRST_SECOND..).take(POINTS) {
-        for key in &keys {
-            let point = Point::new(timestamp, value(samples.len() as u64));
-            samples.push(Sample { key: key.clone(), point });
-        }
+/// Reads [`KEYS`] sensors each second.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    keys: Vec<Key>,
+    second: i64,
+    value: fn(u64) -> f64,
+}
+
+impl Agent {
+    pub(crate) fn new(value: fn(u64) -> f64) -> Result<Self, InvalidKey> {
+        let keys = (0..KEYS).map(|host| Key::new(format!("rack{host:03}.cpu.user")));
+        Ok(Self { keys: keys.collect::<Result<_, _>>()?, second: 0, value })
     }
-    Ok(samples)
+
+    /// The samples of the next `seconds`: of each second one of every key.
+    pub(crate) fn samples(&mut self, seconds: usize) -> Vec<Sample> {
+        let mut samples = Vec::with_capacity(seconds * KEYS);
+        for _ in 0..seconds {
+            let first = self.second as u64 * KEYS as u64;
+            for (key, number) in self.keys.iter().zip(first..) {
+                let point = Point::new(FIRST_SECOND + self.second, (self.value)(number));
+                samples.push(Sample { key: key.clone(), point });
+            }
+            self.second += 1;
+        }
+        samples
+    }
+}
+
+/// The first [`RECORDS`] samples of an agent.
+pub(crate) fn samples(value: fn(u64) -> f64) -> Result<Vec<Sample>, InvalidKey> {
+    Ok(Agent::new(value)?.samples(POINTS))
 }
 
 /// The answer to `get *` of a server that stores [`samples`].

@@ -1,0 +1,69 @@
+//! Contenders that take turns, so that a machine which slows down slows all of them down.
+
+use std::{fmt, time::Duration};
+
+use super::{Contender, Contest};
+
+/// How many turns there are, and how long each is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turns {
+    /// How often each contender has its turn.
+    pub(crate) rounds: usize,
+    /// What one turn should take.
+    pub(crate) time: Duration,
+}
+
+impl Contest {
+    /// Lets the contenders take turns. For each of them, how many elements a second it did in each
+    /// round.
+    pub(crate) fn rates(&mut self, turns: &Turns) -> Vec<Vec<f64>> {
+        let iterations: Vec<_> =
+            self.contenders.iter_mut().map(|contender| turns.calibrate(contender)).collect();
+        let mut rates = vec![Vec::with_capacity(turns.rounds); iterations.len()];
+        for _ in 0..turns.rounds {
+            for (turn, contender) in self.contenders.iter_mut().enumerate() {
+                let time = contender.run(iterations[turn]);
+                let elements = (iterations[turn] * self.elements) as f64;
+                rates[turn].push(elements / time.as_secs_f64());
+            }
+        }
+        rates
+    }
+}
+
+impl Turns {
+    /// How many iterations fill a turn; finding out warms the contender up.
+    fn calibrate(&self, contender: &mut Contender) -> u64 {
+        let mut iterations = 1;
+        loop {
+            let time = contender.run(iterations);
+            if time >= self.time / 4 {
+                let fill = self.time.as_secs_f64() / time.as_secs_f64();
+                return ((iterations as f64 * fill) as u64).max(1);
+            }
+            iterations *= 2;
+        }
+    }
+}
+
+/// The middle of what was measured, and how far it spreads.
+pub(crate) struct Quartiles {
+    lower: f64,
+    pub(crate) median: f64,
+    upper: f64,
+}
+
+impl Quartiles {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<_> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let at = |quarter: usize| values[(values.len() * quarter / 4).min(values.len() - 1)];
+        Self { lower: at(1), median: at(2), upper: at(3) }
+    }
+}
+
+impl fmt::Display for Quartiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} ({:.2}–{:.2})", self.median, self.lower, self.upper)
+    }
+}

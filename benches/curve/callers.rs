@@ -1,0 +1,57 @@
+//! By how many callers share one connection.
+
+use std::error::Error;
+
+use super::{
+    Scale,
+    chart::{Chart, Line},
+    client::Job,
+    memory::Row,
+};
+use crate::contest::{
+    put::{self, Peers},
+    turns::Turns,
+};
+
+/// Each caller awaits each of its puts, on a current-thread runtime. The rivals take turns, and so do
+/// crowds of all sizes.
+pub(super) fn measure(scale: &Scale) -> Result<Chart, Box<dyn Error>> {
+    let peers = Peers::start()?;
+    let mut contests = Vec::new();
+    for &callers in scale.callers {
+        contests.push((callers, put::by(callers, &peers)?));
+    }
+    let mut lines: Vec<Line> = Vec::new();
+    for _ in 0..scale.turns.rounds {
+        for (callers, contest) in &mut contests {
+            let rates = contest.rates(&Turns { rounds: 1, ..scale.turns });
+            for (place, rates) in rates.into_iter().enumerate() {
+                if place == lines.len() {
+                    lines.push(Line::new(contest.contenders[place].name));
+                }
+                rates.into_iter().for_each(|rate| lines[place].push(*callers, 1e6 / rate));
+            }
+        }
+    }
+    Ok(Chart {
+        file: "put-by-callers",
+        title: "A put, by callers that share a connection",
+        x: "callers",
+        y: "µs",
+        lines,
+    })
+}
+
+/// What the client needs for each caller that waits.
+pub(super) fn memory(scale: &Scale) -> Result<Option<Row>, Box<dyn Error>> {
+    let Some(&callers) = scale.callers.last() else {
+        return Ok(None);
+    };
+    let growth = Job::Wait(callers).measure()?;
+    Ok(Some(Row {
+        what: format!("client, each of {callers} callers that wait, with its Tokio task"),
+        measured: growth as f64 / callers as f64,
+        unit: "B",
+        bar: None,
+    }))
+}
