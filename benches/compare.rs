@@ -77,7 +77,7 @@ impl Options {
         for (rival, theirs) in contest.contenders[1..].iter().zip(rivals) {
             let ratio = Quartiles::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs));
             let (bar, met) = match rival.bar {
-                Some(bar) => (format!("{bar:.1}"), if ratio.median >= bar { "yes" } else { "no" }),
+                Some(bar) => (bar.to_string(), if ratio.median >= bar { "yes" } else { "no" }),
                 None => ("–".into(), "–"),
             };
             println!(

@@ -25,14 +25,32 @@ impl BlockingClient {
 
     /// Encodes and writes all `puts`, and returns once all are acknowledged.
     pub(crate) fn put_all(&self, puts: &[Request]) -> Result<(), CodecError> {
+        let answers = puts.len() * b"ok\n\n".len();
+        self.exchange(answers, || self.encode(puts))
+    }
+
+    /// Writes `requests`, which are encoded already, in blocks, and returns once `answers` bytes
+    /// have come back.
+    pub(crate) fn send(&self, requests: &[u8], answers: usize) -> io::Result<()> {
+        self.exchange(answers, || {
+            requests.chunks(BLOCK).try_for_each(|block| (&self.stream).write_all(block))
+        })
+    }
+
+    /// Writes on this thread, and reads `answers` bytes on another.
+    fn exchange<E: From<io::Error>>(
+        &self,
+        answers: usize,
+        write: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         thread::scope(|threads| {
-            let reader = threads.spawn(|| self.read_acknowledgements(puts.len()));
-            self.write(puts)?;
+            let reader = threads.spawn(|| self.read(answers));
+            write()?;
             Ok(reader.join().expect("reading does not panic")?)
         })
     }
 
-    fn write(&self, puts: &[Request]) -> Result<(), CodecError> {
+    fn encode(&self, puts: &[Request]) -> Result<(), CodecError> {
         let mut codec = ClientCodec::default();
         let mut block = BytesMut::with_capacity(BLOCK + 2 * 1024);
         for put in puts {
@@ -45,15 +63,15 @@ impl BlockingClient {
         Ok((&self.stream).write_all(&block)?)
     }
 
-    /// Reads as many bytes as so many answers have, and looks at none of them.
-    fn read_acknowledgements(&self, count: usize) -> io::Result<()> {
+    /// Reads `len` bytes, and looks at none of them.
+    fn read(&self, len: usize) -> io::Result<()> {
         let mut block = vec![0; BLOCK];
-        let mut left = count * b"ok\n\n".len();
+        let mut left = len;
         while left > 0 {
-            match (&self.stream).read(&mut block)? {
+            left = match (&self.stream).read(&mut block)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                len => left -= len,
-            }
+                len => left.checked_sub(len).ok_or(io::ErrorKind::InvalidData)?,
+            };
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! The other end, in a process of its own.
 //!
 //! What serves the clients must not share their process: its threads would count as theirs, and its
-//! allocations would wait for theirs. So the bench program starts itself once more, in a role. The
-//! peer is as bare as one can be, blocking and without a parser, so that what is measured is the
-//! client. It ends when its standard input does: also when the bench program is killed.
+//! allocations would wait for theirs. So the bench program starts itself once more, in a role. Where
+//! the client is what is measured, the peer is as bare as one can be, blocking and without a parser.
+//! It ends when its standard input does: also when the bench program is killed.
 
 use std::{
     env,
@@ -14,6 +14,9 @@ use std::{
     sync::Arc,
     thread,
 };
+
+use metrics_client::Server;
+use tokio::{runtime::Runtime, sync::oneshot};
 
 use crate::workload;
 
@@ -26,16 +29,32 @@ pub(crate) enum Role {
     Redis,
     /// To `get *` a prepared answer of [`workload::RECORDS`] records, to any other line `ok`.
     Retrieve,
+    /// To `get *` a prepared answer of [`workload::stored_seconds`], to any other line `ok`.
+    RetrieveMany,
+    /// Whatever a [`Server`] with a `MemoryStore` does, on a runtime as Tokio makes it by itself.
+    Store,
+    /// Whatever `redis-server` does, as Debian packages it, if it keeps everything in memory.
+    RedisServer,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Acknowledge, Self::Redis, Self::Retrieve];
+    const ALL: [Self; 6] = [
+        Self::Acknowledge,
+        Self::Redis,
+        Self::Retrieve,
+        Self::RetrieveMany,
+        Self::Store,
+        Self::RedisServer,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Acknowledge => "acknowledge",
             Self::Redis => "redis",
             Self::Retrieve => "retrieve",
+            Self::RetrieveMany => "retrieve many",
+            Self::Store => "store",
+            Self::RedisServer => "redis-server",
         }
     }
 }
@@ -48,9 +67,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts this program once more, in `role`, and waits until it listens.
+    /// Starts this program once more, in `role`, with the same arguments, and waits until it listens.
     pub(crate) fn start(role: Role) -> io::Result<Self> {
         let mut process = Command::new(env::current_exe()?)
+            .args(env::args_os().skip(1))
             .env(ROLE, role.name())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -92,26 +112,84 @@ pub(crate) fn serve_if_asked() -> Result<bool, Box<dyn Error>> {
 const ROLE: &str = "METRICS_CLIENT_BENCH_PEER";
 
 fn serve(role: Role) -> Result<(), Box<dyn Error>> {
-    let answer: Arc<[u8]> = match role {
-        Role::Acknowledge | Role::Redis => Arc::default(),
-        Role::Retrieve => workload::answer(workload::reading)?.into(),
-    };
+    match role {
+        Role::Acknowledge => listen(|stream| acknowledge(stream, b'\n', b"ok\n\n")),
+        // A command begins with a star, and no argument here holds another one.
+        Role::Redis => listen(|stream| acknowledge(stream, b'*', b"+OK\r\n")),
+        Role::Retrieve => {
+            let answer: Arc<[u8]> = workload::answer(workload::reading)?.into();
+            listen(move |stream| retrieve(stream, &answer))
+        }
+        Role::RetrieveMany => {
+            let answer = Arc::new(workload::stored_answer(workload::reading)?);
+            listen(move |stream| retrieve(stream, &answer))
+        }
+        Role::Store => store(),
+        Role::RedisServer => redis_server(),
+    }?;
+    Ok(())
+}
+
+/// Lets `answer` serve each connection, on a thread of its own.
+fn listen(answer: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.local_addr()?.port());
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let answer = Arc::clone(&answer);
+            let answer = answer.clone();
             // A connection that fails is one that the client has closed.
-            thread::spawn(move || match role {
-                Role::Acknowledge => acknowledge(stream, b'\n', b"ok\n\n"),
-                // A command begins with a star, and no argument here holds another one.
-                Role::Redis => acknowledge(stream, b'*', b"+OK\r\n"),
-                Role::Retrieve => retrieve(stream, &answer),
-            });
+            thread::spawn(move || answer(stream));
         }
     });
-    io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+    wait_for_end()
+}
+
+fn store() -> io::Result<()> {
+    Runtime::new()?.block_on(async {
+        let server = Server::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        println!("{}", server.local_addr().port());
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::spawn(move || {
+            let ended = wait_for_end();
+            drop(stop);
+            ended
+        });
+        server.serve_until(async { _ = stopped.await }).await;
+        Ok(())
+    })
+}
+
+/// Starts a server of another make, and ends it when this process is to end.
+fn redis_server() -> io::Result<()> {
+    // Free now; should another program take it, the server says so and ends.
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let mut server = Command::new(REDIS_SERVER)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"])
+        .args(["--save", "", "--appendonly", "no"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    // Kept to the end, so that the server can write its log.
+    let mut log = server.stdout.take().map(BufReader::new).ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut line = String::new();
+    while !line.contains("Ready to accept connections") {
+        line.clear();
+        if log.read_line(&mut line)? == 0 {
+            return Err(io::Error::other("redis-server ended before it listened"));
+        }
+    }
+    println!("{port}");
+    let ended = wait_for_end();
+    server.kill()?;
+    server.wait()?;
+    ended
+}
+
+/// The command of Debian's package of that name.
+pub(crate) const REDIS_SERVER: &str = "redis-server";
+
+fn wait_for_end() -> io::Result<()> {
+    io::stdin().read_to_end(&mut Vec::new()).map(drop)
 }
 
 /// Answers each `mark` in what it reads with `answer`: one write for one read.

@@ -1,8 +1,10 @@
 //! What is sent and asked for, the same for every contender.
 
 use std::{
+    env,
     error::Error,
     future::Future,
+    io::Write,
     time::{Duration, Instant},
 };
 
@@ -17,7 +19,9 @@ pub(crate) const KEY: &str = "palm.cpu";
 /// How many samples a bulk put has, and how many records a large answer.
 pub(crate) const RECORDS: usize = KEYS * POINTS;
 
-const KEYS: usize = 1_000;
+/// How many keys an agent has.
+pub(crate) const KEYS: usize = 1_000;
+
 const POINTS: usize = 1_000;
 const FIRST_SECOND: i64 = 1_150_864_247;
 
@@ -35,18 +39,40 @@ pub(crate) fn computed(number: u64) -> f64 {
     (number as f64 + 2.0).sqrt()
 }
 
-/// [`RECORDS`] samples as an agent takes them: each second one of every key.
-pub(crate) fn samples(value: fn(u64) -> f64) -> Result<Vec<Sample>, InvalidKey> {
-    let keys = (0..KEYS).map(|host| Key::new(format!("rack{host:03}.cpu.user")));
-    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
-    let mut samples = Vec::with_capacity(RECORDS);
-    for timestamp in (FIRST_SECOND..).take(POINTS) {
-        for key in &keys {
-            let point = Point::new(timestamp, value(samples.len() as u64));
-            samples.push(Sample { key: key.clone(), point });
-        }
+/// Reads [`KEYS`] sensors each second.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    keys: Vec<Key>,
+    second: usize,
+    value: fn(u64) -> f64,
+}
+
+impl Agent {
+    pub(crate) fn new(value: fn(u64) -> f64) -> Result<Self, InvalidKey> {
+        let keys = (0..KEYS).map(|host| Key::new(format!("rack{host:03}.cpu.user")));
+        Ok(Self { keys: keys.collect::<Result<_, _>>()?, second: 0, value })
     }
-    Ok(samples)
+
+    /// The samples of the next `seconds`: of each second one of every key.
+    pub(crate) fn samples(&mut self, seconds: usize) -> Vec<Sample> {
+        let mut samples = Vec::with_capacity(seconds * KEYS);
+        for second in (self.second..).take(seconds) {
+            samples.extend((0..KEYS).map(|sensor| self.sample(sensor, second)));
+        }
+        self.second += seconds;
+        samples
+    }
+
+    fn sample(&self, sensor: usize, second: usize) -> Sample {
+        let value = (self.value)((second * KEYS + sensor) as u64);
+        let point = Point::new(FIRST_SECOND + second as i64, value);
+        Sample { key: self.keys[sensor].clone(), point }
+    }
+}
+
+/// The first [`RECORDS`] samples of an agent.
+pub(crate) fn samples(value: fn(u64) -> f64) -> Result<Vec<Sample>, InvalidKey> {
+    Ok(Agent::new(value)?.samples(POINTS))
 }
 
 /// The answer to `get *` of a server that stores [`samples`].
@@ -55,6 +81,38 @@ pub(crate) fn answer(value: fn(u64) -> f64) -> Result<Vec<u8>, Box<dyn Error>> {
     let metrics = samples(value)?.into_iter().collect();
     ServerCodec::default().encode(Response::Ok(metrics), &mut answer)?;
     Ok(answer.into())
+}
+
+/// How many seconds of an agent's samples a large store holds: 10 M points in all, fewer where a
+/// bench is to be quick, and few where it is only to be seen to work.
+pub(crate) fn stored_seconds() -> usize {
+    let given = |flag| env::args().any(|arg| arg == flag);
+    if given("--test") || !given("--bench") {
+        10
+    } else if given("--quick") {
+        1_000
+    } else {
+        10_000
+    }
+}
+
+/// The answer to `get *` of a server that stores [`stored_seconds`] of an agent's samples.
+pub(crate) fn stored_answer(value: fn(u64) -> f64) -> Result<Vec<u8>, Box<dyn Error>> {
+    let agent = Agent::new(value)?;
+    let mut answer = Vec::from(b"ok\n");
+    for sensor in 0..KEYS {
+        for second in 0..stored_seconds() {
+            writeln!(answer, "{}", agent.sample(sensor, second))?;
+        }
+    }
+    answer.push(b'\n');
+    Ok(answer)
+}
+
+/// How long [`stored_answer`] is: its records all have the same length.
+pub(crate) fn stored_answer_len(value: fn(u64) -> f64) -> Result<usize, InvalidKey> {
+    let record = Agent::new(value)?.sample(0, 0).to_string().len() + b"\n".len();
+    Ok(b"ok\n".len() + stored_seconds() * KEYS * record + b"\n".len())
 }
 
 /// A client that can put.
