@@ -43,9 +43,10 @@ fn is_installed(command: &str) -> bool {
 /// How many seconds of an agent's samples are one iteration.
 const SECONDS: usize = 1;
 
-/// Each second one put for every key: neighbours never have the same one, so nothing is won by looking at two
-/// at once. The seconds go on from turn to turn, so this crate's server stores ever more points,
-/// where the other one has a value for each key and replaces it.
+/// Each second one put for every key, so that neighbours never share one and nothing is won by
+/// looking at two at once; the other server gets the same keys in the same order. The seconds go on
+/// from turn to turn: this crate's server stores ever more points, 16 bytes each, where the other
+/// one replaces the value of the key.
 fn puts() -> Result<Contest, Box<dyn Error>> {
     let contenders = vec![
         pipelined("metrics-client", Role::Store, encode_puts, b"ok\n\n")?,
