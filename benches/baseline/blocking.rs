@@ -25,20 +25,38 @@ impl BlockingClient {
 
     /// Encodes and writes all `puts`, and returns once all are acknowledged.
     pub(crate) fn put_all(&self, puts: &[Request]) -> Result<(), CodecError> {
+        let answers = puts.len() * b"ok\n\n".len();
+        self.exchange(answers, || self.encode(puts))
+    }
+
+    /// Writes `requests`, which are encoded already, in blocks, and returns once `answers` bytes
+    /// have come back.
+    pub(crate) fn send(&self, requests: &[u8], answers: usize) -> io::Result<()> {
+        self.exchange(answers, || {
+            requests.chunks(BLOCK).try_for_each(|block| (&self.stream).write_all(block))
+        })
+    }
+
+    /// Writes `requests` at once, then reads `answers` bytes, all on this thread.
+    pub(crate) fn ping(&self, requests: &[u8], answers: usize) -> io::Result<()> {
+        (&self.stream).write_all(requests)?;
+        self.read(answers)
+    }
+
+    /// Writes on this thread, and reads `answers` bytes on another.
+    fn exchange<E: From<io::Error>>(
+        &self,
+        answers: usize,
+        write: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         thread::scope(|threads| {
-            let reader = threads.spawn(|| self.read_acknowledgements(puts.len()));
-            self.write(puts)?;
+            let reader = threads.spawn(|| self.read(answers));
+            write()?;
             Ok(reader.join().expect("reading does not panic")?)
         })
     }
 
-    /// Writes `puts`, text of so many requests, at once, and returns once all are acknowledged.
-    pub(crate) fn exchange(&self, puts: &[u8], count: usize) -> io::Result<()> {
-        (&self.stream).write_all(puts)?;
-        self.read_acknowledgements(count)
-    }
-
-    fn write(&self, puts: &[Request]) -> Result<(), CodecError> {
+    fn encode(&self, puts: &[Request]) -> Result<(), CodecError> {
         let mut codec = ClientCodec::default();
         let mut block = BytesMut::with_capacity(BLOCK + 2 * 1024);
         for put in puts {
@@ -51,15 +69,15 @@ impl BlockingClient {
         Ok((&self.stream).write_all(&block)?)
     }
 
-    /// Reads as many bytes as so many answers have, and looks at none of them.
-    fn read_acknowledgements(&self, count: usize) -> io::Result<()> {
-        let mut block = vec![0; BLOCK];
-        let mut left = count * b"ok\n\n".len();
+    /// Reads `len` bytes, and looks at none of them.
+    fn read(&self, len: usize) -> io::Result<()> {
+        let mut block = vec![0; BLOCK.min(len)];
+        let mut left = len;
         while left > 0 {
-            match (&self.stream).read(&mut block)? {
+            left = match (&self.stream).read(&mut block)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                len => left -= len,
-            }
+                len => left.checked_sub(len).ok_or(io::ErrorKind::InvalidData)?,
+            };
         }
         Ok(())
     }

@@ -11,10 +11,12 @@ use crate::peer::Peer;
 mod bulk;
 mod codec;
 pub(crate) mod put;
+mod server;
 pub(crate) mod turns;
 
 /// What there is to win.
-pub(crate) const ALL: [fn() -> Contests; 3] = [put::contests, bulk::contests, codec::contests];
+pub(crate) const ALL: [fn() -> Contests; 4] =
+    [put::contests, bulk::contests, codec::contests, server::contests];
 
 /// One thing to do, and several who do it.
 pub(crate) struct Contest {

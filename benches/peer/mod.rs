@@ -29,19 +29,32 @@ pub(crate) enum Role {
     Redis,
     /// To `get *` a prepared answer of [`workload::RECORDS`] records, to any other line `ok`.
     Retrieve,
+    /// To `get *` a prepared answer of [`workload::stored_seconds`], to any other line `ok`.
+    RetrieveMany,
     /// Whatever a [`Server`] with a `MemoryStore` does, on a runtime as Tokio makes it by itself.
     Store,
+    /// Whatever `redis-server` does, as Debian packages it, if it keeps everything in memory.
+    RedisServer,
 }
 
 impl Role {
-    const ALL: [Self; 4] = [Self::Acknowledge, Self::Redis, Self::Retrieve, Self::Store];
+    const ALL: [Self; 6] = [
+        Self::Acknowledge,
+        Self::Redis,
+        Self::Retrieve,
+        Self::RetrieveMany,
+        Self::Store,
+        Self::RedisServer,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Acknowledge => "acknowledge",
             Self::Redis => "redis",
             Self::Retrieve => "retrieve",
+            Self::RetrieveMany => "retrieve many",
             Self::Store => "store",
+            Self::RedisServer => "redis-server",
         }
     }
 }
@@ -54,9 +67,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts this program once more, in `role`, and waits until it listens.
+    /// Starts this program once more, in `role`, with the same arguments, and waits until it listens.
     pub(crate) fn start(role: Role) -> io::Result<Self> {
         let mut process = Command::new(env::current_exe()?)
+            .args(env::args_os().skip(1))
             .env(ROLE, role.name())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -111,7 +125,12 @@ fn serve(role: Role) -> Result<(), Box<dyn Error>> {
             let answer: Arc<[u8]> = workload::answer(workload::reading)?.into();
             listen(move |stream| retrieve(stream, &answer))
         }
+        Role::RetrieveMany => {
+            let answer = Arc::new(workload::stored_answer(workload::reading)?);
+            listen(move |stream| retrieve(stream, &answer))
+        }
         Role::Store => store(),
+        Role::RedisServer => redis_server(),
     }?;
     Ok(())
 }
@@ -144,6 +163,35 @@ fn store() -> io::Result<()> {
         Ok(())
     })
 }
+
+/// Starts a server of another make, and ends it when this process is to end.
+fn redis_server() -> io::Result<()> {
+    // Free now; should another program take it, the server says so and ends.
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let mut server = Command::new(REDIS_SERVER)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"])
+        .args(["--save", "", "--appendonly", "no"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    // Kept to the end, so that the server can write its log.
+    let mut log = server.stdout.take().map(BufReader::new).ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut line = String::new();
+    while !line.contains("Ready to accept connections") {
+        line.clear();
+        if log.read_line(&mut line)? == 0 {
+            return Err(io::Error::other("redis-server ended before it listened"));
+        }
+    }
+    println!("{port}");
+    let ended = wait_for_end();
+    server.kill()?;
+    server.wait()?;
+    ended
+}
+
+/// The command of Debian's package of that name.
+pub(crate) const REDIS_SERVER: &str = "redis-server";
 
 fn wait_for_end() -> io::Result<()> {
     io::stdin().read_to_end(&mut Vec::new()).map(drop)

@@ -1,8 +1,10 @@
 //! What is sent and asked for, the same for every contender.
 
 use std::{
+    env,
     error::Error,
     future::Future,
+    io::Write,
     time::{Duration, Instant},
 };
 
@@ -41,7 +43,7 @@ pub(crate) fn computed(number: u64) -> f64 {
 #[derive(Debug)]
 pub(crate) struct Agent {
     keys: Vec<Key>,
-    second: i64,
+    second: usize,
     value: fn(u64) -> f64,
 }
 
@@ -54,15 +56,17 @@ impl Agent {
     /// The samples of the next `seconds`: of each second one of every key.
     pub(crate) fn samples(&mut self, seconds: usize) -> Vec<Sample> {
         let mut samples = Vec::with_capacity(seconds * KEYS);
-        for _ in 0..seconds {
-            let first = self.second as u64 * KEYS as u64;
-            for (key, number) in self.keys.iter().zip(first..) {
-                let point = Point::new(FIRST_SECOND + self.second, (self.value)(number));
-                samples.push(Sample { key: key.clone(), point });
-            }
-            self.second += 1;
+        for second in (self.second..).take(seconds) {
+            samples.extend((0..KEYS).map(|sensor| self.sample(sensor, second)));
         }
+        self.second += seconds;
         samples
+    }
+
+    fn sample(&self, sensor: usize, second: usize) -> Sample {
+        let value = (self.value)((second * KEYS + sensor) as u64);
+        let point = Point::new(FIRST_SECOND + second as i64, value);
+        Sample { key: self.keys[sensor].clone(), point }
     }
 }
 
@@ -83,6 +87,38 @@ pub(crate) fn answer(value: fn(u64) -> f64) -> Result<Vec<u8>, Box<dyn Error>> {
 pub(crate) fn put_text(puts: usize) -> Vec<u8> {
     let line = |number| format!("put {KEY} {} {FIRST_SECOND}\n", reading(number));
     (0..puts as u64).map(line).collect::<String>().into()
+}
+
+/// How many seconds of an agent's samples a large store holds: 10 M points in all, fewer where a
+/// bench is to be quick, and few where it is only to be seen to work.
+pub(crate) fn stored_seconds() -> usize {
+    let given = |flag| env::args().any(|arg| arg == flag);
+    if given("--test") || !given("--bench") {
+        10
+    } else if given("--quick") {
+        1_000
+    } else {
+        10_000
+    }
+}
+
+/// The answer to `get *` of a server that stores [`stored_seconds`] of an agent's samples.
+pub(crate) fn stored_answer(value: fn(u64) -> f64) -> Result<Vec<u8>, Box<dyn Error>> {
+    let agent = Agent::new(value)?;
+    let mut answer = Vec::from(b"ok\n");
+    for sensor in 0..KEYS {
+        for second in 0..stored_seconds() {
+            writeln!(answer, "{}", agent.sample(sensor, second))?;
+        }
+    }
+    answer.push(b'\n');
+    Ok(answer)
+}
+
+/// How long [`stored_answer`] is: its records all have the same length.
+pub(crate) fn stored_answer_len(value: fn(u64) -> f64) -> Result<usize, InvalidKey> {
+    let record = Agent::new(value)?.sample(0, 0).to_string().len() + b"\n".len();
+    Ok(b"ok\n".len() + stored_seconds() * KEYS * record + b"\n".len())
 }
 
 /// A client that can put.

@@ -221,6 +221,17 @@ impl ServerCodec {
         Self { searched: 0, limit }
     }
 
+    /// The `put` that `src` begins with, and how long it is, if a glance is enough to read it. The
+    /// caller advances past it, or else asks for the [`next_line`](Self::next_line).
+    #[inline]
+    pub(crate) fn next_put<'a>(&self, src: &'a [u8]) -> Option<(&'a str, Point, usize)> {
+        // A line that came in pieces is left to the search, which goes on where it stopped.
+        if self.searched > 0 {
+            return None;
+        }
+        RequestRef::scan_put(src).filter(|&(_, _, len)| len <= self.limit)
+    }
+
     /// The next line that holds a request, as the place of that line in `src`, which keeps it: the
     /// caller parses it and advances past it.
     pub(crate) fn next_line(&mut self, src: &mut BytesMut) -> Result<Option<usize>, CodecError> {
@@ -245,6 +256,11 @@ impl Decoder for ServerCodec {
     type Error = CodecError;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Self::Item>, CodecError> {
+        if let Some((key, point, len)) = self.next_put(src) {
+            let request = Request::from(RequestRef::Put(key, point));
+            src.advance(len);
+            return Ok(Some(Ok(request)));
+        }
         while let Some(end) = self.next_line(src)? {
             let request = RequestRef::parse(&src[..end]).map(|request| request.map(Request::from));
             src.advance(end + 1);

@@ -148,6 +148,26 @@ pub(crate) enum RequestRef<'a> {
 }
 
 impl<'a> RequestRef<'a> {
+    /// Reads the `put` that `lines` begin with, in its most common form: a key in ASCII, a short
+    /// decimal, whole seconds, one space between. Says how long it is with its line break. `None`
+    /// means: [`parse`](Self::parse) the line.
+    #[inline]
+    pub(crate) fn scan_put(lines: &'a [u8]) -> Option<(&'a str, Point, usize)> {
+        let rest = lines.strip_prefix(b"put ")?;
+        let (key, rest) = rest.split_at(graphic_len(rest));
+        let (value, value_len) = number::scan_decimal(rest.strip_prefix(b" ")?)?;
+        let rest = rest[1 + value_len..].strip_prefix(b" ")?;
+        let (timestamp, timestamp_len) = number::scan_integer(rest)?;
+        if rest.get(timestamp_len) != Some(&b'\n')
+            || !(1..=Key::MAX_LEN).contains(&key.len())
+            || key == b"*"
+        {
+            return None;
+        }
+        let len = b"put ".len() + key.len() + value_len + timestamp_len + 3;
+        Some((std::str::from_utf8(key).ok()?, Point { timestamp, value }, len))
+    }
+
     /// Reads a line without its line break; an empty one is no request.
     pub(crate) fn parse(line: &'a [u8]) -> Result<Option<Self>, InvalidRequest> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -208,6 +228,26 @@ pub(super) fn split_field(line: &[u8]) -> (&[u8], &[u8]) {
     (field, &rest[next..])
 }
 
+/// How many bytes `text` begins with that are ASCII, and neither blank nor control characters.
+#[inline]
+fn graphic_len(text: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 0xff;
+    let (words, rest) = text.as_chunks();
+    for (place, word) in words.iter().enumerate() {
+        // Eight bytes at a time, found by their highest bits (S. E. Anderson, "Bit Twiddling Hacks",
+        // on a byte less or more than n). A carry marks bytes above the first one found, only.
+        let word = u64::from_le_bytes(*word);
+        let below = word.wrapping_sub(ONES * u64::from(b'!')) & !word;
+        let above = word.wrapping_add(ONES * u64::from(0x7f - b'~')) | word;
+        let found = (below | above) & (ONES * 0x80);
+        if found != 0 {
+            return place * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let rest_len = rest.iter().position(|byte| !byte.is_ascii_graphic()).unwrap_or(rest.len());
+    text.len() - rest.len() + rest_len
+}
+
 #[inline]
 fn parse_key(field: &[u8]) -> Result<&str, InvalidRequest> {
     let key = std::str::from_utf8(field).map_err(|_| InvalidRequest::Encoding(Line::of(field)))?;
@@ -223,6 +263,8 @@ pub(super) fn is_blank(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(line: &str) -> Result<Option<RequestRef<'_>>, InvalidRequest> {
@@ -243,6 +285,21 @@ mod tests {
         assert_eq!(parse("get  * "), Ok(Some(RequestRef::GetAll)));
         assert_eq!(parse("get a"), Ok(Some(RequestRef::Get("a"))));
         assert_eq!(parse("get **"), Ok(Some(RequestRef::Get("**"))));
+    }
+
+    #[test]
+    fn what_clients_send_is_read_the_quick_way() {
+        for put in [
+            "put a 0.0 0",
+            "put palm.cpu 23.7 1150864247",
+            "put rack000.cpu.user -10.01 -1150864247",
+            "put !~ 1 999999999999999999",
+        ] {
+            let lines = format!("{put}\nput");
+            let (key, point, len) = RequestRef::scan_put(lines.as_bytes()).unwrap();
+            assert_eq!(Ok(Some(RequestRef::Put(key, point))), parse(put));
+            assert_eq!(len, put.len() + 1);
+        }
     }
 
     #[test]
@@ -303,5 +360,121 @@ mod tests {
             parse("put a 1 1.5").unwrap_err().to_string(),
             "a timestamp is whole seconds since the Unix epoch, and this is \"1.5\""
         );
+    }
+
+    /// Whatever the quick way takes, the general way takes too, and for the same.
+    #[track_caller]
+    fn check_quick_way(lines: &[u8]) {
+        if let Some((key, point, len)) = RequestRef::scan_put(lines) {
+            let (line, rest) = lines[..len].split_at(len - 1);
+            assert_eq!((rest, memchr::memchr(b'\n', line)), (&b"\n"[..], None));
+            assert_eq!(RequestRef::parse(line), Ok(Some(RequestRef::Put(key, point))));
+        }
+    }
+
+    /// Of what a `put` consists, and of what else might be taken for it.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        let pieces = [
+            "put ",
+            "put",
+            "get ",
+            " ",
+            "  ",
+            "\t",
+            "\r",
+            "\n",
+            "a",
+            "*",
+            "palm.cpu",
+            "eight888",
+            "a\u{a0}",
+            "ключ",
+            "\u{1}",
+            "\u{7f}",
+            "0",
+            "-0.0",
+            "23.7",
+            "-1.5",
+            "1e3",
+            "1e999",
+            "nan",
+            "+1",
+            ".5",
+            "5.",
+            "9007199254740993",
+            "12345678",
+            "123456789012345678",
+            "9223372036854775808",
+            "1_0",
+            "-",
+        ];
+        prop_oneof![
+            8 => prop::sample::select(pieces.map(|piece| piece.as_bytes().to_vec()).to_vec()),
+            1 => any::<u8>().prop_map(|byte| vec![byte]),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_quick_way_reads_any_bytes_as_the_general_way_does(
+            lines in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            check_quick_way(&[b"put ", &*lines].concat());
+        }
+
+        #[test]
+        fn the_quick_way_reads_what_looks_like_a_put_as_the_general_way_does(
+            pieces in prop::collection::vec(piece(), 0..12),
+        ) {
+            check_quick_way(&[b"put ", &*pieces.concat()].concat());
+        }
+
+        #[test]
+        fn the_quick_way_reads_a_changed_put_as_the_general_way_does(
+            key in "[!-~]{1,20}",
+            value in prop_oneof![any::<f64>(), (-100_000i64..100_000).prop_map(|v| v as f64 / 100.0)],
+            timestamp in prop_oneof![any::<i64>(), 0..2_000_000_000i64],
+            at in any::<prop::sample::Index>(),
+            piece in piece(),
+            removed in 0..3usize,
+        ) {
+            let mut put = format!("put {key} {} {timestamp}\n", Number(value)).into_bytes();
+            check_quick_way(&put);
+            let at = at.index(put.len());
+            put.splice(at..(at + removed).min(put.len()), piece);
+            check_quick_way(&put);
+        }
+
+        #[test]
+        fn a_key_ends_where_its_first_other_byte_is(text in prop::collection::vec(
+            prop_oneof![9 => 0x20..=0x7fu8, 1 => any::<u8>()], 0..40,
+        )) {
+            let first = text.iter().position(|byte| !byte.is_ascii_graphic());
+            prop_assert_eq!(graphic_len(&text), first.unwrap_or(text.len()));
+        }
+    }
+
+    #[test]
+    fn every_byte_ends_a_key_or_does_not_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            for at in 0..17 {
+                for after in [0, b' ', b'a', 0x7f, 0x80, 0xff] {
+                    let mut text = [b'a'; 20];
+                    text[at] = byte;
+                    text[at + 1..].fill(after);
+                    let first = text.iter().position(|byte| !byte.is_ascii_graphic());
+                    assert_eq!(graphic_len(&text), first.unwrap_or(text.len()), "{text:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_quick_way_takes_no_key_that_is_none() {
+        for len in [Key::MAX_LEN, Key::MAX_LEN + 1] {
+            check_quick_way(format!("put {} 1 1\n", "k".repeat(len)).as_bytes());
+        }
+        check_quick_way(b"put * 1 1\n");
+        check_quick_way(b"put  1 1\n");
     }
 }

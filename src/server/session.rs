@@ -176,6 +176,7 @@ where
     /// Answers every request whose line is whole.
     async fn answer(&mut self) -> Result<(), End> {
         loop {
+            self.take_puts();
             let line = match self.codec.next_line(self.wire.input()) {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
@@ -211,6 +212,20 @@ where
         }
         self.apply().await;
         Ok(())
+    }
+
+    /// Takes the puts that the input begins with as long as a glance is enough to read them, without
+    /// passing over each by itself.
+    fn take_puts(&mut self) {
+        let input = self.wire.input();
+        let mut len = 0;
+        while let Some((key, point, put_len)) = self.codec.next_put(&input[len..]) {
+            self.puts.push_checked(key, point);
+            len += put_len;
+        }
+        if len > 0 {
+            self.wire.consume(len);
+        }
     }
 
     /// Applies the puts that have gathered, and answers them.

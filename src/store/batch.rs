@@ -76,10 +76,28 @@ impl PutBatch {
         self.puts.is_empty()
     }
 
+    /// The puts in order, those of one key that come together as one.
+    pub(super) fn runs(&self) -> impl Iterator<Item = Run<'_>> {
+        let runs = self.puts.chunk_by(|(place, _), (next, _)| place == next);
+        runs.map(|puts| Run { key: &self.keys[puts[0].0.clone()], puts })
+    }
+
     /// The puts in order; each key is fit for [`Key::new`].
     #[must_use]
     pub fn iter(&self) -> Iter<'_> {
         Iter { keys: &self.keys, puts: self.puts.iter() }
+    }
+}
+
+/// Puts of one key.
+pub(super) struct Run<'a> {
+    pub(super) key: &'a str,
+    puts: &'a [(Range<usize>, Point)],
+}
+
+impl Run<'_> {
+    pub(super) fn points(&self) -> impl Iterator<Item = Point> {
+        self.puts.iter().map(|&(_, point)| point)
     }
 }
 
@@ -129,6 +147,8 @@ mod tests {
             let got: Vec<_> = puts.iter().map(|(key, point)| (key, point.timestamp)).collect();
             assert_eq!(got, rows);
             assert_eq!(puts.len(), rows.len());
+            let runs: Vec<_> = puts.runs().map(|run| (run.key, run.points().count())).collect();
+            assert_eq!(runs, [("a", 2), ("ab", 1), ("a", 1), ("b", 1)]);
         }
     }
 }

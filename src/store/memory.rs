@@ -99,18 +99,20 @@ struct State {
     series: Vector<Series>,
     /// The place of each key. Hashed with a secret, since peers choose the keys.
     index: HashMap<Key, usize>,
+    /// The places of the keys of a batch, while it is applied.
+    places: Vec<usize>,
 }
 
 impl State {
     fn apply(&mut self, puts: &PutBatch) {
-        let mut puts = puts.iter().peekable();
-        while let Some((key, point)) = puts.next() {
-            let series = self.series_mut(key);
-            series.points.put(point);
-            while let Some((_, point)) = puts.next_if(|(next, _)| *next == key) {
-                series.points.put(point);
-            }
+        let mut places = std::mem::take(&mut self.places);
+        places.extend(puts.runs().map(|run| self.place(run.key)));
+        let mut series = self.series.focus_mut();
+        for (place, run) in places.drain(..).zip(puts.runs()) {
+            let points = &mut series.index_mut(place).points;
+            run.points().for_each(|point| points.put(point));
         }
+        self.places = places;
     }
 
     fn get(&self, selector: &Selector) -> Vector<Series> {
@@ -123,12 +125,12 @@ impl State {
         }
     }
 
-    fn series_mut(&mut self, key: &str) -> &mut Series {
-        let place = match self.index.get(key) {
+    /// The place of `key`, which has one from now on.
+    fn place(&mut self, key: &str) -> usize {
+        match self.index.get(key) {
             Some(&place) => place,
             None => self.add(Key::from_checked(key)),
-        };
-        self.series.get_mut(place).expect("the index holds places of series, which stay")
+        }
     }
 
     fn add(&mut self, key: Key) -> usize {

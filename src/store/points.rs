@@ -22,21 +22,23 @@ pub(super) struct Points<const CHUNK: usize = 512> {
     sealed: OrdMap<i64, Arc<Chunk>>,
     /// The chunk with the highest timestamps; empty only if there is no point at all.
     tail: Arc<Chunk>,
+    /// The timestamp of the last point: an append need not look at the points, which are seldom in
+    /// the processor's cache where there are many keys.
+    last: Option<i64>,
 }
 
 impl<const CHUNK: usize> Points<CHUNK> {
     /// Adds a point, or replaces the value of its second.
     #[inline]
     pub(super) fn put(&mut self, point: Point) {
-        match self.tail.0.last() {
-            Some(last) if point.timestamp <= last.timestamp => self.put_before_end(point),
-            _ => {
-                if self.tail.0.len() >= CHUNK {
-                    self.seal(Chunk::default());
-                }
-                Arc::make_mut(&mut self.tail).0.push(point);
-            }
+        if self.last.is_some_and(|last| point.timestamp <= last) {
+            return self.put_before_end(point);
         }
+        if self.tail.0.len() >= CHUNK {
+            self.seal(Chunk::default());
+        }
+        Arc::make_mut(&mut self.tail).0.push(point);
+        self.last = Some(point.timestamp);
     }
 
     /// The chunk that follows the one that begins at `after`, or the first one.
