@@ -148,11 +148,16 @@ impl ValueText {
 }
 
 /// Reads a whole field as a value, in any form: `10`, `10.0`, `1e+22`, `nan`, `inf`.
+#[inline]
 pub(crate) fn parse_value(field: &[u8]) -> Option<f64> {
-    match scan_decimal(field) {
-        Some((value, len)) if len == field.len() => Some(value),
-        _ => std::str::from_utf8(field).ok()?.parse().ok(),
-    }
+    fast_float2::parse(field).ok()
+}
+
+/// Reads the value that `text` begins with, and says how long it is. `None` if there is none, or if
+/// it is longer than any that is printed.
+#[inline]
+pub(crate) fn scan_value(text: &[u8]) -> Option<(f64, usize)> {
+    fast_float2::parse_partial(text).ok().filter(|&(_, len)| len <= MAX_VALUE_LEN)
 }
 
 /// Reads a whole field as a timestamp.
@@ -163,44 +168,12 @@ pub(crate) fn parse_timestamp(field: &[u8]) -> Option<i64> {
     }
 }
 
-/// Reads the plain decimal that `text` begins with, if it is short enough to be read exactly with
-/// one division, and says how long it is. `None` means: read it some other way.
-///
-/// Exact because both numbers are: the digits are an integer of at most 2^53, the power of ten is
-/// at most 10^22, and IEEE 754 rounds the quotient of two exact numbers correctly (W. D. Clinger, "How
-/// to read floating point numbers accurately", 1990).
-#[inline]
-pub(crate) fn scan_decimal(text: &[u8]) -> Option<(f64, usize)> {
-    let negative = text.first() == Some(&b'-');
-    let start = usize::from(negative);
-    let (whole, whole_len) = scan_digits(&text[start..], 0);
-    let mut len = start + whole_len;
-    let mut mantissa = whole;
-    let mut fraction_len = 0;
-    if text.get(len) == Some(&b'.') {
-        (mantissa, fraction_len) = scan_digits(&text[len + 1..], whole);
-        len += 1 + fraction_len;
-        if fraction_len == 0 {
-            return None;
-        }
-    }
-    if whole_len == 0
-        || whole_len + fraction_len > U64_DIGITS
-        || mantissa > EXACT_MANTISSA
-        || matches!(text.get(len), Some(b'e' | b'E'))
-    {
-        return None;
-    }
-    let size = mantissa as f64 / POWERS_OF_TEN[fraction_len];
-    Some((if negative { -size } else { size }, len))
-}
-
 /// Reads the integer that `text` begins with, if it has at most 18 digits.
 #[inline]
 pub(crate) fn scan_integer(text: &[u8]) -> Option<(i64, usize)> {
     let negative = text.first() == Some(&b'-');
     let start = usize::from(negative);
-    let (size, len) = scan_digits(&text[start..], 0);
+    let (size, len) = scan_digits(&text[start..]);
     if len == 0 || len > 18 {
         return None;
     }
@@ -208,27 +181,14 @@ pub(crate) fn scan_integer(text: &[u8]) -> Option<(i64, usize)> {
     Some((if negative { -size } else { size }, start + len))
 }
 
-/// So many decimal digits never wrap a u64.
-const U64_DIGITS: usize = 19;
-
-/// Up to here an f64 holds every integer.
-const EXACT_MANTISSA: u64 = 1 << 53;
-
-/// One for each number of decimals: of all the digits at least one is in front of the point.
-const POWERS_OF_TEN: [f64; U64_DIGITS] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
-    1e17, 1e18,
-];
-
-/// Appends the digits that `text` begins with to `number`, which wraps if they are too many: the
-/// caller looks at how many there were.
+/// Reads the digits that `text` begins with. The number wraps if they are too many: the caller
+/// looks at how many there were.
 #[inline]
-fn scan_digits(text: &[u8], mut number: u64) -> (u64, usize) {
-    let mut len = 0;
-    if let Some(eight) = text.first_chunk().and_then(eight_digits) {
-        number = number.wrapping_mul(100_000_000).wrapping_add(eight);
-        len = 8;
-    }
+fn scan_digits(text: &[u8]) -> (u64, usize) {
+    let (mut number, mut len) = match text.first_chunk().and_then(eight_digits) {
+        Some(number) => (number, 8),
+        None => (0, 0),
+    };
     while let Some(digit) =
         text.get(len).map(|byte| byte.wrapping_sub(b'0')).filter(|&digit| digit < 10)
     {
@@ -256,6 +216,8 @@ fn eight_digits(text: &[u8; 8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -319,6 +281,35 @@ mod tests {
         }
         for text in ["", "-", "1.5", "1e3", "9223372036854775808", "12345678 ", "1_0"] {
             assert_eq!(parse_timestamp(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    /// Holds the reading of `text` against std's.
+    #[track_caller]
+    fn check_value(text: &str) {
+        let (ours, std) = (parse_value(text.as_bytes()), text.parse().ok());
+        assert_eq!(ours.map(f64::to_bits), std.map(f64::to_bits), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_read_as_std_reads_them(
+            value in any::<f64>(),
+            odd in (1u64 << 53)..(1 << 54),
+            text in "[+-]?([0-9]{0,30}\\.?[0-9]{0,30}|[0-9]{700,900})([eE][+-]?[0-9]{0,4})?",
+            word in "[+-]?(?i:inf|infinity|nan|infinit|in|na)[0-9a-z]?",
+            noise in "[-+.eE0-9infaty_, x\u{661}]{0,12}",
+        ) {
+            check_value(&value.to_string());
+            check_value(&format!("{value:e}"));
+            check_value(&format!("{value:.20}"));
+            // Half way between two of f64.
+            check_value(&(odd | 1).to_string());
+            check_value(&format!("{}.{}", odd | 1, "0".repeat(800)));
+            check_value(&format!("{}.{}1", odd | 1, "0".repeat(800)));
+            for text in [text, word, noise] {
+                check_value(&text);
+            }
         }
     }
 }

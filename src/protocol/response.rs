@@ -318,8 +318,8 @@ impl Decoder {
     }
 }
 
-/// Reads a record that begins with `prefix`, in its most common form: a short decimal, whole
-/// seconds, one space between. Says how long it is with its line break. `None` means: read it some
+/// Reads a record that begins with `prefix`, in its most common form: one space between the value
+/// and the timestamp, a line break behind it. Says how long it is with its line break. `None` means: read it some
 /// other way.
 #[inline]
 fn same_key(lines: &[u8], prefix: &[u8]) -> Option<(Point, usize)> {
@@ -327,7 +327,7 @@ fn same_key(lines: &[u8], prefix: &[u8]) -> Option<(Point, usize)> {
         return None;
     }
     let rest = lines.strip_prefix(prefix)?;
-    let (value, value_len) = number::scan_decimal(rest)?;
+    let (value, value_len) = number::scan_value(rest)?;
     let rest = rest[value_len..].strip_prefix(b" ")?;
     let (timestamp, timestamp_len) = number::scan_integer(rest)?;
     if rest.get(timestamp_len) != Some(&b'\n') {
