@@ -110,16 +110,17 @@ fn record_len(key: &str) -> usize {
 
 #[inline]
 fn put_record(dst: &mut BytesMut, key: &str, point: Point) {
-    // Everything behind the key is made apart, so that it is appended with one copy.
-    let mut numbers = [0; NUMBERS_LEN];
-    numbers[0] = b' ';
+    dst.put_slice(key.as_bytes());
+    // The numbers are written where they belong, into room that is cut back to what they took.
+    let start = dst.len();
+    dst.put_slice(&[b' '; NUMBERS_LEN]);
+    let numbers = &mut dst[start..start + NUMBERS_LEN];
     let mut len = 1 + number::write_value(&mut numbers[1..], point.value);
     numbers[len] = b' ';
     len += 1;
     len += number::write_timestamp(&mut numbers[len..], point.timestamp);
     numbers[len] = b'\n';
-    dst.put_slice(key.as_bytes());
-    dst.put_slice(&numbers[..=len]);
+    dst.truncate(start + len + 1);
 }
 
 /// The most that a space, a value, a space, a timestamp and a line break take.

@@ -389,6 +389,15 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_too_long_in_one_piece_too() {
+        let answer = format!("ok\na 1 1\na 0.{} 2\n\n", "3".repeat(MAX_LINE_BYTES));
+        let mut buffer = BytesMut::from(&*answer);
+        let mut sink = MetricsBuilder::default();
+        let end = Decoder::new(usize::MAX).decode(&mut buffer, &mut sink);
+        assert!(matches!(end, Err(CodecError::LineTooLong { .. })), "{end:?}");
+    }
+
+    #[test]
     fn answers_in_one_segment_are_each_searched_once() {
         let count = 10_000;
         let mut buffer = BytesMut::from(&*"ok\na 1 1\n\n".repeat(count));
