@@ -10,10 +10,12 @@ use crate::peer::Peer;
 
 mod bulk;
 mod codec;
+mod floats;
 mod put;
 
 /// What there is to win.
-pub(crate) const ALL: [fn() -> Contests; 3] = [put::contests, bulk::contests, codec::contests];
+pub(crate) const ALL: [fn() -> Contests; 4] =
+    [put::contests, bulk::contests, codec::contests, floats::contests];
 
 /// One thing to do, and several who do it.
 pub(crate) struct Contest {
