@@ -10,13 +10,14 @@ use crate::peer::Peer;
 
 mod bulk;
 mod codec;
+mod floats;
 pub(crate) mod put;
 mod server;
 pub(crate) mod turns;
 
 /// What there is to win.
-pub(crate) const ALL: [fn() -> Contests; 4] =
-    [put::contests, bulk::contests, codec::contests, server::contests];
+pub(crate) const ALL: [fn() -> Contests; 5] =
+    [put::contests, bulk::contests, codec::contests, floats::contests, server::contests];
 
 /// One thing to do, and several who do it.
 pub(crate) struct Contest {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{BatchError, Error},
     metric::Sample,
-    protocol::{self, NotFinite, Numbers},
+    protocol::{self, NotFinite},
 };
 
 /// How many samples become one entry of the pipeline: enough that what an entry costs does not
@@ -40,7 +40,7 @@ pub(super) async fn put_all(shared: &Shared, samples: &[Sample]) -> Result<(), E
         let block = &rest[..rest.len().min(room)];
         puts.clear();
         for Sample { key, point } in block {
-            protocol::encode_put(&mut puts, key, &Numbers::of(*point));
+            protocol::encode_put(&mut puts, key, *point);
         }
         if let Err(error) = batch.extend(accepted, block.len(), &puts) {
             failure = Some((accepted, error));

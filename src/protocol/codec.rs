@@ -8,7 +8,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::{
     error::{CodecError, InvalidRequest, NotFinite},
     line_break,
-    request::{self, Numbers, Request, RequestRef},
+    request::{self, Request, RequestRef},
     response::{self, End, RecordSink, Response},
 };
 use crate::metric::{InvalidKey, Key, MetricsBuilder, Point, Sample};
@@ -84,7 +84,7 @@ impl Encoder<Request> for ClientCodec {
         match request {
             Request::Put(Sample { key, point }) => {
                 NotFinite::check(&key, point.value)?;
-                request::encode_put(dst, &key, &Numbers::of(point));
+                request::encode_put(dst, &key, point);
             }
             Request::Get(selector) => request::encode_get(dst, &selector),
         }

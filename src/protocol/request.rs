@@ -79,11 +79,11 @@ impl fmt::Display for Sample {
 
 /// Appends a `put`. The key must have been checked, and the value be finite.
 #[inline]
-pub(crate) fn encode_put(dst: &mut BytesMut, key: &str, numbers: &Numbers) {
-    debug_assert!(Key::check(key).is_ok());
+pub(crate) fn encode_put(dst: &mut BytesMut, key: &str, point: Point) {
+    debug_assert!(Key::check(key).is_ok() && point.value.is_finite());
     dst.reserve(5 + record_len(key));
     dst.put_slice(b"put ");
-    put_record(dst, key, numbers);
+    put_record(dst, key, point);
 }
 
 /// Appends a `get`.
@@ -99,7 +99,7 @@ pub(crate) fn encode_get(dst: &mut BytesMut, selector: &Selector) {
 #[inline]
 pub(crate) fn encode_record(dst: &mut BytesMut, key: &str, point: Point) {
     dst.reserve(record_len(key));
-    put_record(dst, key, &Numbers::of(point));
+    put_record(dst, key, point);
 }
 
 /// The most that a record of `key` can take.
@@ -109,13 +109,28 @@ fn record_len(key: &str) -> usize {
 }
 
 #[inline]
-fn put_record(dst: &mut BytesMut, key: &str, numbers: &Numbers) {
+fn put_record(dst: &mut BytesMut, key: &str, point: Point) {
     dst.put_slice(key.as_bytes());
-    dst.put_slice(&numbers.text[..numbers.len]);
+    // The numbers are written where they belong, into room that is cut back to what they took.
+    let start = dst.len();
+    dst.put_slice(&[b' '; NUMBERS_LEN]);
+    let len = write_numbers(&mut dst[start..], point);
+    dst.truncate(start + len);
 }
 
-/// What follows the key in a record: ` value timestamp` and a line break. Apart from the rest, so that
-/// it can be made before there is a buffer to append to, and is appended with one copy.
+/// Writes ` value timestamp` and a line break over the blanks that `room` begins with, and says how
+/// long that is.
+#[inline]
+fn write_numbers(room: &mut [u8], point: Point) -> usize {
+    let mut len = 1 + number::write_value(&mut room[1..], point.value);
+    room[len] = b' ';
+    len += 1;
+    len += number::write_timestamp(&mut room[len..], point.timestamp);
+    room[len] = b'\n';
+    len + 1
+}
+
+/// What follows the key in a `put`, made before there is a buffer to append it to.
 #[derive(Debug)]
 pub(crate) struct Numbers {
     text: [u8; NUMBERS_LEN],
@@ -125,14 +140,20 @@ pub(crate) struct Numbers {
 impl Numbers {
     #[inline]
     pub(crate) fn of(point: Point) -> Self {
-        let mut text = [0; NUMBERS_LEN];
-        text[0] = b' ';
-        let mut len = 1 + number::write_value(&mut text[1..], point.value);
-        text[len] = b' ';
-        len += 1;
-        len += number::write_timestamp(&mut text[len..], point.timestamp);
-        text[len] = b'\n';
-        Self { text, len: len + 1 }
+        debug_assert!(point.value.is_finite());
+        let mut text = [b' '; NUMBERS_LEN];
+        let len = write_numbers(&mut text, point);
+        Self { text, len }
+    }
+
+    /// Appends the `put`. The key must have been checked.
+    #[inline]
+    pub(crate) fn put(&self, dst: &mut BytesMut, key: &str) {
+        debug_assert!(Key::check(key).is_ok());
+        dst.reserve(5 + record_len(key));
+        dst.put_slice(b"put ");
+        dst.put_slice(key.as_bytes());
+        dst.put_slice(&self.text[..self.len]);
     }
 }
 
@@ -148,17 +169,18 @@ pub(crate) enum RequestRef<'a> {
 }
 
 impl<'a> RequestRef<'a> {
-    /// Reads the `put` that `lines` begin with, in its most common form: a key in ASCII, a short
-    /// decimal, whole seconds, one space between. Says how long it is with its line break. `None`
+    /// Reads the `put` that `lines` begin with, in its most common form: a key in ASCII, a value
+    /// that is not too long, whole seconds, one space between. Says how long it is with its line break. `None`
     /// means: [`parse`](Self::parse) the line.
     #[inline]
     pub(crate) fn scan_put(lines: &'a [u8]) -> Option<(&'a str, Point, usize)> {
         let rest = lines.strip_prefix(b"put ")?;
         let (key, rest) = rest.split_at(graphic_len(rest));
-        let (value, value_len) = number::scan_decimal(rest.strip_prefix(b" ")?)?;
+        let (value, value_len) = number::scan_value(rest.strip_prefix(b" ")?)?;
         let rest = rest[1 + value_len..].strip_prefix(b" ")?;
         let (timestamp, timestamp_len) = number::scan_integer(rest)?;
         if rest.get(timestamp_len) != Some(&b'\n')
+            || !value.is_finite()
             || !(1..=Key::MAX_LEN).contains(&key.len())
             || key == b"*"
         {

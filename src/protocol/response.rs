@@ -318,8 +318,8 @@ impl Decoder {
     }
 }
 
-/// Reads a record that begins with `prefix`, in its most common form: a short decimal, whole
-/// seconds, one space between. Says how long it is with its line break. `None` means: read it some
+/// Reads a record that begins with `prefix`, in its most common form: one space between the value
+/// and the timestamp, a line break behind it. Says how long it is with its line break. `None` means: read it some
 /// other way.
 #[inline]
 fn same_key(lines: &[u8], prefix: &[u8]) -> Option<(Point, usize)> {
@@ -327,7 +327,7 @@ fn same_key(lines: &[u8], prefix: &[u8]) -> Option<(Point, usize)> {
         return None;
     }
     let rest = lines.strip_prefix(prefix)?;
-    let (value, value_len) = number::scan_decimal(rest)?;
+    let (value, value_len) = number::scan_value(rest)?;
     let rest = rest[value_len..].strip_prefix(b" ")?;
     let (timestamp, timestamp_len) = number::scan_integer(rest)?;
     if rest.get(timestamp_len) != Some(&b'\n') {
@@ -386,6 +386,15 @@ mod tests {
 
         let message = format!("error\n{}\n\n", "m".repeat(MAX_ERROR_BYTES - 8));
         assert_eq!(searched_in_single_bytes(&message), message.len() - "error\n".len());
+    }
+
+    #[test]
+    fn a_line_is_too_long_in_one_piece_too() {
+        let answer = format!("ok\na 1 1\na 0.{} 2\n\n", "3".repeat(MAX_LINE_BYTES));
+        let mut buffer = BytesMut::from(&*answer);
+        let mut sink = MetricsBuilder::default();
+        let end = Decoder::new(usize::MAX).decode(&mut buffer, &mut sink);
+        assert!(matches!(end, Err(CodecError::LineTooLong { .. })), "{end:?}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Pipeline {
         waker: Waker,
         now: Instant,
     ) -> Result<Submitted, Error> {
-        self.submit(Kind::Put, waker, now, |bytes| protocol::encode_put(bytes, key, numbers))
+        self.submit(Kind::Put, waker, now, |bytes| numbers.put(bytes, key))
     }
 
     /// Accepts a get.
