@@ -60,7 +60,8 @@ fn put_all() -> Result<Contest, Box<dyn Error>> {
 
 fn get() -> Result<Contest, Box<dyn Error>> {
     let (runtime, peer) = (super::runtime(0)?, Rc::new(Peer::start(Role::Retrieve)?));
-    let answer = workload::answer(workload::reading)?.into();
+    let answer: Rc<[u8]> = workload::answer(workload::reading)?.into();
+    let len = answer.len();
     let contenders = vec![
         Contender::connected(
             "metrics-client",
@@ -81,6 +82,21 @@ fn get() -> Result<Contest, Box<dyn Error>> {
         ),
         // At most 1.3 times its time.
         codec::decoder("decode alone", &answer).bar(1.0 / 1.3),
+        // What the socket takes of that, by itself.
+        Contender::connected(
+            "read alone",
+            &runtime,
+            &peer,
+            async |addr| BlockingClient::connect(addr),
+            async move |client, iterations| {
+                client.ping(b"get *\n", len).expect("the peer answers"); // warms the connection up
+                let start = Instant::now();
+                for _ in 0..iterations {
+                    client.ping(b"get *\n", len).expect("the peer answers");
+                }
+                start.elapsed()
+            },
+        ),
     ];
     Ok(Contest { name: "get".into(), elements: workload::RECORDS as u64, contenders })
 }
