@@ -23,11 +23,15 @@ mod config;
 mod connect;
 mod connection;
 mod driver;
+#[cfg(test)]
+#[cfg(loom_model)]
+mod handover;
 mod pipeline;
 mod probe;
 mod shared;
 mod stats;
 mod stream;
+mod sync;
 
 pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
