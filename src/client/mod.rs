@@ -24,11 +24,15 @@ mod connect;
 mod connection;
 mod driver;
 mod gathering;
+#[cfg(test)]
+#[cfg(loom_model)]
+mod handover;
 mod pipeline;
 mod probe;
 mod shared;
 mod stats;
 mod stream;
+mod sync;
 
 pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};

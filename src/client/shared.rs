@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -11,6 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     connect::ConnectionState,
     pipeline::{Answer, Kind, Pipeline, Settings, Settled, Submitted, WaiterId},
+    sync::{Mutex, MutexGuard},
 };
 use crate::error::Error;
 

@@ -1,16 +1,17 @@
 //! Who waits for what: one slot for each call that is under way.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Poll, Waker},
 };
 
 use slab::Slab;
 
-use crate::{error::Error, metric::Metrics};
+use crate::{
+    client::sync::{AtomicU64, AtomicUsize, Ordering},
+    error::Error,
+    metric::Metrics,
+};
 
 /// A call: its slot, and when it came.
 ///

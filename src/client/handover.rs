@@ -1,0 +1,471 @@
+//! Models of the hand-over between handles and driver, which loom runs in every order that threads
+//! can bring it into.
+//!
+//! A wake-up that is lost shows as a deadlock. Time stands still in a model, so that nobody is
+//! saved by a deadline. A model must run the same way twice: at most one of its threads waits for a
+//! change of [`ConnectionState`], for tokio wakes several in random order.
+//!
+//! ```sh
+//! RUSTFLAGS='--cfg loom_model' cargo test --release --lib client::handover -- --nocapture
+//! ```
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use futures_util::future::{join, join3};
+use loom::{
+    sync::{Mutex, Notify},
+    thread::{self, JoinHandle},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
+    connect::{Dialer, Given},
+    driver::{Driver, Plan},
+    pipeline::Settings,
+    shared::Shared,
+};
+use crate::{
+    error::{Delivery, Error},
+    metric::Sample,
+};
+
+/// How often a thread may be made to give way where it could have gone on, unless
+/// `LOOM_MAX_PREEMPTIONS` says otherwise. Two are known to find most errors ("Iterative context
+/// bounding", M. Musuvathi and S. Qadeer, PLDI 2007).
+const PREEMPTIONS: usize = 2;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn every_call_has_its_own_outcome_when_two_may_be_in_flight() {
+    two_callers(Pipelining::On, Server::IsPrompt);
+}
+
+#[test]
+fn every_call_has_its_own_outcome_when_one_may_be_in_flight() {
+    two_callers(Pipelining::Off, Server::IsPrompt);
+}
+
+#[test]
+fn answers_may_come_at_any_time() {
+    for pipelining in [Pipelining::On, Pipelining::Off] {
+        in_every_order(move || {
+            let line = Line::new(Server::Withholds);
+            let server = line.clone();
+            let (client, driver) = connected(pipelining, line);
+            let caller = in_thread(async move {
+                join(stored(&client, "a"), refused(&client, "no.b")).await;
+            });
+            let server = in_thread(async move { server.answer() });
+            block_on(driver);
+            join_all([caller, server]);
+        });
+    }
+}
+
+/// Two callers who are roused together make the driver wait a turn. It has to come back by itself:
+/// the third request waits, and nobody else will rouse it.
+#[test]
+fn a_driver_that_waits_a_turn_comes_back() {
+    in_every_order(|| {
+        let line = Line::new(Server::Withholds);
+        let server = line.clone();
+        let (client, driver) = connected(Pipelining::On, line);
+        let caller = in_thread(async move {
+            join3(stored(&client, "a"), stored(&client, "b"), stored(&client, "c")).await;
+        });
+        let server = in_thread(async move { server.answer() });
+        block_on(driver);
+        join_all([caller, server]);
+    });
+}
+
+/// The server answers nothing before it has both requests.
+#[test]
+fn a_request_that_may_be_sent_waits_for_no_answer() {
+    two_callers(Pipelining::On, Server::WantsTwo);
+}
+
+#[test]
+fn a_caller_who_asks_again_is_heard() {
+    for pipelining in [Pipelining::On, Pipelining::Off] {
+        in_every_order(move || {
+            let (client, driver) = connected(pipelining, Line::new(Server::IsPrompt));
+            let caller = in_thread(async move {
+                stored(&client, "a").await;
+                refused(&client, "no.b").await;
+            });
+            block_on(driver);
+            join_all([caller]);
+        });
+    }
+}
+
+#[test]
+fn a_batch_is_paced_to_its_end() {
+    for pipelining in [Pipelining::On, Pipelining::Off] {
+        in_every_order(move || {
+            let (client, driver) = connected(pipelining, Line::new(Server::IsPrompt));
+            let caller = in_thread(async move {
+                let samples =
+                    ["a", "b", "c", "d", "e"].map(|key| Sample::new(key, 0.5, 0).unwrap());
+                client.put_all(samples).await.unwrap();
+            });
+            block_on(driver);
+            join_all([caller]);
+        });
+    }
+}
+
+#[test]
+fn a_call_that_is_dropped_half_way_keeps_nobody_from_anything() {
+    for pipelining in [Pipelining::On, Pipelining::Off] {
+        in_every_order(move || {
+            let (client, driver) = connected(pipelining, Line::new(Server::IsPrompt));
+            let others = client.clone();
+            let gone = in_thread(async move { begun(stored(&client, "a")).await });
+            let other = in_thread(async move { refused(&others, "no.b").await });
+            block_on(driver);
+            join_all([gone, other]);
+        });
+    }
+}
+
+/// The first poll is one task's, the second another's: the outcome wakes the second.
+#[test]
+fn a_call_may_move_to_another_task() {
+    in_every_order(|| {
+        let (client, driver) = connected(Pipelining::On, Line::new(Server::IsPrompt));
+        let caller = in_thread(async move {
+            let mut call = pin!(refused(&client, "no.a"));
+            if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                call.await;
+            }
+        });
+        block_on(driver);
+        join_all([caller]);
+    });
+}
+
+#[test]
+fn closing_serves_what_has_been_accepted() {
+    in_every_order(|| {
+        let (client, driver) = connected(Pipelining::On, Line::new(Server::IsPrompt));
+        let others = client.clone();
+        let caller = in_thread(async move {
+            match client.put_at("a", 0.5, 0).await {
+                Ok(()) | Err(Error::Closed { delivery: Delivery::NotSent, .. }) => {}
+                outcome => panic!("{outcome:?}"),
+            }
+        });
+        let closer = in_thread(async move { others.close().await.unwrap() });
+        block_on(driver);
+        join_all([caller, closer]);
+    });
+}
+
+/// The server never answers, and a handle is kept: only the caller's leaving lets the close end.
+#[test]
+fn closing_ends_when_the_last_caller_leaves() {
+    in_every_order(|| {
+        let (client, driver) = connected(Pipelining::On, Line::new(Server::Withholds));
+        let others = client.clone();
+        let last = client.clone();
+        let closer = in_thread(async move { others.close().await.unwrap() });
+        let caller = in_thread(async move { begun(client.put_at("a", 0.5, 0)).await });
+        block_on(driver);
+        join_all([closer, caller]);
+        drop(last);
+    });
+}
+
+#[test]
+fn an_idle_driver_dials_for_the_first_request() {
+    in_every_order(|| {
+        let connector = || async { Ok(Line::new(Server::IsPrompt)) };
+        let (client, driver) = client(Pipelining::Off, connector, None);
+        let caller = in_thread(async move { stored(&client, "a").await });
+        block_on(driver);
+        join_all([caller]);
+    });
+}
+
+#[test]
+fn an_idle_driver_ends_with_the_last_handle() {
+    in_every_order(|| {
+        let connector = || async { Ok(Line::new(Server::IsPrompt)) };
+        let (client, driver) = client(Pipelining::Off, connector, None);
+        let handles = [client.clone(), client].map(|handle| in_thread(async move { drop(handle) }));
+        block_on(driver);
+        join_all(handles);
+    });
+}
+
+/// The server hangs up after each answer, before or after it has been asked again.
+#[test]
+fn a_driver_that_is_idle_again_dials_for_the_next_request() {
+    in_every_order(|| {
+        let connector = || async { Ok(Line::new(Server::HangsUp)) };
+        let (client, driver) = client(Pipelining::Off, connector, None);
+        let caller = in_thread(async move {
+            stored(&client, "a").await;
+            refused(&client, "no.b").await;
+        });
+        block_on(driver);
+        join_all([caller]);
+    });
+}
+
+/// The server answers nothing until it has been asked beside whether it can pipeline, which nobody
+/// does before a second request waits.
+#[test]
+fn a_request_that_has_to_wait_has_the_server_probed() {
+    in_every_order(|| {
+        let line = Line::new(Server::Withholds);
+        let held_back = line.clone();
+        let connector = move || {
+            held_back.answer();
+            async { Ok(Line::new(Server::Withholds)) }
+        };
+        let (client, driver) = client(Pipelining::Auto, connector, Some(line));
+        let others = client.clone();
+        let one = in_thread(async move { stored(&client, "a").await });
+        let other = in_thread(async move { refused(&others, "no.b").await });
+        block_on(driver);
+        join_all([one, other]);
+    });
+}
+
+fn two_callers(pipelining: Pipelining, server: Server) {
+    in_every_order(move || {
+        let (client, driver) = connected(pipelining, Line::new(server));
+        let others = client.clone();
+        let one = in_thread(async move { stored(&client, "a").await });
+        let other = in_thread(async move { refused(&others, "no.b").await });
+        block_on(driver);
+        join_all([one, other]);
+    });
+}
+
+/// Runs the model in every order of its threads, within the bound on preemptions.
+fn in_every_order(model: impl Fn() + Send + Sync + 'static) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.unwrap();
+    // Loom's threads are all of this one thread of the system, so all are in the context.
+    let _context = runtime.enter();
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(PREEMPTIONS);
+    builder.check(model);
+}
+
+/// As loom's own, but that the counts of a waker are not among what is modelled: they are the standard
+/// library's, and would be most of the orders.
+fn block_on<T>(task: impl Future<Output = T>) -> T {
+    struct Unpark(Notify);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.notify();
+        }
+    }
+
+    let mut task = pin!(task);
+    let unpark = Arc::new(Unpark(Notify::new()));
+    let waker = Waker::from(Arc::clone(&unpark));
+    loop {
+        if let Poll::Ready(output) = task.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        unpark.0.wait();
+    }
+}
+
+fn in_thread(task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+    thread::spawn(|| block_on(task))
+}
+
+fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// A client that is connected and cannot dial, and its driver.
+fn connected(pipelining: Pipelining, line: Line) -> (MetricsClient, Driver<Given<Line>>) {
+    client(pipelining, Given::default(), Some(line))
+}
+
+fn client<C: Connector>(
+    pipelining: Pipelining,
+    connector: C,
+    io: Option<C::Io>,
+) -> (MetricsClient, Driver<C>) {
+    let plan = Plan {
+        settings: Settings {
+            request_timeout: SECOND,
+            stall_timeout: SECOND,
+            max_buffered_bytes: 1024,
+            overflow: Overflow::Wait,
+            retry: true,
+        },
+        pipelining,
+        max_in_flight: 2,
+        max_response_bytes: 1024,
+        reconnect: Reconnect::backoff(Duration::ZERO, Duration::ZERO),
+    };
+    let dialer = Dialer { connector, address: "a model".into(), timeout: SECOND };
+    let shared = Arc::new(Shared::new(plan.settings.clone(), ConnectionState::Disconnected));
+    let driver = Driver::new(Arc::clone(&shared), plan, Arc::new(dialer), io);
+    (MetricsClient::new(shared, None), driver)
+}
+
+async fn stored(client: &MetricsClient, key: &str) {
+    client.put_at(key, 0.5, 0).await.unwrap();
+}
+
+/// The server refuses a key that begins with `no`, and names it.
+async fn refused(client: &MetricsClient, key: &str) {
+    match client.put_at(key, 0.5, 0).await {
+        Err(Error::Rejected { message }) => assert_eq!(&*message, key),
+        outcome => panic!("{key}: {outcome:?}"),
+    }
+}
+
+/// Polls the call once, and drops it.
+async fn begun(call: impl Future) {
+    let mut call = pin!(call);
+    poll_fn(|cx| {
+        let _ = call.as_mut().poll(cx);
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// A connection, with the server at its other end.
+#[derive(Clone)]
+struct Line(Arc<Mutex<Ends>>);
+
+struct Ends {
+    server: Server,
+    requests: Vec<u8>,
+    answers: Vec<u8>,
+    /// Who waits for answers.
+    client: Option<Waker>,
+    hung_up: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Server {
+    /// Its answer is there once the request is written.
+    IsPrompt,
+    /// Likewise, and then the connection is at its end.
+    HangsUp,
+    /// Answers once it has two requests.
+    WantsTwo,
+    /// Answers when it is told to, and is prompt from then on.
+    Withholds,
+}
+
+impl Line {
+    fn new(server: Server) -> Self {
+        Self(Arc::new(Mutex::new(Ends {
+            server,
+            requests: Vec::new(),
+            answers: Vec::new(),
+            client: None,
+            hung_up: false,
+        })))
+    }
+
+    /// Answers what was withheld.
+    fn answer(&self) {
+        let mut ends = self.0.lock().unwrap();
+        ends.server = Server::IsPrompt;
+        let client = ends.answer();
+        drop(ends);
+        wake(client);
+    }
+}
+
+impl Ends {
+    /// Answers every request there is, and says whom to wake.
+    fn answer(&mut self) -> Option<Waker> {
+        let requests = String::from_utf8(std::mem::take(&mut self.requests)).unwrap();
+        for request in requests.lines() {
+            let key = request.split(' ').nth(1).unwrap();
+            let answer =
+                if key.starts_with("no") { format!("error\n{key}\n\n") } else { "ok\n\n".into() };
+            self.answers.extend_from_slice(answer.as_bytes());
+        }
+        if requests.is_empty() { None } else { self.client.take() }
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut ends = self.0.lock().unwrap();
+        if !ends.answers.is_empty() {
+            let len = ends.answers.len().min(buffer.remaining());
+            buffer.put_slice(&ends.answers[..len]);
+            ends.answers.drain(..len);
+        } else if !ends.hung_up {
+            ends.client = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut ends = self.0.lock().unwrap();
+        if !ends.hung_up {
+            ends.requests.extend_from_slice(bytes);
+        }
+        let client = match ends.server {
+            Server::IsPrompt => ends.answer(),
+            Server::HangsUp => {
+                ends.hung_up = true;
+                ends.answer()
+            }
+            Server::WantsTwo
+                if ends.requests.iter().filter(|&&byte| byte == b'\n').count() == 2 =>
+            {
+                ends.answer()
+            }
+            Server::WantsTwo | Server::Withholds => None,
+        };
+        drop(ends);
+        wake(client);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
