@@ -114,7 +114,7 @@ fn put_record(dst: &mut BytesMut, key: &str, point: Point) {
     // The numbers are written where they belong, into room that is cut back to what they took.
     let start = dst.len();
     dst.put_slice(&[b' '; NUMBERS_LEN]);
-    let len = write_numbers(&mut dst[start..], point);
+    let len = write_numbers(&mut dst[start..start + NUMBERS_LEN], point);
     dst.truncate(start + len);
 }
 
