@@ -7,8 +7,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::Poll,
 };
 
 use bytes::BufMut;
@@ -22,11 +23,13 @@ use tracing::{debug, error, field::DisplayValue, info};
 
 use super::{
     Limits,
+    backlog::{Backlog, Place},
+    log::Log,
     stats::Counters,
     wire::{Input, MAX_READ, Wire},
 };
 use crate::{
-    metric::{Key, Selector},
+    metric::{Escaped, Key, Selector},
     protocol::{RequestRef, Response, ServerCodec, encode_records},
     store::{Block, PutBatch, Snapshot, Store, StoreError},
 };
@@ -37,13 +40,25 @@ pub(super) struct Shared<S> {
     pub(super) store: S,
     pub(super) limits: Limits,
     pub(super) counters: Arc<Counters>,
+    pub(super) log: Log,
+    backlog: Arc<Backlog>,
+    /// How many sessions have let others go first and have not had their turn.
+    queued: AtomicUsize,
     /// Whether the store failed when it was last asked: a store that stays broken is logged once.
     store_fails: AtomicBool,
 }
 
 impl<S> Shared<S> {
     pub(super) fn new(store: S, limits: Limits, counters: Arc<Counters>) -> Self {
-        Self { store, limits, counters, store_fails: AtomicBool::new(false) }
+        Self {
+            store,
+            limits,
+            counters,
+            log: Log::default(),
+            backlog: Arc::new(Backlog::new(limits.max_total_unsent_bytes)),
+            queued: AtomicUsize::new(0),
+            store_fails: AtomicBool::new(false),
+        }
     }
 }
 
@@ -62,15 +77,19 @@ pub(super) async fn run<Io, S>(
     let limits = shared.limits;
     let peer = peer.map(tracing::field::display);
     let mut session = Session {
-        wire: Wire::new(io, limits),
+        wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog))),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
         peer: peer.clone(),
-        shared,
+        shared: Arc::clone(&shared),
     };
     debug!(peer, "connected");
     match session.serve(stop).await {
-        end @ (End::Idle | End::SlowLine | End::Unread) => info!(peer, reason = %end, "cut off"),
+        end @ (End::Idle | End::SlowLine | End::Unread | End::GivenUp)
+            if shared.log.cut_off.admits() =>
+        {
+            info!(peer, reason = %end, "cut off");
+        }
         end => debug!(peer, reason = %end, "disconnected"),
     }
 }
@@ -86,6 +105,8 @@ pub(super) enum End {
     Idle,
     SlowLine,
     Unread,
+    /// Too many answers of all peers are unread.
+    GivenUp,
     /// The store failed when half of an answer was gone.
     Store,
     Io(io::Error),
@@ -100,6 +121,9 @@ impl fmt::Display for End {
             Self::Idle => "the peer sent no request for too long",
             Self::SlowLine => "the peer took too long over a line",
             Self::Unread => "the peer left an answer unread for too long",
+            Self::GivenUp => {
+                "peers left too many answers unread, and this one its own for the longest time"
+            }
             Self::Store => "the store failed in the middle of an answer",
             Self::Io(error) => return write!(f, "the connection failed: {error}"),
         })
@@ -134,9 +158,10 @@ where
             }
         };
         if let End::Closed | End::Stopped | End::LineTooLong = end {
-            if let Err(end) = self.wire.drain().await {
+            if let Err(end) = self.drain().await {
                 return end;
             }
+            self.puts.release();
             self.wire.linger().await;
         }
         end
@@ -166,11 +191,36 @@ where
                 self.answer().await?;
                 if read >= MAX_READ / 2 {
                     // One peer that sends without a pause must not keep the others waiting.
-                    yield_now().await;
+                    self.let_others_go_first().await?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Goes to the end of the runtime's queue. Where that is long, whoever stands in it holds no
+    /// more than it must.
+    async fn let_others_go_first(&mut self) -> Result<(), End> {
+        let shared = Arc::clone(&self.shared);
+        let _turn = Turn::queue(&shared.queued);
+        if shared.queued.load(Ordering::Relaxed) > MAX_QUEUED_WITH_BUFFERS {
+            self.puts.release();
+            poll_fn(|cx| Poll::Ready(self.wire.step_back(cx))).await?;
+        }
+        yield_now().await;
+        Ok(())
+    }
+
+    /// Writes all there is; there must be no put that is not applied.
+    async fn drain(&mut self) -> Result<(), End> {
+        poll_fn(|cx| {
+            let drained = self.wire.poll_drain(cx);
+            if drained.is_pending() {
+                self.puts.release();
+            }
+            drained
+        })
+        .await
     }
 
     /// Answers every request whose line is whole.
@@ -207,7 +257,7 @@ where
                 Err(fault) => self.refuse(&fault),
             }
             if self.wire.is_full() {
-                self.wire.drain().await?;
+                self.drain().await?;
             }
         }
         self.apply().await;
@@ -278,9 +328,9 @@ where
             for points in points.chunks(POINTS_BETWEEN_LOOKS) {
                 encode_records(&mut self.wire.output, key, points);
                 if self.wire.is_full() {
-                    self.wire.drain().await?;
+                    self.drain().await?;
                     has_left = true;
-                    yield_now().await;
+                    self.let_others_go_first().await?;
                 }
             }
         }
@@ -298,6 +348,7 @@ where
     fn succeeded(&self) {
         if self.shared.store_fails.load(Ordering::Relaxed)
             && self.shared.store_fails.swap(false, Ordering::Relaxed)
+            && self.shared.log.store.admits()
         {
             info!("the store works again");
         }
@@ -305,18 +356,42 @@ where
 
     fn fail(&mut self, fault: &StoreError) {
         self.shared.counters.failed.add(1);
-        if self.shared.store_fails.swap(true, Ordering::Relaxed) {
-            debug!(peer = self.peer, %fault, "the store failed");
+        let message = fault.to_string();
+        let shown = Escaped(&message);
+        if self.shared.store_fails.swap(true, Ordering::Relaxed) || !self.shared.log.store.admits()
+        {
+            debug!(peer = self.peer, fault = %shown, "the store failed");
         } else {
-            let cause = std::error::Error::source(fault).map(tracing::field::display);
-            error!(peer = self.peer, %fault, cause, "the store failed");
+            let cause = std::error::Error::source(fault).map(ToString::to_string);
+            let cause = cause.as_deref().map(Escaped).map(tracing::field::display);
+            error!(peer = self.peer, fault = %shown, cause, "the store failed");
         }
-        let message = fault.to_string().chars().take(MAX_MESSAGE_CHARS).collect();
+        let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
         self.codec
             .encode(Response::Error(message), &mut self.wire.output)
             .expect("only a malformed response cannot be encoded");
     }
 }
+
+/// A place in the runtime's queue.
+struct Turn<'a>(&'a AtomicUsize);
+
+impl<'a> Turn<'a> {
+    fn queue(queued: &'a AtomicUsize) -> Self {
+        queued.fetch_add(1, Ordering::Relaxed);
+        Self(queued)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many sessions may keep their buffers while others have their turn. To make them anew costs
+/// a busy peer some time; to keep them costs up to half a megabyte for each.
+const MAX_QUEUED_WITH_BUFFERS: usize = 32;
 
 const OK: &[u8] = b"ok\n";
 const PUT_DONE: &[u8] = b"ok\n\n";

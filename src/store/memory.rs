@@ -140,3 +140,16 @@ impl State {
         place
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_hashed_with_a_secret() {
+        let hash = || MemoryStore::new().state().index.hasher().hash_one("a");
+        assert_ne!(hash(), hash(), "who knows the hashes can make all keys collide");
+    }
+}
