@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let is_asked = |flag| asked.iter().any(|arg| arg == flag);
     // `cargo test` runs benches without `--bench`, to see that they work.
     let scale = if is_asked("--test") || !is_asked("--bench") {
-        Scale { peers: 200, time: Duration::from_millis(300) }
+        Scale { peers: 200, time: Duration::from_millis(1000) }
     } else if is_asked("--quick") {
         Scale { peers: 2_000, time: Duration::from_secs(3) }
     } else {

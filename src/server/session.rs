@@ -26,7 +26,7 @@ use super::{
     backlog::{Backlog, Place},
     log::Log,
     stats::Counters,
-    wire::{Input, MAX_READ, Wire},
+    wire::{Input, MAX_READ, MIN_READ, Wire},
 };
 use crate::{
     metric::{Escaped, Key, Selector},
@@ -60,6 +60,11 @@ impl<S> Shared<S> {
             store_fails: AtomicBool::new(false),
         }
     }
+
+    /// Whether so many sessions have something to do that each must make do with less.
+    fn is_crowded(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) > MAX_QUEUED_AT_EASE
+    }
 }
 
 /// Serves one connection to its end, or until `stop` says so and what was read is answered.
@@ -80,6 +85,7 @@ pub(super) async fn run<Io, S>(
         wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog))),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
+        turn_bytes: 0,
         peer: peer.clone(),
         shared: Arc::clone(&shared),
     };
@@ -141,6 +147,8 @@ struct Session<Io, S> {
     codec: ServerCodec,
     /// Puts that were read, to be applied before anything else is answered.
     puts: PutBatch,
+    /// How many bytes were read since others last had their turn.
+    turn_bytes: usize,
     peer: Option<DisplayValue<SocketAddr>>,
     shared: Arc<Shared<S>>,
 }
@@ -177,6 +185,7 @@ where
             let input = self.wire.poll_exchange(cx);
             if input.is_pending() {
                 self.puts.release();
+                self.turn_bytes = 0;
             }
             input
         });
@@ -189,7 +198,9 @@ where
             Input::End => Err(End::Closed),
             Input::Bytes(read) => {
                 self.answer().await?;
-                if read >= MAX_READ / 2 {
+                self.turn_bytes += read;
+                let enough = if self.shared.is_crowded() { MIN_READ } else { MAX_READ / 2 };
+                if self.turn_bytes >= enough {
                     // One peer that sends without a pause must not keep the others waiting.
                     self.let_others_go_first().await?;
                 }
@@ -198,12 +209,12 @@ where
         }
     }
 
-    /// Goes to the end of the runtime's queue. Where that is long, whoever stands in it holds no
-    /// more than it must.
+    /// Goes to the end of the runtime's queue.
     async fn let_others_go_first(&mut self) -> Result<(), End> {
         let shared = Arc::clone(&self.shared);
         let _turn = Turn::queue(&shared.queued);
-        if shared.queued.load(Ordering::Relaxed) > MAX_QUEUED_WITH_BUFFERS {
+        self.turn_bytes = 0;
+        if shared.is_crowded() {
             self.puts.release();
             poll_fn(|cx| Poll::Ready(self.wire.step_back(cx))).await?;
         }
@@ -258,6 +269,7 @@ where
             }
             if self.wire.is_full() {
                 self.drain().await?;
+                self.let_others_go_first().await?;
             }
         }
         self.apply().await;
@@ -389,9 +401,10 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// How many sessions may keep their buffers while others have their turn. To make them anew costs
-/// a busy peer some time; to keep them costs up to half a megabyte for each.
-const MAX_QUEUED_WITH_BUFFERS: usize = 32;
+/// How many sessions may stand in the queue before each of them gives its buffers back meanwhile,
+/// and has shorter turns. Both cost a busy peer some of its speed; buffers that are kept cost up to
+/// half a megabyte for each, and long turns of many make everybody else wait.
+const MAX_QUEUED_AT_EASE: usize = 32;
 
 const OK: &[u8] = b"ok\n";
 const PUT_DONE: &[u8] = b"ok\n\n";

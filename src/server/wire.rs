@@ -125,6 +125,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
 
     /// Writes what can be written at once, and holds no more than it must from now on.
     pub(super) fn step_back(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.read_size = MIN_READ;
         if let Poll::Ready(drained) = self.poll_drain(cx) {
             drained?;
             self.release();
@@ -269,7 +270,7 @@ fn after(since: Instant, time: Duration) -> Instant {
 const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// Enough for two hundred puts: what one read asks for at first, in bytes.
-const MIN_READ: usize = 8 * 1024;
+pub(super) const MIN_READ: usize = 8 * 1024;
 
 /// The most that one read asks for, in bytes: some 1,500 puts. It is what one peer can make the
 /// server do before others have their turn, and how long it can hold the store's lock.

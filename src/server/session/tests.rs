@@ -162,7 +162,7 @@ async fn who_has_left_answers_unread_longest_makes_room_for_others() {
 #[tokio::test(start_paused = true)]
 async fn in_a_crowd_answers_still_come_in_order_and_nothing_is_lost() {
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
-    shared.queued.store(MAX_QUEUED_WITH_BUFFERS, Ordering::Relaxed);
+    shared.queued.store(MAX_QUEUED_AT_EASE, Ordering::Relaxed);
     let mut talk = Talk::among(&shared, 256 * 1024);
     // More than one read, cut amid lines.
     let puts: String = (0..8000).map(|at| format!("put some.key 1.5 {at}\n")).collect();
