@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let scale = if is_asked("--test") || !is_asked("--bench") {
         Scale { peers: 200, time: Duration::from_millis(1000) }
     } else if is_asked("--quick") {
-        Scale { peers: 2_000, time: Duration::from_secs(3) }
+        Scale { peers: 2_000, time: Duration::from_secs(2) }
     } else {
         Scale { peers: 10_000, time: Duration::from_secs(60) }
     };
@@ -80,7 +80,7 @@ fn withstand(attack: Attack, scale: &Scale) -> Result<Outcome, Box<dyn Error>> {
     let honest = Builder::new_current_thread().enable_all().build()?;
     let client = honest.block_on(connect(&server))?;
 
-    let alone = serve_for(&honest, &client, scale.time.min(Duration::from_secs(2)));
+    let alone = serve_for(&honest, &client, (scale.time / 2).min(Duration::from_secs(3)));
     let attackers = {
         let _on = hostile.enter();
         attack.begin(server.addr(), scale.peers)
