@@ -7,16 +7,14 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
 };
 
 use bytes::BufMut;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
-    task::yield_now,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_util::codec::Encoder;
 use tracing::{debug, error, field::DisplayValue, info};
@@ -26,13 +24,15 @@ use super::{
     backlog::{Backlog, Place},
     log::Log,
     stats::Counters,
-    wire::{Input, MAX_READ, MIN_READ, Wire},
+    wire::{Input, Wire},
 };
 use crate::{
     metric::{Escaped, Key, Selector},
     protocol::{RequestRef, Response, ServerCodec, encode_records},
     store::{Block, PutBatch, Snapshot, Store, StoreError},
 };
+
+mod turn;
 
 /// What all sessions of a server share.
 #[derive(Debug)]
@@ -42,8 +42,8 @@ pub(super) struct Shared<S> {
     pub(super) counters: Arc<Counters>,
     pub(super) log: Log,
     backlog: Arc<Backlog>,
-    /// How many sessions have let others go first and have not had their turn.
-    queued: AtomicUsize,
+    /// The right to do much at once.
+    turns: Arc<Semaphore>,
     /// Whether the store failed when it was last asked: a store that stays broken is logged once.
     store_fails: AtomicBool,
 }
@@ -56,14 +56,9 @@ impl<S> Shared<S> {
             counters,
             log: Log::default(),
             backlog: Arc::new(Backlog::new(limits.max_total_unsent_bytes)),
-            queued: AtomicUsize::new(0),
+            turns: Arc::new(Semaphore::new(turn::TURNS)),
             store_fails: AtomicBool::new(false),
         }
-    }
-
-    /// Whether so many sessions have something to do that each must make do with less.
-    fn is_crowded(&self) -> bool {
-        self.queued.load(Ordering::Relaxed) > MAX_QUEUED_AT_EASE
     }
 }
 
@@ -85,6 +80,7 @@ pub(super) async fn run<Io, S>(
         wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog))),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
+        turn: None,
         turn_bytes: 0,
         peer: peer.clone(),
         shared: Arc::clone(&shared),
@@ -147,7 +143,8 @@ struct Session<Io, S> {
     codec: ServerCodec,
     /// Puts that were read, to be applied before anything else is answered.
     puts: PutBatch,
-    /// How many bytes were read since others last had their turn.
+    turn: Option<OwnedSemaphorePermit>,
+    /// How many bytes were read since others last had theirs.
     turn_bytes: usize,
     peer: Option<DisplayValue<SocketAddr>>,
     shared: Arc<Shared<S>>,
@@ -165,6 +162,7 @@ where
                 Err(end) => break end,
             }
         };
+        self.rest();
         if let End::Closed | End::Stopped | End::LineTooLong = end {
             if let Err(end) = self.drain().await {
                 return end;
@@ -185,7 +183,7 @@ where
             let input = self.wire.poll_exchange(cx);
             if input.is_pending() {
                 self.puts.release();
-                self.turn_bytes = 0;
+                self.rest();
             }
             input
         });
@@ -197,29 +195,12 @@ where
         match input {
             Input::End => Err(End::Closed),
             Input::Bytes(read) => {
+                self.before_answers(read).await?;
                 self.answer().await?;
-                self.turn_bytes += read;
-                let enough = if self.shared.is_crowded() { MIN_READ } else { MAX_READ / 2 };
-                if self.turn_bytes >= enough {
-                    // One peer that sends without a pause must not keep the others waiting.
-                    self.let_others_go_first().await?;
-                }
+                self.after_answers().await;
                 Ok(())
             }
         }
-    }
-
-    /// Goes to the end of the runtime's queue.
-    async fn let_others_go_first(&mut self) -> Result<(), End> {
-        let shared = Arc::clone(&self.shared);
-        let _turn = Turn::queue(&shared.queued);
-        self.turn_bytes = 0;
-        if shared.is_crowded() {
-            self.puts.release();
-            poll_fn(|cx| Poll::Ready(self.wire.step_back(cx))).await?;
-        }
-        yield_now().await;
-        Ok(())
     }
 
     /// Writes all there is; there must be no put that is not applied.
@@ -228,6 +209,7 @@ where
             let drained = self.wire.poll_drain(cx);
             if drained.is_pending() {
                 self.puts.release();
+                self.rest();
             }
             drained
         })
@@ -269,7 +251,7 @@ where
             }
             if self.wire.is_full() {
                 self.drain().await?;
-                self.let_others_go_first().await?;
+                self.let_others_go_first().await;
             }
         }
         self.apply().await;
@@ -342,7 +324,10 @@ where
                 if self.wire.is_full() {
                     self.drain().await?;
                     has_left = true;
-                    self.let_others_go_first().await?;
+                    self.let_others_go_first().await;
+                } else if self.needs_turn() {
+                    self.wait_for_turn().await?;
+                    has_left = true;
                 }
             }
         }
@@ -384,27 +369,6 @@ where
             .expect("only a malformed response cannot be encoded");
     }
 }
-
-/// A place in the runtime's queue.
-struct Turn<'a>(&'a AtomicUsize);
-
-impl<'a> Turn<'a> {
-    fn queue(queued: &'a AtomicUsize) -> Self {
-        queued.fetch_add(1, Ordering::Relaxed);
-        Self(queued)
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// How many sessions may stand in the queue before each of them gives its buffers back meanwhile,
-/// and has shorter turns. Both cost a busy peer some of its speed; buffers that are kept cost up to
-/// half a megabyte for each, and long turns of many make everybody else wait.
-const MAX_QUEUED_AT_EASE: usize = 32;
 
 const OK: &[u8] = b"ok\n";
 const PUT_DONE: &[u8] = b"ok\n\n";

@@ -123,14 +123,21 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         }
     }
 
-    /// Writes what can be written at once, and holds no more than it must from now on.
-    pub(super) fn step_back(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        self.read_size = MIN_READ;
-        if let Poll::Ready(drained) = self.poll_drain(cx) {
+    /// Holds no more than it must while others have their turn. What waits for the peer goes on
+    /// waiting for it; what does not is not written yet, for it may be part of an answer.
+    pub(super) fn stand_by(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        if self.unread.is_some()
+            && let Poll::Ready(drained) = self.poll_drain(cx)
+        {
             drained?;
-            self.release();
         }
+        self.release();
         Ok(())
+    }
+
+    /// Reads no more than it must with the next read.
+    pub(super) fn read_little(&mut self) {
+        self.read_size = MIN_READ;
     }
 
     /// Gives back the memory that the buffers take beyond what is in them, for there may be long to
