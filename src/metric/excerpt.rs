@@ -6,36 +6,42 @@ use std::fmt;
 ///
 /// Whatever the input holds (line breaks, terminal escapes, characters that turn the direction of
 /// writing, bytes that are no text), this shows it as one harmless line of bounded length.
+///
+/// What it shows is made when it is shown: a server that refuses a flood of requests shows none.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Excerpt(Box<str>);
+pub(crate) struct Excerpt {
+    beginning: Box<[u8]>,
+    is_all: bool,
+}
 
 impl Excerpt {
     /// Enough to recognise a line by, too little to fill a log.
     const MAX_LEN: usize = 64;
 
     pub(crate) fn of(input: &[u8]) -> Self {
-        let shown = &input[..input.len().min(Self::MAX_LEN)];
-        let more = if shown.len() < input.len() { "..." } else { "" };
-        // A character that the cut would go through is left out.
-        let shown = match std::str::from_utf8(shown) {
-            Err(fault) if !more.is_empty() && fault.error_len().is_none() => {
-                &shown[..fault.valid_up_to()]
-            }
-            _ => shown,
-        };
-        Self(format!("\"{}\"{more}", String::from_utf8_lossy(shown).escape_debug()).into())
+        let beginning = &input[..input.len().min(Self::MAX_LEN)];
+        Self { beginning: beginning.into(), is_all: beginning.len() == input.len() }
     }
 }
 
 impl fmt::Display for Excerpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let Self { beginning, is_all } = self;
+        let more = if *is_all { "" } else { "..." };
+        // A character that the cut went through is left out.
+        let shown = match std::str::from_utf8(beginning) {
+            Err(fault) if !is_all && fault.error_len().is_none() => {
+                &beginning[..fault.valid_up_to()]
+            }
+            _ => beginning,
+        };
+        write!(f, "\"{}\"{more}", String::from_utf8_lossy(shown).escape_debug())
     }
 }
 
 impl fmt::Debug for Excerpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        fmt::Display::fmt(self, f)
     }
 }
 

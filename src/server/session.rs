@@ -197,8 +197,7 @@ where
             Input::Bytes(read) => {
                 self.before_answers(read).await?;
                 self.answer().await?;
-                self.after_answers().await;
-                Ok(())
+                self.after_answers().await
             }
         }
     }
@@ -251,7 +250,7 @@ where
             }
             if self.wire.is_full() {
                 self.drain().await?;
-                self.let_others_go_first().await;
+                self.let_others_go_first().await?;
             }
         }
         self.apply().await;
@@ -324,7 +323,7 @@ where
                 if self.wire.is_full() {
                     self.drain().await?;
                     has_left = true;
-                    self.let_others_go_first().await;
+                    self.let_others_go_first().await?;
                 } else if self.needs_turn() {
                     self.wait_for_turn().await?;
                     has_left = true;

@@ -123,16 +123,24 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         }
     }
 
-    /// Holds no more than it must while others have their turn. What waits for the peer goes on
-    /// waiting for it; what does not is not written yet, for it may be part of an answer.
-    pub(super) fn stand_by(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        if self.unread.is_some()
-            && let Poll::Ready(drained) = self.poll_drain(cx)
-        {
-            drained?;
+    /// Writes what can be written at once.
+    pub(super) fn write_some(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        match self.poll_write(cx) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Ok(()),
         }
-        self.release();
-        Ok(())
+    }
+
+    /// Holds no more than it must from now on, and fails when this connection is given up because
+    /// all of them hold too much.
+    pub(super) fn stand_by(&mut self, cx: &Context<'_>) -> Result<(), End> {
+        let held = self.release();
+        match self.unread {
+            Some(Unread { since, .. }) if self.place.poll_given_up(cx, since, held).is_ready() => {
+                Err(End::GivenUp)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads no more than it must with the next read.
@@ -234,11 +242,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
 
     /// Ready when the peer has taken too long over what it is at.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let held = self.release();
-        if let Some(Unread { since, .. }) = self.unread
-            && self.place.poll_given_up(cx, since, held).is_ready()
-        {
-            return Poll::Ready(End::GivenUp);
+        if let Err(end) = self.stand_by(cx) {
+            return Poll::Ready(end);
         }
         let (deadline, end) = match (&self.unread, self.line_since) {
             (Some(unread), _) => (after(unread.since, self.limits.write_time), End::Unread),

@@ -36,14 +36,12 @@ where
     }
 
     /// To be called when all that was read is answered.
-    pub(super) async fn after_answers(&mut self) {
-        let is_crowded = self.shared.turns.available_permits() == 0;
-        if is_crowded {
-            self.wire.read_little();
+    pub(super) async fn after_answers(&mut self) -> Result<(), End> {
+        let enough = if self.is_crowded() { MIN_READ } else { MAX_READ / 2 };
+        if self.turn_bytes >= enough {
+            self.let_others_go_first().await?;
         }
-        if self.turn_bytes >= if is_crowded { MIN_READ } else { MAX_READ / 2 } {
-            self.let_others_go_first().await;
-        }
+        Ok(())
     }
 
     /// Whether an answer is too large to go on with it out of turn.
@@ -59,8 +57,10 @@ where
             return Ok(());
         }
         self.puts.release();
+        self.wire.read_little();
         let mut turn = pin!(Arc::clone(turns).acquire_owned());
         let turn = poll_fn(|cx| {
+            // Its socket rouses it no more, or the runtime's queue would be full of such as this.
             if let Err(end) = self.wire.stand_by(cx) {
                 return Poll::Ready(Err(end));
             }
@@ -68,13 +68,27 @@ where
         })
         .await?;
         self.turn = turn.ok();
+        // The runtime looks at its sockets before it resumes whoever has yielded, and otherwise
+        // only after dozens of turns.
+        yield_now().await;
         Ok(())
     }
 
-    /// Ends a turn, and goes to the end of the runtime's queue.
-    pub(super) async fn let_others_go_first(&mut self) {
+    /// Ends a turn, and waits for the next where others wait for theirs. There must be no put that
+    /// is not applied.
+    pub(super) async fn let_others_go_first(&mut self) -> Result<(), End> {
         self.rest();
+        if self.is_crowded() {
+            poll_fn(|cx| Poll::Ready(self.wire.write_some(cx))).await?;
+            return self.wait_for_turn().await;
+        }
         yield_now().await;
+        Ok(())
+    }
+
+    /// Whether nobody can have a turn without waiting for it.
+    fn is_crowded(&self) -> bool {
+        self.shared.turns.available_permits() == 0
     }
 
     /// Ends a turn, for there is nothing to do, or nothing that can be done.
