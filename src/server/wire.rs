@@ -29,7 +29,7 @@ pub(super) struct Wire<Io> {
     /// How much has left `output` that may still take memory in front of what has not.
     output_left: usize,
     limits: Limits,
-    /// How much to ask for with the next read; follows what comes.
+    /// How much to ask for with the next read: more each time, as long as that much comes.
     read_size: usize,
     /// Whether bytes were written that may still be in a buffer of `io`.
     unflushed: bool,
@@ -107,9 +107,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         {
             return Poll::Ready(Ok(input));
         }
-        if self.input.is_empty() {
-            self.read_size = (self.read_size / 2).max(MIN_READ);
-        } else if self.line_since.is_none() {
+        self.read_little();
+        if !self.input.is_empty() && self.line_since.is_none() {
             self.line_since = Some(Instant::now());
         }
         self.poll_deadline(cx).map(Err)
@@ -143,7 +142,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         }
     }
 
-    /// Reads no more than it must with the next read.
+    /// Asks for little with the next read.
     pub(super) fn read_little(&mut self) {
         self.read_size = MIN_READ;
     }

@@ -37,7 +37,11 @@ where
 
     /// To be called when all that was read is answered.
     pub(super) async fn after_answers(&mut self) -> Result<(), End> {
-        let enough = if self.is_crowded() { MIN_READ } else { MAX_READ / 2 };
+        let mut enough = MAX_READ / 2;
+        if self.is_crowded() {
+            self.wire.read_little();
+            enough = MIN_READ;
+        }
         if self.turn_bytes >= enough {
             self.let_others_go_first().await?;
         }
@@ -57,7 +61,6 @@ where
             return Ok(());
         }
         self.puts.release();
-        self.wire.read_little();
         let mut turn = pin!(Arc::clone(turns).acquire_owned());
         let turn = poll_fn(|cx| {
             // Its socket rouses it no more, or the runtime's queue would be full of such as this.
