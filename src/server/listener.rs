@@ -73,7 +73,7 @@ pub(super) async fn run<A, S>(
             continue;
         }
         shared.counters.accepted.add(1);
-        sessions.spawn(session::run(io, Some(peer), Arc::clone(&shared), stopped.clone()));
+        sessions.spawn(session::welcome(io, peer, Arc::clone(&shared), stopped.clone()));
     }
     // Whoever connects from now on is refused instead of kept waiting.
     drop(door);

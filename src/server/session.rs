@@ -20,6 +20,8 @@ use tokio::{
 use tokio_util::codec::Encoder;
 use tracing::{debug, error, field::DisplayValue, info};
 
+#[cfg(feature = "tls")]
+use super::tls::TlsAcceptor;
 use super::{
     Limits,
     stats::Counters,
@@ -39,12 +41,50 @@ pub(super) struct Shared<S> {
     pub(super) counters: Arc<Counters>,
     /// Whether the store failed when it was last asked: a store that stays broken is logged once.
     store_fails: AtomicBool,
+    /// Makes TLS of a connection before it is served, if that is what peers expect.
+    #[cfg(feature = "tls")]
+    tls: Option<TlsAcceptor>,
 }
 
 impl<S> Shared<S> {
     pub(super) fn new(store: S, limits: Limits, counters: Arc<Counters>) -> Self {
-        Self { store, limits, counters, store_fails: AtomicBool::new(false) }
+        Self {
+            store,
+            limits,
+            counters,
+            store_fails: AtomicBool::new(false),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
     }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn tls(self, tls: Option<TlsAcceptor>) -> Self {
+        Self { tls, ..self }
+    }
+}
+
+/// Serves one connection that the server has accepted, over TLS if that is what it speaks.
+pub(super) async fn welcome<Io, S>(
+    io: Io,
+    peer: SocketAddr,
+    shared: Arc<Shared<S>>,
+    stop: watch::Receiver<bool>,
+) where
+    Io: AsyncRead + AsyncWrite + Unpin + Send,
+    S: Store,
+{
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &shared.tls {
+        let mut stop = stop;
+        match tls.accept(io, &shared.limits, &mut stop).await {
+            // In a box of its own, so that a session without TLS need not keep room for it.
+            Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), stop)).await,
+            Err(end) => debug!(%peer, reason = %end, "no TLS"),
+        }
+        return;
+    }
+    run(io, Some(peer), shared, stop).await;
 }
 
 /// Serves one connection to its end, or until `stop` says so and what was read is answered.
@@ -89,6 +129,11 @@ pub(super) enum End {
     /// The store failed when half of an answer was gone.
     Store,
     Io(io::Error),
+    /// The peer took too long over making TLS of the connection.
+    #[cfg(feature = "tls")]
+    SlowHandshake,
+    #[cfg(feature = "tls")]
+    Handshake(io::Error),
 }
 
 impl fmt::Display for End {
@@ -102,6 +147,14 @@ impl fmt::Display for End {
             Self::Unread => "the peer left an answer unread for too long",
             Self::Store => "the store failed in the middle of an answer",
             Self::Io(error) => return write!(f, "the connection failed: {error}"),
+            #[cfg(feature = "tls")]
+            Self::SlowHandshake => "the peer took too long over the TLS handshake",
+            // It may quote the peer's certificate.
+            #[cfg(feature = "tls")]
+            Self::Handshake(error) => {
+                let reason = error.to_string();
+                return write!(f, "the TLS handshake failed: {}", reason.escape_debug());
+            }
         })
     }
 }
@@ -133,11 +186,16 @@ where
                 Err(end) => break end,
             }
         };
-        if let End::Closed | End::Stopped | End::LineTooLong = end {
-            if let Err(end) = self.wire.drain().await {
-                return end;
+        match end {
+            End::Closed | End::Stopped | End::LineTooLong => {
+                if let Err(end) = self.wire.drain().await {
+                    return end;
+                }
+                self.wire.linger().await;
             }
-            self.wire.linger().await;
+            // Nothing is owed; where something is, the end must look like none.
+            End::Idle | End::SlowLine => self.wire.part().await,
+            _ => {}
         }
         end
     }

@@ -118,23 +118,20 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         .await
     }
 
-    /// Closes without losing what was written: a socket that is closed while there is something to
-    /// read resets the connection, and a peer that is reset may never see the last answer.
+    /// Closes without losing what was written.
     pub(super) async fn linger(&mut self) {
-        let until_end = async {
-            self.io.shutdown().await?;
-            loop {
-                self.input.clear();
-                self.input.reserve(MAX_READ);
-                match timeout(LINGER_QUIET, self.io.read_buf(&mut self.input)).await {
-                    Ok(Ok(1..)) => {}
-                    Ok(Ok(0)) | Err(_) => return Ok(()),
-                    Ok(Err(error)) => return Err(error),
-                }
-            }
-        };
-        // Whatever goes wrong now, the connection is over.
-        let _ = timeout(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
+        linger(&mut self.io).await;
+    }
+
+    /// Says that nothing more comes, if that can be said at once: over TLS a connection that ends
+    /// without it looks as if somebody had cut it.
+    pub(super) async fn part(&mut self) {
+        poll_fn(|cx| {
+            // Whatever comes of it, the connection is over.
+            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Ready when all has left.
@@ -206,6 +203,26 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         }
         Poll::Pending
     }
+}
+
+/// Closes without losing what was written: a socket that is closed while there is something to
+/// read resets the connection, and a peer that is reset may never see the last answer.
+pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    let until_end = async {
+        io.shutdown().await?;
+        let mut input = BytesMut::new();
+        loop {
+            input.clear();
+            input.reserve(MAX_READ);
+            match timeout(LINGER_QUIET, io.read_buf(&mut input)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0)) | Err(_) => return Ok(()),
+                Ok(Err(error)) => return Err(error),
+            }
+        }
+    };
+    // Whatever goes wrong now, the connection is over.
+    let _ = timeout(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
 }
 
 /// The end of a time that began at `since`, however long.
