@@ -11,7 +11,12 @@ pub mod server;
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub mod store;
+#[cfg(feature = "tls")]
+mod tls;
 
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use client::TlsConnector;
 pub use client::{
     ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
     SampleStream, Stats, TcpConnector,
@@ -28,3 +33,10 @@ pub use server::Server;
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub use store::{MemoryStore, Store};
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use tls::TlsError;
+/// The rustls that [`TlsConnector`] works with, for a configuration of one's own.
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use tokio_rustls::rustls;

@@ -33,11 +33,15 @@ mod shared;
 mod stats;
 mod stream;
 mod sync;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
 pub use stats::Stats;
 pub use stream::SampleStream;
+#[cfg(feature = "tls")]
+pub use tls::TlsConnector;
 
 /// A client of one metrics server, over one connection that is kept.
 ///

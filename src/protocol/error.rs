@@ -18,6 +18,11 @@ pub enum CodecError {
     /// A response began with something else than `ok` or `error`.
     #[error("a response must begin with a line `ok` or `error`, and this began with {0}")]
     Status(Line),
+    /// Instead of a response there came an alert of TLS.
+    #[error(
+        "the server speaks TLS at this address and we do not: connect with `TlsConnector` (feature `tls`)"
+    )]
+    TlsAlert,
     /// A response grew past its limit.
     #[error("a response is longer than the {limit} bytes that it may have")]
     ResponseTooLong {

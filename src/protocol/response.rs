@@ -61,6 +61,9 @@ impl Response {
 const OK: &[u8] = b"ok\n";
 const ERROR: &[u8] = b"error\n";
 
+/// How a server that speaks TLS answers somebody who does not (RFC 8446, section 5.1).
+const TLS_ALERT: u8 = 21;
+
 /// The answer to a `put` that was carried out, and to a `get` that found nothing.
 const ACKNOWLEDGEMENT: &[u8; 4] = b"ok\n\n";
 
@@ -204,6 +207,9 @@ impl Decoder {
             if status.starts_with(src) {
                 return Ok(false);
             }
+        }
+        if src.first() == Some(&TLS_ALERT) {
+            return Err(CodecError::TlsAlert);
         }
         let line = src.as_ref().split(|&byte| byte == b'\n').next().unwrap_or_default();
         Err(CodecError::Status(Line::of(line)))

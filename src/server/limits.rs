@@ -90,7 +90,8 @@ impl Limits {
     /// How long a peer may take over one line, from its first byte to its line break: 30 s.
     ///
     /// A line fits one Ethernet segment, so this allows for the loss of some, and ends a peer that
-    /// holds its connection by sending a byte now and then.
+    /// holds its connection by sending a byte now and then. It is the time for a TLS handshake too,
+    /// whose connection counts as one from the beginning.
     #[must_use]
     pub fn line_time(self, line_time: Duration) -> Self {
         Self { line_time, ..self }

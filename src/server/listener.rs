@@ -89,7 +89,7 @@ pub(super) async fn run<A, S>(
             }
         };
         shared.counters.accepted.add(1);
-        let session = session::run(io, Some(peer), Arc::clone(&shared), stopped.clone());
+        let session = session::welcome(io, peer, Arc::clone(&shared), stopped.clone());
         sessions.spawn(async move {
             session.await;
             drop(member);

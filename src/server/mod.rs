@@ -21,12 +21,17 @@ mod listener;
 mod log;
 mod session;
 mod stats;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 
 pub use limits::Limits;
 use session::Shared;
 use stats::Counters;
 pub use stats::{Monitor, ServerStats};
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use tls::TlsAcceptor;
 
 /// A metrics server that listens and does not serve yet.
 ///
@@ -57,6 +62,8 @@ pub struct Server<S = MemoryStore> {
     store: S,
     limits: Limits,
     counters: Arc<Counters>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsAcceptor>,
 }
 
 impl Server {
@@ -91,6 +98,8 @@ impl Server {
             store: MemoryStore::new(),
             limits: Limits::default(),
             counters: Arc::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
         })
     }
 }
@@ -99,14 +108,32 @@ impl<S: Store> Server<S> {
     /// Keeps the points in `store`.
     #[must_use]
     pub fn store<T: Store>(self, store: T) -> Server<T> {
-        let Self { listener, local_addr, store: _, limits, counters } = self;
-        Server { listener, local_addr, store, limits, counters }
+        Server {
+            store,
+            listener: self.listener,
+            local_addr: self.local_addr,
+            limits: self.limits,
+            counters: self.counters,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
+        }
     }
 
     /// Bounds what peers can cost.
     #[must_use]
     pub fn limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Speaks TLS with everyone who connects.
+    ///
+    /// A handshake keeps nobody else waiting, counts towards [`Limits::max_connections`], and has to
+    /// be over within [`Limits::line_time`]; one that fails is logged at `debug`, with the reason.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    #[must_use]
+    pub fn tls(self, acceptor: TlsAcceptor) -> Self {
+        Self { tls: Some(acceptor), ..self }
     }
 
     /// The address that the server listens on.
@@ -131,9 +158,12 @@ impl<S: Store> Server<S> {
     ///
     /// Dropping the future ends everything at once; no session outlives it.
     pub async fn serve_until(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, local_addr, store, limits, counters } = self;
+        let local_addr = self.local_addr;
+        let shared = Shared::new(self.store, self.limits, self.counters);
+        #[cfg(feature = "tls")]
+        let shared = shared.tls(self.tls);
         info!(%local_addr, "serving");
-        listener::run(listener, Arc::new(Shared::new(store, limits, counters)), shutdown).await;
+        listener::run(self.listener, Arc::new(shared), shutdown).await;
     }
 }
 
@@ -157,8 +187,9 @@ impl<S> fmt::Debug for Server<S> {
 /// all connections, and [`grace_time`](Limits::grace_time), are for whoever accepts: one connection has no
 /// use for them.
 ///
-/// `io` is flushed after each write and shut down once the last answer is written, but only dropped
-/// where a peer is cut off.
+/// `io` is flushed after each write and shut down once the last answer is written, or when a peer
+/// that is owed nothing has been silent for too long. Otherwise it is only dropped, so that over TLS
+/// an answer that is cut does not look whole.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -177,6 +208,32 @@ impl<S> fmt::Debug for Server<S> {
 /// client.close().await?;
 /// serving.await?;
 /// # Ok(()) }
+/// ```
+///
+/// With an acceptor of one's own, the time and the number of handshakes are its owner's to bound:
+///
+/// ```no_run
+/// # #[cfg(feature = "tls")]
+/// # async fn f(config: std::sync::Arc<metrics_client::rustls::ServerConfig>) -> std::io::Result<()> {
+/// use std::{sync::Arc, time::Duration};
+/// use metrics_client::{MemoryStore, server::{Limits, serve_connection}};
+/// use tokio::{net::TcpListener, time::timeout};
+///
+/// let store = Arc::new(MemoryStore::new());
+/// let acceptor = tokio_rustls::TlsAcceptor::from(config);
+/// let listener = TcpListener::bind("0.0.0.0:8889").await?;
+/// loop {
+///     let (tcp, _) = listener.accept().await?;
+///     tcp.set_nodelay(true)?;
+///     let (acceptor, store) = (acceptor.clone(), Arc::clone(&store));
+///     tokio::spawn(async move {
+///         let handshake = timeout(Duration::from_secs(30), acceptor.accept(tcp));
+///         if let Ok(Ok(io)) = handshake.await {
+///             serve_connection(io, store, Limits::default()).await;
+///         }
+///     });
+/// }
+/// # }
 /// ```
 ///
 /// # Panics

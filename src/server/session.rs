@@ -19,6 +19,8 @@ use tokio::{
 use tokio_util::codec::Encoder;
 use tracing::{debug, error, field::DisplayValue, info};
 
+#[cfg(feature = "tls")]
+use super::tls::TlsAcceptor;
 use super::{
     Limits,
     backlog::{Backlog, Place},
@@ -46,6 +48,9 @@ pub(super) struct Shared<S> {
     turns: Arc<Semaphore>,
     /// Whether the store failed when it was last asked: a store that stays broken is logged once.
     store_fails: AtomicBool,
+    /// Makes TLS of a connection before it is served, if that is what peers expect.
+    #[cfg(feature = "tls")]
+    tls: Option<TlsAcceptor>,
 }
 
 impl<S> Shared<S> {
@@ -58,8 +63,38 @@ impl<S> Shared<S> {
             backlog: Arc::new(Backlog::new(limits.max_total_unsent_bytes)),
             turns: Arc::new(Semaphore::new(turn::TURNS)),
             store_fails: AtomicBool::new(false),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn tls(self, tls: Option<TlsAcceptor>) -> Self {
+        Self { tls, ..self }
+    }
+}
+
+/// Serves one connection that the server has accepted, over TLS if that is what it speaks.
+pub(super) async fn welcome<Io, S>(
+    io: Io,
+    peer: SocketAddr,
+    shared: Arc<Shared<S>>,
+    stop: watch::Receiver<bool>,
+) where
+    Io: AsyncRead + AsyncWrite + Unpin + Send,
+    S: Store,
+{
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &shared.tls {
+        let mut stop = stop;
+        match tls.accept(io, &shared.limits, &mut stop).await {
+            // In a box of its own, so that a session without TLS need not keep room for it.
+            Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), stop)).await,
+            Err(end) => debug!(%peer, reason = %end, "no TLS"),
+        }
+        return;
+    }
+    run(io, Some(peer), shared, stop).await;
 }
 
 /// Serves one connection to its end, or until `stop` says so and what was read is answered.
@@ -112,6 +147,11 @@ pub(super) enum End {
     /// The store failed when half of an answer was gone.
     Store,
     Io(io::Error),
+    /// The peer took too long over making TLS of the connection.
+    #[cfg(feature = "tls")]
+    SlowHandshake,
+    #[cfg(feature = "tls")]
+    Handshake(io::Error),
 }
 
 impl fmt::Display for End {
@@ -128,6 +168,14 @@ impl fmt::Display for End {
             }
             Self::Store => "the store failed in the middle of an answer",
             Self::Io(error) => return write!(f, "the connection failed: {error}"),
+            #[cfg(feature = "tls")]
+            Self::SlowHandshake => "the peer took too long over the TLS handshake",
+            // It may quote the peer's certificate.
+            #[cfg(feature = "tls")]
+            Self::Handshake(error) => {
+                let reason = error.to_string();
+                return write!(f, "the TLS handshake failed: {}", reason.escape_debug());
+            }
         })
     }
 }
@@ -163,12 +211,17 @@ where
             }
         };
         self.rest();
-        if let End::Closed | End::Stopped | End::LineTooLong = end {
-            if let Err(end) = self.drain().await {
-                return end;
+        match end {
+            End::Closed | End::Stopped | End::LineTooLong => {
+                if let Err(end) = self.drain().await {
+                    return end;
+                }
+                self.puts.release();
+                self.wire.linger().await;
             }
-            self.puts.release();
-            self.wire.linger().await;
+            // Nothing is owed; where something is, the end must look like none.
+            End::Idle | End::SlowLine => self.wire.part().await,
+            _ => {}
         }
         end
     }

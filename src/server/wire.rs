@@ -166,23 +166,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         input + self.output_left + self.output.capacity()
     }
 
-    /// Closes without losing what was written: a socket that is closed while there is something to
-    /// read resets the connection, and a peer that is reset may never see the last answer.
+    /// Closes without losing what was written.
     pub(super) async fn linger(&mut self) {
         self.input = BytesMut::new();
         self.output = BytesMut::new();
-        let until_end = async {
-            self.io.shutdown().await?;
-            let io = &mut self.io;
-            while let Ok(read) = timeout(LINGER_QUIET, poll_fn(|cx| poll_pass_over(io, cx))).await {
-                if read? == 0 {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        // Whatever goes wrong now, the connection is over.
-        let _ = timeout(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
+        linger(&mut self.io).await;
+    }
+
+    /// Says that nothing more comes, if that can be said at once: over TLS a connection that ends
+    /// without it looks as if somebody had cut it.
+    pub(super) async fn part(&mut self) {
+        poll_fn(|cx| {
+            // Whatever comes of it, the connection is over.
+            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Ready when all has left.
@@ -260,6 +259,23 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         }
         Poll::Pending
     }
+}
+
+/// Closes without losing what was written: a socket that is closed while there is something to
+/// read resets the connection, and a peer that is reset may never see the last answer.
+pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    let until_end = async {
+        io.shutdown().await?;
+        while let Ok(read) = timeout(LINGER_QUIET, poll_fn(|cx| poll_pass_over(&mut io, cx))).await
+        {
+            if read? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    };
+    // Whatever goes wrong now, the connection is over.
+    let _ = timeout(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
 }
 
 /// Reads what there is, and says how much it was. Nothing is held between two reads.

@@ -20,11 +20,11 @@ mod pipelining;
 mod store;
 
 /// A server that serves until it is told to stop, or the test is over.
-struct Running {
-    addr: SocketAddr,
-    monitor: Monitor,
-    stop: oneshot::Sender<()>,
-    serving: JoinHandle<()>,
+pub(crate) struct Running {
+    pub(crate) addr: SocketAddr,
+    pub(crate) monitor: Monitor,
+    pub(crate) stop: oneshot::Sender<()>,
+    pub(crate) serving: JoinHandle<()>,
 }
 
 impl Running {
@@ -36,7 +36,7 @@ impl Running {
         Self::serve(Server::bind("127.0.0.1:0").await.unwrap().limits(limits))
     }
 
-    fn serve(server: Server<impl Store>) -> Self {
+    pub(crate) fn serve(server: Server<impl Store>) -> Self {
         let (addr, monitor) = (server.local_addr(), server.monitor());
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(server.serve_until(async {

@@ -1,0 +1,186 @@
+//! Who is trusted, and what whoever is not gets to read.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics_client::{
+    Connector, Delivery, Error, TlsConnector,
+    rustls::{ClientConfig, RootCertStore, crypto::ring, version},
+    server::TlsAcceptor,
+};
+use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
+
+use super::{Authority, Identity, client, said, serve};
+
+#[tokio::test]
+async fn a_server_is_known_by_its_host_name_or_its_address() {
+    let authority = Authority::new("root");
+    let server = authority.issue(&["localhost", "127.0.0.1"]).serve().await;
+    for host in ["localhost", "LocalHost", "127.0.0.1"] {
+        let client = client(host, &server, authority.connector()).connect().await.unwrap();
+        client.put_at("a", 1.0, 1).await.unwrap();
+        assert_eq!(client.get("a").await.unwrap().latest("a").unwrap().value, 1.0);
+        client.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_may_be_known_by_another_name_than_it_is_dialled_by() {
+    let authority = Authority::new("root");
+    let server = authority.issue(&["metrics.internal", "2001:db8::1"]).serve().await;
+    for name in ["metrics.internal", "2001:db8::1"] {
+        let connector = authority.connector().server_name(name).unwrap();
+        let client = client("127.0.0.1", &server, connector).connect().await.unwrap();
+        client.put_at("a", 1.0, 1).await.unwrap();
+    }
+}
+
+/// What a client that trusts `authority` is told about a server that is `identity`.
+async fn refusal(authority: &Authority, identity: &Identity) -> String {
+    let server = identity.serve().await;
+    let error = client("localhost", &server, authority.connector()).connect().await.unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+    // Certificates get renewed.
+    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, true));
+    assert_eq!(server.monitor.stats().puts, 0);
+    said(&error).replace(&server.addr.port().to_string(), "PORT")
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_fails_the_connect_at_once() {
+    let authority = Authority::new("root");
+    assert_eq!(
+        refusal(&authority, &authority.issue(&["elsewhere.internal"])).await,
+        "cannot connect to localhost:PORT: the TLS handshake failed (dial the server by a name in \
+         its certificate, or tell `TlsConnector::server_name`): invalid peer certificate: \
+         certificate not valid for name \"localhost\"; certificate is only valid for \
+         DnsName(\"elsewhere.internal\")"
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_out_of_its_time_fails_the_connect_at_once() {
+    let authority = Authority::new("root");
+    let old = authority.issue_as(&["localhost"], |params| {
+        params.not_after = date_time_ymd(2020, 1, 1);
+    });
+    let text = refusal(&authority, &old).await;
+    let expected = "cannot connect to localhost:PORT: the TLS handshake failed (renew the server's \
+         certificate, or set this machine's clock): invalid peer certificate: certificate expired: ";
+    assert!(text.starts_with(expected), "{text}");
+
+    let early = authority.issue_as(&["localhost"], |params| {
+        params.not_before = date_time_ymd(4000, 1, 1);
+    });
+    let text = refusal(&authority, &early).await;
+    assert!(text.contains("set this machine's clock): invalid peer certificate"), "{text}");
+}
+
+#[tokio::test]
+async fn a_certificate_from_an_unknown_root_fails_the_connect_at_once() {
+    let stranger = Authority::new("another root").issue(&["localhost"]);
+    assert_eq!(
+        refusal(&Authority::new("root"), &stranger).await,
+        "cannot connect to localhost:PORT: the TLS handshake failed (the server's certificate leads \
+         to no root that this client trusts: give it the root): invalid peer certificate: \
+         UnknownIssuer"
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_a_clients_is_no_servers() {
+    let authority = Authority::new("root");
+    let of_client = authority.issue_as(&["localhost"], |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    let text = refusal(&authority, &of_client).await;
+    assert!(text.contains("(the server's certificate is not good)"), "{text}");
+}
+
+/// A server that wants to see a certificate from `clients`.
+async fn strict(servers: &Authority, clients: &Authority) -> crate::server::Running {
+    let Identity { chain, key } = servers.issue(&["localhost"]);
+    serve(TlsAcceptor::with_client_roots(chain, key, clients.root()).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_client_certificate_that_the_server_trusts_lets_the_client_in() {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let server = strict(&servers, &clients).await;
+    let Identity { chain, key } = clients.issue(&[]);
+    let connector = servers.connector().client_certificate(chain, key).unwrap();
+    let client = client("localhost", &server, connector).connect().await.unwrap();
+    client.put_at("a", 1.0, 1).await.unwrap();
+    assert_eq!(server.monitor.stats().puts, 1);
+}
+
+/// What the first call of a client is told by a server that does not let it in.
+async fn first_call(server: &crate::server::Running, connector: impl Connector) -> String {
+    let client = client("localhost", server, connector)
+        .reconnect(metrics_client::Reconnect::never())
+        .connect()
+        .await
+        .expect("with TLS 1.3 the connection is made before the server has looked");
+    let error = client.put_at("a", 1.0, 1).await.unwrap_err();
+    assert_eq!(server.monitor.stats().puts, 0);
+    said(&error)
+}
+
+#[tokio::test]
+async fn without_the_certificate_that_a_server_asks_for_the_first_call_fails() {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let server = strict(&servers, &clients).await;
+    let text = first_call(&server, servers.connector()).await;
+    assert!(text.ends_with("received fatal alert: CertificateRequired"), "{text}");
+
+    // From the wrong authority.
+    let Identity { chain, key } = servers.issue(&[]);
+    let connector = servers.connector().client_certificate(chain, key).unwrap();
+    let text = first_call(&server, connector).await;
+    assert!(text.ends_with("received fatal alert: UnknownCA"), "{text}");
+
+    // From the right one, a while ago.
+    let Identity { chain, key } =
+        clients.issue_as(&[], |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let connector = servers.connector().client_certificate(chain, key).unwrap();
+    let text = first_call(&server, connector).await;
+    assert!(text.ends_with("received fatal alert: CertificateExpired"), "{text}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_tried_again_until_its_deadline_still_says_what_the_server_wants() {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let server = strict(&servers, &clients).await;
+    let client = client("localhost", &server, servers.connector())
+        .request_timeout(Duration::from_secs(1))
+        .connect_lazy();
+    let text = said(&client.put_at("a", 1.0, 1).await.unwrap_err());
+    assert!(text.ends_with("received fatal alert: CertificateRequired"), "{text}");
+    // It backs off: eight waits or so, not hundreds.
+    assert!(server.monitor.stats().accepted < 50, "{:?}", server.monitor.stats());
+}
+
+#[tokio::test]
+async fn with_tls_1_2_a_missing_client_certificate_fails_the_connect() {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let server = strict(&servers, &clients).await;
+    let connector = TlsConnector::with_config(Arc::new(only_tls_1_2(&servers)));
+    let error = client("localhost", &server, connector.clone()).connect().await.unwrap_err();
+    let text = said(&error);
+    assert!(text.contains("the TLS handshake failed ("), "{text}");
+    assert!(text.contains("received fatal alert: "), "{text}");
+
+    let Identity { chain, key } = clients.issue(&[]);
+    let connector = connector.client_certificate(chain, key).unwrap();
+    let client = client("localhost", &server, connector).connect().await.unwrap();
+    client.put_at("a", 1.0, 1).await.unwrap();
+}
+
+fn only_tls_1_2(authority: &Authority) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.issuer.der().clone()).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
