@@ -16,6 +16,7 @@ mod baseline;
 #[allow(dead_code, reason = "here is one contest of many, and it has no bars")]
 mod contest;
 mod curve;
+mod memory;
 mod peer;
 #[allow(dead_code, reason = "here nothing is computed, and nobody is alone")]
 mod workload;

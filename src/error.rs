@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use crate::{
-    metric::InvalidKey,
+    metric::{Escaped, InvalidKey},
     protocol::{CodecError, InvalidRecord, InvalidSample, NotFinite},
 };
 
@@ -55,9 +55,11 @@ pub enum Error {
     },
 
     /// The server answered `error`.
-    #[error("the server refused the request: {}", if message.is_empty() { "it gave no reason" } else { message })]
+    ///
+    /// The `Display` shows the beginning of the message, escaped.
+    #[error("the server refused the request: {}", Escaped(if message.is_empty() { "it gave no reason" } else { message }))]
     Rejected {
-        /// What the server says.
+        /// What the server says, as it says it.
         message: Arc<str>,
     },
 

@@ -2,8 +2,10 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc, time::SystemTime};
 
+mod excerpt;
 mod metrics;
 
+pub(crate) use excerpt::{Escaped, Excerpt};
 pub(crate) use metrics::MetricsBuilder;
 pub use metrics::{IntoIter, Iter, Metrics};
 
@@ -12,6 +14,10 @@ pub use metrics::{IntoIter, Iter, Metrics};
 /// A key is 1 to [`Key::MAX_LEN`] bytes of UTF-8 without white space and without control
 /// characters, and it is not `*`, which on the wire means "everything". A `Key` can therefore never
 /// smuggle a second request onto the connection. Cloning one is cheap: the text is shared.
+///
+/// Its `Display` is the text as it is, in which characters without a width of their own, or that
+/// turn the direction of writing, may stand; its `Debug` escapes these, which is for logs and
+/// terminals.
 ///
 /// ```
 /// use metrics_client::Key;
@@ -368,43 +374,6 @@ impl TryFrom<String> for Selector {
     }
 }
 
-/// The beginning of some input, quoted and escaped, for a message or a log line.
-///
-/// Whatever the input holds (line breaks, terminal escapes, bytes that are no text), this shows it
-/// as one harmless line of bounded length.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Excerpt(Box<str>);
-
-impl Excerpt {
-    /// Enough to recognise a line by, too little to fill a log.
-    const MAX_LEN: usize = 64;
-
-    pub(crate) fn of(input: &[u8]) -> Self {
-        let shown = &input[..input.len().min(Self::MAX_LEN)];
-        let more = if shown.len() < input.len() { "..." } else { "" };
-        // A character that the cut would go through is left out.
-        let shown = match std::str::from_utf8(shown) {
-            Err(fault) if !more.is_empty() && fault.error_len().is_none() => {
-                &shown[..fault.valid_up_to()]
-            }
-            _ => shown,
-        };
-        Self(format!("\"{}\"{more}", String::from_utf8_lossy(shown).escape_debug()).into())
-    }
-}
-
-impl fmt::Display for Excerpt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Excerpt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -445,16 +414,6 @@ mod tests {
                 "x".repeat(64)
             )
         );
-    }
-
-    #[test]
-    fn an_excerpt_is_not_cut_amid_a_character() {
-        let long = format!("x{}", "ключ".repeat(10));
-        assert_eq!(
-            Excerpt::of(long.as_bytes()).to_string(),
-            format!("\"x{}клю\"...", "ключ".repeat(7))
-        );
-        assert_eq!(Excerpt::of(b"\xd0").to_string(), "\"\u{fffd}\"");
     }
 
     #[test]

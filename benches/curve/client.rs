@@ -12,7 +12,7 @@ use std::{
 
 use tokio::task;
 
-use super::{connect, memory::Memory};
+use super::connect;
 use crate::workload::KEY;
 
 /// What the client is to do.

@@ -12,10 +12,10 @@ use super::{
     Scale,
     chart::{Chart, Line},
     connect,
-    memory::Memory,
 };
 use crate::{
     baseline::framed::BareFramed,
+    memory::Memory,
     peer::{Peer, Role},
     workload::{self, Put},
 };

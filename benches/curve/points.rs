@@ -15,7 +15,7 @@ use super::{
     AGREED_POINTS, Scale, builder,
     chart::{Chart, Line},
     client::Job,
-    memory::{Memory, Row},
+    memory::Row,
 };
 use crate::{
     peer::{Peer, Role},

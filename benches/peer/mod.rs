@@ -10,8 +10,11 @@ use std::{
     error::Error,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-    sync::Arc,
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -33,17 +36,20 @@ pub(crate) enum Role {
     RetrieveMany,
     /// Whatever a [`Server`] with a `MemoryStore` does, on a runtime as Tokio makes it by itself.
     Store,
+    /// The same, with a log like that of a program; at its end it tells how many lines there were.
+    Logged,
     /// Whatever `redis-server` does, as Debian packages it, if it keeps everything in memory.
     RedisServer,
 }
 
 impl Role {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Acknowledge,
         Self::Redis,
         Self::Retrieve,
         Self::RetrieveMany,
         Self::Store,
+        Self::Logged,
         Self::RedisServer,
     ];
 
@@ -54,6 +60,7 @@ impl Role {
             Self::Retrieve => "retrieve",
             Self::RetrieveMany => "retrieve many",
             Self::Store => "store",
+            Self::Logged => "logged",
             Self::RedisServer => "redis-server",
         }
     }
@@ -63,6 +70,7 @@ impl Role {
 #[derive(Debug)]
 pub(crate) struct Peer {
     process: Child,
+    output: Option<BufReader<ChildStdout>>,
     addr: SocketAddr,
 }
 
@@ -75,12 +83,13 @@ impl Peer {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
+        let mut output = process.stdout.take().map(BufReader::new);
         let mut port = String::new();
-        if let Some(stdout) = process.stdout.take() {
-            BufReader::new(stdout).read_line(&mut port)?;
+        if let Some(output) = &mut output {
+            output.read_line(&mut port)?;
         }
         let port = port.trim().parse().map_err(|_| io::Error::other("the peer named no port"))?;
-        Ok(Self { process, addr: (Ipv4Addr::LOCALHOST, port).into() })
+        Ok(Self { process, output, addr: (Ipv4Addr::LOCALHOST, port).into() })
     }
 
     /// Where it listens.
@@ -91,6 +100,16 @@ impl Peer {
     /// The number of its process.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Ends it, and returns what it has to say at its end.
+    pub(crate) fn end(mut self) -> io::Result<String> {
+        drop(self.process.stdin.take());
+        let mut last = String::new();
+        if let Some(output) = &mut self.output {
+            output.read_to_string(&mut last)?;
+        }
+        Ok(last)
     }
 }
 
@@ -130,6 +149,7 @@ fn serve(role: Role) -> Result<(), Box<dyn Error>> {
             listen(move |stream| retrieve(stream, &answer))
         }
         Role::Store => store(),
+        Role::Logged => logged(),
         Role::RedisServer => redis_server(),
     }?;
     Ok(())
@@ -162,6 +182,30 @@ fn store() -> io::Result<()> {
         server.serve_until(async { _ = stopped.await }).await;
         Ok(())
     })
+}
+
+fn logged() -> io::Result<()> {
+    let lines = Lines::default();
+    let log = lines.clone();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).init();
+    store()?;
+    println!("{}", lines.0.load(Ordering::Relaxed));
+    Ok(())
+}
+
+/// Counts lines, and keeps none.
+#[derive(Clone, Default)]
+struct Lines(Arc<AtomicUsize>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.fetch_add(memchr::memchr_iter(b'\n', bytes).count(), Ordering::Relaxed);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Starts a server of another make, and ends it when this process is to end.

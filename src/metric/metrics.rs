@@ -306,6 +306,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_hashed_with_a_secret() {
+        use std::hash::BuildHasher;
+        let hash = || metrics(&[("a", 1, 1.0)]).series.hasher().hash_one("a");
+        assert_ne!(hash(), hash(), "who knows the hashes can make all keys collide");
+    }
+
+    #[test]
     fn extending_merges_into_what_is_there() {
         let mut got = metrics(&[("a", 2, 2.0)]);
         got.extend([Sample::new("a", 1.0, 1).unwrap(), Sample::new("a", 2.5, 2).unwrap()]);

@@ -64,7 +64,7 @@ impl std::fmt::Display for Line {
 
 /// A value that cannot be sent because it is NaN or infinite.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the value of {key} is {value}, and only finite values can be sent")]
+#[error("the value of {key:?} is {value}, and only finite values can be sent")]
 pub struct NotFinite {
     key: Box<str>,
     value: f64,

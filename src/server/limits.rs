@@ -18,8 +18,10 @@ use crate::protocol::ServerCodec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub(super) max_connections: usize,
+    pub(super) max_connections_per_address: usize,
     pub(super) max_line_bytes: usize,
     pub(super) max_unsent_bytes: usize,
+    pub(super) max_total_unsent_bytes: usize,
     pub(super) idle_time: Duration,
     pub(super) line_time: Duration,
     pub(super) write_time: Duration,
@@ -36,6 +38,16 @@ impl Limits {
     #[must_use]
     pub fn max_connections(self, max_connections: usize) -> Self {
         Self { max_connections, ..self }
+    }
+
+    /// The most connections from one IPv4 address, or from one IPv6 network (the first 64 bits of
+    /// the address): 5,000, so that no single one can take all places.
+    ///
+    /// One more is closed at once, like one too many of [all](Self::max_connections). Raise it
+    /// where many peers come through one address: a proxy, a NAT.
+    #[must_use]
+    pub fn max_connections_per_address(self, max_connections_per_address: usize) -> Self {
+        Self { max_connections_per_address, ..self }
     }
 
     /// The longest line, in bytes with its line break: [`ServerCodec::DEFAULT_MAX_LINE_BYTES`].
@@ -55,6 +67,17 @@ impl Limits {
     pub fn max_unsent_bytes(self, max_unsent_bytes: usize) -> Self {
         // With no room for answers no request would ever be read.
         Self { max_unsent_bytes: max_unsent_bytes.max(1), ..self }
+    }
+
+    /// How many bytes may be held, over all connections, for peers that do not take their answers:
+    /// 256 MiB, enough for a thousand such peers.
+    ///
+    /// They hold their answers, and the requests behind these. Where they hold more, the peer that
+    /// has left an answer unread longest is cut off, and the next, until they do not: a peer that
+    /// reads nothing before one that reads slowly.
+    #[must_use]
+    pub fn max_total_unsent_bytes(self, max_total_unsent_bytes: usize) -> Self {
+        Self { max_total_unsent_bytes, ..self }
     }
 
     /// How long a connection may be without a request: 10 minutes, twice the longest interval at
@@ -96,8 +119,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_address: 5_000,
             max_line_bytes: ServerCodec::DEFAULT_MAX_LINE_BYTES,
             max_unsent_bytes: 128 * 1024,
+            max_total_unsent_bytes: 256 * 1024 * 1024,
             idle_time: Duration::from_secs(10 * 60),
             line_time: Duration::from_secs(30),
             write_time: Duration::from_secs(30),

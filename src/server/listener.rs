@@ -7,11 +7,15 @@ use tokio::{
     net::TcpListener,
     sync::watch,
     task::{JoinError, JoinSet},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{debug, error, info, warn};
 
-use super::session::{self, Shared};
+use super::{
+    crowd::Crowd,
+    log,
+    session::{self, Shared},
+};
 use crate::store::Store;
 
 /// Where connections come from.
@@ -45,8 +49,11 @@ pub(super) async fn run<A, S>(
     let (stop, stopped) = watch::channel(false);
     // Aborts its sessions when it is dropped: none outlives this future.
     let mut sessions = JoinSet::new();
-    let mut door = Door { listener, pause: Duration::ZERO, shut_until: None };
-    let mut is_full = false;
+    let mut door =
+        Door { listener, pause: Duration::ZERO, shut_until: None, shared: Arc::clone(&shared) };
+    let crowd = Crowd::new(shared.limits.max_connections_per_address);
+    let mut summary = interval(log::WINDOW);
+    summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
     loop {
         let (io, peer) = tokio::select! {
@@ -56,24 +63,37 @@ pub(super) async fn run<A, S>(
                 see_out(&shared, ended);
                 continue;
             }
+            _ = summary.tick() => {
+                shared.log.sum_up();
+                continue;
+            }
             connection = door.next() => connection,
         };
         while let Some(ended) = sessions.try_join_next() {
             see_out(&shared, ended);
         }
-        let was_full =
-            std::mem::replace(&mut is_full, sessions.len() >= shared.limits.max_connections);
-        if is_full {
-            shared.counters.turned_away.add(1);
-            if was_full {
-                debug!(%peer, "turned away");
-            } else {
-                warn!(%peer, connections = sessions.len(), "turned away: too many connections");
+        let entry = if sessions.len() >= shared.limits.max_connections {
+            Err("max_connections")
+        } else {
+            crowd.enter(peer.ip()).ok_or("max_connections_per_address")
+        };
+        let member = match entry {
+            Ok(member) => member,
+            Err(limit) => {
+                shared.counters.turned_away.add(1);
+                if shared.log.turned_away.admits() {
+                    let connections = sessions.len();
+                    warn!(%peer, connections, limit, "turned away: too many connections");
+                }
+                continue;
             }
-            continue;
-        }
+        };
         shared.counters.accepted.add(1);
-        sessions.spawn(session::welcome(io, peer, Arc::clone(&shared), stopped.clone()));
+        let session = session::welcome(io, peer, Arc::clone(&shared), stopped.clone());
+        sessions.spawn(async move {
+            session.await;
+            drop(member);
+        });
     }
     // Whoever connects from now on is refused instead of kept waiting.
     drop(door);
@@ -89,6 +109,7 @@ pub(super) async fn run<A, S>(
         shared.counters.ended.add(sessions.len());
         sessions.shutdown().await;
     }
+    shared.log.sum_up();
     info!("stopped");
 }
 
@@ -101,16 +122,17 @@ fn see_out<S>(shared: &Shared<S>, ended: Result<(), JoinError>) {
 
 /// Accepts connections, and waits a while when none can be: without file descriptors `accept` fails
 /// at once, again and again, while the connection that it failed for stays in the queue.
-struct Door<A> {
+struct Door<A, S> {
     listener: A,
     /// How long to wait after the next failure.
     pause: Duration,
     shut_until: Option<Instant>,
+    shared: Arc<Shared<S>>,
 }
 
-impl<A: Accept> Door<A> {
+impl<A: Accept, S: Store> Door<A, S> {
     const MIN_PAUSE: Duration = Duration::from_millis(10);
-    /// Short enough that nobody who waits gives up, and a log line a second fills no disk.
+    /// Short enough that nobody who waits gives up.
     const MAX_PAUSE: Duration = Duration::from_secs(1);
 
     /// The next connection, however long it takes.
@@ -129,7 +151,9 @@ impl<A: Accept> Door<A> {
                 Err(error) => {
                     self.pause = (self.pause * 2).clamp(Self::MIN_PAUSE, Self::MAX_PAUSE);
                     self.shut_until = Some(Instant::now() + self.pause);
-                    warn!(%error, pause = ?self.pause, "cannot accept connections");
+                    if self.shared.log.not_accepted.admits() {
+                        warn!(%error, pause = ?self.pause, "cannot accept connections");
+                    }
                 }
             }
         }
@@ -161,7 +185,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    type Event = io::Result<DuplexStream>;
+    type Event = io::Result<(DuplexStream, [u8; 4])>;
 
     /// Accepts what the test says.
     struct Script(tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>, Arc<Mutex<Vec<Instant>>>);
@@ -172,7 +196,7 @@ mod tests {
         async fn accept(&self) -> io::Result<(DuplexStream, SocketAddr)> {
             let event = self.0.lock().await.recv().await.expect("the test holds the sender");
             self.1.lock().unwrap().push(Instant::now());
-            event.map(|io| (io, ([127, 0, 0, 1], 1).into()))
+            event.map(|(io, addr)| (io, (addr, 1).into()))
         }
     }
 
@@ -199,8 +223,12 @@ mod tests {
         }
 
         fn connect(&self) -> DuplexStream {
+            self.connect_from([127, 0, 0, 1])
+        }
+
+        fn connect_from(&self, addr: [u8; 4]) -> DuplexStream {
             let (peer, io) = duplex(1024);
-            self.events.send(Ok(io)).unwrap();
+            self.events.send(Ok((io, addr))).unwrap();
             peer
         }
 
@@ -250,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_too_many_is_turned_away_until_there_is_room() {
+    async fn one_entry_is_turned_away_until_there_is_room() {
         let running = Running::with(Limits::default().max_connections(2));
         let (mut first, mut second) = (running.connect(), running.connect());
         assert_eq!(ask(&mut first).await.unwrap(), 4);
@@ -263,6 +291,90 @@ mod tests {
         assert_eq!(ask(&mut second).await.unwrap(), 4);
         let stats = running.monitor.stats();
         assert_eq!((stats.accepted, stats.turned_away, stats.gets), (3, 1, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_address_takes_more_places_than_it_may() {
+        let running = Running::with(Limits::default().max_connections_per_address(1));
+        let mut first = running.connect();
+        assert_eq!(ask(&mut first).await.unwrap(), 4);
+        assert_eq!(running.connect().read(&mut [0; 16]).await.unwrap(), 0);
+        let mut elsewhere = running.connect_from([127, 0, 0, 2]);
+        assert_eq!(ask(&mut elsewhere).await.unwrap(), 4);
+        drop(first);
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(ask(&mut running.connect()).await.unwrap(), 4);
+        assert_eq!(running.monitor.stats().turned_away, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_tells_of_few_peers_and_counts_the_rest() {
+        let log = Lines::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        // As long as there is but one subscriber, an event that a test on another thread is the
+        // first to reach is off for good.
+        let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
+        let running = Running::with(Limits::default().max_connections(1000));
+        let mut slow = Vec::new();
+        for _ in 0..1000 {
+            slow.push(running.connect());
+        }
+        for peer in &mut slow {
+            peer.write_all(b"put a").await.unwrap();
+        }
+        for _ in 0..3 {
+            for _ in 0..200 {
+                assert_eq!(running.connect().read(&mut [0; 16]).await.unwrap(), 0);
+            }
+        }
+        for _ in 0..100 {
+            running.fail(io::ErrorKind::Other);
+        }
+        // The slow ones are cut off after 30 s, and summed up within 10 s.
+        tokio::time::sleep(45 * SECOND).await;
+        let told = log.take();
+        let count = |what: &str| told.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(count("turned away: too many connections"), 5, "{told}");
+        assert_eq!(count("more connections were turned away count=595"), 1, "{told}");
+        assert_eq!(count("cut off peer="), 5, "{told}");
+        assert_eq!(count("more peers were cut off count=995"), 1, "{told}");
+        // One a second at most, and of these five in ten.
+        assert!(count("cannot accept connections") <= 25, "{told}");
+        assert!(count("more connections could not be accepted") >= 3, "{told}");
+        assert!(told.lines().count() < 50, "{told}");
+
+        let mut last = running.connect();
+        tokio::time::sleep(200 * SECOND).await;
+        assert_eq!(ask(&mut last).await.unwrap(), 4);
+        running.stop.send(()).unwrap();
+        running.serving.await.unwrap();
+    }
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        fn take(&self) -> String {
+            String::from_utf8(std::mem::take(&mut self.0.lock().unwrap())).unwrap()
+        }
+    }
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,8 +14,11 @@ use tracing::info;
 
 use crate::store::{MemoryStore, Store};
 
+mod backlog;
+mod crowd;
 mod limits;
 mod listener;
+mod log;
 mod session;
 mod stats;
 #[cfg(feature = "tls")]
@@ -180,8 +183,9 @@ impl<S> fmt::Debug for Server<S> {
 ///
 /// It is over when the peer has closed its side and has its answers, when the peer sends a line that
 /// is too long, when it takes too long over something that `limits` gives it a time for, or when the
-/// connection fails; the log says which. Of `limits`, [`max_connections`](Limits::max_connections)
-/// and [`grace_time`](Limits::grace_time) are for whoever accepts: one connection has no use for them.
+/// connection fails; the log says which. Of `limits`, those over
+/// all connections, and [`grace_time`](Limits::grace_time), are for whoever accepts: one connection has no
+/// use for them.
 ///
 /// `io` is flushed after each write and shut down once the last answer is written, or when a peer
 /// that is owed nothing has been silent for too long. Otherwise it is only dropped, so that over TLS
@@ -248,7 +252,8 @@ where
     // Kept to the end: a sender that is gone is a stop.
     let (_stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared::new(store, limits, Arc::default()));
-    session::run(io, None, shared, stopped).await;
+    session::run(io, None, Arc::clone(&shared), stopped).await;
+    shared.log.sum_up();
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {

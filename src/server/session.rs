@@ -14,8 +14,7 @@ use std::{
 use bytes::BufMut;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
-    task::yield_now,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_util::codec::Encoder;
 use tracing::{debug, error, field::DisplayValue, info};
@@ -24,14 +23,18 @@ use tracing::{debug, error, field::DisplayValue, info};
 use super::tls::TlsAcceptor;
 use super::{
     Limits,
+    backlog::{Backlog, Place},
+    log::Log,
     stats::Counters,
-    wire::{Input, MAX_READ, Wire},
+    wire::{Input, Wire},
 };
 use crate::{
-    metric::{Key, Selector},
+    metric::{Escaped, Key, Selector},
     protocol::{RequestRef, Response, ServerCodec, encode_records},
     store::{Block, PutBatch, Snapshot, Store, StoreError},
 };
+
+mod turn;
 
 /// What all sessions of a server share.
 #[derive(Debug)]
@@ -39,6 +42,10 @@ pub(super) struct Shared<S> {
     pub(super) store: S,
     pub(super) limits: Limits,
     pub(super) counters: Arc<Counters>,
+    pub(super) log: Log,
+    backlog: Arc<Backlog>,
+    /// The right to do much at once.
+    turns: Arc<Semaphore>,
     /// Whether the store failed when it was last asked: a store that stays broken is logged once.
     store_fails: AtomicBool,
     /// Makes TLS of a connection before it is served, if that is what peers expect.
@@ -52,6 +59,9 @@ impl<S> Shared<S> {
             store,
             limits,
             counters,
+            log: Log::default(),
+            backlog: Arc::new(Backlog::new(limits.max_total_unsent_bytes)),
+            turns: Arc::new(Semaphore::new(turn::TURNS)),
             store_fails: AtomicBool::new(false),
             #[cfg(feature = "tls")]
             tls: None,
@@ -102,15 +112,21 @@ pub(super) async fn run<Io, S>(
     let limits = shared.limits;
     let peer = peer.map(tracing::field::display);
     let mut session = Session {
-        wire: Wire::new(io, limits),
+        wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog))),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
+        turn: None,
+        turn_bytes: 0,
         peer: peer.clone(),
-        shared,
+        shared: Arc::clone(&shared),
     };
     debug!(peer, "connected");
     match session.serve(stop).await {
-        end @ (End::Idle | End::SlowLine | End::Unread) => info!(peer, reason = %end, "cut off"),
+        end @ (End::Idle | End::SlowLine | End::Unread | End::GivenUp)
+            if shared.log.cut_off.admits() =>
+        {
+            info!(peer, reason = %end, "cut off");
+        }
         end => debug!(peer, reason = %end, "disconnected"),
     }
 }
@@ -126,6 +142,8 @@ pub(super) enum End {
     Idle,
     SlowLine,
     Unread,
+    /// Too many answers of all peers are unread.
+    GivenUp,
     /// The store failed when half of an answer was gone.
     Store,
     Io(io::Error),
@@ -145,6 +163,9 @@ impl fmt::Display for End {
             Self::Idle => "the peer sent no request for too long",
             Self::SlowLine => "the peer took too long over a line",
             Self::Unread => "the peer left an answer unread for too long",
+            Self::GivenUp => {
+                "peers left too many answers unread, and this one its own for the longest time"
+            }
             Self::Store => "the store failed in the middle of an answer",
             Self::Io(error) => return write!(f, "the connection failed: {error}"),
             #[cfg(feature = "tls")]
@@ -170,6 +191,9 @@ struct Session<Io, S> {
     codec: ServerCodec,
     /// Puts that were read, to be applied before anything else is answered.
     puts: PutBatch,
+    turn: Option<OwnedSemaphorePermit>,
+    /// How many bytes were read since others last had theirs.
+    turn_bytes: usize,
     peer: Option<DisplayValue<SocketAddr>>,
     shared: Arc<Shared<S>>,
 }
@@ -186,11 +210,13 @@ where
                 Err(end) => break end,
             }
         };
+        self.rest();
         match end {
             End::Closed | End::Stopped | End::LineTooLong => {
-                if let Err(end) = self.wire.drain().await {
+                if let Err(end) = self.drain().await {
                     return end;
                 }
+                self.puts.release();
                 self.wire.linger().await;
             }
             // Nothing is owed; where something is, the end must look like none.
@@ -210,6 +236,7 @@ where
             let input = self.wire.poll_exchange(cx);
             if input.is_pending() {
                 self.puts.release();
+                self.rest();
             }
             input
         });
@@ -221,14 +248,24 @@ where
         match input {
             Input::End => Err(End::Closed),
             Input::Bytes(read) => {
+                self.before_answers(read).await?;
                 self.answer().await?;
-                if read >= MAX_READ / 2 {
-                    // One peer that sends without a pause must not keep the others waiting.
-                    yield_now().await;
-                }
-                Ok(())
+                self.after_answers().await
             }
         }
+    }
+
+    /// Writes all there is; there must be no put that is not applied.
+    async fn drain(&mut self) -> Result<(), End> {
+        poll_fn(|cx| {
+            let drained = self.wire.poll_drain(cx);
+            if drained.is_pending() {
+                self.puts.release();
+                self.rest();
+            }
+            drained
+        })
+        .await
     }
 
     /// Answers every request whose line is whole.
@@ -265,7 +302,8 @@ where
                 Err(fault) => self.refuse(&fault),
             }
             if self.wire.is_full() {
-                self.wire.drain().await?;
+                self.drain().await?;
+                self.let_others_go_first().await?;
             }
         }
         self.apply().await;
@@ -336,9 +374,12 @@ where
             for points in points.chunks(POINTS_BETWEEN_LOOKS) {
                 encode_records(&mut self.wire.output, key, points);
                 if self.wire.is_full() {
-                    self.wire.drain().await?;
+                    self.drain().await?;
                     has_left = true;
-                    yield_now().await;
+                    self.let_others_go_first().await?;
+                } else if self.needs_turn() {
+                    self.wait_for_turn().await?;
+                    has_left = true;
                 }
             }
         }
@@ -356,6 +397,7 @@ where
     fn succeeded(&self) {
         if self.shared.store_fails.load(Ordering::Relaxed)
             && self.shared.store_fails.swap(false, Ordering::Relaxed)
+            && self.shared.log.store.admits()
         {
             info!("the store works again");
         }
@@ -363,13 +405,17 @@ where
 
     fn fail(&mut self, fault: &StoreError) {
         self.shared.counters.failed.add(1);
-        if self.shared.store_fails.swap(true, Ordering::Relaxed) {
-            debug!(peer = self.peer, %fault, "the store failed");
+        let message = fault.to_string();
+        let shown = Escaped(&message);
+        if self.shared.store_fails.swap(true, Ordering::Relaxed) || !self.shared.log.store.admits()
+        {
+            debug!(peer = self.peer, fault = %shown, "the store failed");
         } else {
-            let cause = std::error::Error::source(fault).map(tracing::field::display);
-            error!(peer = self.peer, %fault, cause, "the store failed");
+            let cause = std::error::Error::source(fault).map(ToString::to_string);
+            let cause = cause.as_deref().map(Escaped).map(tracing::field::display);
+            error!(peer = self.peer, fault = %shown, cause, "the store failed");
         }
-        let message = fault.to_string().chars().take(MAX_MESSAGE_CHARS).collect();
+        let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
         self.codec
             .encode(Response::Error(message), &mut self.wire.output)
             .expect("only a malformed response cannot be encoded");

@@ -1,8 +1,9 @@
 //! One connection's bytes: buffers, back-pressure, deadlines. What they mean is the session's.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
+    mem::MaybeUninit,
     pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
@@ -10,21 +11,25 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
-use super::{Limits, session::End};
+use super::{Limits, backlog::Place, session::End};
 
 /// Reads requests into a buffer and writes answers out of one, both at a time.
 pub(super) struct Wire<Io> {
     io: Io,
     /// What was read. Between turns it is empty, or the beginning of a line.
     input: BytesMut,
+    /// How much memory `input` takes, where it was given no more than it needs.
+    input_held: Option<usize>,
     /// Answers that have not left.
     pub(super) output: BytesMut,
+    /// How much has left `output` that may still take memory in front of what has not.
+    output_left: usize,
     limits: Limits,
-    /// How much to ask for with the next read; follows what comes.
+    /// How much to ask for with the next read: more each time, as long as that much comes.
     read_size: usize,
     /// Whether bytes were written that may still be in a buffer of `io`.
     unflushed: bool,
@@ -34,6 +39,8 @@ pub(super) struct Wire<Io> {
     line_since: Option<Instant>,
     /// The time that runs for answers that the peer does not take.
     unread: Option<Unread>,
+    /// Among all connections that wait for their peers to read.
+    place: Place,
     /// Fires at a deadline or before it: moved when it fires, not whenever the deadline moves.
     timer: Pin<Box<Sleep>>,
 }
@@ -54,18 +61,21 @@ pub(super) enum Input {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
-    pub(super) fn new(io: Io, limits: Limits) -> Self {
+    pub(super) fn new(io: Io, limits: Limits, place: Place) -> Self {
         let now = Instant::now();
         Self {
             io,
             input: BytesMut::new(),
+            input_held: None,
             output: BytesMut::new(),
+            output_left: 0,
             limits,
             read_size: MIN_READ,
             unflushed: false,
             quiet_since: now,
             line_since: None,
             unread: None,
+            place,
             timer: Box::pin(sleep_until(after(now, limits.idle_time))),
         }
     }
@@ -97,29 +107,69 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         {
             return Poll::Ready(Ok(input));
         }
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-            self.read_size = (self.read_size / 2).max(MIN_READ);
-        } else if self.line_since.is_none() {
+        self.read_little();
+        if !self.input.is_empty() && self.line_since.is_none() {
             self.line_since = Some(Instant::now());
-        }
-        if self.output.is_empty() && self.output.capacity() > MAX_KEPT {
-            self.output = BytesMut::new();
         }
         self.poll_deadline(cx).map(Err)
     }
 
     /// Writes all there is.
-    pub(super) async fn drain(&mut self) -> Result<(), End> {
-        poll_fn(|cx| match self.poll_write(cx)? {
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        match self.poll_write(cx)? {
             Poll::Ready(()) => Poll::Ready(Ok(())),
             Poll::Pending => self.poll_deadline(cx).map(Err),
-        })
-        .await
+        }
+    }
+
+    /// Writes what can be written at once.
+    pub(super) fn write_some(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        match self.poll_write(cx) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Holds no more than it must from now on, and fails when this connection is given up because
+    /// all of them hold too much.
+    pub(super) fn stand_by(&mut self, cx: &Context<'_>) -> Result<(), End> {
+        let held = self.release();
+        match self.unread {
+            Some(Unread { since, .. }) if self.place.poll_given_up(cx, since, held).is_ready() => {
+                Err(End::GivenUp)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for little with the next read.
+    pub(super) fn read_little(&mut self) {
+        self.read_size = MIN_READ;
+    }
+
+    /// Gives back the memory that the buffers take beyond what is in them, for there may be long to
+    /// wait, or many others that wait. Says how much they take now.
+    fn release(&mut self) -> usize {
+        let input = *self.input_held.get_or_insert_with(|| {
+            self.input = BytesMut::from(&*self.input);
+            self.input.capacity()
+        });
+        let is_wasteful = if self.output.is_empty() {
+            self.output_left + self.output.capacity() > MAX_KEPT
+        } else {
+            self.output_left > self.output.len()
+        };
+        if is_wasteful {
+            self.output = BytesMut::from(&*self.output);
+            self.output_left = 0;
+        }
+        input + self.output_left + self.output.capacity()
     }
 
     /// Closes without losing what was written.
     pub(super) async fn linger(&mut self) {
+        self.input = BytesMut::new();
+        self.output = BytesMut::new();
         linger(&mut self.io).await;
     }
 
@@ -146,6 +196,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
                 return Poll::Ready(Err(End::Io(io::ErrorKind::WriteZero.into())));
             }
             self.output.advance(written);
+            self.output_left += written;
             self.unflushed = true;
             self.unread = self.unread.take().and_then(|Unread { since, bytes }| {
                 let bytes = bytes.checked_sub(written).filter(|&bytes| bytes > 0)?;
@@ -159,6 +210,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             }
             self.unflushed = false;
             self.unread = None;
+            self.place.leave();
             self.quiet_since = Instant::now();
         }
         Poll::Ready(Ok(()))
@@ -172,6 +224,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Input, End>> {
         if self.input.capacity() - self.input.len() < self.read_size / 2 {
             self.input.reserve(self.read_size);
+            self.input_held = None;
         }
         let room = self.input.capacity() - self.input.len();
         let Poll::Ready(read) = pin!(self.io.read_buf(&mut self.input)).poll(cx) else {
@@ -187,6 +240,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
 
     /// Ready when the peer has taken too long over what it is at.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Err(end) = self.stand_by(cx) {
+            return Poll::Ready(end);
+        }
         let (deadline, end) = match (&self.unread, self.line_since) {
             (Some(unread), _) => (after(unread.since, self.limits.write_time), End::Unread),
             (None, Some(since)) => (after(since, self.limits.line_time), End::SlowLine),
@@ -210,19 +266,26 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
 pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     let until_end = async {
         io.shutdown().await?;
-        let mut input = BytesMut::new();
-        loop {
-            input.clear();
-            input.reserve(MAX_READ);
-            match timeout(LINGER_QUIET, io.read_buf(&mut input)).await {
-                Ok(Ok(1..)) => {}
-                Ok(Ok(0)) | Err(_) => return Ok(()),
-                Ok(Err(error)) => return Err(error),
+        while let Ok(read) = timeout(LINGER_QUIET, poll_fn(|cx| poll_pass_over(&mut io, cx))).await
+        {
+            if read? == 0 {
+                break;
             }
         }
+        Ok(())
     };
     // Whatever goes wrong now, the connection is over.
     let _ = timeout(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
+}
+
+/// Reads what there is, and says how much it was. Nothing is held between two reads.
+fn poll_pass_over(
+    io: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut scrap = [MaybeUninit::uninit(); SCRAP];
+    let mut scrap = ReadBuf::uninit(&mut scrap);
+    Pin::new(io).poll_read(cx, &mut scrap).map_ok(|()| scrap.filled().len())
 }
 
 /// The end of a time that began at `since`, however long.
@@ -234,11 +297,14 @@ fn after(since: Instant, time: Duration) -> Instant {
 const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// Enough for two hundred puts: what one read asks for at first, in bytes.
-const MIN_READ: usize = 8 * 1024;
+pub(super) const MIN_READ: usize = 8 * 1024;
 
 /// The most that one read asks for, in bytes: some 1,500 puts. It is what one peer can make the
 /// server do before others have their turn, and how long it can hold the store's lock.
 pub(super) const MAX_READ: usize = 64 * 1024;
+
+/// How much is passed over at once, in bytes: it lies on the stack.
+const SCRAP: usize = 16 * 1024;
 
 /// How much memory for answers an idle connection keeps, in bytes.
 const MAX_KEPT: usize = 4 * 1024;

@@ -1,13 +1,17 @@
 //! The store that forgets everything when its process ends.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use imbl::Vector;
 
-use super::{Block, PutBatch, Snapshot, Store, StoreError, points::Points};
+use super::{
+    Block, PutBatch, Snapshot, Store, StoreError,
+    meter::Meter,
+    points::{Chunk, Points},
+};
 use crate::metric::{Key, Selector};
 
 /// Keeps everything in memory, in a structure that readers and the writer share.
@@ -16,6 +20,9 @@ use crate::metric::{Key, Selector};
 /// first put to each part of the store copies that part, some 12 KiB at most. A point takes little
 /// more than its 16 bytes if each key is written in ascending order, up to twice that if not; a key
 /// takes a few hundred bytes besides.
+///
+/// All of it together, with what snapshots keep of what has changed since, is bounded by
+/// [`max_bytes`](Self::max_bytes).
 ///
 /// ```
 /// use metrics_client::{Key, Point, Selector, store::{MemoryStore, PutBatch, Snapshot, Store}};
@@ -31,9 +38,11 @@ use crate::metric::{Key, Selector};
 /// assert_eq!(metrics.points("palm.cpu"), [Point::new(1150864247, 23.7)]);
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
+    meter: Meter,
+    max_bytes: usize,
 }
 
 impl MemoryStore {
@@ -41,6 +50,30 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// How much memory the points may take, in bytes: 1 GiB, some sixty million points.
+    ///
+    /// Snapshots count with what they keep of what has changed since, as a slow reader makes them:
+    /// where there is no more room, the oldest of them are given up first, and whoever reads one of
+    /// these is told so by an error. When that does not help either, the store is full, and takes no
+    /// put any more: nothing that was stored is ever removed for another. What is counted is a little
+    /// less than what the process needs, for allocators have their own expenses.
+    #[must_use]
+    pub fn max_bytes(self, max_bytes: usize) -> Self {
+        Self { max_bytes, ..self }
+    }
+
+    /// Gives up snapshots until no more is held than may be, and says whether that was enough.
+    fn make_room(&self) -> bool {
+        while self.meter.bytes() > self.max_bytes {
+            // Nobody needs to wait while it is freed.
+            let Some(oldest) = self.state().give_up_oldest() else {
+                return false;
+            };
+            drop(oldest);
+        }
+        true
     }
 
     /// Held for one batch at most, never across an `await`.
@@ -54,36 +87,72 @@ impl Store for MemoryStore {
     type Snapshot = MemorySnapshot;
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
-        self.state().apply(puts);
+        if !self.make_room() {
+            let remedy = format!(
+                "it holds the {} bytes that it may; MemoryStore::max_bytes can allow more",
+                self.max_bytes
+            );
+            return Err(StoreError::new("store full").caused_by(remedy));
+        }
+        self.state().apply(puts, &self.meter);
+        // What was too much is not kept until somebody puts again.
+        self.make_room();
         Ok(())
     }
 
     async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
-        Ok(MemorySnapshot { series: self.state().get(selector), place: 0, after: None })
+        let view = self.state().view(selector);
+        Ok(MemorySnapshot { view, place: 0, after: None, block: None })
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        let meter = Meter::default();
+        Self { state: Mutex::default(), meter, max_bytes: 1 << 30 }
     }
 }
 
 /// What a [`MemoryStore`] held at one moment.
 #[derive(Clone, Debug)]
 pub struct MemorySnapshot {
-    series: Vector<Series>,
+    view: Arc<View>,
     /// The series that is being read.
     place: usize,
     /// Where the last block of that series began.
     after: Option<i64>,
+    /// That block, which stays while it is read.
+    block: Option<(Key, Arc<Chunk>)>,
+}
+
+/// The series of a snapshot, until it is given up.
+#[derive(Debug)]
+struct View(Mutex<Option<Vector<Series>>>);
+
+impl View {
+    fn series(&self) -> MutexGuard<'_, Option<Vector<Series>>> {
+        // Readers change nothing, and who gives it up does so in one step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Snapshot for MemorySnapshot {
     async fn next_block(&mut self) -> Result<Option<Block<'_>>, StoreError> {
-        while let Some(Series { key, points }) = self.series.get(self.place) {
+        self.block = None;
+        let view = self.view.series();
+        let Some(series) = &*view else {
+            return Err(StoreError::new("the store is full, and this answer took longest to read"));
+        };
+        while let Some(Series { key, points }) = series.get(self.place) {
             if let Some(chunk) = points.chunk(self.after) {
-                self.after = chunk.first().map(|point| point.timestamp);
-                return Ok(Some(Block { key, points: chunk }));
+                self.after = chunk.points().first().map(|point| point.timestamp);
+                self.block = Some((key.clone(), Arc::clone(chunk)));
+                break;
             }
             self.place += 1;
             self.after = None;
         }
-        Ok(None)
+        Ok(self.block.as_ref().map(|(key, chunk)| Block { key, points: chunk.points() }))
     }
 }
 
@@ -101,18 +170,42 @@ struct State {
     index: HashMap<Key, usize>,
     /// The places of the keys of a batch, while it is applied.
     places: Vec<usize>,
+    /// The snapshots that may still be read, the oldest first.
+    views: VecDeque<Weak<View>>,
+    /// How many snapshots there may be before those that nobody reads any more are forgotten.
+    views_before_sweep: usize,
 }
 
 impl State {
-    fn apply(&mut self, puts: &PutBatch) {
+    fn apply(&mut self, puts: &PutBatch, meter: &Meter) {
         let mut places = std::mem::take(&mut self.places);
-        places.extend(puts.runs().map(|run| self.place(run.key)));
+        places.extend(puts.runs().map(|run| self.place(run.key, meter)));
         let mut series = self.series.focus_mut();
         for (place, run) in places.drain(..).zip(puts.runs()) {
             let points = &mut series.index_mut(place).points;
             run.points().for_each(|point| points.put(point));
         }
         self.places = places;
+    }
+
+    fn view(&mut self, selector: &Selector) -> Arc<View> {
+        if self.views.len() >= self.views_before_sweep {
+            self.views.retain(|view| view.strong_count() > 0);
+            // So that each snapshot pays for looking at two.
+            self.views_before_sweep = 64 + 2 * self.views.len();
+        }
+        let view = Arc::new(View(Mutex::new(Some(self.get(selector)))));
+        self.views.push_back(Arc::downgrade(&view));
+        view
+    }
+
+    fn give_up_oldest(&mut self) -> Option<Vector<Series>> {
+        while let Some(view) = self.views.pop_front() {
+            if let Some(series) = view.upgrade().and_then(|view| view.series().take()) {
+                return Some(series);
+            }
+        }
+        None
     }
 
     fn get(&self, selector: &Selector) -> Vector<Series> {
@@ -126,17 +219,113 @@ impl State {
     }
 
     /// The place of `key`, which has one from now on.
-    fn place(&mut self, key: &str) -> usize {
+    fn place(&mut self, key: &str, meter: &Meter) -> usize {
         match self.index.get(key) {
             Some(&place) => place,
-            None => self.add(Key::from_checked(key)),
+            None => self.add(Key::from_checked(key), meter),
         }
     }
 
-    fn add(&mut self, key: Key) -> usize {
+    fn add(&mut self, key: Key, meter: &Meter) -> usize {
+        meter.add(KEY_BYTES + key.len());
         let place = self.series.len();
-        self.series.push_back(Series { key: key.clone(), points: Points::default() });
+        self.series.push_back(Series { key: key.clone(), points: Points::new(meter) });
         self.index.insert(key, place);
         place
+    }
+}
+
+/// What a key takes besides its text and its points, in bytes: its name in the list and its entry in
+/// the index, which is half empty after it has grown, both with their allocator's share.
+const KEY_BYTES: usize = 32 + size_of::<Key>() + 2 * size_of::<(Key, usize)>();
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+    use crate::metric::Point;
+
+    /// Puts so many points of so many keys.
+    async fn put(
+        store: &MemoryStore,
+        keys: usize,
+        points: i64,
+        value: f64,
+    ) -> Result<(), StoreError> {
+        let mut puts = PutBatch::new();
+        for key in 0..keys {
+            (0..points)
+                .for_each(|at| puts.push_checked(&format!("key.{key}"), Point::new(at, value)));
+        }
+        store.apply(&puts).await
+    }
+
+    #[tokio::test]
+    async fn a_full_store_takes_no_more_and_can_be_read() {
+        let store = MemoryStore::new().max_bytes(1 << 20);
+        let mut keys = 0;
+        let error = loop {
+            keys += 10;
+            if let Err(error) = put(&store, keys, 100, 0.5).await {
+                break error;
+            }
+        };
+        assert_eq!(error.to_string(), "store full");
+        // 1 MiB is room for 65,536 bare points; what one batch is too much, it is too much.
+        assert!((350..=500).contains(&keys), "{keys}");
+        let metrics = store.get(&Selector::All).await.unwrap().into_metrics().await.unwrap();
+        assert_eq!(metrics.point_count(), (keys - 10) * 100);
+    }
+
+    #[tokio::test]
+    async fn snapshots_are_given_up_the_oldest_first_before_a_put_is_refused() {
+        let store = MemoryStore::new().max_bytes(1 << 20);
+        // Some 160 KiB, and as much for each snapshot that is held while all of it changes.
+        let mut snapshots = Vec::new();
+        for version in 0..20 {
+            put(&store, 10, 1000, f64::from(version)).await.unwrap();
+            snapshots.push(store.get(&Selector::All).await.unwrap());
+        }
+        assert!(store.meter.bytes() <= 1 << 20);
+        let mut kept = 0;
+        for (version, snapshot) in (0..).zip(snapshots) {
+            match snapshot.into_metrics().await {
+                Ok(metrics) => {
+                    kept += 1;
+                    assert_eq!(metrics.point_count(), 10_000);
+                    assert!(metrics.points("key.9").iter().all(|p| p.value == f64::from(version)));
+                }
+                Err(error) => {
+                    assert_eq!(kept, 0, "an older one is still there");
+                    assert!(error.to_string().contains("took longest"));
+                }
+            }
+        }
+        assert!((3..=6).contains(&kept), "{kept}");
+        put(&store, 10, 1000, 0.5).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn snapshots_that_were_read_leave_nothing_behind() {
+        let store = MemoryStore::new();
+        put(&store, 10, 1000, 0.5).await.unwrap();
+        let bytes = store.meter.bytes();
+        let held = store.get(&Selector::All).await.unwrap();
+        for version in 0..1000 {
+            let snapshot = store.get(&Selector::All).await.unwrap();
+            put(&store, 1, 1, f64::from(version)).await.unwrap();
+            drop(snapshot);
+            assert!(store.state().views.len() <= 64 + 2);
+        }
+        drop(held);
+        put(&store, 1, 1, 0.5).await.unwrap();
+        assert_eq!(store.meter.bytes(), bytes);
+    }
+
+    #[test]
+    fn keys_are_hashed_with_a_secret() {
+        let hash = || MemoryStore::new().state().index.hasher().hash_one("a");
+        assert_ne!(hash(), hash(), "who knows the hashes can make all keys collide");
     }
 }

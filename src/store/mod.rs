@@ -9,6 +9,7 @@ use crate::metric::{Key, Metrics, MetricsBuilder, Point, Selector};
 
 mod batch;
 mod memory;
+mod meter;
 mod points;
 
 pub use batch::{Iter, PutBatch};

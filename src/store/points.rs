@@ -4,6 +4,7 @@ use std::{ops::Bound, sync::Arc};
 
 use imbl::OrdMap;
 
+use super::meter::{Meter, Metered};
 use crate::metric::Point;
 
 /// The points of one key, ascending by timestamp, one for each second. A clone is a snapshot: it
@@ -16,7 +17,7 @@ use crate::metric::Point;
 ///
 /// `imbl::Vector` would do the first of these as well, but insert by splitting and joining whole
 /// vectors, and would begin with 1 KiB for a key of five points.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Points<const CHUNK: usize = 512> {
     /// All chunks but the last, each under its first timestamp.
     sealed: OrdMap<i64, Arc<Chunk>>,
@@ -25,30 +26,43 @@ pub(super) struct Points<const CHUNK: usize = 512> {
     /// The timestamp of the last point: an append need not look at the points, which are seldom in
     /// the processor's cache where there are many keys.
     last: Option<i64>,
+    /// What this takes besides its chunks; a snapshot that is held while one of its neighbours
+    /// changes keeps it a second time.
+    metered: Metered,
 }
 
 impl<const CHUNK: usize> Points<CHUNK> {
+    /// None yet; `meter` counts what they will take.
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            sealed: OrdMap::new(),
+            tail: Arc::new(Chunk::new(meter)),
+            last: None,
+            metered: Metered::new(meter, size_of::<Self>()),
+        }
+    }
+
     /// Adds a point, or replaces the value of its second.
     #[inline]
     pub(super) fn put(&mut self, point: Point) {
         if self.last.is_some_and(|last| point.timestamp <= last) {
             return self.put_before_end(point);
         }
-        if self.tail.0.len() >= CHUNK {
-            self.seal(Chunk::default());
+        if self.tail.points.len() >= CHUNK {
+            self.seal(Chunk::new(self.metered.meter()));
         }
-        Arc::make_mut(&mut self.tail).0.push(point);
+        Arc::make_mut(&mut self.tail).push(point);
         self.last = Some(point.timestamp);
     }
 
     /// The chunk that follows the one that begins at `after`, or the first one.
-    pub(super) fn chunk(&self, after: Option<i64>) -> Option<&[Point]> {
+    pub(super) fn chunk(&self, after: Option<i64>) -> Option<&Arc<Chunk>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         if let Some((_, chunk)) = self.sealed.range((from, Bound::Unbounded)).next() {
-            return Some(&chunk.0);
+            return Some(chunk);
         }
         let first = self.tail.first()?;
-        after.is_none_or(|after| after < first).then_some(self.tail.0.as_slice())
+        after.is_none_or(|after| after < first).then_some(&self.tail)
     }
 
     /// Puts a point that is not later than the last one.
@@ -100,8 +114,11 @@ impl<const CHUNK: usize> Points<CHUNK> {
 }
 
 /// Sorted points.
-#[derive(Debug, Default)]
-struct Chunk(Vec<Point>);
+#[derive(Debug)]
+pub(super) struct Chunk {
+    points: Vec<Point>,
+    metered: Metered,
+}
 
 /// What a chunk had no more room for: points that all come before, or all after, those it kept.
 enum Overflow {
@@ -111,45 +128,78 @@ enum Overflow {
 }
 
 impl Chunk {
+    fn new(meter: &Meter) -> Self {
+        Self::of(Vec::new(), meter)
+    }
+
+    fn of(points: Vec<Point>, meter: &Meter) -> Self {
+        let mut chunk = Self { points, metered: Metered::new(meter, 0) };
+        chunk.count();
+        chunk
+    }
+
+    /// Never empty but where there is no point of this key at all.
+    pub(super) fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    /// Adds a point that comes after all others.
+    #[inline]
+    fn push(&mut self, point: Point) {
+        self.points.push(point);
+        self.count();
+    }
+
+    #[inline]
+    fn count(&mut self) {
+        self.metered.set(CHUNK_BYTES + self.points.capacity() * size_of::<Point>());
+    }
+
     fn first(&self) -> Option<i64> {
-        self.0.first().map(|point| point.timestamp)
+        self.points.first().map(|point| point.timestamp)
     }
 
     /// Puts a point in its place, and splits if there is no room for it.
     fn put<const CHUNK: usize>(&mut self, point: Point) -> Overflow {
-        let found = self.0.binary_search_by_key(&point.timestamp, |point| point.timestamp);
+        let found = self.points.binary_search_by_key(&point.timestamp, |point| point.timestamp);
         let at = match found {
             Ok(at) => {
-                self.0[at] = point;
+                self.points[at] = point;
                 return Overflow::None;
             }
             Err(at) => at,
         };
-        if self.0.len() < CHUNK {
-            self.0.insert(at, point);
+        if self.points.len() < CHUNK {
+            self.points.insert(at, point);
+            self.count();
             return Overflow::None;
         }
         if at == 0 {
             // Who writes backwards leaves full chunks too.
-            return Overflow::Before(Self(vec![point]));
+            return Overflow::Before(Self::of(vec![point], self.metered.meter()));
         }
-        let half = self.0.len() / 2;
-        let mut upper = Self(self.0.split_off(half));
-        self.0.shrink_to_fit();
-        let (side, at) = if at <= half { (&mut self.0, at) } else { (&mut upper.0, at - half) };
+        let half = self.points.len() / 2;
+        let mut upper = self.points.split_off(half);
+        self.points.shrink_to_fit();
+        let (side, at) = if at <= half { (&mut self.points, at) } else { (&mut upper, at - half) };
         side.insert(at, point);
-        Overflow::After(upper)
+        self.count();
+        Overflow::After(Self::of(upper, self.metered.meter()))
     }
 }
 
 /// A copy has room for as many points as the original: it is made to be written to.
 impl Clone for Chunk {
     fn clone(&self) -> Self {
-        let mut points = Vec::with_capacity(self.0.capacity());
-        points.extend_from_slice(&self.0);
-        Self(points)
+        let mut points = Vec::with_capacity(self.points.capacity());
+        points.extend_from_slice(&self.points);
+        Self::of(points, self.metered.meter())
     }
 }
+
+/// What a chunk takes besides its points, in bytes: itself, its reference counts, and a place in a
+/// node of the map, which may be half empty.
+const CHUNK_BYTES: usize = size_of::<Chunk>() + 16 + 2 * size_of::<(i64, Arc<Chunk>)>();
 
 #[cfg(test)]
 mod tests {
@@ -167,16 +217,17 @@ mod tests {
         let mut chunks: Vec<&[Point]> = Vec::new();
         let mut after = None;
         while let Some(chunk) = points.chunk(after) {
-            after = Some(chunk[0].timestamp);
-            chunks.push(chunk);
+            after = Some(chunk.points[0].timestamp);
+            chunks.push(&chunk.points);
         }
         chunks
     }
 
     #[test]
     fn chunks_are_left_full_by_who_writes_in_order_or_backwards() {
-        let mut ascending = Points::<8>::default();
-        let mut descending = Points::<8>::default();
+        let meter = Meter::default();
+        let mut ascending = Points::<8>::new(&meter);
+        let mut descending = Points::<8>::new(&meter);
         for at in 0..32 {
             ascending.put(Point::new(at, 0.0));
             descending.put(Point::new(-at, 0.0));
@@ -187,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_chunk_has_no_more_room_than_it_may_need() {
-        let mut points = Points::<512>::default();
+        let mut points = Points::<512>::new(&Meter::default());
         let mut snapshots = Vec::new();
         for at in 0..2000 {
             points.put(Point::new(at, 0.0));
@@ -196,9 +247,9 @@ mod tests {
             }
         }
         for (_, chunk) in &points.sealed {
-            assert_eq!((chunk.0.len(), chunk.0.capacity()), (512, 512));
+            assert_eq!((chunk.points.len(), chunk.points.capacity()), (512, 512));
         }
-        assert!(points.tail.0.capacity() <= 512);
+        assert!(points.tail.points.capacity() <= 512);
     }
 
     proptest! {
@@ -207,7 +258,8 @@ mod tests {
             puts in prop::collection::vec((-40i64..40, -1e3f64..1e3), 0..200),
             snapshot_at in 0usize..200,
         ) {
-            let mut points = Points::<4>::default();
+            let meter = Meter::default();
+            let mut points = Points::<4>::new(&meter);
             let mut model = BTreeMap::new();
             let mut snapshot = None;
             for (at, (timestamp, value)) in puts.into_iter().enumerate() {
@@ -222,6 +274,11 @@ mod tests {
             if let Some((snapshot, then)) = snapshot {
                 prop_assert_eq!(all(&snapshot), then);
             }
+            let chunks = points.sealed.values().chain([&points.tail]);
+            let bytes: usize = chunks.map(|c| CHUNK_BYTES + c.points.capacity() * 16).sum();
+            prop_assert_eq!(meter.bytes(), bytes + size_of::<Points<4>>(), "with no snapshot left");
+            drop(points);
+            prop_assert_eq!(meter.bytes(), 0);
         }
     }
 }

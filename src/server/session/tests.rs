@@ -25,9 +25,13 @@ struct Talk {
 
 impl Talk {
     fn with(store: impl Store, limits: Limits, pipe_bytes: usize) -> Self {
+        Self::among(&Arc::new(Shared::new(store, limits, Arc::default())), pipe_bytes)
+    }
+
+    fn among(shared: &Arc<Shared<impl Store>>, pipe_bytes: usize) -> Self {
         let (peer, io) = duplex(pipe_bytes);
         let (stop, stopped) = watch::channel(false);
-        let shared = Arc::new(Shared::new(store, limits, Arc::default()));
+        let shared = Arc::clone(shared);
         let session = tokio::spawn(run(io, None, shared, stopped));
         Self { peer, stop, session }
     }
@@ -128,6 +132,55 @@ async fn a_peer_that_reads_a_byte_now_and_then_is_dropped_as_well() {
         sleep(SECOND).await;
     }
     assert!(begin.elapsed() < 32 * SECOND, "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_left_answers_unread_longest_makes_room_for_others() {
+    // Room for two that wait with 128 KiB of answers, in twice as much memory at most.
+    let limits = Limits::default().max_total_unsent_bytes(600 * 1024);
+    let shared = Arc::new(Shared::new(store_of(20_000).await, limits, Arc::default()));
+    let mut talks = Vec::new();
+    for _ in 0..2 {
+        let mut talk = Talk::among(&shared, 1024);
+        talk.send("get *\n").await;
+        sleep(SECOND).await;
+        talks.push(talk);
+    }
+    let [mut first, mut second] = <[Talk; 2]>::try_from(talks).ok().unwrap();
+    assert!(!first.session.is_finished());
+    let mut third = Talk::among(&shared, 1024);
+    third.send("get *\nget none\n").await;
+    sleep(SECOND).await;
+    assert!(first.session.is_finished() && !second.session.is_finished());
+    assert!(!first.rest().await.contains("\n\n"), "the answer must not look whole");
+    for talk in [&mut second, &mut third] {
+        talk.peer.shutdown().await.unwrap();
+        assert!(talk.rest().await.contains("key 0.5 19999\n\n"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_crowd_answers_still_come_in_order_and_nothing_is_lost() {
+    let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
+    let others = Arc::clone(&shared.turns).acquire_many_owned(turn::TURNS as u32).await.unwrap();
+    let mut talk = Talk::among(&shared, 256 * 1024);
+    // Who asks for little waits for nobody.
+    talk.send("put some.key 1.5 -1\nget some.key\n").await;
+    talk.expect("ok\n\nok\nsome.key 1.5 -1\n\n").await;
+    sleep(SECOND).await;
+    // More than one read, cut amid lines.
+    let puts: String = (0..8000).map(|at| format!("put some.key 1.5 {at}\n")).collect();
+    talk.send(&puts).await;
+    talk.send("get none\nbad\n").await;
+    let early = timeout(SECOND, talk.peer.read_u8()).await;
+    assert!(early.is_err(), "who asks for much waits for its turn");
+    drop(others);
+    talk.expect(&("ok\n\n".repeat(8001) + "error\nwrong command\n\n")).await;
+    talk.send("get some.key\n").await;
+    let all = (0..8000).map(|at| format!("some.key 1.5 {at}\n")).collect::<String>();
+    talk.expect(&format!("ok\nsome.key 1.5 -1\n{all}\n")).await;
+    sleep(SECOND).await;
+    assert_eq!(shared.turns.available_permits(), turn::TURNS);
 }
 
 #[tokio::test(start_paused = true)]

@@ -116,7 +116,7 @@ async fn what_cannot_be_sent_fails_before_anything_is_sent() {
     let error = client.put("palm.cpu", f64::NAN).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the value of palm.cpu is NaN, and only finite values can be sent"
+        "the value of \"palm.cpu\" is NaN, and only finite values can be sent"
     );
     assert!(matches!(client.get("a b").await, Err(Error::InvalidKey(_))));
     let samples = [Sample::new("a", 1.0, 1).unwrap(), Sample::new("b", f64::INFINITY, 1).unwrap()];

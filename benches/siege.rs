@@ -1,0 +1,239 @@
+//! Hostile peers by the thousand, a server with its limits at their defaults, and an honest client
+//! that goes on being served: how much memory the server needs, how fast the client still is.
+//!
+//!     cargo bench --bench siege                      minutes; 10,000 hostile peers
+//!     cargo bench --bench siege -- --quick           half a minute; 2,000
+//!     cargo bench --bench siege -- slow_reads        one attack, or some
+//!
+//! It fails where the server holds more than it may, tells its log too much, or leaves the client
+//! without an answer. Memory is read from `/proc`, so this runs on Linux alone.
+
+use std::{
+    env,
+    error::Error,
+    thread,
+    time::{Duration, Instant},
+};
+
+use attack::Attack;
+use memory::Memory;
+use metrics_client::{MetricsClient, Pipelining, Sample};
+use peer::{Peer, Role};
+use tokio::runtime::{Builder, Runtime};
+
+mod attack;
+#[allow(dead_code, reason = "here nothing is said of how memory grows")]
+mod memory;
+#[allow(dead_code, reason = "one role is enough here")]
+mod peer;
+#[allow(dead_code, reason = "hostile peers do no usual work")]
+mod workload;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let asked: Vec<_> = env::args().skip(1).collect();
+    let is_asked = |flag| asked.iter().any(|arg| arg == flag);
+    // `cargo test` runs benches without `--bench`, to see that they work.
+    let scale = if is_asked("--test") || !is_asked("--bench") {
+        Scale { peers: 200, time: Duration::from_millis(1000) }
+    } else if is_asked("--quick") {
+        Scale { peers: 2_000, time: Duration::from_secs(2) }
+    } else {
+        Scale { peers: 10_000, time: Duration::from_secs(60) }
+    };
+    // Before a server is started, which inherits it.
+    let needed = scale.peers as u64 + 200;
+    let allowed = rlimit::increase_nofile_limit(needed)?;
+    if peer::serve_if_asked()? {
+        return Ok(());
+    }
+    if allowed < needed {
+        return Err(format!(
+            "{needed} file descriptors are needed, and {allowed} allowed: raise `ulimit -Hn`"
+        )
+        .into());
+    }
+    let chosen = |attack: &Attack| {
+        let names: Vec<_> = asked.iter().filter(|arg| !arg.starts_with("--")).collect();
+        names.is_empty() || names.iter().any(|name| **name == attack.name())
+    };
+    println!("{} hostile peers, {:?} each\n\n{HEAD}", scale.peers, scale.time);
+    let mut failures = Vec::new();
+    for attack in Attack::EACH.into_iter().filter(chosen) {
+        let outcome = withstand(attack, &scale)?;
+        println!("{}", outcome.row(attack));
+        failures.extend(outcome.faults(attack));
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
+}
+
+struct Scale {
+    peers: usize,
+    /// How long each attack takes.
+    time: Duration,
+}
+
+/// A server of its own, attacked in one way.
+fn withstand(attack: Attack, scale: &Scale) -> Result<Outcome, Box<dyn Error>> {
+    let server = Peer::start(Role::Logged)?;
+    // The attack has a thread to itself, as the client has.
+    let hostile = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let honest = Builder::new_current_thread().enable_all().build()?;
+    let client = honest.block_on(connect(&server))?;
+
+    let alone = serve_for(&honest, &client, (scale.time / 2).min(Duration::from_secs(3)));
+    let attackers = {
+        let _on = hostile.enter();
+        attack.begin(server.addr(), scale.peers)
+    };
+    // Until most have come, the client would have been as if alone.
+    let come = Instant::now();
+    while come.elapsed() < scale.time / 3 {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let besieged = serve_for(&honest, &client, scale.time);
+    let memory = Memory::of(server.id())?;
+    drop(attackers);
+    hostile.shutdown_timeout(Duration::from_secs(10));
+    drop(client);
+    drop(honest);
+    let log_lines = server.end()?.trim().parse()?;
+    Ok(Outcome { alone, besieged, peak: memory.peak, log_lines, time: scale.time })
+}
+
+async fn connect(server: &Peer) -> Result<MetricsClient, Box<dyn Error>> {
+    let client = MetricsClient::builder(server.addr().to_string())
+        .pipelining(Pipelining::On)
+        .request_timeout(HANG)
+        .stall_timeout(HANG)
+        .connect()
+        .await?;
+    let stored: Result<Vec<_>, _> =
+        attack::stored().map(|(key, at)| Sample::new(key, 0.5, at)).collect();
+    client.put_all(&stored?).await?;
+    Ok(client)
+}
+
+/// What an honest client was given.
+struct Served {
+    answers: usize,
+    failures: usize,
+    time: Duration,
+    slowest: Duration,
+}
+
+impl Served {
+    fn rate(&self) -> f64 {
+        self.answers as f64 / self.time.as_secs_f64()
+    }
+}
+
+/// Puts one after the other, and now and then a get.
+fn serve_for(honest: &Runtime, client: &MetricsClient, time: Duration) -> Served {
+    honest.block_on(async {
+        let begin = Instant::now();
+        let mut served =
+            Served { answers: 0, failures: 0, time: Duration::ZERO, slowest: Duration::ZERO };
+        while begin.elapsed() < time || served.answers + served.failures < LEAST_ANSWERS {
+            let asked = Instant::now();
+            let outcome = match served.answers % 10 {
+                0 => client.get("honest").await.map(drop),
+                second => client.put_at("honest", 1.0, second as i64).await,
+            };
+            served.slowest = served.slowest.max(asked.elapsed());
+            match outcome {
+                Ok(()) => served.answers += 1,
+                // A store that is full says so, which is an answer as well.
+                Err(metrics_client::Error::Rejected { .. }) => served.answers += 1,
+                Err(error) => {
+                    eprintln!("an honest request failed: {error}");
+                    served.failures += 1;
+                }
+            }
+        }
+        served.time = begin.elapsed();
+        served
+    })
+}
+
+struct Outcome {
+    alone: Served,
+    besieged: Served,
+    /// The most that the server held, in bytes.
+    peak: u64,
+    log_lines: usize,
+    time: Duration,
+}
+
+impl Outcome {
+    fn row(&self, attack: Attack) -> String {
+        let Self { alone, besieged, peak, log_lines, .. } = self;
+        format!(
+            "| {} | {:.0} | {:.0} | {:.0} | {:.0} % | {:.0} | {log_lines} |",
+            attack.name(),
+            *peak as f64 / MIB as f64,
+            alone.rate(),
+            besieged.rate(),
+            100.0 * besieged.rate() / alone.rate(),
+            besieged.slowest.as_secs_f64() * 1e3,
+        )
+    }
+
+    fn faults(&self, attack: Attack) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |holds: bool, fault: String| {
+            if !holds {
+                faults.push(format!("{}: {fault}", attack.name()));
+            }
+        };
+        let ceiling = attack.ceiling();
+        check(
+            self.peak <= ceiling,
+            format!("the server held {} bytes, {ceiling} is the most", self.peak),
+        );
+        check(
+            self.besieged.failures == 0,
+            format!("{} honest requests failed", self.besieged.failures),
+        );
+        // Two kinds of line at most for an attack, of each six in ten seconds, and some to begin with.
+        let lines = 20 + 12 * (2 * self.time.as_secs() as usize).div_ceil(10);
+        check(
+            self.log_lines <= lines,
+            format!("{} lines of log, {lines} are the most", self.log_lines),
+        );
+        faults
+    }
+}
+
+impl Attack {
+    fn name(self) -> String {
+        let name = format!("{self:?}");
+        let mut words = String::new();
+        for c in name.chars() {
+            if c.is_uppercase() && !words.is_empty() {
+                words.push('_');
+            }
+            words.extend(c.to_lowercase());
+        }
+        words
+    }
+
+    /// The most memory that the server may have held, in bytes.
+    fn ceiling(self) -> u64 {
+        match self {
+            // What the store may hold by itself, and what peers may cost.
+            Self::NewPoints | Self::SlowReads | Self::All => 1536 * MIB,
+            _ => 512 * MIB,
+        }
+    }
+}
+
+const HEAD: &str = "| attack | most memory, MiB | alone, answers/s | besieged, answers/s | \
+    fraction | slowest answer, ms | lines of log |\n|---|--:|--:|--:|--:|--:|--:|";
+
+const MIB: u64 = 1024 * 1024;
+
+/// How many answers the client must get, however long it takes.
+const LEAST_ANSWERS: usize = 20;
+
+/// Only an answer that never comes takes this long.
+const HANG: Duration = Duration::from_secs(60);

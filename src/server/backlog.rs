@@ -1,0 +1,202 @@
+//! Answers that peers leave unread, over all connections: bounded.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use tokio::time::Instant;
+
+/// What sessions hold while their peers do not take their answers.
+///
+/// A session that cannot write says here what it holds, and takes it back when it can. When all of
+/// them hold more than they may, those that have waited longest are given up, until they do not: an
+/// attacker's, who reads nothing, before those of peers that are only slow.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    limit: usize,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// The sum over all sessions.
+    bytes: usize,
+    entered: u64,
+    /// By how long they have waited; the number tells those apart that began in one moment.
+    sessions: BTreeMap<(Instant, u64), Holding>,
+}
+
+#[derive(Debug)]
+struct Holding {
+    bytes: usize,
+    waker: Waker,
+}
+
+impl Backlog {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, waiting: Mutex::default() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing in here panics between two changes that belong together.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn remove(&mut self, place: (Instant, u64)) -> Option<Holding> {
+        let holding = self.sessions.remove(&place)?;
+        self.bytes -= holding.bytes;
+        Some(holding)
+    }
+}
+
+/// One session in a [`Backlog`].
+#[derive(Debug)]
+pub(super) struct Place {
+    backlog: Arc<Backlog>,
+    /// Where it stands, if it waits.
+    place: Option<(Instant, u64)>,
+}
+
+impl Place {
+    pub(super) fn new(backlog: Arc<Backlog>) -> Self {
+        Self { backlog, place: None }
+    }
+
+    /// Waits on, since `since` and with so many bytes. Ready when this session is given up.
+    pub(super) fn poll_given_up(
+        &mut self,
+        cx: &Context<'_>,
+        since: Instant,
+        bytes: usize,
+    ) -> Poll<()> {
+        let mut waiting = self.backlog.waiting();
+        if let Some(place) = self.place.take()
+            && waiting.remove(place).is_none()
+        {
+            return Poll::Ready(());
+        }
+        waiting.entered += 1;
+        let place = (since, waiting.entered);
+        waiting.bytes += bytes;
+        waiting.sessions.insert(place, Holding { bytes, waker: cx.waker().clone() });
+        let mut given_up = Vec::new();
+        while waiting.bytes > self.backlog.limit
+            && let Some((&longest, _)) = waiting.sessions.first_key_value()
+        {
+            given_up.extend(waiting.remove(longest).map(|holding| holding.waker));
+            if longest == place {
+                break;
+            }
+        }
+        self.place = Some(place);
+        drop(waiting);
+        // Woken without the lock, for the first thing that a session then does is to take it. This
+        // one may be among them, and then finds out when it is polled again.
+        given_up.into_iter().for_each(Waker::wake);
+        Poll::Pending
+    }
+
+    /// Waits no more.
+    pub(super) fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.backlog.waiting().remove(place);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+        time::Duration,
+    };
+
+    use super::*;
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    struct Waiter {
+        place: Place,
+        bell: Arc<Bell>,
+    }
+
+    impl Waiter {
+        fn new(backlog: &Arc<Backlog>) -> Self {
+            Self { place: Place::new(Arc::clone(backlog)), bell: Arc::default() }
+        }
+
+        fn is_given_up(&mut self, since: Instant, bytes: usize) -> bool {
+            let waker = Arc::clone(&self.bell).into();
+            self.place.poll_given_up(&Context::from_waker(&waker), since, bytes).is_ready()
+        }
+
+        fn rings(&self) -> usize {
+            self.bell.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn who_has_waited_longest_makes_room() {
+        let backlog = Arc::new(Backlog::new(100));
+        let now = Instant::now();
+        let at = |second| now + Duration::from_secs(second);
+        let [mut old, mut older, mut new] = [(); 3].map(|()| Waiter::new(&backlog));
+        assert!(!old.is_given_up(at(2), 40));
+        assert!(!older.is_given_up(at(1), 40));
+        assert!(!new.is_given_up(at(3), 20));
+        assert_eq!((older.rings(), old.rings(), new.rings()), (0, 0, 0));
+        // It grows, and another pays for it, who hears of it.
+        assert!(!new.is_given_up(at(3), 21));
+        assert_eq!((older.rings(), old.rings(), new.rings()), (1, 0, 0));
+        assert!(older.is_given_up(at(1), 40));
+        assert!(!old.is_given_up(at(2), 40));
+        // A peer that has taken all that waited then is no longer the one that waits longest.
+        assert!(!old.is_given_up(at(4), 40));
+        assert!(!older.is_given_up(at(5), 40));
+        assert!(new.is_given_up(at(3), 21));
+        assert_eq!(backlog.waiting().bytes, 80);
+    }
+
+    #[test]
+    fn who_waits_no_more_leaves_nothing_behind() {
+        let backlog = Arc::new(Backlog::new(100));
+        let mut first = Waiter::new(&backlog);
+        let mut second = Waiter::new(&backlog);
+        assert!(!first.is_given_up(Instant::now(), 60));
+        assert!(!second.is_given_up(Instant::now(), 40));
+        first.place.leave();
+        assert_eq!(backlog.waiting().bytes, 40);
+        drop(second);
+        assert_eq!(backlog.waiting().bytes, 0);
+        assert!(backlog.waiting().sessions.is_empty());
+    }
+
+    #[test]
+    fn who_holds_more_than_all_may_gives_up_itself() {
+        let backlog = Arc::new(Backlog::new(100));
+        let mut greedy = Waiter::new(&backlog);
+        assert!(!greedy.is_given_up(Instant::now(), 101));
+        assert_eq!(greedy.rings(), 1);
+        assert!(greedy.is_given_up(Instant::now(), 101));
+        assert_eq!(backlog.waiting().bytes, 0);
+    }
+}

@@ -1,0 +1,94 @@
+//! How many connections there are from each address.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Counts connections by where they come from.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    limit: usize,
+    /// Only those that have any, so it is no larger than there are connections. Hashed with a
+    /// secret, since peers have some choice in their addresses.
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Crowd {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, counts: Mutex::default() })
+    }
+
+    /// Counts a connection from `addr` until what is returned is dropped, or says that there are as
+    /// many as may be.
+    pub(super) fn enter(self: &Arc<Self>, addr: IpAddr) -> Option<Member> {
+        let origin = origin(addr);
+        let mut counts = self.counts();
+        let count = counts.entry(origin).or_default();
+        if *count >= self.limit {
+            if *count == 0 {
+                counts.remove(&origin);
+            }
+            return None;
+        }
+        *count += 1;
+        Some(Member { crowd: Arc::clone(self), origin })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // Nothing in here panics between two changes that belong together.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub(super) struct Member {
+    crowd: Arc<Crowd>,
+    origin: IpAddr,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut count) = self.crowd.counts().entry(self.origin) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// What is counted as one place: an IPv4 address, or the 64 bits of an IPv6 address that say which
+/// network it is in, for whoever has one address of a network has all of them (RFC 6177).
+fn origin(addr: IpAddr) -> IpAddr {
+    match addr.to_canonical() {
+        IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_counts_as_one_and_leaves_no_trace() {
+        let crowd = Crowd::new(2);
+        let enter = |addr: &str| crowd.enter(addr.parse().unwrap());
+        let (first, second) = (enter("10.0.0.1").unwrap(), enter("::ffff:10.0.0.1").unwrap());
+        assert!(enter("10.0.0.1").is_none());
+        let third = enter("10.0.0.2").unwrap();
+        drop(first);
+        let fourth = enter("10.0.0.1").unwrap();
+
+        let fifth = enter("2001:db8:0:1::1").unwrap();
+        let sixth = enter("2001:db8:0:1:ffff::").unwrap();
+        assert!(enter("2001:db8:0:1::3").is_none());
+        let seventh = enter("2001:db8:0:2::1").unwrap();
+        drop((second, third, fourth, fifth, sixth, seventh));
+        assert!(crowd.counts().is_empty());
+        assert!(Crowd::new(0).enter([10, 0, 0, 1].into()).is_none());
+    }
+}
