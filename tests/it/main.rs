@@ -18,6 +18,8 @@ mod server;
 mod server_session;
 #[cfg(all(feature = "server", feature = "tls"))]
 mod tls;
+#[cfg(feature = "server")]
+mod simulation;
 mod truth;
 
 /// Says, past the capture of the test harness, that something was not tested.
