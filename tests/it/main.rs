@@ -16,10 +16,10 @@ mod python_repr;
 mod server;
 #[cfg(feature = "server")]
 mod server_session;
-#[cfg(all(feature = "server", feature = "tls"))]
-mod tls;
 #[cfg(feature = "server")]
 mod simulation;
+#[cfg(all(feature = "server", feature = "tls"))]
+mod tls;
 mod truth;
 
 /// Says, past the capture of the test harness, that something was not tested.
