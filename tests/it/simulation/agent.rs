@@ -144,10 +144,12 @@ impl Agent {
         };
         let none_was_sent = result.is_some_and(|result| Outcome::from(&result) == Outcome::NotSent);
         for (at, put) in puts.into_iter().enumerate() {
-            let outcome = match at {
-                _ if at < first_failed => Outcome::Acknowledged,
-                _ if at == first_failed || none_was_sent => outcome,
-                _ => Outcome::Unknown,
+            let outcome = if at < first_failed {
+                Outcome::Acknowledged
+            } else if at == first_failed || none_was_sent {
+                outcome
+            } else {
+                Outcome::Unknown
             };
             self.history().end_put(put, outcome);
         }

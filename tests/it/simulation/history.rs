@@ -18,6 +18,9 @@ pub(super) type Series = BTreeMap<String, BTreeMap<i64, PutId>>;
 
 pub(super) type PutId = usize;
 
+/// How the log's lines are told apart that say what must not have happened.
+pub(super) const VIOLATION: &str = "VIOLATION";
+
 pub(super) type Shared = Arc<Mutex<History>>;
 
 /// Every event of a simulation, as its own record for the judge and as a line for whoever reads it.
@@ -98,7 +101,7 @@ impl History {
 
     /// Writes down what must not happen.
     pub(super) fn violation(&mut self, what: impl Display) {
-        self.note(format_args!("VIOLATION: {what}"));
+        self.note(format_args!("{VIOLATION}: {what}"));
         self.violations.push(what.to_string());
     }
 
