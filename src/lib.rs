@@ -17,6 +17,9 @@ mod tls;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use client::TlsConnector;
+#[cfg(unix)]
+#[cfg_attr(docsrs, doc(cfg(unix)))]
+pub use client::UnixConnector;
 pub use client::{
     ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
     SampleStream, Stats, TcpConnector,

@@ -35,6 +35,8 @@ mod stream;
 mod sync;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(unix)]
+mod unix;
 
 pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
@@ -42,6 +44,8 @@ pub use stats::Stats;
 pub use stream::SampleStream;
 #[cfg(feature = "tls")]
 pub use tls::TlsConnector;
+#[cfg(unix)]
+pub use unix::UnixConnector;
 
 /// A client of one metrics server, over one connection that is kept.
 ///

@@ -11,3 +11,5 @@ mod peculiar;
 mod pipelining;
 mod reconnect;
 mod stream;
+#[cfg(all(unix, feature = "server"))]
+mod unix;
