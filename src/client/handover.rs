@@ -3,7 +3,7 @@
 //!
 //! A wake-up that is lost shows as a deadlock. Time stands still in a model, so that nobody is
 //! saved by a deadline. A model must run the same way twice: at most one of its threads waits for a
-//! change of [`ConnectionState`], for tokio wakes several in random order.
+//! change of [`super::ConnectionState`], for tokio wakes several in random order.
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg loom_model' cargo test --release --lib client::handover -- --nocapture
@@ -26,11 +26,11 @@ use loom::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
+    Connector, MetricsClient, Overflow, Pipelining, Reconnect,
     connect::{Dialer, Given},
     driver::{Driver, Plan},
     pipeline::Settings,
-    shared::Shared,
+    pool::Pool,
 };
 use crate::{
     error::{Delivery, Error},
@@ -321,9 +321,9 @@ fn client<C: Connector>(
         reconnect: Reconnect::backoff(Duration::ZERO, Duration::ZERO),
     };
     let dialer = Dialer { connector, address: "a model".into(), timeout: SECOND };
-    let shared = Arc::new(Shared::new(plan.settings.clone(), ConnectionState::Disconnected));
-    let driver = Driver::new(Arc::clone(&shared), plan, Arc::new(dialer), io);
-    (MetricsClient::new(shared, None), driver)
+    let pool = Pool::new(1, &plan.settings);
+    let driver = Driver::new(Arc::clone(pool.first()), plan, Arc::new(dialer), io);
+    (MetricsClient::new(pool, None), driver)
 }
 
 async fn stored(client: &MetricsClient, key: &str) {

@@ -1,4 +1,4 @@
-//! What the handles of a client and its driver share.
+//! What the handles of a client and the driver of a connection share.
 
 use std::{
     future::poll_fn,
@@ -6,11 +6,12 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     connect::ConnectionState,
     pipeline::{Answer, Kind, Pipeline, Settings, Settled, Submitted, WaiterId},
+    standing::Standing,
     sync::{Mutex, MutexGuard},
 };
 use crate::error::Error;
@@ -19,14 +20,16 @@ use crate::error::Error;
 pub(super) struct Shared {
     pipeline: Mutex<Pipeline>,
     settled: Arc<Settled>,
-    state: watch::Sender<ConnectionState>,
+    /// Where all connections of the client stand, and which of them this one is.
+    standing: Arc<Standing>,
+    number: usize,
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, state: ConnectionState) -> Self {
+    pub(super) fn new(settings: Settings, standing: Arc<Standing>, number: usize) -> Self {
         let pipeline = Pipeline::new(settings);
         let settled = Arc::clone(pipeline.settled());
-        Self { pipeline: Mutex::new(pipeline), settled, state: watch::Sender::new(state) }
+        Self { pipeline: Mutex::new(pipeline), settled, standing, number }
     }
 
     /// The pipeline. Held for moments, and never while a task is woken.
@@ -38,8 +41,16 @@ impl Shared {
         self.pipeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn state(&self) -> &watch::Sender<ConnectionState> {
-        &self.state
+    pub(super) fn set_state(&self, state: ConnectionState) {
+        self.standing.set(self.number, state);
+    }
+
+    /// Takes no more requests. What has been accepted is served.
+    pub(super) fn close(&self) {
+        let driver = self.pipeline().close();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
     }
 
     /// Hands a request to the pipeline, and waits for its answer.

@@ -191,7 +191,7 @@ impl Pipeline {
 
     /// Whether nobody waits for anything.
     pub(in crate::client) fn is_drained(&self) -> bool {
-        self.counters.open() == 0
+        self.open() == 0
     }
 
     /// Ends everything: whoever waits is told, whoever comes is refused.

@@ -104,6 +104,11 @@ impl Pipeline {
         self.counters.stats(in_flight as u64)
     }
 
+    /// How many requests have no outcome yet.
+    pub(super) fn open(&self) -> u64 {
+        self.counters.open()
+    }
+
     /// What callers can see without the lock.
     pub(super) fn settled(&self) -> &Arc<Settled> {
         self.waiters.settled()

@@ -9,5 +9,6 @@ mod events;
 mod outcomes;
 mod peculiar;
 mod pipelining;
+mod pool;
 mod reconnect;
 mod stream;
