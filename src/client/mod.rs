@@ -28,6 +28,8 @@ mod gathering;
 #[cfg(loom_model)]
 mod handover;
 mod pipeline;
+#[cfg(feature = "tower")]
+mod place;
 mod pool;
 mod probe;
 mod shared;
@@ -40,6 +42,8 @@ mod tls;
 
 pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
+#[cfg(feature = "tower")]
+pub(crate) use place::{Calling, Places};
 pub use stats::Stats;
 pub use stream::SampleStream;
 #[cfg(feature = "tls")]

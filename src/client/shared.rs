@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    ops::Deref,
     sync::{Arc, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
@@ -47,10 +48,12 @@ impl Shared {
 
     /// Takes no more requests. What has been accepted is served.
     pub(super) fn close(&self) {
-        let driver = self.pipeline().close();
-        if let Some(driver) = driver {
-            driver.wake();
-        }
+        let mut wakers = Vec::new();
+        let mut pipeline = self.pipeline();
+        wakers.extend(pipeline.close());
+        pipeline.dismiss(&mut wakers);
+        drop(pipeline);
+        wake_all(&mut wakers);
     }
 
     /// Hands a request to the pipeline, and waits for its answer.
@@ -64,20 +67,16 @@ impl Shared {
         request: impl FnOnce(&mut Pipeline, Waker, Instant) -> Result<Submitted, Error>,
     ) -> Result<Answer, Error> {
         let mut request = Some(request);
-        let mut call = Call { shared: self, kind, waiter: None };
+        let mut call = Call::new(self, kind);
         poll_fn(|cx| {
             let Some(request) = request.take() else {
                 return call.poll(cx);
             };
             let (waker, now) = (cx.waker().clone(), Instant::now());
             let submitted = request(&mut self.pipeline(), waker, now);
-            let Submitted { waiter, driver } = match submitted {
-                Ok(submitted) => submitted,
+            match submitted {
+                Ok(submitted) => call.begin(submitted),
                 Err(error) => return Poll::Ready(Err(error)),
-            };
-            call.waiter = Some(waiter);
-            if let Some(driver) = driver {
-                driver.wake();
             }
             Poll::Pending
         })
@@ -101,16 +100,30 @@ pub(super) fn wake_all(wakers: &mut Vec<Waker>) {
 
 /// The wait for one answer. Dropped before it is ready, it leaves the pipeline.
 #[derive(Debug)]
-struct Call<'a> {
-    shared: &'a Shared,
+pub(super) struct Call<S: Deref<Target = Shared>> {
+    shared: S,
     kind: Kind,
     /// `None` before there was a request, and once there was an outcome.
     waiter: Option<WaiterId>,
 }
 
-impl Call<'_> {
+impl<S: Deref<Target = Shared>> Call<S> {
     #[inline]
-    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Error>> {
+    pub(super) fn new(shared: S, kind: Kind) -> Self {
+        Self { shared, kind, waiter: None }
+    }
+
+    /// Waits for the outcome of the request that has been accepted.
+    #[inline]
+    pub(super) fn begin(&mut self, Submitted { waiter, driver }: Submitted) {
+        self.waiter = Some(waiter);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    #[inline]
+    pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Error>> {
         let Some(waiter) = self.waiter else {
             return Poll::Pending;
         };
@@ -125,7 +138,7 @@ impl Call<'_> {
     }
 }
 
-impl Drop for Call<'_> {
+impl<S: Deref<Target = Shared>> Drop for Call<S> {
     fn drop(&mut self) {
         if let Some(waiter) = self.waiter {
             self.shared.abandon(waiter);
