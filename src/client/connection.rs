@@ -108,7 +108,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                     return Moved::Waits;
                 }
             }
-            let taken = self.take(shared);
+            let taken = self.take(shared, wakers);
             if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
                 return Moved::Ended(error.into());
             }
@@ -226,16 +226,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     }
 
     /// Takes the requests that may be sent, and says whether there were any.
-    fn take(&mut self, shared: &Shared) -> bool {
+    fn take(&mut self, shared: &Shared, wakers: &mut Vec<Waker>) -> bool {
         if !self.has_room() {
             return false;
         }
         let buffer = self.framed.write_buffer_mut();
         let before = buffer.len();
         let mut pipeline = shared.pipeline();
-        pipeline.take(buffer, Instant::now());
+        pipeline.take(buffer, Instant::now(), wakers);
         let taken = buffer.len() - before;
         pipeline.counters_mut().bytes_sent += taken as u64;
+        drop(pipeline);
+        wake_all(wakers);
         taken > 0
     }
 

@@ -3,7 +3,7 @@
 //!
 //! A wake-up that is lost shows as a deadlock. Time stands still in a model, so that nobody is
 //! saved by a deadline. A model must run the same way twice: at most one of its threads waits for a
-//! change of [`ConnectionState`], for tokio wakes several in random order.
+//! change of [`super::ConnectionState`], for tokio wakes several in random order.
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg loom_model' cargo test --release --lib client::handover -- --nocapture
@@ -26,15 +26,17 @@ use loom::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
+    Connector, MetricsClient, Overflow, Pipelining, Reconnect,
     connect::{Dialer, Given},
     driver::{Driver, Plan},
     pipeline::Settings,
-    shared::Shared,
+    place::Places,
+    pool::Pool,
 };
 use crate::{
     error::{Delivery, Error},
     metric::Sample,
+    protocol::Request,
 };
 
 /// How often a thread may be made to give way where it could have gone on, unless
@@ -244,6 +246,44 @@ fn a_request_that_has_to_wait_has_the_server_probed() {
     });
 }
 
+/// There is one place at a time: whoever gives it up, by filling it or by leaving, has the next one woken.
+#[test]
+fn a_service_that_waits_for_a_place_gets_it() {
+    for pipelining in [Pipelining::On, Pipelining::Off] {
+        in_every_order(move || {
+            let (client, driver) = connected(pipelining, Line::new(Server::IsPrompt));
+            let others = client.clone();
+            let one = in_thread(async move { stored_in_place(&client, "a").await });
+            let other = in_thread(async move {
+                begun(stored_in_place(&others, "b")).await;
+                stored_in_place(&others, "c").await;
+            });
+            block_on(driver);
+            join_all([one, other]);
+        });
+    }
+}
+
+#[test]
+fn closing_tells_a_service_that_waits_for_a_place() {
+    in_every_order(|| {
+        let (client, driver) = connected(Pipelining::On, Line::new(Server::Withholds));
+        let others = client.clone();
+        let waiting = in_thread(async move {
+            let [mut one, mut two] = <[Places; 2]>::default();
+            for places in [&mut one, &mut two] {
+                match poll_fn(|cx| places.poll(&others, cx)).await {
+                    Ok(()) | Err(Error::Closed { .. }) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        });
+        let closer = in_thread(async move { client.close().await.unwrap() });
+        block_on(driver);
+        join_all([waiting, closer]);
+    });
+}
+
 fn two_callers(pipelining: Pipelining, server: Server) {
     in_every_order(move || {
         let (client, driver) = connected(pipelining, Line::new(server));
@@ -321,13 +361,19 @@ fn client<C: Connector>(
         reconnect: Reconnect::backoff(Duration::ZERO, Duration::ZERO),
     };
     let dialer = Dialer { connector, address: "a model".into(), timeout: SECOND };
-    let shared = Arc::new(Shared::new(plan.settings.clone(), ConnectionState::Disconnected));
-    let driver = Driver::new(Arc::clone(&shared), plan, Arc::new(dialer), io);
-    (MetricsClient::new(shared, None), driver)
+    let pool = Pool::new(1, &plan.settings);
+    let driver = Driver::new(Arc::clone(pool.first()), plan, Arc::new(dialer), io);
+    (MetricsClient::new(pool, None), driver)
 }
 
 async fn stored(client: &MetricsClient, key: &str) {
     client.put_at(key, 0.5, 0).await.unwrap();
+}
+
+async fn stored_in_place(client: &MetricsClient, key: &str) {
+    let mut places = Places::default();
+    poll_fn(|cx| places.poll(client, cx)).await.unwrap();
+    places.call(client, Request::put(key, 0.5, 0).unwrap()).await.unwrap();
 }
 
 /// The server refuses a key that begins with `no`, and names it.

@@ -16,6 +16,8 @@ mod python_repr;
 mod server;
 #[cfg(feature = "server")]
 mod server_session;
+#[cfg(feature = "tower")]
+mod service;
 #[cfg(feature = "server")]
 mod simulation;
 #[cfg(all(feature = "server", feature = "tls"))]

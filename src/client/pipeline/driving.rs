@@ -32,9 +32,14 @@ impl From<Response> for Answers {
 
 impl Pipeline {
     /// Appends to `dst` what may be sent now.
-    pub(in crate::client) fn take(&mut self, dst: &mut BytesMut, now: Instant) {
+    pub(in crate::client) fn take(
+        &mut self,
+        dst: &mut BytesMut,
+        now: Instant,
+        wakers: &mut Vec<Waker>,
+    ) {
         if self.queue.take(self.width, dst) > 0 {
-            self.admit();
+            self.admit(wakers);
             self.note_due(now);
         }
     }
@@ -56,12 +61,8 @@ impl Pipeline {
     /// When [`expire`](Self::expire) has to be called next.
     pub(in crate::client) fn next_expiry(&self) -> Option<Instant> {
         let stalled = self.due_since.map(|since| since + self.settings.stall_timeout);
-        let deadline = self
-            .queue
-            .entries()
-            .chain(self.overflow.iter().map(|(entry, _)| entry))
-            .find(|entry| entry.waiter.is_some())
-            .map(|entry| entry.deadline);
+        let deadline =
+            self.entries().find(|entry| entry.waiter.is_some()).map(|entry| entry.deadline);
         [stalled, deadline].into_iter().flatten().min()
     }
 
@@ -94,8 +95,8 @@ impl Pipeline {
             return Err(ConnectionFault::Unsolicited);
         }
         self.note_due(now);
-        let first = self.queue.entries().chain(self.overflow.iter().map(|(entry, _)| entry)).next();
-        self.waiters.settle_before(first.map_or(self.next_seq, |entry| entry.seq));
+        let first = self.entries().next().map_or(self.next_seq, |entry| entry.seq);
+        self.waiters.settle_before(first);
         Ok(())
     }
 
@@ -112,9 +113,7 @@ impl Pipeline {
         wakers: &mut Vec<Waker>,
     ) -> Option<Instant> {
         let mut late = self.queue.expire(now);
-        let waiting_late =
-            self.overflow.iter().take_while(|(entry, _)| entry.deadline <= now).count();
-        late.extend(self.overflow.drain(..waiting_late).map(|(entry, _)| entry));
+        late.extend(self.leave_line(now));
         for entry in late {
             let error = Error::Timeout {
                 after: self.settings.request_timeout,
@@ -123,7 +122,7 @@ impl Pipeline {
             };
             self.fail(&entry, &error, wakers);
         }
-        self.admit();
+        self.admit(wakers);
         self.note_due(now);
         self.next_expiry()
     }
@@ -191,7 +190,7 @@ impl Pipeline {
 
     /// Whether nobody waits for anything.
     pub(in crate::client) fn is_drained(&self) -> bool {
-        self.counters.open() == 0
+        self.open() == 0
     }
 
     /// Ends everything: whoever waits is told, whoever comes is refused.
@@ -209,7 +208,8 @@ impl Pipeline {
             left.push(*entry);
             false
         });
-        left.extend(self.overflow.drain(..).map(|(entry, _)| entry));
+        self.dismiss(wakers);
+        left.extend(self.overflow.drain(..).filter_map(|request| request.entry().copied()));
         for entry in left {
             let delivery = delivery(&entry);
             let error = match fault {

@@ -9,6 +9,7 @@ mod events;
 mod outcomes;
 mod peculiar;
 mod pipelining;
+mod pool;
 mod reconnect;
 mod stream;
 #[cfg(all(unix, feature = "server"))]

@@ -238,7 +238,7 @@ impl World {
 
     fn take(&mut self) {
         let mut taken = BytesMut::new();
-        self.pipeline.take(&mut taken, self.now);
+        self.pipeline.take(&mut taken, self.now, &mut self.wakers);
         let taken = String::from_utf8(taken.to_vec()).unwrap();
         assert_eq!(taken, self.model.take(self.now));
         self.read.extend(taken.lines().map(str::to_string));
