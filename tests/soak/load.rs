@@ -46,7 +46,7 @@ pub(crate) struct Caller {
 pub(crate) const CALLERS: usize = 16;
 
 /// How long a caller waits between two calls, at most.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(200);
 
 impl Caller {
     pub(crate) fn new(number: usize, world: &World, rng: Rng, tally: &'static Tally) -> Self {
