@@ -11,7 +11,7 @@ use metrics_client::{Error, Metrics, MetricsClient, Overflow, Pipelining, Sample
 use tokio::{
     io::AsyncWriteExt,
     join,
-    net::TcpStream,
+    net::TcpSocket,
     time::{self, Instant},
 };
 
@@ -159,7 +159,10 @@ impl Caller {
     /// had enough.
     async fn be_rude(&mut self) {
         count(&self.tally.rude);
-        let Ok(mut peer) = TcpStream::connect(self.server).await else { return };
+        let socket = TcpSocket::new_v4().unwrap();
+        // Else the kernel takes megabytes of answers before the server notices that nobody reads.
+        socket.set_recv_buffer_size(4096).unwrap();
+        let Ok(mut peer) = socket.connect(self.server).await else { return };
         let requests =
             if self.rng.bool() { "put half a li".into() } else { "get *\n".repeat(2000) };
         let patience = Duration::from_millis(self.rng.u64(..2000));
