@@ -16,6 +16,8 @@ mod python_repr;
 mod server;
 #[cfg(feature = "server")]
 mod server_session;
+#[cfg(all(feature = "server", target_os = "linux"))]
+mod sockets;
 #[cfg(all(feature = "server", feature = "tls"))]
 mod tls;
 mod truth;
