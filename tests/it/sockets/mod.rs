@@ -29,7 +29,6 @@ fn builder(address: SocketAddr) -> ClientBuilder {
         .pipelining(Pipelining::On)
         .request_timeout(SHORT)
         .stall_timeout(2 * SHORT)
-        .connect_timeout(SHORT)
         .reconnect(Reconnect::backoff(Duration::from_millis(5), Duration::from_millis(50)))
 }
 

@@ -99,9 +99,10 @@ impl Network {
         self.client.run(|| block_on(future))
     }
 
-    /// Sets a number of the client's kernel.
-    pub(super) fn set_on_client(&self, path: &str, value: &str) {
-        self.client.run(|| fs::write(path, value).unwrap());
+    /// From now on the client's kernel gives this port to whoever dials.
+    pub(super) fn dial_from(&self, port: u16) {
+        let range = format!("{port} {port}");
+        self.client.run(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).unwrap());
     }
 
     /// Serves on the server's host.

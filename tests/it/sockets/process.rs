@@ -12,6 +12,7 @@ use nix::{
     sys::{
         prctl,
         signal::{self, Signal},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
@@ -53,15 +54,26 @@ impl Process {
         Self { child }
     }
 
-    /// Sends it a signal.
-    pub(super) fn signal(&self, signal: Signal) {
-        signal::kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    /// `SIGSTOP`; it has stopped when this returns.
+    pub(super) fn stop(&self) {
+        signal::kill(self.pid(), Signal::SIGSTOP).unwrap();
+        let status = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
+    }
+
+    /// `SIGCONT`.
+    pub(super) fn go_on(&self) {
+        signal::kill(self.pid(), Signal::SIGCONT).unwrap();
     }
 
     /// `kill -9`.
     pub(super) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{io, time::Duration};
 
 use metrics_client::{ConnectionFault, Delivery, Error, MetricsClient, Pipelining};
-use nix::sys::signal::Signal;
 use tokio::{join, task::JoinSet, time};
 
 use super::{
@@ -18,10 +17,10 @@ async fn a_server_that_is_stopped_for_less_than_the_deadline_is_only_slow() {
     let server = Process::start(port.address);
     let client = MetricsClient::connect(port.address).await.unwrap();
     client.put_at("a", 1.0, 1).await.unwrap();
-    server.signal(Signal::SIGSTOP);
+    server.stop();
     let go_on = async {
         time::sleep(SHORT).await;
-        server.signal(Signal::SIGCONT);
+        server.go_on();
     };
     let (put, ()) = soon(async { join!(client.put_at("a", 2.0, 2), go_on) }).await;
     put.unwrap();
@@ -34,7 +33,7 @@ async fn a_server_that_is_stopped_for_longer_fails_each_call_and_answers_nobody_
     let server = Process::start(port.address);
     let client = builder(port.address).connect().await.unwrap();
     client.put_at("a", 1.0, 1).await.unwrap();
-    server.signal(Signal::SIGSTOP);
+    server.stop();
     // On the connection there was, and on those that its kernel accepts and it does not.
     for second in 2..6 {
         let error = soon(client.put_at("a", 1.0, second)).await.unwrap_err();
@@ -42,7 +41,7 @@ async fn a_server_that_is_stopped_for_longer_fails_each_call_and_answers_nobody_
         let error = soon(client.get("a")).await.unwrap_err();
         assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
     }
-    server.signal(Signal::SIGCONT);
+    server.go_on();
     works_again(&client).await;
     let mut calls = JoinSet::new();
     for at in 0..100 {
@@ -95,7 +94,7 @@ async fn a_server_that_stays_away_is_named_as_the_reason() {
     let server = Process::start(port.address);
     let client = builder(port.address).connect().await.unwrap();
     client.put_at("a", 1.0, 1).await.unwrap();
-    server.signal(Signal::SIGSTOP);
+    server.stop();
     let in_flight = client.put_at("a", 2.0, 2);
     let kill = async {
         while client.stats().in_flight == 0 {
