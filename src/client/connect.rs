@@ -132,6 +132,7 @@ impl Connector for TcpConnector {
             };
             // Those that are still under way when one has succeeded are ended with the set.
             match time::timeout(wait, attempts.join_next()).await {
+                Ok(Some(Ok(Ok(stream)))) if is_of_itself(&stream) => failure = nobody_listens(),
                 Ok(Some(Ok(Ok(stream)))) => {
                     self.configure(&stream)?;
                     return Ok(stream);
@@ -142,6 +143,17 @@ impl Connector for TcpConnector {
             }
         }
     }
+}
+
+/// Whether a connection leads to itself: who dials a port of this machine on which nobody listens may
+/// be given that very port for his own end, and then TCP opens it from both sides at once (RFC 9293,
+/// section 3.5). Nobody would answer, and the server could not have its port back.
+fn is_of_itself(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+}
+
+fn nobody_listens() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens on the port")
 }
 
 /// How long an address may take before the next one is tried beside it (RFC 8305, section 5).

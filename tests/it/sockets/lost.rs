@@ -181,3 +181,15 @@ fn segments_as_small_as_they_can_be_carry_everything() {
         assert!(metrics.points("a").iter().map(|point| point.timestamp).eq(0..1000));
     });
 }
+
+#[test]
+fn a_dial_that_would_meet_itself_is_refused() {
+    let Some(network) = Network::new("a dial from the port that it goes to") else { return };
+    const PORT: u16 = 40_000;
+    network.dial_from(PORT);
+    network.client(async {
+        let error = MetricsClient::connect(format!("127.0.0.1:{PORT}")).await.unwrap_err();
+        let Error::Connect { cause, .. } = error else { panic!("{error:?}") };
+        assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
+    });
+}
