@@ -44,6 +44,14 @@ pub trait Connector: Send + Sync + 'static {
     ///
     /// Whatever keeps the connection from being made. The client will try again.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// Told of a connection that is about to be dropped because the other end is silent, and may
+    /// yet wake up. What was written to it goes again on the next one, so what the system has not
+    /// delivered yet should never be: it would undo a newer put of the same second. Does nothing
+    /// unless a connector says otherwise, as [`TcpConnector`] does.
+    fn give_up(&self, io: &Self::Io) {
+        let _ = io;
+    }
 }
 
 impl<F, Fut, Io> Connector for F
@@ -142,6 +150,13 @@ impl Connector for TcpConnector {
                 Ok(None) | Err(_) => {}
             }
         }
+    }
+
+    /// Else the kernel goes on sending what is not acknowledged for as long as the user timeout
+    /// lasts, whoever has closed the connection.
+    fn give_up(&self, io: &TcpStream) {
+        // Fails only if the connection is gone.
+        let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
     }
 }
 

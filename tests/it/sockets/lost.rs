@@ -91,6 +91,26 @@ fn a_put_whose_answer_is_lost_is_stored_and_one_that_is_lost_itself_is_not() {
 }
 
 #[test]
+fn a_connection_that_was_given_up_brings_nothing_later() {
+    let Some(network) = Network::new("packets that come late") else { return };
+    let serving = network.serve(Arc::default(), Limits::default());
+    network.client(async {
+        let client = builder(Network::ADDRESS).request_timeout(HANG).connect().await.unwrap();
+        client.put_at("a", 1.0, 1).await.unwrap();
+        network.swallow(Way::ToServer);
+        let heal = async {
+            until(|| client.stats().retried > 0).await;
+            network.heal(Way::ToServer);
+        };
+        let (put, ()) = join!(client.put_at("a", 2.0, 2), heal);
+        put.unwrap();
+        // A kernel that still has to send something tries again within this time.
+        time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(serving.monitor.stats().puts, 2);
+    });
+}
+
+#[test]
 fn an_idle_connection_into_a_black_hole_is_noticed_before_anybody_calls() {
     let Some(network) = Network::new("a black hole behind an idle connection") else { return };
     let second = Duration::from_secs(1);
