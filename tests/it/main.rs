@@ -22,6 +22,12 @@ mod sockets;
 mod tls;
 mod truth;
 
+#[cfg(not(target_os = "linux"))]
+#[test]
+fn faults_of_real_sockets() {
+    skipped("faults of real sockets", "they take Linux");
+}
+
 /// Says, past the capture of the test harness, that something was not tested.
 #[expect(clippy::explicit_write, reason = "the harness captures what `eprintln` prints")]
 fn skipped(what: &str, reason: &str) {

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    SHORT, builder,
+    SHORT, builder, is_late,
     process::{Port, Process, end_with_parent, this_test},
     soon, works_again,
 };
@@ -86,8 +86,11 @@ async fn a_server_without_a_descriptor_serves_whom_it_has_and_lets_others_wait_f
         soon(client.put_at("a", 1.0, second)).await.unwrap();
     }
     assert_eq!(client.stats().reconnects, 0);
+    let waiting = builder(port.address).connect().await.unwrap();
+    assert!(is_late(&soon(waiting.put_at("b", 1.0, 1)).await.unwrap_err()));
 
     drop(others);
+    works_again(&waiting).await;
     soon(last.read_exact(&mut answer)).await.unwrap();
     assert_eq!(answer, *b"ok\na 1.0 1\na 1");
 }

@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use metrics_client::{
     ConnectionFault, ConnectionState, Delivery, Error, MemoryStore, MetricsClient, Pipelining,
-    Reconnect, Sample, Selector, Store, TcpConnector, server::Limits, store::Snapshot,
+    Sample, Selector, Store, TcpConnector, server::Limits, store::Snapshot,
 };
 use tokio::{
     join,

@@ -110,6 +110,11 @@ async fn a_server_that_stays_away_is_named_as_the_reason() {
     let ConnectionFault::Dial { cause, .. } = &**fault else { panic!("{error:?}") };
     assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
 
+    let connected = MetricsClient::connect(port.address).await;
+    assert!(matches!(connected, Err(Error::Connect { .. })), "{connected:?}");
+    let stream = soon(client.stream("*")).await;
+    assert!(matches!(stream, Err(Error::Connect { .. })), "{stream:?}");
+
     let _server = Process::start(port.address);
     works_again(&client).await;
 }
