@@ -78,6 +78,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         }
     }
 
+    pub(super) fn io(&self) -> &Io {
+        self.framed.get_ref()
+    }
+
     pub(super) fn is_proven(&self) -> bool {
         self.proven
     }

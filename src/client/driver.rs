@@ -185,6 +185,9 @@ impl<C: Connector> Driver<C> {
             let now = Instant::now();
             if self.shared.pipeline().is_stalled(now) {
                 self.distrusted |= self.shared.pipeline().in_flight() > 1;
+                if let Link::Up(connection) = &self.link {
+                    self.dialer.connector.give_up(connection.io());
+                }
                 let after = self.plan.settings.stall_timeout;
                 self.disconnected(ConnectionFault::Stalled { after });
             }

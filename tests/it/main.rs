@@ -20,9 +20,17 @@ mod server_session;
 mod service;
 #[cfg(feature = "server")]
 mod simulation;
+#[cfg(all(feature = "server", target_os = "linux"))]
+mod sockets;
 #[cfg(all(feature = "server", feature = "tls"))]
 mod tls;
 mod truth;
+
+#[cfg(not(target_os = "linux"))]
+#[test]
+fn faults_of_real_sockets() {
+    skipped("faults of real sockets", "they take Linux");
+}
 
 /// Says, past the capture of the test harness, that something was not tested.
 #[expect(clippy::explicit_write, reason = "the harness captures what `eprintln` prints")]
