@@ -153,11 +153,7 @@ async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
         .max_response_bytes(rules.max_response_bytes)
         .overflow(rules.overflow)
         .retry(rules.retry)
-        .reconnect(if rules.reconnect {
-            Reconnect::backoff(min, max)
-        } else {
-            Reconnect::never()
-        });
+        .reconnect(if rules.reconnect { Reconnect::backoff(min, max) } else { Reconnect::never() });
     match rules.start {
         Start::Lazy => Some(builder.connect_lazy()),
         Start::Given => Some(builder.with_io(Line::accepted(world.clone()))),

@@ -27,7 +27,7 @@ impl World {
         let limit = self.limit(ask);
         assert!(taken <= limit + SLACK, "{ask:?} took {taken:?}: {outcome:?}");
         if call.was_late && ask != Ask::Nonsense {
-            let closed = matches!(outcome, Err(Error::Closed { .. }));
+            let closed = matches!(outcome, Err(Error::Closed { .. } | Error::CannotDial));
             assert!(closed, "{ask:?} after the close: {outcome:?}");
         }
         match outcome {
@@ -71,7 +71,10 @@ impl World {
         let said = || self.answers(Asked::One(tag));
         if is_final(outcome) {
             let all = said().map(|(_, response)| response).collect::<Vec<_>>();
-            assert!(all.iter().any(|response| says(response, outcome)), "{outcome:?} is not {all:?}");
+            assert!(
+                all.iter().any(|response| says(response, outcome)),
+                "{outcome:?} is not {all:?}"
+            );
         } else {
             let now = Instant::now();
             let unheard = said().find(|(at, _)| *at < now);
@@ -137,7 +140,8 @@ impl World {
         let said = self.streamed(tag);
         let agrees = match (end, said) {
             (Ok(()), Some(Response::Ok(metrics))) => {
-                format!("{metrics:?}") == format!("{:?}", samples.into_iter().collect::<metrics_client::Metrics>())
+                format!("{metrics:?}")
+                    == format!("{:?}", samples.into_iter().collect::<metrics_client::Metrics>())
             }
             (Ok(()), _) => false,
             (Err(Error::Rejected { message }), Some(Response::Error(said))) => **message == **said,

@@ -54,6 +54,7 @@ pub(super) struct Answer {
 /// What the client uses a connection for, as far as can be told by what it has written.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Nature {
+    Unknown,
     Main,
     Probe,
     Stream,
@@ -80,14 +81,16 @@ impl Wire {
         match &self.written[..] {
             [b'g', b'e', b't', b' ', b'p', ..] => Nature::Probe,
             [b'g', b'e', b't', b' ', b's', ..] => Nature::Stream,
-            [b'g'] | [b'g', b'e'] | [b'g', b'e', b't'] | [b'g', b'e', b't', b' '] => Nature::Probe,
+            [] | [b'g'] | [b'g', b'e'] | [b'g', b'e', b't'] | [b'g', b'e', b't', b' '] => {
+                Nature::Unknown
+            }
             _ => Nature::Main,
         }
     }
 
     /// Whether the client uses it for its requests now.
     pub(super) fn is_main(&self) -> bool {
-        self.nature() == Nature::Main && !self.written.is_empty() && !self.over
+        self.nature() == Nature::Main && !self.over
     }
 
     /// Returns the places of the requests that are whole now.
@@ -116,7 +119,7 @@ impl Wire {
     pub(super) fn read(&mut self, bytes: &[u8]) {
         self.read.extend_from_slice(bytes);
         let limit = match self.nature() {
-            Nature::Main => self.max_response_bytes,
+            Nature::Main | Nature::Unknown => self.max_response_bytes,
             Nature::Probe | Nature::Stream => ClientCodec::DEFAULT_MAX_RESPONSE_BYTES,
         };
         let mut codec = self.codec.take().unwrap_or(ClientCodec::max_response_bytes(limit));
@@ -174,9 +177,9 @@ fn asked(text: &str) -> Asked {
         Some('*') => Some(Asked::All),
         Some('p' | 'g') => number(rest).map(Asked::One),
         Some('s') => number(rest).map(Asked::Stream),
-        Some('b') => rest.split_once('.').and_then(|(tag, index)| {
-            Some(Asked::Sample(number(tag)?, number(index)?))
-        }),
+        Some('b') => rest
+            .split_once('.')
+            .and_then(|(tag, index)| Some(Asked::Sample(number(tag)?, number(index)?))),
         _ => None,
     }
     .unwrap_or(Asked::Nothing)

@@ -85,12 +85,14 @@ impl World {
 
     /// The client has written; it might have written more.
     pub(super) fn wrote(&mut self, id: usize, bytes: &[u8], cut_short: bool) {
-        let first = self.wires[id].written.is_empty();
+        let was_main = self.wires[id].is_main();
         let new = self.wires[id].wrote(bytes, cut_short);
         if self.wires[id].nature() != Nature::Main {
             return;
         }
-        if first && self.wires.iter().enumerate().any(|(other, wire)| other != id && wire.is_main()) {
+        if !was_main
+            && self.wires.iter().enumerate().any(|(other, wire)| other != id && wire.is_main())
+        {
             self.complain(format!("connection {id} is used beside another"));
         }
         let complaints = new.filter_map(|place| self.fault(id, place)).collect::<Vec<_>>();
@@ -166,7 +168,9 @@ impl World {
                 Asked::Sample(other, before) => other != tag || before < index,
                 _ => true,
             }),
-            _ => before.iter().all(|other| !matches!(other.asked, Asked::One(other) if other >= tag)),
+            _ => {
+                before.iter().all(|other| !matches!(other.asked, Asked::One(other) if other >= tag))
+            }
         };
         let mut again = self.wires[..id].iter().flat_map(Wire::exchanges);
         let is_put = !matches!(call.ask, Ask::Get);
