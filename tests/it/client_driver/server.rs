@@ -53,11 +53,7 @@ impl Line {
     }
 
     pub(super) fn accepted(world: Shared) -> Self {
-        let (id, script) = world.lock().connect();
-        let (cuts, script) = match script.iter().position(|&byte| byte == b' ') {
-            Some(end) => (script[..end].to_vec(), script[end + 1..].to_vec()),
-            None => (Vec::new(), script),
-        };
+        let (id, cuts, script) = world.lock().connect();
         let cuts = sizes(&cuts).take(cuts.len().max(1)).collect::<Vec<_>>().into_iter().cycle();
         Self {
             world,

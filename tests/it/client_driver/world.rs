@@ -70,13 +70,17 @@ impl Shared {
 
 /// What the servers tell.
 impl World {
-    /// A connection is being made: its number, and its script.
-    pub(super) fn connect(&mut self) -> (usize, Vec<u8>) {
-        let script = self.scripts.pop_front().unwrap_or_else(|| b"*".to_vec());
-        let is_prompt = script.rsplit(|&byte| byte == b' ').next() == Some(b"*");
-        self.all_are_prompt &= is_prompt;
+    /// A connection is being made: its number, its cuts, and its script.
+    pub(super) fn connect(&mut self) -> (usize, Vec<u8>, Vec<u8>) {
+        let mut cuts = self.scripts.pop_front().unwrap_or_else(|| b"*".to_vec());
+        let script = match cuts.iter().position(|&byte| byte == b' ') {
+            Some(end) => cuts.split_off(end + 1),
+            None => std::mem::take(&mut cuts),
+        };
+        cuts.pop();
+        self.all_are_prompt &= script == b"*";
         self.wires.push(Wire::new(self.rules.max_response_bytes));
-        (self.wires.len() - 1, script)
+        (self.wires.len() - 1, cuts, script)
     }
 
     pub(super) fn disconnect(&mut self, id: usize) {
