@@ -4,7 +4,7 @@
 //! An input is a play, in text. Its first line says what the client is told, its second what the
 //! callers do, and each further line what becomes of one connection, in the order in which they are
 //! dialled: a word of cuts for both directions, as in the other inputs, a blank, and what the server does.
-//! When the lines are used up, servers are prompt. A letter without a meaning is passed over.
+//! When the lines are used up, servers are prompt. A letter without a meaning is passed over, and so is what callers would do beyond their 64th.
 //!
 //! ```text
 //! o2s              pipelining on, two in flight, a short stall timeout
