@@ -218,10 +218,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             return Ok(());
         }
         let any = !self.answers.is_empty();
+        // Each request ends with a line break and has no other.
+        let unwritten = memchr::memchr_iter(b'\n', self.framed.write_buffer()).count();
         let mut pipeline = shared.pipeline();
         pipeline.counters_mut().bytes_received += decoded - self.counted;
         self.counted = decoded;
-        let result = pipeline.complete(self.answers.drain(..), amid, Instant::now(), wakers);
+        let result =
+            pipeline.complete(self.answers.drain(..), amid, unwritten, Instant::now(), wakers);
         drop(pipeline);
         self.gathering.rouse(wakers.len());
         wake_all(wakers);

@@ -11,8 +11,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
     time::Duration,
@@ -20,11 +19,11 @@ use std::{
 
 use futures_util::future::{join, join3};
 use loom::{
-    sync::{Mutex, Notify},
+    sync::Notify,
     thread::{self, JoinHandle},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::line::{Line, Server};
 use super::{
     Connector, MetricsClient, Overflow, Pipelining, Reconnect,
     connect::{Dialer, Given},
@@ -33,11 +32,10 @@ use super::{
     place::Places,
     pool::Pool,
 };
-use crate::{
-    error::{Delivery, Error},
-    metric::Sample,
-    protocol::Request,
-};
+use crate::{error::Error, metric::Sample, protocol::Request};
+
+mod line;
+mod shutdown;
 
 /// How often a thread may be made to give way where it could have gone on, unless
 /// `LOOM_MAX_PREEMPTIONS` says otherwise. Two are known to find most errors ("Iterative context
@@ -158,38 +156,6 @@ fn a_call_may_move_to_another_task() {
 }
 
 #[test]
-fn closing_serves_what_has_been_accepted() {
-    in_every_order(|| {
-        let (client, driver) = connected(Pipelining::On, Line::new(Server::IsPrompt));
-        let others = client.clone();
-        let caller = in_thread(async move {
-            match client.put_at("a", 0.5, 0).await {
-                Ok(()) | Err(Error::Closed { delivery: Delivery::NotSent, .. }) => {}
-                outcome => panic!("{outcome:?}"),
-            }
-        });
-        let closer = in_thread(async move { others.close().await.unwrap() });
-        block_on(driver);
-        join_all([caller, closer]);
-    });
-}
-
-/// The server never answers, and a handle is kept: only the caller's leaving lets the close end.
-#[test]
-fn closing_ends_when_the_last_caller_leaves() {
-    in_every_order(|| {
-        let (client, driver) = connected(Pipelining::On, Line::new(Server::Withholds));
-        let others = client.clone();
-        let last = client.clone();
-        let closer = in_thread(async move { others.close().await.unwrap() });
-        let caller = in_thread(async move { begun(client.put_at("a", 0.5, 0)).await });
-        block_on(driver);
-        join_all([closer, caller]);
-        drop(last);
-    });
-}
-
-#[test]
 fn an_idle_driver_dials_for_the_first_request() {
     in_every_order(|| {
         let connector = || async { Ok(Line::new(Server::IsPrompt)) };
@@ -197,17 +163,6 @@ fn an_idle_driver_dials_for_the_first_request() {
         let caller = in_thread(async move { stored(&client, "a").await });
         block_on(driver);
         join_all([caller]);
-    });
-}
-
-#[test]
-fn an_idle_driver_ends_with_the_last_handle() {
-    in_every_order(|| {
-        let connector = || async { Ok(Line::new(Server::IsPrompt)) };
-        let (client, driver) = client(Pipelining::Off, connector, None);
-        let handles = [client.clone(), client].map(|handle| in_thread(async move { drop(handle) }));
-        block_on(driver);
-        join_all(handles);
     });
 }
 
@@ -392,126 +347,4 @@ async fn begun(call: impl Future) {
         Poll::Ready(())
     })
     .await;
-}
-
-/// A connection, with the server at its other end.
-#[derive(Clone)]
-struct Line(Arc<Mutex<Ends>>);
-
-struct Ends {
-    server: Server,
-    requests: Vec<u8>,
-    answers: Vec<u8>,
-    /// Who waits for answers.
-    client: Option<Waker>,
-    hung_up: bool,
-}
-
-#[derive(Clone, Copy)]
-enum Server {
-    /// Its answer is there once the request is written.
-    IsPrompt,
-    /// Likewise, and then the connection is at its end.
-    HangsUp,
-    /// Answers once it has two requests.
-    WantsTwo,
-    /// Answers when it is told to, and is prompt from then on.
-    Withholds,
-}
-
-impl Line {
-    fn new(server: Server) -> Self {
-        Self(Arc::new(Mutex::new(Ends {
-            server,
-            requests: Vec::new(),
-            answers: Vec::new(),
-            client: None,
-            hung_up: false,
-        })))
-    }
-
-    /// Answers what was withheld.
-    fn answer(&self) {
-        let mut ends = self.0.lock().unwrap();
-        ends.server = Server::IsPrompt;
-        let client = ends.answer();
-        drop(ends);
-        wake(client);
-    }
-}
-
-impl Ends {
-    /// Answers every request there is, and says whom to wake.
-    fn answer(&mut self) -> Option<Waker> {
-        let requests = String::from_utf8(std::mem::take(&mut self.requests)).unwrap();
-        for request in requests.lines() {
-            let key = request.split(' ').nth(1).unwrap();
-            let answer =
-                if key.starts_with("no") { format!("error\n{key}\n\n") } else { "ok\n\n".into() };
-            self.answers.extend_from_slice(answer.as_bytes());
-        }
-        if requests.is_empty() { None } else { self.client.take() }
-    }
-}
-
-impl AsyncRead for Line {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut ends = self.0.lock().unwrap();
-        if !ends.answers.is_empty() {
-            let len = ends.answers.len().min(buffer.remaining());
-            buffer.put_slice(&ends.answers[..len]);
-            ends.answers.drain(..len);
-        } else if !ends.hung_up {
-            ends.client = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Line {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut ends = self.0.lock().unwrap();
-        if !ends.hung_up {
-            ends.requests.extend_from_slice(bytes);
-        }
-        let client = match ends.server {
-            Server::IsPrompt => ends.answer(),
-            Server::HangsUp => {
-                ends.hung_up = true;
-                ends.answer()
-            }
-            Server::WantsTwo
-                if ends.requests.iter().filter(|&&byte| byte == b'\n').count() == 2 =>
-            {
-                ends.answer()
-            }
-            Server::WantsTwo | Server::Withholds => None,
-        };
-        drop(ends);
-        wake(client);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
 }

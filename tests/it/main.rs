@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod client;
+mod client_driver;
 mod codec;
 mod corpus;
 mod exchanges;

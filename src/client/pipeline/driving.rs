@@ -76,22 +76,25 @@ impl Pipeline {
     }
 
     /// Hands out answers in their order. Whether the server has begun another answer after them is
-    /// `amid`: if nothing is asked, that is one that nobody asked for.
+    /// `amid`: if nothing is asked, that is one that nobody asked for. Nor has anybody asked as long as
+    /// the request is not written to its end, as the last `unwritten` of those taken are not: a server that
+    /// answers the beginning of one will answer the end of it too, when the next is in flight.
     pub(in crate::client) fn complete(
         &mut self,
         answers: impl IntoIterator<Item = impl Into<Answers>>,
         amid: bool,
+        unwritten: usize,
         now: Instant,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionFault> {
         for answers in answers {
             self.due_since = None;
             match answers.into() {
-                Answers::One(response) => self.answer(response, wakers)?,
-                Answers::Acknowledgements(count) => self.acknowledge(count, wakers)?,
+                Answers::One(response) => self.answer(response, unwritten, wakers)?,
+                Answers::Acknowledgements(count) => self.acknowledge(count, unwritten, wakers)?,
             }
         }
-        if amid && self.queue.in_flight() == 0 {
+        if amid && self.queue.in_flight() <= unwritten {
             return Err(ConnectionFault::Unsolicited);
         }
         self.note_due(now);
@@ -226,9 +229,10 @@ impl Pipeline {
     fn answer(
         &mut self,
         response: Response,
+        unwritten: usize,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionFault> {
-        let kind = self.queue.due().ok_or(ConnectionFault::Unsolicited)?;
+        let kind = self.due(unwritten)?;
         let outcome = match (kind, response) {
             (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
             (Kind::Get, Response::Ok(metrics)) => Ok(Answer::Found(metrics)),
@@ -246,15 +250,16 @@ impl Pipeline {
     fn acknowledge(
         &mut self,
         mut count: usize,
+        unwritten: usize,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionFault> {
         while count > 0 {
-            let outcome = match self.queue.due() {
-                Some(Kind::Put) => Answer::Stored,
-                Some(Kind::Get) => Answer::Found(Metrics::default()),
-                None => return Err(ConnectionFault::Unsolicited),
+            let outcome = match self.due(unwritten)? {
+                Kind::Put => Answer::Stored,
+                Kind::Get => Answer::Found(Metrics::default()),
             };
-            let Some(Answered { waiter, index, requests }) = self.queue.answer(count) else {
+            let most = count.min(self.queue.in_flight() - unwritten);
+            let Some(Answered { waiter, index, requests }) = self.queue.answer(most) else {
                 break;
             };
             count -= requests;
@@ -263,6 +268,13 @@ impl Pipeline {
             }
         }
         Ok(())
+    }
+
+    /// The kind of the request whose answer is due next.
+    #[inline]
+    fn due(&mut self, unwritten: usize) -> Result<Kind, ConnectionFault> {
+        let due = self.queue.due().filter(|_| self.queue.in_flight() > unwritten);
+        due.ok_or(ConnectionFault::Unsolicited)
     }
 
     /// All requests of the entry that have no answer fail.

@@ -389,7 +389,7 @@ impl Bench {
     }
 
     pub(super) fn answer<const N: usize>(&mut self, responses: [Response; N]) {
-        self.pipeline.complete(responses, false, self.now, &mut Vec::new()).unwrap();
+        self.pipeline.complete(responses, false, 0, self.now, &mut Vec::new()).unwrap();
     }
 
     fn lose(&mut self, fault: ConnectionFault) -> usize {

@@ -266,7 +266,7 @@ impl World {
             };
         }
         is_violation |= amid && self.model.in_flight() == 0;
-        let completed = self.pipeline.complete(responses, amid, self.now, &mut self.wakers);
+        let completed = self.pipeline.complete(responses, amid, 0, self.now, &mut self.wakers);
         self.wake();
         assert_eq!(completed.is_err(), is_violation, "{completed:?}");
         if let Err(fault) = completed {
