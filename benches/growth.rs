@@ -17,6 +17,7 @@ mod baseline;
 mod contest;
 mod curve;
 mod memory;
+#[allow(dead_code, reason = "`siege` alone asks what a peer has to say at its end")]
 mod peer;
 #[allow(dead_code, reason = "here nothing is computed, and nobody is alone")]
 mod workload;

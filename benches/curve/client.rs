@@ -13,7 +13,7 @@ use std::{
 use tokio::task;
 
 use super::connect;
-use crate::workload::KEY;
+use crate::{memory::Memory, workload::KEY};
 
 /// What the client is to do.
 #[derive(Clone, Copy, Debug)]

@@ -18,6 +18,7 @@ use super::{
     memory::Row,
 };
 use crate::{
+    memory::Memory,
     peer::{Peer, Role},
     workload::{self, Agent, KEYS},
 };

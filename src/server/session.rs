@@ -7,14 +7,16 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::Poll,
 };
 
 use bytes::BufMut;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
+    task::yield_now,
 };
 use tokio_util::codec::Encoder;
 use tracing::{debug, error, field::DisplayValue, info};
@@ -26,15 +28,13 @@ use super::{
     backlog::{Backlog, Place},
     log::Log,
     stats::Counters,
-    wire::{Input, Wire},
+    wire::{Input, MAX_READ, MIN_READ, Wire},
 };
 use crate::{
     metric::{Escaped, Key, Selector},
     protocol::{RequestRef, Response, ServerCodec, encode_records},
     store::{Block, PutBatch, Snapshot, Store, StoreError},
 };
-
-mod turn;
 
 /// What all sessions of a server share.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ pub(super) struct Shared<S> {
     pub(super) counters: Arc<Counters>,
     pub(super) log: Log,
     backlog: Arc<Backlog>,
-    /// The right to do much at once.
-    turns: Arc<Semaphore>,
+    /// How many sessions have let others go first and have not had their turn.
+    queued: AtomicUsize,
     /// Whether the store failed when it was last asked: a store that stays broken is logged once.
     store_fails: AtomicBool,
     /// Makes TLS of a connection before it is served, if that is what peers expect.
@@ -61,7 +61,7 @@ impl<S> Shared<S> {
             counters,
             log: Log::default(),
             backlog: Arc::new(Backlog::new(limits.max_total_unsent_bytes)),
-            turns: Arc::new(Semaphore::new(turn::TURNS)),
+            queued: AtomicUsize::new(0),
             store_fails: AtomicBool::new(false),
             #[cfg(feature = "tls")]
             tls: None,
@@ -71,6 +71,11 @@ impl<S> Shared<S> {
     #[cfg(feature = "tls")]
     pub(super) fn tls(self, tls: Option<TlsAcceptor>) -> Self {
         Self { tls, ..self }
+    }
+
+    /// Whether so many sessions have something to do that each must make do with less.
+    fn is_crowded(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) > MAX_QUEUED_AT_EASE
     }
 }
 
@@ -115,7 +120,6 @@ pub(super) async fn run<Io, S>(
         wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog))),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
-        turn: None,
         turn_bytes: 0,
         peer: peer.clone(),
         shared: Arc::clone(&shared),
@@ -191,8 +195,7 @@ struct Session<Io, S> {
     codec: ServerCodec,
     /// Puts that were read, to be applied before anything else is answered.
     puts: PutBatch,
-    turn: Option<OwnedSemaphorePermit>,
-    /// How many bytes were read since others last had theirs.
+    /// How many bytes were read since others last had their turn.
     turn_bytes: usize,
     peer: Option<DisplayValue<SocketAddr>>,
     shared: Arc<Shared<S>>,
@@ -210,7 +213,6 @@ where
                 Err(end) => break end,
             }
         };
-        self.rest();
         match end {
             End::Closed | End::Stopped | End::LineTooLong => {
                 if let Err(end) = self.drain().await {
@@ -236,7 +238,7 @@ where
             let input = self.wire.poll_exchange(cx);
             if input.is_pending() {
                 self.puts.release();
-                self.rest();
+                self.turn_bytes = 0;
             }
             input
         });
@@ -248,11 +250,29 @@ where
         match input {
             Input::End => Err(End::Closed),
             Input::Bytes(read) => {
-                self.before_answers(read).await?;
                 self.answer().await?;
-                self.after_answers().await
+                self.turn_bytes += read;
+                let enough = if self.shared.is_crowded() { MIN_READ } else { MAX_READ / 2 };
+                if self.turn_bytes >= enough {
+                    // One peer that sends without a pause must not keep the others waiting.
+                    self.let_others_go_first().await?;
+                }
+                Ok(())
             }
         }
+    }
+
+    /// Goes to the end of the runtime's queue.
+    async fn let_others_go_first(&mut self) -> Result<(), End> {
+        let shared = Arc::clone(&self.shared);
+        let _turn = Turn::queue(&shared.queued);
+        self.turn_bytes = 0;
+        if shared.is_crowded() {
+            self.puts.release();
+            poll_fn(|cx| Poll::Ready(self.wire.step_back(cx))).await?;
+        }
+        yield_now().await;
+        Ok(())
     }
 
     /// Writes all there is; there must be no put that is not applied.
@@ -261,7 +281,6 @@ where
             let drained = self.wire.poll_drain(cx);
             if drained.is_pending() {
                 self.puts.release();
-                self.rest();
             }
             drained
         })
@@ -377,9 +396,6 @@ where
                     self.drain().await?;
                     has_left = true;
                     self.let_others_go_first().await?;
-                } else if self.needs_turn() {
-                    self.wait_for_turn().await?;
-                    has_left = true;
                 }
             }
         }
@@ -421,6 +437,27 @@ where
             .expect("only a malformed response cannot be encoded");
     }
 }
+
+/// A place in the runtime's queue.
+struct Turn<'a>(&'a AtomicUsize);
+
+impl<'a> Turn<'a> {
+    fn queue(queued: &'a AtomicUsize) -> Self {
+        queued.fetch_add(1, Ordering::Relaxed);
+        Self(queued)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many sessions may stand in the queue before each of them gives its buffers back meanwhile,
+/// and has shorter turns. Both cost a busy peer some of its speed; buffers that are kept cost up to
+/// half a megabyte for each, and long turns of many make everybody else wait.
+const MAX_QUEUED_AT_EASE: usize = 32;
 
 const OK: &[u8] = b"ok\n";
 const PUT_DONE: &[u8] = b"ok\n\n";

@@ -29,7 +29,7 @@ pub(super) struct Wire<Io> {
     /// How much has left `output` that may still take memory in front of what has not.
     output_left: usize,
     limits: Limits,
-    /// How much to ask for with the next read: more each time, as long as that much comes.
+    /// How much to ask for with the next read; follows what comes.
     read_size: usize,
     /// Whether bytes were written that may still be in a buffer of `io`.
     unflushed: bool,
@@ -107,8 +107,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         {
             return Poll::Ready(Ok(input));
         }
-        self.read_little();
-        if !self.input.is_empty() && self.line_since.is_none() {
+        if self.input.is_empty() {
+            self.read_size = (self.read_size / 2).max(MIN_READ);
+        } else if self.line_since.is_none() {
             self.line_since = Some(Instant::now());
         }
         self.poll_deadline(cx).map(Err)
@@ -122,29 +123,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         }
     }
 
-    /// Writes what can be written at once.
-    pub(super) fn write_some(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        match self.poll_write(cx) {
-            Poll::Ready(written) => written,
-            Poll::Pending => Ok(()),
-        }
-    }
-
-    /// Holds no more than it must from now on, and fails when this connection is given up because
-    /// all of them hold too much.
-    pub(super) fn stand_by(&mut self, cx: &Context<'_>) -> Result<(), End> {
-        let held = self.release();
-        match self.unread {
-            Some(Unread { since, .. }) if self.place.poll_given_up(cx, since, held).is_ready() => {
-                Err(End::GivenUp)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Asks for little with the next read.
-    pub(super) fn read_little(&mut self) {
+    /// Writes what can be written at once, and holds no more than it must from now on.
+    pub(super) fn step_back(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.read_size = MIN_READ;
+        if let Poll::Ready(drained) = self.poll_drain(cx) {
+            drained?;
+            self.release();
+        }
+        Ok(())
     }
 
     /// Gives back the memory that the buffers take beyond what is in them, for there may be long to
@@ -240,8 +226,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
 
     /// Ready when the peer has taken too long over what it is at.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if let Err(end) = self.stand_by(cx) {
-            return Poll::Ready(end);
+        let held = self.release();
+        if let Some(Unread { since, .. }) = self.unread
+            && self.place.poll_given_up(cx, since, held).is_ready()
+        {
+            return Poll::Ready(End::GivenUp);
         }
         let (deadline, end) = match (&self.unread, self.line_since) {
             (Some(unread), _) => (after(unread.since, self.limits.write_time), End::Unread),
