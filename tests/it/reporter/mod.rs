@@ -1,5 +1,7 @@
 //! The reporter, against a peer that the test plays, with paused time, and against the server.
 
+mod accounts;
+mod allocations;
 mod basics;
 mod closing;
 mod full;
