@@ -51,7 +51,7 @@ impl ReporterBuilder {
     }
 
     /// How much memory the samples that wait may be counted as, in bytes: 64 for each and the length
-    /// of its key, and some 100 more where samples are [coalesced](WhenFull::Coalesce). It is never
+    /// of its key, and 64 more where samples are [coalesced](WhenFull::Coalesce). It is never
     /// more in truth, and less where samples share a key. Default: 32 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;

@@ -18,6 +18,9 @@ use crate::{client::MetricsClient, error::Error, metric::Sample};
 /// enough that what is sent again after a failure does not count.
 const BATCH: usize = 4096;
 
+/// How many of them are taken from the queue at one go: nobody can record meanwhile.
+const SLICE: usize = 256;
+
 /// The batch that is on its way, if one is.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
@@ -89,8 +92,11 @@ impl Shared {
 
     fn take_off(&self, client: &MetricsClient, holds: bool) -> Option<u64> {
         let mut flights = self.flights();
-        let mut batch = Vec::with_capacity(BATCH);
-        self.outbox().take(BATCH, holds, &mut batch).then_some(())?;
+        let mut batch = Vec::new();
+        while batch.len() < BATCH && self.outbox().take(SLICE, holds, &mut batch) {}
+        if batch.is_empty() {
+            return None;
+        }
         let batch = Arc::new(batch);
         let call = {
             let (client, batch) = (client.clone(), Arc::clone(&batch));
@@ -134,9 +140,12 @@ impl Shared {
     fn settle(&self, flight: Flight, settled: usize, rejected: usize, trouble: Option<Error>) {
         let Flight { batch, call, .. } = flight;
         drop(call);
-        let open = Arc::unwrap_or_clone(batch).into_iter().skip(settled);
+        let mut batch = Arc::unwrap_or_clone(batch);
+        let open = batch.split_off(settled);
+        // Before the lock is taken: there may be many keys to let go of.
+        drop(batch);
         let acknowledged = settled - rejected;
-        self.outbox().settle(acknowledged as u64, rejected as u64, open, trouble);
+        self.outbox().settle(acknowledged as u64, rejected as u64, open.into_iter(), trouble);
         self.note_settled();
     }
 

@@ -135,13 +135,14 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// Moves the oldest samples to `batch`, and says whether there were any; whoever
-    /// [holds](Self::hold) the outbox is asked, or else the sender.
+    /// Moves the oldest samples to `batch`, which is the one that is out or empty, and says whether there
+    /// were any; whoever [holds](Self::hold) the outbox is asked, or else the sender.
     pub(super) fn take(&mut self, most: usize, holds: bool, batch: &mut Vec<Sample>) -> bool {
-        if self.held == holds && self.queue.waiting() == self.queue.len() {
+        let before = batch.len();
+        if self.held == holds && self.queue.waiting() - self.queue.len() == before {
             self.queue.take(most, batch);
         }
-        !batch.is_empty()
+        batch.len() > before
     }
 
     /// How the batch went: how many the server has stored, how many it has refused, which are still

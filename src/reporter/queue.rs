@@ -4,6 +4,9 @@ use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use crate::metric::{Key, Sample};
 
+#[cfg(test)]
+mod tests;
+
 /// What becomes of samples when as many wait as may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -115,13 +118,16 @@ impl Queue {
         Pushed::Added { dropped }
     }
 
-    /// Moves the oldest samples to `batch`, at most so many, and not more than half of what may wait:
-    /// what is being sent cannot make room. They count as waiting until they are
-    /// [settled](Self::settle).
+    /// Moves the oldest samples to `batch`, at most so many, behind those of it that are out already.
+    /// No more are ever out than half of what may wait: what is being sent cannot make room. They
+    /// count as waiting until they are [settled](Self::settle).
     pub(super) fn take(&mut self, most: usize, batch: &mut Vec<Sample>) {
-        debug_assert_eq!(self.out.samples, 0, "one batch is out at a time");
-        self.out = Out { samples: 0, bytes: 0, from: self.first };
-        let most = most.min(self.limits.samples.div_ceil(2));
+        debug_assert_eq!(self.out.samples, batch.len(), "one batch is out at a time");
+        if batch.is_empty() {
+            self.out.from = self.first;
+        }
+        let most = self.limits.samples.div_ceil(2).min(self.out.samples + most);
+        batch.reserve(most.min(self.waiting()) - batch.len());
         while self.out.samples < most
             && self.out.bytes <= self.limits.bytes / 2
             && let Some(sample) = self.pop()
