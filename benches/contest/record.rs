@@ -91,24 +91,28 @@ fn record_often(records: u64, record: impl Fn(f64)) {
     }
 }
 
-/// How long all of so many threads take over `work`.
+/// How long all of so many threads take over `work`: from the first one's beginning to the last one's
+/// end, by their own clocks, for this thread may be kept waiting by them.
 fn together(threads: usize, work: impl Fn(usize) + Sync) -> Duration {
-    let (ready, work) = (&Barrier::new(threads + 1), &work);
+    let (ready, work) = (&Barrier::new(threads), &work);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..threads)
             .map(|thread| {
                 scope.spawn(move || {
                     ready.wait();
+                    let start = Instant::now();
                     work(thread);
+                    (start, Instant::now())
                 })
             })
             .collect();
-        ready.wait();
-        let start = Instant::now();
-        for thread in threads {
-            thread.join().expect("recording does not panic");
-        }
-        start.elapsed()
+        let times: Vec<_> = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("recording does not panic"))
+            .collect();
+        let first = times.iter().map(|&(start, _)| start).min();
+        let last = times.iter().map(|&(_, end)| end).max();
+        first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first)
     })
 }
 
