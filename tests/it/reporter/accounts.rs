@@ -96,11 +96,7 @@ fn serve(listener: TcpListener) -> (u64, u64) {
             while let Some(end) = requests.iter().position(|&byte| byte == b'\n') {
                 let request: Vec<u8> = requests.drain(..=end).collect();
                 let is_refused = request.starts_with(b"put no ");
-                if is_refused {
-                    refused += 1
-                } else {
-                    stored += 1
-                }
+                *if is_refused { &mut refused } else { &mut stored } += 1;
                 answers.extend_from_slice(if is_refused { b"error\nno\n\n" } else { b"ok\n\n" });
                 until_cut = until_cut.saturating_sub(1);
             }

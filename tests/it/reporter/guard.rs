@@ -47,7 +47,7 @@ fn a_guard_delivers_where_nothing_else_can_run() {
         for second in 0..10_000 {
             reporter.record_at("a", second as f64, second);
         }
-        reporter.clone()
+        reporter
     });
     assert_eq!(accounted(&reporter).acknowledged, 10_000);
     assert_eq!(stored(address, "a").len(), 10_000);
@@ -63,7 +63,7 @@ fn a_guard_delivers_what_was_on_its_way() {
         // The sender has its turn, and the answer does not come before the guard is dropped.
         tokio::task::yield_now().await;
         reporter.record_at("a", 2.0, 2);
-        reporter.clone()
+        reporter
     });
     assert_eq!(accounted(&reporter).acknowledged, 2);
     assert_eq!(stored(address, "a"), [1.0, 2.0]);
@@ -141,7 +141,7 @@ fn a_guard_needs_no_second_connection_where_the_runtime_runs() {
         for second in 0..100 {
             reporter.record_at("a", 0.5, second);
         }
-        reporter.clone()
+        reporter
     });
     assert_eq!(accounted(&reporter).acknowledged, 100);
     drop(reporter);
@@ -159,7 +159,7 @@ fn a_guard_gives_up_at_its_limit() {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
         let _guard = reporter.guard(Duration::from_millis(200));
         reporter.record_at("a", 1.0, 1);
-        reporter.clone()
+        reporter
     });
     assert!(start.elapsed() < LIMIT / 2);
     let stats = accounted(&reporter);
