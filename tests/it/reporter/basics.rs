@@ -63,9 +63,22 @@ async fn nothing_gathers_longer_once_the_queue_is_half_full() {
     time::sleep(SECOND).await;
     reporter.record_at("a", 2.0, 2);
     peer.expect_silence(SECOND).await;
+    let recorded = time::Instant::now();
     reporter.record_at("a", 3.0, 3);
-    time::sleep(Duration::from_millis(1)).await;
     assert_eq!(peer.read_some().await, "put a 2.0 2\nput a 3.0 3\n");
+    assert!(recorded.elapsed() < SECOND, "{:?}", recorded.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_sample_after_a_silence_leaves_at_once() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    for second in 0..3 {
+        time::sleep(LONG).await;
+        let recorded = time::Instant::now();
+        reporter.record_at("a", 0.5, second);
+        peer.answer(&format!("put a 0.5 {second}\n"), "ok\n\n").await;
+        assert!(recorded.elapsed() < Duration::from_millis(5), "{:?}", recorded.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]

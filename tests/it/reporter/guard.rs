@@ -127,6 +127,8 @@ fn a_guard_needs_no_second_connection_where_the_runtime_runs() {
         let mut puts = 0;
         while let Ok(len @ 1..) = peer.read(&mut request) {
             puts += 1;
+            // All take longer than the guard waits for a sender that makes no progress.
+            thread::sleep(Duration::from_millis(10));
             assert_eq!(request[..len].iter().filter(|&&byte| byte == b'\n').count(), 1);
             peer.write_all(b"ok\n\n").unwrap();
         }
@@ -164,6 +166,35 @@ fn a_guard_gives_up_at_its_limit() {
     assert!(start.elapsed() < LIMIT / 2);
     let stats = accounted(&reporter);
     assert_eq!((stats.acknowledged, stats.waiting), (0, 1));
+}
+
+/// What it had taken over waits again, and nothing stands in the way.
+#[test]
+fn a_reporter_goes_on_after_a_guard_that_gave_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    current_thread().block_on(async {
+        let client = MetricsClient::builder(address).pipelining(Pipelining::On);
+        let reporter = Reporter::new(client.connect().await.unwrap());
+        let guard = reporter.guard(Duration::from_millis(200));
+        reporter.record_at("a", 1.0, 1);
+        drop(guard);
+        assert_eq!(accounted(&reporter).waiting, 1);
+        // Now there is somebody who answers.
+        thread::spawn(move || {
+            for peer in listener.incoming() {
+                let mut peer = peer.unwrap();
+                thread::spawn(move || {
+                    let mut request = [0; 1024];
+                    while let Ok(1..) = peer.read(&mut request) {
+                        peer.write_all(b"ok\n\n").unwrap();
+                    }
+                });
+            }
+        });
+        reporter.flush(LIMIT).await.unwrap();
+        assert_eq!(accounted(&reporter).acknowledged, 1);
+    });
 }
 
 #[test]
