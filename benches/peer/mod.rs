@@ -46,7 +46,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Acknowledge,
         Self::OneAtATime,
         Self::Redis,
