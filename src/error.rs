@@ -228,6 +228,11 @@ pub struct BatchError {
     pub total: usize,
     /// The place of the first sample that failed, counted from 0.
     pub first_failed: usize,
+    /// Every sample before this place has its final outcome: it was acknowledged or refused. This
+    /// one was neither, nor need be any behind it; `total` if there is none.
+    pub settled: usize,
+    /// How many of the settled samples the server has refused.
+    pub rejected: usize,
     /// Why it failed.
     #[source]
     pub error: Error,

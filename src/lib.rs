@@ -5,6 +5,8 @@ mod client;
 mod error;
 mod metric;
 mod protocol;
+#[cfg(feature = "reporter")]
+mod reporter;
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub mod server;
@@ -31,6 +33,11 @@ pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Select
 pub use protocol::{
     ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NotFinite,
     Request, Response, ServerCodec,
+};
+#[cfg(feature = "reporter")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]
+pub use reporter::{
+    Dropped, Gauge, Reporter, ReporterBuilder, ReporterGuard, ReporterStats, Unsent, WhenFull,
 };
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]

@@ -13,14 +13,16 @@ mod codec;
 mod floats;
 mod pool;
 pub(crate) mod put;
+mod record;
 mod server;
 pub(crate) mod turns;
 
 /// What there is to win.
-pub(crate) const ALL: [fn() -> Contests; 6] = [
+pub(crate) const ALL: [fn() -> Contests; 7] = [
     put::contests,
     bulk::contests,
     pool::contests,
+    record::contests,
     codec::contests,
     floats::contests,
     server::contests,

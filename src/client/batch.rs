@@ -29,25 +29,32 @@ pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error
     for sample in samples {
         NotFinite::check(&sample.key, sample.point.value)?;
     }
-    let Stored { acknowledged, failure } = match pool.several() {
+    let Stored { acknowledged, failure, refused, settled } = match pool.several() {
         None => store(pool.first(), samples.iter(), samples.len()).await,
         Some(several) => store_by_key(several, samples).await,
     };
     match failure {
         None => Ok(()),
-        Some((first_failed, error)) => {
-            let total = samples.len();
-            Err(Error::Batch(Arc::new(BatchError { acknowledged, total, first_failed, error })))
-        }
+        Some((first_failed, error)) => Err(Error::Batch(Arc::new(BatchError {
+            acknowledged,
+            total: samples.len(),
+            first_failed,
+            settled,
+            rejected: refused.into_iter().filter(|&place| place < settled).count(),
+            error,
+        }))),
     }
 }
 
 /// What has become of samples.
-#[derive(Default)]
 struct Stored {
     acknowledged: usize,
     /// The first that failed, by its place, and why.
     failure: Option<(usize, Error)>,
+    /// The places of those that the server has refused.
+    refused: Vec<usize>,
+    /// All before this place were acknowledged or refused.
+    settled: usize,
 }
 
 impl Stored {
@@ -55,6 +62,8 @@ impl Stored {
         self.acknowledged += other.acknowledged;
         let failures = [self.failure.take(), other.failure].into_iter().flatten();
         self.failure = failures.min_by_key(|&(place, _)| place);
+        self.refused.extend(other.refused);
+        self.settled = self.settled.min(other.settled);
     }
 }
 
@@ -65,13 +74,16 @@ async fn store_by_key(several: &Several, samples: &[Sample]) -> Stored {
         let places = || (0..samples.len()).filter(move |&place| routes[place] == number);
         let part = places().map(|place| &samples[place]);
         let mut stored = store(shared, part, places().count()).await;
-        if let Some((place, _)) = &mut stored.failure {
+        let Stored { failure, refused, settled, .. } = &mut stored;
+        let failed = failure.iter_mut().map(|(place, _)| place);
+        for place in failed.chain(refused).chain([settled]) {
             *place = places().nth(*place).unwrap_or(samples.len());
         }
         stored
     });
     let mut parts = parts.map(Box::pin).collect::<Vec<_>>();
-    let mut stored = Stored::default();
+    let mut stored =
+        Stored { acknowledged: 0, failure: None, refused: Vec::new(), settled: samples.len() };
     poll_fn(|cx| {
         parts.retain_mut(|part| match part.as_mut().poll(cx) {
             Poll::Ready(part) => {
@@ -112,7 +124,13 @@ async fn store<'a>(
         accepted += block;
     }
     let progress = batch.finished().await;
-    Stored { acknowledged: progress.acknowledged, failure: progress.failure.or(failure) }
+    Stored {
+        acknowledged: progress.acknowledged,
+        failure: progress.failure.or(failure),
+        refused: progress.refused,
+        // What was never accepted is not settled either.
+        settled: progress.broken_at.unwrap_or(accepted),
+    }
 }
 
 /// A batch in the pipeline. Dropped, it withdraws what has not been sent.
@@ -138,7 +156,8 @@ impl<'a> Batch<'a> {
             let window = self.pace.window.min(2 * pipeline.width());
             let block = (window / 2).clamp(1, BLOCK);
             let (progress, unneeded) = pipeline.poll_batch(self.waiter, window - block, cx.waker());
-            let progress = progress.map(|progress| (progress.unfinished, progress.broken));
+            let progress =
+                progress.map(|progress| (progress.unfinished, progress.broken_at.is_some()));
             drop(pipeline);
             drop(unneeded);
             let (unfinished, broken) = ready!(progress);

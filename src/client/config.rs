@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    MetricsClient,
+    Beside, MetricsClient,
     connect::{Connector, Dialer, Given, LONGEST, Reconnect, TcpConnector},
     driver::Plan,
     pipeline::Settings,
@@ -213,10 +213,7 @@ impl<C: Connector> ClientBuilder<C> {
     pub async fn connect(self) -> Result<MetricsClient, Error> {
         let (pool, plan, dialer) = self.split();
         match dialer.dial().await {
-            Ok(io) => {
-                pool.drive(&plan, &dialer, Some(io));
-                Ok(MetricsClient::new(pool, Some(dialer)))
-            }
+            Ok(io) => Ok(start(pool, plan, dialer, Some(io))),
             Err(cause) => Err(Error::Connect { address: Arc::clone(&dialer.address), cause }),
         }
     }
@@ -229,8 +226,7 @@ impl<C: Connector> ClientBuilder<C> {
     #[must_use = "the connection is closed when the last handle is dropped"]
     pub fn connect_lazy(self) -> MetricsClient {
         let (pool, plan, dialer) = self.split();
-        pool.drive(&plan, &dialer, None);
-        MetricsClient::new(pool, Some(dialer))
+        start(pool, plan, dialer, None)
     }
 
     /// Makes a client on a stream that is connected already, its only connection. It never dials: when
@@ -282,3 +278,19 @@ impl<C: Connector> ClientBuilder<C> {
 /// A million requests take some 200 MiB to keep account of (200 bytes each, on 64 bits) besides what
 /// they say: more is a slip of the pen.
 const MOST_IN_FLIGHT: usize = 1024 * 1024;
+
+/// Starts a client that dials, on the connection if there is one already.
+pub(super) fn start<C: Connector>(
+    pool: Pool,
+    plan: Plan,
+    dialer: Arc<Dialer<C>>,
+    io: Option<C::Io>,
+) -> MetricsClient {
+    pool.drive(&plan, &dialer, io);
+    let beside = Beside {
+        dialer,
+        #[cfg(feature = "reporter")]
+        plan,
+    };
+    MetricsClient::new(pool, Some(beside))
+}

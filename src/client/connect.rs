@@ -10,6 +10,8 @@ use tokio::{
     time::{self, Instant},
 };
 
+#[cfg(feature = "reporter")]
+use super::{MetricsClient, config, driver::Plan, pool::Pool};
 use crate::error::{ConnectionFault, Error};
 
 /// Makes connections: TCP unless the client is told otherwise.
@@ -230,6 +232,10 @@ pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// A dialer whose type does not matter, for connections beside the main one.
 pub(super) trait Dial: Send + Sync {
     fn dial_beside(self: Arc<Self>) -> BoxFuture<Result<Box<dyn Stream>, Error>>;
+
+    /// Another client that dials like this, on the runtime of the caller.
+    #[cfg(feature = "reporter")]
+    fn client(self: Arc<Self>, plan: Plan) -> MetricsClient;
 }
 
 impl<C: Connector> Dial for Dialer<C> {
@@ -240,6 +246,11 @@ impl<C: Connector> Dial for Dialer<C> {
                 Err(cause) => Err(Error::Connect { address: Arc::clone(&self.address), cause }),
             }
         })
+    }
+
+    #[cfg(feature = "reporter")]
+    fn client(self: Arc<Self>, plan: Plan) -> MetricsClient {
+        config::start(Pool::new(1, &plan.settings), plan, self, None)
     }
 }
 

@@ -82,8 +82,15 @@ pub struct MetricsClient {
 
 struct Handle {
     pool: Pool,
-    /// Makes connections beside the main one, where that is possible.
-    dialer: Option<Arc<dyn Dial>>,
+    /// `None` where there is nothing to dial.
+    beside: Option<Beside>,
+}
+
+/// What makes connections beside the main one.
+struct Beside {
+    dialer: Arc<dyn Dial>,
+    #[cfg(feature = "reporter")]
+    plan: driver::Plan,
 }
 
 impl MetricsClient {
@@ -124,8 +131,16 @@ impl MetricsClient {
         Self::builder("a given stream").with_io(io)
     }
 
-    fn new(pool: Pool, dialer: Option<Arc<dyn Dial>>) -> Self {
-        Self { handle: Arc::new(Handle { pool, dialer }) }
+    fn new(pool: Pool, beside: Option<Beside>) -> Self {
+        Self { handle: Arc::new(Handle { pool, beside }) }
+    }
+
+    /// A client like this one with one connection, its own, driven by the runtime of the caller;
+    /// `None` if this one was made from a stream.
+    #[cfg(feature = "reporter")]
+    pub(crate) fn another(&self) -> Option<Self> {
+        let Beside { dialer, plan } = self.handle.beside.as_ref()?;
+        Some(Arc::clone(dialer).client(plan.clone()))
     }
 
     /// Stores `value` for `key` at the current second, and returns once the server has
@@ -252,7 +267,7 @@ impl MetricsClient {
         InvalidKey: From<S::Error>,
     {
         let selector = selector.try_into().map_err(InvalidKey::from)?;
-        let Some(dialer) = &self.handle.dialer else {
+        let Some(Beside { dialer, .. }) = &self.handle.beside else {
             return Err(Error::CannotDial);
         };
         let (is_open, limit) = {

@@ -13,6 +13,8 @@ mod invariants;
 mod models;
 mod peer;
 mod python_repr;
+#[cfg(feature = "reporter")]
+mod reporter;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]

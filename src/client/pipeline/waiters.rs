@@ -38,9 +38,11 @@ pub(in crate::client) struct Progress {
     pub(in crate::client) acknowledged: usize,
     /// The first request that failed, by its place in the batch, and why.
     pub(in crate::client) failure: Option<(usize, Error)>,
-    /// Whether something else than the server's refusal has made a request fail: the rest of the
+    /// The first request that something else than the server's refusal has made fail: the rest of the
     /// batch would meet the same.
-    pub(in crate::client) broken: bool,
+    pub(in crate::client) broken_at: Option<usize>,
+    /// The requests that the server has refused, by their places.
+    pub(in crate::client) refused: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -156,7 +158,7 @@ impl Waiters {
     ) -> (Poll<&Progress>, Option<Waker>) {
         match self.get_mut(id) {
             Some(Slot { waker: slot, call: Call::Batch { progress, wake_at }, .. }) => {
-                if progress.unfinished <= at || (progress.broken && at > 0) {
+                if progress.unfinished <= at || (progress.broken_at.is_some() && at > 0) {
                     return (Poll::Ready(progress), None);
                 }
                 *wake_at = at;
@@ -214,7 +216,7 @@ impl Waiters {
                     Ok(_) => progress.acknowledged += requests,
                     Err(error) => progress.fail(index, error),
                 }
-                progress.unfinished <= *wake_at || (progress.broken && *wake_at > 0)
+                progress.unfinished <= *wake_at || (progress.broken_at.is_some() && *wake_at > 0)
             }
         };
         if wake {
@@ -248,7 +250,11 @@ pub(super) enum Removed {
 
 impl Progress {
     fn fail(&mut self, index: usize, error: Error) {
-        self.broken |= !matches!(error, Error::Rejected { .. });
+        match (&error, self.broken_at) {
+            // Refusals come one by one.
+            (Error::Rejected { .. }, _) => self.refused.push(index),
+            (_, at) => self.broken_at = Some(at.map_or(index, |at| at.min(index))),
+        }
         if self.failure.as_ref().is_none_or(|&(first, _)| index < first) {
             self.failure = Some((index, error));
         }

@@ -46,7 +46,8 @@ pub(super) struct BatchState {
     pub(super) unfinished: usize,
     pub(super) acknowledged: usize,
     pub(super) first_failed: Option<usize>,
-    pub(super) broken: bool,
+    pub(super) broken_at: Option<usize>,
+    pub(super) refused: Vec<usize>,
 }
 
 impl Model {
@@ -202,11 +203,13 @@ impl Model {
             !matches!(request.outcome, None | Some(Outcome::Stored | Outcome::Cancelled))
         };
         let refused = |request: &Request| matches!(request.outcome, Some(Outcome::Rejected(_)));
+        let broken_at = requests().filter(failed).filter(|r| !refused(r)).map(|r| r.index).min();
         BatchState {
             unfinished: requests().filter(|request| request.is_open()).count(),
             acknowledged: requests().filter(|r| r.outcome == Some(Outcome::Stored)).count(),
             first_failed: requests().filter(failed).map(|request| request.index).min(),
-            broken: requests().filter(failed).any(|request| !refused(request)),
+            broken_at,
+            refused: requests().filter(|r| refused(r)).map(|r| r.index).collect(),
         }
     }
 

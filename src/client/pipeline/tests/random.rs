@@ -204,8 +204,8 @@ impl World {
         let waker = Waker::from(Arc::clone(&call.task));
         call.asleep_at = None;
         if call.is_batch {
-            let BatchState { unfinished: left, broken, .. } = self.model.batch(at);
-            let is_ready = left <= unfinished || (broken && unfinished > 0);
+            let BatchState { unfinished: left, broken_at, .. } = self.model.batch(at);
+            let is_ready = left <= unfinished || (broken_at.is_some() && unfinished > 0);
             match self.pipeline.poll_batch(call.waiter, unfinished, &waker).0 {
                 Poll::Ready(progress) => {
                     assert!(is_ready);
@@ -367,7 +367,7 @@ impl World {
         for (at, call) in self.calls.iter_mut().enumerate().filter(|(_, call)| !call.has_left) {
             let is_ready = |asleep_at| {
                 let batch = self.model.batch(at);
-                batch.unfinished <= asleep_at || (batch.broken && asleep_at > 0)
+                batch.unfinished <= asleep_at || (batch.broken_at.is_some() && asleep_at > 0)
             };
             if call.asleep_at.is_some_and(is_ready) {
                 assert!(call.task.was_woken(), "call {at} sleeps on");
@@ -394,9 +394,10 @@ impl Caller {
 }
 
 fn check_batch(progress: &Progress, model: &Model, call: usize) {
-    let Progress { unfinished, acknowledged, ref failure, broken } = *progress;
+    let Progress { unfinished, acknowledged, ref failure, broken_at, ref refused } = *progress;
     let first_failed = failure.as_ref().map(|&(index, _)| index);
-    let state = BatchState { unfinished, acknowledged, first_failed, broken };
+    let refused = refused.clone();
+    let state = BatchState { unfinished, acknowledged, first_failed, broken_at, refused };
     assert_eq!(state, model.batch(call));
     if let Some((index, error)) = failure {
         assert_eq!(Some(&Outcome::from(error)), model.outcome_at(call, *index));

@@ -1,0 +1,83 @@
+//! Whether a reporter keeps up: a million samples a second, to a server in the same process.
+//!
+//!     cargo bench --bench sustain                 ten seconds
+//!     cargo bench --bench sustain -- 60           a minute
+//!     cargo bench --bench sustain -- 60 500000    at half the rate
+//!
+//! One thread records at that rate, in steps of a millisecond; a second one runs the reporter's task and
+//! the client, a third one the server. It fails if a sample is dropped, or not acknowledged in the end.
+
+use std::{
+    env,
+    error::Error,
+    future::pending,
+    thread,
+    time::{Duration, Instant},
+};
+
+use metrics_client::{Gauge, MetricsClient, Pipelining, Reporter, Server};
+use tokio::runtime::{self, Runtime};
+
+const KEYS: usize = 1_000;
+const STEP: Duration = Duration::from_millis(1);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<_> = env::args().skip(1).collect();
+    let mut numbers = args.iter().filter_map(|arg| arg.parse::<u64>().ok());
+    // `cargo test` runs benches without `--bench`, to see that they work.
+    let is_test =
+        args.iter().any(|arg| arg == "--test") || !args.iter().any(|arg| arg == "--bench");
+    let (seconds, rate) = if is_test {
+        (1, 10_000)
+    } else {
+        (numbers.next().unwrap_or(10), numbers.next().unwrap_or(1_000_000))
+    };
+
+    let serving = runtime(1)?;
+    let server = serving.block_on(Server::bind("127.0.0.1:0"))?;
+    let address = server.local_addr();
+    serving.spawn(server.serve_until(pending::<()>()));
+
+    let sending = runtime(1)?;
+    let reporter = sending.block_on(async {
+        let client = MetricsClient::builder(address).pipelining(Pipelining::On);
+        Ok::<_, metrics_client::Error>(Reporter::new(client.connect().await?))
+    })?;
+    let gauges: Vec<Gauge> = (0..KEYS)
+        .map(|host| reporter.gauge(format!("rack{host:03}.cpu.user")))
+        .collect::<Result<_, _>>()?;
+
+    let (most, took) = record(&reporter, &gauges, Duration::from_secs(seconds), rate);
+    sending.block_on(reporter.close(Duration::from_secs(30)))?;
+    let stats = reporter.stats();
+    println!(
+        "{} samples in {took:.2?}, {:.0} a second: {} acknowledged, {} dropped; at most {most} waited",
+        stats.recorded,
+        stats.recorded as f64 / took.as_secs_f64(),
+        stats.acknowledged,
+        stats.dropped.total(),
+    );
+    if stats.acknowledged == stats.recorded { Ok(()) } else { Err("samples were lost".into()) }
+}
+
+/// Records at a rate, however late a step begins; the most that waited after a step, and how long it
+/// took in all.
+fn record(reporter: &Reporter, gauges: &[Gauge], time: Duration, rate: u64) -> (u64, Duration) {
+    let start = Instant::now();
+    let (mut recorded, mut most) = (0, 0);
+    while start.elapsed() < time {
+        let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
+        while recorded < due {
+            let gauge = &gauges[recorded as usize % gauges.len()];
+            gauge.set((recorded % 900) as f64 / 100.0);
+            recorded += 1;
+        }
+        most = most.max(reporter.stats().waiting);
+        thread::sleep(STEP);
+    }
+    (most, start.elapsed())
+}
+
+fn runtime(workers: usize) -> std::io::Result<Runtime> {
+    runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+}

@@ -1,0 +1,107 @@
+//! What a reporter can be told, and what it does when it is told nothing.
+
+use std::time::Duration;
+
+use super::{
+    Reporter, Settings,
+    own::Own,
+    queue::{Limits, WhenFull},
+};
+use crate::{
+    client::MetricsClient,
+    metric::{InvalidKey, Key},
+};
+
+/// Builds a [`Reporter`].
+///
+/// ```no_run
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// use metrics_client::{MetricsClient, Reporter, WhenFull};
+///
+/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+/// let reporter = Reporter::builder(client)
+///     .capacity(1_000_000)
+///     .max_bytes(128 * 1024 * 1024)
+///     .when_full(WhenFull::Coalesce)
+///     .self_metrics("myhost.reporter")?
+///     .start();
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it starts a reporter"]
+pub struct ReporterBuilder {
+    client: MetricsClient,
+    limits: Limits,
+    gather: Duration,
+    own: Option<Own>,
+}
+
+impl ReporterBuilder {
+    pub(super) fn new(client: MetricsClient) -> Self {
+        let limits =
+            Limits { samples: 256 * 1024, bytes: 32 * 1024 * 1024, when_full: WhenFull::default() };
+        Self { client, limits, gather: Duration::from_millis(10), own: None }
+    }
+
+    /// How many samples may wait, at least one; those that are being sent, which are at most half of
+    /// that, are among them. Default: 262,144, a quarter of a second at a million samples a second.
+    pub fn capacity(mut self, samples: usize) -> Self {
+        self.limits.samples = samples.max(1);
+        self
+    }
+
+    /// How much memory the samples that wait may be counted as, in bytes: 64 for each and the length
+    /// of its key, and 64 more where samples are [coalesced](WhenFull::Coalesce). It is never
+    /// more in truth, and less where samples share a key. Default: 32 MiB.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.limits.bytes = bytes;
+        self
+    }
+
+    /// What becomes of samples when as many wait as may. Default: [`WhenFull::DropOldest`].
+    pub fn when_full(mut self, policy: WhenFull) -> Self {
+        self.limits.when_full = policy;
+        self
+    }
+
+    /// How long samples may gather after others have been sent: the next batch leaves after this
+    /// time, or when the queue is half full. Default: 10 milliseconds.
+    ///
+    /// The first sample after a longer silence is sent at once. Waking the task that sends costs the
+    /// caller who does it a few microseconds, so it happens once in this time, and not with each
+    /// sample.
+    pub fn gather(mut self, time: Duration) -> Self {
+        self.gather = time;
+        self
+    }
+
+    /// Has the reporter record its own counters every ten seconds, and when it is closed: as
+    /// `myhost.reporter.recorded`, `.acknowledged`, `.coalesced`, `.rejected`, `.waiting` and
+    /// `.dropped.` with the reason, where `myhost.reporter` is `prefix`. These samples wait and
+    /// are counted like all others.
+    ///
+    /// # Errors
+    ///
+    /// If a key cannot begin with `prefix`.
+    pub fn self_metrics<K>(mut self, prefix: K) -> Result<Self, InvalidKey>
+    where
+        K: TryInto<Key>,
+        InvalidKey: From<K::Error>,
+    {
+        self.own = Some(Own::new(&prefix.try_into()?)?);
+        Ok(self)
+    }
+
+    /// Starts the reporter: its task lives on the runtime of the caller.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "a reporter that is dropped ends as soon as it has sent what it has"]
+    pub fn start(self) -> Reporter {
+        Reporter::start(
+            self.client,
+            Settings { limits: self.limits, gather: self.gather, own: self.own },
+        )
+    }
+}

@@ -1,0 +1,244 @@
+//! Recording without waiting: a queue, and a task that sends from it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use self::{own::Own, queue::Limits, sender::Sender, shared::Shared};
+use crate::{
+    client::MetricsClient,
+    metric::{InvalidKey, Key, Point, unix_seconds},
+};
+
+mod complaints;
+mod config;
+mod flight;
+mod guard;
+mod keys;
+mod outbox;
+mod own;
+mod queue;
+mod sender;
+mod shared;
+mod stats;
+
+pub use config::ReporterBuilder;
+pub use guard::ReporterGuard;
+pub use queue::WhenFull;
+pub use stats::{Dropped, ReporterStats, Unsent};
+
+/// Records measurements without waiting for anything, and sends them in the background.
+///
+/// [`record`](Self::record) puts a sample in a queue, which takes nanoseconds, allocates nothing once
+/// the key is known, and does not fail. A task sends what has gathered, in batches, through a
+/// [`MetricsClient`]; what is not acknowledged is sent again until it is. The queue is bounded, and
+/// what becomes of every sample can be read from [`stats`](Self::stats).
+///
+/// Cloning is cheap, and clones share the queue. When the last handle is dropped, what waits is still
+/// sent, as long as the runtime runs and the server takes it; to know that it was, use
+/// [`close`](Self::close) or [`guard`](Self::guard).
+///
+/// ```
+/// # #[cfg(feature = "server")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let address = server.local_addr();
+/// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+/// use std::time::Duration;
+/// use metrics_client::{MetricsClient, Reporter};
+///
+/// let client = MetricsClient::connect(address).await?;
+/// let reporter = Reporter::new(client.clone());
+/// reporter.record("palm.cpu", 23.7);
+/// let memory = reporter.gauge("palm.memory")?;
+/// memory.set(512.0);
+/// reporter.close(Duration::from_secs(5)).await?;
+///
+/// let metrics = client.get_all().await?;
+/// assert_eq!(metrics.latest("palm.cpu").map(|point| point.value), Some(23.7));
+/// # Ok(()) }
+/// # #[cfg(not(feature = "server"))] fn main() {}
+/// ```
+#[derive(Clone)]
+pub struct Reporter {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// What a reporter is told once.
+#[derive(Debug)]
+struct Settings {
+    limits: Limits,
+    gather: Duration,
+    own: Option<Own>,
+}
+
+impl Reporter {
+    /// Starts a reporter that sends through `client`, with everything at its default. Its task lives
+    /// on the runtime of the caller.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "a reporter that is dropped ends as soon as it has sent what it has"]
+    pub fn new(client: MetricsClient) -> Self {
+        Self::builder(client).start()
+    }
+
+    /// A reporter that is to be told more before it starts.
+    pub fn builder(client: MetricsClient) -> ReporterBuilder {
+        ReporterBuilder::new(client)
+    }
+
+    fn start(client: MetricsClient, settings: Settings) -> Self {
+        let shared = Arc::new(Shared::new(client, &settings));
+        tokio::spawn(Sender::new(Arc::clone(&shared), &settings).run());
+        Self { handle: Arc::new(Handle { shared }) }
+    }
+
+    /// Records `value` for `key` at the current second.
+    ///
+    /// Never waits for the network, and may be called from any thread, in a runtime or not. A key that
+    /// is none, or a value that is not finite, is dropped and counted, and logged once in ten seconds.
+    #[inline]
+    pub fn record(&self, key: impl AsRef<str>, value: f64) {
+        self.record_at(key, value, unix_seconds());
+    }
+
+    /// Records `value` for `key` at `timestamp`, in seconds since the Unix epoch; else as
+    /// [`record`](Self::record).
+    #[inline]
+    pub fn record_at(&self, key: impl AsRef<str>, value: f64, timestamp: i64) {
+        self.shared().record(key.as_ref(), Point { timestamp, value });
+    }
+
+    /// A handle for one key, which does not have to be looked up each time.
+    ///
+    /// # Errors
+    ///
+    /// If `key` is none.
+    pub fn gauge(&self, key: impl AsRef<str>) -> Result<Gauge, InvalidKey> {
+        let key = self.shared().key(key.as_ref())?;
+        Ok(Gauge { key, reporter: self.clone() })
+    }
+
+    /// What has become of every sample so far.
+    #[must_use]
+    pub fn stats(&self) -> ReporterStats {
+        self.shared().outbox().stats()
+    }
+
+    /// Sends what has been recorded until now, and returns once all of it has been acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// If some of it is not stored: because `limit` has passed, because there was no room for it or
+    /// the server refused it meanwhile, or because the task that sends has ended with its runtime or its client.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing: what was recorded is sent all the same.
+    pub async fn flush(&self, limit: Duration) -> Result<(), Unsent> {
+        self.shared().flush(after(limit)).await
+    }
+
+    /// Takes no more samples, for all clones, sends what there is, and returns once all of it has been
+    /// acknowledged or `limit` has passed. What could not be sent by then is dropped. The client stays
+    /// open.
+    ///
+    /// # Errors
+    ///
+    /// As [`flush`](Self::flush); what was dropped for want of time is counted there too.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the reporter takes no more all the same, and sends what it has, until
+    /// an attempt fails after `limit`.
+    pub async fn close(&self, limit: Duration) -> Result<(), Unsent> {
+        self.shared().close(after(limit)).await
+    }
+
+    /// A guard that, when it is dropped, sends what has been recorded until then, and keeps its thread
+    /// until all of it has been acknowledged or `limit` has passed. For the end of `main`, also where
+    /// that is a panic:
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use metrics_client::{MetricsClient, Reporter};
+    /// #[tokio::main(flavor = "current_thread")]
+    /// async fn main() {
+    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+    ///     let reporter = Reporter::new(client);
+    ///     let _guard = reporter.guard(Duration::from_secs(5));
+    ///     reporter.record("palm.starts", 1.0);
+    /// }
+    /// ```
+    ///
+    /// It does not need the runtime: where that is held up by the drop itself, as a current-thread runtime
+    /// is, or gone, the guard calls back what is being sent, and sends from a thread of its own over a
+    /// connection of its own, made as the client makes them. So what was on its way is sent twice,
+    /// which a server that follows the protocol does not show. A client that was made
+    /// [from a stream](MetricsClient::from_io) cannot dial: then a guard works only while the runtime
+    /// runs.
+    ///
+    /// What could not be sent is logged as an error, and waits on.
+    pub fn guard(&self, limit: Duration) -> ReporterGuard {
+        ReporterGuard::new(self.clone(), limit)
+    }
+
+    #[inline]
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}
+
+/// Records values for one key: what [`Reporter::gauge`] gives.
+///
+/// It keeps the reporter running as a [`Reporter`] does.
+#[derive(Clone, Debug)]
+pub struct Gauge {
+    key: Key,
+    reporter: Reporter,
+}
+
+impl Gauge {
+    /// Records `value` at the current second; else as [`Reporter::record`].
+    #[inline]
+    pub fn set(&self, value: f64) {
+        self.set_at(value, unix_seconds());
+    }
+
+    /// Records `value` at `timestamp`, in seconds since the Unix epoch; else as [`Reporter::record`].
+    #[inline]
+    pub fn set_at(&self, value: f64, timestamp: i64) {
+        self.reporter.shared().record_key(self.key.clone(), Point { timestamp, value });
+    }
+
+    /// The key for which values are recorded.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+/// The moment after `limit`, or one that never comes.
+fn after(limit: Duration) -> Instant {
+    /// Tokio's timers go no further (`tokio::time::sleep`).
+    const LONGEST: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 2);
+    Instant::now() + limit.min(LONGEST)
+}

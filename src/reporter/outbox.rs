@@ -1,0 +1,266 @@
+//! What the recording side and the sending side share, under one lock: the queue, the counts of what
+//! became of every sample, and who waits for what. Pure state.
+
+use std::task::{Poll, Waker};
+
+use tokio::time::Instant;
+
+use super::{
+    queue::{Limits, Pushed, Queue},
+    stats::{Reason, ReporterStats, Unsent},
+};
+use crate::{error::Error, metric::Sample};
+
+#[derive(Debug)]
+pub(super) struct Outbox {
+    queue: Queue,
+    /// All counts but those of what waits.
+    counts: ReporterStats,
+    /// Samples that had been waiting and were dropped.
+    displaced: u64,
+    phase: Phase,
+    /// Somebody else sends in place of the sender.
+    held: bool,
+    /// The sender's task has ended.
+    abandoned: bool,
+    /// Why the last attempt to send failed.
+    trouble: Option<Error>,
+    /// What comes before this position is to be sent without waiting for more.
+    urgent_before: u64,
+    sender: Option<Waker>,
+    /// The sender is woken when so many samples wait to be sent.
+    wake_at: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Takes no more; what waits is sent, and given up with the first failure from then on.
+    Closing {
+        until: Instant,
+    },
+    Closed,
+}
+
+/// What recording a sample has led to.
+#[must_use]
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    /// The sender, to be woken.
+    pub(super) sender: Option<Waker>,
+    /// Why a sample was dropped, this one or another.
+    pub(super) dropped: Option<Reason>,
+}
+
+/// What a flush waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    before: u64,
+    displaced: u64,
+    rejected: u64,
+}
+
+/// What a sender is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Send,
+    /// There will never be more.
+    End,
+}
+
+impl Outbox {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            queue: Queue::new(limits),
+            counts: ReporterStats::default(),
+            displaced: 0,
+            phase: Phase::Open,
+            held: false,
+            abandoned: false,
+            trouble: None,
+            urgent_before: 0,
+            sender: None,
+            wake_at: usize::MAX,
+        }
+    }
+
+    /// A sample with a finite value has been recorded.
+    #[inline]
+    pub(super) fn record(&mut self, sample: Sample) -> Recorded {
+        if self.phase != Phase::Open {
+            return self.refuse(Reason::Closed);
+        }
+        self.counts.recorded += 1;
+        let mut recorded = Recorded::default();
+        match self.queue.push(sample) {
+            Pushed::Added { dropped: 0 } => {}
+            Pushed::Added { dropped } => {
+                self.displaced += dropped;
+                recorded.dropped = Some(self.drop_for(Reason::QueueFull, dropped));
+            }
+            Pushed::Coalesced => self.counts.coalesced += 1,
+            Pushed::Refused { dropped } => {
+                self.displaced += dropped;
+                recorded.dropped = Some(self.drop_for(Reason::QueueFull, dropped + 1));
+            }
+        }
+        if self.queue.len() >= self.wake_at {
+            recorded.sender = self.wake();
+        }
+        recorded
+    }
+
+    /// A sample has been recorded that cannot be sent.
+    pub(super) fn refuse(&mut self, reason: Reason) -> Recorded {
+        self.counts.recorded += 1;
+        Recorded { sender: None, dropped: Some(self.drop_for(reason, 1)) }
+    }
+
+    /// What the sender is to do, once so many samples wait to be sent or it is urgent.
+    pub(super) fn poll_wanted(&mut self, samples: usize, sender: &Waker) -> Poll<Wanted> {
+        if !self.held {
+            let first = self.queue.end() - self.queue.len() as u64;
+            if self.queue.len() >= samples || (self.queue.len() > 0 && first < self.urgent_before) {
+                return Poll::Ready(Wanted::Send);
+            }
+            if self.queue.waiting() == 0 && self.phase != Phase::Open {
+                self.phase = Phase::Closed;
+                return Poll::Ready(Wanted::End);
+            }
+        }
+        if !self.sender.as_ref().is_some_and(|known| known.will_wake(sender)) {
+            self.sender = Some(sender.clone());
+        }
+        self.wake_at = samples;
+        Poll::Pending
+    }
+
+    /// Moves the oldest samples to `batch`, which is the one that is out or empty, and says whether there
+    /// were any; whoever [holds](Self::hold) the outbox is asked, or else the sender.
+    pub(super) fn take(&mut self, most: usize, holds: bool, batch: &mut Vec<Sample>) -> bool {
+        let before = batch.len();
+        if self.held == holds && self.queue.waiting() - self.queue.len() == before {
+            self.queue.take(most, batch);
+        }
+        batch.len() > before
+    }
+
+    /// How the batch went: how many the server has stored, how many it has refused, which are still
+    /// open, and why.
+    pub(super) fn settle(
+        &mut self,
+        acknowledged: u64,
+        rejected: u64,
+        open: impl DoubleEndedIterator<Item = Sample>,
+        trouble: Option<Error>,
+    ) {
+        self.counts.acknowledged += acknowledged;
+        self.counts.rejected += rejected;
+        self.counts.coalesced += self.queue.settle(open);
+        self.trouble = trouble;
+        if self.phase == Phase::Closed {
+            self.drop_waiting();
+        }
+    }
+
+    /// Somebody else sends from now on; false if somebody does already.
+    pub(super) fn hold(&mut self) -> bool {
+        !std::mem::replace(&mut self.held, true)
+    }
+
+    /// The sender sends again.
+    pub(super) fn release(&mut self) -> Option<Waker> {
+        self.held = false;
+        self.wake()
+    }
+
+    /// All that has been recorded is to be sent at once.
+    pub(super) fn begin_flush(&mut self) -> (Mark, Option<Waker>) {
+        let before = self.queue.end();
+        self.urgent_before = before;
+        let mark = Mark { before, displaced: self.displaced, rejected: self.counts.rejected };
+        (mark, self.wake())
+    }
+
+    /// How the flush went, if it is over.
+    pub(super) fn poll_flushed(&self, mark: &Mark) -> Poll<Result<(), Unsent>> {
+        let unsent = self.unsent(mark);
+        if unsent.waiting == 0 && unsent.dropped == 0 && unsent.rejected == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let is_over = unsent.waiting == 0 || (self.abandoned && !self.held);
+        if is_over { Poll::Ready(Err(unsent)) } else { Poll::Pending }
+    }
+
+    pub(super) fn unsent(&self, mark: &Mark) -> Unsent {
+        Unsent {
+            waiting: self.queue.waiting_before(mark.before),
+            dropped: self.displaced - mark.displaced,
+            rejected: self.counts.rejected - mark.rejected,
+            cause: self.trouble.clone(),
+        }
+    }
+
+    /// Takes no more; until then, failures do not keep what waits from being sent.
+    pub(super) fn close(&mut self, until: Instant) -> Option<Waker> {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closing { until };
+            self.urgent_before = self.queue.end();
+        }
+        self.wake()
+    }
+
+    /// Drops what waits and takes no more. How many samples that were.
+    pub(super) fn give_up(&mut self) -> (u64, Option<Waker>) {
+        self.phase = Phase::Closed;
+        (self.drop_waiting(), self.wake())
+    }
+
+    /// Whether a failure now is the last.
+    pub(super) fn gives_up(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Open => false,
+            Phase::Closing { until } => until <= now,
+            Phase::Closed => true,
+        }
+    }
+
+    /// The sender's task has ended.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+        self.sender = None;
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub(super) fn stats(&self) -> ReporterStats {
+        ReporterStats {
+            waiting: self.queue.waiting() as u64,
+            waiting_bytes: self.queue.waiting_bytes() as u64,
+            ..self.counts
+        }
+    }
+
+    fn drop_waiting(&mut self) -> u64 {
+        let dropped = self.queue.clear();
+        self.displaced += dropped;
+        self.drop_for(Reason::Closed, dropped);
+        dropped
+    }
+
+    fn drop_for(&mut self, reason: Reason, samples: u64) -> Reason {
+        *self.counts.lost_for(reason) += samples;
+        reason
+    }
+
+    fn wake(&mut self) -> Option<Waker> {
+        self.wake_at = usize::MAX;
+        self.sender.take()
+    }
+}

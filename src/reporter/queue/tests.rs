@@ -1,0 +1,166 @@
+//! The queue on a random walk: whatever comes, it is accounted for, within the bound and in order.
+
+use std::collections::HashMap;
+
+use fastrand::Rng;
+
+use super::*;
+use crate::metric::Point;
+
+/// A queue with what there is to know of it.
+struct Walk {
+    queue: Queue,
+    random: Rng,
+    /// Values are numbered, so that a later one is higher.
+    recorded: u64,
+    settled: u64,
+    coalesced: u64,
+    dropped: u64,
+    batch: Vec<Sample>,
+    /// What a server has.
+    stored: HashMap<(Key, i64), f64>,
+    /// What was recorded last.
+    last: HashMap<(Key, i64), f64>,
+}
+
+impl Walk {
+    fn new(when_full: WhenFull, seed: u64) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let limits =
+            Limits { samples: random.usize(1..20), bytes: random.usize(100..2000), when_full };
+        Self {
+            queue: Queue::new(limits),
+            random,
+            recorded: 0,
+            settled: 0,
+            coalesced: 0,
+            dropped: 0,
+            batch: Vec::new(),
+            stored: HashMap::new(),
+            last: HashMap::new(),
+        }
+    }
+
+    fn push(&mut self) {
+        let name = ["a", "b", "much.longer.than.the.others"][self.random.usize(0..3)];
+        let sample = Sample {
+            key: Key::new(name).unwrap(),
+            point: Point { timestamp: self.random.i64(0..4), value: self.recorded as f64 },
+        };
+        self.recorded += 1;
+        let place = (sample.key.clone(), sample.point.timestamp);
+        let value = sample.point.value;
+        match self.queue.push(sample) {
+            Pushed::Added { dropped } => self.dropped += dropped,
+            Pushed::Coalesced => self.coalesced += 1,
+            Pushed::Refused { dropped } => {
+                self.dropped += dropped + 1;
+                return;
+            }
+        }
+        self.last.insert(place, value);
+    }
+
+    fn take(&mut self) {
+        let most = self.random.usize(1..10);
+        self.queue.take(most, &mut self.batch);
+    }
+
+    /// The server has stored some of the batch, and of the rest nobody knows.
+    fn settle(&mut self, settled: usize) {
+        let open = self.batch.split_off(settled);
+        self.settled += settled as u64;
+        for Sample { key, point } in self.batch.drain(..) {
+            let before = self.stored.insert((key, point.timestamp), point.value);
+            assert!(
+                before.is_none_or(|before| before < point.value),
+                "a newer value was overtaken"
+            );
+        }
+        self.coalesced += self.queue.settle(open.into_iter());
+    }
+
+    fn check(&self) {
+        let Self { queue, .. } = self;
+        let waiting = queue.waiting() as u64;
+        assert_eq!(self.recorded, self.settled + self.coalesced + self.dropped + waiting);
+        assert_eq!(waiting, queue.len() as u64 + self.batch.len() as u64);
+        assert_eq!(queue.waiting_before(queue.end()), waiting);
+        let all = || queue.samples.iter().chain(&self.batch);
+        assert_eq!(queue.waiting_bytes(), all().map(|sample| queue.cost(sample)).sum());
+        assert!(queue.waiting() <= queue.limits.samples);
+        assert!(queue.waiting_bytes() <= queue.limits.bytes);
+        if let Some(places) = &queue.places {
+            assert_eq!(places.len(), queue.len());
+            for ((key, timestamp), at) in places {
+                let Sample { key: there, point } = &queue.samples[(at - queue.first) as usize];
+                assert_eq!((key, *timestamp), (there, point.timestamp));
+            }
+        }
+    }
+}
+
+fn walk(when_full: WhenFull) {
+    for seed in 0..300 {
+        let mut walk = Walk::new(when_full, seed);
+        for _ in 0..300 {
+            match walk.random.u8(0..10) {
+                0..7 => walk.push(),
+                7 => walk.take(),
+                _ => {
+                    let settled = walk.random.usize(0..=walk.batch.len());
+                    walk.settle(settled);
+                }
+            }
+            walk.check();
+        }
+        loop {
+            walk.settle(walk.batch.len());
+            walk.take();
+            if walk.batch.is_empty() {
+                break;
+            }
+        }
+        walk.check();
+        if walk.dropped == 0 || when_full == WhenFull::DropNewest {
+            assert_eq!(walk.stored, walk.last, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_walk_where_the_oldest_are_dropped() {
+    walk(WhenFull::DropOldest);
+}
+
+#[test]
+fn a_walk_where_the_newest_are_dropped() {
+    walk(WhenFull::DropNewest);
+}
+
+#[test]
+fn a_walk_where_samples_are_coalesced() {
+    walk(WhenFull::Coalesce);
+}
+
+#[test]
+fn a_position_passes_when_all_before_it_are_settled() {
+    let limits = Limits { samples: 10, bytes: 10_000, when_full: WhenFull::DropOldest };
+    let mut queue = Queue::new(limits);
+    let push = |queue: &mut Queue| queue.push(Sample::new("a", 0.5, 1).unwrap());
+    push(&mut queue);
+    push(&mut queue);
+    let mark = queue.end();
+    push(&mut queue);
+    assert_eq!(queue.waiting_before(mark), 2);
+    let mut batch = Vec::new();
+    queue.take(1, &mut batch);
+    assert_eq!(queue.waiting_before(mark), 2);
+    // A batch may be taken in several goes.
+    queue.take(2, &mut batch);
+    assert_eq!((batch.len(), queue.waiting_before(mark), queue.len()), (3, 2, 0));
+    queue.settle(batch.split_off(1).into_iter());
+    assert_eq!((queue.waiting_before(mark), queue.len()), (1, 2));
+    queue.clear();
+    assert_eq!(queue.waiting_before(mark), 0);
+}

@@ -1,0 +1,210 @@
+//! What the handles of a reporter, its sender and its guards share.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::Poll,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
+
+use super::{
+    Settings,
+    complaints::Complaints,
+    flight::Flights,
+    keys::Keys,
+    outbox::{Mark, Outbox, Recorded},
+    own::Own,
+    stats::{Reason, Unsent},
+};
+use crate::{
+    client::MetricsClient,
+    metric::{InvalidKey, Key, Point, Sample},
+    protocol::NotFinite,
+};
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) client: MetricsClient,
+    outbox: Mutex<Outbox>,
+    keys: Keys,
+    own: Option<Own>,
+    /// The batch that is being sent. Locked before the outbox.
+    pub(super) flights: Mutex<Flights>,
+    /// Told whenever a batch has an outcome, or a sender has ended.
+    settled: Notify,
+    pub(super) complaints: Complaints,
+}
+
+impl Shared {
+    pub(super) fn new(client: MetricsClient, settings: &Settings) -> Self {
+        Self {
+            client,
+            outbox: Mutex::new(Outbox::new(settings.limits)),
+            keys: Keys::default(),
+            own: settings.own.clone(),
+            flights: Mutex::default(),
+            settled: Notify::new(),
+            complaints: Complaints::default(),
+        }
+    }
+
+    /// The outbox. Held for moments, and never while a task is woken.
+    #[inline]
+    pub(super) fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        // Nothing foreign runs under the lock but the cloning of wakers.
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    pub(super) fn record(&self, name: &str, point: Point) {
+        match self.keys.get(name) {
+            Ok(key) => self.record_key(key, point),
+            Err(fault) => self.refuse(Reason::InvalidKey, &fault),
+        }
+    }
+
+    #[inline]
+    pub(super) fn record_key(&self, key: Key, point: Point) {
+        match NotFinite::check(&key, point.value) {
+            Ok(()) => {
+                let recorded = self.outbox().record(Sample { key, point });
+                self.after(recorded);
+            }
+            Err(fault) => self.refuse(Reason::NotFinite, &fault),
+        }
+    }
+
+    pub(super) fn key(&self, name: &str) -> Result<Key, InvalidKey> {
+        self.keys.get(name)
+    }
+
+    /// Records the reporter's own counters, if it was asked to.
+    pub(super) fn record_own(&self) {
+        let Some(own) = &self.own else {
+            return;
+        };
+        let stats = self.outbox().stats();
+        for sample in own.samples(&stats) {
+            let recorded = self.outbox().record(sample);
+            self.after(recorded);
+        }
+    }
+
+    /// Sees to it that what has been recorded is sent at once, and waits for it.
+    pub(super) async fn flush(&self, deadline: Instant) -> Result<(), Unsent> {
+        let (mark, sender) = self.outbox().begin_flush();
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        self.flushed(&mark, deadline).await
+    }
+
+    pub(super) async fn flushed(&self, mark: &Mark, deadline: Instant) -> Result<(), Unsent> {
+        let flushed = async {
+            loop {
+                let settled = self.settled.notified();
+                if let Poll::Ready(flushed) = self.outbox().poll_flushed(mark) {
+                    return flushed;
+                }
+                settled.await;
+            }
+        };
+        match time::timeout_at(deadline, flushed).await {
+            Ok(flushed) => flushed,
+            Err(_) => Err(self.outbox().unsent(mark)),
+        }
+    }
+
+    /// Tells those who wait for it that a batch has an outcome, or a sender has ended.
+    pub(super) fn note_settled(&self) {
+        self.settled.notify_waiters();
+    }
+
+    /// Takes no more, and sends what there is.
+    pub(super) async fn close(&self, deadline: Instant) -> Result<(), Unsent> {
+        self.record_own();
+        let (mark, sender) = {
+            let mut outbox = self.outbox();
+            let (mark, _) = outbox.begin_flush();
+            (mark, outbox.close(deadline))
+        };
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        let flushed = self.flushed(&mark, deadline).await;
+        self.give_up();
+        match flushed {
+            Ok(()) => Ok(()),
+            Err(unsent) => {
+                let cause = unsent.cause;
+                Err(Unsent { cause, ..self.outbox().unsent(&mark) })
+            }
+        }
+    }
+
+    /// The last handle is gone.
+    pub(super) fn end(&self) {
+        if !self.outbox().is_open() {
+            return;
+        }
+        self.record_own();
+        let (sender, is_abandoned) = {
+            let mut outbox = self.outbox();
+            (outbox.close(Instant::now()), outbox.is_abandoned())
+        };
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        if is_abandoned {
+            let dropped = self.give_up();
+            if dropped > 0 {
+                tracing::error!(samples = dropped, "dropped: the reporter's runtime is gone");
+            }
+        }
+    }
+
+    /// Drops what waits and takes no more. How many samples that were.
+    pub(super) fn give_up(&self) -> u64 {
+        self.call_back();
+        let (dropped, sender) = self.outbox().give_up();
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        self.note_settled();
+        dropped
+    }
+
+    #[cold]
+    fn refuse(&self, reason: Reason, fault: &dyn std::error::Error) {
+        let _ = self.outbox().refuse(reason);
+        if self.complaints.is_due(reason) {
+            tracing::warn!(error = %fault, "a sample was dropped");
+        }
+    }
+
+    #[inline]
+    fn after(&self, recorded: Recorded) {
+        let Recorded { sender, dropped } = recorded;
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        if let Some(reason) = dropped {
+            self.complain(reason);
+        }
+    }
+
+    #[cold]
+    fn complain(&self, reason: Reason) {
+        if self.complaints.is_due(reason) {
+            let so_far = *self.outbox().stats().lost_for(reason);
+            if reason == Reason::Closed {
+                tracing::warn!(so_far, "samples come after the reporter was closed");
+            } else {
+                tracing::warn!(so_far, "samples are dropped: as many wait as may");
+            }
+        }
+    }
+}

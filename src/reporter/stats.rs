@@ -1,0 +1,94 @@
+//! What became of every sample.
+
+use crate::error::Error;
+
+/// What a reporter has done so far; clones of a handle share it.
+///
+/// Every sample is accounted for. In each snapshot,
+/// `recorded = acknowledged + coalesced + rejected + dropped.total() + waiting`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReporterStats {
+    /// Calls that recorded something, whatever became of it.
+    pub recorded: u64,
+    /// Samples that the server has stored.
+    pub acknowledged: u64,
+    /// Samples in whose place a later one of the same key and second was sent.
+    pub coalesced: u64,
+    /// Samples that the server has refused.
+    pub rejected: u64,
+    /// Samples that were never sent, or of which nobody knows what became.
+    pub dropped: Dropped,
+    /// Samples that are being sent or will be.
+    pub waiting: u64,
+    /// The memory that the waiting samples are counted as, in bytes: see
+    /// [`max_bytes`](crate::ReporterBuilder::max_bytes).
+    pub waiting_bytes: u64,
+}
+
+/// How many samples were dropped, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dropped {
+    /// The key was none.
+    pub invalid_key: u64,
+    /// The value was NaN or infinite.
+    pub not_finite: u64,
+    /// There was no room: these samples, or older ones in whose place they came.
+    pub queue_full: u64,
+    /// The reporter was closed: they came later, or could not be sent in time.
+    pub closed: u64,
+}
+
+impl Dropped {
+    /// How many samples were dropped for whatever reason.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { invalid_key, not_finite, queue_full, closed } = self;
+        invalid_key + not_finite + queue_full + closed
+    }
+}
+
+/// Why a sample was not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    InvalidKey,
+    NotFinite,
+    QueueFull,
+    Closed,
+    Rejected,
+}
+
+impl Reason {
+    pub(super) const COUNT: usize = 5;
+}
+
+impl ReporterStats {
+    pub(super) fn lost_for(&mut self, reason: Reason) -> &mut u64 {
+        match reason {
+            Reason::InvalidKey => &mut self.dropped.invalid_key,
+            Reason::NotFinite => &mut self.dropped.not_finite,
+            Reason::QueueFull => &mut self.dropped.queue_full,
+            Reason::Closed => &mut self.dropped.closed,
+            Reason::Rejected => &mut self.rejected,
+        }
+    }
+}
+
+/// Not everything that was to be sent has been stored.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "not everything was stored: {waiting} samples still wait, {dropped} were dropped, {rejected} were refused"
+)]
+#[non_exhaustive]
+pub struct Unsent {
+    /// Samples that still wait. After [`close`](crate::Reporter::close) none do.
+    pub waiting: u64,
+    /// Samples that had been waiting and were dropped meanwhile.
+    pub dropped: u64,
+    /// Samples that the server has refused meanwhile.
+    pub rejected: u64,
+    /// Why the last attempt to send failed, if it did.
+    #[source]
+    pub cause: Option<Error>,
+}

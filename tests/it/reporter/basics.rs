@@ -1,0 +1,225 @@
+//! What is recorded arrives.
+
+use std::time::{Duration, SystemTime};
+
+use metrics_client::{Key, Reporter, Sample, WhenFull};
+use tokio::{join, task, time};
+
+use super::{LONG, SECOND, accounted, reporting};
+use crate::peer::soon;
+
+#[tokio::test(start_paused = true)]
+async fn what_is_recorded_is_sent() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    reporter.record_at("palm.cpu", 23.7, 1150864247);
+    assert_eq!(accounted(&reporter).waiting, 1);
+    peer.answer("put palm.cpu 23.7 1150864247\n", "ok\n\n").await;
+    soon(reporter.flush(LONG)).await.unwrap();
+    let stats = accounted(&reporter);
+    assert_eq!((stats.recorded, stats.acknowledged, stats.waiting), (1, 1, 0));
+    assert_eq!(stats.waiting_bytes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sample_has_the_second_in_which_it_was_recorded() {
+    let seconds = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    let before = seconds();
+    reporter.record("a", 1.0);
+    reporter.gauge("b").unwrap().set(2.0);
+    let after = seconds();
+    // It is sent much later, by the reporter's clock.
+    time::sleep(LONG).await;
+    let requests = peer.read_some().await;
+    for (request, begins) in requests.lines().zip(["put a 1.0 ", "put b 2.0 "]) {
+        let timestamp = request.strip_prefix(begins).unwrap().parse().unwrap();
+        assert!((before..=after).contains(&timestamp), "{request}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn samples_gather_and_leave_together() {
+    let (_network, reporter, mut peer) =
+        reporting(|reporter| reporter.gather(Duration::from_millis(50))).await;
+    let gauge = reporter.gauge("a").unwrap();
+    assert_eq!(gauge.key(), "a");
+    // After a silence, the first leaves at once.
+    gauge.set_at(1.0, 1);
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    time::sleep(Duration::from_millis(10)).await;
+    gauge.set_at(2.0, 2);
+    peer.expect_silence(Duration::from_millis(30)).await;
+    reporter.record_at("b", 3.0, 3);
+    time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(peer.read_some().await, "put a 2.0 2\nput b 3.0 3\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_gathers_longer_once_the_queue_is_half_full() {
+    let (_network, reporter, mut peer) =
+        reporting(|reporter| reporter.gather(LONG).capacity(4)).await;
+    reporter.record_at("a", 1.0, 1);
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    time::sleep(SECOND).await;
+    reporter.record_at("a", 2.0, 2);
+    peer.expect_silence(SECOND).await;
+    let recorded = time::Instant::now();
+    reporter.record_at("a", 3.0, 3);
+    assert_eq!(peer.read_some().await, "put a 2.0 2\nput a 3.0 3\n");
+    assert!(recorded.elapsed() < SECOND, "{:?}", recorded.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_sample_after_a_silence_leaves_at_once() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    for second in 0..3 {
+        time::sleep(LONG).await;
+        let recorded = time::Instant::now();
+        reporter.record_at("a", 0.5, second);
+        peer.answer(&format!("put a 0.5 {second}\n"), "ok\n\n").await;
+        assert!(recorded.elapsed() < Duration::from_millis(5), "{:?}", recorded.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_waits_for_no_gathering() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter.gather(LONG)).await;
+    reporter.record_at("a", 1.0, 1);
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    time::sleep(SECOND).await;
+    reporter.record_at("a", 2.0, 2);
+    let (flushed, ()) = join!(reporter.flush(SECOND), peer.answer("put a 2.0 2\n", "ok\n\n"));
+    flushed.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_does_not_wait_for_what_comes_later() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    reporter.record_at("a", 1.0, 1);
+    let server = async {
+        peer.expect("put a 1.0 1\n").await;
+        reporter.record_at("a", 2.0, 2);
+        peer.send("ok\n\n").await;
+    };
+    let (flushed, ()) = join!(reporter.flush(LONG), server);
+    flushed.unwrap();
+    assert_eq!(accounted(&reporter).waiting, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_says_what_still_waits() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    reporter.flush(SECOND).await.unwrap();
+    reporter.record_at("a", 1.0, 1);
+    reporter.record_at("b", 1.0, 1);
+    let unsent = soon(reporter.flush(SECOND)).await.unwrap_err();
+    assert_eq!((unsent.waiting, unsent.dropped, unsent.rejected), (2, 0, 0));
+    assert_eq!(accounted(&reporter).waiting, 2);
+    peer.answer("put a 1.0 1\nput b 1.0 1\n", "ok\n\nok\n\n").await;
+    reporter.flush(SECOND).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_sent_is_dropped_and_counted_by_reason() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    reporter.record("a b", 1.0);
+    reporter.record("a\nput b 1.0 1", 1.0);
+    reporter.record("a", f64::NAN);
+    reporter.gauge("b").unwrap().set(f64::INFINITY);
+    assert!(reporter.gauge("*").is_err());
+    let stats = accounted(&reporter);
+    assert_eq!((stats.recorded, stats.waiting), (4, 0));
+    assert_eq!((stats.dropped.invalid_key, stats.dropped.not_finite), (2, 2));
+    peer.expect_silence(LONG).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_sample_keeps_no_other_from_being_stored() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    for key in ["a", "no", "b", "no", "c"] {
+        reporter.record_at(key, 1.0, 1);
+    }
+    let server = async {
+        peer.expect("put a 1.0 1\nput no 1.0 1\nput b 1.0 1\nput no 1.0 1\nput c 1.0 1\n").await;
+        peer.send("ok\n\nerror\nno\n\nok\n\nerror\nno\n\nok\n\n").await;
+        // A refusal is final.
+        peer.expect_silence(SECOND).await;
+    };
+    let (flushed, ()) = join!(reporter.flush(LONG), server);
+    let unsent = flushed.unwrap_err();
+    assert_eq!((unsent.waiting, unsent.dropped, unsent.rejected), (0, 0, 2));
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.rejected, stats.waiting), (3, 2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_own_counters_are_metrics_too() {
+    let tell = |reporter: metrics_client::ReporterBuilder| reporter.self_metrics("me").unwrap();
+    let (_network, reporter, mut peer) = reporting(tell).await;
+    reporter.record_at("a", 1.0, 1);
+    reporter.record("a b", 1.0);
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    time::sleep(10 * SECOND).await;
+    let requests = peer.read_some().await;
+    let sent: Vec<_> =
+        requests.lines().map(|request| request.rsplit_once(' ').unwrap().0).collect();
+    assert_eq!(
+        sent,
+        [
+            "put me.recorded 2.0",
+            "put me.acknowledged 1.0",
+            "put me.coalesced 0.0",
+            "put me.rejected 0.0",
+            "put me.waiting 0.0",
+            "put me.dropped.invalid_key 1.0",
+            "put me.dropped.not_finite 0.0",
+            "put me.dropped.queue_full 0.0",
+            "put me.dropped.closed 0.0",
+        ]
+    );
+    assert_eq!(accounted(&reporter).recorded, 11);
+}
+
+#[tokio::test]
+async fn own_counters_have_keys() {
+    let (ours, _theirs) = tokio::io::duplex(64);
+    let builder = Reporter::builder(metrics_client::MetricsClient::from_io(ours));
+    assert!(builder.clone().self_metrics("a b").is_err());
+    let longest = "k".repeat(Key::MAX_LEN);
+    assert!(builder.self_metrics(longest).is_err());
+}
+
+/// Nothing but the recording runs on this runtime for a while: it must neither wait nor lose anything.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn recording_in_a_loop_that_never_yields_works_on_one_thread() {
+    let (_network, reporter, mut peer) =
+        reporting(|reporter| reporter.capacity(1000).when_full(WhenFull::DropOldest)).await;
+    for second in 0..100_000 {
+        reporter.record_at("a", 1.0, second);
+    }
+    let stats = accounted(&reporter);
+    assert_eq!((stats.waiting, stats.dropped.queue_full), (1000, 99_000));
+    let server = async {
+        for second in 99_000..100_000 {
+            let sample = Sample::new("a", 1.0, second).unwrap();
+            peer.answer(&format!("put {sample}\n"), "ok\n\n").await;
+        }
+    };
+    let (flushed, ()) = join!(reporter.flush(LONG), server);
+    flushed.unwrap();
+    assert_eq!(accounted(&reporter).acknowledged, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reporter_sends_what_it_has_when_its_last_handle_goes() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter.gather(LONG)).await;
+    let gauge = reporter.gauge("a").unwrap();
+    gauge.set_at(1.0, 1);
+    drop(reporter);
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    task::yield_now().await;
+    gauge.set_at(2.0, 2);
+    drop(gauge);
+    peer.answer("put a 2.0 2\n", "ok\n\n").await;
+    peer.expect_end().await;
+}

@@ -1,0 +1,47 @@
+//! The reporter, against a peer that the test plays, with paused time, and against the server.
+
+mod accounts;
+mod allocations;
+mod basics;
+mod closing;
+mod full;
+#[cfg(feature = "server")]
+mod guard;
+mod outage;
+
+use std::time::Duration;
+
+use metrics_client::{MetricsClient, Pipelining, Reporter, ReporterBuilder, ReporterStats};
+
+use crate::peer::{Network, Peer};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Longer than anything takes; with paused time it costs nothing.
+const LONG: Duration = Duration::from_secs(300);
+
+/// A connected client that sends without finding out first whether it may.
+async fn connected() -> (Network, MetricsClient, Peer) {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let peer = network.accept().await;
+    (network, client, peer)
+}
+
+/// As [`connected`], with a reporter.
+async fn reporting(
+    tell: impl FnOnce(ReporterBuilder) -> ReporterBuilder,
+) -> (Network, Reporter, Peer) {
+    let (network, client, peer) = connected().await;
+    (network, tell(Reporter::builder(client)).start(), peer)
+}
+
+/// The stats, if they add up.
+#[track_caller]
+fn accounted(reporter: &Reporter) -> ReporterStats {
+    let stats = reporter.stats();
+    let ReporterStats { acknowledged, coalesced, rejected, dropped, waiting, .. } = stats;
+    let accounted = acknowledged + coalesced + rejected + dropped.total() + waiting;
+    assert_eq!(stats.recorded, accounted, "{stats:?}");
+    stats
+}
