@@ -20,6 +20,8 @@ mod own;
 mod queue;
 mod sender;
 mod shared;
+#[cfg(feature = "spool")]
+mod spool;
 mod stats;
 
 pub use config::ReporterBuilder;

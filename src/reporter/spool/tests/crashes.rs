@@ -1,0 +1,205 @@
+//! The process is killed, the disk fails, the power goes: at every operation there is.
+
+use std::{collections::BTreeSet, io, panic::AssertUnwindSafe};
+
+use fastrand::Rng;
+
+use super::{disk::Faults, *};
+
+/// What is known of the samples, whatever became of the process.
+#[derive(Debug, Default)]
+struct Known {
+    /// The number of the next sample that nobody has attempted to append.
+    next: u64,
+    /// Those that were appended.
+    appended: BTreeSet<u64>,
+    /// Those whose append failed: they may be there or not.
+    perhaps: BTreeSet<u64>,
+    settled: BTreeSet<u64>,
+    dropped: u64,
+}
+
+impl Known {
+    /// One random call.
+    fn step(&mut self, rng: &mut Rng, spool: &mut Folder<TestDisk>, now: Instant) {
+        match rng.u8(..8) {
+            0..4 => {
+                let end = self.next + rng.u64(1..400);
+                let samples = samples(self.next..end);
+                self.next = end;
+                match spool.append(now, &samples) {
+                    // A dead process tells nobody.
+                    Ok(count) if !spool.disk.is_killed() => {
+                        let all = numbers(&samples);
+                        self.appended.extend(&all[..count]);
+                    }
+                    _ => self.perhaps.extend(numbers(&samples)),
+                }
+            }
+            4 => spool.sync(),
+            _ => {
+                if let Ok(Some(samples)) = spool.read(rng.usize(1..1000)) {
+                    let some = rng.usize(..=samples.len());
+                    // They have been sent, whether that can be written down or not.
+                    self.settled.extend(&numbers(&samples)[..some]);
+                    let _ = spool.settle(some);
+                }
+            }
+        }
+    }
+
+    /// Checks what is left against what is known.
+    fn check(&self, left: &[u64]) {
+        assert!(left.is_sorted_by(|a, b| a < b), "out of order");
+        let left: BTreeSet<u64> = left.iter().copied().collect();
+        let known = &self.appended | &self.perhaps;
+        assert_eq!(&left - &known, BTreeSet::new(), "from nowhere");
+        let owed = &self.appended - &self.settled;
+        let missing = &owed - &left;
+        assert_eq!(missing.len() as u64, self.dropped, "{missing:?}");
+        assert!(owed.iter().take(missing.len()).eq(&missing), "the oldest go first");
+    }
+}
+
+/// Runs a random life of a spool, and says how many operations it took.
+fn live(seed: u64, disk: &TestDisk, sync_every: Duration) -> Known {
+    let mut rng = Rng::with_seed(seed);
+    let mut known = Known::default();
+    let limits = Limits { sync_every, ..LIMITS };
+    let Ok(mut spool) = Folder::open(disk.clone(), folder(), limits) else { return known };
+    let now = Instant::now();
+    for _ in 0..25 {
+        known.step(&mut rng, &mut spool, now);
+        let stats = spool.stats();
+        assert_eq!(
+            stats.recovered + stats.spooled,
+            stats.replayed + stats.dropped + stats.lost + stats.waiting,
+        );
+        known.dropped = stats.dropped + stats.lost;
+        if disk.is_killed() {
+            break;
+        }
+    }
+    known
+}
+
+/// Runs a life under each fault in turn, and then looks at what is left.
+fn at_every_operation(
+    seed: u64,
+    fault: impl Fn(u64) -> Faults,
+    sync_every: Duration,
+    after: impl Fn(&TestDisk),
+) {
+    let disk = TestDisk::seeded(seed);
+    live(seed, &disk, sync_every);
+    for at in 0..disk.operations() {
+        let disk = TestDisk::seeded(seed + at);
+        disk.faults(fault(at));
+        let known = live(seed, &disk, sync_every);
+        disk.faults(Faults::None);
+        after(&disk);
+        let check = || {
+            let mut left = open(&disk);
+            known.check(&drain(&mut left));
+            assert_eq!(left.stats().lost, 0);
+        };
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(check)) {
+            println!("seed {seed}, operation {at} of {}", disk.operations());
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_any_operation_loses_nothing() {
+    for seed in 0..3 {
+        at_every_operation(seed, Faults::Killed, Duration::MAX, |_| {});
+    }
+}
+
+#[test]
+fn an_error_at_any_operation_loses_nothing_and_stops_nothing() {
+    let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied, io::ErrorKind::Other];
+    for (seed, kind) in (0..3).zip(kinds.into_iter().cycle()) {
+        at_every_operation(seed, |at| Faults::At(at, kind), Duration::MAX, |_| {});
+    }
+}
+
+#[test]
+fn what_was_synced_survives_a_loss_of_power_at_any_operation() {
+    for seed in 0..3 {
+        at_every_operation(seed, Faults::Killed, Duration::ZERO, TestDisk::lose_power);
+    }
+}
+
+#[test]
+fn a_full_disk_fails_the_append_and_room_on_it_mends_that() {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    append(&mut spool, 0..100).unwrap();
+    disk.capacity(Some(6000));
+    let error = append(&mut spool, 100..400).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot write \"/agent/spool/00000000000000000000.spool\": make room on the disk, or give the spool fewer bytes"
+    );
+    let stats = spool.stats();
+    assert_eq!((stats.io_errors.full, stats.waiting), (1, 100));
+    // What it holds can still be read and settled, and makes room.
+    assert_eq!(drain(&mut spool), (0..100).collect::<Vec<_>>());
+    append(&mut spool, 400..420).unwrap();
+    disk.capacity(None);
+    append(&mut spool, 420..1000).unwrap();
+    drop(spool);
+    assert_eq!(drain(&mut open(&disk)), (400..1000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_folder_without_permission_is_an_error_that_says_so() {
+    let disk = TestDisk::default();
+    disk.faults(Faults::On("lock", io::ErrorKind::PermissionDenied));
+    assert_eq!(
+        Folder::open(disk.clone(), folder(), LIMITS).unwrap_err().to_string(),
+        "cannot open \"/agent/spool/lock\": let this process's user read and write the folder"
+    );
+    disk.faults(Faults::None);
+    let mut spool = open(&disk);
+    disk.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
+    append(&mut spool, 0..10).unwrap_err();
+    assert_eq!(spool.stats().io_errors.denied, 1);
+    disk.faults(Faults::None);
+    append(&mut spool, 0..10).unwrap();
+    assert_eq!(drain(&mut spool), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_does_not_hold_up_the_others() {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    append(&mut spool, 0..10_000).unwrap();
+    assert!(disk.segments().len() > 2);
+    let (second, _) = disk.segments()[1].clone();
+    let first: u64 = second.trim_end_matches(".spool").parse().unwrap();
+    disk.faults(Faults::On("00000000000000000000", io::ErrorKind::Other));
+    for _ in 0..5 {
+        spool.read(100).unwrap_err();
+    }
+    assert_eq!(drain(&mut spool), (first..10_000).collect::<Vec<_>>());
+    assert_eq!(spool.stats().lost, first);
+    assert_eq!(spool.stats().io_errors.other, 6, "its renaming failed, too");
+}
+
+#[test]
+fn segments_that_cannot_be_removed_are_removed_later() {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    append(&mut spool, 0..10_000).unwrap();
+    let read = spool.read(10).unwrap().unwrap();
+    disk.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
+    spool.settle(read.len()).unwrap();
+    disk.faults(Faults::None);
+    let first = disk.segments().len();
+    assert_eq!(drain(&mut spool).len(), 10_000 - 10);
+    assert!(first > 1 && disk.segments().is_empty());
+    assert_eq!(spool.stats().bytes, 0);
+}

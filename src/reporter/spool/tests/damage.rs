@@ -1,0 +1,181 @@
+//! Segments that are not what was written.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Three blocks of three samples, in one segment.
+fn nine() -> (TestDisk, String, Vec<u8>) {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    for first in [0, 3, 6] {
+        append(&mut spool, first..first + 3).unwrap();
+    }
+    drop(spool);
+    let (name, bytes) = disk.segments().remove(0);
+    (disk, name, bytes)
+}
+
+fn blocks_of(left: &[u64]) -> Vec<u64> {
+    let mut blocks: Vec<u64> = left.iter().map(|n| n / 3).collect();
+    blocks.dedup();
+    blocks
+}
+
+#[test]
+fn a_segment_cut_anywhere_keeps_the_blocks_in_front_of_the_cut() {
+    let (disk, name, bytes) = nine();
+    let block = (bytes.len() - 20) / 3;
+    for len in 0..bytes.len() {
+        disk.remove_all();
+        disk.put(&folder().join(&name), &bytes[..len]);
+        let mut spool = open(&disk);
+        let whole = (len.saturating_sub(20) / block) as u64;
+        assert_eq!(spool.stats().torn_bytes + spool.stats().bytes, len as u64);
+        append(&mut spool, 100..101).unwrap();
+        let expected: Vec<u64> = (0..3 * whole).chain([100]).collect();
+        assert_eq!(drain(&mut spool), expected, "cut at {len}");
+        assert_waiting(&mut spool, 0);
+    }
+}
+
+#[test]
+fn a_byte_garbled_anywhere_costs_one_block_that_is_counted() {
+    let (disk, name, bytes) = nine();
+    for at in 0..bytes.len() {
+        for garble in [1, 0x80, 0xff] {
+            let mut garbled = bytes.clone();
+            garbled[at] ^= garble;
+            disk.remove_all();
+            disk.put(&folder().join(&name), &garbled);
+            // Another segment behind it, so that this one is not the last.
+            let mut behind = open(&disk);
+            let known = behind.next;
+            append(&mut behind, 100..101).unwrap();
+            drop(behind);
+            let mut spool = open(&disk);
+            let left = drain(&mut spool);
+            let stats = spool.stats();
+            assert_eq!(left.last(), Some(&100));
+            let blocks = blocks_of(&left[..left.len() - 1]);
+            assert!(blocks.len() >= 2 && left.len() - 1 == 3 * blocks.len(), "byte {at}: {left:?}");
+            assert_eq!(stats.lost + left.len() as u64 - 1, known, "byte {at}: {stats:?}");
+            assert_eq!(stats.waiting, 0);
+            assert!(disk.segments().is_empty());
+        }
+    }
+}
+
+#[test]
+fn bytes_taken_out_of_the_middle_cost_only_their_block() {
+    let (disk, name, bytes) = nine();
+    let block = (bytes.len() - 20) / 3;
+    let taken = [&bytes[..20 + block / 2], &bytes[20 + block..]].concat();
+    disk.remove_all();
+    disk.put(&folder().join(name), &taken);
+    assert_eq!(drain(&mut open(&disk)), (3..9).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_corrupt_segment_in_the_middle_costs_what_was_in_it() {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    append(&mut spool, 0..10_000).unwrap();
+    drop(spool);
+    let segments = disk.segments();
+    let number = |at: usize| segments[at].0.trim_end_matches(".spool").parse::<u64>().unwrap();
+    disk.put(&folder().join(&segments[1].0), &vec![0xF0; segments[1].1.len()]);
+    let mut spool = open(&disk);
+    let expected: Vec<u64> = (0..number(1)).chain(number(2)..10_000).collect();
+    assert_eq!(drain(&mut spool), expected);
+    let stats = spool.stats();
+    assert_eq!((stats.lost, stats.set_aside, stats.waiting), (number(2) - number(1), 1, 0));
+    assert!(disk.files().contains_key(&format!("{}.unreadable", segments[1].0)));
+}
+
+#[test]
+fn files_that_are_no_segments_are_left_alone() {
+    let disk = TestDisk::default();
+    let foreign =
+        ["notes.txt", "0.spool", "99999999999999999999.spool", "00000000000000000001.spool"];
+    for name in foreign {
+        disk.put(&folder().join(name), b"what somebody else has put here, longer than a header");
+    }
+    let mut spool = open(&disk);
+    append(&mut spool, 0..10).unwrap();
+    assert_eq!(drain(&mut spool), (0..10).collect::<Vec<_>>());
+    assert_eq!(spool.stats().lost, 0);
+    for name in &foreign[..3] {
+        assert!(disk.files().contains_key(*name));
+    }
+    assert!(disk.files().contains_key("00000000000000000001.spool.unreadable"));
+}
+
+#[test]
+fn a_segment_of_a_newer_version_is_refused_and_kept() {
+    let (disk, name, mut bytes) = nine();
+    bytes[7] = 2;
+    let check = crc32fast::hash(&bytes[..16]);
+    bytes[16..20].copy_from_slice(&check.to_le_bytes());
+    disk.put(&folder().join(&name), &bytes);
+    let error = Folder::open(disk.clone(), folder(), LIMITS).unwrap_err();
+    assert!(matches!(error, SpoolError::Newer { version: 2, .. }), "{error}");
+    assert_eq!(disk.segments()[0].1, bytes);
+}
+
+#[test]
+fn a_segment_removed_while_the_spool_is_open_counts_as_lost() {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    append(&mut spool, 0..100).unwrap();
+    disk.remove_all();
+    append(&mut spool, 100..200).unwrap();
+    let stats = spool.stats();
+    assert_eq!((stats.lost, stats.waiting), (100, 100));
+    assert_eq!(drain(&mut spool), (100..200).collect::<Vec<_>>());
+
+    append(&mut spool, 200..300).unwrap();
+    disk.remove_all();
+    assert!(drain(&mut spool).is_empty());
+    assert_eq!(spool.stats().lost, 200);
+    append(&mut spool, 300..400).unwrap();
+    assert_eq!(drain(&mut spool), (300..400).collect::<Vec<_>>());
+    assert_waiting(&mut spool, 0);
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_done_to_a_segment_what_is_read_was_written(
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), 0..4u8, any::<u8>()), 1..6),
+        is_last: bool,
+    ) {
+        let (disk, name, mut bytes) = nine();
+        for (at, what, byte) in damage {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = at.index(bytes.len());
+            match what {
+                0 => bytes[at] = byte,
+                1 => bytes.truncate(at),
+                2 => drop(bytes.drain(at..(at + usize::from(byte)).min(bytes.len()))),
+                _ => bytes.insert(at, byte),
+            }
+        }
+        disk.remove_all();
+        disk.put(&folder().join(&name), &bytes);
+        if !is_last {
+            append(&mut open(&disk), 100..101).unwrap();
+        }
+        let mut spool = open(&disk);
+        let recovered = spool.stats().recovered;
+        let left = drain(&mut spool);
+        prop_assert!(left.is_sorted_by(|a, b| a < b), "{:?}", left);
+        prop_assert!(left.iter().all(|n| *n < 9 || *n == 100));
+        let stats = spool.stats();
+        prop_assert_eq!(stats.replayed + stats.lost, recovered);
+        prop_assert_eq!(stats.waiting, 0);
+        append(&mut spool, 200..201).unwrap();
+        prop_assert_eq!(drain(&mut spool), [200]);
+    }
+}
