@@ -39,6 +39,9 @@ pub use protocol::{
 pub use reporter::{
     Dropped, Gauge, Reporter, ReporterBuilder, ReporterGuard, ReporterStats, Unsent, WhenFull,
 };
+#[cfg(feature = "spool")]
+#[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
+pub use reporter::{IoErrors, Spool, SpoolError, SpoolStats};
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub use server::Server;

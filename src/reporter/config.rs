@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "spool")]
+use super::spool::{OpenSpool, Spool, SpoolError};
 use super::{
     Reporter, Settings,
     own::Own,
@@ -34,13 +36,22 @@ pub struct ReporterBuilder {
     limits: Limits,
     gather: Duration,
     own: Option<Own>,
+    #[cfg(feature = "spool")]
+    spool: Option<OpenSpool>,
 }
 
 impl ReporterBuilder {
     pub(super) fn new(client: MetricsClient) -> Self {
         let limits =
             Limits { samples: 256 * 1024, bytes: 32 * 1024 * 1024, when_full: WhenFull::default() };
-        Self { client, limits, gather: Duration::from_millis(10), own: None }
+        Self {
+            client,
+            limits,
+            gather: Duration::from_millis(10),
+            own: None,
+            #[cfg(feature = "spool")]
+            spool: None,
+        }
     }
 
     /// How many samples may wait, at least one; those that are being sent, which are at most half of
@@ -92,6 +103,21 @@ impl ReporterBuilder {
         Ok(self)
     }
 
+    /// Opens a folder to which samples are moved while the server is slow or away, and from which they are
+    /// sent later, behind those that come: see [`Spool`]. Samples that lie there already are sent too.
+    ///
+    /// This looks through the folder, and blocks meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be used, with the reason and the remedy.
+    #[cfg(feature = "spool")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
+    pub fn spool(mut self, spool: Spool) -> Result<Self, SpoolError> {
+        self.spool = Some(OpenSpool::open(spool)?);
+        Ok(self)
+    }
+
     /// Starts the reporter: its task lives on the runtime of the caller.
     ///
     /// # Panics
@@ -101,7 +127,13 @@ impl ReporterBuilder {
     pub fn start(self) -> Reporter {
         Reporter::start(
             self.client,
-            Settings { limits: self.limits, gather: self.gather, own: self.own },
+            Settings {
+                limits: self.limits,
+                gather: self.gather,
+                own: self.own,
+                #[cfg(feature = "spool")]
+                spool: self.spool,
+            },
         )
     }
 }

@@ -16,7 +16,7 @@ use crate::{client::MetricsClient, error::Error, metric::Sample};
 
 /// How many samples leave at once: what a connection has in flight, so that it is kept busy, and few
 /// enough that what is sent again after a failure does not count.
-const BATCH: usize = 4096;
+pub(super) const BATCH: usize = 4096;
 
 /// How many of them are taken from the queue at one go: nobody can record meanwhile.
 const SLICE: usize = 256;
@@ -50,8 +50,13 @@ pub(super) enum Landed {
 
 impl Shared {
     /// Sends what waits, one batch of it; `None` if nothing does, or it is somebody else's turn.
-    pub(super) async fn send(&self, client: &MetricsClient, holds: bool) -> Option<Landed> {
-        let id = self.take_off(client, holds)?;
+    pub(super) async fn send(
+        &self,
+        client: &MetricsClient,
+        holds: bool,
+        most: usize,
+    ) -> Option<Landed> {
+        let id = self.take_off(client, holds, most)?;
         // The future may be dropped with its runtime.
         let _returns = Returns { shared: self, id };
         let landed = poll_fn(|cx| self.flights().poll(id, cx)).await;
@@ -90,10 +95,12 @@ impl Shared {
         }
     }
 
-    fn take_off(&self, client: &MetricsClient, holds: bool) -> Option<u64> {
+    fn take_off(&self, client: &MetricsClient, holds: bool, most: usize) -> Option<u64> {
         let mut flights = self.flights();
         let mut batch = Vec::new();
-        while batch.len() < BATCH && self.outbox().take(SLICE, holds, &mut batch) {}
+        while batch.len() < most
+            && self.outbox().take(SLICE.min(most - batch.len()), holds, &mut batch)
+        {}
         if batch.is_empty() {
             return None;
         }
@@ -110,11 +117,7 @@ impl Shared {
 
     fn land(&self, flight: Flight, result: Result<(), Error>) -> Landed {
         let total = flight.batch.len();
-        let (settled, rejected) = match &result {
-            Ok(()) => (total, 0),
-            Err(Error::Batch(batch)) => (batch.settled, batch.rejected),
-            Err(_) => (0, 0),
-        };
+        let (settled, rejected) = outcome(&result, total);
         let trouble = result.err();
         if rejected > 0
             && self.complaints.is_due(Reason::Rejected)
@@ -152,6 +155,15 @@ impl Shared {
     /// Locked before the outbox.
     fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many samples of a batch have their outcome, and how many of those the server has refused.
+pub(super) fn outcome(result: &Result<(), Error>, total: usize) -> (usize, usize) {
+    match result {
+        Ok(()) => (total, 0),
+        Err(Error::Batch(batch)) => (batch.settled, batch.rejected),
+        Err(_) => (0, 0),
     }
 }
 

@@ -7,7 +7,14 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Reporter, flight::Landed, outbox::Mark, sender::PAUSE, shared::Shared, stats::Unsent};
+use super::{
+    Reporter,
+    flight::{BATCH, Landed},
+    outbox::Mark,
+    sender::PAUSE,
+    shared::Shared,
+    stats::Unsent,
+};
 use crate::client::MetricsClient;
 
 /// Sends what waits when it is dropped: see [`Reporter::guard`].
@@ -70,6 +77,8 @@ impl LastFlush {
         let flushed = runtime.block_on(self.flush(shared));
         // A name may still be being resolved.
         runtime.shutdown_background();
+        #[cfg(feature = "spool")]
+        let flushed = flushed.or_else(|unsent| shared.rescue(&self.mark, unsent));
         flushed.map_err(io::Error::other)
     }
 
@@ -108,7 +117,7 @@ impl LastFlush {
 
     async fn send(&self, shared: &Shared, client: &MetricsClient) {
         while shared.outbox().unsent(&self.mark).waiting > 0
-            && let Some(landed) = shared.send(client, true).await
+            && let Some(landed) = shared.send(client, true, BATCH).await
         {
             if let Landed::Broken(_) = landed {
                 time::sleep(PAUSE).await;

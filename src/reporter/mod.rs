@@ -27,6 +27,10 @@ mod stats;
 pub use config::ReporterBuilder;
 pub use guard::ReporterGuard;
 pub use queue::WhenFull;
+#[cfg(feature = "spool")]
+use spool::OpenSpool;
+#[cfg(feature = "spool")]
+pub use spool::{IoErrors, Spool, SpoolError, SpoolStats};
 pub use stats::{Dropped, ReporterStats, Unsent};
 
 /// Records measurements without waiting for anything, and sends them in the background.
@@ -76,6 +80,8 @@ struct Settings {
     limits: Limits,
     gather: Duration,
     own: Option<Own>,
+    #[cfg(feature = "spool")]
+    spool: Option<OpenSpool>,
 }
 
 impl Reporter {
@@ -131,6 +137,14 @@ impl Reporter {
     #[must_use]
     pub fn stats(&self) -> ReporterStats {
         self.shared().outbox().stats()
+    }
+
+    /// What the spool has done so far, if there is one; as it was when its folder was last used.
+    #[cfg(feature = "spool")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
+    #[must_use]
+    pub fn spool_stats(&self) -> Option<SpoolStats> {
+        self.shared().spool.as_ref().map(|_| self.shared().outbox().spool_stats())
     }
 
     /// Sends what has been recorded until now, and returns once all of it has been acknowledged.

@@ -11,6 +11,11 @@ use super::{
 };
 use crate::{error::Error, metric::Sample};
 
+#[cfg(feature = "spool")]
+mod spooling;
+#[cfg(feature = "spool")]
+pub(super) use spooling::Moving;
+
 #[derive(Debug)]
 pub(super) struct Outbox {
     queue: Queue,
@@ -30,6 +35,8 @@ pub(super) struct Outbox {
     sender: Option<Waker>,
     /// The sender is woken when so many samples wait to be sent.
     wake_at: usize,
+    #[cfg(feature = "spool")]
+    pub(super) spool: spooling::Spooling,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +88,8 @@ impl Outbox {
             urgent_before: 0,
             sender: None,
             wake_at: usize::MAX,
+            #[cfg(feature = "spool")]
+            spool: spooling::Spooling::default(),
         }
     }
 
@@ -140,6 +149,12 @@ impl Outbox {
     pub(super) fn take(&mut self, most: usize, holds: bool, batch: &mut Vec<Sample>) -> bool {
         let before = batch.len();
         if self.held == holds && self.queue.waiting() - self.queue.len() == before {
+            #[cfg(feature = "spool")]
+            if !self.spool.fence.is_down() {
+                let passes = |sample: &Sample| !self.spool.fence.blocks(sample);
+                self.queue.take_where(most, passes, batch);
+                return batch.len() > before;
+            }
             self.queue.take(most, batch);
         }
         batch.len() > before
@@ -185,10 +200,11 @@ impl Outbox {
     /// How the flush went, if it is over.
     pub(super) fn poll_flushed(&self, mark: &Mark) -> Poll<Result<(), Unsent>> {
         let unsent = self.unsent(mark);
-        if unsent.waiting == 0 && unsent.dropped == 0 && unsent.rejected == 0 {
+        let waiting = unsent.waiting + unsent.spooled;
+        if waiting == 0 && unsent.dropped == 0 && unsent.rejected == 0 {
             return Poll::Ready(Ok(()));
         }
-        let is_over = unsent.waiting == 0 || (self.abandoned && !self.held);
+        let is_over = waiting == 0 || (self.abandoned && !self.held);
         if is_over { Poll::Ready(Err(unsent)) } else { Poll::Pending }
     }
 
@@ -197,6 +213,7 @@ impl Outbox {
             waiting: self.queue.waiting_before(mark.before),
             dropped: self.displaced - mark.displaced,
             rejected: self.counts.rejected - mark.rejected,
+            spooled: self.stats().spooled,
             cause: self.trouble.clone(),
         }
     }
@@ -240,11 +257,14 @@ impl Outbox {
     }
 
     pub(super) fn stats(&self) -> ReporterStats {
-        ReporterStats {
+        let stats = ReporterStats {
             waiting: self.queue.waiting() as u64,
             waiting_bytes: self.queue.waiting_bytes() as u64,
             ..self.counts
-        }
+        };
+        #[cfg(feature = "spool")]
+        let stats = self.spool.add_to(stats);
+        stats
     }
 
     fn drop_waiting(&mut self) -> u64 {

@@ -26,7 +26,7 @@ const NAMES: [&str; 9] = [
 
 fn values(stats: &ReporterStats) -> [u64; NAMES.len()] {
     let ReporterStats { recorded, acknowledged, coalesced, rejected, waiting, .. } = *stats;
-    let Dropped { invalid_key, not_finite, queue_full, closed } = stats.dropped;
+    let Dropped { invalid_key, not_finite, queue_full, closed, .. } = stats.dropped;
     [
         recorded,
         acknowledged,

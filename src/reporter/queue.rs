@@ -138,6 +138,47 @@ impl Queue {
         }
     }
 
+    /// As [`take`](Self::take), but of the oldest `most` samples only those that are wanted.
+    #[cfg(feature = "spool")]
+    pub(super) fn take_where(
+        &mut self,
+        most: usize,
+        is_wanted: impl Fn(&Sample) -> bool,
+        batch: &mut Vec<Sample>,
+    ) {
+        debug_assert_eq!(self.out.samples, batch.len(), "one batch is out at a time");
+        if batch.is_empty() {
+            self.out.from = self.first;
+        }
+        let mut kept = Vec::new();
+        for _ in 0..most.min(self.samples.len()) {
+            if self.out.bytes > self.limits.bytes / 2 {
+                break;
+            }
+            let Some(sample) = self.pop() else { break };
+            if is_wanted(&sample) {
+                self.out.samples += 1;
+                self.out.bytes += self.cost(&sample);
+                batch.push(sample);
+            } else {
+                kept.push(sample);
+            }
+        }
+        for sample in kept.into_iter().rev() {
+            self.first -= 1;
+            if let Some(places) = &mut self.places {
+                places.insert((sample.key.clone(), sample.point.timestamp), self.first);
+            }
+            self.samples.push_front(sample);
+        }
+    }
+
+    /// Whether any of the oldest samples is such a one.
+    #[cfg(feature = "spool")]
+    pub(super) fn any(&self, most: usize, is_such: impl Fn(&Sample) -> bool) -> bool {
+        self.samples.iter().take(most).any(is_such)
+    }
+
     /// The batch that is out is not any more. Those of its samples that have no outcome come again,
     /// before all others; how many of them are not needed any more is returned.
     pub(super) fn settle(&mut self, open: impl DoubleEndedIterator<Item = Sample>) -> u64 {

@@ -4,7 +4,13 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use tokio::time::{self, Instant};
 
-use super::{Settings, flight::Landed, outbox::Wanted, own, shared::Shared};
+use super::{
+    Settings,
+    flight::{BATCH, Landed},
+    outbox::Wanted,
+    own,
+    shared::Shared,
+};
 use crate::error::Error;
 
 /// How long a sender lets the client be after a failure. While there is no connection, an attempt
@@ -12,12 +18,12 @@ use crate::error::Error;
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Sender {
-    shared: Arc<Shared>,
-    gather: Duration,
+    pub(super) shared: Arc<Shared>,
+    pub(super) gather: Duration,
     /// From how many samples on there is no need to let more gather.
-    enough: usize,
+    pub(super) enough: usize,
     /// When the reporter's own counters are due.
-    own_due: Option<Instant>,
+    pub(super) own_due: Option<Instant>,
 }
 
 impl Sender {
@@ -31,6 +37,10 @@ impl Sender {
     }
 
     pub(super) async fn run(mut self) {
+        #[cfg(feature = "spool")]
+        if let Some(keeper) = self.shared.spool.clone() {
+            return self.run_with_spool(keeper).await;
+        }
         while let Wanted::Send = self.wanted().await {
             if !self.send_all().await {
                 return;
@@ -63,7 +73,7 @@ impl Sender {
 
     /// Sends until nothing waits. False if this was the end.
     async fn send_all(&mut self) -> bool {
-        while let Some(landed) = self.shared.send(&self.shared.client, false).await {
+        while let Some(landed) = self.shared.send(&self.shared.client, false, BATCH).await {
             if let Landed::Broken(error) = landed {
                 if is_closed(&error) {
                     tracing::error!(
@@ -92,7 +102,7 @@ impl Sender {
         true
     }
 
-    fn record_own(&mut self) {
+    pub(super) fn record_own(&mut self) {
         if let Some(due) = self.own_due
             && due <= Instant::now()
         {
@@ -110,7 +120,7 @@ impl Drop for Sender {
     }
 }
 
-fn is_closed(error: &Error) -> bool {
+pub(super) fn is_closed(error: &Error) -> bool {
     match error {
         Error::Batch(batch) => is_closed(&batch.error),
         error => matches!(error, Error::Closed { .. }),

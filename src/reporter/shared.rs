@@ -1,7 +1,9 @@
 //! What the handles of a reporter, its sender and its guards share.
 
+#[cfg(feature = "spool")]
+use super::spool::Keeper;
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
 };
 
@@ -36,13 +38,19 @@ pub(super) struct Shared {
     /// Told whenever a batch has an outcome, or a sender has ended.
     settled: Notify,
     pub(super) complaints: Complaints,
+    #[cfg(feature = "spool")]
+    pub(super) spool: Option<Arc<Keeper>>,
 }
 
 impl Shared {
     pub(super) fn new(client: MetricsClient, settings: &Settings) -> Self {
+        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is told of it"))]
+        let mut outbox = Outbox::new(settings.limits);
         Self {
             client,
-            outbox: Mutex::new(Outbox::new(settings.limits)),
+            #[cfg(feature = "spool")]
+            spool: settings.spool.as_ref().and_then(|spool| spool.keep(&mut outbox)),
+            outbox: Mutex::new(outbox),
             keys: Keys::default(),
             own: settings.own.clone(),
             flights: Mutex::default(),
@@ -124,7 +132,7 @@ impl Shared {
     }
 
     /// Takes no more, and sends what there is.
-    pub(super) async fn close(&self, deadline: Instant) -> Result<(), Unsent> {
+    pub(super) async fn close(self: &Arc<Self>, deadline: Instant) -> Result<(), Unsent> {
         self.record_own();
         let (mark, sender) = {
             let mut outbox = self.outbox();
@@ -135,6 +143,11 @@ impl Shared {
             sender.wake();
         }
         let flushed = self.flushed(&mark, deadline).await;
+        #[cfg(feature = "spool")]
+        if let Some(keeper) = self.spool.clone() {
+            let shared = Arc::clone(self);
+            let _ = tokio::task::spawn_blocking(move || keeper.close(&shared)).await;
+        }
         self.give_up();
         match flushed {
             Ok(()) => Ok(()),
@@ -159,11 +172,29 @@ impl Shared {
             sender.wake();
         }
         if is_abandoned {
+            #[cfg(feature = "spool")]
+            if let Some(keeper) = &self.spool {
+                keeper.close(self);
+            }
             let dropped = self.give_up();
             if dropped > 0 {
                 tracing::error!(samples = dropped, "dropped: the reporter's runtime is gone");
             }
         }
+    }
+
+    /// Moves what waits to the spool, if there is one, and says whether that was all that was amiss.
+    #[cfg(feature = "spool")]
+    pub(super) fn rescue(&self, mark: &Mark, unsent: Unsent) -> Result<(), Unsent> {
+        let Some(keeper) = &self.spool else { return Err(unsent) };
+        keeper.rescue(self);
+        let cause = unsent.cause;
+        let unsent = Unsent { cause, ..self.outbox().unsent(mark) };
+        if unsent.waiting > 0 || unsent.dropped > 0 || unsent.rejected > 0 {
+            return Err(unsent);
+        }
+        tracing::warn!(samples = unsent.spooled, "what could not be sent lies in the spool");
+        Ok(())
     }
 
     /// Drops what waits and takes no more. How many samples that were.

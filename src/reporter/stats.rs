@@ -5,7 +5,7 @@ use crate::error::Error;
 /// What a reporter has done so far; clones of a handle share it.
 ///
 /// Every sample is accounted for. In each snapshot,
-/// `recorded = acknowledged + coalesced + rejected + dropped.total() + waiting`.
+/// `recorded + recovered = acknowledged + coalesced + rejected + dropped.total() + waiting + spooled`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReporterStats {
@@ -24,6 +24,10 @@ pub struct ReporterStats {
     /// The memory that the waiting samples are counted as, in bytes: see
     /// [`max_bytes`](crate::ReporterBuilder::max_bytes).
     pub waiting_bytes: u64,
+    /// Samples that lie in the spool, if there is one, and will be sent.
+    pub spooled: u64,
+    /// Samples of earlier processes that lay in the spool when this reporter was made.
+    pub recovered: u64,
 }
 
 /// How many samples were dropped, by reason.
@@ -38,14 +42,18 @@ pub struct Dropped {
     pub queue_full: u64,
     /// The reporter was closed: they came later, or could not be sent in time.
     pub closed: u64,
+    /// They were the oldest in a spool that was full.
+    pub spool_full: u64,
+    /// They lay in a part of the spool that cannot be read any more.
+    pub spool_lost: u64,
 }
 
 impl Dropped {
     /// How many samples were dropped for whatever reason.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Self { invalid_key, not_finite, queue_full, closed } = self;
-        invalid_key + not_finite + queue_full + closed
+        let Self { invalid_key, not_finite, queue_full, closed, spool_full, spool_lost } = self;
+        invalid_key + not_finite + queue_full + closed + spool_full + spool_lost
     }
 }
 
@@ -75,10 +83,14 @@ impl ReporterStats {
     }
 }
 
+fn in_spool(samples: u64) -> String {
+    if samples == 0 { String::new() } else { format!(", {samples} lie in the spool") }
+}
+
 /// Not everything that was to be sent has been stored.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "not everything was stored: {waiting} samples still wait, {dropped} were dropped, {rejected} were refused"
+    "not everything was stored: {waiting} samples still wait, {dropped} were dropped, {rejected} were refused{}", in_spool(*spooled)
 )]
 #[non_exhaustive]
 pub struct Unsent {
@@ -88,6 +100,8 @@ pub struct Unsent {
     pub dropped: u64,
     /// Samples that the server has refused meanwhile.
     pub rejected: u64,
+    /// Samples that lie in the spool, if there is one, whenever they were recorded.
+    pub spooled: u64,
     /// Why the last attempt to send failed, if it did.
     #[source]
     pub cause: Option<Error>,

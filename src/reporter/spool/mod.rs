@@ -3,17 +3,28 @@
 //! `segment` is the format, and does no IO. `folder` opens a folder and finds out what lies in it, `log`
 //! appends and settles, `replay` reads, through what `disk` offers of a file system. All of it blocks, reads no
 //! clock, and logs what a person must know.
+//!
+//! `keeper` is the folder of a running reporter, `takeover` the reporter's task where there is one; `fence`
+//! says what may not overtake what lies in the folder, and `pace` how fast that is sent.
 
+mod config;
 mod disk;
 mod error;
+mod fence;
 mod folder;
+mod keeper;
 mod log;
+mod pace;
 mod reader;
 mod replay;
 mod segment;
 mod stats;
+mod takeover;
 #[cfg(test)]
 mod tests;
 
+pub use config::Spool;
 pub use error::SpoolError;
+pub(super) use fence::Fence;
+pub(super) use keeper::{Keeper, OpenSpool};
 pub use stats::{IoErrors, SpoolStats};

@@ -8,6 +8,8 @@ mod full;
 #[cfg(feature = "server")]
 mod guard;
 mod outage;
+#[cfg(feature = "spool")]
+mod spool;
 
 use std::time::Duration;
 
@@ -40,8 +42,8 @@ async fn reporting(
 #[track_caller]
 fn accounted(reporter: &Reporter) -> ReporterStats {
     let stats = reporter.stats();
-    let ReporterStats { acknowledged, coalesced, rejected, dropped, waiting, .. } = stats;
-    let accounted = acknowledged + coalesced + rejected + dropped.total() + waiting;
-    assert_eq!(stats.recorded, accounted, "{stats:?}");
+    let ReporterStats { acknowledged, coalesced, rejected, dropped, waiting, spooled, .. } = stats;
+    let accounted = acknowledged + coalesced + rejected + dropped.total() + waiting + spooled;
+    assert_eq!(stats.recorded + stats.recovered, accounted, "{stats:?}");
     stats
 }

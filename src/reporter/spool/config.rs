@@ -1,0 +1,94 @@
+//! What a spool can be told, and what it does when it is told nothing.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    disk::OsDisk,
+    error::SpoolError,
+    folder::{Folder, Limits},
+};
+
+/// A folder to which a [`Reporter`](crate::Reporter) moves samples while the server is slow or away, and
+/// from which it sends them later, also those of an earlier process.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// use metrics_client::{MetricsClient, Reporter, Spool};
+///
+/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+/// let reporter = Reporter::builder(client)
+///     .spool(Spool::folder("/var/lib/agent/spool").max_bytes(1 << 30))?
+///     .start();
+/// # Ok(()) }
+/// ```
+///
+/// What the folder holds survives the end of the process, also by `kill -9`; a loss of power it
+/// survives once it is synced, see [`sync_every`](Self::sync_every). One process may have it open at a
+/// time.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    folder: PathBuf,
+    limits: Limits,
+    pub(in crate::reporter) after: Duration,
+    pub(in crate::reporter) replay_rate: u32,
+}
+
+impl Spool {
+    /// A spool in this folder, which is made if it is not there.
+    #[must_use]
+    pub fn folder(path: impl AsRef<Path>) -> Self {
+        Self {
+            folder: path.as_ref().to_owned(),
+            limits: Limits { max_bytes: 256 * 1024 * 1024, sync_every: Duration::from_secs(1) },
+            after: Duration::from_secs(1),
+            replay_rate: 100_000,
+        }
+    }
+
+    /// How many bytes of segments may lie in the folder, at least 1 MiB. When it is full, the oldest
+    /// segment is dropped, a sixteenth of this or 8 MiB. Default: 256 MiB, some six million samples
+    /// whose keys have 24 bytes.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.limits.max_bytes = bytes.max(Limits::LEAST_BYTES);
+        self
+    }
+
+    /// How long samples may wait in memory before they are moved to the folder; when half of what may
+    /// wait in memory does, they are moved at once. This is how much the end of the process, by
+    /// `kill -9`, can cost while the server is away, and as long again for what is being sent. Default: 1
+    /// second.
+    #[must_use]
+    pub fn after(mut self, time: Duration) -> Self {
+        self.after = time.max(Duration::from_millis(10));
+        self
+    }
+
+    /// How long what is in the folder may go unsynced, and so be lost with the power. Zero: nothing;
+    /// [`Duration::MAX`]: the system alone decides. Default: 1 second.
+    #[must_use]
+    pub fn sync_every(mut self, time: Duration) -> Self {
+        self.limits.sync_every = time;
+        self
+    }
+
+    /// How many samples a second are sent from the folder at most. It begins with 1,000 and doubles each
+    /// second, as long as the server keeps up. Default: 100,000.
+    #[must_use]
+    pub fn replay_rate(mut self, samples: u32) -> Self {
+        self.replay_rate = samples.max(1);
+        self
+    }
+
+    pub(in crate::reporter) fn sync_every_or_never(&self) -> Option<Duration> {
+        let every = self.limits.sync_every;
+        (!every.is_zero() && every < Duration::MAX).then(|| every.max(Duration::from_millis(10)))
+    }
+
+    pub(in crate::reporter) fn open(&self) -> Result<Folder, SpoolError> {
+        Folder::open(OsDisk, &self.folder, self.limits)
+    }
+}

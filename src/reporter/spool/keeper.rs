@@ -1,0 +1,157 @@
+//! The spool of a running reporter: its folder, and what the reporter has in it.
+//!
+//! Everything here blocks, and runs where that disturbs nobody.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::{Spool, error::SpoolError, folder::Folder};
+use crate::{
+    metric::Sample,
+    reporter::{
+        outbox::{Moving, Outbox},
+        shared::Shared,
+    },
+};
+
+/// How many samples are moved at once.
+const BATCH: usize = 4096;
+
+#[derive(Debug)]
+pub(in crate::reporter) struct Keeper {
+    pub(in crate::reporter) settings: Spool,
+    /// Locked before the outbox. None once the reporter is closed: then another may have it.
+    folder: Mutex<Option<Folder>>,
+}
+
+/// A spool whose folder is open, and which no reporter keeps yet.
+#[derive(Clone, Debug)]
+pub(in crate::reporter) struct OpenSpool {
+    settings: Spool,
+    /// Clones of a builder share it; the first reporter has it.
+    folder: Arc<Mutex<Option<Folder>>>,
+}
+
+impl OpenSpool {
+    pub(in crate::reporter) fn open(settings: Spool) -> Result<Self, SpoolError> {
+        let folder = settings.open()?;
+        Ok(Self { settings, folder: Arc::new(Mutex::new(Some(folder))) })
+    }
+
+    pub(in crate::reporter) fn keep(&self, outbox: &mut Outbox) -> Option<Arc<Keeper>> {
+        let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(folder) = folder else {
+            tracing::error!("this spool belongs to another reporter already: going on without");
+            return None;
+        };
+        let stats = folder.stats();
+        outbox.spool_opened(stats, folder.latest().filter(|_| stats.waiting > 0));
+        Some(Arc::new(Keeper { settings: self.settings.clone(), folder: Mutex::new(Some(folder)) }))
+    }
+}
+
+impl Keeper {
+    fn folder(&self) -> MutexGuard<'_, Option<Folder>> {
+        // A folder whose calls were broken off is one whose process was: what it has said was written.
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs what was appended, if it is due.
+    pub(in crate::reporter) fn sync_if_due(&self) {
+        if let Some(folder) = self.folder().as_mut() {
+            folder.sync_if_due(Instant::now());
+        }
+    }
+
+    /// Moves samples from the queue to the folder; whoever [holds](Outbox::hold) the outbox is asked, or else the sender.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`] if the folder does not take them: they wait in the queue, as they did.
+    pub(in crate::reporter) fn store(
+        &self,
+        shared: &Shared,
+        moving: Moving,
+        holds: bool,
+    ) -> Result<(), SpoolError> {
+        let mut folder = self.folder();
+        let Some(folder) = folder.as_mut() else { return Ok(()) };
+        loop {
+            let mut batch = Vec::new();
+            if !shared.outbox().take_to_spool(BATCH, moving, holds, &mut batch) {
+                return Ok(());
+            }
+            let mut stored = 0;
+            let mut result = Ok(());
+            while stored < batch.len() && result.is_ok() {
+                result = folder
+                    .append(Instant::now(), &batch[stored..])
+                    .map(|samples| stored += samples);
+            }
+            shared.outbox().spooled(batch, stored, folder.stats());
+            shared.note_settled();
+            if moving == Moving::Blocked {
+                return result;
+            }
+            result?;
+        }
+    }
+
+    /// Moves all samples that wait to the folder, and gives it up.
+    pub(in crate::reporter) fn close(&self, shared: &Shared) {
+        self.rescue(shared);
+        *self.folder() = None;
+    }
+
+    /// Moves all samples that wait to the folder, and syncs it: the end may be near.
+    pub(in crate::reporter) fn rescue(&self, shared: &Shared) {
+        if !shared.hold() {
+            return;
+        }
+        let stored = self.store(shared, Moving::All, true);
+        if let Some(folder) = self.folder().as_mut() {
+            folder.sync();
+        }
+        shared.release();
+        if let Err(error) = stored {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "samples that could not be sent cannot be stored either"
+            );
+        }
+    }
+
+    /// The oldest samples in the folder.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`] if they cannot be read now.
+    pub(in crate::reporter) fn read(
+        &self,
+        shared: &Shared,
+        most: usize,
+    ) -> Result<Option<Vec<Sample>>, SpoolError> {
+        let mut folder = self.folder();
+        let Some(folder) = folder.as_mut() else { return Ok(None) };
+        let samples = folder.read(most);
+        shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
+        samples
+    }
+
+    /// Says what became of the first `settled` samples that were read last.
+    pub(in crate::reporter) fn settle(&self, shared: &Shared, settled: usize, rejected: usize) {
+        let mut folder = self.folder();
+        let Some(folder) = folder.as_mut() else { return };
+        if let Err(error) = folder.settle(settled) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "samples may be sent once more by the next process"
+            );
+        }
+        let (acknowledged, rejected) = ((settled - rejected) as u64, rejected as u64);
+        shared.outbox().replayed(acknowledged, rejected, folder.stats(), folder.is_drained());
+        shared.note_settled();
+    }
+}

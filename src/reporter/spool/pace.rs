@@ -1,0 +1,115 @@
+//! How fast the spool is replayed.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What a server is asked to take at first, in samples a second, when it comes back.
+const FIRST_RATE: u32 = 1000;
+/// How much is sent at once, in parts of what is sent in a second.
+const PARTS: u32 = 20;
+/// The least and the most that is sent at once.
+const LEAST: usize = 16;
+const MOST: usize = 4096;
+
+/// Bounds the rate of the replay, and lets it begin slowly: a server that has just come back has all its
+/// agents on its hands.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Samples a second.
+    rate: u32,
+    most: u32,
+    /// When the next samples may leave.
+    due: Instant,
+}
+
+impl Pace {
+    pub(super) fn new(most: u32, now: Instant) -> Self {
+        Self { rate: FIRST_RATE.min(most), most, due: now }
+    }
+
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// How many samples may leave when it is due.
+    pub(super) fn batch(&self) -> usize {
+        ((self.rate / PARTS) as usize).clamp(LEAST, MOST)
+    }
+
+    /// So many were sent and answered, in the time between.
+    pub(super) fn answered(&mut self, samples: usize, sent: Instant, now: Instant) {
+        let samples = u32::try_from(samples).unwrap_or(u32::MAX).max(1);
+        let planned = Duration::from_secs(1) * samples / self.rate;
+        let took = now.saturating_duration_since(sent);
+        self.due = now.max(sent + planned);
+        self.rate = if took > planned {
+            // It takes no more than this.
+            (f64::from(samples) / took.as_secs_f64()) as u32
+        } else {
+            // Twice as much after a second.
+            self.rate.saturating_add(samples)
+        };
+        self.rate = self.rate.clamp(1, self.most);
+    }
+
+    /// They could not be sent.
+    pub(super) fn failed(&mut self, pause: Duration, now: Instant) {
+        self.rate = FIRST_RATE.min(self.most);
+        self.due = now + pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// How many samples a server that takes so many a second gets in each second.
+    fn replayed(most: u32, takes: u32, seconds: usize) -> Vec<usize> {
+        let start = Instant::now();
+        let mut pace = Pace::new(most, start);
+        let mut counts = vec![0; seconds];
+        loop {
+            let sent = pace.due();
+            let at = (sent - start).as_secs() as usize;
+            if at >= seconds {
+                return counts;
+            }
+            let samples = pace.batch();
+            counts[at] += samples;
+            pace.answered(samples, sent, sent + SECOND * samples as u32 / takes);
+        }
+    }
+
+    #[test]
+    fn it_begins_slowly_and_doubles_up_to_its_bound() {
+        let counts = replayed(20_000, u32::MAX, 10);
+        assert!((900..2500).contains(&counts[0]), "{counts:?}");
+        for pair in counts.windows(2) {
+            assert!(pair[1] <= 3 * pair[0], "{counts:?}");
+        }
+        assert!((19_000..21_500).contains(&counts[9]), "{counts:?}");
+    }
+
+    #[test]
+    fn it_asks_of_a_slow_server_no_more_than_that_takes() {
+        let counts = replayed(100_000, 300, 10);
+        assert!(counts[2..].iter().all(|&count| count <= 400), "{counts:?}");
+        assert!(counts[2..].iter().all(|&count| count >= 100), "{counts:?}");
+    }
+
+    #[test]
+    fn after_a_failure_it_begins_anew() {
+        let now = Instant::now();
+        let mut pace = Pace::new(100_000, now);
+        for _ in 0..1000 {
+            pace.answered(pace.batch(), pace.due(), pace.due());
+        }
+        assert_eq!(pace.rate, 100_000);
+        pace.failed(SECOND, now);
+        assert_eq!((pace.rate, pace.due()), (FIRST_RATE, now + SECOND));
+        assert_eq!(Pace::new(10, now).rate, 10);
+    }
+}

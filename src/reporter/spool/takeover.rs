@@ -1,0 +1,291 @@
+//! The task that sends, where there is a spool: what waits too long in memory goes to the folder, and what
+//! lies there is sent behind what comes.
+
+use std::{
+    future::{Future, poll_fn},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    task::spawn_blocking,
+    time::{self, Instant},
+};
+
+use super::{error::SpoolError, keeper::Keeper, pace::Pace};
+use crate::reporter::{
+    flight::{BATCH, Landed, outcome},
+    outbox::Moving,
+    sender::{PAUSE, Sender, is_closed},
+    shared::Shared,
+};
+
+/// How long a disk that has refused something is left alone.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
+/// While so many samples wait that they have to be moved, the batch on its way gets this long to land.
+const GRACE: Duration = Duration::from_millis(100);
+/// The least that is sent at once to a server that is slow.
+const LEAST_BATCH: usize = 16;
+
+pub(in crate::reporter) struct Takeover {
+    keeper: Arc<Keeper>,
+    /// How many samples are sent at once.
+    batch: usize,
+    pace: Pace,
+    /// What was recorded before this position had been recorded at this time.
+    aged: (u64, Instant),
+    /// When the disk may be asked again.
+    disk_due: Instant,
+}
+
+/// Whether the sender goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing was sent.
+    Idle,
+    /// Something was.
+    Go,
+    /// The server did not take what it was sent.
+    Pause,
+    End,
+}
+
+impl Takeover {
+    pub(in crate::reporter) fn new(keeper: Arc<Keeper>) -> Self {
+        let now = Instant::now();
+        let pace = Pace::new(keeper.settings.replay_rate, now);
+        Self { keeper, batch: BATCH, pace, aged: (0, now), disk_due: now }
+    }
+
+    /// Whether samples have waited for as long as they may.
+    fn is_late(&mut self, shared: &Shared, now: Instant) -> bool {
+        let outbox = shared.outbox();
+        if outbox.waiting_before(self.aged.0) == 0 {
+            self.aged = (outbox.end(), now);
+        }
+        now.saturating_duration_since(self.aged.1) >= self.keeper.settings.after
+    }
+}
+
+impl Sender {
+    pub(in crate::reporter) async fn run_with_spool(mut self, keeper: Arc<Keeper>) {
+        let syncing = Arc::downgrade(&keeper);
+        if let Some(every) = keeper.settings.sync_every_or_never() {
+            tokio::spawn(async move {
+                loop {
+                    time::sleep(every).await;
+                    let Some(keeper) = syncing.upgrade() else { return };
+                    let _ = spawn_blocking(move || keeper.sync_if_due()).await;
+                }
+            });
+        }
+        let mut spool = Takeover::new(keeper);
+        loop {
+            self.record_own();
+            if self.shared.outbox().is_closed() {
+                return;
+            }
+            self.relieve(&mut spool).await;
+            let live = self.send_live(&mut spool).await;
+            let next = match live {
+                Next::Idle | Next::Go => self.replay(&mut spool).await,
+                next => next,
+            };
+            match next {
+                Next::Idle | Next::Go => {}
+                Next::Pause => time::sleep(PAUSE).await,
+                Next::End => return,
+            }
+            if !self.wait(&spool, live).await {
+                return;
+            }
+        }
+    }
+
+    /// Moves what waits to the folder, if it has waited too long or is too much.
+    async fn relieve(&mut self, spool: &mut Takeover) {
+        let now = Instant::now();
+        let is_needed = spool.is_late(&self.shared, now) || self.is_pressed();
+        if is_needed && self.store(spool, Moving::All).await {
+            spool.aged = (self.shared.outbox().end(), Instant::now());
+        }
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.shared.outbox().queued() >= self.enough
+    }
+
+    async fn store(&self, spool: &mut Takeover, moving: Moving) -> bool {
+        if Instant::now() < spool.disk_due {
+            return false;
+        }
+        let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
+        let stored = spawn_blocking(move || keeper.store(&shared, moving, false)).await;
+        self.disk_answered(spool, stored.unwrap_or(Ok(()))).is_some()
+    }
+
+    fn disk_answered<T>(&self, spool: &mut Takeover, result: Result<T, SpoolError>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                spool.disk_due = Instant::now() + DISK_PAUSE;
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(error, "the spool cannot be used for now");
+            })
+            .ok()
+    }
+
+    /// Sends one batch of what waits in memory, if something does.
+    async fn send_live(&mut self, spool: &mut Takeover) -> Next {
+        if self.shared.outbox().has_blocked(spool.batch) {
+            self.store(spool, Moving::Blocked).await;
+        }
+        let shared = Arc::clone(&self.shared);
+        let flight = shared.send(&shared.client, false, spool.batch);
+        let landed = self.watched(spool, flight, || shared.call_back()).await;
+        match landed.flatten() {
+            None => Next::Idle,
+            Some(Landed::Whole) => {
+                spool.batch = (2 * spool.batch).min(BATCH);
+                Next::Go
+            }
+            Some(Landed::CalledBack) => {
+                spool.batch = (spool.batch / 2).max(LEAST_BATCH);
+                spool.pace.failed(PAUSE, Instant::now());
+                Next::Go
+            }
+            Some(Landed::Broken(error)) => {
+                spool.pace.failed(PAUSE, Instant::now());
+                if is_closed(&error) || self.shared.outbox().gives_up(Instant::now()) {
+                    self.end(spool).await;
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(
+                        error,
+                        "the reporter is at its end: what waits lies in its spool"
+                    );
+                    return Next::End;
+                }
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "samples could not be sent and wait");
+                Next::Pause
+            }
+        }
+    }
+
+    /// Sends some of what lies in the folder, if it is their turn.
+    async fn replay(&mut self, spool: &mut Takeover) -> Next {
+        let now = Instant::now();
+        let is_due = spool.pace.due() <= now && spool.disk_due <= now;
+        if !is_due || !self.shared.outbox().may_replay() || self.is_pressed() {
+            return Next::Idle;
+        }
+        let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
+        let most = spool.pace.batch();
+        let read = spawn_blocking(move || keeper.read(&shared, most)).await;
+        let Some(samples) = self.disk_answered(spool, read.unwrap_or(Ok(None))).flatten() else {
+            return Next::Idle;
+        };
+        let sent = Instant::now();
+        let client = self.shared.client.clone();
+        let put = client.put_all(samples.as_slice());
+        let result = self.watched(spool, put, || ()).await;
+        let (settled, rejected) = match &result {
+            Some(result) => outcome(result, samples.len()),
+            None => (0, 0),
+        };
+        let now = Instant::now();
+        if settled == samples.len() {
+            spool.pace.answered(settled, sent, now);
+        } else {
+            spool.pace.failed(PAUSE, now);
+        }
+        let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
+        let _ = spawn_blocking(move || keeper.settle(&shared, settled, rejected)).await;
+        if let Some(Err(error)) = result
+            && settled < samples.len()
+        {
+            if self.shared.outbox().gives_up(now) || is_closed(&error) {
+                self.end(spool).await;
+                return Next::End;
+            }
+            return Next::Pause;
+        }
+        Next::Go
+    }
+
+    /// Waits for what was sent, unless samples have to be moved to the folder meanwhile: then it is called
+    /// back. None if it has not come to its end then.
+    async fn watched<T>(
+        &self,
+        spool: &mut Takeover,
+        sent: impl Future<Output = T>,
+        call_back: impl Fn(),
+    ) -> Option<T> {
+        let after = spool.keeper.settings.after;
+        let mut sent = std::pin::pin!(sent);
+        loop {
+            let watch = async {
+                time::sleep(after.min(GRACE)).await;
+                let pressed =
+                    poll_fn(|cx| self.shared.outbox().poll_pressed(self.enough, cx.waker()));
+                let _ = time::timeout(after, pressed).await;
+            };
+            let mut watch = std::pin::pin!(watch);
+            let result = poll_fn(|cx| match sent.as_mut().poll(cx) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending => watch.as_mut().poll(cx).map(|()| None),
+            });
+            if let Some(result) = result.await {
+                return Some(result);
+            }
+            let now = Instant::now();
+            if spool.disk_due <= now && (self.is_pressed() || spool.is_late(&self.shared, now)) {
+                call_back();
+                return time::timeout(Duration::ZERO, &mut sent).await.ok();
+            }
+        }
+    }
+
+    /// Waits until there is something to do. False if there never will be.
+    async fn wait(&mut self, spool: &Takeover, live: Next) -> bool {
+        let now = Instant::now();
+        let (may_replay, is_over, is_stuck) = {
+            let outbox = self.shared.outbox();
+            let may_replay = outbox.may_replay();
+            let has_time = outbox.closing_until().is_some_and(|until| now < until);
+            let is_over = !outbox.is_open() && outbox.queued() == 0 && !(may_replay && has_time);
+            // Somebody else sends, or the disk does not take what has to go through the spool.
+            let is_stuck = outbox.is_held() || outbox.has_blocked(1);
+            (may_replay, is_over && !outbox.is_held(), is_stuck)
+        };
+        if is_over {
+            self.end(spool).await;
+            return false;
+        }
+        let mut due = now + DISK_PAUSE;
+        if may_replay {
+            due = due.min(spool.pace.due().max(spool.disk_due));
+        }
+        if let Some(own) = self.own_due {
+            due = due.min(own);
+        }
+        if live == Next::Idle && is_stuck {
+            time::sleep_until(due.min(now + PAUSE)).await;
+            return true;
+        }
+        let enough = if live == Next::Go { self.enough } else { 1 };
+        if live == Next::Go {
+            due = due.min(now + self.gather);
+        }
+        let gathered = poll_fn(|cx| self.shared.outbox().poll_gathered(enough, cx.waker()));
+        let _ = time::timeout_at(due, gathered).await;
+        true
+    }
+
+    /// Moves what waits to the folder, and takes no more.
+    async fn end(&self, spool: &Takeover) {
+        let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
+        let _ = spawn_blocking(move || keeper.close(&shared)).await;
+        self.shared.give_up();
+    }
+}

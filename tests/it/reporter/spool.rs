@@ -1,0 +1,277 @@
+//! Samples that wait on disk.
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use metrics_client::{MetricsClient, Pipelining, Reporter, Spool, SpoolError};
+use tempfile::TempDir;
+use tokio::time::{self, Instant};
+
+use super::{LONG, SECOND, accounted};
+use crate::peer::{Network, Peer};
+
+/// A reporter with a spool in this folder, and a network on which nobody listens.
+fn alone(folder: &Path) -> (Network, Reporter) {
+    let (network, builder) = Network::new();
+    network.black_hole();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    (network, spooling(client, Spool::folder(folder)))
+}
+
+fn spooling(client: MetricsClient, spool: Spool) -> Reporter {
+    Reporter::builder(client).spool(spool).unwrap().start()
+}
+
+/// Waits until so many samples lie in the spool.
+async fn spooled(reporter: &Reporter, samples: u64) {
+    let limit = Instant::now() + LONG;
+    while accounted(reporter).spooled != samples {
+        assert!(Instant::now() < limit, "{reporter:?}");
+        time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What a server that takes everything has got.
+#[derive(Debug, Default)]
+struct Received {
+    /// The puts, in their order, without the word.
+    puts: Vec<String>,
+    rest: String,
+}
+
+impl Received {
+    /// Answers puts until there have been so many.
+    async fn take(&mut self, peer: &mut Peer, puts: usize) {
+        while self.puts.len() < puts {
+            self.rest += &time::timeout(LONG, peer.read_some()).await.unwrap();
+            let mut answers = String::new();
+            while let Some((line, rest)) = self.rest.split_once('\n') {
+                self.puts.push(line.strip_prefix("put ").unwrap().to_owned());
+                self.rest = rest.to_owned();
+                answers += "ok\n\n";
+            }
+            peer.send(&answers).await;
+        }
+    }
+
+    /// What a server would have stored: the last value of each key and second.
+    fn stored(&self) -> BTreeMap<(&str, i64), f64> {
+        let put = |put: &'_ String| -> ((&str, i64), f64) {
+            let [key, value, timestamp] = put.split(' ').collect::<Vec<_>>()[..] else { panic!() };
+            // The text lives as long as `self` does.
+            let key = self
+                .puts
+                .iter()
+                .find_map(|p| p.strip_prefix(key).map(|rest| &p[..p.len() - rest.len()]));
+            ((key.unwrap(), timestamp.parse().unwrap()), value.parse().unwrap())
+        };
+        self.puts.iter().map(put).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_server_is_away_samples_wait_on_disk_and_then_arrive_behind_the_live_ones() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, reporter) = alone(folder.path());
+    for second in 0..10 {
+        reporter.record_at("old", 0.5, second);
+    }
+    spooled(&reporter, 10).await;
+    assert_eq!(accounted(&reporter).waiting, 0);
+    network.refuse(0);
+    reporter.record_at("live", 0.5, 1000);
+    let mut received = Received::default();
+    let mut peer = network.accept().await;
+    received.take(&mut peer, 11).await;
+    reporter.flush(LONG).await.unwrap();
+    let old: Vec<_> = received.puts.iter().filter(|put| put.starts_with("old")).collect();
+    assert!(old.iter().map(|put| put.as_str()).eq((0..10).map(|n| format!("old 0.5 {n}"))));
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.spooled, stats.dropped.total()), (11, 0, 0));
+    let left: Vec<_> =
+        fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "the lock and the position: {left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reporter_could_not_send_before_it_closed_is_sent_by_the_next_one() {
+    let folder = TempDir::new().unwrap();
+    let (_network, reporter) = alone(folder.path());
+    for second in 0..1000 {
+        reporter.record_at("a", 0.5, second);
+    }
+    let unsent = reporter.close(5 * SECOND).await.unwrap_err();
+    assert_eq!((unsent.spooled, unsent.waiting, unsent.dropped), (1000, 0, 0), "{unsent}");
+    accounted(&reporter);
+    drop(reporter);
+
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = spooling(client, Spool::folder(&folder));
+    assert_eq!(accounted(&reporter).recovered, 1000);
+    let mut received = Received::default();
+    received.take(&mut network.accept().await, 1000).await;
+    reporter.flush(LONG).await.unwrap();
+    let stats = accounted(&reporter);
+    assert_eq!((stats.recorded, stats.acknowledged, stats.spooled), (0, 1000, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_value_of_a_second_is_not_replaced_by_an_older_one_from_the_spool() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, reporter) = alone(folder.path());
+    // More than is sent at once at first.
+    for key in 0..500 {
+        reporter.record_at(format!("k{key}"), 1.0, 7);
+    }
+    spooled(&reporter, 500).await;
+    network.refuse(0);
+    let mut peer = network.accept().await;
+    let mut received = Received::default();
+    received.take(&mut peer, 10).await;
+    for key in 0..500 {
+        reporter.record_at(format!("k{key}"), 2.0, 7);
+        reporter.record_at(format!("k{key}"), 3.0, 8);
+    }
+    received.take(&mut peer, 1500).await;
+    reporter.flush(LONG).await.unwrap();
+    let stored = received.stored();
+    assert_eq!(stored.len(), 1000);
+    for ((key, second), value) in stored {
+        assert_eq!(value, if second == 7 { 2.0 } else { 3.0 }, "{key} {second}");
+    }
+    accounted(&reporter);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_server_gets_what_it_can_take_and_the_rest_waits_on_disk() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter =
+        Reporter::builder(client).capacity(2000).spool(Spool::folder(&folder)).unwrap().start();
+    let recorder = reporter.clone();
+    let recorded = tokio::spawn(async move {
+        for second in 0..100 {
+            for key in 0..100 {
+                recorder.record_at(format!("k{key}"), 0.5, second);
+            }
+            time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut peer = network.accept().await;
+    let mut rest = String::new();
+    // 100 a second, of the 1,000 that come.
+    while !recorded.is_finished() {
+        rest += &peer.read_some().await;
+        while let Some(end) = rest.find('\n') {
+            rest.drain(..=end);
+            time::sleep(Duration::from_millis(10)).await;
+            peer.send("ok\n\n").await;
+        }
+        accounted(&reporter);
+    }
+    let stats = accounted(&reporter);
+    assert_eq!((stats.recorded, stats.dropped.total()), (10_000, 0), "{stats:?}");
+    assert!(stats.spooled > 5000 && stats.acknowledged > 100, "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_spool_drops_the_oldest_and_everything_adds_up() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, builder) = Network::new();
+    network.black_hole();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = spooling(client, Spool::folder(&folder).max_bytes(1024 * 1024));
+    for second in 0..100 {
+        for _ in 0..1000 {
+            reporter.record_at("some.key.of.ordinary.length", 0.5, second);
+        }
+        time::sleep(Duration::from_millis(100)).await;
+    }
+    time::sleep(10 * SECOND).await;
+    let stats = accounted(&reporter);
+    assert_eq!(stats.spooled + stats.dropped.spool_full, 100_000, "{stats:?}");
+    assert!(stats.dropped.spool_full > 70_000 && stats.spooled > 15_000, "{stats:?}");
+    network.refuse(0);
+    let mut peer = network.accept().await;
+    let mut received = Received::default();
+    received.take(&mut peer, usize::try_from(stats.spooled).unwrap()).await;
+    reporter.flush(LONG).await.unwrap();
+    assert!(received.puts.last().unwrap().ends_with(" 99"));
+    assert_eq!(accounted(&reporter).acknowledged, stats.spooled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_replay_begins_slowly() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, reporter) = alone(folder.path());
+    for second in 0..20_000 {
+        reporter.record_at("a", 0.5, second);
+    }
+    spooled(&reporter, 20_000).await;
+    network.refuse(0);
+    let mut peer = network.accept().await;
+    let start = Instant::now();
+    let mut received = Received::default();
+    received.take(&mut peer, 1000).await;
+    while start.elapsed() < SECOND {
+        let so_far = received.puts.len();
+        received.take(&mut peer, so_far + 1).await;
+    }
+    let first = received.puts.len();
+    assert!((800..4000).contains(&first), "{first} in the first second");
+    received.take(&mut peer, 20_000).await;
+    assert!(start.elapsed() > 3 * SECOND, "{:?}", start.elapsed());
+    assert!(start.elapsed() < 15 * SECOND, "{:?}", start.elapsed());
+    reporter.flush(LONG).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_folder_removed_while_the_reporter_runs_is_counted_and_made_anew() {
+    let root = TempDir::new().unwrap();
+    let folder = root.path().join("spool");
+    let (mut network, reporter) = alone(&folder);
+    reporter.record_at("a", 0.5, 1);
+    spooled(&reporter, 1).await;
+    fs::remove_dir_all(&folder).unwrap();
+    reporter.record_at("a", 0.5, 2);
+    let limit = Instant::now() + LONG;
+    while accounted(&reporter).dropped.spool_lost != 1 {
+        assert!(Instant::now() < limit, "{reporter:?}");
+        time::sleep(Duration::from_millis(100)).await;
+    }
+    spooled(&reporter, 1).await;
+    network.refuse(0);
+    network.accept().await.answer("put a 0.5 2\n", "ok\n\n").await;
+    reporter.flush(LONG).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_belongs_to_one_reporter() {
+    let folder = TempDir::new().unwrap();
+    let (_network, _reporter) = alone(folder.path());
+    let (_other, builder) = Network::new();
+    let error =
+        Reporter::builder(builder.connect_lazy()).spool(Spool::folder(&folder)).unwrap_err();
+    assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
+}
+
+#[test]
+fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
+    let folder = TempDir::new().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let reporter = runtime.block_on(async {
+        // Nobody listens on a port that was just given back.
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = MetricsClient::builder(socket.local_addr().unwrap()).connect_lazy();
+        drop(socket);
+        let reporter = spooling(client, Spool::folder(&folder));
+        let _guard = reporter.guard(Duration::from_millis(200));
+        for second in 0..1000 {
+            reporter.record_at("a", 0.5, second);
+        }
+        reporter.clone()
+    });
+    let stats = accounted(&reporter);
+    assert_eq!((stats.spooled, stats.waiting, stats.dropped.total()), (1000, 0, 0), "{stats:?}");
+}
