@@ -4,6 +4,8 @@ mod accounts;
 mod allocations;
 mod basics;
 mod closing;
+#[cfg(all(unix, feature = "server", feature = "spool"))]
+mod crashes;
 mod full;
 #[cfg(feature = "server")]
 mod guard;
