@@ -25,6 +25,12 @@ fn server_session_stands_its_corpus() {
     replay("server_session", crate::server_session::server_session);
 }
 
+#[cfg(feature = "spool")]
+#[test]
+fn spool_segment_stands_its_corpus() {
+    replay("spool_segment", crate::spool_segment::spool_segment);
+}
+
 fn replay(target: &str, check: fn(&[u8])) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if root.join("Cargo.toml.orig").exists() {

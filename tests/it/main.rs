@@ -25,6 +25,8 @@ mod service;
 mod simulation;
 #[cfg(all(feature = "server", target_os = "linux"))]
 mod sockets;
+#[cfg(feature = "spool")]
+mod spool_segment;
 #[cfg(all(feature = "server", feature = "tls"))]
 mod tls;
 mod truth;

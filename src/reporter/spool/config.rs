@@ -9,7 +9,9 @@ use super::{
     disk::OsDisk,
     error::SpoolError,
     folder::{Folder, Limits},
+    segment::salvage,
 };
+use crate::metric::Sample;
 
 /// A folder to which a [`Reporter`](crate::Reporter) moves samples while the server is slow or away, and
 /// from which it sends them later, also those of an earlier process.
@@ -81,6 +83,13 @@ impl Spool {
     pub fn replay_rate(mut self, samples: u32) -> Self {
         self.replay_rate = samples.max(1);
         self
+    }
+
+    /// What can be read of a segment file, whatever has become of it, and how many of its bytes hold nothing
+    /// that can. For files that a spool has set aside, and for tools.
+    #[must_use]
+    pub fn salvage(segment: &[u8]) -> (Vec<Sample>, usize) {
+        salvage(segment)
     }
 
     pub(in crate::reporter) fn sync_every_or_never(&self) -> Option<Duration> {

@@ -160,7 +160,7 @@ impl<D: Disk> Folder<D> {
                 }
                 None if [LOCK, POSITION].contains(&name.as_str()) || name.ends_with(SET_ASIDE) => {}
                 None => {
-                    warn!(folder = ?self.path, file = name, "no segment of the spool: left alone")
+                    warn!(folder = ?self.path, file = name, "no segment of the spool: left alone");
                 }
             }
         }
@@ -243,7 +243,7 @@ impl<D: Disk> Folder<D> {
         self.counters.set_aside += 1;
         match self.disk.rename(&segment.path, Path::new(&aside)) {
             Ok(()) => {
-                warn!(segment = ?segment.path, "nothing in this segment can be read: set aside")
+                warn!(segment = ?segment.path, "nothing in this segment can be read: set aside");
             }
             Err(error) => self.report("rename", &segment.path, error),
         }

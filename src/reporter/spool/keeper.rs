@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// How many samples are moved at once.
-const BATCH: usize = 4096;
+/// How many samples are moved at once: nobody can record while they are taken.
+pub(super) const BATCH: usize = 512;
 
 #[derive(Debug)]
 pub(in crate::reporter) struct Keeper {

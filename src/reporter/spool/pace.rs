@@ -9,8 +9,11 @@ const FIRST_RATE: u32 = 1000;
 /// How much is sent at once, in parts of what is sent in a second.
 const PARTS: u32 = 20;
 /// The least and the most that is sent at once.
-const LEAST: usize = 16;
+const LEAST: usize = 64;
 const MOST: usize = 4096;
+/// How late an answer may be before the server is taken to be at its limit. Below this, a late answer may as well
+/// be due to the way there, and asking for less would make nothing better.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// Bounds the rate of the replay, and lets it begin slowly: a server that has just come back has all its
 /// agents on its hands.
@@ -42,8 +45,9 @@ impl Pace {
         let samples = u32::try_from(samples).unwrap_or(u32::MAX).max(1);
         let planned = Duration::from_secs(1) * samples / self.rate;
         let took = now.saturating_duration_since(sent);
-        self.due = now.max(sent + planned);
-        self.rate = if took > planned {
+        // The server is not to be busy with the past alone.
+        self.due = (sent + planned).max(now + took / 4);
+        self.rate = if took > SLOW {
             // It takes no more than this.
             (f64::from(samples) / took.as_secs_f64()) as u32
         } else {
@@ -98,6 +102,19 @@ mod tests {
         let counts = replayed(100_000, 300, 10);
         assert!(counts[2..].iter().all(|&count| count <= 400), "{counts:?}");
         assert!(counts[2..].iter().all(|&count| count >= 100), "{counts:?}");
+    }
+
+    #[test]
+    fn a_long_way_to_the_server_does_not_hold_it_up() {
+        let start = Instant::now();
+        let mut pace = Pace::new(100_000, start);
+        let mut samples = 0;
+        while pace.due() < start + 20 * SECOND {
+            let (batch, sent) = (pace.batch(), pace.due());
+            samples += batch;
+            pace.answered(batch, sent, sent + Duration::from_millis(200));
+        }
+        assert!(samples > 100_000, "{samples} in 20 seconds");
     }
 
     #[test]

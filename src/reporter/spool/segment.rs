@@ -177,6 +177,29 @@ pub(super) fn decode_block(header: &BlockHeader, bytes: &[u8]) -> Option<Vec<Sam
     (samples.len() == header.count as usize).then_some(samples)
 }
 
+/// What can be read of a segment, and how many of its bytes hold nothing that can.
+pub(super) fn salvage(segment: &[u8]) -> (Vec<Sample>, usize) {
+    let mut samples = Vec::new();
+    let mut used = match Header::read(segment) {
+        Header::Valid { .. } => HEADER_LEN,
+        Header::Unknown { .. } | Header::Damaged => 0,
+    };
+    let mut rest = &segment[used..];
+    while let Some(at) = BlockHeader::find(rest) {
+        let payload = &rest[at + BlockHeader::LEN..];
+        let block = BlockHeader::read(&rest[at..])
+            .and_then(|header| Some((header.len, decode_block(&header, payload)?)));
+        // If it is damaged, its length is not to be trusted either.
+        rest = payload;
+        if let Some((len, mut block)) = block {
+            samples.append(&mut block);
+            used += BlockHeader::LEN + len;
+            rest = &payload[len..];
+        }
+    }
+    (samples, segment.len() - used)
+}
+
 /// What a sample takes beside its key.
 const FIXED_LEN: usize = 2 + 8 + 8;
 

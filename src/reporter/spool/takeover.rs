@@ -3,6 +3,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -13,7 +14,11 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{error::SpoolError, keeper::Keeper, pace::Pace};
+use super::{
+    error::SpoolError,
+    keeper::{self, Keeper},
+    pace::Pace,
+};
 use crate::reporter::{
     flight::{BATCH, Landed, outcome},
     outbox::Moving,
@@ -23,7 +28,7 @@ use crate::reporter::{
 
 /// How long a disk that has refused something is left alone.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
-/// While so many samples wait that they have to be moved, the batch on its way gets this long to land.
+/// What is on its way gets this long to land, however many samples wait.
 const GRACE: Duration = Duration::from_millis(100);
 /// The least that is sent at once to a server that is slow.
 const LEAST_BATCH: usize = 16;
@@ -137,13 +142,20 @@ impl Sender {
 
     /// Sends one batch of what waits in memory, if something does.
     async fn send_live(&mut self, spool: &mut Takeover) -> Next {
-        if self.shared.outbox().has_blocked(spool.batch) {
+        if self.shared.outbox().has_blocked(keeper::BATCH) {
             self.store(spool, Moving::Blocked).await;
         }
         let shared = Arc::clone(&self.shared);
-        let flight = shared.send(&shared.client, false, spool.batch);
-        let landed = self.watched(spool, flight, || shared.call_back()).await;
-        match landed.flatten() {
+        let mut flight = pin!(shared.send(&shared.client, false, spool.batch));
+        let landed = match before(flight.as_mut(), self.needed(spool)).await {
+            Some(landed) => landed,
+            // What is on its way is the oldest, and has to be moved first.
+            None => {
+                shared.call_back();
+                flight.await
+            }
+        };
+        match landed {
             None => Next::Idle,
             Some(Landed::Whole) => {
                 spool.batch = (2 * spool.batch).min(BATCH);
@@ -187,12 +199,14 @@ impl Sender {
         };
         let sent = Instant::now();
         let client = self.shared.client.clone();
-        let put = client.put_all(samples.as_slice());
-        let result = self.watched(spool, put, || ()).await;
-        let (settled, rejected) = match &result {
-            Some(result) => outcome(result, samples.len()),
-            None => (0, 0),
+        let mut put = pin!(client.put_all(samples.as_slice()));
+        let result = loop {
+            match before(put.as_mut(), self.needed(spool)).await {
+                Some(result) => break result,
+                None => self.relieve(spool).await,
+            }
         };
+        let (settled, rejected) = outcome(&result, samples.len());
         let now = Instant::now();
         if settled == samples.len() {
             spool.pace.answered(settled, sent, now);
@@ -201,7 +215,7 @@ impl Sender {
         }
         let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
         let _ = spawn_blocking(move || keeper.settle(&shared, settled, rejected)).await;
-        if let Some(Err(error)) = result
+        if let Err(error) = result
             && settled < samples.len()
         {
             if self.shared.outbox().gives_up(now) || is_closed(&error) {
@@ -213,35 +227,16 @@ impl Sender {
         Next::Go
     }
 
-    /// Waits for what was sent, unless samples have to be moved to the folder meanwhile: then it is called
-    /// back. None if it has not come to its end then.
-    async fn watched<T>(
-        &self,
-        spool: &mut Takeover,
-        sent: impl Future<Output = T>,
-        call_back: impl Fn(),
-    ) -> Option<T> {
+    /// Waits until samples have to be moved to the folder.
+    async fn needed(&self, spool: &mut Takeover) {
         let after = spool.keeper.settings.after;
-        let mut sent = std::pin::pin!(sent);
         loop {
-            let watch = async {
-                time::sleep(after.min(GRACE)).await;
-                let pressed =
-                    poll_fn(|cx| self.shared.outbox().poll_pressed(self.enough, cx.waker()));
-                let _ = time::timeout(after, pressed).await;
-            };
-            let mut watch = std::pin::pin!(watch);
-            let result = poll_fn(|cx| match sent.as_mut().poll(cx) {
-                Poll::Ready(result) => Poll::Ready(Some(result)),
-                Poll::Pending => watch.as_mut().poll(cx).map(|()| None),
-            });
-            if let Some(result) = result.await {
-                return Some(result);
-            }
+            time::sleep(after.min(GRACE)).await;
+            let pressed = poll_fn(|cx| self.shared.outbox().poll_pressed(self.enough, cx.waker()));
+            let _ = time::timeout(after, pressed).await;
             let now = Instant::now();
             if spool.disk_due <= now && (self.is_pressed() || spool.is_late(&self.shared, now)) {
-                call_back();
-                return time::timeout(Duration::ZERO, &mut sent).await.ok();
+                return;
             }
         }
     }
@@ -288,4 +283,14 @@ impl Sender {
         let _ = spawn_blocking(move || keeper.close(&shared)).await;
         self.shared.give_up();
     }
+}
+
+/// What the first comes to, if it does before the other.
+async fn before<T>(mut first: Pin<&mut impl Future<Output = T>>, other: impl Future) -> Option<T> {
+    let mut other = pin!(other);
+    poll_fn(|cx| match first.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => other.as_mut().poll(cx).map(|_| None),
+    })
+    .await
 }

@@ -16,7 +16,7 @@ use std::{
 
 use fastrand::Rng;
 use metrics_client::{
-    Connector, MetricsClient, Pipelining, Reconnect, Reporter, Selector, Spool,
+    Connector, MetricsClient, Pipelining, Reconnect, Reporter, Selector, Spool, SpoolError,
     server::{Limits, serve_connection},
     store::{MemorySnapshot, MemoryStore, PutBatch, Store, StoreError},
 };
@@ -52,6 +52,21 @@ fn no_sample_that_was_spooled_is_missing_after_any_number_of_kills() {
     }
     world.finish();
     world.check();
+}
+
+#[test]
+fn the_folder_of_a_living_process_is_refused_and_that_of_a_killed_one_is_not() {
+    let folder = TempDir::new().unwrap();
+    let mut agent = Process::start("an_agent", folder.path(), Some(0));
+    while !agent.lines.recv_timeout(LIMIT).unwrap().starts_with("recording") {}
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let client = MetricsClient::builder("nobody:1").connect_lazy();
+    let open =
+        || Reporter::builder(client.clone()).spool(Spool::folder(folder.path().join("spool")));
+    assert!(matches!(open(), Err(SpoolError::InUse { .. })));
+    agent.kill();
+    assert!(open().is_ok());
 }
 
 /// What is going on, and what the agents have said.
@@ -118,7 +133,7 @@ impl World {
     fn kill_agent(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill();
-            for line in agent.lines.iter() {
+            for line in &agent.lines {
                 self.heard(&line);
             }
         }
@@ -156,12 +171,10 @@ impl World {
         }
         let agent = Process::start("an_agent", &self.folder, Some(u64::MAX));
         let end = Instant::now() + LIMIT;
-        loop {
-            let line =
-                agent.lines.recv_timeout(end - Instant::now()).expect("the spool is never drained");
-            if line == "drained" {
-                return;
-            }
+        let mut last = String::new();
+        while last != "drained" {
+            let line = agent.lines.recv_timeout(end.saturating_duration_since(Instant::now()));
+            last = line.unwrap_or_else(|_| panic!("never drained: {last}"));
         }
     }
 
@@ -273,8 +286,11 @@ fn an_agent() {
         let spool = Spool::folder(folder().join("spool")).after(Duration::from_millis(50));
         let reporter = Reporter::builder(client).spool(spool).unwrap().start();
         if from == u64::MAX {
-            while accounted(&reporter).spooled > 0 {
-                time::sleep(Duration::from_millis(10)).await;
+            let mut samples = accounted(&reporter).spooled;
+            while samples > 0 {
+                say(format_args!("spooled {samples}"));
+                time::sleep(Duration::from_millis(100)).await;
+                samples = accounted(&reporter).spooled;
             }
             return say("drained");
         }

@@ -7,6 +7,8 @@ mod closing;
 #[cfg(all(unix, feature = "server", feature = "spool"))]
 mod crashes;
 mod full;
+#[cfg(all(target_os = "linux", feature = "spool"))]
+mod full_disk;
 #[cfg(feature = "server")]
 mod guard;
 mod outage;

@@ -17,7 +17,7 @@ fn alone(folder: &Path) -> (Network, Reporter) {
     (network, spooling(client, Spool::folder(folder)))
 }
 
-fn spooling(client: MetricsClient, spool: Spool) -> Reporter {
+pub(super) fn spooling(client: MetricsClient, spool: Spool) -> Reporter {
     Reporter::builder(client).spool(spool).unwrap().start()
 }
 
@@ -32,7 +32,7 @@ async fn spooled(reporter: &Reporter, samples: u64) {
 
 /// What a server that takes everything has got.
 #[derive(Debug, Default)]
-struct Received {
+pub(super) struct Received {
     /// The puts, in their order, without the word.
     puts: Vec<String>,
     rest: String,
@@ -40,7 +40,7 @@ struct Received {
 
 impl Received {
     /// Answers puts until there have been so many.
-    async fn take(&mut self, peer: &mut Peer, puts: usize) {
+    pub(super) async fn take(&mut self, peer: &mut Peer, puts: usize) {
         while self.puts.len() < puts {
             self.rest += &time::timeout(LONG, peer.read_some()).await.unwrap();
             let mut answers = String::new();
@@ -270,7 +270,7 @@ fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
         for second in 0..1000 {
             reporter.record_at("a", 0.5, second);
         }
-        reporter.clone()
+        reporter
     });
     let stats = accounted(&reporter);
     assert_eq!((stats.spooled, stats.waiting, stats.dropped.total()), (1000, 0, 0), "{stats:?}");
