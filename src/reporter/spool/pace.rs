@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 /// What a server is asked to take at first, in samples a second, when it comes back.
 const FIRST_RATE: u32 = 1000;
-/// How much is sent at once, in parts of what is sent in a second.
-const PARTS: u32 = 20;
+/// What is sent at once, as the time in which so much is to be sent. More, if answers take longer to come.
+const SPAN: Duration = Duration::from_millis(50);
 /// The least and the most that is sent at once.
 const LEAST: usize = 64;
 const MOST: usize = 4096;
@@ -22,13 +22,15 @@ pub(super) struct Pace {
     /// Samples a second.
     rate: u32,
     most: u32,
+    /// How long the last answer took, within bounds: so much of a second is sent at once.
+    span: Duration,
     /// When the next samples may leave.
     due: Instant,
 }
 
 impl Pace {
     pub(super) fn new(most: u32, now: Instant) -> Self {
-        Self { rate: FIRST_RATE.min(most), most, due: now }
+        Self { rate: FIRST_RATE.min(most), most, span: SPAN, due: now }
     }
 
     pub(super) fn due(&self) -> Instant {
@@ -37,7 +39,7 @@ impl Pace {
 
     /// How many samples may leave when it is due.
     pub(super) fn batch(&self) -> usize {
-        ((self.rate / PARTS) as usize).clamp(LEAST, MOST)
+        ((f64::from(self.rate) * self.span.as_secs_f64()) as usize).clamp(LEAST, MOST)
     }
 
     /// So many were sent and answered, in the time between.
@@ -47,12 +49,12 @@ impl Pace {
         let took = now.saturating_duration_since(sent);
         // The server is not to be busy with the past alone.
         self.due = (sent + planned).max(now + took / 4);
-        self.rate = if took > SLOW {
+        (self.rate, self.span) = if took > SLOW {
             // It takes no more than this.
-            (f64::from(samples) / took.as_secs_f64()) as u32
+            ((f64::from(samples) / took.as_secs_f64()) as u32, SPAN)
         } else {
             // Twice as much after a second.
-            self.rate.saturating_add(samples)
+            (self.rate.saturating_add(samples), took.max(SPAN))
         };
         self.rate = self.rate.clamp(1, self.most);
     }
@@ -60,6 +62,7 @@ impl Pace {
     /// They could not be sent.
     pub(super) fn failed(&mut self, pause: Duration, now: Instant) {
         self.rate = FIRST_RATE.min(self.most);
+        self.span = SPAN;
         self.due = now + pause;
     }
 }
