@@ -147,7 +147,8 @@ impl Reporter {
         self.shared().spool.as_ref().map(|_| self.shared().outbox().spool_stats())
     }
 
-    /// Sends what has been recorded until now, and returns once all of it has been acknowledged.
+    /// Sends what has been recorded until now, and returns once all of it has been acknowledged; with a
+    /// spool, once nothing lies there.
     ///
     /// # Errors
     ///
@@ -162,8 +163,8 @@ impl Reporter {
     }
 
     /// Takes no more samples, for all clones, sends what there is, and returns once all of it has been
-    /// acknowledged or `limit` has passed. What could not be sent by then is dropped. The client stays
-    /// open.
+    /// acknowledged or `limit` has passed. What could not be sent by then is dropped, or with a spool
+    /// moved there, and the folder is given up. The client stays open.
     ///
     /// # Errors
     ///
@@ -200,7 +201,7 @@ impl Reporter {
     /// [from a stream](MetricsClient::from_io) cannot dial: then a guard works only while the runtime
     /// runs.
     ///
-    /// What could not be sent is logged as an error, and waits on.
+    /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there.
     pub fn guard(&self, limit: Duration) -> ReporterGuard {
         ReporterGuard::new(self.clone(), limit)
     }
