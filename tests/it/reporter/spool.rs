@@ -143,6 +143,27 @@ async fn a_newer_value_of_a_second_is_not_replaced_by_an_older_one_from_the_spoo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_newer_value_is_not_replaced_by_one_that_an_earlier_process_has_spooled() {
+    let folder = TempDir::new().unwrap();
+    let (_network, reporter) = alone(folder.path());
+    for key in 0..500 {
+        reporter.record_at(format!("k{key}"), 1.0, 7);
+    }
+    reporter.close(SECOND).await.unwrap_err();
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = spooling(client, Spool::folder(&folder));
+    for key in 0..500 {
+        reporter.record_at(format!("k{key}"), 2.0, 7);
+    }
+    let mut received = Received::default();
+    received.take(&mut network.accept().await, 1000).await;
+    reporter.flush(LONG).await.unwrap();
+    assert!(received.stored().values().all(|&value| value == 2.0));
+    accounted(&reporter);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_server_gets_what_it_can_take_and_the_rest_waits_on_disk() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
