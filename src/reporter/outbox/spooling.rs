@@ -50,7 +50,8 @@ impl Outbox {
         self.spool.stats
     }
 
-    /// Moves some of the oldest samples to `batch`, to be [stored](Self::spooled), and says whether there were any.
+    /// Moves some of the oldest samples to `batch`, to be [stored](Self::spooled), and says whether
+    /// there were any.
     pub(in crate::reporter) fn take_to_spool(
         &mut self,
         most: usize,

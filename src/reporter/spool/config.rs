@@ -13,8 +13,8 @@ use super::{
 };
 use crate::metric::Sample;
 
-/// A folder to which a [`Reporter`](crate::Reporter) moves samples while the server is slow or away, and
-/// from which it sends them later, also those of an earlier process.
+/// A folder to which a [`Reporter`](crate::Reporter) moves samples while the server is slow or away,
+/// and from which it sends them later, also those of an earlier process.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -61,8 +61,8 @@ impl Spool {
 
     /// How long samples may wait in memory before they are moved to the folder; when half of what may
     /// wait in memory does, they are moved at once. This is how much the end of the process, by
-    /// `kill -9`, can cost while the server is away, and as long again for what is being sent. Default: 1
-    /// second.
+    /// `kill -9`, can cost while the server is away, and as long again for what is being sent.
+    /// Default: 1 second.
     #[must_use]
     pub fn after(mut self, time: Duration) -> Self {
         self.after = time.max(Duration::from_millis(10));
@@ -77,16 +77,16 @@ impl Spool {
         self
     }
 
-    /// How many samples a second are sent from the folder at most. It begins with 1,000 and doubles each
-    /// second, as long as the server keeps up. Default: 100,000.
+    /// How many samples a second are sent from the folder at most. It begins with 1,000 and doubles
+    /// each second, as long as the server keeps up. Default: 100,000.
     #[must_use]
     pub fn replay_rate(mut self, samples: u32) -> Self {
         self.replay_rate = samples.max(1);
         self
     }
 
-    /// What can be read of a segment file, whatever has become of it, and how many of its bytes hold nothing
-    /// that can. For files that a spool has set aside, and for tools.
+    /// What can be read of a segment file, whatever has become of it, and how many of its bytes hold
+    /// nothing that can. For files that a spool has set aside, and for tools.
     #[must_use]
     pub fn salvage(segment: &[u8]) -> (Vec<Sample>, usize) {
         salvage(segment)

@@ -17,7 +17,8 @@ pub(crate) trait Disk: fmt::Debug {
 
     /// Makes a folder and those above it, if they are not there.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
-    /// The files in a folder: names and lengths. What is no file, or has a name that is no text, is not among them.
+    /// The files in a folder: names and lengths. What is no file, or has a name that is no text, is
+    /// not among them.
     fn list(&self, path: &Path) -> io::Result<Vec<(String, u64)>>;
     /// Opens a file for reading and writing, and makes it if it is not there.
     fn open(&self, path: &Path) -> io::Result<Self::File>;

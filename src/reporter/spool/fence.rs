@@ -7,9 +7,9 @@ use crate::metric::{Key, Sample};
 /// For so many keys it is known exactly what lies in the spool.
 const MOST_KEYS: usize = 64 * 1024;
 
-/// Keeps the values of a key and second in their order: a sample that goes to the server directly while an
-/// older one of the same second waits in the spool would be replaced by it later. Such a sample has to
-/// follow it through the spool.
+/// Keeps the values of a key and second in their order: a sample that goes to the server directly
+/// while an older one of the same second waits in the spool would be replaced by it later. Such a
+/// sample has to follow it through the spool.
 ///
 /// It knows, for each key, the latest second that the spool can hold, and holds back whatever is not
 /// later. So it takes memory for keys, not for samples, and samples of later seconds pass.

@@ -34,7 +34,8 @@ impl Limits {
     /// The least that a folder can do with: sixteen segments of two blocks.
     pub(crate) const LEAST_BYTES: u64 = 16 * 2 * MAX_BLOCK_LEN as u64;
 
-    /// How long a segment may become. When the folder is full one segment goes, so that this is what is dropped at once.
+    /// How long a segment may become. When the folder is full one segment goes, so that this is what
+    /// is dropped at once.
     pub(super) fn segment_bytes(&self) -> u64 {
         (self.max_bytes / 16).clamp(2 * MAX_BLOCK_LEN as u64, 8 * 1024 * 1024)
     }
@@ -43,7 +44,8 @@ impl Limits {
 /// An open folder: a log of samples, of which the oldest are read and settled, or dropped.
 ///
 /// What was appended survives the end of this process, however it ends. A loss of power it survives if
-/// it was synced: at most [`Limits::sync_every`] after it was appended, if [`Folder::sync_if_due`] is called.
+/// it was synced: at most [`Limits::sync_every`] after it was appended, if [`Folder::sync_if_due`] is
+/// called.
 #[derive(Debug)]
 pub(crate) struct Folder<D: Disk = OsDisk> {
     pub(super) disk: D,
@@ -105,7 +107,8 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     ///
-    /// [`SpoolError`] says what stands against it. Damaged segments do not: what can be read of them is.
+    /// [`SpoolError`] says what stands against it. Damaged segments do not: what can be read of them
+    /// is.
     pub(crate) fn open(disk: D, path: &Path, limits: Limits) -> Result<Self, SpoolError> {
         let (lock, mut position) = claim(&disk, path)?;
         let files = disk.list(path).map_err(|error| io_error("list", path, error))?;

@@ -65,7 +65,8 @@ impl Keeper {
         }
     }
 
-    /// Moves samples from the queue to the folder; whoever [holds](Outbox::hold) the outbox is asked, or else the sender.
+    /// Moves samples from the queue to the folder; whoever [holds](Outbox::hold) the outbox is asked,
+    /// or else the sender.
     ///
     /// # Errors
     ///

@@ -167,8 +167,8 @@ impl<D: Disk> Folder<D> {
         Ok(())
     }
 
-    /// How many samples from `first` to `end` are neither settled nor in somebody's hands. Those that are, are no
-    /// longer on disk.
+    /// How many samples from `first` to `end` are neither settled nor in somebody's hands. Those that
+    /// are, are no longer on disk.
     fn orphan(&mut self, first: u64, end: u64) -> u64 {
         let unsettled = end - first.max(self.settled).min(end);
         match &mut self.outstanding {
@@ -205,12 +205,13 @@ impl<D: Disk> Folder<D> {
         }
     }
 
-    /// Says that the first `samples` of those that were [read](Self::read) last have had their outcome. Those behind
-    /// them are read again.
+    /// Says that the first `samples` of those that were [read](Self::read) last have had their
+    /// outcome. Those behind them are read again.
     ///
     /// # Errors
     ///
-    /// [`SpoolError`] if this could not be written down: they are settled, but not for the next process.
+    /// [`SpoolError`] if this could not be written down: they are settled, but not for the next
+    /// process.
     pub(crate) fn settle(&mut self, samples: usize) -> Result<(), SpoolError> {
         if let Some(batch) = self.outstanding.take() {
             let settled = batch.count.min(samples as u64);

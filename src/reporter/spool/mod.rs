@@ -1,11 +1,11 @@
 //! The spool: samples on disk while the server is away.
 //!
-//! `segment` is the format, and does no IO. `folder` opens a folder and finds out what lies in it, `log`
-//! appends and settles, `replay` reads, through what `disk` offers of a file system. All of it blocks, reads no
-//! clock, and logs what a person must know.
+//! `segment` is the format, and does no IO. `folder` opens a folder and finds out what lies in it,
+//! `log` appends and settles, `replay` reads, through what `disk` offers of a file system. All of it
+//! blocks, reads no clock, and logs what a person must know.
 //!
-//! `keeper` is the folder of a running reporter, `takeover` the reporter's task where there is one; `fence`
-//! says what may not overtake what lies in the folder, and `pace` how fast that is sent.
+//! `keeper` is the folder of a running reporter, `takeover` the reporter's task where there is one;
+//! `fence` says what may not overtake what lies in the folder, and `pace` how fast that is sent.
 
 mod config;
 mod disk;

@@ -6,17 +6,18 @@ use tokio::time::Instant;
 
 /// What a server is asked to take at first, in samples a second, when it comes back.
 const FIRST_RATE: u32 = 1000;
-/// What is sent at once, as the time in which so much is to be sent. More, if answers take longer to come.
+/// What is sent at once, as the time in which so much is to be sent. More, if answers take longer to
+/// come.
 const SPAN: Duration = Duration::from_millis(50);
 /// The least and the most that is sent at once.
 const LEAST: usize = 64;
 const MOST: usize = 4096;
-/// How late an answer may be before the server is taken to be at its limit. Below this, a late answer may as well
-/// be due to the way there, and asking for less would make nothing better.
+/// How late an answer may be before the server is taken to be at its limit. Below this, a late answer
+/// may as well be due to the way there, and asking for less would make nothing better.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// Bounds the rate of the replay, and lets it begin slowly: a server that has just come back has all its
-/// agents on its hands.
+/// Bounds the rate of the replay, and lets it begin slowly: a server that has just come back has all
+/// its agents on its hands.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// Samples a second.

@@ -17,13 +17,15 @@ use crate::metric::Sample;
 const MOST_READ_FAILURES: u32 = 5;
 
 impl<D: Disk> Folder<D> {
-    /// The oldest samples that have had no outcome, `max` at most. They stay where they are until they are
-    /// [settled](Self::settle); what was read before and is not settled is read again. None if nothing waits.
+    /// The oldest samples that have had no outcome, `max` at most. They stay where they are until
+    /// they are
+    /// [settled](Self::settle); what was read before and is not settled is read again. None if
+    /// nothing waits.
     ///
     /// # Errors
     ///
-    /// [`SpoolError`] if the file system refuses. It may work again later; if it does not, the segment is
-    /// set aside at the fifth attempt, and its samples count as lost.
+    /// [`SpoolError`] if the file system refuses. It may work again later; if it does not, the
+    /// segment is set aside at the fifth attempt, and its samples count as lost.
     pub(crate) fn read(&mut self, max: usize) -> Result<Option<Vec<Sample>>, SpoolError> {
         if let Some(batch) = self.outstanding.take().filter(|batch| batch.orphaned) {
             self.counters.dropped += batch.count;

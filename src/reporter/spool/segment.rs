@@ -155,7 +155,8 @@ pub(super) fn encode_block(first: u64, samples: &[Sample], block: &mut Vec<u8>) 
     header
 }
 
-/// Reads the samples of a block, whose header `bytes` stand behind. None if they are not what was written.
+/// Reads the samples of a block, whose header `bytes` stand behind. None if they are not what was
+/// written.
 pub(super) fn decode_block(header: &BlockHeader, bytes: &[u8]) -> Option<Vec<Sample>> {
     let mut rest = bytes.get(..header.len)?;
     if crc32fast::hash(rest) != header.payload_check {

@@ -1,5 +1,5 @@
-//! The task that sends, where there is a spool: what waits too long in memory goes to the folder, and what
-//! lies there is sent behind what comes.
+//! The task that sends, where there is a spool: what waits too long in memory goes to the folder, and
+//! what lies there is sent behind what comes.
 
 use std::{
     future::{Future, poll_fn},
