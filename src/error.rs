@@ -158,7 +158,8 @@ pub enum Delivery {
     /// [`put_all`](crate::MetricsClient::put_all) that were: the server may have carried it out or
     /// not.
     Unknown,
-    /// The server has refused it, and stored nothing.
+    /// The server has refused it, and stored nothing then. If it had been sent before, over a
+    /// connection that was lost, that copy may be stored: [`retry`](crate::ClientBuilder::retry).
     Rejected,
 }
 

@@ -8,6 +8,8 @@ mod protocol;
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub mod server;
+#[cfg(feature = "tower")]
+mod service;
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub mod store;
@@ -17,6 +19,9 @@ mod tls;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use client::TlsConnector;
+#[cfg(unix)]
+#[cfg_attr(docsrs, doc(cfg(unix)))]
+pub use client::UnixConnector;
 pub use client::{
     ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
     SampleStream, Stats, TcpConnector,
@@ -30,6 +35,9 @@ pub use protocol::{
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub use server::Server;
+#[cfg(feature = "tower")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
+pub use service::{MetricsService, ResponseFuture};
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub use store::{MemoryStore, Store};

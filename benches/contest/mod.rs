@@ -11,13 +11,20 @@ use crate::peer::Peer;
 mod bulk;
 mod codec;
 mod floats;
+mod pool;
 pub(crate) mod put;
 mod server;
 pub(crate) mod turns;
 
 /// What there is to win.
-pub(crate) const ALL: [fn() -> Contests; 5] =
-    [put::contests, bulk::contests, codec::contests, floats::contests, server::contests];
+pub(crate) const ALL: [fn() -> Contests; 6] = [
+    put::contests,
+    bulk::contests,
+    pool::contests,
+    codec::contests,
+    floats::contests,
+    server::contests,
+];
 
 /// One thing to do, and several who do it.
 pub(crate) struct Contest {

@@ -16,6 +16,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use metrics_client::Server;
@@ -28,6 +29,8 @@ use crate::workload;
 pub(crate) enum Role {
     /// `ok`, once for each line.
     Acknowledge,
+    /// `ok`, once for each read and after a while: all that most servers can do.
+    OneAtATime,
     /// `+OK`, once for each Redis command.
     Redis,
     /// To `get *` a prepared answer of [`workload::RECORDS`] records, to any other line `ok`.
@@ -43,8 +46,9 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Acknowledge,
+        Self::OneAtATime,
         Self::Redis,
         Self::Retrieve,
         Self::RetrieveMany,
@@ -56,6 +60,7 @@ impl Role {
     fn name(self) -> &'static str {
         match self {
             Self::Acknowledge => "acknowledge",
+            Self::OneAtATime => "one at a time",
             Self::Redis => "redis",
             Self::Retrieve => "retrieve",
             Self::RetrieveMany => "retrieve many",
@@ -138,6 +143,7 @@ const ROLE: &str = "METRICS_CLIENT_BENCH_PEER";
 fn serve(role: Role) -> Result<(), Box<dyn Error>> {
     match role {
         Role::Acknowledge => listen(|stream| acknowledge(stream, b'\n', b"ok\n\n")),
+        Role::OneAtATime => listen(think),
         // A command begins with a star, and no argument here holds another one.
         Role::Redis => listen(|stream| acknowledge(stream, b'*', b"+OK\r\n")),
         Role::Retrieve => {
@@ -255,6 +261,20 @@ fn acknowledge(mut stream: TcpStream, mark: u8, answer: &[u8]) -> io::Result<()>
         stream.write_all(&answers[..asked * answer.len()])?;
     }
 }
+
+/// Answers `ok` to whatever one read brings, after a while.
+fn think(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut request = [0; 4096];
+    while stream.read(&mut request)? > 0 {
+        thread::sleep(THINKING);
+        stream.write_all(b"ok\n\n")?;
+    }
+    Ok(())
+}
+
+/// About what a row takes in a database on the same machine that need not wait for a disk.
+const THINKING: Duration = Duration::from_micros(200);
 
 /// How much is read at once.
 const BLOCK: usize = 64 * 1024;

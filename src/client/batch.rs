@@ -1,7 +1,7 @@
 //! Any number of puts with one wait.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     sync::Arc,
     task::{Poll, ready},
     time::Duration,
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     pipeline::{Progress, WaiterId},
+    pool::{Pool, Several},
     shared::Shared,
 };
 use crate::{
@@ -24,40 +25,94 @@ use crate::{
 /// count, few enough that other callers get their turn between them.
 const BLOCK: usize = 512;
 
-pub(super) async fn put_all(shared: &Shared, samples: &[Sample]) -> Result<(), Error> {
+pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error> {
     for sample in samples {
         NotFinite::check(&sample.key, sample.point.value)?;
     }
+    let Stored { acknowledged, failure } = match pool.several() {
+        None => store(pool.first(), samples.iter(), samples.len()).await,
+        Some(several) => store_by_key(several, samples).await,
+    };
+    match failure {
+        None => Ok(()),
+        Some((first_failed, error)) => {
+            let total = samples.len();
+            Err(Error::Batch(Arc::new(BatchError { acknowledged, total, first_failed, error })))
+        }
+    }
+}
+
+/// What has become of samples.
+#[derive(Default)]
+struct Stored {
+    acknowledged: usize,
+    /// The first that failed, by its place, and why.
+    failure: Option<(usize, Error)>,
+}
+
+impl Stored {
+    fn add(&mut self, other: Self) {
+        self.acknowledged += other.acknowledged;
+        let failures = [self.failure.take(), other.failure].into_iter().flatten();
+        self.failure = failures.min_by_key(|&(place, _)| place);
+    }
+}
+
+/// Stores each sample over the connection of its key, over all connections at once.
+async fn store_by_key(several: &Several, samples: &[Sample]) -> Stored {
+    let routes = &*several.routes(samples);
+    let parts = several.all().iter().zip(0..).map(|(shared, number)| async move {
+        let places = || (0..samples.len()).filter(move |&place| routes[place] == number);
+        let part = places().map(|place| &samples[place]);
+        let mut stored = store(shared, part, places().count()).await;
+        if let Some((place, _)) = &mut stored.failure {
+            *place = places().nth(*place).unwrap_or(samples.len());
+        }
+        stored
+    });
+    let mut parts = parts.map(Box::pin).collect::<Vec<_>>();
+    let mut stored = Stored::default();
+    poll_fn(|cx| {
+        parts.retain_mut(|part| match part.as_mut().poll(cx) {
+            Poll::Ready(part) => {
+                stored.add(part);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if parts.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    stored
+}
+
+/// Stores the `number` samples over one connection.
+async fn store<'a>(
+    shared: &Shared,
+    mut samples: impl Iterator<Item = &'a Sample>,
+    number: usize,
+) -> Stored {
     let mut batch = Batch::begin(shared);
     let mut puts = BytesMut::new();
     let mut accepted = 0;
     let mut failure = None;
-    while accepted < samples.len() {
+    while accepted < number {
         let Some(room) = batch.room(accepted).await else {
             break;
         };
-        let rest = &samples[accepted..];
-        let block = &rest[..rest.len().min(room)];
+        let block = room.min(number - accepted);
         puts.clear();
-        for Sample { key, point } in block {
+        for Sample { key, point } in samples.by_ref().take(block) {
             protocol::encode_put(&mut puts, key, *point);
         }
-        if let Err(error) = batch.extend(accepted, block.len(), &puts) {
+        if let Err(error) = batch.extend(accepted, block, &puts) {
             failure = Some((accepted, error));
             break;
         }
-        accepted += block.len();
+        accepted += block;
     }
     let progress = batch.finished().await;
-    match progress.failure.or(failure) {
-        None => Ok(()),
-        Some((first_failed, error)) => Err(Error::Batch(Arc::new(BatchError {
-            acknowledged: progress.acknowledged,
-            total: samples.len(),
-            first_failed,
-            error,
-        }))),
-    }
+    Stored { acknowledged: progress.acknowledged, failure: progress.failure.or(failure) }
 }
 
 /// A batch in the pipeline. Dropped, it withdraws what has not been sent.

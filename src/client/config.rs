@@ -6,10 +6,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     MetricsClient,
-    connect::{ConnectionState, Connector, Dial, Dialer, Given, LONGEST, Reconnect, TcpConnector},
-    driver::{Driver, Plan},
+    connect::{Connector, Dialer, Given, LONGEST, Reconnect, TcpConnector},
+    driver::Plan,
     pipeline::Settings,
-    shared::Shared,
+    pool::{MOST_CONNECTIONS, Pool},
 };
 use crate::{error::Error, protocol::ClientCodec};
 
@@ -35,6 +35,7 @@ use crate::{error::Error, protocol::ClientCodec};
 pub struct ClientBuilder<C = TcpConnector> {
     address: Arc<str>,
     connector: C,
+    connections: usize,
     connect_timeout: Duration,
     request_timeout: Duration,
     stall_timeout: Option<Duration>,
@@ -80,6 +81,7 @@ impl ClientBuilder {
         Self {
             address,
             connector: TcpConnector::default(),
+            connections: 1,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
             stall_timeout: None,
@@ -95,6 +97,23 @@ impl ClientBuilder {
 }
 
 impl<C: Connector> ClientBuilder<C> {
+    /// How many connections share the requests, from 1 to 256. Default: 1, which is right for a server that
+    /// can [pipeline](Pipelining). One that takes one request at a time serves as many at once as it
+    /// has connections.
+    ///
+    /// All that concerns one key goes over one connection, which is drawn by lot for each client: puts of
+    /// a key are stored in their order, and a `get` of it brings what was put before. They wait for
+    /// that connection also while it is down and another is not. `get *` goes where the fewest
+    /// requests are.
+    ///
+    /// Each connection is made when there is something for it, has its own
+    /// [requests in flight](Self::max_in_flight) and [bytes that wait](Self::max_buffered_bytes), backs
+    /// off by itself, and finds out by itself whether its server can pipeline. With
+    /// [`Reconnect::never`], the loss of one closes the client.
+    pub fn connections(self, number: usize) -> Self {
+        Self { connections: number.clamp(1, MOST_CONNECTIONS), ..self }
+    }
+
     /// How long one attempt to connect may take, name resolution included. Default: 5 seconds.
     pub fn connect_timeout(self, limit: Duration) -> Self {
         Self { connect_timeout: limit.min(LONGEST), ..self }
@@ -122,14 +141,14 @@ impl<C: Connector> ClientBuilder<C> {
         Self { pipelining, ..self }
     }
 
-    /// How many requests may be sent and not answered, from 1 to 1,048,576; where the server cannot pipeline
+    /// How many requests may be sent over a connection and not answered, from 1 to 1,048,576; where the server cannot pipeline
     /// it is 1 whatever this says. Default: 4,096, which keeps a connection busy at a million puts a
     /// second and a round trip of 4 milliseconds.
     pub fn max_in_flight(self, requests: usize) -> Self {
         Self { max_in_flight: requests.clamp(1, MOST_IN_FLIGHT), ..self }
     }
 
-    /// How many bytes of requests may wait to be sent. One request may always wait, however long it
+    /// How many bytes of requests may wait to be sent over a connection. One request may always wait, however long it
     /// is. Default: 1 MiB, some 30,000 puts.
     pub fn max_buffered_bytes(self, bytes: usize) -> Self {
         Self { max_buffered_bytes: bytes, ..self }
@@ -167,6 +186,7 @@ impl<C: Connector> ClientBuilder<C> {
         ClientBuilder {
             connector,
             address: self.address,
+            connections: self.connections,
             connect_timeout: self.connect_timeout,
             request_timeout: self.request_timeout,
             stall_timeout: self.stall_timeout,
@@ -180,7 +200,8 @@ impl<C: Connector> ClientBuilder<C> {
         }
     }
 
-    /// Connects, and returns the client once there is a connection.
+    /// Connects, and returns the client once there is a connection: one, also where there will be
+    /// [several](Self::connections).
     ///
     /// # Errors
     ///
@@ -190,11 +211,11 @@ impl<C: Connector> ClientBuilder<C> {
     ///
     /// Dropping the future leaves nothing behind.
     pub async fn connect(self) -> Result<MetricsClient, Error> {
-        let (plan, dialer) = self.split();
+        let (pool, plan, dialer) = self.split();
         match dialer.dial().await {
             Ok(io) => {
-                let beside = Arc::clone(&dialer) as Arc<dyn Dial>;
-                Ok(spawn(plan, dialer, Some(io), Some(beside)))
+                pool.drive(&plan, &dialer, Some(io));
+                Ok(MetricsClient::new(pool, Some(dialer)))
             }
             Err(cause) => Err(Error::Connect { address: Arc::clone(&dialer.address), cause }),
         }
@@ -207,13 +228,13 @@ impl<C: Connector> ClientBuilder<C> {
     /// If called outside of a Tokio runtime.
     #[must_use = "the connection is closed when the last handle is dropped"]
     pub fn connect_lazy(self) -> MetricsClient {
-        let (plan, dialer) = self.split();
-        let beside = Arc::clone(&dialer) as Arc<dyn Dial>;
-        spawn(plan, dialer, None, Some(beside))
+        let (pool, plan, dialer) = self.split();
+        pool.drive(&plan, &dialer, None);
+        MetricsClient::new(pool, Some(dialer))
     }
 
-    /// Makes a client on a stream that is connected already. It never dials: when the stream ends,
-    /// the client is closed. [`Pipelining::Auto`] means one request at a time here, for there is no
+    /// Makes a client on a stream that is connected already, its only connection. It never dials: when
+    /// the stream ends, the client is closed. [`Pipelining::Auto`] means one request at a time here, for there is no
     /// second connection on which the server could be asked.
     ///
     /// # Panics
@@ -224,15 +245,16 @@ impl<C: Connector> ClientBuilder<C> {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (mut plan, dialer) =
-            self.reconnect(Reconnect::never()).connector(Given::default()).split();
+        let (pool, mut plan, dialer) =
+            self.connections(1).reconnect(Reconnect::never()).connector(Given::default()).split();
         if let Pipelining::Auto = plan.pipelining {
             plan.pipelining = Pipelining::Off;
         }
-        spawn(plan, dialer, Some(io), None)
+        pool.drive(&plan, &dialer, Some(io));
+        MetricsClient::new(pool, None)
     }
 
-    fn split(self) -> (Plan, Arc<Dialer<C>>) {
+    fn split(self) -> (Pool, Plan, Arc<Dialer<C>>) {
         let plan = Plan {
             settings: Settings {
                 request_timeout: self.request_timeout,
@@ -253,27 +275,10 @@ impl<C: Connector> ClientBuilder<C> {
             address: self.address,
             timeout: self.connect_timeout,
         };
-        (plan, Arc::new(dialer))
+        (Pool::new(self.connections, &plan.settings), plan, Arc::new(dialer))
     }
 }
 
 /// A million requests take some 200 MiB to keep account of (200 bytes each, on 64 bits) besides what
 /// they say: more is a slip of the pen.
 const MOST_IN_FLIGHT: usize = 1024 * 1024;
-
-/// Starts a client, on the connection if there is one already. Connections beside the main one are
-/// made by `beside`.
-fn spawn<C: Connector>(
-    plan: Plan,
-    dialer: Arc<Dialer<C>>,
-    io: Option<C::Io>,
-    beside: Option<Arc<dyn Dial>>,
-) -> MetricsClient {
-    let state = match io {
-        Some(_) => ConnectionState::Connected,
-        None => ConnectionState::Disconnected,
-    };
-    let shared = Arc::new(Shared::new(plan.settings.clone(), state));
-    tokio::spawn(Driver::new(Arc::clone(&shared), plan, dialer, io));
-    MetricsClient::new(shared, beside)
-}

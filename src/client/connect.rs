@@ -44,6 +44,14 @@ pub trait Connector: Send + Sync + 'static {
     ///
     /// Whatever keeps the connection from being made. The client will try again.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// Told of a connection that is about to be dropped because the other end is silent, and may
+    /// yet wake up. What was written to it goes again on the next one, so what the system has not
+    /// delivered yet should never be: it would undo a newer put of the same second. Does nothing
+    /// unless a connector says otherwise, as [`TcpConnector`] does.
+    fn give_up(&self, io: &Self::Io) {
+        let _ = io;
+    }
 }
 
 impl<F, Fut, Io> Connector for F
@@ -132,6 +140,7 @@ impl Connector for TcpConnector {
             };
             // Those that are still under way when one has succeeded are ended with the set.
             match time::timeout(wait, attempts.join_next()).await {
+                Ok(Some(Ok(Ok(stream)))) if is_of_itself(&stream) => failure = nobody_listens(),
                 Ok(Some(Ok(Ok(stream)))) => {
                     self.configure(&stream)?;
                     return Ok(stream);
@@ -142,6 +151,24 @@ impl Connector for TcpConnector {
             }
         }
     }
+
+    /// Else the kernel goes on sending what is not acknowledged for as long as the user timeout
+    /// lasts, whoever has closed the connection.
+    fn give_up(&self, io: &TcpStream) {
+        // Fails only if the connection is gone.
+        let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Whether a connection leads to itself: who dials a port of this machine on which nobody listens may
+/// be given that very port for his own end, and then TCP opens it from both sides at once (RFC 9293,
+/// section 3.5). Nobody would answer, and the server could not have its port back.
+fn is_of_itself(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+}
+
+fn nobody_listens() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens on the port")
 }
 
 /// How long an address may take before the next one is tried beside it (RFC 8305, section 5).

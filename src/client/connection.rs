@@ -78,6 +78,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         }
     }
 
+    pub(super) fn io(&self) -> &Io {
+        self.framed.get_ref()
+    }
+
     pub(super) fn is_proven(&self) -> bool {
         self.proven
     }
@@ -108,7 +112,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                     return Moved::Waits;
                 }
             }
-            let taken = self.take(shared);
+            let taken = self.take(shared, wakers);
             if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
                 return Moved::Ended(error.into());
             }
@@ -214,10 +218,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             return Ok(());
         }
         let any = !self.answers.is_empty();
+        // Each request ends with a line break and has no other.
+        let unwritten = memchr::memchr_iter(b'\n', self.framed.write_buffer()).count();
         let mut pipeline = shared.pipeline();
         pipeline.counters_mut().bytes_received += decoded - self.counted;
         self.counted = decoded;
-        let result = pipeline.complete(self.answers.drain(..), amid, Instant::now(), wakers);
+        let result =
+            pipeline.complete(self.answers.drain(..), amid, unwritten, Instant::now(), wakers);
         drop(pipeline);
         self.gathering.rouse(wakers.len());
         wake_all(wakers);
@@ -226,16 +233,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     }
 
     /// Takes the requests that may be sent, and says whether there were any.
-    fn take(&mut self, shared: &Shared) -> bool {
+    fn take(&mut self, shared: &Shared, wakers: &mut Vec<Waker>) -> bool {
         if !self.has_room() {
             return false;
         }
         let buffer = self.framed.write_buffer_mut();
         let before = buffer.len();
         let mut pipeline = shared.pipeline();
-        pipeline.take(buffer, Instant::now());
+        pipeline.take(buffer, Instant::now(), wakers);
         let taken = buffer.len() - before;
         pipeline.counters_mut().bytes_sent += taken as u64;
+        drop(pipeline);
+        wake_all(wakers);
         taken > 0
     }
 

@@ -1,6 +1,6 @@
 //! The task that keeps a client connected.
 //!
-//! A client has one driver. It dials, and dials again, lets the connection move bytes while there
+//! A connection has one driver. It dials, and dials again, lets the connection move bytes while there
 //! is one, and tells the pipeline the time. What any of this means for a request, the pipeline
 //! decides.
 
@@ -185,6 +185,9 @@ impl<C: Connector> Driver<C> {
             let now = Instant::now();
             if self.shared.pipeline().is_stalled(now) {
                 self.distrusted |= self.shared.pipeline().in_flight() > 1;
+                if let Link::Up(connection) = &self.link {
+                    self.dialer.connector.give_up(connection.io());
+                }
                 let after = self.plan.settings.stall_timeout;
                 self.disconnected(ConnectionFault::Stalled { after });
             }
@@ -198,7 +201,7 @@ impl<C: Connector> Driver<C> {
     }
 
     fn dial(&mut self) {
-        self.shared.state().send_replace(ConnectionState::Connecting);
+        self.shared.set_state(ConnectionState::Connecting);
         let dialer = Arc::clone(&self.dialer);
         self.link = Link::Dialing(Box::pin(async move { dialer.dial().await }));
     }
@@ -210,7 +213,7 @@ impl<C: Connector> Driver<C> {
             Pipelining::Auto => (1, self.plan.max_in_flight > 1 && !self.distrusted),
         };
         self.shared.pipeline().connected(width);
-        self.shared.state().send_replace(ConnectionState::Connected);
+        self.shared.set_state(ConnectionState::Connected);
         self.link =
             Link::Up(Box::new(Connection::new(io, self.plan.max_response_bytes, may_probe)));
         tracing::info!(address = &*self.dialer.address, "connected");
@@ -245,7 +248,7 @@ impl<C: Connector> Driver<C> {
         } else {
             // Nobody is in want of a connection, so this is no failure: servers close idle ones.
             self.link = Link::Idle;
-            self.shared.state().send_replace(ConnectionState::Disconnected);
+            self.shared.set_state(ConnectionState::Disconnected);
         }
     }
 
@@ -253,7 +256,7 @@ impl<C: Connector> Driver<C> {
         match self.backoff.next(Instant::now()) {
             Some(at) => {
                 self.link = Link::Backoff(Box::pin(time::sleep_until(at)));
-                self.shared.state().send_replace(ConnectionState::Disconnected);
+                self.shared.set_state(ConnectionState::Disconnected);
             }
             None => self.closed(Some(fault)),
         }
@@ -263,7 +266,7 @@ impl<C: Connector> Driver<C> {
         self.link = Link::Closed;
         self.shared.pipeline().end(fault, &mut self.wakers);
         wake_all(&mut self.wakers);
-        self.shared.state().send_replace(ConnectionState::Closed);
+        self.shared.set_state(ConnectionState::Closed);
         tracing::debug!(address = &*self.dialer.address, "closed");
     }
 }

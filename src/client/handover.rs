@@ -3,7 +3,7 @@
 //!
 //! A wake-up that is lost shows as a deadlock. Time stands still in a model, so that nobody is
 //! saved by a deadline. A model must run the same way twice: at most one of its threads waits for a
-//! change of [`ConnectionState`], for tokio wakes several in random order.
+//! change of [`super::ConnectionState`], for tokio wakes several in random order.
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg loom_model' cargo test --release --lib client::handover -- --nocapture
@@ -11,8 +11,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
     time::Duration,
@@ -20,22 +19,23 @@ use std::{
 
 use futures_util::future::{join, join3};
 use loom::{
-    sync::{Mutex, Notify},
+    sync::Notify,
     thread::{self, JoinHandle},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::line::{Line, Server};
 use super::{
-    ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
+    Connector, MetricsClient, Overflow, Pipelining, Reconnect,
     connect::{Dialer, Given},
     driver::{Driver, Plan},
     pipeline::Settings,
-    shared::Shared,
+    place::Places,
+    pool::Pool,
 };
-use crate::{
-    error::{Delivery, Error},
-    metric::Sample,
-};
+use crate::{error::Error, metric::Sample, protocol::Request};
+
+mod line;
+mod shutdown;
 
 /// How often a thread may be made to give way where it could have gone on, unless
 /// `LOOM_MAX_PREEMPTIONS` says otherwise. Two are known to find most errors ("Iterative context
@@ -156,38 +156,6 @@ fn a_call_may_move_to_another_task() {
 }
 
 #[test]
-fn closing_serves_what_has_been_accepted() {
-    in_every_order(|| {
-        let (client, driver) = connected(Pipelining::On, Line::new(Server::IsPrompt));
-        let others = client.clone();
-        let caller = in_thread(async move {
-            match client.put_at("a", 0.5, 0).await {
-                Ok(()) | Err(Error::Closed { delivery: Delivery::NotSent, .. }) => {}
-                outcome => panic!("{outcome:?}"),
-            }
-        });
-        let closer = in_thread(async move { others.close().await.unwrap() });
-        block_on(driver);
-        join_all([caller, closer]);
-    });
-}
-
-/// The server never answers, and a handle is kept: only the caller's leaving lets the close end.
-#[test]
-fn closing_ends_when_the_last_caller_leaves() {
-    in_every_order(|| {
-        let (client, driver) = connected(Pipelining::On, Line::new(Server::Withholds));
-        let others = client.clone();
-        let last = client.clone();
-        let closer = in_thread(async move { others.close().await.unwrap() });
-        let caller = in_thread(async move { begun(client.put_at("a", 0.5, 0)).await });
-        block_on(driver);
-        join_all([closer, caller]);
-        drop(last);
-    });
-}
-
-#[test]
 fn an_idle_driver_dials_for_the_first_request() {
     in_every_order(|| {
         let connector = || async { Ok(Line::new(Server::IsPrompt)) };
@@ -195,17 +163,6 @@ fn an_idle_driver_dials_for_the_first_request() {
         let caller = in_thread(async move { stored(&client, "a").await });
         block_on(driver);
         join_all([caller]);
-    });
-}
-
-#[test]
-fn an_idle_driver_ends_with_the_last_handle() {
-    in_every_order(|| {
-        let connector = || async { Ok(Line::new(Server::IsPrompt)) };
-        let (client, driver) = client(Pipelining::Off, connector, None);
-        let handles = [client.clone(), client].map(|handle| in_thread(async move { drop(handle) }));
-        block_on(driver);
-        join_all(handles);
     });
 }
 
@@ -241,6 +198,44 @@ fn a_request_that_has_to_wait_has_the_server_probed() {
         let other = in_thread(async move { refused(&others, "no.b").await });
         block_on(driver);
         join_all([one, other]);
+    });
+}
+
+/// There is one place at a time: whoever gives it up, by filling it or by leaving, has the next one woken.
+#[test]
+fn a_service_that_waits_for_a_place_gets_it() {
+    for pipelining in [Pipelining::On, Pipelining::Off] {
+        in_every_order(move || {
+            let (client, driver) = connected(pipelining, Line::new(Server::IsPrompt));
+            let others = client.clone();
+            let one = in_thread(async move { stored_in_place(&client, "a").await });
+            let other = in_thread(async move {
+                begun(stored_in_place(&others, "b")).await;
+                stored_in_place(&others, "c").await;
+            });
+            block_on(driver);
+            join_all([one, other]);
+        });
+    }
+}
+
+#[test]
+fn closing_tells_a_service_that_waits_for_a_place() {
+    in_every_order(|| {
+        let (client, driver) = connected(Pipelining::On, Line::new(Server::Withholds));
+        let others = client.clone();
+        let waiting = in_thread(async move {
+            let [mut one, mut two] = <[Places; 2]>::default();
+            for places in [&mut one, &mut two] {
+                match poll_fn(|cx| places.poll(&others, cx)).await {
+                    Ok(()) | Err(Error::Closed { .. }) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        });
+        let closer = in_thread(async move { client.close().await.unwrap() });
+        block_on(driver);
+        join_all([waiting, closer]);
     });
 }
 
@@ -321,13 +316,19 @@ fn client<C: Connector>(
         reconnect: Reconnect::backoff(Duration::ZERO, Duration::ZERO),
     };
     let dialer = Dialer { connector, address: "a model".into(), timeout: SECOND };
-    let shared = Arc::new(Shared::new(plan.settings.clone(), ConnectionState::Disconnected));
-    let driver = Driver::new(Arc::clone(&shared), plan, Arc::new(dialer), io);
-    (MetricsClient::new(shared, None), driver)
+    let pool = Pool::new(1, &plan.settings);
+    let driver = Driver::new(Arc::clone(pool.first()), plan, Arc::new(dialer), io);
+    (MetricsClient::new(pool, None), driver)
 }
 
 async fn stored(client: &MetricsClient, key: &str) {
     client.put_at(key, 0.5, 0).await.unwrap();
+}
+
+async fn stored_in_place(client: &MetricsClient, key: &str) {
+    let mut places = Places::default();
+    poll_fn(|cx| places.poll(client, cx)).await.unwrap();
+    places.call(client, Request::put(key, 0.5, 0).unwrap()).await.unwrap();
 }
 
 /// The server refuses a key that begins with `no`, and names it.
@@ -346,126 +347,4 @@ async fn begun(call: impl Future) {
         Poll::Ready(())
     })
     .await;
-}
-
-/// A connection, with the server at its other end.
-#[derive(Clone)]
-struct Line(Arc<Mutex<Ends>>);
-
-struct Ends {
-    server: Server,
-    requests: Vec<u8>,
-    answers: Vec<u8>,
-    /// Who waits for answers.
-    client: Option<Waker>,
-    hung_up: bool,
-}
-
-#[derive(Clone, Copy)]
-enum Server {
-    /// Its answer is there once the request is written.
-    IsPrompt,
-    /// Likewise, and then the connection is at its end.
-    HangsUp,
-    /// Answers once it has two requests.
-    WantsTwo,
-    /// Answers when it is told to, and is prompt from then on.
-    Withholds,
-}
-
-impl Line {
-    fn new(server: Server) -> Self {
-        Self(Arc::new(Mutex::new(Ends {
-            server,
-            requests: Vec::new(),
-            answers: Vec::new(),
-            client: None,
-            hung_up: false,
-        })))
-    }
-
-    /// Answers what was withheld.
-    fn answer(&self) {
-        let mut ends = self.0.lock().unwrap();
-        ends.server = Server::IsPrompt;
-        let client = ends.answer();
-        drop(ends);
-        wake(client);
-    }
-}
-
-impl Ends {
-    /// Answers every request there is, and says whom to wake.
-    fn answer(&mut self) -> Option<Waker> {
-        let requests = String::from_utf8(std::mem::take(&mut self.requests)).unwrap();
-        for request in requests.lines() {
-            let key = request.split(' ').nth(1).unwrap();
-            let answer =
-                if key.starts_with("no") { format!("error\n{key}\n\n") } else { "ok\n\n".into() };
-            self.answers.extend_from_slice(answer.as_bytes());
-        }
-        if requests.is_empty() { None } else { self.client.take() }
-    }
-}
-
-impl AsyncRead for Line {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut ends = self.0.lock().unwrap();
-        if !ends.answers.is_empty() {
-            let len = ends.answers.len().min(buffer.remaining());
-            buffer.put_slice(&ends.answers[..len]);
-            ends.answers.drain(..len);
-        } else if !ends.hung_up {
-            ends.client = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Line {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut ends = self.0.lock().unwrap();
-        if !ends.hung_up {
-            ends.requests.extend_from_slice(bytes);
-        }
-        let client = match ends.server {
-            Server::IsPrompt => ends.answer(),
-            Server::HangsUp => {
-                ends.hung_up = true;
-                ends.answer()
-            }
-            Server::WantsTwo
-                if ends.requests.iter().filter(|&&byte| byte == b'\n').count() == 2 =>
-            {
-                ends.answer()
-            }
-            Server::WantsTwo | Server::Withholds => None,
-        };
-        drop(ends);
-        wake(client);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
 }

@@ -10,7 +10,7 @@ use tokio::{
 use self::{
     connect::Dial,
     pipeline::{Answer, Kind, Pipeline},
-    shared::Shared,
+    pool::Pool,
 };
 use crate::{
     error::{Delivery, Error},
@@ -28,22 +28,33 @@ mod gathering;
 #[cfg(loom_model)]
 mod handover;
 mod pipeline;
+#[cfg(feature = "tower")]
+mod place;
+mod pool;
 mod probe;
 mod shared;
+mod standing;
 mod stats;
 mod stream;
 mod sync;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(unix)]
+mod unix;
 
 pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
+#[cfg(feature = "tower")]
+pub(crate) use place::{Calling, Places};
 pub use stats::Stats;
 pub use stream::SampleStream;
 #[cfg(feature = "tls")]
 pub use tls::TlsConnector;
+#[cfg(unix)]
+pub use unix::UnixConnector;
 
-/// A client of one metrics server, over one connection that is kept.
+/// A client of one metrics server, over one connection that is kept, or
+/// [several](ClientBuilder::connections).
 ///
 /// Cloning is cheap, and clones share the connection. When the last one is dropped, what has been
 /// accepted is still served, and then the connection is closed. Any number of tasks may call it at
@@ -70,7 +81,7 @@ pub struct MetricsClient {
 }
 
 struct Handle {
-    shared: Arc<Shared>,
+    pool: Pool,
     /// Makes connections beside the main one, where that is possible.
     dialer: Option<Arc<dyn Dial>>,
 }
@@ -113,8 +124,8 @@ impl MetricsClient {
         Self::builder("a given stream").with_io(io)
     }
 
-    fn new(shared: Arc<Shared>, dialer: Option<Arc<dyn Dial>>) -> Self {
-        Self { handle: Arc::new(Handle { shared, dialer }) }
+    fn new(pool: Pool, dialer: Option<Arc<dyn Dial>>) -> Self {
+        Self { handle: Arc::new(Handle { pool, dialer }) }
     }
 
     /// Stores `value` for `key` at the current second, and returns once the server has
@@ -156,7 +167,7 @@ impl MetricsClient {
         // Made before the pipeline is locked: it takes longer than all that is done under the lock.
         let numbers = Numbers::of(Point { timestamp, value });
         let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
-        self.handle.shared.call(Kind::Put, put).await.map(|_| ())
+        self.handle.pool.of(key).call(Kind::Put, put).await.map(|_| ())
     }
 
     /// Stores any number of samples, in their order, and returns once the server has acknowledged
@@ -165,7 +176,9 @@ impl MetricsClient {
     /// They go out in blocks as there is room, so memory stays bounded however many they are, and as
     /// many at once as the server answers in a part of the request timeout, which holds for each
     /// block and not for the whole. Samples that the server refuses do
-    /// not keep the rest from being stored.
+    /// not keep the rest from being stored. [Several connections](ClientBuilder::connections) store
+    /// them at the same time, and only those of one key in their order; what keeps one connection from
+    /// storing its own does not keep the others from it.
     ///
     /// # Errors
     ///
@@ -176,7 +189,7 @@ impl MetricsClient {
     ///
     /// Dropping the future withdraws the samples that have not been sent.
     pub async fn put_all(&self, samples: impl AsRef<[Sample]>) -> Result<(), Error> {
-        batch::put_all(&self.handle.shared, samples.as_ref()).await
+        batch::put_all(&self.handle.pool, samples.as_ref()).await
     }
 
     /// Brings the points of one key, or with `"*"` of all.
@@ -200,7 +213,7 @@ impl MetricsClient {
     {
         let selector = selector.try_into().map_err(InvalidKey::from)?;
         let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
-        Ok(match self.handle.shared.call(Kind::Get, get).await? {
+        Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
             Answer::Found(metrics) => metrics,
             Answer::Stored => Metrics::new(),
         })
@@ -243,7 +256,7 @@ impl MetricsClient {
             return Err(Error::CannotDial);
         };
         let (is_open, limit) = {
-            let pipeline = self.handle.shared.pipeline();
+            let pipeline = self.handle.pool.first().pipeline();
             (pipeline.is_open(), pipeline.request_timeout())
         };
         if !is_open {
@@ -253,25 +266,29 @@ impl MetricsClient {
     }
 
     /// Closes the client, for all clones: takes no more requests, serves those it has, then closes
-    /// the connection. Returns once that is done.
+    /// the connection, or all of them. Returns once that is done.
     ///
     /// # Errors
     ///
-    /// If a request that had been accepted found no answer meanwhile: the first such error. Its
-    /// caller has been told too.
+    /// If a request that had been accepted found no answer meanwhile: the first such error, of one
+    /// of the connections if there are several. Its caller has been told too.
     ///
     /// # Cancel safety
     ///
     /// The client goes on closing when the future is dropped.
     pub async fn close(&self) -> Result<(), Error> {
-        self.handle.close();
+        self.handle.pool.close();
         let mut state = self.state();
         // An error would mean that the sender is gone, but this handle holds it.
         let _ = state.wait_for(|&state| state == ConnectionState::Closed).await;
-        self.handle.shared.pipeline().close_failure().map_or(Ok(()), Err)
+        self.handle.pool.close_failure().map_or(Ok(()), Err)
     }
 
     /// Where the client stands with its connection, and every change of that.
+    ///
+    /// With [several connections](ClientBuilder::connections) it is connected while at least one of
+    /// them is, for then the server can be reached, and closed when all are. What keeps another one
+    /// from being made is in the errors of those who wait for it, and in the log.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -283,36 +300,27 @@ impl MetricsClient {
     /// ```
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
-        self.handle.shared.state().subscribe()
+        self.handle.pool.state().subscribe()
     }
 
     /// What the client has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.shared.pipeline().stats()
+        self.handle.pool.stats()
     }
 }
 
 impl fmt::Debug for MetricsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetricsClient")
-            .field("state", &*self.handle.shared.state().borrow())
+            .field("state", &*self.handle.pool.state().borrow())
             .field("stats", &self.stats())
             .finish()
     }
 }
 
-impl Handle {
-    fn close(&self) {
-        let driver = self.shared.pipeline().close();
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-    }
-}
-
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.close();
+        self.pool.close();
     }
 }

@@ -1,16 +1,18 @@
-//! What the handles of a client and its driver share.
+//! What the handles of a client and the driver of a connection share.
 
 use std::{
     future::poll_fn,
+    ops::Deref,
     sync::{Arc, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     connect::ConnectionState,
     pipeline::{Answer, Kind, Pipeline, Settings, Settled, Submitted, WaiterId},
+    standing::Standing,
     sync::{Mutex, MutexGuard},
 };
 use crate::error::Error;
@@ -19,14 +21,16 @@ use crate::error::Error;
 pub(super) struct Shared {
     pipeline: Mutex<Pipeline>,
     settled: Arc<Settled>,
-    state: watch::Sender<ConnectionState>,
+    /// Where all connections of the client stand, and which of them this one is.
+    standing: Arc<Standing>,
+    number: usize,
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, state: ConnectionState) -> Self {
+    pub(super) fn new(settings: Settings, standing: Arc<Standing>, number: usize) -> Self {
         let pipeline = Pipeline::new(settings);
         let settled = Arc::clone(pipeline.settled());
-        Self { pipeline: Mutex::new(pipeline), settled, state: watch::Sender::new(state) }
+        Self { pipeline: Mutex::new(pipeline), settled, standing, number }
     }
 
     /// The pipeline. Held for moments, and never while a task is woken.
@@ -38,8 +42,18 @@ impl Shared {
         self.pipeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn state(&self) -> &watch::Sender<ConnectionState> {
-        &self.state
+    pub(super) fn set_state(&self, state: ConnectionState) {
+        self.standing.set(self.number, state);
+    }
+
+    /// Takes no more requests. What has been accepted is served.
+    pub(super) fn close(&self) {
+        let mut wakers = Vec::new();
+        let mut pipeline = self.pipeline();
+        wakers.extend(pipeline.close());
+        pipeline.dismiss(&mut wakers);
+        drop(pipeline);
+        wake_all(&mut wakers);
     }
 
     /// Hands a request to the pipeline, and waits for its answer.
@@ -53,20 +67,16 @@ impl Shared {
         request: impl FnOnce(&mut Pipeline, Waker, Instant) -> Result<Submitted, Error>,
     ) -> Result<Answer, Error> {
         let mut request = Some(request);
-        let mut call = Call { shared: self, kind, waiter: None };
+        let mut call = Call::new(self, kind);
         poll_fn(|cx| {
             let Some(request) = request.take() else {
                 return call.poll(cx);
             };
             let (waker, now) = (cx.waker().clone(), Instant::now());
             let submitted = request(&mut self.pipeline(), waker, now);
-            let Submitted { waiter, driver } = match submitted {
-                Ok(submitted) => submitted,
+            match submitted {
+                Ok(submitted) => call.begin(submitted),
                 Err(error) => return Poll::Ready(Err(error)),
-            };
-            call.waiter = Some(waiter);
-            if let Some(driver) = driver {
-                driver.wake();
             }
             Poll::Pending
         })
@@ -90,16 +100,30 @@ pub(super) fn wake_all(wakers: &mut Vec<Waker>) {
 
 /// The wait for one answer. Dropped before it is ready, it leaves the pipeline.
 #[derive(Debug)]
-struct Call<'a> {
-    shared: &'a Shared,
+pub(super) struct Call<S: Deref<Target = Shared>> {
+    shared: S,
     kind: Kind,
     /// `None` before there was a request, and once there was an outcome.
     waiter: Option<WaiterId>,
 }
 
-impl Call<'_> {
+impl<S: Deref<Target = Shared>> Call<S> {
     #[inline]
-    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Error>> {
+    pub(super) fn new(shared: S, kind: Kind) -> Self {
+        Self { shared, kind, waiter: None }
+    }
+
+    /// Waits for the outcome of the request that has been accepted.
+    #[inline]
+    pub(super) fn begin(&mut self, Submitted { waiter, driver }: Submitted) {
+        self.waiter = Some(waiter);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    #[inline]
+    pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Error>> {
         let Some(waiter) = self.waiter else {
             return Poll::Pending;
         };
@@ -114,7 +138,7 @@ impl Call<'_> {
     }
 }
 
-impl Drop for Call<'_> {
+impl<S: Deref<Target = Shared>> Drop for Call<S> {
     fn drop(&mut self) {
         if let Some(waiter) = self.waiter {
             self.shared.abandon(waiter);

@@ -1,6 +1,7 @@
 //! Counters of one client.
 
-/// What one client has done so far; clones of a handle share it.
+/// What one client has done so far; clones of a handle share it. Where a client has
+/// [several connections](crate::ClientBuilder::connections), it is the sum of what each has done.
 ///
 /// At any time, `accepted = acknowledged + rejected + failed + cancelled + in_flight + queued`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,12 +24,31 @@ pub struct Stats {
     pub queued: u64,
     /// Requests that were sent again after a connection was lost, counted each time.
     pub retried: u64,
-    /// Connections made after the first.
+    /// Connections made after the first; of several, after the first of each.
     pub reconnects: u64,
     /// Bytes of requests handed to a connection, those sent again included.
     pub bytes_sent: u64,
     /// Bytes of answers received.
     pub bytes_received: u64,
+}
+
+impl Stats {
+    /// What two connections have done together.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            accepted: self.accepted + other.accepted,
+            acknowledged: self.acknowledged + other.acknowledged,
+            rejected: self.rejected + other.rejected,
+            failed: self.failed + other.failed,
+            cancelled: self.cancelled + other.cancelled,
+            in_flight: self.in_flight + other.in_flight,
+            queued: self.queued + other.queued,
+            retried: self.retried + other.retried,
+            reconnects: self.reconnects + other.reconnects,
+            bytes_sent: self.bytes_sent + other.bytes_sent,
+            bytes_received: self.bytes_received + other.bytes_received,
+        }
+    }
 }
 
 /// The counters that the pipeline keeps.

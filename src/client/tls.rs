@@ -166,6 +166,10 @@ impl<C: Connector> Connector for TlsConnector<C> {
             io::Error::new(cause.kind(), HandshakeFailed { remedy: remedy(&cause), cause })
         })
     }
+
+    fn give_up(&self, io: &Self::Io) {
+        self.inner.give_up(io.get_ref().0);
+    }
 }
 
 impl<C: fmt::Debug> fmt::Debug for TlsConnector<C> {

@@ -16,7 +16,7 @@ pub use error::{CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, 
 pub use request::Request;
 pub use response::Response;
 
-pub(crate) use request::{Numbers, encode_get, encode_put};
+pub(crate) use request::{MAX_REQUEST_LEN, Numbers, encode_get, encode_put};
 pub(crate) use response::End;
 #[cfg(feature = "server")]
 pub(crate) use {records::encode_records, request::RequestRef};

@@ -157,6 +157,9 @@ impl Numbers {
     }
 }
 
+/// The most that a request takes.
+pub(crate) const MAX_REQUEST_LEN: usize = "put ".len() + Key::MAX_LEN + NUMBERS_LEN;
+
 /// The most that a space, a value, a space, a timestamp and a line break take.
 const NUMBERS_LEN: usize = number::MAX_VALUE_LEN + number::MAX_TIMESTAMP_LEN + 3;
 

@@ -14,6 +14,11 @@ fn request_parser_stands_its_corpus() {
     replay("request_parser", invariants::request_parser);
 }
 
+#[test]
+fn client_driver_stands_its_corpus() {
+    replay("client_driver", crate::client_driver::client_driver);
+}
+
 #[cfg(feature = "server")]
 #[test]
 fn server_session_stands_its_corpus() {

@@ -123,7 +123,7 @@ async fn survive_network(pipelining: Pipelining, seed: u64) {
     }
     let agents = all(agents).await;
 
-    proxy.calm_down();
+    proxy.set_calm(true);
     let mut recovering = JoinSet::new();
     for mut agent in agents {
         recovering.spawn(async move {

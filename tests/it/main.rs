@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod client;
+mod client_driver;
 mod codec;
 mod corpus;
 mod exchanges;
@@ -16,9 +17,21 @@ mod python_repr;
 mod server;
 #[cfg(feature = "server")]
 mod server_session;
+#[cfg(feature = "tower")]
+mod service;
+#[cfg(feature = "server")]
+mod simulation;
+#[cfg(all(feature = "server", target_os = "linux"))]
+mod sockets;
 #[cfg(all(feature = "server", feature = "tls"))]
 mod tls;
 mod truth;
+
+#[cfg(not(target_os = "linux"))]
+#[test]
+fn faults_of_real_sockets() {
+    skipped("faults of real sockets", "they take Linux");
+}
 
 /// Says, past the capture of the test harness, that something was not tested.
 #[expect(clippy::explicit_write, reason = "the harness captures what `eprintln` prints")]

@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Metrics, MetricsClient, Point, Sample};
+use metrics_client::{Metrics, MetricsClient, Pipelining, Point, Sample};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Barrier, watch},
     task::{self, JoinSet},
     time,
 };
@@ -59,6 +59,29 @@ async fn a_server_that_falls_silent_when_pipelined_is_asked_one_at_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_frames_by_line_is_asked_many_at_once() {
     assert!(most_at_once(Framing::Lines).await > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_one_request_at_a_time_has_as_many_as_there_are_connections() {
+    const CONNECTIONS: usize = 4;
+    // Nobody is answered before each connection has a request.
+    let server = Server::holding(Framing::FirstOfSegment, CONNECTIONS).await;
+    let client = MetricsClient::builder(server.address).pipelining(Pipelining::Off);
+    let client = client.connections(CONNECTIONS).connect().await.unwrap();
+    let mut puts = JoinSet::new();
+    for key in 0..256 {
+        let client = client.clone();
+        puts.spawn(async move { client.put_at(format!("first.{key}"), 1.0, 1).await.unwrap() });
+    }
+    while let Some(put) = puts.join_next().await {
+        put.unwrap();
+    }
+    call(&client, BTreeMap::new()).await;
+    client.close().await.unwrap();
+    let stats = client.stats();
+    assert_eq!((stats.acknowledged, stats.accepted), (256 + TASKS * CALLS, 256 + TASKS * CALLS));
+    assert_eq!((stats.reconnects, stats.retried), (0, 0));
+    assert_eq!(server.most_at_once.load(Ordering::SeqCst), 1, "over one connection");
 }
 
 /// Serves some thousand calls of many tasks, checks each answer, and returns the most requests that
@@ -160,6 +183,12 @@ struct Server {
 
 impl Server {
     async fn start(framing: Framing) -> Self {
+        Self::holding(framing, 1).await
+    }
+
+    /// Withholds its first answers until so many connections have a request.
+    async fn holding(framing: Framing, connections: usize) -> Self {
+        let all_asked = Arc::new(Barrier::new(connections));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let most_at_once = Arc::<AtomicUsize>::default();
@@ -175,6 +204,7 @@ impl Server {
                     framing,
                     truth: Arc::clone(&truth),
                     most_at_once: Arc::clone(&most),
+                    all_asked: Arc::clone(&all_asked),
                 };
                 let probe_ended = probe_ended.clone();
                 tokio::spawn(async move {
@@ -201,6 +231,7 @@ struct Session {
     framing: Framing,
     truth: Shared,
     most_at_once: Arc<AtomicUsize>,
+    all_asked: Arc<Barrier>,
 }
 
 impl Session {
@@ -208,7 +239,11 @@ impl Session {
     async fn converse(mut self) -> bool {
         let mut is_probe = false;
         let mut received = String::new();
+        let mut all_asked = Some(Arc::clone(&self.all_asked));
         while let Some(segment) = self.read().await {
+            if let Some(all_asked) = all_asked.take() {
+                all_asked.wait().await;
+            }
             is_probe |= segment.contains(PROBE);
             let requests = segment.matches('\n').count();
             if !is_probe {

@@ -16,8 +16,8 @@ pub(crate) struct Truth {
     pub(crate) series: BTreeMap<String, BTreeMap<i64, f64>>,
     /// Every put that was carried out, in order.
     pub(crate) log: Vec<Put>,
-    /// The newest connection that has put anything.
-    newest: usize,
+    /// The newest connection that has put anything for a key.
+    newest: BTreeMap<String, usize>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -39,11 +39,12 @@ pub(crate) const WRONG_COMMAND: &str = "error\nwrong command\n\n";
 impl Truth {
     /// Carries out a request of a connection, and returns the answer.
     ///
-    /// A client has one connection at a time, so what comes over an older one is what a slow
+    /// A client has one connection at a time for a key, so what comes over an older one is what a slow
     /// network brings of requests whose callers were told long ago that their fate is unknown.
     /// There is no answer to it, so that a test knows which put of a second was the last.
     pub(crate) fn answer(&mut self, connection: usize, request: &str) -> Option<String> {
-        if connection < self.newest {
+        let key = request.split_whitespace().nth(1).unwrap_or_default();
+        if self.newest.get(key).is_some_and(|&newest| connection < newest) {
             return None;
         }
         Some(self.carry_out(connection, request).unwrap_or_else(|| WRONG_COMMAND.into()))
@@ -53,7 +54,7 @@ impl Truth {
         match *request.split_whitespace().collect::<Vec<_>>() {
             ["put", key, value, timestamp] => {
                 let (value, timestamp) = (value.parse().ok()?, timestamp.parse().ok()?);
-                self.newest = connection;
+                self.newest.insert(key.into(), connection);
                 self.series.entry(key.into()).or_default().insert(timestamp, value);
                 self.log.push(Put { connection, key: key.into(), timestamp, value });
                 Some("ok\n\n".into())

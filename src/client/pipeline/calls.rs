@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Phase, Pipeline,
+    line::InLine,
     queue::{Entry, Kind},
     waiters::{Answer, Progress, Removed, Slot, WaiterId},
 };
@@ -27,6 +28,14 @@ pub(in crate::client) struct Submitted {
     pub(in crate::client) driver: Option<Waker>,
 }
 
+/// What becomes of a request for which the queue has no room.
+#[derive(Clone, Copy)]
+pub(super) enum WhenFull {
+    Is(Overflow),
+    /// It has: a place was kept.
+    NeverIs,
+}
+
 impl Pipeline {
     /// Accepts a put. The key must have been checked, and the value be finite.
     #[inline]
@@ -37,7 +46,7 @@ impl Pipeline {
         waker: Waker,
         now: Instant,
     ) -> Result<Submitted, Error> {
-        self.submit(Kind::Put, waker, now, |bytes| numbers.put(bytes, key))
+        self.submit(Kind::Put, self.when_full(), waker, now, |bytes| numbers.put(bytes, key))
     }
 
     /// Accepts a get.
@@ -47,7 +56,9 @@ impl Pipeline {
         waker: Waker,
         now: Instant,
     ) -> Result<Submitted, Error> {
-        self.submit(Kind::Get, waker, now, |bytes| protocol::encode_get(bytes, selector))
+        self.submit(Kind::Get, self.when_full(), waker, now, |bytes| {
+            protocol::encode_get(bytes, selector);
+        })
     }
 
     /// Makes a batch, which has no request yet.
@@ -70,7 +81,7 @@ impl Pipeline {
         let mut entry = self.entry(batch, Kind::Put, now);
         (entry.index, entry.requests) = (index, requests);
         // A batch holds back by itself, so it waits for room where others may not.
-        self.accept(entry, Overflow::Wait, |bytes| bytes.extend_from_slice(puts))?;
+        self.accept(entry, WhenFull::Is(Overflow::Wait), |bytes| bytes.extend_from_slice(puts))?;
         self.waiters.grow(batch, requests);
         Ok(self.driver_to_wake(requests))
     }
@@ -114,9 +125,7 @@ impl Pipeline {
             Removed::One(seq) => left.extend(self.remove_entry(seq)),
             Removed::Batch => {
                 let seqs = self
-                    .queue
                     .entries()
-                    .chain(self.overflow.iter().map(|(entry, _)| entry))
                     .filter(|entry| entry.waiter == Some(waiter))
                     .map(|entry| entry.seq)
                     .collect::<Vec<_>>();
@@ -126,7 +135,7 @@ impl Pipeline {
         for entry in left {
             self.counters.cancelled += (entry.requests - entry.answered) as u64;
         }
-        self.admit();
+        self.admit(wakers);
         self.note_due(now);
         // There may be room for another request, or nothing left to drain.
         wakers.extend(self.driver.take());
@@ -159,9 +168,10 @@ impl Pipeline {
     }
 
     #[inline]
-    fn submit(
+    pub(super) fn submit(
         &mut self,
         kind: Kind,
+        when_full: WhenFull,
         waker: Waker,
         now: Instant,
         encode: impl FnOnce(&mut BytesMut),
@@ -169,7 +179,7 @@ impl Pipeline {
         self.check_open()?;
         let waiter = self.waiters.add_one(self.next_seq, waker);
         let entry = self.entry(waiter, kind, now);
-        match self.accept(entry, self.settings.overflow, encode) {
+        match self.accept(entry, when_full, encode) {
             Ok(()) => Ok(Submitted { waiter, driver: self.driver_to_wake(1) }),
             Err(error) => {
                 self.waiters.remove(waiter);
@@ -182,20 +192,24 @@ impl Pipeline {
     fn accept(
         &mut self,
         entry: Entry,
-        when_full: Overflow,
+        when_full: WhenFull,
         encode: impl FnOnce(&mut BytesMut),
     ) -> Result<(), Error> {
         let waiting = self.queue.waiting_len();
         let len = self.queue.encode(encode);
         let limit = self.settings.max_buffered_bytes;
-        if self.overflow.is_empty() && (waiting == 0 || waiting + len <= limit) {
-            self.queue.push(entry, len);
-        } else {
-            let bytes = self.queue.pull_back(len);
-            match when_full {
-                Overflow::Wait => self.overflow.push_back((entry, bytes)),
-                Overflow::Fail => return Err(Error::QueueFull { limit }),
+        // While nothing waits to be sent, no request is in line either.
+        let has_room =
+            waiting == 0 || (self.overflow.is_empty() && waiting + self.kept + len <= limit);
+        match when_full {
+            WhenFull::Is(overflow) if !has_room => {
+                let bytes = self.queue.pull_back(len);
+                match overflow {
+                    Overflow::Wait => self.overflow.push_back(InLine::Request(entry, bytes)),
+                    Overflow::Fail => return Err(Error::QueueFull { limit }),
+                }
             }
+            _ => self.queue.push(entry, len),
         }
         self.next_seq += 1;
         self.counters.accepted += entry.requests as u64;
@@ -218,16 +232,21 @@ impl Pipeline {
         Entry::new(self.next_seq, waiter, kind, now + self.settings.request_timeout)
     }
 
+    #[inline]
+    pub(super) fn when_full(&self) -> WhenFull {
+        WhenFull::Is(self.settings.overflow)
+    }
+
     fn remove_entry(&mut self, seq: u64) -> Option<Entry> {
         if let Some(entry) = self.queue.abandon(seq) {
             return Some(entry);
         }
-        let place = self.overflow.binary_search_by_key(&seq, |(entry, _)| entry.seq).ok()?;
-        self.overflow.remove(place).map(|(entry, _)| entry)
+        let place = self.in_line(seq)?;
+        self.overflow.remove(place)?.entry().copied()
     }
 
     #[inline]
-    fn check_open(&self) -> Result<(), Error> {
+    pub(super) fn check_open(&self) -> Result<(), Error> {
         match self.phase {
             Phase::Open => Ok(()),
             Phase::Draining | Phase::Closed => {

@@ -32,9 +32,14 @@ impl From<Response> for Answers {
 
 impl Pipeline {
     /// Appends to `dst` what may be sent now.
-    pub(in crate::client) fn take(&mut self, dst: &mut BytesMut, now: Instant) {
+    pub(in crate::client) fn take(
+        &mut self,
+        dst: &mut BytesMut,
+        now: Instant,
+        wakers: &mut Vec<Waker>,
+    ) {
         if self.queue.take(self.width, dst) > 0 {
-            self.admit();
+            self.admit(wakers);
             self.note_due(now);
         }
     }
@@ -56,12 +61,8 @@ impl Pipeline {
     /// When [`expire`](Self::expire) has to be called next.
     pub(in crate::client) fn next_expiry(&self) -> Option<Instant> {
         let stalled = self.due_since.map(|since| since + self.settings.stall_timeout);
-        let deadline = self
-            .queue
-            .entries()
-            .chain(self.overflow.iter().map(|(entry, _)| entry))
-            .find(|entry| entry.waiter.is_some())
-            .map(|entry| entry.deadline);
+        let deadline =
+            self.entries().find(|entry| entry.waiter.is_some()).map(|entry| entry.deadline);
         [stalled, deadline].into_iter().flatten().min()
     }
 
@@ -75,27 +76,30 @@ impl Pipeline {
     }
 
     /// Hands out answers in their order. Whether the server has begun another answer after them is
-    /// `amid`: if nothing is asked, that is one that nobody asked for.
+    /// `amid`: if nothing is asked, that is one that nobody asked for. Nor has anybody asked as long as
+    /// the request is not written to its end, as the last `unwritten` of those taken are not: a server that
+    /// answers the beginning of one will answer the end of it too, when the next is in flight.
     pub(in crate::client) fn complete(
         &mut self,
         answers: impl IntoIterator<Item = impl Into<Answers>>,
         amid: bool,
+        unwritten: usize,
         now: Instant,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionFault> {
         for answers in answers {
             self.due_since = None;
             match answers.into() {
-                Answers::One(response) => self.answer(response, wakers)?,
-                Answers::Acknowledgements(count) => self.acknowledge(count, wakers)?,
+                Answers::One(response) => self.answer(response, unwritten, wakers)?,
+                Answers::Acknowledgements(count) => self.acknowledge(count, unwritten, wakers)?,
             }
         }
-        if amid && self.queue.in_flight() == 0 {
+        if amid && self.queue.in_flight() <= unwritten {
             return Err(ConnectionFault::Unsolicited);
         }
         self.note_due(now);
-        let first = self.queue.entries().chain(self.overflow.iter().map(|(entry, _)| entry)).next();
-        self.waiters.settle_before(first.map_or(self.next_seq, |entry| entry.seq));
+        let first = self.entries().next().map_or(self.next_seq, |entry| entry.seq);
+        self.waiters.settle_before(first);
         Ok(())
     }
 
@@ -112,9 +116,7 @@ impl Pipeline {
         wakers: &mut Vec<Waker>,
     ) -> Option<Instant> {
         let mut late = self.queue.expire(now);
-        let waiting_late =
-            self.overflow.iter().take_while(|(entry, _)| entry.deadline <= now).count();
-        late.extend(self.overflow.drain(..waiting_late).map(|(entry, _)| entry));
+        late.extend(self.leave_line(now));
         for entry in late {
             let error = Error::Timeout {
                 after: self.settings.request_timeout,
@@ -123,7 +125,7 @@ impl Pipeline {
             };
             self.fail(&entry, &error, wakers);
         }
-        self.admit();
+        self.admit(wakers);
         self.note_due(now);
         self.next_expiry()
     }
@@ -191,7 +193,7 @@ impl Pipeline {
 
     /// Whether nobody waits for anything.
     pub(in crate::client) fn is_drained(&self) -> bool {
-        self.counters.open() == 0
+        self.open() == 0
     }
 
     /// Ends everything: whoever waits is told, whoever comes is refused.
@@ -209,7 +211,8 @@ impl Pipeline {
             left.push(*entry);
             false
         });
-        left.extend(self.overflow.drain(..).map(|(entry, _)| entry));
+        self.dismiss(wakers);
+        left.extend(self.overflow.drain(..).filter_map(|request| request.entry().copied()));
         for entry in left {
             let delivery = delivery(&entry);
             let error = match fault {
@@ -226,9 +229,10 @@ impl Pipeline {
     fn answer(
         &mut self,
         response: Response,
+        unwritten: usize,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionFault> {
-        let kind = self.queue.due().ok_or(ConnectionFault::Unsolicited)?;
+        let kind = self.due(unwritten)?;
         let outcome = match (kind, response) {
             (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
             (Kind::Get, Response::Ok(metrics)) => Ok(Answer::Found(metrics)),
@@ -246,15 +250,16 @@ impl Pipeline {
     fn acknowledge(
         &mut self,
         mut count: usize,
+        unwritten: usize,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionFault> {
         while count > 0 {
-            let outcome = match self.queue.due() {
-                Some(Kind::Put) => Answer::Stored,
-                Some(Kind::Get) => Answer::Found(Metrics::default()),
-                None => return Err(ConnectionFault::Unsolicited),
+            let outcome = match self.due(unwritten)? {
+                Kind::Put => Answer::Stored,
+                Kind::Get => Answer::Found(Metrics::default()),
             };
-            let Some(Answered { waiter, index, requests }) = self.queue.answer(count) else {
+            let most = count.min(self.queue.in_flight() - unwritten);
+            let Some(Answered { waiter, index, requests }) = self.queue.answer(most) else {
                 break;
             };
             count -= requests;
@@ -263,6 +268,13 @@ impl Pipeline {
             }
         }
         Ok(())
+    }
+
+    /// The kind of the request whose answer is due next.
+    #[inline]
+    fn due(&mut self, unwritten: usize) -> Result<Kind, ConnectionFault> {
+        let due = self.queue.due().filter(|_| self.queue.in_flight() > unwritten);
+        due.ok_or(ConnectionFault::Unsolicited)
     }
 
     /// All requests of the entry that have no answer fail.

@@ -9,6 +9,7 @@ use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
 use tokio::time::Instant;
 
 use self::{
+    line::InLine,
     queue::{Entry, Queue},
     waiters::Waiters,
 };
@@ -16,10 +17,15 @@ use super::{
     config::Overflow,
     stats::{Counters, Stats},
 };
-use crate::error::{ConnectionFault, Error};
+use crate::{
+    error::{ConnectionFault, Error},
+    protocol::MAX_REQUEST_LEN,
+};
 
 mod calls;
 mod driving;
+#[cfg_attr(not(feature = "tower"), expect(dead_code, reason = "a service alone keeps places"))]
+mod line;
 mod queue;
 mod waiters;
 
@@ -28,6 +34,8 @@ mod tests;
 
 pub(super) use calls::Submitted;
 pub(super) use driving::Answers;
+#[cfg(feature = "tower")]
+pub(super) use line::PlaceId;
 pub(super) use queue::Kind;
 pub(super) use waiters::{Answer, Progress, Settled, WaiterId};
 
@@ -47,8 +55,10 @@ pub(super) struct Settings {
 pub(super) struct Pipeline {
     settings: Settings,
     queue: Queue,
-    /// Requests for which the queue had no room, in their order.
-    overflow: VecDeque<(Entry, Box<[u8]>)>,
+    /// Those for whom the queue had no room, in their order.
+    overflow: VecDeque<InLine>,
+    /// How many bytes of the queue are kept for requests to come.
+    kept: usize,
     waiters: Waiters,
     next_seq: u64,
     /// How many requests may be in flight at once.
@@ -81,6 +91,7 @@ impl Pipeline {
             settings,
             queue: Queue::default(),
             overflow: VecDeque::new(),
+            kept: 0,
             waiters: Waiters::default(),
             next_seq: 0,
             width: 1,
@@ -104,6 +115,11 @@ impl Pipeline {
         self.counters.stats(in_flight as u64)
     }
 
+    /// How many requests have no outcome yet.
+    pub(super) fn open(&self) -> u64 {
+        self.counters.open()
+    }
+
     /// What callers can see without the lock.
     pub(super) fn settled(&self) -> &Arc<Settled> {
         self.waiters.settled()
@@ -113,18 +129,49 @@ impl Pipeline {
         &mut self.counters
     }
 
-    /// Moves requests into the room that the queue has again.
-    fn admit(&mut self) {
-        while let Some((_, bytes)) = self.overflow.front() {
-            let waiting = self.queue.waiting_len();
-            if waiting > 0 && waiting + bytes.len() > self.settings.max_buffered_bytes {
-                break;
-            }
-            if let Some((entry, bytes)) = self.overflow.pop_front() {
-                let len = self.queue.encode(|queue| queue.extend_from_slice(&bytes));
-                self.queue.push(entry, len);
+    /// Gives those in line the room that the queue has again. Who gets a place is to be woken.
+    fn admit(&mut self, wakers: &mut Vec<Waker>) {
+        while let Some(first) = self.overflow.front() {
+            let next = match first {
+                InLine::Request(_, bytes) if self.has_room(bytes.len()) => Some(0),
+                InLine::Place { .. } if self.has_room_for_place() => Some(0),
+                // Places are kept, perhaps for long, while nothing waits to be sent: who has a request
+                // need not wait for that.
+                InLine::Place { .. } if self.queue.waiting_len() == 0 => {
+                    self.overflow.iter().position(|in_line| in_line.entry().is_some())
+                }
+                _ => None,
+            };
+            match next.and_then(|next| self.overflow.remove(next)) {
+                Some(InLine::Request(entry, bytes)) => {
+                    let len = self.queue.encode(|queue| queue.extend_from_slice(&bytes));
+                    self.queue.push(entry, len);
+                }
+                Some(InLine::Place { waker, .. }) => {
+                    self.kept += MAX_REQUEST_LEN;
+                    wakers.push(waker);
+                }
+                None => break,
             }
         }
+    }
+
+    /// Whether the queue has room for a request of so many bytes. One may always wait, however long it
+    /// is.
+    #[inline]
+    fn has_room(&self, len: usize) -> bool {
+        let waiting = self.queue.waiting_len();
+        waiting == 0 || waiting + self.kept + len <= self.settings.max_buffered_bytes
+    }
+
+    fn has_room_for_place(&self) -> bool {
+        let taken = self.queue.waiting_len() + self.kept;
+        taken == 0 || taken + MAX_REQUEST_LEN <= self.settings.max_buffered_bytes
+    }
+
+    /// Every request that is not settled, in order.
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.queue.entries().chain(self.overflow.iter().filter_map(InLine::entry))
     }
 
     /// Keeps [`Self::due_since`] true after what is in flight has changed.

@@ -19,6 +19,8 @@ use crate::{
 
 mod edges;
 mod events;
+#[cfg(feature = "tower")]
+mod line;
 mod model;
 mod random;
 
@@ -33,6 +35,11 @@ impl Task {
     /// Whether it was woken since the last look.
     fn was_woken(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "tower")]
+    fn is_woken(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

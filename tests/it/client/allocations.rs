@@ -13,6 +13,38 @@ use crate::peer::Network;
 
 #[test]
 fn a_warm_put_allocates_nothing() {
+    assert_eq!(allocated_by(1, async |client| client.put("palm.cpu", 23.7).await.unwrap()), 0);
+}
+
+#[test]
+fn a_warm_put_over_one_of_several_connections_allocates_nothing() {
+    assert_eq!(allocated_by(4, async |client| client.put("palm.cpu", 23.7).await.unwrap()), 0);
+}
+
+#[cfg(feature = "tower")]
+#[test]
+fn a_warm_put_of_a_service_allocates_nothing() {
+    use std::{cell::Cell, future::poll_fn};
+
+    use metrics_client::{MetricsService, Request};
+    use tower::Service;
+
+    for connections in [1, 4] {
+        let kept = Cell::<Option<MetricsService>>::default();
+        let put = Request::put("palm.cpu", 23.7, 1150864247).unwrap();
+        let allocated = allocated_by(connections, async |client| {
+            let mut service = kept.take().unwrap_or_else(|| client.service());
+            poll_fn(|cx| service.poll_ready(cx)).await.unwrap();
+            service.call(put.clone()).await.unwrap();
+            kept.set(Some(service));
+        });
+        assert_eq!(allocated, 0, "{connections} connections");
+    }
+}
+
+/// How many allocations a thousand puts take once as many have been made, over
+/// one of so many connections.
+fn allocated_by(connections: usize, put: impl AsyncFn(&MetricsClient)) -> u64 {
     // The server is on a thread of its own, for allocations are counted by thread.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -25,21 +57,22 @@ fn a_warm_put_allocates_nothing() {
     });
 
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let client = MetricsClient::builder(address).pipelining(Pipelining::On);
-    let client = runtime.block_on(client.connect()).unwrap();
+    let client =
+        MetricsClient::builder(address).pipelining(Pipelining::On).connections(connections);
+    // The one key that there is has the client make one connection.
+    let client = runtime.block_on(async { client.connect_lazy() });
     let puts = |number: usize| {
         runtime.block_on(async {
             for _ in 0..number {
-                client.put("palm.cpu", 23.7).await.unwrap();
+                put(&client).await;
             }
         });
     };
     puts(1000);
     let counted = allocation_counter::measure(|| puts(1000));
-    assert_eq!(counted.count_total, 0, "{counted:?}");
-
     runtime.block_on(client.close()).unwrap();
     server.join().unwrap();
+    counted.count_total
 }
 
 #[test]

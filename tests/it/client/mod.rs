@@ -9,5 +9,8 @@ mod events;
 mod outcomes;
 mod peculiar;
 mod pipelining;
+mod pool;
 mod reconnect;
 mod stream;
+#[cfg(all(unix, feature = "server"))]
+mod unix;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionFault, Error, Pipelining, Point};
+use metrics_client::{ConnectionFault, Delivery, Error, Pipelining, Point};
 use tokio::join;
 
 use crate::peer::Network;
@@ -109,6 +109,25 @@ async fn two_answers_to_one_request_end_the_connection() {
     let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
     put.unwrap();
     network.accept().await;
+}
+
+/// A server that takes a segment for a request answers each of two: the second answer would be the next
+/// caller's.
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_half_a_request_ends_the_connection() {
+    let (mut network, builder) = Network::with_buffer(8);
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let server = async {
+        peer.answer("put a 1.", "ok\n\n").await;
+        peer.expect_end().await;
+    };
+    let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.put_at("b", 2.0, 2), server);
+    for error in [a.unwrap_err(), b.unwrap_err()] {
+        let Error::Connection { fault, delivery } = error else { panic!("{error:?}") };
+        assert!(matches!(*fault, ConnectionFault::Unsolicited));
+        assert_eq!(delivery, Delivery::Unknown);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,6 @@
 //! A network that cuts, resets, stalls, splits and delays.
 
 use std::{
-    future::pending,
     io,
     net::SocketAddr,
     sync::{
@@ -14,39 +13,52 @@ use std::{
 use fastrand::Rng;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink},
     net::{TcpListener, TcpStream},
-    select, time,
+    select,
+    task::{JoinHandle, JoinSet},
+    time,
 };
 
-/// Stands between a client and a server.
+/// Stands between a client and a server, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     is_calm: Arc<AtomicBool>,
+    serving: JoinHandle<()>,
 }
 
 impl Proxy {
-    pub(crate) async fn start(server: SocketAddr, mut rng: Rng) -> Self {
+    pub(crate) async fn start(server: SocketAddr, rng: Rng) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let is_calm = Arc::<AtomicBool>::default();
-        let calm = Arc::clone(&is_calm);
-        tokio::spawn(async move {
-            loop {
-                let (client, _) = listener.accept().await.unwrap();
-                // One after the other: the server sees the order in which the client dialled.
-                let server = TcpStream::connect(server).await.unwrap();
-                let relay = Relay::new(&mut rng, Arc::clone(&calm));
-                tokio::spawn(relay.run(client, server));
-            }
-        });
-        Self { address, is_calm }
+        let serving = tokio::spawn(serve(listener, server, rng, Arc::clone(&is_calm)));
+        Self { address, is_calm, serving }
     }
 
-    /// From now on nothing more happens to a connection that it has not happened to yet.
-    pub(crate) fn calm_down(&self) {
-        self.is_calm.store(true, Ordering::SeqCst);
+    /// While it is calm, nothing more happens to a connection that it has not happened to yet.
+    pub(crate) fn set_calm(&self, is_calm: bool) {
+        self.is_calm.store(is_calm, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, server: SocketAddr, mut rng: Rng, is_calm: Arc<AtomicBool>) {
+    let mut relays = JoinSet::new();
+    loop {
+        let (client, _) = select! {
+            Some(_) = relays.join_next() => continue,
+            accepted = listener.accept() => accepted.unwrap(),
+        };
+        // One after the other: the server sees the order in which the client dialled.
+        let server = TcpStream::connect(server).await.unwrap();
+        relays.spawn(Relay::new(&mut rng, Arc::clone(&is_calm)).run(client, server));
     }
 }
 
@@ -55,7 +67,7 @@ impl Proxy {
 enum Fate {
     Cut,
     Reset,
-    /// Nothing is forwarded any more, in some directions.
+    /// What comes is swallowed, in some directions.
     Stall {
         to_server: bool,
         to_client: bool,
@@ -140,7 +152,9 @@ impl Relay {
                 to.write_all(&piece[..len]).await?;
                 match self.fate {
                     _ if len == piece.len() => {}
-                    Fate::Stall { .. } if is_stalled => pending().await,
+                    Fate::Stall { .. } if is_stalled => {
+                        return copy(&mut from, &mut sink()).await.map(|_| false);
+                    }
                     Fate::Stall { .. } => to.write_all(&piece[len..]).await?,
                     Fate::Cut | Fate::Reset => return Ok(true),
                 }

@@ -317,13 +317,13 @@ fn a_put_sees_without_the_lock_that_it_is_stored_unless_an_error_waits_to_be_tak
     assert!(settled.has_stored(stored));
 }
 
-struct Bench {
-    pipeline: Pipeline,
-    now: Instant,
+pub(super) struct Bench {
+    pub(super) pipeline: Pipeline,
+    pub(super) now: Instant,
     driver: Arc<Task>,
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         request_timeout: 5 * SECOND,
         stall_timeout: 10 * SECOND,
@@ -338,13 +338,13 @@ impl Bench {
         Self::with(settings(), width)
     }
 
-    fn with(settings: Settings, width: usize) -> Self {
+    pub(super) fn with(settings: Settings, width: usize) -> Self {
         let mut pipeline = Pipeline::new(settings);
         pipeline.connected(width);
         Self { pipeline, now: Instant::now(), driver: Arc::default() }
     }
 
-    fn put(&mut self, key: &str) -> WaiterId {
+    pub(super) fn put(&mut self, key: &str) -> WaiterId {
         let submitted = self.pipeline.put(
             key,
             &Numbers::of(Point::new(7, 0.5)),
@@ -354,7 +354,7 @@ impl Bench {
         self.submitted(submitted)
     }
 
-    fn get(&mut self, key: &str) -> WaiterId {
+    pub(super) fn get(&mut self, key: &str) -> WaiterId {
         let submitted =
             self.pipeline.get(&Selector::new(key).unwrap(), Waker::noop().clone(), self.now);
         self.submitted(submitted)
@@ -367,42 +367,47 @@ impl Bench {
     }
 
     /// A batch of one block: `put k 0.5 0`, `put k 0.5 1`, and so on.
-    fn batch(&mut self, len: usize) -> WaiterId {
+    pub(super) fn batch(&mut self, len: usize) -> WaiterId {
         let batch = self.pipeline.begin_batch();
         let puts = (0..len).map(|at| format!("put k 0.5 {at}\n")).collect::<String>();
         self.pipeline.extend_batch(batch, 0, len, puts.as_bytes(), self.now).unwrap();
         batch
     }
 
-    fn abandon(&mut self, waiter: WaiterId) {
+    pub(super) fn abandon(&mut self, waiter: WaiterId) {
         let mut wakers = Vec::new();
         self.pipeline.abandon(waiter, self.now, &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    fn take(&mut self) -> String {
+    pub(super) fn take(&mut self) -> String {
         let mut taken = BytesMut::new();
-        self.pipeline.take(&mut taken, self.now);
+        let mut wakers = Vec::new();
+        self.pipeline.take(&mut taken, self.now, &mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
         String::from_utf8(taken.to_vec()).unwrap()
     }
 
-    fn answer<const N: usize>(&mut self, responses: [Response; N]) {
-        self.pipeline.complete(responses, false, self.now, &mut Vec::new()).unwrap();
+    pub(super) fn answer<const N: usize>(&mut self, responses: [Response; N]) {
+        self.pipeline.complete(responses, false, 0, self.now, &mut Vec::new()).unwrap();
     }
 
     fn lose(&mut self, fault: ConnectionFault) -> usize {
         self.pipeline.disconnected(&Arc::new(fault), &mut Vec::new())
     }
 
-    fn expire(&mut self) -> Option<Instant> {
-        self.pipeline.expire(self.now, &mut Vec::new())
+    pub(super) fn expire(&mut self) -> Option<Instant> {
+        let mut wakers = Vec::new();
+        let next = self.pipeline.expire(self.now, &mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+        next
     }
 
     fn park(&mut self) {
         self.pipeline.park(&Waker::from(Arc::clone(&self.driver)), false);
     }
 
-    fn outcome(&mut self, waiter: WaiterId) -> Option<Outcome> {
+    pub(super) fn outcome(&mut self, waiter: WaiterId) -> Option<Outcome> {
         match self.pipeline.poll(waiter, Waker::noop()).0 {
             Poll::Ready(outcome) => Some(outcome.into()),
             Poll::Pending => None,

@@ -238,7 +238,7 @@ impl World {
 
     fn take(&mut self) {
         let mut taken = BytesMut::new();
-        self.pipeline.take(&mut taken, self.now);
+        self.pipeline.take(&mut taken, self.now, &mut self.wakers);
         let taken = String::from_utf8(taken.to_vec()).unwrap();
         assert_eq!(taken, self.model.take(self.now));
         self.read.extend(taken.lines().map(str::to_string));
@@ -266,7 +266,7 @@ impl World {
             };
         }
         is_violation |= amid && self.model.in_flight() == 0;
-        let completed = self.pipeline.complete(responses, amid, self.now, &mut self.wakers);
+        let completed = self.pipeline.complete(responses, amid, 0, self.now, &mut self.wakers);
         self.wake();
         assert_eq!(completed.is_err(), is_violation, "{completed:?}");
         if let Err(fault) = completed {

@@ -1,0 +1,338 @@
+//! Places in the queue, and the line for them.
+
+use std::collections::VecDeque;
+
+use proptest::{prelude::*, prop_oneof, proptest};
+
+use super::{
+    edges::{Bench, settings},
+    *,
+};
+use crate::{
+    client::pipeline::line::{InLine, PlaceId},
+    protocol::MAX_REQUEST_LEN,
+};
+
+/// A service that wants a place.
+#[derive(Default)]
+struct Service {
+    place: Option<PlaceId>,
+    task: Arc<Task>,
+    /// Whether it has been told to wait.
+    waits: bool,
+}
+
+impl Service {
+    /// Whether it has a place.
+    fn is_ready(&mut self, bench: &mut Bench) -> bool {
+        let waker = Waker::from(Arc::clone(&self.task));
+        match bench.pipeline.poll_place(&mut self.place, &waker).0 {
+            Poll::Ready(Ok(())) => self.waits = false,
+            Poll::Pending => self.waits = true,
+            Poll::Ready(Err(error)) => panic!("{error:?}"),
+        }
+        !self.waits
+    }
+
+    /// Puts `key` in its place.
+    fn put(&mut self, bench: &mut Bench, key: &str) -> WaiterId {
+        let numbers = Numbers::of(Point::new(7, 0.5));
+        let caller = (Waker::noop().clone(), bench.now);
+        let encode = |bytes: &mut BytesMut| numbers.put(bytes, key);
+        let mut wakers = Vec::new();
+        let submitted =
+            bench.pipeline.fill(&mut self.place, Kind::Put, caller, encode, &mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+        assert_eq!(self.place, None);
+        submitted.unwrap().waiter
+    }
+
+    fn leave(&mut self, bench: &mut Bench) {
+        let mut wakers = Vec::new();
+        if let Some(place) = self.place.take() {
+            bench.pipeline.give_back(place, &mut wakers);
+        }
+        self.waits = false;
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A queue for so many places and some bytes more, of which one request may be in flight.
+fn bench(places: usize) -> Bench {
+    let max_buffered_bytes = places * MAX_REQUEST_LEN + MAX_REQUEST_LEN / 2;
+    Bench::with(Settings { max_buffered_bytes, ..settings() }, 1)
+}
+
+/// The longest key there is: its put takes all of a place but a few bytes.
+fn long() -> String {
+    "k".repeat(1024)
+}
+
+#[test]
+fn a_place_is_kept_until_it_is_filled_or_given_back() {
+    let mut bench = bench(2);
+    let [mut one, mut two, mut three] = <[Service; 3]>::default();
+    assert!(one.is_ready(&mut bench) && two.is_ready(&mut bench));
+    assert!(!three.is_ready(&mut bench));
+    assert!(one.is_ready(&mut bench) && two.is_ready(&mut bench), "asked again");
+    one.put(&mut bench, &long());
+    two.leave(&mut bench);
+    assert!(three.task.was_woken());
+    assert!(three.is_ready(&mut bench));
+    assert!(!one.is_ready(&mut bench));
+    bench.take();
+    assert!(one.task.was_woken() && one.is_ready(&mut bench));
+}
+
+#[test]
+fn a_request_is_accepted_in_its_place_also_while_others_wait() {
+    let mut bench = bench(1);
+    let mut service = Service::default();
+    assert!(service.is_ready(&mut bench));
+    // One may always wait, and the other one finds no room.
+    bench.put(&long());
+    bench.put(&long());
+    assert_eq!(bench.pipeline.overflow.len(), 1);
+    service.put(&mut bench, "a");
+    assert_eq!(bench.pipeline.overflow.len(), 1);
+    assert_eq!(bench.pipeline.kept, 0);
+}
+
+#[test]
+fn callers_and_those_who_want_a_place_go_in_the_order_in_which_they_came() {
+    let mut bench = bench(1);
+    let [mut one, mut two] = <[Service; 2]>::default();
+    bench.put(&long());
+    bench.put("small");
+    assert!(!one.is_ready(&mut bench));
+    let behind = bench.put("behind");
+    assert!(!two.is_ready(&mut bench));
+    assert_eq!(bench.pipeline.overflow.len(), 3, "no small request overtakes a place");
+    bench.take();
+    assert!(one.task.was_woken() && !two.task.was_woken());
+    assert!(one.is_ready(&mut bench));
+    assert_eq!(bench.pipeline.in_line(behind_seq(&bench)), None);
+    one.leave(&mut bench);
+    assert!(two.task.was_woken());
+    bench.abandon(behind);
+}
+
+fn behind_seq(bench: &Bench) -> u64 {
+    bench.pipeline.entries().last().unwrap().seq
+}
+
+#[test]
+fn who_holds_a_place_keeps_no_request_waiting_while_nothing_else_waits() {
+    let mut bench = bench(1);
+    let [mut holder, mut other] = <[Service; 2]>::default();
+    assert!(holder.is_ready(&mut bench));
+    assert!(!other.is_ready(&mut bench));
+    for key in ["a", "b", "c"] {
+        let put = bench.put(key);
+        assert_eq!(bench.take(), format!("put {key} 0.5 7\n"));
+        bench.answer([Response::ok()]);
+        assert_eq!(bench.outcome(put), Some(Outcome::Stored));
+    }
+    // Also those who got in line meanwhile.
+    bench.put("d");
+    bench.put(&long());
+    bench.put("e");
+    assert_eq!(bench.pipeline.overflow.len(), 3);
+    for key in ["d", &long(), "e"] {
+        assert_eq!(bench.take(), format!("put {key} 0.5 7\n"));
+        bench.answer([Response::ok()]);
+    }
+    assert!(!other.task.was_woken() && !other.is_ready(&mut bench));
+    holder.leave(&mut bench);
+    assert!(other.task.was_woken() && other.is_ready(&mut bench));
+}
+
+#[test]
+fn a_place_does_not_overtake_a_batch_that_found_no_room() {
+    let mut bench = bench(2);
+    let mut service = Service::default();
+    bench.put(&long());
+    bench.batch(200);
+    assert!(bench.pipeline.has_room_for_place() && !bench.pipeline.overflow.is_empty());
+    assert!(!service.is_ready(&mut bench));
+    bench.take();
+    assert!(!service.task.was_woken(), "the batch has the room");
+}
+
+#[test]
+fn a_queue_that_is_smaller_than_a_place_has_one() {
+    let mut bench = Bench::with(Settings { max_buffered_bytes: 1, ..settings() }, 1);
+    let [mut one, mut two] = <[Service; 2]>::default();
+    assert!(one.is_ready(&mut bench));
+    assert!(!two.is_ready(&mut bench));
+    one.put(&mut bench, "a");
+    assert!(!two.is_ready(&mut bench));
+    bench.take();
+    assert!(two.task.was_woken() && two.is_ready(&mut bench));
+}
+
+#[test]
+fn the_task_that_asked_last_is_woken() {
+    let mut bench = bench(1);
+    let [mut holder, mut other] = <[Service; 2]>::default();
+    assert!(holder.is_ready(&mut bench) && !other.is_ready(&mut bench));
+    let before = std::mem::take(&mut other.task);
+    assert!(!other.is_ready(&mut bench));
+    holder.leave(&mut bench);
+    assert!(other.task.was_woken() && !before.was_woken());
+}
+
+#[test]
+fn whoever_is_late_leaves_the_line_and_the_others_keep_their_order() {
+    let mut bench = bench(1);
+    let mut services = <[Service; 3]>::default();
+    bench.put(&long());
+    let late = bench.put(&long());
+    for service in &mut services {
+        assert!(!service.is_ready(&mut bench));
+        bench.put(&long());
+        bench.now += SECOND;
+    }
+    bench.now += 2 * SECOND;
+    bench.expire();
+    assert_eq!(bench.outcome(late), Some(Outcome::Timeout(Delivery::NotSent)));
+    let seqs = bench.pipeline.overflow.iter().map(InLine::seq).collect::<Vec<_>>();
+    assert!(seqs.is_sorted(), "{seqs:?}");
+    assert!(services[0].is_ready(&mut bench), "the queue is empty");
+    assert!(!services[1].is_ready(&mut bench) && !services[2].is_ready(&mut bench));
+}
+
+#[test]
+fn the_end_tells_those_in_line() {
+    for is_orderly in [true, false] {
+        let mut bench = bench(1);
+        let [mut one, mut two] = <[Service; 2]>::default();
+        assert!(one.is_ready(&mut bench) && !two.is_ready(&mut bench));
+        let mut wakers = Vec::new();
+        if is_orderly {
+            bench.pipeline.close();
+            bench.pipeline.dismiss(&mut wakers);
+        } else {
+            bench.pipeline.end(None, &mut wakers);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+        assert!(two.task.was_woken());
+        for service in [&mut one, &mut two] {
+            let (told, _) = bench.pipeline.poll_place(&mut service.place, Waker::noop());
+            assert!(matches!(told, Poll::Ready(Err(Error::Closed { .. }))), "{told:?}");
+        }
+        one.leave(&mut bench);
+        two.leave(&mut bench);
+        assert_eq!(bench.pipeline.kept, 0);
+    }
+}
+
+/// What may happen around a queue.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// One of the services asks for a place.
+    Ask(usize),
+    /// Fills it, if it has one, with a request of about so many bytes.
+    Fill(usize, usize),
+    Leave(usize),
+    /// A caller puts about so many bytes.
+    Put(usize),
+    /// The caller who has waited longest goes.
+    Abandon,
+    Take,
+    Answer,
+    /// So many seconds pass.
+    Wait(u32),
+}
+
+const SERVICES: usize = 6;
+
+fn event() -> impl Strategy<Value = Event> {
+    let service = 0..SERVICES;
+    prop_oneof![
+        4 => service.clone().prop_map(Event::Ask),
+        3 => (service.clone(), 1_usize..1024).prop_map(|(service, len)| Event::Fill(service, len)),
+        1 => service.prop_map(Event::Leave),
+        3 => (1_usize..1024).prop_map(Event::Put),
+        1 => Just(Event::Abandon),
+        3 => Just(Event::Take),
+        3 => Just(Event::Answer),
+        1 => (1_u32..4).prop_map(Event::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_place_is_lost_or_had_twice_and_whoever_gets_one_is_woken(
+        limit in 1_usize..6000,
+        events in proptest::collection::vec(event(), 1..200),
+    ) {
+        let mut bench = Bench::with(Settings { max_buffered_bytes: limit, ..settings() }, 1);
+        let mut services = <[Service; SERVICES]>::default();
+        let mut calls = VecDeque::new();
+        for event in events {
+            match event {
+                Event::Ask(service) => _ = services[service].is_ready(&mut bench),
+                Event::Fill(service, len) => {
+                    let service = &mut services[service];
+                    if service.place.is_some() && service.is_ready(&mut bench) {
+                        calls.push_back(service.put(&mut bench, &"k".repeat(len)));
+                    }
+                }
+                Event::Leave(service) => services[service].leave(&mut bench),
+                Event::Put(len) => calls.push_back(bench.put(&"k".repeat(len))),
+                Event::Abandon => calls.pop_front().into_iter().for_each(|call| bench.abandon(call)),
+                Event::Take => _ = bench.take(),
+                Event::Answer if bench.pipeline.in_flight() > 0 => bench.answer([Response::ok()]),
+                Event::Answer => {}
+                Event::Wait(seconds) => {
+                    bench.now += seconds * SECOND;
+                    bench.expire();
+                }
+            }
+            check(&bench.pipeline, &mut services);
+        }
+        // Whoever is in line gets there once the others have gone.
+        services.iter_mut().filter(|service| !service.waits).for_each(|service| service.leave(&mut bench));
+        for round in 0.. {
+            let waiting = services.iter().filter(|service| service.waits).count();
+            if waiting == 0 && bench.pipeline.open() == 0 {
+                break;
+            }
+            assert!(round < 500, "{waiting} services wait for ever");
+            bench.take();
+            if bench.pipeline.in_flight() > 0 {
+                bench.answer([Response::ok()]);
+            }
+            let woken = services.iter_mut().filter(|service| service.task.was_woken());
+            woken.for_each(|service| service.leave(&mut bench));
+        }
+        assert_eq!(bench.pipeline.kept, 0);
+        assert!(bench.pipeline.overflow.is_empty());
+    }
+}
+
+fn check(pipeline: &Pipeline, services: &mut [Service]) {
+    let limit = pipeline.settings.max_buffered_bytes;
+    let has_place = |service: &Service| {
+        service.place.as_ref().is_some_and(|place| pipeline.in_line(place.seq()).is_none())
+    };
+    let held = services.iter().filter(|service| has_place(service)).count();
+    assert_eq!(pipeline.kept, held * MAX_REQUEST_LEN);
+    assert!(pipeline.kept <= limit.max(MAX_REQUEST_LEN));
+    let waiting = pipeline.queue.waiting_len();
+    assert!(waiting + pipeline.kept <= limit.max(MAX_REQUEST_LEN) + MAX_REQUEST_LEN);
+    for service in services.iter().filter(|service| service.waits && has_place(service)) {
+        assert!(service.task.is_woken(), "a service sleeps on its place");
+    }
+    assert!(pipeline.overflow.iter().map(InLine::seq).is_sorted());
+    let is_waiting = pipeline.overflow.iter().any(|in_line| in_line.entry().is_some());
+    assert!(!is_waiting || waiting > 0, "nothing would admit the request");
+    let can_go = pipeline.overflow.front().is_some_and(|first| match first {
+        InLine::Request(_, bytes) => pipeline.has_room(bytes.len()),
+        InLine::Place { .. } => pipeline.has_room_for_place(),
+    });
+    assert!(!can_go, "there is room, and someone in line for it");
+}

@@ -1,0 +1,154 @@
+//! Places in the queue, kept before it is known for which request.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::{
+    MetricsClient,
+    pipeline::{Answer, Kind, PlaceId},
+    shared::{Call, Shared, wake_all},
+};
+use crate::{
+    error::Error,
+    metric::{Metrics, Sample},
+    protocol::{NotFinite, Numbers, Request, encode_get},
+};
+
+/// A place in the queue of each connection, or on the way to that. What is dropped is given back.
+///
+/// One is had after the other, always in the same order, so that no two of these wait for what the
+/// other one has.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    places: Vec<Place>,
+    /// Whether there is one in each queue.
+    complete: bool,
+}
+
+/// A place in the queue of one connection.
+#[derive(Debug)]
+struct Place {
+    shared: Arc<Shared>,
+    /// `None` before it was asked for, and once it has been used.
+    id: Option<PlaceId>,
+}
+
+/// A request that was called for, and the wait for its answer. It is sent when it is first polled.
+pub(crate) struct Calling {
+    request: Option<(Request, Place)>,
+    call: Call<Arc<Shared>>,
+    /// Keeps the client open; dropped last.
+    _client: MetricsClient,
+}
+
+impl Places {
+    /// Ready when there is a place in each queue.
+    pub(crate) fn poll(
+        &mut self,
+        client: &MetricsClient,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        for (number, shared) in client.handle.pool.all().iter().enumerate() {
+            if number == self.places.len() {
+                self.places.push(Place { shared: Arc::clone(shared), id: None });
+            }
+            if let Err(error) = ready!(self.places[number].poll(cx)) {
+                *self = Self::default();
+                return Poll::Ready(Err(error));
+            }
+        }
+        self.complete = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Calls for a request, which takes its place; the other ones are given back. Without places it
+    /// gets in line as any other does.
+    pub(crate) fn call(&mut self, client: &MetricsClient, request: Request) -> Calling {
+        let pool = &client.handle.pool;
+        let (kind, shared) = match &request {
+            Request::Put(Sample { key, .. }) => (Kind::Put, pool.of(key)),
+            Request::Get(selector) => (Kind::Get, pool.for_get(selector)),
+        };
+        let mut place = Place { shared: Arc::clone(shared), id: None };
+        if std::mem::take(&mut self.complete) {
+            for mut kept in self.places.drain(..) {
+                if Arc::ptr_eq(&kept.shared, shared) {
+                    place.id = kept.id.take();
+                }
+            }
+        }
+        let call = Call::new(Arc::clone(shared), kind);
+        Calling { request: Some((request, place)), call, _client: client.clone() }
+    }
+}
+
+impl Place {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        let (granted, _unneeded) = self.shared.pipeline().poll_place(&mut self.id, cx.waker());
+        granted
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let mut wakers = Vec::new();
+            let _unneeded = self.shared.pipeline().give_back(id, &mut wakers);
+            wake_all(&mut wakers);
+        }
+    }
+}
+
+impl Calling {
+    fn send(&mut self, request: &Request, place: Place, cx: &Context<'_>) -> Result<(), Error> {
+        match request {
+            Request::Put(Sample { key, point }) => {
+                NotFinite::check(key, point.value)?;
+                let numbers = Numbers::of(*point);
+                self.fill(place, Kind::Put, cx, |bytes| numbers.put(bytes, key))
+            }
+            Request::Get(selector) => {
+                self.fill(place, Kind::Get, cx, |bytes| encode_get(bytes, selector))
+            }
+        }
+    }
+
+    fn fill(
+        &mut self,
+        mut place: Place,
+        kind: Kind,
+        cx: &Context<'_>,
+        encode: impl FnOnce(&mut BytesMut),
+    ) -> Result<(), Error> {
+        let Place { shared, id } = &mut place;
+        let (caller, mut wakers) = ((cx.waker().clone(), Instant::now()), Vec::new());
+        let submitted = shared.pipeline().fill(id, kind, caller, encode, &mut wakers);
+        wake_all(&mut wakers);
+        self.call.begin(submitted?);
+        Ok(())
+    }
+}
+
+impl Future for Calling {
+    type Output = Result<Metrics, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some((request, place)) = self.request.take() {
+            return match self.send(&request, place, cx) {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            };
+        }
+        self.call.poll(cx).map_ok(|answer| match answer {
+            Answer::Found(metrics) => metrics,
+            Answer::Stored => Metrics::new(),
+        })
+    }
+}

@@ -1,0 +1,144 @@
+//! The client as a [`tower`](https://docs.rs/tower) service.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tower_service::Service;
+
+use crate::{
+    client::{Calling, MetricsClient, Places},
+    error::Error,
+    metric::Metrics,
+    protocol::Request,
+};
+
+/// A [`MetricsClient`] as a [`Service`]; made by [`MetricsClient::service`].
+///
+/// It takes a [`Request`] and answers with [`Metrics`], which are empty for a put.
+///
+/// It is ready when a place in the client's queue is kept for it: 1,075 bytes, the most that a request
+/// takes, of [`max_buffered_bytes`](crate::ClientBuilder::max_buffered_bytes). Until then it waits in
+/// one line with the callers of the client; those who came first go first, except that who holds a
+/// place without using it keeps no caller of the client waiting while nothing else waits to be sent. Once it
+/// is ready, the next call goes straight to the queue, whatever
+/// [`overflow`](crate::ClientBuilder::overflow) says. So `load_shed` sheds exactly those for whom the
+/// queue has no room.
+///
+/// The place is this service's own, which is why the client itself is no service: a clone has none, and who
+/// drops a service, or a future that has not been polled, gives back what it held. With
+/// [several connections](crate::ClientBuilder::connections) it has to have a place for each, for any of them
+/// may be the one of the key, until it is called.
+///
+/// ```
+/// # #[cfg(feature = "server")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower::BoxError> {
+/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let address = server.local_addr();
+/// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+/// use std::time::Duration;
+/// use metrics_client::{MetricsClient, Request};
+/// use tower::{Service, ServiceBuilder, ServiceExt};
+///
+/// let client = MetricsClient::connect(address).await?;
+/// let mut service = ServiceBuilder::new()
+///     .load_shed()
+///     .concurrency_limit(64)
+///     .timeout(Duration::from_secs(1))
+///     .service(client.service());
+///
+/// let put = Request::put("palm.cpu", 23.7, 1150864247)?;
+/// service.ready().await?.call(put).await?;
+/// let metrics = service.ready().await?.call(Request::get("palm.cpu")?).await?;
+/// assert_eq!(metrics.points("palm.cpu")[0].value, 23.7);
+/// # Ok(()) }
+/// # #[cfg(not(feature = "server"))] fn main() {}
+/// ```
+pub struct MetricsService {
+    client: MetricsClient,
+    places: Places,
+}
+
+impl MetricsClient {
+    /// This client as a [`tower`](https://docs.rs/tower) service.
+    #[must_use]
+    pub fn service(&self) -> MetricsService {
+        MetricsService { client: self.clone(), places: Places::default() }
+    }
+}
+
+impl MetricsService {
+    /// The client beneath, for what is no request and one answer.
+    #[must_use]
+    pub fn client(&self) -> &MetricsClient {
+        &self.client
+    }
+}
+
+impl Service<Request> for MetricsService {
+    type Response = Metrics;
+    type Error = Error;
+    type Future = ResponseFuture;
+
+    /// Ready when a place in the queue is kept for the next call.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the client is closed.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.places.poll(&self.client, cx)
+    }
+
+    /// Calls for a request, which is sent once the future is polled. Its deadline counts from then.
+    ///
+    /// Without having been ready it does not panic: the request then waits for room, or fails, as
+    /// [`MetricsClient`]'s own calls do.
+    fn call(&mut self, request: Request) -> ResponseFuture {
+        ResponseFuture { calling: self.places.call(&self.client, request) }
+    }
+}
+
+/// A clone holds no place in the queue.
+impl Clone for MetricsService {
+    fn clone(&self) -> Self {
+        self.client.service()
+    }
+}
+
+impl fmt::Debug for MetricsService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsService").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+/// The wait for the answer to one [call](MetricsService) of a service.
+///
+/// # Errors
+///
+/// As [`MetricsClient::put_at`] and [`MetricsClient::get`] have it.
+///
+/// # Cancel safety
+///
+/// Dropped before its request was sent, it withdraws it; later, it leaves open whether a value is
+/// stored. No other call is touched.
+#[must_use = "nothing is sent before it is polled"]
+pub struct ResponseFuture {
+    calling: Calling,
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Metrics, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.calling).poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,324 @@
+//! What has happened in a simulation, in its order, and whether it may have.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use metrics_client::{Delivery, Error, Metrics, Sample, store::PutBatch};
+
+/// A place in the order of all events. A simulation runs on one thread, so there is one order.
+pub(super) type Moment = usize;
+
+/// Which put wrote the value of each key and second.
+pub(super) type Series = BTreeMap<String, BTreeMap<i64, PutId>>;
+
+pub(super) type PutId = usize;
+
+/// How the log's lines are told apart that say what must not have happened.
+pub(super) const VIOLATION: &str = "VIOLATION";
+
+pub(super) type Shared = Arc<Mutex<History>>;
+
+/// Every event of a simulation, as its own record for the judge and as a line for whoever reads it.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub(super) log: Vec<String>,
+    /// The time, where no simulated host is running.
+    pub(super) now: Duration,
+    pub(super) puts: Vec<Put>,
+    pub(super) applied: Vec<Applied>,
+    pub(super) connections: BTreeMap<SocketAddr, Connection>,
+    pub(super) stored: Series,
+    /// What must not have happened.
+    pub(super) violations: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Put {
+    pub(super) client: usize,
+    pub(super) agent: usize,
+    pub(super) sample: Sample,
+    pub(super) begun: Moment,
+    pub(super) ended: Option<(Moment, Outcome)>,
+}
+
+/// What a caller knows of its put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Acknowledged,
+    Rejected,
+    NotSent,
+    /// Sent, or its future was dropped.
+    Unknown,
+}
+
+/// A put was carried out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Applied {
+    pub(super) put: PutId,
+    pub(super) connection: SocketAddr,
+    pub(super) at: Moment,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) client: usize,
+    pub(super) made: Moment,
+    /// When the client dropped its end.
+    pub(super) given_up: Option<Moment>,
+}
+
+/// What was stored when a get began.
+#[derive(Debug)]
+pub(super) struct Reading {
+    key: Option<String>,
+    stored: Series,
+    applied: usize,
+}
+
+impl From<&Result<(), Error>> for Outcome {
+    fn from(result: &Result<(), Error>) -> Self {
+        match result.as_ref().map_err(Error::delivery) {
+            Ok(()) => Self::Acknowledged,
+            Err(Delivery::NotSent) => Self::NotSent,
+            Err(Delivery::Rejected) => Self::Rejected,
+            Err(_) => Self::Unknown,
+        }
+    }
+}
+
+impl History {
+    /// Writes down that something happens now.
+    pub(super) fn note(&mut self, event: impl Display) -> Moment {
+        let now = turmoil::sim_elapsed().unwrap_or(self.now);
+        self.log.push(format!("{:>6} {event}", now.as_millis()));
+        self.log.len()
+    }
+
+    /// Writes down what must not happen.
+    pub(super) fn violation(&mut self, what: impl Display) {
+        self.note(format_args!("{VIOLATION}: {what}"));
+        self.violations.push(what.to_string());
+    }
+
+    /// A put begins. Its value says which it is.
+    pub(super) fn begin_put(
+        &mut self,
+        (client, agent): (usize, usize),
+        key: &str,
+        timestamp: i64,
+    ) -> (PutId, Sample) {
+        let put = self.puts.len();
+        // Short decimals, long ones and whole numbers take different ways through the codecs.
+        let value = put as f64 + [0.0, 0.5, 1.0 / 3.0, 0.1][put % 4];
+        let sample = Sample::new(key, value, timestamp).unwrap();
+        let begun = self.note(format_args!("{client}.{agent} puts {put}: {key} at {timestamp}"));
+        self.puts.push(Put { client, agent, sample: sample.clone(), begun, ended: None });
+        (put, sample)
+    }
+
+    pub(super) fn end_put(&mut self, put: PutId, outcome: Outcome) {
+        let ended = self.note(format_args!("put {put} ends: {outcome:?}"));
+        self.puts[put].ended = Some((ended, outcome));
+    }
+
+    pub(super) fn connected(&mut self, client: usize, address: SocketAddr, server: &str) {
+        let made = self.note(format_args!("client {client} connects to {server} as {address}"));
+        self.connections.insert(address, Connection { client, made, given_up: None });
+    }
+
+    pub(super) fn gave_up(&mut self, address: SocketAddr) {
+        let moment = self.note(format_args!("{address} is dropped"));
+        if let Some(connection) = self.connections.get_mut(&address) {
+            connection.given_up = Some(moment);
+        }
+    }
+
+    /// The store carries out a batch that came over a connection, all of it at this moment.
+    pub(super) fn apply(&mut self, connection: SocketAddr, puts: &PutBatch) {
+        let ids = puts
+            .iter()
+            .filter_map(|(key, point)| self.identify(key, point.timestamp, point.value))
+            .collect::<Vec<_>>();
+        let at = self.note(format_args!("{connection} stores {ids:?}"));
+        for put in ids {
+            let sample = &self.puts[put].sample;
+            replace(&mut self.stored, sample, put);
+            self.applied.push(Applied { put, connection, at });
+        }
+    }
+
+    /// A get begins, of a key or of all.
+    pub(super) fn begin_get(&mut self, who: (usize, usize), key: Option<&str>) -> Reading {
+        self.note(format_args!("{}.{} gets {}", who.0, who.1, key.unwrap_or("*")));
+        Reading {
+            key: key.map(str::to_string),
+            stored: self.stored.clone(),
+            applied: self.applied.len(),
+        }
+    }
+
+    /// A get has found this: was it ever true since it began?
+    pub(super) fn end_get(&mut self, reading: Reading, found: &Metrics) {
+        self.note(format_args!("a get has found {} points", found.point_count()));
+        let series = self.series(found);
+        let Reading { key, mut stored, applied } = reading;
+        let is_wanted = |name: &str| key.as_deref().is_none_or(|key| key == name);
+        stored.retain(|name, _| is_wanted(name));
+        let mut was_true = stored == series;
+        for batch in self.applied[applied..].chunk_by(|one, next| one.at == next.at) {
+            for applied in batch {
+                let sample = &self.puts[applied.put].sample;
+                if is_wanted(&sample.key) {
+                    replace(&mut stored, sample, applied.put);
+                }
+            }
+            was_true |= stored == series;
+        }
+        if !was_true {
+            self.violation(format_args!("never true while {key:?} was read: {series:?}"));
+        }
+    }
+
+    /// Which puts wrote these points.
+    pub(super) fn series(&mut self, found: &Metrics) -> Series {
+        let mut series = Series::new();
+        for (key, points) in found {
+            for point in points {
+                if let Some(put) = self.identify(key, point.timestamp, point.value) {
+                    series.entry(key.to_string()).or_default().insert(point.timestamp, put);
+                }
+            }
+        }
+        series
+    }
+
+    /// Which put wrote this, if there is one that can have.
+    fn identify(&mut self, key: &str, timestamp: i64, value: f64) -> Option<PutId> {
+        let id = value as PutId;
+        let known = self.puts.get(id).is_some_and(|Put { sample, .. }| {
+            (&*sample.key, sample.point.timestamp, sample.point.value) == (key, timestamp, value)
+        });
+        if !known {
+            self.violation(format_args!("nobody has put {key} {value} {timestamp}"));
+        }
+        known.then_some(id)
+    }
+
+    /// Holds everything that has happened against what was promised. `retries` says of each client
+    /// whether it may send a put again.
+    pub(super) fn judge(&mut self, retries: &[bool]) {
+        let mut violations = Vec::new();
+        self.judge_applied(retries, &mut violations);
+        self.judge_order(&mut violations);
+        self.judge_outcomes(&mut violations);
+        self.judge_last(&mut violations);
+        violations.into_iter().for_each(|violation| self.violation(violation));
+    }
+
+    /// A put is carried out over a connection of its client that was there before
+    /// it ended, once for each, and more than once only if that was allowed.
+    fn judge_applied(&self, retries: &[bool], violations: &mut Vec<String>) {
+        let mut known = BTreeSet::new();
+        let mut before = BTreeSet::new();
+        for applied in &self.applied {
+            let &Applied { put: id, connection: address, at } = applied;
+            let (put, connection) = (&self.puts[id], &self.connections[&address]);
+            if put.client != connection.client {
+                violations.push(format!("put {id} came over another client's connection"));
+            }
+            if !known.insert((id, address)) {
+                violations.push(format!("put {id} came twice over one connection"));
+            }
+            if !before.insert(id) && !retries[put.client] {
+                violations.push(format!("put {id} came twice, against its client's orders"));
+            }
+            if let Some((ended, outcome)) = put.ended {
+                if outcome == Outcome::NotSent {
+                    violations.push(format!("put {id} was not sent, and came"));
+                }
+                let was_sent_again =
+                    retries[put.client] && connection.given_up.is_some_and(|moment| moment < ended);
+                if outcome == Outcome::Rejected && !was_sent_again {
+                    violations.push(format!("put {id} was refused, and came"));
+                }
+                if connection.made > ended {
+                    violations.push(format!("put {id} was sent again after it had ended"));
+                }
+                if outcome == Outcome::Acknowledged && at > ended && !self.is_straggler(applied) {
+                    violations.push(format!("put {id} came again after it was acknowledged"));
+                }
+            }
+        }
+    }
+
+    /// Over one connection the puts of an agent come in the order in which it made them.
+    fn judge_order(&self, violations: &mut Vec<String>) {
+        let mut last = BTreeMap::new();
+        for &Applied { put, connection, .. } in &self.applied {
+            let before = last.insert((connection, self.puts[put].agent), put);
+            if let Some(before) = before.filter(|&before| before > put) {
+                violations.push(format!("put {put} came after {before} over one connection"));
+            }
+        }
+    }
+
+    /// Every put has ended, and what was acknowledged had been carried out meanwhile.
+    fn judge_outcomes(&self, violations: &mut Vec<String>) {
+        let mut applied = BTreeMap::<PutId, Vec<Moment>>::new();
+        for &Applied { put, at, .. } in &self.applied {
+            applied.entry(put).or_default().push(at);
+        }
+        for (id, put) in self.puts.iter().enumerate() {
+            let Some((ended, outcome)) = put.ended else {
+                violations.push(format!("put {id} has never ended"));
+                continue;
+            };
+            let moments = applied.get(&id).map_or(&[][..], Vec::as_slice);
+            let meanwhile = moments.iter().any(|at| (put.begun..ended).contains(at));
+            if outcome == Outcome::Acknowledged && !meanwhile {
+                violations.push(format!("put {id} was acknowledged, and is lost"));
+            }
+        }
+    }
+
+    /// What stands for a key and second in the end is not older than a put that was acknowledged,
+    /// unless it came late: over a connection that its client had given up, or, with another
+    /// client's put acknowledged meanwhile, from one who was told that its fate is unknown.
+    fn judge_last(&self, violations: &mut Vec<String>) {
+        let last =
+            self.applied.iter().map(|applied| (applied.put, applied)).collect::<BTreeMap<_, _>>();
+        for (key, points) in &self.stored {
+            for (&timestamp, &id) in points {
+                let put = &self.puts[id];
+                let newer = self.puts.iter().enumerate().find(|(_, newer)| {
+                    let sample = &newer.sample;
+                    (&*sample.key, sample.point.timestamp) == (key, timestamp)
+                        && matches!(newer.ended, Some((_, Outcome::Acknowledged)))
+                        && put.ended.is_some_and(|(ended, outcome)| {
+                            ended < newer.begun
+                                && (put.client == newer.client || outcome == Outcome::Acknowledged)
+                        })
+                });
+                if let Some((newer, _)) = newer
+                    && !self.is_straggler(last[&id])
+                {
+                    violations.push(format!("put {newer} was acknowledged, and {id} is there"));
+                }
+            }
+        }
+    }
+
+    /// Whether it came over a connection that its client had given up: then nobody can tell when.
+    fn is_straggler(&self, applied: &Applied) -> bool {
+        self.connections[&applied.connection].given_up.is_some_and(|moment| moment < applied.at)
+    }
+}
+
+fn replace(series: &mut Series, sample: &Sample, put: PutId) {
+    series.entry(sample.key.to_string()).or_default().insert(sample.point.timestamp, put);
+}

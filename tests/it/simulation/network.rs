@@ -1,0 +1,194 @@
+//! The network as client and server see it: names, connections, and a store behind the servers.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use metrics_client::{
+    Connector, MemoryStore, Selector, Store,
+    server::{Limits, serve_connection},
+    store::{MemorySnapshot, PutBatch, StoreError},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time,
+};
+use turmoil::net::{TcpListener, TcpStream};
+
+use super::history;
+
+/// The hosts that serve. One store is behind both.
+pub(super) const SERVERS: [&str; 2] = ["north", "south"];
+
+const PORT: u16 = 8888;
+
+/// What can change about the world besides the network between its hosts.
+#[derive(Debug)]
+pub(super) struct Conditions {
+    /// Which server the clients' name for it leads to; none if it is unknown.
+    pub(super) server: Option<usize>,
+    /// How long a name takes to be resolved at most.
+    pub(super) resolving: Duration,
+    /// How long the store takes before and after it does something at most.
+    pub(super) storing: Duration,
+    /// How often the store fails, of a hundred times.
+    pub(super) failing: u32,
+}
+
+impl Conditions {
+    pub(super) const FINE: Self =
+        Self { server: Some(0), resolving: Duration::ZERO, storing: Duration::ZERO, failing: 0 };
+}
+
+/// What all hosts of a simulation share, behind the network's back.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) history: history::Shared,
+    pub(super) conditions: Arc<Mutex<Conditions>>,
+    pub(super) store: Arc<MemoryStore>,
+    /// The most bytes that one write moves, at either end.
+    pub(super) segment: usize,
+}
+
+impl World {
+    pub(super) fn new(segment: usize) -> Self {
+        Self {
+            history: history::Shared::default(),
+            conditions: Arc::new(Mutex::new(Conditions::FINE)),
+            store: Arc::default(),
+            segment,
+        }
+    }
+
+    /// Serves as a host of the simulation.
+    pub(super) async fn serve(self, limits: Limits) -> turmoil::Result {
+        let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+        loop {
+            let (io, peer) = listener.accept().await?;
+            let store = Witness { world: self.clone(), connection: peer };
+            let io = Stream { io, segment: self.segment, owner: None };
+            tokio::spawn(serve_connection(io, store, limits));
+        }
+    }
+
+    async fn pause(&self, longest: impl Fn(&Conditions) -> Duration) {
+        let longest = longest(&self.conditions.lock().unwrap());
+        if longest > Duration::ZERO {
+            time::sleep(longest.mul_f64(fastrand::f64())).await;
+        }
+    }
+}
+
+/// How one client dials: it resolves the name anew each time.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    pub(super) world: World,
+    pub(super) client: usize,
+}
+
+impl Connector for Dialer {
+    type Io = Stream;
+
+    async fn connect(&self, name: &str) -> io::Result<Stream> {
+        self.world.pause(|conditions| conditions.resolving).await;
+        let answer = self.world.conditions.lock().unwrap().server;
+        let Some(server) = answer.map(|server| SERVERS[server]) else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{name} is unknown")));
+        };
+        let io = TcpStream::connect((server, PORT)).await?;
+        let address = io.local_addr()?;
+        let history = Arc::clone(&self.world.history);
+        history.lock().unwrap().connected(self.client, address, server);
+        Ok(Stream { io, segment: self.world.segment, owner: Some((history, address)) })
+    }
+}
+
+/// A connection whose writes go out in pieces, and whose client's end tells when it is dropped.
+#[derive(Debug)]
+pub(super) struct Stream {
+    io: TcpStream,
+    segment: usize,
+    owner: Option<(history::Shared, SocketAddr)>,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let len = bytes.len().min(fastrand::usize(1..=self.segment));
+        Pin::new(&mut self.io).poll_write(cx, &bytes[..len])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // A lock is poisoned only where a panic has ended the simulation already.
+        if let Some((history, address)) = self.owner.take()
+            && let Ok(mut history) = history.lock()
+        {
+            history.gave_up(address);
+        }
+    }
+}
+
+/// The store as one connection reaches it: it writes down what happens, takes its time, and fails.
+#[derive(Debug)]
+struct Witness {
+    world: World,
+    connection: SocketAddr,
+}
+
+impl Store for Witness {
+    type Snapshot = MemorySnapshot;
+
+    async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
+        self.world.pause(|conditions| conditions.storing).await;
+        self.fail()?;
+        self.world.store.apply(puts).await?;
+        self.world.history.lock().unwrap().apply(self.connection, puts);
+        self.world.pause(|conditions| conditions.storing).await;
+        Ok(())
+    }
+
+    async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
+        self.world.pause(|conditions| conditions.storing).await;
+        self.fail()?;
+        let snapshot = self.world.store.get(selector).await;
+        self.world.pause(|conditions| conditions.storing).await;
+        snapshot
+    }
+}
+
+impl Witness {
+    fn fail(&self) -> Result<(), StoreError> {
+        if fastrand::u32(..100) < self.world.conditions.lock().unwrap().failing {
+            return Err(StoreError::new("disk full"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! What goes wrong between the hosts, and with them, until it is over.
+
+use std::{fmt::Display, time::Duration};
+
+use turmoil::Sim;
+
+use super::network::{Conditions, SERVERS, World};
+
+/// Faults of one simulation: each kind that it has comes again and again, and passes.
+#[derive(Debug)]
+pub(super) struct Weather {
+    world: World,
+    clients: Vec<String>,
+    kinds: Vec<Fault>,
+    /// How long faults last at most.
+    longest: Duration,
+    /// How long it stays as it is between two of them at most.
+    pause: Duration,
+    next: Duration,
+    /// What passes, and when.
+    passing: Vec<(Cure, Duration)>,
+    /// When all is over.
+    until: Duration,
+    is_over: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// A client and a server lose all that is on its way between them and that they send.
+    Partition,
+    /// The same, in one direction: to the server, or back.
+    LossThere,
+    LossBack,
+    /// What is on its way stays there, and comes when this is over.
+    Hold,
+    /// A server's process ends, and comes again.
+    Crash,
+    /// A server's host is gone without a word, and comes again.
+    PowerLoss,
+    /// A server's process ends, and there is another at once.
+    Restart,
+    /// Some messages are lost at random.
+    Drizzle,
+    /// Messages take long, each as long as it will.
+    Latency,
+    /// The name leads to the other server.
+    Move,
+    NameUnknown,
+    NameSlow,
+    StoreSlow,
+    StoreFails,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cure {
+    Link { client: usize, server: usize },
+    Server(usize),
+    Loss,
+    Latency,
+    Name,
+    Resolving,
+    Storing,
+    Failing,
+}
+
+const ALL: [Fault; 14] = [
+    Fault::Partition,
+    Fault::LossThere,
+    Fault::LossBack,
+    Fault::Hold,
+    Fault::Crash,
+    Fault::PowerLoss,
+    Fault::Restart,
+    Fault::Drizzle,
+    Fault::Latency,
+    Fault::Move,
+    Fault::NameUnknown,
+    Fault::NameSlow,
+    Fault::StoreSlow,
+    Fault::StoreFails,
+];
+
+/// How long a message takes at most while nothing is wrong.
+pub(super) const LATENCY: Duration = Duration::from_millis(4);
+
+impl Weather {
+    /// Some kinds of faults, not all: where everything goes wrong, little comes far.
+    pub(super) fn new(world: World, clients: Vec<String>, until: Duration) -> Self {
+        let count = fastrand::usize(1..=5);
+        let millis = |range| Duration::from_millis(fastrand::u64(range));
+        Self {
+            world,
+            clients,
+            kinds: fastrand::choose_multiple(ALL, count),
+            longest: millis(50..1500),
+            pause: millis(10..600),
+            next: Duration::ZERO,
+            passing: Vec::new(),
+            until,
+            is_over: false,
+        }
+    }
+
+    pub(super) fn kinds(&self) -> String {
+        format!("{:?}", self.kinds)
+    }
+
+    /// Does what is due now.
+    pub(super) fn pass(&mut self, sim: &mut Sim<'_>) {
+        let now = sim.elapsed();
+        self.world.history.lock().unwrap().now = now;
+        if self.is_over {
+            return;
+        }
+        if now >= self.until {
+            self.end(sim);
+            return;
+        }
+        let passed = self.passing.extract_if(.., |(_, at)| *at <= now).collect::<Vec<_>>();
+        for (cure, _) in passed {
+            self.cure(sim, cure);
+        }
+        if now >= self.next {
+            self.next = now + self.pause.mul_f64(fastrand::f64());
+            let fault = self.kinds[fastrand::usize(..self.kinds.len())];
+            let until = now + self.longest.mul_f64(fastrand::f64());
+            self.strike(sim, fault, until);
+        }
+    }
+
+    fn strike(&mut self, sim: &mut Sim<'_>, fault: Fault, until: Duration) {
+        let (client, server) =
+            (fastrand::usize(..self.clients.len()), fastrand::usize(..SERVERS.len()));
+        let cure = match fault {
+            Fault::Partition | Fault::LossThere | Fault::LossBack | Fault::Hold => {
+                Cure::Link { client, server }
+            }
+            Fault::Crash | Fault::PowerLoss | Fault::Restart => Cure::Server(server),
+            Fault::Drizzle => Cure::Loss,
+            Fault::Latency => Cure::Latency,
+            Fault::Move | Fault::NameUnknown => Cure::Name,
+            Fault::NameSlow => Cure::Resolving,
+            Fault::StoreSlow => Cure::Storing,
+            Fault::StoreFails => Cure::Failing,
+        };
+        // One at a time: turmoil's faults of one link do not mix.
+        if self.passing.iter().any(|(passing, _)| *passing == cure) {
+            return;
+        }
+        self.note(format_args!("{fault:?}: {cure:?}"));
+        self.passing.push((cure, until));
+        let (peer, host) = (&*self.clients[client], SERVERS[server]);
+        match fault {
+            Fault::Partition => sim.partition(peer, host),
+            Fault::LossThere => sim.partition_oneway(peer, host),
+            Fault::LossBack => sim.partition_oneway(host, peer),
+            Fault::Hold => sim.hold(peer, host),
+            Fault::Crash => sim.crash(host),
+            Fault::PowerLoss => {
+                // Nobody hears of it: what the host's end would say is lost.
+                for peer in &self.clients {
+                    sim.partition(&**peer, host);
+                }
+                sim.crash(host);
+                for peer in &self.clients {
+                    sim.release(&**peer, host);
+                }
+            }
+            Fault::Restart => sim.bounce(host),
+            Fault::Drizzle => sim.set_fail_rate(0.2 * fastrand::f64()),
+            Fault::Latency => {
+                sim.set_max_message_latency(Duration::from_millis(fastrand::u64(10..3000)));
+            }
+            Fault::Move => self.change(|now| now.server = now.server.map(|server| 1 - server)),
+            Fault::NameUnknown => self.change(|now| now.server = None),
+            Fault::NameSlow => {
+                let resolving = Duration::from_millis(fastrand::u64(..1000));
+                self.change(|now| now.resolving = resolving);
+            }
+            Fault::StoreSlow => {
+                let storing = Duration::from_millis(fastrand::u64(..500));
+                self.change(|now| now.storing = storing);
+            }
+            Fault::StoreFails => {
+                let failing = fastrand::u32(..=100);
+                self.change(|now| now.failing = failing);
+            }
+        }
+    }
+
+    fn cure(&mut self, sim: &mut Sim<'_>, cure: Cure) {
+        self.note(format_args!("over: {cure:?}"));
+        match cure {
+            Cure::Link { client, server } => sim.release(&*self.clients[client], SERVERS[server]),
+            Cure::Server(server) => {
+                if !sim.is_host_running(SERVERS[server]) {
+                    sim.bounce(SERVERS[server]);
+                }
+            }
+            Cure::Loss => sim.set_fail_rate(0.0),
+            Cure::Latency => sim.set_max_message_latency(LATENCY),
+            Cure::Name => {
+                let server = fastrand::usize(..SERVERS.len());
+                self.change(|now| now.server = Some(server));
+            }
+            Cure::Resolving => self.change(|now| now.resolving = Duration::ZERO),
+            Cure::Storing => self.change(|now| now.storing = Duration::ZERO),
+            Cure::Failing => self.change(|now| now.failing = 0),
+        }
+    }
+
+    /// All is well again, but that one server may be gone for good, if the name leads to the other.
+    fn end(&mut self, sim: &mut Sim<'_>) {
+        self.is_over = true;
+        sim.set_fail_rate(0.0);
+        sim.set_max_message_latency(LATENCY);
+        let server = fastrand::usize(..SERVERS.len());
+        self.change(|now| *now = Conditions { server: Some(server), ..Conditions::FINE });
+        let other_is_gone = fastrand::bool();
+        for (at, host) in SERVERS.into_iter().enumerate() {
+            for peer in &self.clients {
+                sim.release(&**peer, host);
+                if at != server && other_is_gone {
+                    sim.partition(&**peer, host);
+                }
+            }
+            if !sim.is_host_running(host) {
+                sim.bounce(host);
+            }
+        }
+        let gone = if other_is_gone { "the other is gone" } else { "the other is well too" };
+        self.note(format_args!("all faults are over: the name leads to {server}, {gone}"));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Conditions)) {
+        change(&mut self.world.conditions.lock().unwrap());
+    }
+
+    fn note(&self, event: impl Display) {
+        self.world.history.lock().unwrap().note(event);
+    }
+}
