@@ -6,8 +6,15 @@ use crate::protocol::ServerCodec;
 
 /// Bounds on what peers can cost a [`Server`](super::Server).
 ///
-/// A connection that waits for its peer's next request holds no buffers; one that is busy holds at
-/// most 64 KiB of requests, [`max_unsent_bytes`](Self::max_unsent_bytes) of answers and little more.
+/// A connection that waits for its peer's next request holds no buffers but the beginning of a line;
+/// one that is busy holds at most 64 KiB of requests,
+/// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers and little more. With the defaults, and
+/// without TLS, all connections together cost the process less than 512 MiB, besides what the store
+/// holds: `cargo bench --bench siege` checks it with 10,000 hostile peers. Buffers of the kernel's
+/// sockets come on top; on Linux `net.ipv4.tcp_mem` bounds them.
+///
+/// Peers share the processor as equals. Where thousands send without a pause, each answer to an
+/// honest one takes as long as a turn of all of them: seconds.
 ///
 /// ```
 /// use std::time::Duration;
