@@ -4,7 +4,13 @@
 mod client;
 mod error;
 mod metric;
+#[cfg(feature = "opentelemetry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]
+pub mod opentelemetry;
 mod protocol;
+#[cfg(feature = "recorder")]
+#[cfg_attr(docsrs, doc(cfg(feature = "recorder")))]
+pub mod recorder;
 #[cfg(feature = "reporter")]
 mod reporter;
 #[cfg(feature = "server")]

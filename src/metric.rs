@@ -3,6 +3,7 @@
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc, time::SystemTime};
 
 mod excerpt;
+mod labels;
 mod metrics;
 
 pub(crate) use excerpt::{Escaped, Excerpt};

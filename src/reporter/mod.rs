@@ -18,6 +18,8 @@ mod keys;
 mod outbox;
 mod own;
 mod queue;
+#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
+mod seconds;
 mod sender;
 mod shared;
 #[cfg(feature = "spool")]
@@ -27,6 +29,8 @@ mod stats;
 pub use config::ReporterBuilder;
 pub use guard::ReporterGuard;
 pub use queue::WhenFull;
+#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
+pub(crate) use seconds::Seconds;
 #[cfg(feature = "spool")]
 use spool::OpenSpool;
 #[cfg(feature = "spool")]
