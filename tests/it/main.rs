@@ -11,8 +11,12 @@ mod exchanges;
 mod faults;
 mod invariants;
 mod models;
+#[cfg(all(feature = "opentelemetry", feature = "server"))]
+mod opentelemetry;
 mod peer;
 mod python_repr;
+#[cfg(all(feature = "recorder", feature = "server"))]
+mod recorder;
 #[cfg(feature = "reporter")]
 mod reporter;
 #[cfg(feature = "server")]

@@ -1,0 +1,149 @@
+//! The exporter for OpenTelemetry, on a server in the same process.
+
+use std::time::Duration;
+
+use metrics_client::{Metrics, MetricsClient, Reporter, opentelemetry::Exporter, server::Server};
+use opentelemetry::{KeyValue, metrics::MeterProvider};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkError,
+    metrics::{
+        Aggregation, Instrument, PeriodicReader, SdkMeterProvider, Stream, Temporality,
+        exporter::PushMetricExporter,
+    },
+};
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(60 * 60);
+
+async fn client() -> MetricsClient {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr();
+    tokio::spawn(server.serve_until(std::future::pending::<()>()));
+    MetricsClient::connect(address).await.unwrap()
+}
+
+/// A provider that exports when it is told to, and only then.
+fn provider(client: &MetricsClient, tell: impl FnOnce(Exporter) -> Exporter) -> SdkMeterProvider {
+    let exporter = tell(Exporter::new(Reporter::new(client.clone())));
+    let reader = PeriodicReader::builder(exporter).with_interval(LONG).build();
+    let exponential = |instrument: &Instrument| {
+        let aggregation = Aggregation::Base2ExponentialHistogram {
+            max_size: 160,
+            max_scale: 20,
+            record_min_max: true,
+        };
+        let is_meant = instrument.name() == "exponential";
+        is_meant.then(|| Stream::builder().with_aggregation(aggregation).build().unwrap())
+    };
+    let resource = Resource::builder_empty()
+        .with_attributes([
+            KeyValue::new("service.name", "a shop"),
+            KeyValue::new("host.name", "palm"),
+        ])
+        .build();
+    SdkMeterProvider::builder()
+        .with_reader(reader)
+        .with_resource(resource)
+        .with_view(exponential)
+        .build()
+}
+
+/// Exports, and brings what is then stored. It blocks, so it has a thread of its own.
+async fn exported(provider: &SdkMeterProvider, client: &MetricsClient) -> Metrics {
+    let provider = provider.clone();
+    tokio::task::spawn_blocking(move || provider.force_flush()).await.unwrap().unwrap();
+    client.get_all().await.unwrap()
+}
+
+#[track_caller]
+fn values(metrics: &Metrics, key: &str) -> Vec<f64> {
+    metrics.points(key).iter().map(|point| point.value).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_and_gauges_are_series_by_their_attributes() {
+    let client = client().await;
+    let provider = provider(&client, |exporter| exporter.prefix("shop").unwrap());
+    let meter = provider.meter("test");
+    let get = [KeyValue::new("method", "GET"), KeyValue::new("a", "b c;d")];
+    meter.u64_counter("requests").build().add(3, &get);
+    meter.i64_up_down_counter("open").build().add(-2, &[]);
+    meter.f64_gauge("load").build().record(0.5, &[KeyValue::new("core", 1)]);
+
+    let metrics = exported(&provider, &client).await;
+    assert_eq!(values(&metrics, "shop.requests;a=b%20c%3Bd;method=GET"), [3.0]);
+    assert_eq!(values(&metrics, "shop.open"), [-2.0]);
+    assert_eq!(values(&metrics, "shop.load;core=1"), [0.5]);
+    assert_eq!(metrics.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_histogram_has_its_parts_and_its_buckets() {
+    let client = client().await;
+    let provider = provider(&client, |exporter| exporter);
+    let meter = provider.meter("test");
+    let latency = meter.f64_histogram("latency").with_boundaries(vec![0.5, 10.0]).build();
+    [0.25, 0.5, 3.0, 100.0].into_iter().for_each(|value| latency.record(value, &[]));
+    let sizes = meter.u64_histogram("exponential").build();
+    [1, 1000].into_iter().for_each(|value| sizes.record(value, &[]));
+
+    let metrics = exported(&provider, &client).await;
+    let parts = [("count", 4.0), ("sum", 103.75), ("min", 0.25), ("max", 100.0)];
+    for (part, value) in parts {
+        assert_eq!(values(&metrics, &format!("latency.{part}")), [value], "{part}");
+    }
+    for (bound, count) in [("0.5", 2.0), ("10", 3.0), ("+Inf", 4.0)] {
+        assert_eq!(values(&metrics, &format!("latency.bucket;le={bound}")), [count], "{bound}");
+    }
+    let parts = [("count", 2.0), ("sum", 1001.0), ("min", 1.0), ("max", 1000.0)];
+    for (part, value) in parts {
+        assert_eq!(values(&metrics, &format!("exponential.{part}")), [value], "{part}");
+    }
+    assert_eq!(metrics.len(), 4 + 3 + 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_added_since_the_last_export_is_not_replaced_by_the_next() {
+    let client = client().await;
+    let provider = provider(&client, |exporter| exporter.temporality(Temporality::Delta));
+    let requests = provider.meter("test").u64_counter("requests").build();
+    for count in [3, 4, 5] {
+        requests.add(count, &[]);
+        exported(&provider, &client).await;
+    }
+    let metrics = client.get_all().await.unwrap();
+    assert_eq!(values(&metrics, "requests"), [3.0, 4.0, 5.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resource_attributes_are_labels_where_they_are_asked_for() {
+    let client = client().await;
+    let provider = provider(&client, |exporter| exporter.resource_attributes(["service.name"]));
+    provider.meter("test").u64_counter("requests").build().add(1, &[KeyValue::new("z", "")]);
+    let metrics = exported(&provider, &client).await;
+    assert_eq!(values(&metrics, "requests;service.name=a%20shop;z="), [1.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_shutdown_nothing_is_exported_and_that_is_said() {
+    let client = client().await;
+    let exporter = Exporter::new(Reporter::new(client.clone()));
+    assert!(exporter.force_flush().is_ok());
+    assert!(exporter.shutdown().is_ok());
+    assert!(matches!(exporter.shutdown(), Err(OTelSdkError::AlreadyShutdown)));
+    assert!(matches!(exporter.force_flush(), Err(OTelSdkError::AlreadyShutdown)));
+    let export = exporter.export(&Default::default()).await;
+    assert!(matches!(export, Err(OTelSdkError::AlreadyShutdown)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_reaches_nobody_ends_in_time_and_says_so() {
+    let (near, _far) = tokio::io::duplex(64);
+    let client = MetricsClient::from_io(near);
+    let limit = Duration::from_millis(50);
+    let reporter = Reporter::new(client);
+    let exporter = Exporter::new(reporter.clone()).flush_timeout(limit);
+    reporter.record("a", 1.0);
+    assert!(matches!(exporter.force_flush(), Err(OTelSdkError::Timeout(_))));
+}
