@@ -40,8 +40,10 @@ use crate::{
 /// happens, or at the next where that has been used.
 ///
 /// `export` hands the values to the reporter and does not wait; that they arrive is the reporter's
-/// business. `force_flush` and `shutdown` block until they have, and work also where the reporter's
-/// runtime is held up by them.
+/// business. The exporter's `force_flush` and `shutdown` block until they have, and work also where the
+/// reporter's runtime is held up by them. A provider's `shutdown` calls the latter; its `force_flush`, as
+/// of version 0.33 of the SDK, only exports, so whoever wants to wait then [flushes](Reporter::flush) the
+/// reporter.
 ///
 /// ```
 /// # #[cfg(feature = "server")]

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use metrics_client::{Metrics, MetricsClient, Reporter, opentelemetry::Exporter, server::Server};
-use opentelemetry::{KeyValue, metrics::MeterProvider};
+use opentelemetry::{
+    KeyValue,
+    metrics::{Meter, MeterProvider},
+};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkError,
@@ -24,8 +27,35 @@ async fn client() -> MetricsClient {
 }
 
 /// A provider that exports when it is told to, and only then.
-fn provider(client: &MetricsClient, tell: impl FnOnce(Exporter) -> Exporter) -> SdkMeterProvider {
-    let exporter = tell(Exporter::new(Reporter::new(client.clone())));
+struct World {
+    client: MetricsClient,
+    reporter: Reporter,
+    provider: SdkMeterProvider,
+}
+
+async fn world(tell: impl FnOnce(Exporter) -> Exporter) -> World {
+    let client = client().await;
+    let reporter = Reporter::new(client.clone());
+    let provider = provider(tell(Exporter::new(reporter.clone())));
+    World { client, reporter, provider }
+}
+
+impl World {
+    fn meter(&self) -> Meter {
+        self.provider.meter("test")
+    }
+
+    /// Exports, and brings what is then stored.
+    async fn exported(&self) -> Metrics {
+        let provider = self.provider.clone();
+        // It blocks, so it has a thread of its own.
+        tokio::task::spawn_blocking(move || provider.force_flush()).await.unwrap().unwrap();
+        self.reporter.flush(LONG).await.unwrap();
+        self.client.get_all().await.unwrap()
+    }
+}
+
+fn provider(exporter: Exporter) -> SdkMeterProvider {
     let reader = PeriodicReader::builder(exporter).with_interval(LONG).build();
     let exponential = |instrument: &Instrument| {
         let aggregation = Aggregation::Base2ExponentialHistogram {
@@ -49,13 +79,6 @@ fn provider(client: &MetricsClient, tell: impl FnOnce(Exporter) -> Exporter) -> 
         .build()
 }
 
-/// Exports, and brings what is then stored. It blocks, so it has a thread of its own.
-async fn exported(provider: &SdkMeterProvider, client: &MetricsClient) -> Metrics {
-    let provider = provider.clone();
-    tokio::task::spawn_blocking(move || provider.force_flush()).await.unwrap().unwrap();
-    client.get_all().await.unwrap()
-}
-
 #[track_caller]
 fn values(metrics: &Metrics, key: &str) -> Vec<f64> {
     metrics.points(key).iter().map(|point| point.value).collect()
@@ -63,15 +86,14 @@ fn values(metrics: &Metrics, key: &str) -> Vec<f64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sums_and_gauges_are_series_by_their_attributes() {
-    let client = client().await;
-    let provider = provider(&client, |exporter| exporter.prefix("shop").unwrap());
-    let meter = provider.meter("test");
+    let world = world(|exporter| exporter.prefix("shop").unwrap()).await;
+    let meter = world.meter();
     let get = [KeyValue::new("method", "GET"), KeyValue::new("a", "b c;d")];
     meter.u64_counter("requests").build().add(3, &get);
     meter.i64_up_down_counter("open").build().add(-2, &[]);
     meter.f64_gauge("load").build().record(0.5, &[KeyValue::new("core", 1)]);
 
-    let metrics = exported(&provider, &client).await;
+    let metrics = world.exported().await;
     assert_eq!(values(&metrics, "shop.requests;a=b%20c%3Bd;method=GET"), [3.0]);
     assert_eq!(values(&metrics, "shop.open"), [-2.0]);
     assert_eq!(values(&metrics, "shop.load;core=1"), [0.5]);
@@ -80,15 +102,14 @@ async fn sums_and_gauges_are_series_by_their_attributes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_histogram_has_its_parts_and_its_buckets() {
-    let client = client().await;
-    let provider = provider(&client, |exporter| exporter);
-    let meter = provider.meter("test");
+    let world = world(|exporter| exporter).await;
+    let meter = world.meter();
     let latency = meter.f64_histogram("latency").with_boundaries(vec![0.5, 10.0]).build();
     [0.25, 0.5, 3.0, 100.0].into_iter().for_each(|value| latency.record(value, &[]));
     let sizes = meter.u64_histogram("exponential").build();
     [1, 1000].into_iter().for_each(|value| sizes.record(value, &[]));
 
-    let metrics = exported(&provider, &client).await;
+    let metrics = world.exported().await;
     let parts = [("count", 4.0), ("sum", 103.75), ("min", 0.25), ("max", 100.0)];
     for (part, value) in parts {
         assert_eq!(values(&metrics, &format!("latency.{part}")), [value], "{part}");
@@ -105,23 +126,21 @@ async fn a_histogram_has_its_parts_and_its_buckets() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_added_since_the_last_export_is_not_replaced_by_the_next() {
-    let client = client().await;
-    let provider = provider(&client, |exporter| exporter.temporality(Temporality::Delta));
-    let requests = provider.meter("test").u64_counter("requests").build();
+    let world = world(|exporter| exporter.temporality(Temporality::Delta)).await;
+    let requests = world.meter().u64_counter("requests").build();
     for count in [3, 4, 5] {
         requests.add(count, &[]);
-        exported(&provider, &client).await;
+        world.exported().await;
     }
-    let metrics = client.get_all().await.unwrap();
+    let metrics = world.client.get_all().await.unwrap();
     assert_eq!(values(&metrics, "requests"), [3.0, 4.0, 5.0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resource_attributes_are_labels_where_they_are_asked_for() {
-    let client = client().await;
-    let provider = provider(&client, |exporter| exporter.resource_attributes(["service.name"]));
-    provider.meter("test").u64_counter("requests").build().add(1, &[KeyValue::new("z", "")]);
-    let metrics = exported(&provider, &client).await;
+    let world = world(|exporter| exporter.resource_attributes(["service.name"])).await;
+    world.meter().u64_counter("requests").build().add(1, &[KeyValue::new("z", "")]);
+    let metrics = world.exported().await;
     assert_eq!(values(&metrics, "requests;service.name=a%20shop;z="), [1.0]);
 }
 
