@@ -10,6 +10,7 @@ use crate::peer::Peer;
 
 mod bulk;
 mod codec;
+mod facade;
 mod floats;
 mod pool;
 pub(crate) mod put;
@@ -18,11 +19,12 @@ mod server;
 pub(crate) mod turns;
 
 /// What there is to win.
-pub(crate) const ALL: [fn() -> Contests; 7] = [
+pub(crate) const ALL: [fn() -> Contests; 8] = [
     put::contests,
     bulk::contests,
     pool::contests,
     record::contests,
+    facade::contests,
     codec::contests,
     floats::contests,
     server::contests,
