@@ -1,19 +1,15 @@
 //! How a client ends, in every order of its threads.
 
 use std::{
-    future::{Future, pending, poll_fn},
+    future::{Future, pending},
     io,
     pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
-
-use loom::sync::Mutex;
 
 use super::{
     begun, block_on, client, connected, in_every_order, in_thread, join_all,
-    line::{Line, Server, wake},
-    stored,
+    line::{Line, Server},
 };
 use crate::{
     client::{MetricsClient, Pipelining},
@@ -150,32 +146,6 @@ fn closing_waits_for_no_connection_that_nobody_wants() {
     });
 }
 
-/// The connection is made while the client closes: who was accepted is served over it.
-#[test]
-fn closing_serves_over_a_connection_that_is_just_being_made() {
-    in_every_order(|| {
-        let door = Door::default();
-        let behind = door.clone();
-        let connector = move || {
-            let door = behind.clone();
-            async move {
-                door.opened().await;
-                Ok(Line::new(Server::IsPrompt))
-            }
-        };
-        let (client, driver) = client(Pipelining::Off, connector, None);
-        let others = client.clone();
-        let caller =
-            in_thread(async move { is_stored_or_closed(client.put_at("a", 0.5, 0).await) });
-        let closer = in_thread(async move {
-            door.open();
-            others.close().await.unwrap();
-        });
-        block_on(driver);
-        join_all([caller, closer]);
-    });
-}
-
 async fn is_refused(client: &MetricsClient) {
     match client.put_at("b", 0.5, 0).await {
         Err(Error::Closed { delivery: Delivery::NotSent, .. }) => {}
@@ -193,30 +163,4 @@ fn is_stored_or_closed(outcome: Result<(), Error>) {
 /// Lets the driver have one turn.
 fn begun_and_dropped(driver: impl Future<Output = ()> + Unpin) {
     block_on(begun(driver));
-}
-
-/// Shut until it is opened.
-#[derive(Clone, Default)]
-struct Door(Arc<Mutex<(bool, Option<Waker>)>>);
-
-impl Door {
-    fn open(&self) {
-        let mut door = self.0.lock().unwrap();
-        door.0 = true;
-        let waiting = door.1.take();
-        drop(door);
-        wake(waiting);
-    }
-
-    async fn opened(&self) {
-        poll_fn(|cx| {
-            let mut door = self.0.lock().unwrap();
-            if door.0 {
-                return Poll::Ready(());
-            }
-            door.1 = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
 }
