@@ -10,8 +10,9 @@ use crate::protocol::ServerCodec;
 /// one that is busy holds at most 64 KiB of requests,
 /// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers and little more. With the defaults, and
 /// without TLS, all connections together cost the process less than 512 MiB, besides what the store
-/// holds: `cargo bench --bench siege` checks it with 10,000 hostile peers. Buffers of the kernel's
-/// sockets come on top; on Linux `net.ipv4.tcp_mem` bounds them.
+/// holds. That was seen with 10,000 peers that send their lines slowly or read no answer, and with
+/// 2,000 of each other kind that `cargo bench --bench siege` knows. Buffers of the kernel's sockets
+/// come on top; on Linux `net.ipv4.tcp_mem` bounds them.
 ///
 /// Peers share the processor as equals. Where thousands send without a pause, each answer to an
 /// honest one takes as long as a turn of all of them: seconds.

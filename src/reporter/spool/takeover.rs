@@ -135,7 +135,7 @@ impl Sender {
             .inspect_err(|error| {
                 spool.disk_due = Instant::now() + DISK_PAUSE;
                 let error = error as &dyn std::error::Error;
-                tracing::warn!(error, "the spool cannot be used for now");
+                tracing::warn!(error, "the spool failed and is tried again after a pause");
             })
             .ok()
     }
