@@ -2,8 +2,9 @@
 //! can bring it into.
 //!
 //! A wake-up that is lost shows as a deadlock. Time stands still in a model, so that nobody is
-//! saved by a deadline. A model must run the same way twice: at most one of its threads waits for a
-//! change of [`super::ConnectionState`], for tokio wakes several in random order.
+//! saved by a deadline. A model must run the same way twice: at most one of its threads waits for
+//! [`super::ConnectionState`], and that for its only change, for tokio spreads those who wait over
+//! several lists at random, and goes through the lists one by one.
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg loom_model' cargo test --release --lib client::handover -- --nocapture

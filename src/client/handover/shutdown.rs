@@ -1,15 +1,18 @@
 //! How a client ends, in every order of its threads.
 
 use std::{
-    future::{Future, pending},
+    future::{Future, pending, poll_fn},
     io,
     pin::pin,
-    task::{Context, Waker},
+    sync::Arc,
+    task::{Context, Poll, Waker},
 };
+
+use loom::sync::Mutex;
 
 use super::{
     begun, block_on, client, connected, in_every_order, in_thread, join_all,
-    line::{Line, Server},
+    line::{Line, Server, wake},
 };
 use crate::{
     client::{MetricsClient, Pipelining},
@@ -81,8 +84,7 @@ fn two_may_close() {
         let (client, driver) = connected(Pipelining::On, Line::new(Server::IsPrompt));
         let others = client.clone();
         let one = in_thread(async move {
-            // Its waker does nothing, so only one thread waits for the state.
-            let _ = pin!(client.close()).poll(&mut Context::from_waker(Waker::noop()));
+            begin_to_close(&client);
             is_refused(&client).await;
         });
         let other = in_thread(async move {
@@ -139,11 +141,42 @@ fn closing_waits_for_no_connection_that_nobody_wants() {
         let others = client.clone();
         let last = client.clone();
         let caller = in_thread(async move { begun(client.put_at("a", 0.5, 0)).await });
-        let closer = in_thread(async move { others.close().await.unwrap() });
+        let closer = in_thread(async move { begin_to_close(&others) });
         block_on(driver);
         join_all([caller, closer]);
         drop(last);
     });
+}
+
+/// The connection is made while the client closes: who was accepted is served over it.
+#[test]
+fn closing_serves_over_a_connection_that_is_just_being_made() {
+    in_every_order(|| {
+        let door = Door::default();
+        let behind = door.clone();
+        let connector = move || {
+            let door = behind.clone();
+            async move {
+                door.opened().await;
+                Ok(Line::new(Server::IsPrompt))
+            }
+        };
+        let (client, driver) = client(Pipelining::Off, connector, None);
+        let others = client.clone();
+        let caller =
+            in_thread(async move { is_stored_or_closed(client.put_at("a", 0.5, 0).await) });
+        let closer = in_thread(async move {
+            door.open();
+            begin_to_close(&others);
+        });
+        block_on(driver);
+        join_all([caller, closer]);
+    });
+}
+
+/// The client goes on closing, and nobody waits for the state.
+fn begin_to_close(client: &MetricsClient) {
+    let _ = pin!(client.close()).poll(&mut Context::from_waker(Waker::noop()));
 }
 
 async fn is_refused(client: &MetricsClient) {
@@ -163,4 +196,30 @@ fn is_stored_or_closed(outcome: Result<(), Error>) {
 /// Lets the driver have one turn.
 fn begun_and_dropped(driver: impl Future<Output = ()> + Unpin) {
     block_on(begun(driver));
+}
+
+/// Shut until it is opened.
+#[derive(Clone, Default)]
+struct Door(Arc<Mutex<(bool, Option<Waker>)>>);
+
+impl Door {
+    fn open(&self) {
+        let mut door = self.0.lock().unwrap();
+        door.0 = true;
+        let waiting = door.1.take();
+        drop(door);
+        wake(waiting);
+    }
+
+    async fn opened(&self) {
+        poll_fn(|cx| {
+            let mut door = self.0.lock().unwrap();
+            if door.0 {
+                return Poll::Ready(());
+            }
+            door.1 = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
 }
