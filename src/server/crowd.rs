@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// Counts connections by where they come from.
@@ -12,7 +15,8 @@ pub(super) struct Crowd {
     limit: usize,
     /// Only those that have any, so it is no larger than there are connections. Hashed with a
     /// secret, since peers have some choice in their addresses.
-    counts: Mutex<HashMap<IpAddr, usize>>,
+    /// Changed under the lock, and read without it.
+    counts: Mutex<HashMap<IpAddr, Arc<AtomicUsize>>>,
 }
 
 impl Crowd {
@@ -25,18 +29,19 @@ impl Crowd {
     pub(super) fn enter(self: &Arc<Self>, addr: IpAddr) -> Option<Member> {
         let origin = origin(addr);
         let mut counts = self.counts();
-        let count = counts.entry(origin).or_default();
-        if *count >= self.limit {
-            if *count == 0 {
+        let count = Arc::clone(counts.entry(origin).or_default());
+        let others = count.load(Ordering::Relaxed);
+        if others >= self.limit {
+            if others == 0 {
                 counts.remove(&origin);
             }
             return None;
         }
-        *count += 1;
-        Some(Member { crowd: Arc::clone(self), origin })
+        count.store(others + 1, Ordering::Relaxed);
+        Some(Member { crowd: Arc::clone(self), origin, count })
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<AtomicUsize>>> {
         // Nothing in here panics between two changes that belong together.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,13 +52,21 @@ impl Crowd {
 pub(super) struct Member {
     crowd: Arc<Crowd>,
     origin: IpAddr,
+    count: Arc<AtomicUsize>,
+}
+
+impl Member {
+    /// How many connections come from where this one does, itself among them.
+    pub(super) fn fellows(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        if let Entry::Occupied(mut count) = self.crowd.counts().entry(self.origin) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
+        if let Entry::Occupied(count) = self.crowd.counts().entry(self.origin) {
+            let left = self.count.fetch_sub(1, Ordering::Relaxed) - 1;
+            if left == 0 {
                 count.remove();
             }
         }
@@ -78,9 +91,11 @@ mod tests {
         let crowd = Crowd::new(2);
         let enter = |addr: &str| crowd.enter(addr.parse().unwrap());
         let (first, second) = (enter("10.0.0.1").unwrap(), enter("::ffff:10.0.0.1").unwrap());
+        assert_eq!((first.fellows(), second.fellows()), (2, 2));
         assert!(enter("10.0.0.1").is_none());
         let third = enter("10.0.0.2").unwrap();
         drop(first);
+        assert_eq!((second.fellows(), third.fellows()), (1, 1));
         let fourth = enter("10.0.0.1").unwrap();
 
         let fifth = enter("2001:db8:0:1::1").unwrap();

@@ -15,6 +15,7 @@ use super::{
     crowd::Crowd,
     log,
     session::{self, Shared},
+    turns::Work,
 };
 use crate::store::Store;
 
@@ -49,6 +50,8 @@ pub(super) async fn run<A, S>(
     let (stop, stopped) = watch::channel(false);
     // Aborts its sessions when it is dropped: none outlives this future.
     let mut sessions = JoinSet::new();
+    let mut giver = JoinSet::new();
+    giver.spawn(Arc::clone(&shared.turns).give());
     let mut door =
         Door { listener, pause: Duration::ZERO, shut_until: None, shared: Arc::clone(&shared) };
     let crowd = Crowd::new(shared.limits.max_connections_per_address);
@@ -89,11 +92,10 @@ pub(super) async fn run<A, S>(
             }
         };
         shared.counters.accepted.add(1);
-        let session = session::welcome(io, peer, Arc::clone(&shared), stopped.clone());
-        sessions.spawn(async move {
-            session.await;
-            drop(member);
-        });
+        let work = Work::default();
+        let session =
+            session::welcome(io, peer, Arc::clone(&shared), work.clone(), stopped.clone());
+        sessions.spawn(shared.turns.take(session, work, member));
     }
     // Whoever connects from now on is refused instead of kept waiting.
     drop(door);

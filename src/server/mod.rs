@@ -23,6 +23,7 @@ mod session;
 mod stats;
 #[cfg(feature = "tls")]
 mod tls;
+mod turns;
 mod wire;
 
 pub use limits::Limits;
@@ -32,6 +33,7 @@ pub use stats::{Monitor, ServerStats};
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use tls::TlsAcceptor;
+use turns::Work;
 
 /// A metrics server that listens and does not serve yet.
 ///
@@ -252,7 +254,7 @@ where
     // Kept to the end: a sender that is gone is a stop.
     let (_stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared::new(store, limits, Arc::default()));
-    session::run(io, None, Arc::clone(&shared), stopped).await;
+    session::run(io, None, Arc::clone(&shared), Work::default(), stopped).await;
     shared.log.sum_up();
 }
 

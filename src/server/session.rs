@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::Poll,
 };
@@ -28,6 +28,7 @@ use super::{
     backlog::{Backlog, Place},
     log::Log,
     stats::Counters,
+    turns::{Turns, Work},
     wire::{Input, MAX_READ, MIN_READ, Wire},
 };
 use crate::{
@@ -43,9 +44,9 @@ pub(super) struct Shared<S> {
     pub(super) limits: Limits,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Log,
+    /// Whose turn it is. Empty for a session that nobody gave any.
+    pub(super) turns: Arc<Turns>,
     backlog: Arc<Backlog>,
-    /// How many sessions have let others go first and have not had their turn.
-    queued: AtomicUsize,
     /// Whether the store failed when it was last asked: a store that stays broken is logged once.
     store_fails: AtomicBool,
     /// Makes TLS of a connection before it is served, if that is what peers expect.
@@ -60,8 +61,8 @@ impl<S> Shared<S> {
             limits,
             counters,
             log: Log::default(),
+            turns: Arc::new(Turns::new()),
             backlog: Arc::new(Backlog::new(limits.max_total_unsent_bytes)),
-            queued: AtomicUsize::new(0),
             store_fails: AtomicBool::new(false),
             #[cfg(feature = "tls")]
             tls: None,
@@ -75,7 +76,7 @@ impl<S> Shared<S> {
 
     /// Whether so many sessions have something to do that each must make do with less.
     fn is_crowded(&self) -> bool {
-        self.queued.load(Ordering::Relaxed) > MAX_QUEUED_AT_EASE
+        self.turns.waiting() > MAX_WAITING_AT_EASE
     }
 }
 
@@ -84,6 +85,7 @@ pub(super) async fn welcome<Io, S>(
     io: Io,
     peer: SocketAddr,
     shared: Arc<Shared<S>>,
+    work: Work,
     stop: watch::Receiver<bool>,
 ) where
     Io: AsyncRead + AsyncWrite + Unpin + Send,
@@ -94,21 +96,23 @@ pub(super) async fn welcome<Io, S>(
         let mut stop = stop;
         match tls.accept(io, &shared.limits, &mut stop).await {
             // In a box of its own, so that a session without TLS need not keep room for it.
-            Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), stop)).await,
+            Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), work, stop)).await,
             Err(end) => debug!(%peer, reason = %end, "no TLS"),
         }
         return;
     }
-    run(io, Some(peer), shared, stop).await;
+    run(io, Some(peer), shared, work, stop).await;
 }
 
 /// Serves one connection to its end, or until `stop` says so and what was read is answered.
 ///
-/// `peer` is for the log, where a connection without an address has none.
+/// `peer` is for the log, where a connection without an address has none. What is done is counted as
+/// `work`.
 pub(super) async fn run<Io, S>(
     io: Io,
     peer: Option<SocketAddr>,
     shared: Arc<Shared<S>>,
+    work: Work,
     stop: watch::Receiver<bool>,
 ) where
     Io: AsyncRead + AsyncWrite + Unpin + Send,
@@ -117,7 +121,7 @@ pub(super) async fn run<Io, S>(
     let limits = shared.limits;
     let peer = peer.map(tracing::field::display);
     let mut session = Session {
-        wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog))),
+        wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog)), work),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
         turn_bytes: 0,
@@ -262,12 +266,10 @@ where
         }
     }
 
-    /// Goes to the end of the runtime's queue.
+    /// Ends its turn.
     async fn let_others_go_first(&mut self) -> Result<(), End> {
-        let shared = Arc::clone(&self.shared);
-        let _turn = Turn::queue(&shared.queued);
         self.turn_bytes = 0;
-        if shared.is_crowded() {
+        if self.shared.is_crowded() {
             self.puts.release();
             poll_fn(|cx| Poll::Ready(self.wire.step_back(cx))).await?;
         }
@@ -438,26 +440,10 @@ where
     }
 }
 
-/// A place in the runtime's queue.
-struct Turn<'a>(&'a AtomicUsize);
-
-impl<'a> Turn<'a> {
-    fn queue(queued: &'a AtomicUsize) -> Self {
-        queued.fetch_add(1, Ordering::Relaxed);
-        Self(queued)
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// How many sessions may stand in the queue before each of them gives its buffers back meanwhile,
+/// How many sessions may wait for their turn before each of them gives its buffers back meanwhile,
 /// and has shorter turns. Both cost a busy peer some of its speed; buffers that are kept cost up to
 /// half a megabyte for each, and long turns of many make everybody else wait.
-const MAX_QUEUED_AT_EASE: usize = 32;
+const MAX_WAITING_AT_EASE: usize = 32;
 
 const OK: &[u8] = b"ok\n";
 const PUT_DONE: &[u8] = b"ok\n\n";

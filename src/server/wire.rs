@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
-use super::{Limits, backlog::Place, session::End};
+use super::{Limits, backlog::Place, session::End, turns::Work};
 
 /// Reads requests into a buffer and writes answers out of one, both at a time.
 pub(super) struct Wire<Io> {
@@ -41,6 +41,8 @@ pub(super) struct Wire<Io> {
     unread: Option<Unread>,
     /// Among all connections that wait for their peers to read.
     place: Place,
+    /// Counts the bytes that are read and written.
+    work: Work,
     /// Fires at a deadline or before it: moved when it fires, not whenever the deadline moves.
     timer: Pin<Box<Sleep>>,
 }
@@ -61,7 +63,7 @@ pub(super) enum Input {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
-    pub(super) fn new(io: Io, limits: Limits, place: Place) -> Self {
+    pub(super) fn new(io: Io, limits: Limits, place: Place, work: Work) -> Self {
         let now = Instant::now();
         Self {
             io,
@@ -76,6 +78,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             line_since: None,
             unread: None,
             place,
+            work,
             timer: Box::pin(sleep_until(after(now, limits.idle_time))),
         }
     }
@@ -183,6 +186,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             }
             self.output.advance(written);
             self.output_left += written;
+            self.work.add(written);
             self.unflushed = true;
             self.unread = self.unread.take().and_then(|Unread { since, bytes }| {
                 let bytes = bytes.checked_sub(written).filter(|&bytes| bytes > 0)?;
@@ -217,6 +221,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             return Poll::Pending;
         };
         let read = read?;
+        self.work.add(read);
         if read == room {
             self.read_size = (self.read_size * 2).min(MAX_READ);
         }

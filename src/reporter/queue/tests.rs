@@ -87,7 +87,7 @@ impl Walk {
         assert_eq!(waiting, queue.len() as u64 + self.batch.len() as u64);
         assert_eq!(queue.waiting_before(queue.end()), waiting);
         let all = || queue.samples.iter().chain(&self.batch);
-        assert_eq!(queue.waiting_bytes(), all().map(|sample| queue.cost(sample)).sum());
+        assert_eq!(queue.waiting_bytes(), all().map(|sample| queue.cost(sample)).sum::<usize>());
         assert!(queue.waiting() <= queue.limits.samples);
         assert!(queue.waiting_bytes() <= queue.limits.bytes);
         if let Some(places) = &queue.places {

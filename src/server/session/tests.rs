@@ -32,7 +32,7 @@ impl Talk {
         let (peer, io) = duplex(pipe_bytes);
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::clone(shared);
-        let session = tokio::spawn(run(io, None, shared, stopped));
+        let session = tokio::spawn(run(io, None, shared, Work::default(), stopped));
         Self { peer, stop, session }
     }
 
@@ -162,7 +162,7 @@ async fn who_has_left_answers_unread_longest_makes_room_for_others() {
 #[tokio::test(start_paused = true)]
 async fn in_a_crowd_answers_still_come_in_order_and_nothing_is_lost() {
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
-    shared.queued.store(MAX_QUEUED_AT_EASE, Ordering::Relaxed);
+    shared.turns.crowd(MAX_WAITING_AT_EASE + 1);
     let mut talk = Talk::among(&shared, 256 * 1024);
     // More than one read, cut amid lines.
     let puts: String = (0..8000).map(|at| format!("put some.key 1.5 {at}\n")).collect();
@@ -297,7 +297,7 @@ async fn a_stop_comes_before_anything_more_is_read() {
     // This peer is always ready, so nothing else in the session ever has its turn.
     let requests = b"put a 1 1\n".repeat(100_000);
     let io = tokio::io::join(&requests[..], tokio::io::sink());
-    run(io, None, Arc::new(shared), stopped).await;
+    run(io, None, Arc::new(shared), Work::default(), stopped).await;
     assert_eq!(crate::server::Monitor(counters).stats().puts, 0);
 }
 

@@ -1,0 +1,265 @@
+use std::{net::IpAddr, task::Wake};
+
+use super::*;
+use crate::server::crowd::Crowd;
+
+const A: [u8; 4] = [10, 0, 0, 1];
+const B: [u8; 4] = [10, 0, 0, 2];
+
+/// What a peer that sends without a pause has done in a turn, in bytes.
+const MUCH: usize = 16 * 1024;
+
+impl Turns {
+    /// Has so many wait who will never come.
+    pub(in crate::server) fn crowd(&self, count: usize) {
+        let mut queue = self.queue();
+        let waiting = (0..count).map(|number| ((u64::MAX, number as u64), Waker::noop().clone()));
+        queue.waiting.extend(waiting);
+    }
+}
+
+/// One turn at a time, and sessions that are polled in the order in which they were woken.
+struct World {
+    turns: Arc<Turns>,
+    crowd: Arc<Crowd>,
+    sessions: Vec<Option<InTurn<Session>>>,
+    woken: Arc<Mutex<Vec<usize>>>,
+    /// Who had a turn, one after the other.
+    had: Arc<Mutex<Vec<usize>>>,
+}
+
+/// Does so much in each of its turns, and wants another if it is busy.
+struct Session {
+    number: usize,
+    bytes: usize,
+    is_busy: bool,
+    work: Work,
+    had: Arc<Mutex<Vec<usize>>>,
+}
+
+struct Bell {
+    number: usize,
+    woken: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.woken.lock().unwrap().push(self.number);
+    }
+}
+
+impl Future for Session {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.work.add(self.bytes);
+        self.had.lock().unwrap().push(self.number);
+        if self.is_busy {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self {
+            turns: Arc::new(Turns::new()),
+            crowd: Crowd::new(usize::MAX),
+            sessions: Vec::new(),
+            woken: Arc::default(),
+            had: Arc::default(),
+        };
+        // There are many, of whom most want nothing.
+        world.turns.sessions.store(1000, Ordering::Relaxed);
+        world
+    }
+
+    /// A session that wants a turn now, and all the time if it is busy.
+    fn come(&mut self, addr: [u8; 4], bytes: usize, is_busy: bool) -> usize {
+        let (number, work) = (self.sessions.len(), Work::default());
+        let had = Arc::clone(&self.had);
+        let session = Session { number, bytes, is_busy, work: work.clone(), had };
+        let member = self.crowd.enter(IpAddr::from(addr)).unwrap();
+        self.sessions.push(Some(self.turns.take(session, work, member)));
+        self.wake(number);
+        number
+    }
+
+    fn wake(&self, number: usize) {
+        self.woken.lock().unwrap().push(number);
+    }
+
+    fn go(&mut self, number: usize) {
+        self.sessions[number] = None;
+    }
+
+    /// Polls whoever is woken, until only a turn that is given could wake anybody.
+    fn poll_all(&mut self) {
+        loop {
+            let woken = std::mem::take(&mut *self.woken.lock().unwrap());
+            if woken.is_empty() {
+                return;
+            }
+            for number in woken {
+                if let Some(session) = &mut self.sessions[number] {
+                    let waker = Arc::new(Bell { number, woken: Arc::clone(&self.woken) }).into();
+                    let _ = Pin::new(session).poll(&mut Context::from_waker(&waker));
+                }
+            }
+        }
+    }
+
+    /// Gives so many turns, and says who had them.
+    fn give(&mut self, count: usize) -> Vec<usize> {
+        let before = self.had.lock().unwrap().len();
+        self.poll_all();
+        for _ in 0..count {
+            self.turns.give_what_there_is().into_iter().for_each(Waker::wake);
+            self.poll_all();
+        }
+        self.had.lock().unwrap().split_off(before)
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let queue = self.turns.queue();
+        queue.taken == 0 && queue.waiting.is_empty()
+    }
+}
+
+#[test]
+fn an_address_has_its_share_however_many_connections_it_makes() {
+    let mut world = World::new();
+    (0..100).for_each(|_| _ = world.come(A, MUCH, true));
+    let alone = world.come(B, MUCH, true);
+    world.give(200);
+    let turns = world.give(1000);
+    let own = turns.iter().filter(|&&turn| turn == alone).count();
+    assert!((450..=550).contains(&own), "{own}");
+    // And those of one address have the rest as equals.
+    for number in 0..100 {
+        let turns = turns.iter().filter(|&&turn| turn == number).count();
+        assert!((4..=6).contains(&turns), "{number}: {turns}");
+    }
+}
+
+#[test]
+fn who_asks_for_little_does_not_wait_behind_those_who_ask_for_much() {
+    let mut world = World::new();
+    (0..100).for_each(|_| _ = world.come(A, MUCH, true));
+    let elsewhere = world.come(B, 30, false);
+    let here = world.come(A, 30, false);
+    world.give(500);
+    for _ in 0..100 {
+        world.wake(elsewhere);
+        assert_eq!(world.give(1), [elsewhere]);
+        world.give(3);
+    }
+    // Among its own it gets more turns than they do, as its turns are cheaper.
+    world.give(100);
+    let mut own = 0;
+    for _ in 0..1000 {
+        world.wake(here);
+        own += world.give(1).iter().filter(|&&turn| turn == here).count();
+    }
+    assert!(own > 100, "{own}");
+}
+
+#[test]
+fn nobody_saves_up_turns() {
+    let mut world = World::new();
+    let quiet = world.come(B, MUCH, false);
+    let busy = world.come(A, MUCH, true);
+    world.give(1000);
+    let mut own = 0;
+    for _ in 0..100 {
+        world.wake(quiet);
+        own += world.give(1).iter().filter(|&&turn| turn == quiet).count();
+    }
+    assert!((48..=52).contains(&own), "{own}");
+    assert_ne!(quiet, busy);
+}
+
+#[test]
+fn to_come_anew_is_no_way_to_be_first() {
+    let mut world = World::new();
+    let stays = world.come(B, MUCH, true);
+    let mut newcomer = world.come(A, MUCH, true);
+    let mut own = 0;
+    for _ in 0..1000 {
+        if world.give(1) == [newcomer] {
+            own += 1;
+            world.go(newcomer);
+            newcomer = world.come(A, MUCH, true);
+        }
+    }
+    assert!((300..=530).contains(&own), "{own}");
+    assert_ne!(stays, newcomer);
+}
+
+#[test]
+fn who_goes_keeps_no_turn_and_no_place() {
+    let mut world = World::new();
+    let [first, second, third] = [(); 3].map(|()| world.come(A, MUCH, false));
+    world.poll_all();
+    assert_eq!(world.turns.waiting(), 3);
+    let given = world.turns.give_what_there_is();
+    assert_eq!((given.len(), world.turns.waiting()), (1, 2));
+    // One goes with the turn that it was given, another from its place.
+    world.go(first);
+    world.go(second);
+    assert_eq!(world.turns.waiting(), 1);
+    assert_eq!(world.give(1), [third]);
+    assert!(world.is_at_rest());
+    world.go(third);
+    assert_eq!(world.turns.sessions.load(Ordering::Relaxed), 1000);
+    assert!(world.crowd.enter(A.into()).is_some_and(|member| member.fellows() == 1));
+}
+
+#[test]
+fn few_sessions_wait_for_nothing() {
+    let mut world = World::new();
+    world.turns.sessions.store(0, Ordering::Relaxed);
+    let alone = world.come(A, MUCH, false);
+    world.poll_all();
+    assert_eq!(*world.had.lock().unwrap(), [alone]);
+    assert!(world.is_at_rest());
+}
+
+#[tokio::test]
+async fn turns_are_given_to_all_who_want_them() {
+    let turns = Arc::new(Turns::new());
+    turns.sessions.store(1000, Ordering::Relaxed);
+    let giver = tokio::spawn(Arc::clone(&turns).give());
+    let crowd = Crowd::new(usize::MAX);
+    let sessions = (0..100).map(|_| {
+        let session = async {
+            for _ in 0..10 {
+                yield_now().await;
+            }
+        };
+        tokio::spawn(turns.take(session, Work::default(), crowd.enter(A.into()).unwrap()))
+    });
+    for session in sessions.collect::<Vec<_>>() {
+        session.await.unwrap();
+    }
+    giver.abort();
+    let queue = turns.queue();
+    assert_eq!((queue.taken, queue.waiting.len()), (0, 0));
+}
+
+/// A session that panics has a turn while it does.
+#[tokio::test]
+async fn a_panic_takes_no_turn_away() {
+    let turns = Arc::new(Turns::new());
+    turns.sessions.store(1000, Ordering::Relaxed);
+    let giver = tokio::spawn(Arc::clone(&turns).give());
+    let crowd = Crowd::new(usize::MAX);
+    let run = |session: Pin<Box<dyn Future<Output = ()> + Send>>| {
+        tokio::spawn(turns.take(session, Work::default(), crowd.enter(A.into()).unwrap()))
+    };
+    let failed = run(Box::pin(async { panic!("as a store may") }));
+    assert!(failed.await.is_err());
+    run(Box::pin(async {})).await.unwrap();
+    giver.abort();
+}
