@@ -88,8 +88,9 @@ impl ReporterBuilder {
 
     /// Has the reporter record its own counters every ten seconds, and when it is closed: as
     /// `myhost.reporter.recorded`, `.acknowledged`, `.coalesced`, `.rejected`, `.waiting` and
-    /// `.dropped.` with the reason, where `myhost.reporter` is `prefix`. These samples wait and
-    /// are counted like all others.
+    /// `.dropped.` with the reason, where `myhost.reporter` is `prefix`; with a spool also as
+    /// `.recovered`, `.spooled`, `.spool.bytes` and `.spool.io_errors`. These samples wait and are
+    /// counted like all others.
     ///
     /// # Errors
     ///

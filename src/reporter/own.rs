@@ -2,17 +2,23 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "spool")]
+use super::spool::SpoolStats;
 use super::stats::{Dropped, ReporterStats};
 use crate::metric::{InvalidKey, Key, Point, Sample, unix_seconds};
 
 /// How often they are recorded.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
 
-/// The keys of the counters, in the order of [`values`].
+/// The keys of the counters, in the order of their values.
 #[derive(Clone, Debug)]
-pub(super) struct Own([Key; NAMES.len()]);
+pub(super) struct Own {
+    counters: [Key; COUNTERS.len()],
+    #[cfg(feature = "spool")]
+    spool_counters: [Key; SPOOL_COUNTERS.len()],
+}
 
-const NAMES: [&str; 9] = [
+const COUNTERS: [&str; 9] = [
     "recorded",
     "acknowledged",
     "coalesced",
@@ -24,7 +30,7 @@ const NAMES: [&str; 9] = [
     "dropped.closed",
 ];
 
-fn values(stats: &ReporterStats) -> [u64; NAMES.len()] {
+fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
     let ReporterStats { recorded, acknowledged, coalesced, rejected, waiting, .. } = *stats;
     let Dropped { invalid_key, not_finite, queue_full, closed, .. } = stats.dropped;
     [
@@ -40,20 +46,61 @@ fn values(stats: &ReporterStats) -> [u64; NAMES.len()] {
     ]
 }
 
+/// Those that only a reporter with a spool has.
+#[cfg(feature = "spool")]
+const SPOOL_COUNTERS: [&str; 6] = [
+    "recovered",
+    "spooled",
+    "dropped.spool_full",
+    "dropped.spool_lost",
+    "spool.bytes",
+    "spool.io_errors",
+];
+
+#[cfg(feature = "spool")]
+fn spool_values(stats: &ReporterStats, spool: &SpoolStats) -> [u64; SPOOL_COUNTERS.len()] {
+    let ReporterStats { recovered, spooled, .. } = *stats;
+    let Dropped { spool_full, spool_lost, .. } = stats.dropped;
+    [recovered, spooled, spool_full, spool_lost, spool.bytes, spool.io_errors.total()]
+}
+
 impl Own {
     pub(super) fn new(prefix: &Key) -> Result<Self, InvalidKey> {
-        let mut keys = NAMES.map(|_| prefix.clone());
-        for (key, name) in keys.iter_mut().zip(NAMES) {
-            *key = Key::new(format!("{prefix}.{name}"))?;
-        }
-        Ok(Self(keys))
+        Ok(Self {
+            counters: keys(prefix, COUNTERS)?,
+            #[cfg(feature = "spool")]
+            spool_counters: keys(prefix, SPOOL_COUNTERS)?,
+        })
     }
 
-    pub(super) fn samples(&self, stats: &ReporterStats) -> impl Iterator<Item = Sample> {
-        let timestamp = unix_seconds();
-        self.0.iter().zip(values(stats)).map(move |(key, value)| Sample {
+    pub(super) fn samples(&self, stats: &ReporterStats) -> Vec<Sample> {
+        samples(&self.counters, &values(stats))
+    }
+
+    #[cfg(feature = "spool")]
+    pub(super) fn spool_samples(&self, stats: &ReporterStats, spool: &SpoolStats) -> Vec<Sample> {
+        samples(&self.spool_counters, &spool_values(stats, spool))
+    }
+}
+
+fn keys<const COUNT: usize>(
+    prefix: &Key,
+    names: [&str; COUNT],
+) -> Result<[Key; COUNT], InvalidKey> {
+    let mut keys = names.map(|_| prefix.clone());
+    for (key, name) in keys.iter_mut().zip(names) {
+        *key = Key::new(format!("{prefix}.{name}"))?;
+    }
+    Ok(keys)
+}
+
+fn samples(keys: &[Key], values: &[u64]) -> Vec<Sample> {
+    let timestamp = unix_seconds();
+    keys.iter()
+        .zip(values)
+        .map(|(key, &value)| Sample {
             key: key.clone(),
             point: Point { timestamp, value: value as f64 },
         })
-    }
+        .collect()
 }

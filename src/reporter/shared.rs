@@ -94,8 +94,16 @@ impl Shared {
         let Some(own) = &self.own else {
             return;
         };
-        let stats = self.outbox().stats();
-        for sample in own.samples(&stats) {
+        let outbox = self.outbox();
+        let stats = outbox.stats();
+        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "a spool has more"))]
+        let mut samples = own.samples(&stats);
+        #[cfg(feature = "spool")]
+        if self.spool.is_some() {
+            samples.extend(own.spool_samples(&stats, &outbox.spool_stats()));
+        }
+        drop(outbox);
+        for sample in samples {
             let recorded = self.outbox().record(sample);
             self.after(recorded);
         }

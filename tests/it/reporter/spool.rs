@@ -267,6 +267,39 @@ async fn a_folder_removed_while_the_reporter_runs_is_counted_and_made_anew() {
     reporter.flush(LONG).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn its_own_counters_tell_of_the_spool() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, builder) = Network::new();
+    network.black_hole();
+    let reporter = Reporter::builder(builder.pipelining(Pipelining::On).connect_lazy())
+        .spool(Spool::folder(&folder))
+        .unwrap()
+        .self_metrics("me")
+        .unwrap()
+        .start();
+    for second in 0..5 {
+        reporter.record_at("a", 0.5, second);
+    }
+    spooled(&reporter, 5).await;
+    let bytes = reporter.spool_stats().unwrap().bytes;
+    time::sleep(10 * SECOND).await;
+    network.refuse(0);
+    let mut peer = network.accept().await;
+    let mut received = Received::default();
+    received.take(&mut peer, 5 + 15).await;
+    let told = |name: &str| {
+        let put = received.puts.iter().find(|put| put.starts_with(&format!("me.{name} ")));
+        put.and_then(|put| put.split(' ').nth(1)?.parse::<f64>().ok())
+    };
+    assert_eq!(told("spooled"), Some(5.0));
+    assert_eq!(told("recorded"), Some(5.0));
+    assert_eq!(told("spool.bytes"), Some(bytes as f64));
+    for none in ["recovered", "dropped.spool_full", "dropped.spool_lost", "spool.io_errors"] {
+        assert_eq!(told(none), Some(0.0), "{none}");
+    }
+}
+
 #[tokio::test]
 async fn a_folder_belongs_to_one_reporter() {
     let folder = TempDir::new().unwrap();
