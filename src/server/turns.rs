@@ -147,12 +147,15 @@ impl<F: Future> Future for InTurn<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let Self { session, work, member, place } = &mut *self;
-        let Poll::Ready(_turn) = place.poll_turn(cx) else {
+        let Poll::Ready(turn) = place.poll_turn(cx) else {
             return Poll::Pending;
         };
         let outcome = session.as_mut().poll(cx);
         let bytes = work.0.swap(0, Ordering::Relaxed) + TURN;
-        place.start = place.start.saturating_add(cost(bytes, member));
+        // What nobody had to wait for is not held against anybody.
+        if turn.is_some() {
+            place.start = place.start.saturating_add(cost(bytes, member));
+        }
         outcome
     }
 }

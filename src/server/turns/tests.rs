@@ -224,6 +224,17 @@ fn few_sessions_wait_for_nothing() {
     world.poll_all();
     assert_eq!(*world.had.lock().unwrap(), [alone]);
     assert!(world.is_at_rest());
+    // Nor is what they had held against them once there are many.
+    for _ in 0..1000 {
+        world.wake(alone);
+        world.poll_all();
+    }
+    world.turns.sessions.store(1000, Ordering::Relaxed);
+    let busy = world.come(B, MUCH, true);
+    world.give(3);
+    world.wake(alone);
+    assert_eq!(world.give(1), [alone]);
+    assert_ne!(alone, busy);
 }
 
 #[tokio::test]
