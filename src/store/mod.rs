@@ -8,6 +8,7 @@ use std::{error::Error, fmt, future::Future, sync::Arc};
 use crate::metric::{Key, Metrics, MetricsBuilder, Point, Selector};
 
 mod batch;
+mod index;
 mod memory;
 mod meter;
 mod points;
