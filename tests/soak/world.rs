@@ -65,8 +65,9 @@ impl World {
         Usage {
             // Three listening sockets, two ends of a connection, two more where there is a proxy.
             fds: nothing.fds + 3 + 2 + 4 * disturbed,
-            // The server, the proxy, a driver and a session, and a relay where there is a proxy.
-            tasks: nothing.tasks + 2 + 2 + 3 * disturbed,
+            // The server with the giver of its turns, the proxy, a driver and a session, and a relay
+            // where there is a proxy.
+            tasks: nothing.tasks + 3 + 2 + 3 * disturbed,
             ..*nothing
         }
     }
