@@ -23,6 +23,14 @@ impl BlockingClient {
         Ok(Self { stream })
     }
 
+    /// Likewise, but [`ping`](Self::ping) never sleeps: it asks again and again whether there is
+    /// something to read, and takes all of a core's time for it.
+    pub(crate) fn connect_awake(addr: SocketAddr) -> io::Result<Self> {
+        let client = Self::connect(addr)?;
+        client.stream.set_nonblocking(true)?;
+        Ok(client)
+    }
+
     /// Encodes and writes all `puts`, and returns once all are acknowledged.
     pub(crate) fn put_all(&self, puts: &[Request]) -> Result<(), CodecError> {
         let answers = puts.len() * b"ok\n\n".len();
@@ -74,9 +82,11 @@ impl BlockingClient {
         let mut block = vec![0; BLOCK.min(len)];
         let mut left = len;
         while left > 0 {
-            left = match (&self.stream).read(&mut block)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                len => left.checked_sub(len).ok_or(io::ErrorKind::InvalidData)?,
+            left = match (&self.stream).read(&mut block) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) => left.checked_sub(len).ok_or(io::ErrorKind::InvalidData)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
             };
         }
         Ok(())

@@ -69,21 +69,27 @@ impl Crowd {
             self.contender("metrics-client", acknowledging, super::connect),
             self.contender("mpsc + oneshot", acknowledging, MpscClient::connect).bar(1.0),
             Contender { bar, ..rival },
-            self.ping_pong(acknowledging),
+            self.ping_pong("ping-pong", acknowledging, BlockingClient::connect),
+            self.ping_pong("ping-pong, awake", acknowledging, BlockingClient::connect_awake),
         ];
         Contest { name, elements: PUTS_BY_CALLER * self.callers as u64, contenders }
     }
 
     /// What the machine leaves to win: all puts in one write, made beforehand, and one wait for all
     /// answers, with nobody to hand them to.
-    fn ping_pong(&self, peer: &Rc<Peer>) -> Contender {
+    fn ping_pong(
+        &self,
+        name: &'static str,
+        peer: &Rc<Peer>,
+        connect: fn(SocketAddr) -> io::Result<BlockingClient>,
+    ) -> Contender {
         let callers = self.callers;
         let (puts, answers) = (workload::put_text(callers), callers * b"ok\n\n".len());
         Contender::connected(
-            "ping-pong",
+            name,
             &self.runtime,
             peer,
-            async |addr| BlockingClient::connect(addr),
+            async move |addr| connect(addr),
             async move |client, iterations| {
                 let start = Instant::now();
                 for _ in 0..PUTS_BY_CALLER * iterations {
