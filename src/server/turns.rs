@@ -17,27 +17,32 @@ use super::crowd::Member;
 
 /// The turns of all sessions: start-time fair queueing (P. Goyal, H. Vin and H. Cheng, SIGCOMM 1996).
 ///
-/// A session has a turn each time it is polled. Where there are few sessions, that is when the runtime
-/// says so. Where there are many, a session that is woken waits here, and the next turn is for whoever
-/// has had least: turns are counted by the bytes that they move, times the connections that come from
-/// the same address. So a thousand connections from one address together have what one connection
-/// from another has, and a peer that asks for little need not wait behind peers that ask for much.
-/// Nobody can save up turns for later.
+/// A session has a turn each time it is polled. That is when the runtime says so, as long as all of
+/// them together do no more than a little before the runtime has had time to look who else is woken.
+/// From then on whoever is woken waits here, and the next turn is for whoever has had least: turns are
+/// counted by the bytes that they move, times the connections that come from the same address. So a
+/// thousand connections from one address together have what one connection from another has, and a
+/// peer that asks for little need not wait behind peers that ask for much. Nobody can save up turns
+/// for later.
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// How many may be had at once.
+    /// How many may be given at once.
     limit: usize,
+    /// How many bytes may be moved before the others are looked at.
+    burst: usize,
     /// How many sessions there are.
     sessions: AtomicUsize,
     queue: Mutex<Queue>,
-    /// Somebody waits, and there may be a turn to give.
+    /// Somebody waits and there is a turn to give, or the burst is half over.
     wanted: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// How many turns are had, or given to a session that is going to be polled.
-    taken: usize,
+    /// How many turns are given to sessions that have not ended them.
+    given: usize,
+    /// How many bytes are left of the burst.
+    left: usize,
     /// When the latest turn began, in the time that the counted bytes make.
     now: u64,
     entered: u64,
@@ -51,8 +56,9 @@ impl Turns {
         let threads = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         Self {
             limit: threads,
+            burst: BURST,
             sessions: AtomicUsize::new(0),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { left: BURST, ..Queue::default() }),
             wanted: Notify::new(),
         }
     }
@@ -84,11 +90,12 @@ impl Turns {
 
     fn give_what_there_is(&self) -> Vec<Waker> {
         let mut queue = self.queue();
+        queue.left = self.burst;
         let mut given = Vec::new();
-        while queue.taken < self.limit
+        while queue.given < self.limit
             && let Some(((start, _), waker)) = queue.waiting.pop_first()
         {
-            queue.taken += 1;
+            queue.given += 1;
             queue.now = start;
             given.push(waker);
         }
@@ -107,8 +114,18 @@ impl Turns {
 
     fn give_back(&self) {
         let mut queue = self.queue();
-        queue.taken -= 1;
+        queue.given -= 1;
         if !queue.waiting.is_empty() {
+            drop(queue);
+            self.wanted.notify_one();
+        }
+    }
+
+    fn count_burst(&self, bytes: usize) {
+        let mut queue = self.queue();
+        let (before, half) = (queue.left, self.burst / 2);
+        queue.left = before.saturating_sub(bytes);
+        if before >= half && queue.left < half {
             drop(queue);
             self.wanted.notify_one();
         }
@@ -147,43 +164,43 @@ impl<F: Future> Future for InTurn<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let Self { session, work, member, place } = &mut *self;
-        let Poll::Ready(turn) = place.poll_turn(cx) else {
+        let Poll::Ready(mut turn) = place.poll_turn(cx) else {
             return Poll::Pending;
         };
         let outcome = session.as_mut().poll(cx);
-        let bytes = work.0.swap(0, Ordering::Relaxed) + TURN;
-        // What nobody had to wait for is not held against anybody.
-        if turn.is_some() {
-            place.start = place.start.saturating_add(cost(bytes, member));
-        }
+        turn.bytes += work.0.swap(0, Ordering::Relaxed);
+        place.start = place.start.saturating_add(cost(turn.bytes, member));
         outcome
     }
 }
 
 impl Place {
-    /// Ready when it is this one's turn, with the turn if it was waited for.
-    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<Option<Turn>> {
-        let is_at_ease = self.turns.sessions.load(Ordering::Relaxed) <= MANY;
-        if self.at.is_none() && is_at_ease {
-            return Poll::Ready(None);
-        }
-        let mut queue = self.turns.queue();
-        if let Some(at) = self.at {
-            if let Some(waker) = queue.waiting.get_mut(&at) {
+    /// Ready when it is this one's turn.
+    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<Turn> {
+        let Self { turns, start, at } = self;
+        let turn = |is_given| Poll::Ready(Turn { turns: Arc::clone(turns), is_given, bytes: TURN });
+        let mut queue = turns.queue();
+        if let Some(place) = at {
+            if let Some(waker) = queue.waiting.get_mut(place) {
                 waker.clone_from(cx.waker());
                 return Poll::Pending;
             }
-            self.at = None;
-            return Poll::Ready(Some(Turn(Arc::clone(&self.turns))));
+            *at = None;
+            return turn(true);
         }
-        self.start = self.start.max(queue.now);
+        *start = queue.now.max(*start);
+        let few = turns.sessions.load(Ordering::Relaxed) <= FEW;
+        if few || (queue.waiting.is_empty() && queue.left > 0) {
+            queue.now = *start;
+            return turn(false);
+        }
         queue.entered += 1;
-        let at = (self.start, queue.entered);
-        queue.waiting.insert(at, cx.waker().clone());
-        self.at = Some(at);
-        if queue.taken < self.turns.limit {
+        let place = (*start, queue.entered);
+        queue.waiting.insert(place, cx.waker().clone());
+        *at = Some(place);
+        if queue.given < turns.limit {
             drop(queue);
-            self.turns.wanted.notify_one();
+            turns.wanted.notify_one();
         }
         Poll::Pending
     }
@@ -201,12 +218,22 @@ impl Drop for Place {
     }
 }
 
-/// A turn that was waited for, until it is over.
-struct Turn(Arc<Turns>);
+/// A turn, until it is over.
+struct Turn {
+    turns: Arc<Turns>,
+    /// Whether it was waited for.
+    is_given: bool,
+    /// What it counts for.
+    bytes: usize,
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.give_back();
+        if self.is_given {
+            self.turns.give_back();
+        } else {
+            self.turns.count_burst(self.bytes);
+        }
     }
 }
 
@@ -214,8 +241,13 @@ fn cost(bytes: usize, member: &Member) -> u64 {
     (bytes as u64).saturating_mul(member.fellows() as u64)
 }
 
-/// From how many sessions on they wait for their turns: the waiting itself has a cost.
-const MANY: usize = 32;
+/// So many sessions never wait for each other: each may have a turn of 64 KiB, less than a
+/// millisecond, before another one has.
+const FEW: usize = 4;
+
+/// How much may be done before the others are looked at, in bytes: some milliseconds' work. Looking
+/// costs some microseconds, which peers that ask for little should not pay for each of their requests.
+const BURST: usize = 256 * 1024;
 
 /// What a turn counts for in itself, in bytes: two calls of the system take about as long as the
 /// work on so many.

@@ -63,8 +63,10 @@ impl Future for Session {
 
 impl World {
     fn new() -> Self {
+        let turns = Turns::new();
+        turns.queue().left = 0;
         let world = Self {
-            turns: Arc::new(Turns::new()),
+            turns: Arc::new(Turns { burst: 0, ..turns }),
             crowd: Crowd::new(usize::MAX),
             sessions: Vec::new(),
             woken: Arc::default(),
@@ -123,7 +125,7 @@ impl World {
 
     fn is_at_rest(&self) -> bool {
         let queue = self.turns.queue();
-        queue.taken == 0 && queue.waiting.is_empty()
+        queue.given == 0 && queue.waiting.is_empty()
     }
 }
 
@@ -237,6 +239,36 @@ fn few_sessions_wait_for_nothing() {
     assert_ne!(alone, busy);
 }
 
+#[test]
+fn many_who_ask_for_little_wait_for_nothing_and_whoever_asks_for_much_ends_that() {
+    let mut world = World::new();
+    world.turns = Arc::new(Turns::new());
+    world.turns.sessions.store(1000, Ordering::Relaxed);
+    let first = world.come(A, 30, false);
+    let begin = world.turns.queue().left;
+    let others: Vec<_> = (0..50).map(|_| world.come(A, 30, false)).collect();
+    world.poll_all();
+    let had: Vec<_> = [first].into_iter().chain(others).collect();
+    assert_eq!(*world.had.lock().unwrap(), had);
+    assert!(world.is_at_rest());
+    assert_eq!(world.turns.queue().left, begin - 51 * (TURN + 30));
+    // Until the burst is over.
+    let fit = world.turns.queue().left.div_ceil(TURN + MUCH);
+    let much: Vec<_> = (0..fit + 5).map(|_| world.come(A, MUCH, false)).collect();
+    world.poll_all();
+    let waiting = world.turns.waiting();
+    assert_eq!(waiting, 5, "{:?}", world.turns);
+    world.wake(first);
+    world.poll_all();
+    assert_eq!(world.turns.waiting(), waiting + 1);
+    // Who asks for little is not the last one then.
+    let had = world.give(1);
+    assert_eq!(had, [first]);
+    assert_eq!(world.give(5), much[fit..]);
+    assert!(world.is_at_rest());
+    assert_eq!(world.turns.queue().left, begin);
+}
+
 #[tokio::test]
 async fn turns_are_given_to_all_who_want_them() {
     let turns = Arc::new(Turns::new());
@@ -256,7 +288,7 @@ async fn turns_are_given_to_all_who_want_them() {
     }
     giver.abort();
     let queue = turns.queue();
-    assert_eq!((queue.taken, queue.waiting.len()), (0, 0));
+    assert_eq!((queue.given, queue.waiting.len()), (0, 0));
 }
 
 /// A session that panics has a turn while it does.
