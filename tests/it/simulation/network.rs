@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use metrics_client::{
     Connector, MemoryStore, Selector, Store,
     server::{Limits, serve_connection},
@@ -66,13 +67,21 @@ impl World {
     }
 
     /// Serves as a host of the simulation.
+    ///
+    /// All connections are one task. When the host crashes, tokio drops its tasks in an order that
+    /// depends on how many there have been in the whole program, and a simulation is to be the same again.
     pub(super) async fn serve(self, limits: Limits) -> turmoil::Result {
         let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+        let mut sessions = FuturesUnordered::new();
         loop {
-            let (io, peer) = listener.accept().await?;
+            let (io, peer) = tokio::select! {
+                biased;
+                Some(()) = sessions.next() => continue,
+                accepted = listener.accept() => accepted?,
+            };
             let store = Witness { world: self.clone(), connection: peer };
             let io = Stream { io, segment: self.segment, owner: None };
-            tokio::spawn(serve_connection(io, store, limits));
+            sessions.push(serve_connection(io, store, limits));
         }
     }
 
