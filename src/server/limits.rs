@@ -14,8 +14,9 @@ use crate::protocol::ServerCodec;
 /// 2,000 of each other kind that `cargo bench --bench siege` knows. Buffers of the kernel's sockets
 /// come on top; on Linux `net.ipv4.tcp_mem` bounds them.
 ///
-/// Peers share the processor as equals. Where thousands send without a pause, each answer to an
-/// honest one takes as long as a turn of all of them: seconds.
+/// Addresses share the processor as equals, and so do the connections of one address: a peer's turn
+/// comes when it has moved fewer bytes than the others who wait, so one that asks for little is not
+/// kept waiting by thousands that send without a pause.
 ///
 /// ```
 /// use std::time::Duration;

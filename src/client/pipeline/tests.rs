@@ -27,6 +27,11 @@ mod random;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
+/// So many events, or as many as an interpreter gets through in seconds.
+const fn at_most(events: usize) -> usize {
+    if cfg!(miri) { 20 } else { events }
+}
+
 /// A task that only remembers that it was woken.
 #[derive(Debug, Default)]
 struct Task(AtomicBool);

@@ -2,11 +2,12 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use metrics_client::Pipelining;
 use tokio::join;
+use tracing::{Dispatch, subscriber::NoSubscriber};
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
 use crate::peer::Network;
@@ -42,6 +43,15 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
+/// Has `subscriber` told of what happens on this thread.
+fn told(subscriber: impl Into<Dispatch>) -> impl Drop {
+    // As long as there is but one subscriber, an event that a test on another thread is the first to
+    // reach is off for good.
+    static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+    LazyLock::force(&ANOTHER);
+    tracing::subscriber::set_default(subscriber)
+}
+
 #[track_caller]
 fn assert_told(lines: &[String], expected: &[&str]) {
     let told = lines.len() == expected.len()
@@ -58,7 +68,7 @@ async fn what_happens_to_connections_is_told_and_what_happens_to_requests_is_not
         .with_ansi(false)
         .with_writer(log.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = told(subscriber);
 
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
@@ -110,7 +120,7 @@ async fn what_the_probe_has_found_is_told() {
         .with_ansi(false)
         .with_writer(log.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = told(subscriber);
 
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Auto).connect().await.unwrap();

@@ -261,16 +261,13 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// An interpreter takes minutes for what takes milliseconds.
-const MOST_EVENTS: usize = if cfg!(miri) { 20 } else { 200 };
-
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_place_is_lost_or_had_twice_and_whoever_gets_one_is_woken(
         limit in 1_usize..6000,
-        events in proptest::collection::vec(event(), 1..MOST_EVENTS),
+        events in proptest::collection::vec(event(), 1..at_most(200)),
     ) {
         let mut bench = Bench::with(Settings { max_buffered_bytes: limit, ..settings() }, 1);
         let mut services = <[Service; SERVICES]>::default();
