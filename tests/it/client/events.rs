@@ -7,7 +7,10 @@ use std::{
 
 use metrics_client::Pipelining;
 use tokio::join;
-use tracing::{Dispatch, subscriber::NoSubscriber};
+use tracing::{
+    Dispatch, Subscriber,
+    subscriber::{DefaultGuard, NoSubscriber},
+};
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
 use crate::peer::Network;
@@ -44,7 +47,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 /// Has `subscriber` told of what happens on this thread.
-fn told(subscriber: impl Into<Dispatch>) -> impl Drop {
+fn told(subscriber: impl Subscriber + Send + Sync + 'static) -> DefaultGuard {
     // As long as there is but one subscriber, an event that a test on another thread is the first to
     // reach is off for good.
     static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
