@@ -1,4 +1,6 @@
-use std::{net::IpAddr, task::Wake};
+use std::{net::IpAddr, task::Wake, time::Duration};
+
+use tokio::time::timeout;
 
 use super::*;
 use crate::server::crowd::Crowd;
@@ -6,10 +8,20 @@ use crate::server::crowd::Crowd;
 const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 0, 0, 2];
 
+/// Only who waits for ever waits so long.
+const LONG: Duration = Duration::from_secs(60);
+
 /// What a peer that sends without a pause has done in a turn, in bytes.
 const MUCH: usize = 16 * 1024;
 
 impl Turns {
+    /// None of which is had without waiting for it.
+    fn without_burst() -> Self {
+        let turns = Self::new();
+        turns.queue().left = 0;
+        Self { burst: 0, ..turns }
+    }
+
     /// Has so many wait who will never come.
     pub(in crate::server) fn crowd(&self, count: usize) {
         let mut queue = self.queue();
@@ -63,10 +75,8 @@ impl Future for Session {
 
 impl World {
     fn new() -> Self {
-        let turns = Turns::new();
-        turns.queue().left = 0;
         let world = Self {
-            turns: Arc::new(Turns { burst: 0, ..turns }),
+            turns: Arc::new(Turns::without_burst()),
             crowd: Crowd::new(usize::MAX),
             sessions: Vec::new(),
             woken: Arc::default(),
@@ -269,9 +279,9 @@ fn many_who_ask_for_little_wait_for_nothing_and_whoever_asks_for_much_ends_that(
     assert_eq!(world.turns.queue().left, begin);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn turns_are_given_to_all_who_want_them() {
-    let turns = Arc::new(Turns::new());
+    let turns = Arc::new(Turns::without_burst());
     turns.sessions.store(1000, Ordering::Relaxed);
     let giver = tokio::spawn(Arc::clone(&turns).give());
     let crowd = Crowd::new(usize::MAX);
@@ -284,7 +294,7 @@ async fn turns_are_given_to_all_who_want_them() {
         tokio::spawn(turns.take(session, Work::default(), crowd.enter(A.into()).unwrap()))
     });
     for session in sessions.collect::<Vec<_>>() {
-        session.await.unwrap();
+        timeout(LONG, session).await.unwrap().unwrap();
     }
     giver.abort();
     let queue = turns.queue();
@@ -292,9 +302,9 @@ async fn turns_are_given_to_all_who_want_them() {
 }
 
 /// A session that panics has a turn while it does.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_panic_takes_no_turn_away() {
-    let turns = Arc::new(Turns::new());
+    let turns = Arc::new(Turns::without_burst());
     turns.sessions.store(1000, Ordering::Relaxed);
     let giver = tokio::spawn(Arc::clone(&turns).give());
     let crowd = Crowd::new(usize::MAX);
@@ -302,7 +312,7 @@ async fn a_panic_takes_no_turn_away() {
         tokio::spawn(turns.take(session, Work::default(), crowd.enter(A.into()).unwrap()))
     };
     let failed = run(Box::pin(async { panic!("as a store may") }));
-    assert!(failed.await.is_err());
-    run(Box::pin(async {})).await.unwrap();
+    assert!(timeout(LONG, failed).await.unwrap().is_err());
+    timeout(LONG, run(Box::pin(async {}))).await.unwrap().unwrap();
     giver.abort();
 }
