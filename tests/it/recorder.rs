@@ -162,19 +162,23 @@ async fn labels_and_prefix_are_in_the_key() {
 async fn an_idle_series_is_forgotten_and_one_that_is_held_goes_on() {
     let world = World::new(|builder| builder.idle_timeout(3 * INTERVAL));
     let held = world.run(|| counter!("held"));
+    let also_held = world.run(|| (gauge!("held.gauge"), histogram!("held.histogram")));
     held.increment(1);
+    also_held.0.set(1.0);
+    also_held.1.record(1.0);
     world.run(|| {
         counter!("loose").increment(1);
         gauge!("loose.gauge").set(1.0);
         histogram!("loose.histogram").record(1.0);
     });
-    assert_eq!(world.recorder.stats().series, 4);
+    assert_eq!(world.recorder.stats().series, 6);
     world.pass(8).await;
-    assert_eq!(world.recorder.stats().series, 1);
+    assert_eq!(world.recorder.stats().series, 3);
     let reported = world.values("held").await.len();
     world.pass(4).await;
-    assert_eq!(world.values("held").await.len(), reported, "an idle series is not reported");
-    assert_eq!(world.values("loose").await.len(), reported);
+    for idle in ["held", "held.gauge", "held.histogram.count", "loose"] {
+        assert_eq!(world.values(idle).await.len(), reported, "{idle} is reported, and idle");
+    }
 
     held.increment(1);
     world.run(|| counter!("loose").increment(1));
