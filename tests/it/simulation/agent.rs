@@ -94,13 +94,16 @@ impl Agent {
         }
     }
 
-    /// Puts until it works, for so long at most.
+    /// Puts until it works, for so long at most. It does so also if this caller is refused because the
+    /// client is busy with those of others.
     pub(super) async fn recover(&mut self, limit: Duration) {
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), self.client.stats().acknowledged);
         loop {
             let (put, sample) = self.next_put();
             let result = self.in_time(put_sample(&self.client, &sample)).await;
-            let works = result.is_ok();
+            let is_busy = matches!(&result, Err(Error::QueueFull { .. }))
+                && self.client.stats().acknowledged > before;
+            let works = result.is_ok() || is_busy;
             self.end_put(put, Some(result));
             if works || begun.elapsed() > limit {
                 break;
