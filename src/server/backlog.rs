@@ -8,6 +8,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::turns::Work;
+
 /// What sessions hold while their peers do not take their answers.
 ///
 /// A session that cannot write says here what it holds, and takes it back when it can. When all of
@@ -32,6 +34,7 @@ struct Waiting {
 struct Holding {
     bytes: usize,
     waker: Waker,
+    work: Work,
 }
 
 impl Backlog {
@@ -57,13 +60,14 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) struct Place {
     backlog: Arc<Backlog>,
+    work: Work,
     /// Where it stands, if it waits.
     place: Option<(Instant, u64)>,
 }
 
 impl Place {
-    pub(super) fn new(backlog: Arc<Backlog>) -> Self {
-        Self { backlog, place: None }
+    pub(super) fn new(backlog: Arc<Backlog>, work: Work) -> Self {
+        Self { backlog, work, place: None }
     }
 
     /// Waits on, since `since` and with so many bytes. Ready when this session is given up.
@@ -82,12 +86,13 @@ impl Place {
         waiting.entered += 1;
         let place = (since, waiting.entered);
         waiting.bytes += bytes;
-        waiting.sessions.insert(place, Holding { bytes, waker: cx.waker().clone() });
+        let (waker, work) = (cx.waker().clone(), self.work.clone());
+        waiting.sessions.insert(place, Holding { bytes, waker, work });
         let mut given_up = Vec::new();
         while waiting.bytes > self.backlog.limit
             && let Some((&longest, _)) = waiting.sessions.first_key_value()
         {
-            given_up.extend(waiting.remove(longest).map(|holding| holding.waker));
+            given_up.extend(waiting.remove(longest));
             if longest == place {
                 break;
             }
@@ -96,14 +101,20 @@ impl Place {
         drop(waiting);
         // Woken without the lock, for the first thing that a session then does is to take it. This
         // one may be among them, and then finds out when it is polled again.
-        given_up.into_iter().for_each(Waker::wake);
+        for Holding { waker, work, .. } in given_up {
+            work.set_over(true);
+            waker.wake();
+        }
         Poll::Pending
     }
 
     /// Waits no more.
     pub(super) fn leave(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.backlog.waiting().remove(place);
+        if let Some(place) = self.place.take()
+            && self.backlog.waiting().remove(place).is_none()
+        {
+            // Its peer has taken everything just after it was given up.
+            self.work.set_over(false);
         }
     }
 }
@@ -141,7 +152,7 @@ mod tests {
 
     impl Waiter {
         fn new(backlog: &Arc<Backlog>) -> Self {
-            Self { place: Place::new(Arc::clone(backlog)), bell: Arc::default() }
+            Self { place: Place::new(Arc::clone(backlog), Work::default()), bell: Arc::default() }
         }
 
         fn is_given_up(&mut self, since: Instant, bytes: usize) -> bool {

@@ -121,7 +121,7 @@ pub(super) async fn run<Io, S>(
     let limits = shared.limits;
     let peer = peer.map(tracing::field::display);
     let mut session = Session {
-        wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog)), work),
+        wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog), work.clone()), work),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
         turn_bytes: 0,

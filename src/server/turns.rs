@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -134,11 +134,26 @@ impl Turns {
 
 /// What a session does, counted by itself, in bytes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Work(Arc<AtomicUsize>);
+pub(super) struct Work(Arc<Done>);
+
+#[derive(Debug, Default)]
+struct Done {
+    bytes: AtomicUsize,
+    is_over: AtomicBool,
+}
 
 impl Work {
     pub(super) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the session is to end: it then waits for no turn, for it holds memory that others need.
+    pub(super) fn set_over(&self, is_over: bool) {
+        self.0.is_over.store(is_over, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> usize {
+        self.0.bytes.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -164,11 +179,11 @@ impl<F: Future> Future for InTurn<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let Self { session, work, member, place } = &mut *self;
-        let Poll::Ready(mut turn) = place.poll_turn(cx) else {
+        let Poll::Ready(mut turn) = place.poll_turn(work, cx) else {
             return Poll::Pending;
         };
         let outcome = session.as_mut().poll(cx);
-        turn.bytes += work.0.swap(0, Ordering::Relaxed);
+        turn.bytes += work.take();
         place.start = place.start.saturating_add(cost(turn.bytes, member));
         outcome
     }
@@ -176,11 +191,16 @@ impl<F: Future> Future for InTurn<F> {
 
 impl Place {
     /// Ready when it is this one's turn.
-    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<Turn> {
+    fn poll_turn(&mut self, work: &Work, cx: &Context<'_>) -> Poll<Turn> {
         let Self { turns, start, at } = self;
         let turn = |is_given| Poll::Ready(Turn { turns: Arc::clone(turns), is_given, bytes: TURN });
+        let is_over = work.0.is_over.load(Ordering::Relaxed);
         let mut queue = turns.queue();
         if let Some(place) = at {
+            if is_over && queue.waiting.remove(place).is_some() {
+                *at = None;
+                return turn(false);
+            }
             if let Some(waker) = queue.waiting.get_mut(place) {
                 waker.clone_from(cx.waker());
                 return Poll::Pending;
@@ -190,7 +210,7 @@ impl Place {
         }
         *start = queue.now.max(*start);
         let few = turns.sessions.load(Ordering::Relaxed) <= FEW;
-        if few || (queue.waiting.is_empty() && queue.left > 0) {
+        if few || is_over || (queue.waiting.is_empty() && queue.left > 0) {
             queue.now = *start;
             return turn(false);
         }

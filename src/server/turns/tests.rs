@@ -229,6 +229,20 @@ fn who_goes_keeps_no_turn_and_no_place() {
 }
 
 #[test]
+fn a_session_that_is_to_end_waits_for_no_turn() {
+    let mut world = World::new();
+    (0..100).for_each(|_| _ = world.come(A, MUCH, true));
+    let over = world.come(A, MUCH, false);
+    world.give(1);
+    world.sessions[over].as_ref().unwrap().work.set_over(true);
+    world.wake(over);
+    assert_eq!(world.give(0), [over]);
+    assert_eq!(world.turns.waiting(), 100);
+    world.go(over);
+    assert_eq!(world.give(5).len(), 5);
+}
+
+#[test]
 fn few_sessions_wait_for_nothing() {
     let mut world = World::new();
     world.turns.sessions.store(0, Ordering::Relaxed);
