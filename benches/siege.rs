@@ -221,8 +221,8 @@ impl Attack {
     fn ceiling(self) -> u64 {
         match self {
             // What the store may hold by itself, and what peers may cost.
-            Self::NewPoints | Self::SlowReads | Self::All => 1536 * MIB,
-            _ => 512 * MIB,
+            Self::NewPoints | Self::SlowReads | Self::All => (1024 + 640) * MIB,
+            _ => 640 * MIB,
         }
     }
 }

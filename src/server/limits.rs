@@ -9,10 +9,9 @@ use crate::protocol::ServerCodec;
 /// A connection that waits for its peer's next request holds no buffers but the beginning of a line;
 /// one that is busy holds at most 64 KiB of requests,
 /// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers and little more. With the defaults, and
-/// without TLS, all connections together cost the process less than 512 MiB, besides what the store
-/// holds. That was seen with 10,000 peers that send their lines slowly or read no answer, and with
-/// 2,000 of each other kind that `cargo bench --bench siege` knows. Buffers of the kernel's sockets
-/// come on top; on Linux `net.ipv4.tcp_mem` bounds them.
+/// without TLS, all connections together cost the process less than 640 MiB, besides what the store
+/// holds: that is what `cargo bench --bench siege` sees to, with 10,000 hostile peers. Buffers of the
+/// kernel's sockets come on top; on Linux `net.ipv4.tcp_mem` bounds them.
 ///
 /// Addresses share the processor as equals, and so do the connections of one address: a peer's turn
 /// comes when it has moved fewer bytes than the others who wait, so one that asks for little is not
