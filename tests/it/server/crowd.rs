@@ -25,7 +25,10 @@ async fn a_slow_reader_of_everything_holds_up_no_writer_and_sees_one_moment() {
         (0..POINTS).for_each(|at| puts.push(&key, Point::new(at, 1.0)));
     }
     store.apply(&puts).await.unwrap();
-    let running = Running::serve(Server::bind("127.0.0.1:0").await.unwrap().store(store));
+    // The reader is not to be cut off for its slowness, however long the writer takes.
+    let limits = Limits::default().write_time(10 * AGES);
+    let server = Server::bind("127.0.0.1:0").await.unwrap().store(store).limits(limits);
+    let running = Running::serve(server);
 
     // Some 17 MB, more than the buffers of two sockets hold.
     let mut slow = running.connect().await;
