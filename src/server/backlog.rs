@@ -92,7 +92,11 @@ impl Place {
         while waiting.bytes > self.backlog.limit
             && let Some((&longest, _)) = waiting.sessions.first_key_value()
         {
-            given_up.extend(waiting.remove(longest));
+            if let Some(Holding { waker, work, .. }) = waiting.remove(longest) {
+                // Under the lock, so that a session that leaves now takes it back afterwards.
+                work.set_over(true);
+                given_up.push(waker);
+            }
             if longest == place {
                 break;
             }
@@ -101,10 +105,7 @@ impl Place {
         drop(waiting);
         // Woken without the lock, for the first thing that a session then does is to take it. This
         // one may be among them, and then finds out when it is polled again.
-        for Holding { waker, work, .. } in given_up {
-            work.set_over(true);
-            waker.wake();
-        }
+        given_up.into_iter().for_each(Waker::wake);
         Poll::Pending
     }
 
@@ -185,6 +186,20 @@ mod tests {
         assert!(!older.is_given_up(at(5), 40));
         assert!(new.is_given_up(at(3), 21));
         assert_eq!(backlog.waiting().bytes, 80);
+    }
+
+    #[test]
+    fn who_is_given_up_ends_without_a_turn_unless_its_peer_has_taken_everything() {
+        let backlog = Arc::new(Backlog::new(100));
+        let [mut first, mut second] = [(); 2].map(|()| Waiter::new(&backlog));
+        let now = Instant::now();
+        assert!(!first.is_given_up(now, 60));
+        assert!(!first.place.work.is_over());
+        assert!(!second.is_given_up(now + Duration::from_secs(1), 60));
+        assert!(first.place.work.is_over() && !second.place.work.is_over());
+        first.place.leave();
+        assert!(!first.place.work.is_over());
+        assert_eq!(backlog.waiting().bytes, 60);
     }
 
     #[test]

@@ -152,6 +152,10 @@ impl Work {
         self.0.is_over.store(is_over, Ordering::Relaxed);
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        self.0.is_over.load(Ordering::Relaxed)
+    }
+
     fn take(&self) -> usize {
         self.0.bytes.swap(0, Ordering::Relaxed)
     }
@@ -194,7 +198,7 @@ impl Place {
     fn poll_turn(&mut self, work: &Work, cx: &Context<'_>) -> Poll<Turn> {
         let Self { turns, start, at } = self;
         let turn = |is_given| Poll::Ready(Turn { turns: Arc::clone(turns), is_given, bytes: TURN });
-        let is_over = work.0.is_over.load(Ordering::Relaxed);
+        let is_over = work.is_over();
         let mut queue = turns.queue();
         if let Some(place) = at {
             if is_over && queue.waiting.remove(place).is_some() {

@@ -93,6 +93,13 @@ pub(super) struct Segment {
     pub(super) gone: bool,
 }
 
+impl Segment {
+    /// One in which no samples are known yet.
+    pub(super) fn empty(path: PathBuf, first: u64, bytes: u64) -> Self {
+        Self { path, first, end: first, bytes, latest: i64::MIN, gone: false }
+    }
+}
+
 /// Samples that were read, all from the first segment, and not settled yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outstanding {
@@ -152,14 +159,7 @@ impl<D: Disk> Folder<D> {
             match segment_number(&name) {
                 Some(first) => {
                     let path = self.path.join(name);
-                    found.push(Segment {
-                        path,
-                        first,
-                        end: first,
-                        bytes,
-                        latest: i64::MIN,
-                        gone: false,
-                    });
+                    found.push(Segment::empty(path, first, bytes));
                 }
                 None if [LOCK, POSITION].contains(&name.as_str()) || name.ends_with(SET_ASIDE) => {}
                 None => {

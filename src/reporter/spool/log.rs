@@ -112,14 +112,7 @@ impl<D: Disk> Folder<D> {
         }
         let (first, bytes) = (self.next, HEADER_LEN as u64);
         self.bytes += bytes;
-        self.segments.push_back(Segment {
-            path,
-            first,
-            end: first,
-            bytes,
-            latest: i64::MIN,
-            gone: false,
-        });
+        self.segments.push_back(Segment::empty(path, first, bytes));
         if let Err(error) = self.disk.sync_folder(&self.path) {
             let path = self.path.clone();
             self.report("sync", &path, error);
