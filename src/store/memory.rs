@@ -58,8 +58,9 @@ impl MemoryStore {
     /// Snapshots count with what they keep of what has changed since, as a slow reader makes them:
     /// where there is no more room, the oldest of them are given up first, and whoever reads one of
     /// these is told so by an error. When that does not help either, the store is full, and takes no
-    /// put any more: nothing that was stored is ever removed for another. What is counted is a little
-    /// less than what the process needs, for allocators have their own expenses.
+    /// put any more: nothing that was stored is ever removed for another. The process
+    /// needs somewhat more than what is counted: up to a sixteenth is kept for snapshots to come,
+    /// and allocators have their own expenses.
     #[must_use]
     pub fn max_bytes(self, max_bytes: usize) -> Self {
         Self { max_bytes, ..self }

@@ -5,18 +5,32 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use super::spares::Spares;
+
 /// Counts the bytes of everything that reports to it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Meter(Arc<AtomicUsize>);
+pub(super) struct Meter(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    bytes: AtomicUsize,
+    /// Not counted: they are kept in proportion to what is.
+    spares: Spares,
+}
 
 impl Meter {
     pub(super) fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
     /// Counts bytes that are kept as long as the store is.
     pub(super) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Room for points that nobody uses.
+    pub(super) fn spares(&self) -> &Spares {
+        &self.0.spares
     }
 }
 

@@ -12,6 +12,7 @@ mod index;
 mod memory;
 mod meter;
 mod points;
+mod spares;
 
 pub use batch::{Iter, PutBatch};
 pub use memory::{MemorySnapshot, MemoryStore};

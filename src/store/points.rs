@@ -4,7 +4,10 @@ use std::{ops::Bound, sync::Arc};
 
 use imbl::OrdMap;
 
-use super::meter::{Meter, Metered};
+use super::{
+    meter::{Meter, Metered},
+    spares::Spares,
+};
 use crate::metric::Point;
 
 /// The points of one key, ascending by timestamp, one for each second. A clone is a snapshot: it
@@ -18,7 +21,7 @@ use crate::metric::Point;
 /// `imbl::Vector` would do the first of these as well, but insert by splitting and joining whole
 /// vectors, and would begin with 1 KiB for a key of five points.
 #[derive(Clone, Debug)]
-pub(super) struct Points<const CHUNK: usize = 512> {
+pub(super) struct Points<const CHUNK: usize = { Spares::POINTS }> {
     /// All chunks but the last, each under its first timestamp.
     sealed: OrdMap<i64, Arc<Chunk>>,
     /// The chunk with the highest timestamps; empty only if there is no point at all.
@@ -191,9 +194,20 @@ impl Chunk {
 /// A copy has room for as many points as the original: it is made to be written to.
 impl Clone for Chunk {
     fn clone(&self) -> Self {
-        let mut points = Vec::with_capacity(self.points.capacity());
+        let meter = self.metered.meter();
+        let mut points = match self.points.capacity() {
+            Spares::POINTS => meter.spares().take(),
+            room => Vec::with_capacity(room),
+        };
         points.extend_from_slice(&self.points);
-        Self::of(points, self.metered.meter())
+        Self::of(points, meter)
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let meter = self.metered.meter();
+        meter.spares().put(std::mem::take(&mut self.points), meter.bytes());
     }
 }
 
@@ -250,6 +264,23 @@ mod tests {
             assert_eq!((chunk.points.len(), chunk.points.capacity()), (512, 512));
         }
         assert!(points.tail.points.capacity() <= 512);
+    }
+
+    #[test]
+    fn what_a_snapshot_kept_is_room_for_the_next_copy() {
+        let meter = Meter::default();
+        let mut points = Points::<512>::new(&meter);
+        (0..20 * 512).for_each(|at| points.put(Point::new(at, 0.0)));
+        let snapshot = points.clone();
+        points.put(Point::new(0, 1.0));
+        let kept = snapshot.chunk(None).unwrap().points().as_ptr();
+        drop(snapshot);
+        // What an allocator has that was just freed goes here.
+        let _elsewhere = Vec::<Point>::with_capacity(512);
+        let _snapshot = points.clone();
+        points.put(Point::new(0, 2.0));
+        assert_eq!(points.chunk(None).unwrap().points().as_ptr(), kept);
+        assert_eq!(all(&points).len(), 20 * 512);
     }
 
     proptest! {
