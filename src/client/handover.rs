@@ -202,20 +202,35 @@ fn a_request_that_has_to_wait_has_the_server_probed() {
     });
 }
 
-/// There is one place at a time: whoever gives it up, by filling it or by leaving, has the next one woken.
+/// There is one place at a time: whoever fills it has the next one woken.
 #[test]
-fn a_service_that_waits_for_a_place_gets_it() {
+fn a_service_that_waits_for_a_place_gets_it_when_that_is_filled() {
     for pipelining in [Pipelining::On, Pipelining::Off] {
         in_every_order(move || {
             let (client, driver) = connected(pipelining, Line::new(Server::IsPrompt));
             let others = client.clone();
             let one = in_thread(async move { stored_in_place(&client, "a").await });
-            let other = in_thread(async move {
-                begun(stored_in_place(&others, "b")).await;
-                stored_in_place(&others, "c").await;
-            });
+            let other = in_thread(async move { stored_in_place(&others, "b").await });
             block_on(driver);
             join_all([one, other]);
+        });
+    }
+}
+
+/// And so has whoever leaves, with the place or in line for it.
+#[test]
+fn a_service_that_waits_for_a_place_gets_it_when_another_leaves() {
+    for pipelining in [Pipelining::On, Pipelining::Off] {
+        in_every_order(move || {
+            let (client, driver) = connected(pipelining, Line::new(Server::IsPrompt));
+            let others = client.clone();
+            let gone = in_thread(async move {
+                let mut places = Places::default();
+                begun(poll_fn(|cx| places.poll(&client, cx))).await;
+            });
+            let other = in_thread(async move { stored_in_place(&others, "b").await });
+            block_on(driver);
+            join_all([gone, other]);
         });
     }
 }

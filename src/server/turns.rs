@@ -214,8 +214,12 @@ impl Place {
         }
         *start = queue.now.max(*start);
         let few = turns.sessions.load(Ordering::Relaxed) <= FEW;
-        if few || is_over || (queue.waiting.is_empty() && queue.left > 0) {
+        if few || (queue.waiting.is_empty() && queue.left > 0) {
             queue.now = *start;
+            return turn(false);
+        }
+        if is_over {
+            // Not its turn: time stays before the turns of those who wait.
             return turn(false);
         }
         queue.entered += 1;

@@ -242,6 +242,21 @@ fn a_session_that_is_to_end_waits_for_no_turn() {
     assert_eq!(world.give(5).len(), 5);
 }
 
+/// Its own next turn would have begun long after theirs, who wait.
+#[test]
+fn a_session_that_is_to_end_puts_nobody_behind_the_others() {
+    let mut world = World::new();
+    let over = world.come(A, 1000 * MUCH, false);
+    (0..100).for_each(|_| _ = world.come(A, MUCH, true));
+    let elsewhere = world.come(B, 30, false);
+    world.give(500);
+    world.sessions[over].as_ref().unwrap().work.set_over(true);
+    world.wake(over);
+    assert_eq!(world.give(0), [over]);
+    world.wake(elsewhere);
+    assert_eq!(world.give(1), [elsewhere]);
+}
+
 #[test]
 fn few_sessions_wait_for_nothing() {
     let mut world = World::new();
