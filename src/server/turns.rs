@@ -15,15 +15,17 @@ use tokio::{runtime::Handle, sync::Notify, task::yield_now};
 
 use super::crowd::Member;
 
-/// The turns of all sessions: start-time fair queueing (P. Goyal, H. Vin and H. Cheng, SIGCOMM 1996).
+/// The turns of all sessions: fair queueing, with the clock of start-time fair queueing (P. Goyal, H. Vin
+/// and H. Cheng, SIGCOMM 1996).
 ///
 /// A session has a turn each time it is polled. That is when the runtime says so, as long as all of
 /// them together do no more than a little before the runtime has had time to look who else is woken.
-/// From then on whoever is woken waits here, and the next turn is for whoever has had least: turns are
-/// counted by the bytes that they move, times the connections that come from the same address. So a
-/// thousand connections from one address together have what one connection from another has, and a
-/// peer that asks for little need not wait behind peers that ask for much. Nobody can save up turns
-/// for later.
+/// From then on whoever is woken waits here. Turns are counted by the bytes that they move, times the
+/// connections that come from the same address; one begins when the last of the same session ended, or now,
+/// and the next to be given is that which ends first, if it is like the last. So a thousand connections from
+/// one address together have what one connection from another has, and a peer that asks for little
+/// does not wait behind peers that ask for much, be there thousands whose turns begin now. Nobody can save
+/// up turns for later.
 #[derive(Debug)]
 pub(super) struct Turns {
     /// How many may be given at once.
@@ -46,8 +48,14 @@ struct Queue {
     /// When the latest turn began, in the time that the counted bytes make.
     now: u64,
     entered: u64,
-    /// By when their turns begin; the number has those that begin at one time come in order.
-    waiting: BTreeMap<(u64, u64), Waker>,
+    /// By when their turns should end; the number has those that end at one time come in order.
+    waiting: BTreeMap<(u64, u64), Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    start: u64,
+    waker: Waker,
 }
 
 impl Turns {
@@ -73,8 +81,9 @@ impl Turns {
     ) -> InTurn<F> {
         self.sessions.fetch_add(1, Ordering::Relaxed);
         // To come anew is no way to be ahead of those who stay.
-        let start = self.queue().now.saturating_add(cost(COMING, &member));
-        let place = Place { turns: Arc::clone(self), start, at: None };
+        let last = cost(COMING, &member);
+        let start = self.queue().now.saturating_add(last);
+        let place = Place { turns: Arc::clone(self), start, last, at: None };
         InTurn { session: Box::pin(session), work, member, place }
     }
 
@@ -93,10 +102,10 @@ impl Turns {
         queue.left = self.burst;
         let mut given = Vec::new();
         while queue.given < self.limit
-            && let Some(((start, _), waker)) = queue.waiting.pop_first()
+            && let Some((_, Waiting { start, waker })) = queue.waiting.pop_first()
         {
             queue.given += 1;
-            queue.now = start;
+            queue.now = queue.now.max(start);
             given.push(waker);
         }
         given
@@ -174,6 +183,8 @@ struct Place {
     turns: Arc<Turns>,
     /// When its next turn begins, if it wants one by then.
     start: u64,
+    /// What its last one cost, or one of a newcomer is taken to cost.
+    last: u64,
     /// Where it waits, or waited until it was given its turn.
     at: Option<(u64, u64)>,
 }
@@ -188,7 +199,8 @@ impl<F: Future> Future for InTurn<F> {
         };
         let outcome = session.as_mut().poll(cx);
         turn.bytes += work.take();
-        place.start = place.start.saturating_add(cost(turn.bytes, member));
+        place.last = cost(turn.bytes, member);
+        place.start = place.start.saturating_add(place.last);
         outcome
     }
 }
@@ -196,7 +208,7 @@ impl<F: Future> Future for InTurn<F> {
 impl Place {
     /// Ready when it is this one's turn.
     fn poll_turn(&mut self, work: &Work, cx: &Context<'_>) -> Poll<Turn> {
-        let Self { turns, start, at } = self;
+        let Self { turns, start, last, at } = self;
         let turn = |is_given| Poll::Ready(Turn { turns: Arc::clone(turns), is_given, bytes: TURN });
         let is_over = work.is_over();
         let mut queue = turns.queue();
@@ -205,8 +217,8 @@ impl Place {
                 *at = None;
                 return turn(false);
             }
-            if let Some(waker) = queue.waiting.get_mut(place) {
-                waker.clone_from(cx.waker());
+            if let Some(waiting) = queue.waiting.get_mut(place) {
+                waiting.waker.clone_from(cx.waker());
                 return Poll::Pending;
             }
             *at = None;
@@ -223,8 +235,8 @@ impl Place {
             return turn(false);
         }
         queue.entered += 1;
-        let place = (*start, queue.entered);
-        queue.waiting.insert(place, cx.waker().clone());
+        let place = (start.saturating_add(*last), queue.entered);
+        queue.waiting.insert(place, Waiting { start: *start, waker: cx.waker().clone() });
         *at = Some(place);
         if queue.given < turns.limit {
             drop(queue);

@@ -7,6 +7,7 @@ use crate::server::crowd::Crowd;
 
 const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 0, 0, 2];
+const C: [u8; 4] = [10, 0, 0, 3];
 
 /// Only who waits for ever waits so long.
 const LONG: Duration = Duration::from_secs(60);
@@ -25,8 +26,8 @@ impl Turns {
     /// Has so many wait who will never come.
     pub(in crate::server) fn crowd(&self, count: usize) {
         let mut queue = self.queue();
-        let waiting = (0..count).map(|number| ((u64::MAX, number as u64), Waker::noop().clone()));
-        queue.waiting.extend(waiting);
+        let waiting = || Waiting { start: u64::MAX, waker: Waker::noop().clone() };
+        queue.waiting.extend((0..count).map(|number| ((u64::MAX, number as u64), waiting())));
     }
 }
 
@@ -127,8 +128,10 @@ impl World {
         let before = self.had.lock().unwrap().len();
         self.poll_all();
         for _ in 0..count {
+            let now = self.turns.queue().now;
             self.turns.give_what_there_is().into_iter().for_each(Waker::wake);
             self.poll_all();
+            assert!(self.turns.queue().now >= now, "time goes back");
         }
         self.had.lock().unwrap().split_off(before)
     }
@@ -175,6 +178,30 @@ fn who_asks_for_little_does_not_wait_behind_those_who_ask_for_much() {
         own += world.give(1).iter().filter(|&&turn| turn == here).count();
     }
     assert!(own > 100, "{own}");
+}
+
+/// Peers that send less than they may all have their turns begin now.
+#[test]
+fn who_asks_for_little_does_not_wait_behind_a_crowd_that_comes_at_once() {
+    let mut world = World::new();
+    let crowd: Vec<_> = (0..1000).map(|_| world.come(A, MUCH, false)).collect();
+    let elsewhere = world.come(B, 30, false);
+    let greedy = world.come(C, 10_000 * MUCH, false);
+    world.give(2000);
+    for _ in 0..2 {
+        // When its turn begins, the others may long have had another.
+        world.wake(greedy);
+        assert_eq!(world.give(1), [greedy]);
+        crowd.iter().for_each(|&number| world.wake(number));
+        for _ in 0..100 {
+            world.wake(elsewhere);
+            assert_eq!(world.give(1), [elsewhere]);
+            assert_ne!(world.give(5), [elsewhere]);
+        }
+        // And the crowd is not kept waiting for ever.
+        assert_eq!(world.give(1000).len(), 500);
+        assert!(world.is_at_rest());
+    }
 }
 
 #[test]
