@@ -66,16 +66,17 @@ impl MemoryStore {
         Self { max_bytes, ..self }
     }
 
-    /// Gives up snapshots until no more is held than may be, and says whether that was enough.
+    /// Says whether the points take no more than they may, and sees to it that they do not with what
+    /// snapshots keep.
     fn make_room(&self) -> bool {
-        while self.meter.bytes() > self.max_bytes {
-            // Nobody needs to wait while it is freed.
-            let Some(oldest) = self.state().give_up_oldest() else {
-                return false;
-            };
+        // Where they do, no snapshot's end would make room.
+        let has_room = self.meter.stored() <= self.max_bytes;
+        while has_room && self.meter.bytes() > self.max_bytes {
+            // Nobody needs to wait while it is freed, and whoever looks meanwhile finds none.
+            let Some(oldest) = self.state().give_up_oldest() else { break };
             drop(oldest);
         }
-        true
+        has_room
     }
 
     /// Held for one batch at most, never across an `await`.
@@ -298,6 +299,38 @@ mod tests {
         }
         assert!((3..=6).contains(&kept), "{kept}");
         put(&store, 10, 1000, 0.5).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_put_that_is_refused_gives_up_no_snapshot() {
+        let store = MemoryStore::new().max_bytes(1 << 20);
+        let mut keys = 10;
+        let mut reader = store.get(&Selector::All).await.unwrap();
+        while put(&store, keys, 100, 0.5).await.is_ok() {
+            reader = store.get(&Selector::All).await.unwrap();
+            keys += 10;
+        }
+        for _ in 0..10 {
+            assert!(put(&store, keys, 100, 1.5).await.is_err());
+        }
+        assert_eq!(reader.into_metrics().await.unwrap().point_count(), (keys - 10) * 100);
+    }
+
+    /// What a snapshot kept is freed without the lock; who comes meanwhile finds none to give up.
+    #[tokio::test]
+    async fn a_put_is_not_refused_for_what_another_thread_is_about_to_free() {
+        let store = MemoryStore::new();
+        put(&store, 100, 100, 0.5).await.unwrap();
+        let bytes = store.meter.bytes();
+        let store = store.max_bytes(bytes * 3 / 2);
+        let snapshot = store.get(&Selector::All).await.unwrap();
+        put(&store, 40, 100, 1.5).await.unwrap();
+        let kept = store.state().give_up_oldest();
+        put(&store, 100, 100, 2.5).await.unwrap();
+        assert!(store.meter.bytes() > store.max_bytes);
+        put(&store, 100, 100, 3.5).await.unwrap();
+        drop((snapshot, kept));
+        assert_eq!(store.meter.bytes(), store.meter.stored());
     }
 
     #[tokio::test]

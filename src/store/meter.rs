@@ -7,24 +7,37 @@ use std::sync::{
 
 use super::spares::Spares;
 
-/// Counts the bytes of everything that reports to it.
+/// Counts the bytes of everything that reports to it: what the store would take without snapshots, and
+/// what it takes with what they keep.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Meter(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    stored: AtomicUsize,
     bytes: AtomicUsize,
     /// Not counted: they are kept in proportion to what is.
     spares: Spares,
 }
 
 impl Meter {
+    /// Without what only snapshots keep.
+    pub(super) fn stored(&self) -> usize {
+        self.0.stored.load(Ordering::Relaxed)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
     /// Counts bytes that are kept as long as the store is.
     pub(super) fn add(&self, bytes: usize) {
+        self.0.stored.fetch_add(bytes, Ordering::Relaxed);
+        self.add_copy(bytes);
+    }
+
+    /// Counts a copy, which is made where a snapshot keeps the original, or what is gone.
+    fn add_copy(&self, bytes: usize) {
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -34,7 +47,8 @@ impl Meter {
     }
 }
 
-/// Bytes that are counted as long as this lives; those of a clone are counted once more.
+/// Bytes that are counted as long as this lives. Those of a clone are counted once more, but not as
+/// stored: one of the two is a snapshot's.
 #[derive(Debug)]
 pub(super) struct Metered {
     meter: Meter,
@@ -64,12 +78,14 @@ impl Metered {
 
 impl Clone for Metered {
     fn clone(&self) -> Self {
-        Self::new(&self.meter, self.bytes)
+        self.meter.add_copy(self.bytes);
+        Self { meter: self.meter.clone(), bytes: self.bytes }
     }
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
-        self.set(0);
+        // Nothing that is stored is ever removed, so this was a snapshot's.
+        self.meter.add_copy(0_usize.wrapping_sub(self.bytes));
     }
 }

@@ -200,7 +200,7 @@ impl Clone for Chunk {
             room => Vec::with_capacity(room),
         };
         points.extend_from_slice(&self.points);
-        Self::of(points, meter)
+        Self { points, metered: self.metered.clone() }
     }
 }
 
