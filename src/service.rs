@@ -24,8 +24,8 @@ use crate::{
 /// takes, of [`max_buffered_bytes`](crate::ClientBuilder::max_buffered_bytes). Until then it waits in
 /// one line with the callers of the client; those who came first go first, except that who holds a
 /// place without using it keeps no caller of the client waiting while nothing else waits to be sent. Once it
-/// is ready, the next call goes straight to the queue, whatever
-/// [`overflow`](crate::ClientBuilder::overflow) says. So `load_shed` sheds exactly those for whom the
+/// is ready, the next call is accepted, whatever [`overflow`](crate::ClientBuilder::overflow) says, and goes
+/// to the queue, behind the callers who are in line by then. So `load_shed` sheds exactly those for whom the
 /// queue has no room.
 ///
 /// The place is this service's own, which is why the client itself is no service: a clone has none, and who

@@ -209,6 +209,11 @@ impl Pipeline {
                     Overflow::Fail => return Err(Error::QueueFull { limit }),
                 }
             }
+            // All is looked up, expires and is settled by the order in which it was accepted.
+            WhenFull::NeverIs if self.overflow.iter().any(|in_line| in_line.entry().is_some()) => {
+                let bytes = self.queue.pull_back(len);
+                self.overflow.push_back(InLine::Request(entry, bytes));
+            }
             _ => self.queue.push(entry, len),
         }
         self.next_seq += 1;

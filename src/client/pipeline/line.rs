@@ -81,7 +81,8 @@ impl Pipeline {
     }
 
     /// Accepts a request in its place, which is used up with it, or as any other if there is none. If
-    /// it is refused, the place is kept. Who gets the room that is left is to be woken.
+    /// it is refused, the place is kept. It goes to the queue, but behind the requests that are in line
+    /// already, which get its room. Who gets the room that is left is to be woken.
     pub(in crate::client) fn fill(
         &mut self,
         place: &mut Option<PlaceId>,

@@ -195,7 +195,7 @@ impl Waiters {
         outcome: Result<Answer, Error>,
         wakers: &mut Vec<Waker>,
     ) {
-        let Some(slot) = self.slots.get_mut(id.slot) else {
+        let Some(slot) = self.slots.get_mut(id.slot).filter(|slot| slot.seq == id.seq) else {
             return;
         };
         let wake = match &mut slot.call {

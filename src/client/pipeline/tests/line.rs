@@ -93,9 +93,67 @@ fn a_request_is_accepted_in_its_place_also_while_others_wait() {
     bench.put(&long());
     bench.put(&long());
     assert_eq!(bench.pipeline.overflow.len(), 1);
-    service.put(&mut bench, "a");
-    assert_eq!(bench.pipeline.overflow.len(), 1);
+    let filled = service.put(&mut bench, "a");
+    assert_eq!(bench.pipeline.overflow.len(), 2, "those who came before it go first");
     assert_eq!(bench.pipeline.kept, 0);
+    let put = format!("put {} 0.5 7\n", long());
+    for sent in [&put, &put, "put a 0.5 7\n"] {
+        assert_eq!(bench.take(), sent);
+        bench.answer([Response::ok()]);
+    }
+    assert_eq!(bench.outcome(filled), Some(Outcome::Stored));
+}
+
+/// In flight: one request. In the queue: `a`, then, in this order, a put that had to get in line, and what
+/// a service has put in its place afterwards.
+fn filled_while_another_waits() -> (Bench, WaiterId, WaiterId) {
+    let mut bench = bench(1);
+    let mut service = Service::default();
+    bench.put("flying");
+    bench.take();
+    assert!(service.is_ready(&mut bench));
+    bench.put("a");
+    bench.now += SECOND;
+    let waited = bench.put(&long());
+    assert_eq!(bench.pipeline.overflow.len(), 1);
+    bench.now += 3 * SECOND;
+    let filled = service.put(&mut bench, "filled");
+    (bench, waited, filled)
+}
+
+#[test]
+fn what_fills_a_place_is_sent_after_those_who_wait_and_neither_is_stored_before() {
+    let (mut bench, waited, filled) = filled_while_another_waits();
+    let settled = Arc::clone(bench.pipeline.settled());
+    for sent in ["put a 0.5 7\n", &format!("put {} 0.5 7\n", long()), "put filled 0.5 7\n"] {
+        assert!(!settled.has_stored(waited) || sent.contains("filled"));
+        assert!(!settled.has_stored(filled));
+        bench.answer([Response::ok()]);
+        assert_eq!(bench.take(), sent);
+    }
+    bench.answer([Response::ok()]);
+    assert!(settled.has_stored(waited) && settled.has_stored(filled));
+}
+
+#[test]
+fn who_waited_while_a_place_was_filled_can_be_withdrawn_and_its_answer_is_nobodys() {
+    let (mut bench, waited, filled) = filled_while_another_waits();
+    bench.abandon(waited);
+    let get = bench.get("else");
+    bench.pipeline.set_width(9);
+    assert_eq!(bench.take(), "put a 0.5 7\nput filled 0.5 7\nget else\n");
+    bench.answer([Response::ok(), Response::ok(), Response::ok()]);
+    assert_eq!(bench.outcome(filled), Some(Outcome::Stored));
+    assert_eq!(bench.outcome(get), None, "its answer has not come");
+}
+
+#[test]
+fn who_waited_while_a_place_was_filled_has_a_deadline_of_its_own() {
+    let (mut bench, waited, _) = filled_while_another_waits();
+    // It has waited for 3 s of its 5.
+    bench.now += 2 * SECOND;
+    bench.expire();
+    assert_eq!(bench.outcome(waited), Some(Outcome::Timeout(Delivery::NotSent)));
 }
 
 #[test]
@@ -328,6 +386,8 @@ fn check(pipeline: &Pipeline, services: &mut [Service]) {
         assert!(service.task.is_woken(), "a service sleeps on its place");
     }
     assert!(pipeline.overflow.iter().map(InLine::seq).is_sorted());
+    assert!(pipeline.entries().map(|entry| entry.seq).is_sorted());
+    assert!(pipeline.entries().map(|entry| entry.deadline).is_sorted());
     let is_waiting = pipeline.overflow.iter().any(|in_line| in_line.entry().is_some());
     assert!(!is_waiting || waiting > 0, "nothing would admit the request");
     let can_go = pipeline.overflow.front().is_some_and(|first| match first {
