@@ -6,9 +6,9 @@ use crate::protocol::ServerCodec;
 
 /// Bounds on what peers can cost a [`Server`](super::Server).
 ///
-/// A connection that waits for its peer's next request holds no buffers but the beginning of a line;
-/// one that is busy holds at most 64 KiB of requests,
-/// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers and little more. With the defaults, and
+/// A connection that waits for its peer's next request holds the beginning of a line, and buffers of at
+/// most 8 KiB; one that is busy holds at most 64 KiB of requests, what is made of them for the store, and
+/// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers. With the defaults, and
 /// without TLS, all connections together cost the process less than 768 MiB, besides what the store
 /// holds (`cargo bench --bench siege`, 10,000 hostile peers, two threads). Up to a third of that is free
 /// memory which glibc's allocator keeps for each thread; with `MALLOC_ARENA_MAX=1` in the environment

@@ -94,7 +94,7 @@ pub(super) async fn welcome<Io, S>(
     #[cfg(feature = "tls")]
     if let Some(tls) = &shared.tls {
         let mut stop = stop;
-        match tls.accept(io, &shared.limits, &mut stop).await {
+        match tls.accept(io, &shared.limits, &work, &mut stop).await {
             // In a box of its own, so that a session without TLS need not keep room for it.
             Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), work, stop)).await,
             Err(end) => debug!(%peer, reason = %end, "no TLS"),
@@ -269,10 +269,11 @@ where
     /// Ends its turn.
     async fn let_others_go_first(&mut self) -> Result<(), End> {
         self.turn_bytes = 0;
-        if self.shared.is_crowded() {
+        let is_crowded = self.shared.is_crowded();
+        if is_crowded {
             self.puts.release();
-            poll_fn(|cx| Poll::Ready(self.wire.step_back(cx))).await?;
         }
+        poll_fn(|cx| Poll::Ready(self.wire.step_back(cx, is_crowded))).await?;
         yield_now().await;
         Ok(())
     }

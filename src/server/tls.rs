@@ -12,7 +12,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::{Limits, session::End, wire};
+use super::{Limits, session::End, turns::Work, wire};
 use crate::tls::{TlsError, certified_key, provider, roots};
 
 /// Speaks TLS with those who connect to a [`Server`](super::Server), versions 1.2 and 1.3; given to
@@ -83,6 +83,7 @@ impl TlsAcceptor {
         &self,
         io: Io,
         limits: &Limits,
+        work: &Work,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<TlsStream<Io>, End>
     where
@@ -99,7 +100,7 @@ impl TlsAcceptor {
             Ok(Ok(io)) => Ok(io),
             Ok(Err((error, io))) => {
                 // The peer has been told why, and may still be sending.
-                wire::linger(io).await;
+                wire::linger(io, work).await;
                 Err(End::Handshake(error))
             }
             Err(_) => Err(End::SlowHandshake),
@@ -141,7 +142,8 @@ mod tests {
             let (peer, io) = duplex(64 * 1024);
             let (stop, mut stopped) = watch::channel(false);
             let handshake = tokio::spawn(async move {
-                let accepted = acceptor.accept(io, &Limits::default(), &mut stopped).await;
+                let accepted =
+                    acceptor.accept(io, &Limits::default(), &Work::default(), &mut stopped).await;
                 accepted.expect_err("no peer here speaks TLS")
             });
             Self { peer, stop, handshake }

@@ -165,7 +165,7 @@ impl Work {
         self.0.is_over.load(Ordering::Relaxed)
     }
 
-    fn take(&self) -> usize {
+    pub(super) fn take(&self) -> usize {
         self.0.bytes.swap(0, Ordering::Relaxed)
     }
 }
@@ -294,7 +294,9 @@ const BURST: usize = 256 * 1024;
 const TURN: usize = 1024;
 
 /// What a connection counts for before its first turn, in bytes: as much as a turn of a peer that
-/// sends without a pause, with the answers.
+/// sends without a pause, with the answers. Whoever comes anew for each large answer is ahead of
+/// those who ask for large ones over one connection; to count that beforehand would keep everybody waiting
+/// who comes to ask for little.
 const COMING: usize = 16 * 1024;
 
 #[cfg(test)]

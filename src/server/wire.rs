@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    task::yield_now,
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
@@ -126,12 +127,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         }
     }
 
-    /// Writes what can be written at once, and holds no more than it must from now on.
-    pub(super) fn step_back(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        self.read_size = MIN_READ;
+    /// Writes what can be written at once, and ends the connection if its time is over: a peer that is
+    /// always heard would not be asked otherwise. Holds no more than it must from now on, if others
+    /// need the memory.
+    pub(super) fn step_back(&mut self, cx: &mut Context<'_>, is_crowded: bool) -> Result<(), End> {
+        if is_crowded {
+            self.read_size = MIN_READ;
+        }
         if let Poll::Ready(drained) = self.poll_drain(cx) {
             drained?;
-            self.release();
+            if is_crowded {
+                self.release();
+            }
         }
         Ok(())
     }
@@ -159,7 +166,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
     pub(super) async fn linger(&mut self) {
         self.input = BytesMut::new();
         self.output = BytesMut::new();
-        linger(&mut self.io).await;
+        linger(&mut self.io, &self.work).await;
     }
 
     /// Says that nothing more comes, if that can be said at once: over TLS a connection that ends
@@ -177,7 +184,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         while !self.output.is_empty() {
             let Poll::Ready(written) = Pin::new(&mut self.io).poll_write(cx, &self.output) else {
-                self.await_reader();
+                self.await_reader(self.output.len());
                 return Poll::Pending;
             };
             let written = written?;
@@ -195,7 +202,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         }
         if self.unflushed {
             if Pin::new(&mut self.io).poll_flush(cx)?.is_pending() {
-                self.await_reader();
+                self.await_reader(MAX_UNFLUSHED);
                 return Poll::Pending;
             }
             self.unflushed = false;
@@ -206,18 +213,24 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         Poll::Ready(Ok(()))
     }
 
-    fn await_reader(&mut self) {
-        let bytes = self.output.len();
+    /// The time runs, if it does not already, until so many more bytes are taken.
+    fn await_reader(&mut self, bytes: usize) {
         self.unread.get_or_insert_with(|| Unread { since: Instant::now(), bytes });
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Input, End>> {
         if self.input.capacity() - self.input.len() < self.read_size / 2 {
-            self.input.reserve(self.read_size);
+            if !self.input.try_reclaim(self.read_size) {
+                // To reserve would keep room for what has been consumed, in front.
+                let mut input = BytesMut::with_capacity(self.input.len() + self.read_size);
+                input.extend_from_slice(&self.input);
+                self.input = input;
+            }
             self.input_held = None;
         }
-        let room = self.input.capacity() - self.input.len();
-        let Poll::Ready(read) = pin!(self.io.read_buf(&mut self.input)).poll(cx) else {
+        let room = self.read_size.min(self.input.capacity() - self.input.len());
+        let mut input = (&mut self.input).limit(room);
+        let Poll::Ready(read) = pin!(self.io.read_buf(&mut input)).poll(cx) else {
             return Poll::Pending;
         };
         let read = read?;
@@ -257,13 +270,23 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
 
 /// Closes without losing what was written: a socket that is closed while there is something to
 /// read resets the connection, and a peer that is reset may never see the last answer.
-pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+///
+/// What is passed over counts as `work`, and others have their turn as after any other.
+pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin, work: &Work) {
     let until_end = async {
         io.shutdown().await?;
+        let mut turn_bytes = 0;
         while let Ok(read) = timeout(LINGER_QUIET, poll_fn(|cx| poll_pass_over(&mut io, cx))).await
         {
-            if read? == 0 {
+            let read = read?;
+            if read == 0 {
                 break;
+            }
+            work.add(read);
+            turn_bytes += read;
+            if turn_bytes >= MAX_READ / 2 {
+                turn_bytes = 0;
+                yield_now().await;
             }
         }
         Ok(())
@@ -296,6 +319,10 @@ pub(super) const MIN_READ: usize = 8 * 1024;
 /// The most that one read asks for, in bytes: some 1,500 puts. It is what one peer can make the
 /// server do before others have their turn, and how long it can hold the store's lock.
 pub(super) const MAX_READ: usize = 64 * 1024;
+
+/// How much of what was written may be in a buffer of the connection, in bytes: rustls has room for so much
+/// by default. Once as much again is taken from us, the peer has taken that.
+const MAX_UNFLUSHED: usize = 64 * 1024;
 
 /// How much is passed over at once, in bytes: it lies on the stack.
 const SCRAP: usize = 16 * 1024;
