@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{Limits, backlog::Place, session::End, turns::Work};
+use crate::protocol::MAX_REQUEST_LEN;
 
 /// Reads requests into a buffer and writes answers out of one, both at a time.
 pub(super) struct Wire<Io> {
@@ -221,8 +222,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Input, End>> {
         if self.input.capacity() - self.input.len() < self.read_size / 2 {
             if !self.input.try_reclaim(self.read_size) {
-                // To reserve would keep room for what has been consumed, in front.
-                let mut input = BytesMut::with_capacity(self.input.len() + self.read_size);
+                // To reserve would keep room for what has been consumed, in front. Of the next read
+                // as much may be left, in the same buffer.
+                let rest = self.input.len().max(MAX_REQUEST_LEN);
+                let mut input = BytesMut::with_capacity(rest + self.read_size);
                 input.extend_from_slice(&self.input);
                 self.input = input;
             }
