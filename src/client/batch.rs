@@ -70,8 +70,9 @@ impl Stored {
 /// Stores each sample over the connection of its key, over all connections at once.
 async fn store_by_key(several: &Several, samples: &[Sample]) -> Stored {
     let routes = &*several.routes(samples);
-    let parts = several.all().iter().zip(0..).map(|(shared, number)| async move {
-        let places = || (0..samples.len()).filter(move |&place| routes[place] == number);
+    let parts = several.all().iter().enumerate().map(|(number, shared)| async move {
+        let places =
+            || (0..samples.len()).filter(move |&place| usize::from(routes[place]) == number);
         let part = places().map(|place| &samples[place]);
         let mut stored = store(shared, part, places().count()).await;
         let Stored { failure, refused, settled, .. } = &mut stored;

@@ -293,6 +293,18 @@ async fn what_one_connection_cannot_store_keeps_no_other_from_storing_its_own() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn put_all_stores_over_as_many_connections_as_there_may_be() {
+    let (network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connections(256).connect().await.unwrap();
+    let log = serve(network, |_, _| OK);
+    let samples = samples(1000, 2);
+    client.put_all(&samples).await.unwrap();
+    assert_eq!(log.lock().unwrap().len(), samples.len());
+    let connections = connections_by_key(&log);
+    assert!(connections.values().all(|connections| connections.len() == 1), "{connections:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn everything_goes_to_the_connection_with_the_fewest_requests() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connections(3).connect().await.unwrap();
