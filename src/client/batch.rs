@@ -58,6 +58,19 @@ struct Stored {
 }
 
 impl Stored {
+    /// Of one part of `total` samples, which has these `places` in the whole: as seen from there.
+    fn among_all(mut self, places: impl Iterator<Item = usize>, total: usize) -> Self {
+        let Some((first_failed, _)) = &mut self.failure else {
+            return Self { settled: total, ..self };
+        };
+        // Thousands may have been refused, so each is looked up and not searched for.
+        let places = places.collect::<Vec<_>>();
+        for place in self.refused.iter_mut().chain([first_failed, &mut self.settled]) {
+            *place = places.get(*place).copied().unwrap_or(total);
+        }
+        self
+    }
+
     fn add(&mut self, other: Self) {
         self.acknowledged += other.acknowledged;
         let failures = [self.failure.take(), other.failure].into_iter().flatten();
@@ -74,13 +87,8 @@ async fn store_by_key(several: &Several, samples: &[Sample]) -> Stored {
         let places =
             || (0..samples.len()).filter(move |&place| usize::from(routes[place]) == number);
         let part = places().map(|place| &samples[place]);
-        let mut stored = store(shared, part, places().count()).await;
-        let Stored { failure, refused, settled, .. } = &mut stored;
-        let failed = failure.iter_mut().map(|(place, _)| place);
-        for place in failed.chain(refused).chain([settled]) {
-            *place = places().nth(*place).unwrap_or(samples.len());
-        }
-        stored
+        let stored = store(shared, part, places().count()).await;
+        stored.among_all(places(), samples.len())
     });
     let mut parts = parts.map(Box::pin).collect::<Vec<_>>();
     let mut stored =

@@ -293,6 +293,35 @@ async fn what_one_connection_cannot_store_keeps_no_other_from_storing_its_own() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn put_all_says_how_many_of_all_were_refused_before_the_first_that_has_no_outcome() {
+    let (network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connections(4).connect().await.unwrap();
+    let samples = samples(50, 20);
+    let silent = 827;
+    let request = format!("put {}", samples[silent]);
+    // Every third second is refused.
+    let is_refused = |sample: &Sample| sample.point.timestamp % 3 == 0;
+    let log = serve(network, move |_, asked| match asked.rsplit(' ').next().unwrap().parse() {
+        _ if asked == request => Answer::Silence,
+        Ok(second) if second % 3 == 0 => Answer::Text("error\nno\n\n"),
+        Ok::<i64, _>(_) => OK,
+        Err(error) => panic!("{asked}: {error}"),
+    });
+    let Err(Error::Batch(batch)) = client.put_all(&samples).await else { panic!("it was silent") };
+    assert_eq!((batch.first_failed, batch.settled), (0, silent));
+    let rejected = samples[..silent].iter().filter(|sample| is_refused(sample)).count();
+    assert_eq!(batch.rejected, rejected);
+
+    // All others have their outcome, but for those that would have come over the silent connection.
+    let connections = connections_by_key(&log);
+    let its_own = &connections[&*samples[silent].key];
+    let answered = samples.iter().enumerate().filter(|&(place, sample)| {
+        !is_refused(sample) && (place < silent || &connections[&*sample.key] != its_own)
+    });
+    assert_eq!(batch.acknowledged, answered.count());
+}
+
+#[tokio::test(start_paused = true)]
 async fn put_all_stores_over_as_many_connections_as_there_may_be() {
     let (network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connections(256).connect().await.unwrap();
