@@ -262,8 +262,10 @@ pub enum ConnectionState {
     Connecting,
     /// There is a connection.
     Connected,
-    /// There is none. While requests wait, the client dials again after a wait; when none do, as
-    /// after a server has closed an idle connection, it dials when the next one comes.
+    /// There is none. At first, and after a connection has ended while nobody waited, as when a
+    /// server closes an idle one, the client dials when the next request comes. Once it has failed
+    /// to connect, or has lost a connection while requests waited or to a server that broke the
+    /// protocol, it dials until there is a connection, also when nobody waits any more.
     Disconnected,
     /// The client serves nobody any more.
     Closed,
