@@ -322,6 +322,49 @@ async fn put_all_says_how_many_of_all_were_refused_before_the_first_that_has_no_
 }
 
 #[tokio::test(start_paused = true)]
+async fn put_all_speaks_for_what_became_of_the_samples_of_all_connections() {
+    for answer in [None, Some("ok\n\n"), Some("error\nno\n\n")] {
+        let (mut network, builder) = Network::new();
+        let client = builder.pipelining(Pipelining::Off).connections(2).connect().await.unwrap();
+        let [(lost, peer), (kept, mut other)] =
+            <[_; 2]>::try_from(key_of_each(&client, &mut network, 2).await).unwrap();
+        drop(peer);
+        network.black_hole();
+        let samples = [&lost, &kept].map(|key| Sample::new(key, 1.0, 1).unwrap());
+        let server = async {
+            other.expect(&format!("put {kept} 1.0 1\n")).await;
+            if let Some(answer) = answer {
+                other.send(answer).await;
+            }
+        };
+        let (all, ()) = join!(client.put_all(&samples), server);
+        let error = all.unwrap_err();
+        let Error::Batch(batch) = &error else { panic!("{error:?}") };
+        assert_eq!((batch.first_failed, batch.error.delivery()), (0, Delivery::NotSent));
+        let said = (error.delivery(), error.is_retryable());
+        assert_eq!(said, (Delivery::Unknown, true), "{answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn put_all_may_be_tried_again_where_a_refusal_is_not_all_that_kept_it() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connections(2).connect().await.unwrap();
+    let [(lost, peer), (kept, mut other)] =
+        <[_; 2]>::try_from(key_of_each(&client, &mut network, 2).await).unwrap();
+    drop(peer);
+    network.black_hole();
+    let samples = [&kept, &lost].map(|key| Sample::new(key, 1.0, 1).unwrap());
+    let request = format!("put {kept} 1.0 1\n");
+    let server = other.answer(&request, "error\nno\n\n");
+    let (all, ()) = join!(client.put_all(&samples), server);
+    let error = all.unwrap_err();
+    let Error::Batch(batch) = &error else { panic!("{error:?}") };
+    assert_eq!((batch.first_failed, batch.error.delivery()), (0, Delivery::Rejected));
+    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::Unknown, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn put_all_stores_over_as_many_connections_as_there_may_be() {
     let (network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connections(256).connect().await.unwrap();
