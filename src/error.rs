@@ -104,12 +104,15 @@ impl Error {
     /// True where the fault lies with the network or the load, false where it lies with the request
     /// or the server. A put with the same timestamp may always be repeated where the server keeps
     /// one value for a key and a second, as the protocol has it.
+    ///
+    /// For a [`put_all`](crate::MetricsClient::put_all) the first sample decides that failed for
+    /// another reason than the server's refusal, if there is one.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::QueueFull { .. } | Self::Timeout { .. } => true,
             Self::Connection { fault, .. } => !fault.is_protocol_violation(),
-            Self::Batch(batch) => batch.error.is_retryable(),
+            Self::Batch(batch) => batch.retryable,
             Self::InvalidKey(_)
             | Self::NotFinite(_)
             | Self::Rejected { .. }
@@ -120,6 +123,9 @@ impl Error {
     }
 
     /// What can have happened to the request.
+    ///
+    /// Of a [`put_all`](crate::MetricsClient::put_all) it is true of every sample, those that were
+    /// stored among them: not sent if none was, rejected if all were, and otherwise unknown.
     #[must_use]
     pub fn delivery(&self) -> Delivery {
         match self {
@@ -133,8 +139,7 @@ impl Error {
             | Self::Closed { delivery, .. } => *delivery,
             Self::InvalidResponse(_) => Delivery::Unknown,
             Self::Rejected { .. } => Delivery::Rejected,
-            Self::Batch(batch) if batch.acknowledged > 0 => Delivery::Unknown,
-            Self::Batch(batch) => batch.error.delivery(),
+            Self::Batch(batch) => batch.delivery,
         }
     }
 }
@@ -161,6 +166,13 @@ pub enum Delivery {
     /// The server has refused it, and stored nothing then. If it had been sent before, over a
     /// connection that was lost, that copy may be stored: [`retry`](crate::ClientBuilder::retry).
     Rejected,
+}
+
+impl Delivery {
+    /// What is true of two requests.
+    pub(crate) fn of_both(self, other: Self) -> Self {
+        if self == other { self } else { Self::Unknown }
+    }
 }
 
 /// Why a connection ended.
@@ -236,4 +248,8 @@ pub struct BatchError {
     /// Why it failed.
     #[source]
     pub error: Error,
+    /// What is true of all samples.
+    pub(crate) delivery: Delivery,
+    /// Whether what kept samples from being stored, other than refusals, may be over next time.
+    pub(crate) retryable: bool,
 }

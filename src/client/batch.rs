@@ -16,7 +16,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    error::{BatchError, Error},
+    error::{BatchError, Delivery, Error},
     metric::Sample,
     protocol::{self, NotFinite},
 };
@@ -29,7 +29,8 @@ pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error
     for sample in samples {
         NotFinite::check(&sample.key, sample.point.value)?;
     }
-    let Stored { acknowledged, failure, refused, settled } = match pool.several() {
+    let Stored { acknowledged, failure, refused, settled, broken, delivery } = match pool.several()
+    {
         None => store(pool.first(), samples.iter(), samples.len()).await,
         Some(several) => store_by_key(several, samples).await,
     };
@@ -41,12 +42,15 @@ pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error
             first_failed,
             settled,
             rejected: refused.into_iter().filter(|&place| place < settled).count(),
+            delivery: delivery.filter(|_| acknowledged == 0).unwrap_or(Delivery::Unknown),
+            retryable: broken.is_some_and(|(_, retryable)| retryable),
             error,
         }))),
     }
 }
 
 /// What has become of samples.
+#[derive(Default)]
 struct Stored {
     acknowledged: usize,
     /// The first that failed, by its place, and why.
@@ -55,35 +59,56 @@ struct Stored {
     refused: Vec<usize>,
     /// All before this place were acknowledged or refused.
     settled: usize,
+    /// The first that failed for another reason than a refusal, by its place, and whether it may
+    /// work if it is tried again.
+    broken: Option<(usize, bool)>,
+    /// What is true of all that failed, if any did.
+    delivery: Option<Delivery>,
 }
 
 impl Stored {
+    /// Of one part of `total` samples, which has these `places` in the whole: as seen from there.
+    fn among_all(mut self, places: impl Iterator<Item = usize>, total: usize) -> Self {
+        let Some((first_failed, _)) = &mut self.failure else {
+            return Self { settled: total, ..self };
+        };
+        // Thousands may have been refused, so each is looked up and not searched for.
+        let places = places.collect::<Vec<_>>();
+        let broken = self.broken.iter_mut().map(|(place, _)| place);
+        let first = [first_failed, &mut self.settled];
+        for place in self.refused.iter_mut().chain(first).chain(broken) {
+            *place = places.get(*place).copied().unwrap_or(total);
+        }
+        self
+    }
+
     fn add(&mut self, other: Self) {
         self.acknowledged += other.acknowledged;
-        let failures = [self.failure.take(), other.failure].into_iter().flatten();
-        self.failure = failures.min_by_key(|&(place, _)| place);
+        self.failure = earliest(self.failure.take(), other.failure);
+        self.broken = earliest(self.broken, other.broken);
+        let deliveries = [self.delivery, other.delivery].into_iter().flatten();
+        self.delivery = deliveries.reduce(Delivery::of_both);
         self.refused.extend(other.refused);
         self.settled = self.settled.min(other.settled);
     }
 }
 
+fn earliest<T>(one: Option<(usize, T)>, other: Option<(usize, T)>) -> Option<(usize, T)> {
+    [one, other].into_iter().flatten().min_by_key(|&(place, _)| place)
+}
+
 /// Stores each sample over the connection of its key, over all connections at once.
 async fn store_by_key(several: &Several, samples: &[Sample]) -> Stored {
     let routes = &*several.routes(samples);
-    let parts = several.all().iter().zip(0..).map(|(shared, number)| async move {
-        let places = || (0..samples.len()).filter(move |&place| routes[place] == number);
+    let parts = several.all().iter().enumerate().map(|(number, shared)| async move {
+        let places =
+            || (0..samples.len()).filter(move |&place| usize::from(routes[place]) == number);
         let part = places().map(|place| &samples[place]);
-        let mut stored = store(shared, part, places().count()).await;
-        let Stored { failure, refused, settled, .. } = &mut stored;
-        let failed = failure.iter_mut().map(|(place, _)| place);
-        for place in failed.chain(refused).chain([settled]) {
-            *place = places().nth(*place).unwrap_or(samples.len());
-        }
-        stored
+        let stored = store(shared, part, places().count()).await;
+        stored.among_all(places(), samples.len())
     });
     let mut parts = parts.map(Box::pin).collect::<Vec<_>>();
-    let mut stored =
-        Stored { acknowledged: 0, failure: None, refused: Vec::new(), settled: samples.len() };
+    let mut stored = Stored { settled: samples.len(), ..Stored::default() };
     poll_fn(|cx| {
         parts.retain_mut(|part| match part.as_mut().poll(cx) {
             Poll::Ready(part) => {
@@ -124,12 +149,27 @@ async fn store<'a>(
         accepted += block;
     }
     let progress = batch.finished().await;
+    let reason = |&(at, ref error): &(usize, Error)| (at, error.is_retryable(), error.delivery());
+    let broken = match (&progress.failure, progress.broken_at) {
+        (Some(first), Some(at)) if first.0 == at => Some(reason(first)),
+        // A refusal came first, and the pipeline keeps the first reason alone. So this one may have
+        // been sent; and it may work next time, unless the client is closed.
+        (_, Some(at)) => Some((at, shared.pipeline().is_open(), Delivery::Unknown)),
+        (_, None) => failure.as_ref().map(reason),
+    };
+    let deliveries = [
+        (!progress.refused.is_empty()).then_some(Delivery::Rejected),
+        broken.map(|(.., delivery)| delivery),
+        (accepted < number).then_some(Delivery::NotSent),
+    ];
     Stored {
         acknowledged: progress.acknowledged,
         failure: progress.failure.or(failure),
         refused: progress.refused,
         // What was never accepted is not settled either.
         settled: progress.broken_at.unwrap_or(accepted),
+        broken: broken.map(|(at, retryable, _)| (at, retryable)),
+        delivery: deliveries.into_iter().flatten().reduce(Delivery::of_both),
     }
 }
 

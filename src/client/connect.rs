@@ -179,6 +179,9 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// As good as for ever, and small enough to be added to any time: ten years.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// The lowest ceiling that doubles to more: the timers of Tokio count milliseconds.
+const LEAST_CEILING: Duration = Duration::from_millis(1);
+
 /// A connector with what it needs to dial: an address and a time limit.
 #[derive(Debug)]
 pub(super) struct Dialer<C> {
@@ -262,8 +265,10 @@ pub enum ConnectionState {
     Connecting,
     /// There is a connection.
     Connected,
-    /// There is none. While requests wait, the client dials again after a wait; when none do, as
-    /// after a server has closed an idle connection, it dials when the next one comes.
+    /// There is none. At first, and after a connection has ended while nobody waited, as when a
+    /// server closes an idle one, the client dials when the next request comes. Once it has failed
+    /// to connect, or has lost a connection while requests waited or to a server that broke the
+    /// protocol, it dials until there is a connection, also when nobody waits any more.
     Disconnected,
     /// The client serves nobody any more.
     Closed,
@@ -282,9 +287,13 @@ impl Reconnect {
     /// jitter": M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015). The
     /// ceiling falls back to `min` with the first good answer, not with the connection: a server
     /// that accepts and hangs up is not hammered.
+    ///
+    /// `min` is at least 1 millisecond, for nothing doubles to nothing; only if both are zero does
+    /// the client never wait. `max` is at least `min`.
     #[must_use]
     pub fn backoff(min: Duration, max: Duration) -> Self {
-        let min = min.min(LONGEST);
+        let least = if max.is_zero() { Duration::ZERO } else { LEAST_CEILING };
+        let min = min.clamp(least, LONGEST);
         Self { backoff: Some((min, max.clamp(min, LONGEST))) }
     }
 
@@ -352,6 +361,19 @@ mod tests {
         assert!(longest > max / 2, "{longest:?}");
         backoff.reset();
         assert!(backoff.next(now).unwrap() - now <= min);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_grows_from_nothing_too_unless_it_is_never_to_be_more() {
+        let max = Duration::from_secs(10);
+        let now = Instant::now();
+        let mut backoff = Backoff::new(Reconnect::backoff(Duration::ZERO, max));
+        assert!(backoff.next(now).unwrap() - now <= Duration::from_millis(1));
+        let waits = (0..1000).map(|_| backoff.next(now).unwrap() - now);
+        assert!(waits.max().unwrap() > max / 2);
+
+        let mut backoff = Backoff::new(Reconnect::backoff(Duration::ZERO, Duration::ZERO));
+        assert!((0..1000).all(|_| backoff.next(now) == Some(now)));
     }
 
     #[test]

@@ -132,7 +132,9 @@ impl RecordSink for MetricsBuilder {
 pub(crate) struct SampleDecoder {
     decoder: response::Decoder,
     records: Samples,
-    end: Option<End>,
+    /// What comes behind the samples that have been decoded. An error too, so that it does not
+    /// depend on how the answer is cut into pieces how many samples come before it.
+    end: Option<Result<End, CodecError>>,
 }
 
 /// What a [`SampleDecoder`] yields: samples, then how the answer ended.
@@ -160,10 +162,12 @@ impl Decoder for SampleDecoder {
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Streamed>, CodecError> {
         if self.records.decoded.is_empty() && self.end.is_none() {
-            self.end = self.decoder.decode(src, &mut self.records)?;
+            self.end = self.decoder.decode(src, &mut self.records).transpose();
         }
-        let sample = self.records.decoded.pop_front().map(Streamed::Sample);
-        Ok(sample.or_else(|| self.end.take().map(Streamed::End)))
+        match self.records.decoded.pop_front() {
+            Some(sample) => Ok(Some(Streamed::Sample(sample))),
+            None => Ok(self.end.take().transpose()?.map(Streamed::End)),
+        }
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Streamed>, CodecError> {
@@ -284,5 +288,44 @@ impl Encoder<Response> for ServerCodec {
 
     fn encode(&mut self, response: Response, dst: &mut BytesMut) -> Result<(), CodecError> {
         response.encode(dst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an answer in these pieces comes to, as text: samples, and then its end or an error.
+    fn streamed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+        let mut decoder = SampleDecoder::new();
+        let mut buffer = BytesMut::new();
+        let mut items = Vec::new();
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut buffer) {
+                    Ok(None) => break,
+                    Ok(Some(item)) => items.push(format!("{item:?}")),
+                    Err(error) => {
+                        items.push(format!("{error:?}"));
+                        return items;
+                    }
+                }
+            }
+        }
+        items
+    }
+
+    #[test]
+    fn an_error_comes_behind_the_samples_before_it_in_all_pieces() {
+        let too_long = "x".repeat(10_000);
+        for end in ["\n", "no record\nc 1 1\n\n", &*too_long] {
+            let answer = format!("ok\na 1 1\na 2 2\nb 3 3\n{end}");
+            let whole = streamed([answer.as_bytes()].into_iter());
+            assert_eq!(whole.len(), 4, "{whole:?}");
+            for size in [1, 5, 100] {
+                assert_eq!(streamed(answer.as_bytes().chunks(size)), whole);
+            }
+        }
     }
 }

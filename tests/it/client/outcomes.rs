@@ -71,6 +71,44 @@ async fn put_all_says_what_was_stored_and_what_was_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn put_all_speaks_for_all_samples_and_not_for_the_first_that_failed() {
+    for (answers, delivery, is_retryable) in [
+        ("", Delivery::Unknown, true),
+        ("ok\n\n", Delivery::Unknown, true),
+        ("error\nno\n\n", Delivery::Unknown, true),
+        ("ok\n\nerror\nno\n\n", Delivery::Unknown, false),
+        ("error\nno\n\nok\n\n", Delivery::Unknown, false),
+        ("error\nno\n\nerror\nno\n\n", Delivery::Rejected, false),
+    ] {
+        let (mut network, builder) = Network::new();
+        let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+        let mut peer = network.accept().await;
+        let samples = ["a", "b"].map(|key| Sample::new(key, 1.0, 1).unwrap());
+        let server = peer.answer("put a 1.0 1\nput b 1.0 1\n", answers);
+        let (all, ()) = join!(client.put_all(samples), server);
+        let error = all.unwrap_err();
+        assert_eq!(
+            (error.delivery(), error.is_retryable()),
+            (delivery, is_retryable),
+            "{answers:?}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn put_all_that_could_not_send_says_so() {
+    let (network, builder) = Network::new();
+    network.black_hole();
+    let client = builder.connect_lazy();
+    let samples = (0..1000).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
+    let error = client.put_all(&samples).await.unwrap_err();
+    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, true));
+    client.close().await.unwrap();
+    let error = client.put_all(&samples).await.unwrap_err();
+    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, false));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unreadable_record_fails_its_get_alone() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();

@@ -293,6 +293,90 @@ async fn what_one_connection_cannot_store_keeps_no_other_from_storing_its_own() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn put_all_says_how_many_of_all_were_refused_before_the_first_that_has_no_outcome() {
+    let (network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connections(4).connect().await.unwrap();
+    let samples = samples(50, 20);
+    let silent = 827;
+    let request = format!("put {}", samples[silent]);
+    // Every third second is refused.
+    let is_refused = |sample: &Sample| sample.point.timestamp % 3 == 0;
+    let log = serve(network, move |_, asked| match asked.rsplit(' ').next().unwrap().parse() {
+        _ if asked == request => Answer::Silence,
+        Ok(second) if second % 3 == 0 => Answer::Text("error\nno\n\n"),
+        Ok::<i64, _>(_) => OK,
+        Err(error) => panic!("{asked}: {error}"),
+    });
+    let Err(Error::Batch(batch)) = client.put_all(&samples).await else { panic!("it was silent") };
+    assert_eq!((batch.first_failed, batch.settled), (0, silent));
+    let rejected = samples[..silent].iter().filter(|sample| is_refused(sample)).count();
+    assert_eq!(batch.rejected, rejected);
+
+    // All others have their outcome, but for those that would have come over the silent connection.
+    let connections = connections_by_key(&log);
+    let its_own = &connections[&*samples[silent].key];
+    let answered = samples.iter().enumerate().filter(|&(place, sample)| {
+        !is_refused(sample) && (place < silent || &connections[&*sample.key] != its_own)
+    });
+    assert_eq!(batch.acknowledged, answered.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn put_all_speaks_for_what_became_of_the_samples_of_all_connections() {
+    for answer in [None, Some("ok\n\n"), Some("error\nno\n\n")] {
+        let (mut network, builder) = Network::new();
+        let client = builder.pipelining(Pipelining::Off).connections(2).connect().await.unwrap();
+        let [(lost, peer), (kept, mut other)] =
+            <[_; 2]>::try_from(key_of_each(&client, &mut network, 2).await).unwrap();
+        drop(peer);
+        network.black_hole();
+        let samples = [&lost, &kept].map(|key| Sample::new(key, 1.0, 1).unwrap());
+        let server = async {
+            other.expect(&format!("put {kept} 1.0 1\n")).await;
+            if let Some(answer) = answer {
+                other.send(answer).await;
+            }
+        };
+        let (all, ()) = join!(client.put_all(&samples), server);
+        let error = all.unwrap_err();
+        let Error::Batch(batch) = &error else { panic!("{error:?}") };
+        assert_eq!((batch.first_failed, batch.error.delivery()), (0, Delivery::NotSent));
+        let said = (error.delivery(), error.is_retryable());
+        assert_eq!(said, (Delivery::Unknown, true), "{answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn put_all_may_be_tried_again_where_a_refusal_is_not_all_that_kept_it() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connections(2).connect().await.unwrap();
+    let [(lost, peer), (kept, mut other)] =
+        <[_; 2]>::try_from(key_of_each(&client, &mut network, 2).await).unwrap();
+    drop(peer);
+    network.black_hole();
+    let samples = [&kept, &lost].map(|key| Sample::new(key, 1.0, 1).unwrap());
+    let request = format!("put {kept} 1.0 1\n");
+    let server = other.answer(&request, "error\nno\n\n");
+    let (all, ()) = join!(client.put_all(&samples), server);
+    let error = all.unwrap_err();
+    let Error::Batch(batch) = &error else { panic!("{error:?}") };
+    assert_eq!((batch.first_failed, batch.error.delivery()), (0, Delivery::Rejected));
+    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::Unknown, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn put_all_stores_over_as_many_connections_as_there_may_be() {
+    let (network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connections(256).connect().await.unwrap();
+    let log = serve(network, |_, _| OK);
+    let samples = samples(1000, 2);
+    client.put_all(&samples).await.unwrap();
+    assert_eq!(log.lock().unwrap().len(), samples.len());
+    let connections = connections_by_key(&log);
+    assert!(connections.values().all(|connections| connections.len() == 1), "{connections:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn everything_goes_to_the_connection_with_the_fewest_requests() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connections(3).connect().await.unwrap();

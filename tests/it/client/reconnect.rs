@@ -130,6 +130,21 @@ async fn a_lazy_client_dials_when_it_is_asked_for_something() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_has_failed_to_connect_dials_on_though_nobody_waits() {
+    let (mut network, builder) = Network::new();
+    network.refuse(1000);
+    let client = builder.connect_lazy();
+    client.put_at("a", 1.0, 1).await.unwrap_err();
+    let refused = network.refusals_left();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(network.refusals_left() < refused);
+    network.refuse(0);
+    let mut peer = network.accept().await;
+    let (put, ()) = join!(client.put_at("b", 1.0, 1), peer.answer("put b 1.0 1\n", "ok\n\n"));
+    put.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_accepts_and_hangs_up_is_dialled_ever_less_often() {
     let (mut network, builder) = Network::new();
     let (min, max) = (Duration::from_millis(50), Duration::from_secs(10));

@@ -34,8 +34,10 @@ async fn a_stream_that_breaks_off_is_an_error_and_then_over() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
+    let endless = format!("ok\na 1.0 1\n{}", "x".repeat(10_000));
     for (answer, message) in [
         ("ok\na 1.0 1\n", "the connection ended before the answer came"),
+        (&*endless, "the connection ended before the answer came"),
         ("ok\na 1.0 1\nb 1.0\n\n", "the server's answer cannot be read"),
     ] {
         let mut samples = client.stream("*").await.unwrap();
