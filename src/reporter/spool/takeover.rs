@@ -20,6 +20,7 @@ use super::{
     pace::Pace,
 };
 use crate::reporter::{
+    after,
     flight::{BATCH, Landed, outcome},
     outbox::Moving,
     sender::{PAUSE, Sender, is_closed},
@@ -261,7 +262,7 @@ impl Sender {
         }
         let enough = if live == Next::Go { self.enough } else { 1 };
         if live == Next::Go {
-            due = due.min(now + self.gather);
+            due = due.min(after(self.gather));
         }
         let gathered = poll_fn(|cx| self.shared.outbox().poll_gathered(enough, cx.waker()));
         let _ = time::timeout_at(due, gathered).await;

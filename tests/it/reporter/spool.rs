@@ -185,6 +185,23 @@ async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there
 }
 
 #[tokio::test(start_paused = true)]
+async fn samples_may_gather_for_ever() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = Reporter::builder(client).gather(Duration::MAX);
+    let reporter = reporter.spool(Spool::folder(&folder)).unwrap().start();
+    reporter.record_at("a", 1.0, 1);
+    let mut peer = network.accept().await;
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    reporter.flush(SECOND).await.unwrap();
+    reporter.record_at("a", 2.0, 2);
+    let (flushed, ()) = tokio::join!(reporter.flush(LONG), peer.answer("put a 2.0 2\n", "ok\n\n"));
+    flushed.unwrap();
+    assert_eq!(accounted(&reporter).acknowledged, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_server_gets_what_it_can_take_and_the_rest_waits_on_disk() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
