@@ -44,8 +44,8 @@ impl Limits {
 /// An open folder: a log of samples, of which the oldest are read and settled, or dropped.
 ///
 /// What was appended survives the end of this process, however it ends. A loss of power it survives if
-/// it was synced: at most [`Limits::sync_every`] after it was appended, if [`Folder::sync_if_due`] is
-/// called.
+/// it was synced: at most [`Limits::sync_every`] after it was appended, if [`Folder::sync`] is called as
+/// often.
 #[derive(Debug)]
 pub(crate) struct Folder<D: Disk = OsDisk> {
     pub(super) disk: D,

@@ -84,7 +84,7 @@ impl Sender {
                 loop {
                     time::sleep(every).await;
                     let Some(keeper) = syncing.upgrade() else { return };
-                    let _ = spawn_blocking(move || keeper.sync_if_due()).await;
+                    let _ = spawn_blocking(move || keeper.sync()).await;
                 }
             });
         }
@@ -296,4 +296,42 @@ async fn before<T>(mut first: Pin<&mut impl Future<Output = T>>, other: impl Fut
         Poll::Pending => other.as_mut().poll(cx).map(|_| None),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, io};
+
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::{Connector, MetricsClient, Reporter, Spool};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Nobody is ever reached.
+    struct Nowhere;
+
+    impl Connector for Nowhere {
+        type Io = DuplexStream;
+
+        async fn connect(&self, _: &str) -> io::Result<DuplexStream> {
+            pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_appended_is_synced_at_the_next_turn_however_new_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = MetricsClient::builder("peer").connector(Nowhere).connect_lazy();
+        let spool = Spool::folder(folder.path()).sync_every(3600 * SECOND);
+        let reporter = Reporter::builder(client).spool(spool).unwrap().start();
+        let keeper = Arc::clone(reporter.shared().spool.as_ref().unwrap());
+        reporter.record_at("a", 1.0, 1);
+        time::sleep(600 * SECOND).await;
+        assert_eq!((reporter.stats().spooled, keeper.is_synced()), (1, false));
+        // By the clock that the folder goes by, no time has passed.
+        time::sleep(3600 * SECOND).await;
+        assert!(keeper.is_synced());
+    }
 }
