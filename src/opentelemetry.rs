@@ -41,9 +41,10 @@ use crate::{
 ///
 /// `export` hands the values to the reporter and does not wait; that they arrive is the reporter's
 /// business. The exporter's `force_flush` and `shutdown` block until they have, and work also where the
-/// reporter's runtime is held up by them. A provider's `shutdown` calls the latter; its `force_flush`, as
-/// of version 0.33 of the SDK, only exports, so whoever wants to wait then [flushes](Reporter::flush) the
-/// reporter.
+/// reporter's runtime is held up by them; what was refused or dropped meanwhile, lies in the reporter's
+/// spool or still waits when the time is over is an error. A provider's `shutdown` calls the latter; its
+/// `force_flush`, as of version 0.33 of the SDK, only exports, so whoever wants to wait then
+/// [flushes](Reporter::flush) the reporter.
 ///
 /// ```
 /// # #[cfg(feature = "server")]
@@ -138,11 +139,10 @@ impl Exporter {
     }
 
     fn flush(&self, limit: Duration) -> OTelSdkResult {
-        drop(self.reporter.guard(limit));
-        match self.reporter.stats().waiting {
-            0 => Ok(()),
-            _ => Err(OTelSdkError::Timeout(limit)),
-        }
+        self.reporter.flush_blocking(limit).map_err(|unsent| match unsent.waiting {
+            0 => OTelSdkError::InternalFailure(unsent.to_string()),
+            _ => OTelSdkError::Timeout(limit),
+        })
     }
 
     fn check_open(&self) -> OTelSdkResult {

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    Reporter,
+    Reporter, after,
     flight::{BATCH, Landed},
     outbox::Mark,
     sender::PAUSE,
@@ -46,11 +46,8 @@ impl Drop for ReporterGuard {
             return;
         }
         let shared = Arc::clone(shared);
-        let last = LastFlush {
-            is_stuck: is_on_current_thread(),
-            deadline: Instant::now() + self.limit,
-            mark,
-        };
+        let last =
+            LastFlush { is_stuck: is_on_current_thread(), deadline: after(self.limit), mark };
         // On a thread of its own, because this one may be what the sender's runtime lives on.
         let flushing =
             thread::Builder::new().name("reporter-guard".into()).spawn(move || last.run(&shared));

@@ -1,5 +1,7 @@
 //! Recording without waiting: a queue, and a task that sends from it.
 
+#[cfg(feature = "opentelemetry")]
+use std::task::Poll;
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
@@ -208,6 +210,22 @@ impl Reporter {
     /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there.
     pub fn guard(&self, limit: Duration) -> ReporterGuard {
         ReporterGuard::new(self.clone(), limit)
+    }
+
+    /// As [`flush`](Self::flush), as far as a [guard](Self::guard) gets: it keeps its thread, and does not
+    /// wait for what lies in the spool.
+    #[cfg(feature = "opentelemetry")]
+    pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), Unsent> {
+        let (mark, sender) = self.shared().outbox().begin_flush();
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        drop(self.guard(limit));
+        let outbox = self.shared().outbox();
+        match outbox.poll_flushed(&mark) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Err(outbox.unsent(&mark)),
+        }
     }
 
     #[inline]

@@ -89,12 +89,15 @@ impl Shared {
         self.keys.get(name)
     }
 
-    /// Records the reporter's own counters, if it was asked to.
+    /// Records the reporter's own counters, if it was asked to and still takes samples.
     pub(super) fn record_own(&self) {
         let Some(own) = &self.own else {
             return;
         };
-        let outbox = self.outbox();
+        let mut outbox = self.outbox();
+        if !outbox.is_open() {
+            return;
+        }
         let stats = outbox.stats();
         #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "a spool has more"))]
         let mut samples = own.samples(&stats);
@@ -102,9 +105,10 @@ impl Shared {
         if self.spool.is_some() {
             samples.extend(own.spool_samples(&stats, &outbox.spool_stats()));
         }
+        // Under the same lock, so that it is not closed in between.
+        let recorded: Vec<_> = samples.into_iter().map(|sample| outbox.record(sample)).collect();
         drop(outbox);
-        for sample in samples {
-            let recorded = self.outbox().record(sample);
+        for recorded in recorded {
             self.after(recorded);
         }
     }

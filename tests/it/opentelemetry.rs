@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use metrics_client::{Metrics, MetricsClient, Reporter, opentelemetry::Exporter, server::Server};
+use metrics_client::{
+    Metrics, MetricsClient, Pipelining, Reporter, opentelemetry::Exporter, server::Server,
+};
 use opentelemetry::{
     KeyValue,
     metrics::{Meter, MeterProvider},
@@ -15,6 +17,8 @@ use opentelemetry_sdk::{
         exporter::PushMetricExporter,
     },
 };
+
+use crate::peer::Network;
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(60 * 60);
@@ -165,4 +169,58 @@ async fn a_flush_that_reaches_nobody_ends_in_time_and_says_so() {
     let exporter = Exporter::new(reporter.clone()).flush_timeout(limit);
     reporter.record("a", 1.0);
     assert!(matches!(exporter.force_flush(), Err(OTelSdkError::Timeout(_))));
+}
+
+/// An exporter whose reporter has a sample that gathers until it is flushed, and is then answered so.
+async fn exporter_with_one(answer: &'static str) -> Exporter {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let reporter = Reporter::builder(client).gather(LONG).start();
+    let mut peer = network.accept().await;
+    // The first one does not wait for more.
+    reporter.record_at("first", 1.0, 1);
+    peer.answer("put first 1.0 1\n", "ok\n\n").await;
+    reporter.flush(LONG).await.unwrap();
+    reporter.record_at("a", 1.0, 1);
+    let other = reporter.clone();
+    tokio::spawn(async move {
+        peer.expect("put a 1.0 1\n").await;
+        // Somebody else records what will never be answered.
+        other.record_at("b", 1.0, 1);
+        peer.send(answer).await;
+        std::future::pending::<()>().await;
+    });
+    Exporter::new(reporter)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_is_not_kept_by_what_others_record_meanwhile() {
+    let exporter = exporter_with_one("ok\n\n").await;
+    let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
+    assert!(flushed.is_ok(), "{flushed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_of_which_something_was_refused_says_so() {
+    let exporter = exporter_with_one("error\nno\n\n").await;
+    let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
+    assert_eq!(
+        flushed.unwrap_err().to_string(),
+        "Operation failed: not everything was stored: 0 samples still wait, 0 were dropped, 1 were refused"
+    );
+}
+
+#[cfg(feature = "spool")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_left_something_in_the_spool_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (near, _far) = tokio::io::duplex(64);
+    let reporter = Reporter::builder(MetricsClient::from_io(near));
+    let reporter = reporter.spool(metrics_client::Spool::folder(&folder)).unwrap().start();
+    let exporter = Exporter::new(reporter.clone()).flush_timeout(Duration::from_millis(50));
+    reporter.record_at("a", 1.0, 1);
+    let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
+    let error = flushed.unwrap_err().to_string();
+    assert!(error.ends_with("1 lie in the spool"), "{error}");
+    assert_eq!(reporter.stats().spooled, 1);
 }

@@ -44,8 +44,8 @@ impl Limits {
 /// An open folder: a log of samples, of which the oldest are read and settled, or dropped.
 ///
 /// What was appended survives the end of this process, however it ends. A loss of power it survives if
-/// it was synced: at most [`Limits::sync_every`] after it was appended, if [`Folder::sync_if_due`] is
-/// called.
+/// it was synced: at most [`Limits::sync_every`] after it was appended, if [`Folder::sync`] is called as
+/// often.
 #[derive(Debug)]
 pub(crate) struct Folder<D: Disk = OsDisk> {
     pub(super) disk: D,
@@ -171,7 +171,17 @@ impl<D: Disk> Folder<D> {
         while let Some(mut segment) = found.pop() {
             // Only what was written last can be torn, and only there is it worth reading everything.
             let is_last = self.segments.is_empty();
-            match self.survey(&mut segment, is_last) {
+            let file = match self.disk.open_to_read(&segment.path) {
+                Ok(file) => Reader::new(file),
+                // Removed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.report("open", &segment.path, error);
+                    continue;
+                }
+                // It says nothing of the segment: there may be no file descriptor left.
+                Err(error) => return Err(io_error("open", &segment.path, error)),
+            };
+            match self.survey(&mut segment, file, is_last) {
                 Ok(Contents::Blocks) => {
                     self.bytes += segment.bytes;
                     self.segments.push_front(segment);
@@ -202,8 +212,12 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Finds out what a segment holds; cuts what is torn, if it was written last.
-    fn survey(&mut self, segment: &mut Segment, is_last: bool) -> io::Result<Contents> {
-        let mut file = Reader::new(self.disk.open_to_read(&segment.path)?);
+    fn survey(
+        &mut self,
+        segment: &mut Segment,
+        mut file: Reader<D::File>,
+        is_last: bool,
+    ) -> io::Result<Contents> {
         let header = Header::read(&file.header(&self.disk)?);
         if let Header::Unknown { version } = header {
             return Ok(Contents::Newer { version });
@@ -229,8 +243,8 @@ impl<D: Disk> Folder<D> {
             let cut = segment.bytes - tail;
             warn!(segment = ?segment.path, bytes = cut, "the spool's last segment is torn: cut");
             self.counters.torn_bytes += cut;
-            let mut file = self.disk.open(&segment.path)?;
-            match self.disk.truncate(&mut file, tail) {
+            let file = self.disk.open(&segment.path);
+            match file.and_then(|mut file| self.disk.truncate(&mut file, tail)) {
                 Ok(()) => segment.bytes = tail,
                 // Nothing is read from behind the last block anyway.
                 Err(error) => self.report("cut", &segment.path, error),

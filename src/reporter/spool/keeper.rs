@@ -58,11 +58,17 @@ impl Keeper {
         self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Syncs what was appended, if it is due.
-    pub(in crate::reporter) fn sync_if_due(&self) {
+    /// Syncs what was appended.
+    pub(super) fn sync(&self) {
         if let Some(folder) = self.folder().as_mut() {
-            folder.sync_if_due(Instant::now());
+            folder.sync();
         }
+    }
+
+    /// Whether a loss of power would cost nothing of what was appended.
+    #[cfg(test)]
+    pub(super) fn is_synced(&self) -> bool {
+        self.folder().as_ref().is_none_or(|folder| folder.unsynced_since.is_none())
     }
 
     /// Moves samples from the queue to the folder; whoever [holds](Outbox::hold) the outbox is asked,

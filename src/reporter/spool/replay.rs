@@ -1,6 +1,6 @@
 //! Reading what waits in the folder, oldest first.
 
-use std::io;
+use std::{io, path::Path};
 
 use tracing::warn;
 
@@ -24,8 +24,8 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     ///
-    /// [`SpoolError`] if the file system refuses. It may work again later; if it does not, the
-    /// segment is set aside at the fifth attempt, and its samples count as lost.
+    /// [`SpoolError`] if the file system refuses. It may work again later. If a segment that is open
+    /// cannot be read five times in a row, it is set aside, and its samples count as lost.
     pub(crate) fn read(&mut self, max: usize) -> Result<Option<Vec<Sample>>, SpoolError> {
         if let Some(batch) = self.outstanding.take().filter(|batch| batch.orphaned) {
             self.counters.dropped += batch.count;
@@ -37,10 +37,16 @@ impl<D: Disk> Folder<D> {
                 self.settled = self.settled.max(segment.end);
                 continue;
             }
-            if segment.first > self.settled {
-                self.lose_until(segment.first);
+            let (first, path) = (segment.first, segment.path.clone());
+            if first > self.settled {
+                self.lose_until(first);
             }
-            match self.read_first(max.max(1)) {
+            let reader = match self.reader.take() {
+                Some(reader) => Ok(reader),
+                None => self.disk.open_to_read(&path).map(Reader::new),
+            };
+            let is_open = reader.is_ok();
+            match reader.and_then(|reader| self.read_first(reader, max.max(1))) {
                 Ok(samples) if samples.is_empty() => {}
                 Ok(samples) => {
                     self.read_failures = 0;
@@ -54,20 +60,18 @@ impl<D: Disk> Folder<D> {
                     warn!(folder = ?self.path, "a segment of the spool was removed by somebody else");
                     self.count_gone();
                 }
-                Err(error) => return Err(self.read_failed(error)),
+                // It says nothing of the segment: there may be no file descriptor left.
+                Err(error) if !is_open => return Err(self.failed("open", &path, error)),
+                Err(error) => return Err(self.read_failed(&path, error)),
             }
         }
     }
 
     /// Reads from the first segment. None are left in it if none come.
-    fn read_first(&mut self, max: usize) -> io::Result<Vec<Sample>> {
+    fn read_first(&mut self, mut reader: Reader<D::File>, max: usize) -> io::Result<Vec<Sample>> {
         let mut samples = Vec::new();
         let Some(segment) = self.segments.front() else { return Ok(samples) };
         let (segment_end, bytes) = (segment.end, segment.bytes);
-        let mut reader = match self.reader.take() {
-            Some(reader) => reader,
-            None => Reader::new(self.disk.open_to_read(&segment.path)?),
-        };
         let mut from = reader.offset;
         while samples.len() < max {
             let Some(found) = reader.find(&self.disk, from, bytes)? else { break };
@@ -127,13 +131,8 @@ impl<D: Disk> Folder<D> {
         }
     }
 
-    fn read_failed(&mut self, error: io::Error) -> SpoolError {
-        self.reader = None;
+    fn read_failed(&mut self, path: &Path, error: io::Error) -> SpoolError {
         self.read_failures += 1;
-        let Some(path) = self.segments.front().map(|segment| segment.path.clone()) else {
-            let path = self.path.clone();
-            return self.failed("read", &path, error);
-        };
         if self.read_failures >= MOST_READ_FAILURES
             && let Some(segment) = self.segments.pop_front()
         {
@@ -145,6 +144,6 @@ impl<D: Disk> Folder<D> {
                 self.active = None;
             }
         }
-        self.failed("read", &path, error)
+        self.failed("read", path, error)
     }
 }

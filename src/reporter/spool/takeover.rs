@@ -20,6 +20,7 @@ use super::{
     pace::Pace,
 };
 use crate::reporter::{
+    after,
     flight::{BATCH, Landed, outcome},
     outbox::Moving,
     sender::{PAUSE, Sender, is_closed},
@@ -40,8 +41,10 @@ pub(in crate::reporter) struct Takeover {
     pace: Pace,
     /// What was recorded before this position had been recorded at this time.
     aged: (u64, Instant),
-    /// When the disk may be asked again.
-    disk_due: Instant,
+    /// When the disk may be asked again to take something. One that is full still gives.
+    write_due: Instant,
+    /// When it may be asked again for something.
+    read_due: Instant,
 }
 
 /// Whether the sender goes on.
@@ -60,7 +63,7 @@ impl Takeover {
     pub(in crate::reporter) fn new(keeper: Arc<Keeper>) -> Self {
         let now = Instant::now();
         let pace = Pace::new(keeper.settings.replay_rate, now);
-        Self { keeper, batch: BATCH, pace, aged: (0, now), disk_due: now }
+        Self { keeper, batch: BATCH, pace, aged: (0, now), write_due: now, read_due: now }
     }
 
     /// Whether samples have waited for as long as they may.
@@ -81,7 +84,7 @@ impl Sender {
                 loop {
                     time::sleep(every).await;
                     let Some(keeper) = syncing.upgrade() else { return };
-                    let _ = spawn_blocking(move || keeper.sync_if_due()).await;
+                    let _ = spawn_blocking(move || keeper.sync()).await;
                 }
             });
         }
@@ -122,22 +125,12 @@ impl Sender {
     }
 
     async fn store(&self, spool: &mut Takeover, moving: Moving) -> bool {
-        if Instant::now() < spool.disk_due {
+        if Instant::now() < spool.write_due {
             return false;
         }
         let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
         let stored = spawn_blocking(move || keeper.store(&shared, moving, false)).await;
-        self.disk_answered(spool, stored.unwrap_or(Ok(()))).is_some()
-    }
-
-    fn disk_answered<T>(&self, spool: &mut Takeover, result: Result<T, SpoolError>) -> Option<T> {
-        result
-            .inspect_err(|error| {
-                spool.disk_due = Instant::now() + DISK_PAUSE;
-                let error = error as &dyn std::error::Error;
-                tracing::warn!(error, "the spool failed and is tried again after a pause");
-            })
-            .ok()
+        disk_answered(&mut spool.write_due, stored.unwrap_or(Ok(()))).is_some()
     }
 
     /// Sends one batch of what waits in memory, if something does.
@@ -187,16 +180,15 @@ impl Sender {
     /// Sends some of what lies in the folder, if it is their turn.
     async fn replay(&mut self, spool: &mut Takeover) -> Next {
         let now = Instant::now();
-        let is_due = spool.pace.due() <= now && spool.disk_due <= now;
+        let is_due = spool.pace.due() <= now && spool.read_due <= now;
         if !is_due || !self.shared.outbox().may_replay() || self.is_pressed() {
             return Next::Idle;
         }
         let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
         let most = spool.pace.batch();
         let read = spawn_blocking(move || keeper.read(&shared, most)).await;
-        let Some(samples) = self.disk_answered(spool, read.unwrap_or(Ok(None))).flatten() else {
-            return Next::Idle;
-        };
+        let read = disk_answered(&mut spool.read_due, read.unwrap_or(Ok(None)));
+        let Some(samples) = read.flatten() else { return Next::Idle };
         let sent = Instant::now();
         let client = self.shared.client.clone();
         let mut put = pin!(client.put_all(samples.as_slice()));
@@ -235,7 +227,7 @@ impl Sender {
             let pressed = poll_fn(|cx| self.shared.outbox().poll_pressed(self.enough, cx.waker()));
             let _ = time::timeout(after, pressed).await;
             let now = Instant::now();
-            if spool.disk_due <= now && (self.is_pressed() || spool.is_late(&self.shared, now)) {
+            if spool.write_due <= now && (self.is_pressed() || spool.is_late(&self.shared, now)) {
                 return;
             }
         }
@@ -259,7 +251,7 @@ impl Sender {
         }
         let mut due = now + DISK_PAUSE;
         if may_replay {
-            due = due.min(spool.pace.due().max(spool.disk_due));
+            due = due.min(spool.pace.due().max(spool.read_due));
         }
         if let Some(own) = self.own_due {
             due = due.min(own);
@@ -270,7 +262,7 @@ impl Sender {
         }
         let enough = if live == Next::Go { self.enough } else { 1 };
         if live == Next::Go {
-            due = due.min(now + self.gather);
+            due = due.min(after(self.gather));
         }
         let gathered = poll_fn(|cx| self.shared.outbox().poll_gathered(enough, cx.waker()));
         let _ = time::timeout_at(due, gathered).await;
@@ -285,6 +277,17 @@ impl Sender {
     }
 }
 
+/// What the disk has given; if it has refused, it is left alone for a while.
+fn disk_answered<T>(due: &mut Instant, result: Result<T, SpoolError>) -> Option<T> {
+    result
+        .inspect_err(|error| {
+            *due = Instant::now() + DISK_PAUSE;
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(error, "the spool failed and is tried again after a pause");
+        })
+        .ok()
+}
+
 /// What the first comes to, if it does before the other.
 async fn before<T>(mut first: Pin<&mut impl Future<Output = T>>, other: impl Future) -> Option<T> {
     let mut other = pin!(other);
@@ -293,4 +296,42 @@ async fn before<T>(mut first: Pin<&mut impl Future<Output = T>>, other: impl Fut
         Poll::Pending => other.as_mut().poll(cx).map(|_| None),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, io};
+
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::{Connector, MetricsClient, Reporter, Spool};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Nobody is ever reached.
+    struct Nowhere;
+
+    impl Connector for Nowhere {
+        type Io = DuplexStream;
+
+        async fn connect(&self, _: &str) -> io::Result<DuplexStream> {
+            pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_appended_is_synced_at_the_next_turn_however_new_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = MetricsClient::builder("peer").connector(Nowhere).connect_lazy();
+        let spool = Spool::folder(folder.path()).sync_every(3600 * SECOND);
+        let reporter = Reporter::builder(client).spool(spool).unwrap().start();
+        let keeper = Arc::clone(reporter.shared().spool.as_ref().unwrap());
+        reporter.record_at("a", 1.0, 1);
+        time::sleep(600 * SECOND).await;
+        assert_eq!((reporter.stats().spooled, keeper.is_synced()), (1, false));
+        // By the clock that the folder goes by, no time has passed.
+        time::sleep(3600 * SECOND).await;
+        assert!(keeper.is_synced());
+    }
 }

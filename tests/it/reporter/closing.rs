@@ -51,6 +51,26 @@ async fn closing_goes_on_trying_until_its_limit() {
     closed.unwrap();
 }
 
+/// They would be dropped, and counted and logged as if the program had recorded them too late.
+#[tokio::test(start_paused = true)]
+async fn its_own_counters_are_recorded_at_the_first_close_and_never_after() {
+    let (_network, reporter, mut peer) =
+        reporting(|reporter| reporter.self_metrics("me").unwrap()).await;
+    let guard = reporter.guard(SECOND);
+    let (closed, ()) = join!(reporter.close(LONG), async {
+        let mut requests = String::new();
+        while requests.lines().count() < 9 || !requests.ends_with('\n') {
+            requests += &peer.read_some().await;
+        }
+        peer.send(&"ok\n\n".repeat(9)).await;
+    });
+    closed.unwrap();
+    reporter.close(SECOND).await.unwrap();
+    drop(guard);
+    let stats = accounted(&reporter);
+    assert_eq!((stats.recorded, stats.acknowledged, stats.dropped.total()), (9, 9, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_reason_is_told() {
     let (network, builder) = crate::peer::Network::new();

@@ -70,6 +70,18 @@ fn a_guard_delivers_what_was_on_its_way() {
 }
 
 #[test]
+fn a_guard_without_a_limit_delivers() {
+    let address = server();
+    let reporter = current_thread().block_on(async {
+        let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
+        let _guard = reporter.guard(Duration::MAX);
+        reporter.record_at("a", 1.0, 1);
+        reporter
+    });
+    assert_eq!(accounted(&reporter).acknowledged, 1);
+}
+
+#[test]
 fn a_guard_delivers_when_the_runtime_is_gone() {
     let address = server();
     let runtime = current_thread();

@@ -164,6 +164,44 @@ async fn a_newer_value_is_not_replaced_by_one_that_an_earlier_process_has_spoole
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there() {
+    let folder = TempDir::new().unwrap();
+    let (_network, reporter) = alone(folder.path());
+    reporter.record_at("a", 1.0, 7);
+    reporter.close(SECOND).await.unwrap_err();
+    // What stands where the next segment would is as good as a full disk.
+    fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = spooling(client, Spool::folder(&folder));
+    // It has to follow the one in the folder, and would go there.
+    reporter.record_at("a", 2.0, 7);
+    let mut received = Received::default();
+    received.take(&mut network.accept().await, 2).await;
+    reporter.flush(LONG).await.unwrap();
+    assert_eq!(received.puts, ["a 1.0 7", "a 2.0 7"]);
+    assert!(reporter.spool_stats().unwrap().io_errors.total() > 0);
+    accounted(&reporter);
+}
+
+#[tokio::test(start_paused = true)]
+async fn samples_may_gather_for_ever() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = Reporter::builder(client).gather(Duration::MAX);
+    let reporter = reporter.spool(Spool::folder(&folder)).unwrap().start();
+    reporter.record_at("a", 1.0, 1);
+    let mut peer = network.accept().await;
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    reporter.flush(SECOND).await.unwrap();
+    reporter.record_at("a", 2.0, 2);
+    let (flushed, ()) = tokio::join!(reporter.flush(LONG), peer.answer("put a 2.0 2\n", "ok\n\n"));
+    flushed.unwrap();
+    assert_eq!(accounted(&reporter).acknowledged, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_server_gets_what_it_can_take_and_the_rest_waits_on_disk() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();

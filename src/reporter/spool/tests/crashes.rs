@@ -180,13 +180,63 @@ fn a_segment_that_cannot_be_read_does_not_hold_up_the_others() {
     assert!(disk.segments().len() > 2);
     let (second, _) = disk.segments()[1].clone();
     let first: u64 = second.trim_end_matches(".spool").parse().unwrap();
-    disk.faults(Faults::On("00000000000000000000", io::ErrorKind::Other));
+    disk.faults(Faults::Reading("00000000000000000000", io::ErrorKind::Other));
     for _ in 0..5 {
         spool.read(100).unwrap_err();
     }
     assert_eq!(drain(&mut spool), (first..10_000).collect::<Vec<_>>());
-    assert_eq!(spool.stats().lost, first);
-    assert_eq!(spool.stats().io_errors.other, 6, "its renaming failed, too");
+    let stats = spool.stats();
+    assert_eq!((stats.lost, stats.set_aside, stats.io_errors.other), (first, 1, 5));
+    assert!(disk.files().contains_key("00000000000000000000.spool.unreadable"));
+}
+
+/// A process that is out of file descriptors has lost nothing.
+#[test]
+fn a_segment_that_cannot_be_opened_is_kept_however_often_that_fails() {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    append(&mut spool, 0..100).unwrap();
+    disk.faults(Faults::Opening(".spool", io::ErrorKind::Other));
+    for _ in 0..20 {
+        let error = spool.read(100).unwrap_err().to_string();
+        assert_eq!(error, "cannot open \"/agent/spool/00000000000000000000.spool\"");
+    }
+    let stats = spool.stats();
+    assert_eq!((stats.waiting, stats.lost, stats.set_aside), (100, 0, 0));
+    assert_eq!(stats.io_errors.other, 20);
+    disk.faults(Faults::None);
+    assert_eq!(drain(&mut spool), (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_folder_of_which_a_segment_cannot_be_opened_is_refused_and_kept() {
+    let disk = TestDisk::default();
+    append(&mut open(&disk), 0..10_000).unwrap();
+    let files = disk.files();
+    disk.faults(Faults::Opening("00000000000000000000", io::ErrorKind::Other));
+    let error = Folder::open(disk.clone(), folder(), LIMITS).map(|_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "cannot open \"/agent/spool/00000000000000000000.spool\"");
+    assert_eq!(disk.files(), files);
+    // It was removed since it was listed.
+    disk.faults(Faults::Opening("00000000000000000000", io::ErrorKind::NotFound));
+    let stats = open(&disk).stats();
+    assert_eq!((stats.set_aside, stats.io_errors.total()), (0, 1));
+    disk.faults(Faults::None);
+    assert_eq!(drain(&mut open(&disk)).last(), Some(&9999));
+}
+
+#[test]
+fn a_torn_segment_that_cannot_be_cut_is_read_all_the_same() {
+    let disk = TestDisk::default();
+    append(&mut open(&disk), 0..100).unwrap();
+    let (name, bytes) = disk.segments().remove(0);
+    disk.put(&folder().join(&name), &[&bytes[..], b"torn"].concat());
+    disk.faults(Faults::OpeningToWrite(".spool", io::ErrorKind::Other));
+    let mut spool = open(&disk);
+    let stats = spool.stats();
+    assert_eq!((stats.recovered, stats.set_aside, stats.io_errors.other), (100, 0, 1));
+    disk.faults(Faults::None);
+    assert_eq!(drain(&mut spool), (0..100).collect::<Vec<_>>());
 }
 
 #[test]

@@ -46,6 +46,12 @@ pub(super) enum Faults {
     Killed(u64),
     /// All that reach a file with this in its name.
     On(&'static str, io::ErrorKind),
+    /// All that open such a file for reading.
+    Opening(&'static str, io::ErrorKind),
+    /// All that open such a file for writing.
+    OpeningToWrite(&'static str, io::ErrorKind),
+    /// All that read from such a file.
+    Reading(&'static str, io::ErrorKind),
 }
 
 /// An open file.
@@ -174,10 +180,20 @@ impl Disk for TestDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<TestFile> {
+        if let Faults::OpeningToWrite(name, kind) = self.0.borrow().faults
+            && path.to_string_lossy().contains(name)
+        {
+            return Err(kind.into());
+        }
         self.opened(path, true)
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<TestFile> {
+        if let Faults::Opening(name, kind) = self.0.borrow().faults
+            && path.to_string_lossy().contains(name)
+        {
+            return Err(kind.into());
+        }
         self.opened(path, false)
     }
 
@@ -200,6 +216,11 @@ impl Disk for TestDisk {
 
     fn read_at(&self, file: &mut TestFile, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.operation(&file.path)?;
+        if let Faults::Reading(name, kind) = self.0.borrow().faults
+            && file.path.to_string_lossy().contains(name)
+        {
+            return Err(kind.into());
+        }
         let bytes = file.bytes.borrow();
         let rest = bytes.now.get(offset as usize..).unwrap_or_default();
         let len = rest.len().min(buffer.len());
