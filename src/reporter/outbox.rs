@@ -13,6 +13,8 @@ use crate::{error::Error, metric::Sample};
 
 #[cfg(feature = "spool")]
 mod spooling;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "spool")]
 pub(super) use spooling::Moving;
 
@@ -21,7 +23,7 @@ pub(super) struct Outbox {
     queue: Queue,
     /// All counts but those of what waits.
     counts: ReporterStats,
-    /// Samples that had been waiting and were dropped.
+    /// Samples that had been waiting in the queue and were dropped.
     displaced: u64,
     phase: Phase,
     /// Somebody else sends in place of the sender.
@@ -63,7 +65,7 @@ pub(super) struct Recorded {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     before: u64,
-    displaced: u64,
+    dropped: u64,
     rejected: u64,
 }
 
@@ -193,7 +195,7 @@ impl Outbox {
     pub(super) fn begin_flush(&mut self) -> (Mark, Option<Waker>) {
         let before = self.queue.end();
         self.urgent_before = before;
-        let mark = Mark { before, displaced: self.displaced, rejected: self.counts.rejected };
+        let mark = Mark { before, dropped: self.dropped(), rejected: self.counts.rejected };
         (mark, self.wake())
     }
 
@@ -211,7 +213,7 @@ impl Outbox {
     pub(super) fn unsent(&self, mark: &Mark) -> Unsent {
         Unsent {
             waiting: self.queue.waiting_before(mark.before),
-            dropped: self.displaced - mark.displaced,
+            dropped: self.dropped() - mark.dropped,
             rejected: self.counts.rejected - mark.rejected,
             spooled: self.stats().spooled,
             cause: self.trouble.clone(),
@@ -265,6 +267,15 @@ impl Outbox {
         #[cfg(feature = "spool")]
         let stats = self.spool.add_to(stats);
         stats
+    }
+
+    /// How many samples that had been waiting, wherever, are not any more without having been sent.
+    fn dropped(&self) -> u64 {
+        #[cfg(feature = "spool")]
+        let spool = self.spool.dropped();
+        #[cfg(not(feature = "spool"))]
+        let spool = 0;
+        self.displaced + spool
     }
 
     fn drop_waiting(&mut self) -> u64 {

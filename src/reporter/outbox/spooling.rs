@@ -34,6 +34,11 @@ impl Spooling {
         stats.dropped.spool_lost = self.stats.lost;
         stats
     }
+
+    /// How many samples have been in the spool and will never be sent.
+    pub(super) fn dropped(&self) -> u64 {
+        self.stats.dropped + self.stats.lost
+    }
 }
 
 impl Outbox {

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use metrics_client::{MetricsClient, Pipelining, Reporter, Spool, SpoolError};
 use tempfile::TempDir;
-use tokio::time::{self, Instant};
+use tokio::{
+    join,
+    time::{self, Instant},
+};
 
 use super::{LONG, SECOND, accounted};
 use crate::peer::{Network, Peer};
@@ -220,6 +223,33 @@ async fn a_full_spool_drops_the_oldest_and_everything_adds_up() {
     reporter.flush(LONG).await.unwrap();
     assert!(received.puts.last().unwrap().ends_with(" 99"));
     assert_eq!(accounted(&reporter).acknowledged, stats.spooled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_tells_of_what_a_full_spool_drops_meanwhile() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, builder) = Network::new();
+    network.black_hole();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = spooling(client, Spool::folder(&folder).max_bytes(1));
+    for second in 0..100_000 {
+        reporter.record_at("some.key.of.ordinary.length", 0.5, second);
+    }
+    let server = async {
+        while accounted(&reporter).waiting > 0 {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+        network.refuse(0);
+        let spooled = accounted(&reporter).spooled;
+        let mut peer = network.accept().await;
+        Received::default().take(&mut peer, usize::try_from(spooled).unwrap()).await;
+    };
+    let (flushed, ()) = join!(reporter.flush(LONG), server);
+    let unsent = flushed.unwrap_err();
+    let stats = accounted(&reporter);
+    assert!(stats.dropped.spool_full > 0, "{stats:?}");
+    assert_eq!((unsent.waiting, unsent.spooled), (0, 0), "{unsent:?}");
+    assert_eq!(unsent.dropped, stats.dropped.spool_full);
 }
 
 #[tokio::test(start_paused = true)]
