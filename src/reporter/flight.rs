@@ -93,6 +93,8 @@ impl Shared {
         if let Some(sender) = sender {
             sender.wake();
         }
+        // Where there is no sender any more, a flush is over.
+        self.note_settled();
     }
 
     fn take_off(&self, client: &MetricsClient, holds: bool, most: usize) -> Option<u64> {

@@ -35,7 +35,7 @@ pub(super) struct Shared {
     own: Option<Own>,
     /// The batch that is being sent. Locked before the outbox.
     pub(super) flights: Mutex<Flights>,
-    /// Told whenever a batch has an outcome, or a sender has ended.
+    /// Told whenever a batch has an outcome, or samples are found to have none, or a sender has ended.
     settled: Notify,
     pub(super) complaints: Complaints,
     #[cfg(feature = "spool")]

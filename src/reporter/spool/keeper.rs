@@ -138,6 +138,8 @@ impl Keeper {
         let Some(folder) = folder.as_mut() else { return Ok(None) };
         let samples = folder.read(most);
         shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
+        // What a flush waits for may have been lost.
+        shared.note_settled();
         samples
     }
 

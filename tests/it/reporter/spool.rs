@@ -253,6 +253,31 @@ async fn a_flush_tells_of_what_a_full_spool_drops_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flush_is_over_when_nothing_can_be_read_of_what_it_waits_for() {
+    let folder = TempDir::new().unwrap();
+    let (network, reporter) = alone(folder.path());
+    for second in 0..10 {
+        reporter.record_at("a", 0.5, second);
+    }
+    let remove = async {
+        spooled(&reporter, 10).await;
+        for file in fs::read_dir(&folder).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|suffix| suffix == "spool") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+        network.refuse(0);
+    };
+    let start = Instant::now();
+    let (flushed, ()) = join!(reporter.flush(LONG), remove);
+    let unsent = flushed.unwrap_err();
+    assert_eq!((unsent.waiting, unsent.spooled), (0, 0), "{unsent:?}");
+    assert_eq!(accounted(&reporter).dropped.spool_lost, 10);
+    assert!(start.elapsed() < LONG);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_replay_begins_slowly() {
     let folder = TempDir::new().unwrap();
     let (mut network, reporter) = alone(folder.path());
