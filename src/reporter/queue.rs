@@ -126,8 +126,8 @@ impl Queue {
         if batch.is_empty() {
             self.out.from = self.first;
         }
-        let most = self.limits.samples.div_ceil(2).min(self.out.samples + most);
-        batch.reserve(most.min(self.waiting()) - batch.len());
+        let most = self.most_out().min(self.out.samples + most);
+        batch.reserve(most.min(self.waiting()).saturating_sub(batch.len()));
         while self.out.samples < most
             && self.out.bytes <= self.limits.bytes / 2
             && let Some(sample) = self.pop()
@@ -152,7 +152,7 @@ impl Queue {
         }
         let mut kept = Vec::new();
         for _ in 0..most.min(self.samples.len()) {
-            if self.out.bytes > self.limits.bytes / 2 {
+            if self.out.samples >= self.most_out() || self.out.bytes > self.limits.bytes / 2 {
                 break;
             }
             let Some(sample) = self.pop() else { break };
@@ -237,6 +237,11 @@ impl Queue {
         let queued = position.saturating_sub(self.first).min(self.samples.len() as u64);
         let out = position.saturating_sub(self.out.from).min(self.out.samples as u64);
         queued + out
+    }
+
+    /// How many samples may be out.
+    fn most_out(&self) -> usize {
+        self.limits.samples.div_ceil(2)
     }
 
     fn has_room_for(&self, cost: usize) -> bool {

@@ -164,3 +164,18 @@ fn a_position_passes_when_all_before_it_are_settled() {
     queue.clear();
     assert_eq!(queue.waiting_before(mark), 0);
 }
+
+#[cfg(feature = "spool")]
+#[test]
+fn no_more_are_out_than_half_of_what_may_wait_however_they_are_taken() {
+    let limits = Limits { samples: 10, bytes: 10_000, when_full: WhenFull::DropOldest };
+    let mut queue = Queue::new(limits);
+    for second in 0..10 {
+        queue.push(Sample::new("a", 0.5, second).unwrap());
+    }
+    let mut batch = Vec::new();
+    queue.take_where(8, |_| true, &mut batch);
+    assert_eq!((batch.len(), queue.len()), (5, 5));
+    queue.take(8, &mut batch);
+    assert_eq!((batch.len(), queue.len()), (5, 5));
+}
