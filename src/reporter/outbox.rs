@@ -65,6 +65,8 @@ pub(super) struct Recorded {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     before: u64,
+    /// How much positions had [moved](Queue::moved).
+    moved: u64,
     dropped: u64,
     rejected: u64,
 }
@@ -195,7 +197,12 @@ impl Outbox {
     pub(super) fn begin_flush(&mut self) -> (Mark, Option<Waker>) {
         let before = self.queue.end();
         self.urgent_before = before;
-        let mark = Mark { before, dropped: self.dropped(), rejected: self.counts.rejected };
+        let mark = Mark {
+            before,
+            moved: self.queue.moved(),
+            dropped: self.dropped(),
+            rejected: self.counts.rejected,
+        };
         (mark, self.wake())
     }
 
@@ -211,8 +218,9 @@ impl Outbox {
     }
 
     pub(super) fn unsent(&self, mark: &Mark) -> Unsent {
+        let moved = self.queue.moved() - mark.moved;
         Unsent {
-            waiting: self.queue.waiting_before(mark.before),
+            waiting: self.queue.waiting_before(mark.before + moved),
             dropped: self.dropped() - mark.dropped,
             rejected: self.counts.rejected - mark.rejected,
             spooled: self.stats().spooled,

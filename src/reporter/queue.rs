@@ -31,7 +31,8 @@ pub(super) struct Limits {
 
 /// Samples in the order in which they came, and one batch of them that is being sent.
 ///
-/// Each has a position: those of later ones are higher.
+/// Each has a position: those of later ones are higher. A position can become higher while a sample
+/// waits, when others are taken from behind it or are not needed any more.
 ///
 /// ```text
 ///   [ being sent: out ] [ first . . . . . . | pushed at the end
@@ -42,6 +43,8 @@ pub(super) struct Queue {
     samples: VecDeque<Sample>,
     /// The position of the sample at the front.
     first: u64,
+    /// By how much positions have become higher so far, at most.
+    moved: u64,
     /// Where the sample of a key and second is, if samples are coalesced.
     places: Option<HashMap<(Key, i64), u64>>,
     /// What the samples count as, those that are out included.
@@ -84,6 +87,7 @@ impl Queue {
             limits,
             samples: VecDeque::with_capacity(room),
             first: 0,
+            moved: 0,
             places: coalesces.then(|| HashMap::with_capacity(room)),
             bytes: 0,
             out: Out::default(),
@@ -157,6 +161,7 @@ impl Queue {
             }
             let Some(sample) = self.pop() else { break };
             if is_wanted(&sample) {
+                self.moved += u64::from(!kept.is_empty());
                 self.out.samples += 1;
                 self.out.bytes += self.cost(&sample);
                 batch.push(sample);
@@ -201,6 +206,7 @@ impl Queue {
             self.bytes += self.cost(&sample);
             self.samples.push_front(sample);
         }
+        self.moved += coalesced;
         coalesced
     }
 
@@ -230,6 +236,12 @@ impl Queue {
     /// The position that the next sample will have.
     pub(super) fn end(&self) -> u64 {
         self.first + self.samples.len() as u64
+    }
+
+    /// By how much positions have become higher so far: what was before a position then is before it
+    /// and what this has grown by since.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
     }
 
     /// How many samples before this position wait, those that are out included.
