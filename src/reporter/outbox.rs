@@ -152,6 +152,10 @@ impl Outbox {
     /// were any; whoever [holds](Self::hold) the outbox is asked, or else the sender.
     pub(super) fn take(&mut self, most: usize, holds: bool, batch: &mut Vec<Sample>) -> bool {
         let before = batch.len();
+        #[cfg(feature = "spool")]
+        if self.spool.is_rescued {
+            return false;
+        }
         if self.held == holds && self.queue.waiting() - self.queue.len() == before {
             #[cfg(feature = "spool")]
             if !self.spool.fence.is_down() {
@@ -213,7 +217,7 @@ impl Outbox {
         if waiting == 0 && unsent.dropped == 0 && unsent.rejected == 0 {
             return Poll::Ready(Ok(()));
         }
-        let is_over = waiting == 0 || (self.abandoned && !self.held);
+        let is_over = waiting == 0 || (self.abandoned && !self.is_held());
         if is_over { Poll::Ready(Err(unsent)) } else { Poll::Pending }
     }
 
@@ -260,6 +264,24 @@ impl Outbox {
 
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned
+    }
+
+    /// Whether somebody else sends in place of the sender, or moves what waits to the spool.
+    pub(super) fn is_held(&self) -> bool {
+        #[cfg(feature = "spool")]
+        if self.spool.is_rescued {
+            return true;
+        }
+        self.held
+    }
+
+    /// Whether samples are being moved to the spool. Whoever waits is told when they are there.
+    pub(super) fn is_moving(&self) -> bool {
+        #[cfg(feature = "spool")]
+        if self.spool.is_rescued {
+            return true;
+        }
+        self.held && self.queue.waiting() > self.queue.len()
     }
 
     pub(super) fn is_open(&self) -> bool {

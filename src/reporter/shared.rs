@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, futures::Notified},
     time::{self, Instant},
 };
 
@@ -137,6 +137,11 @@ impl Shared {
     /// Tells those who wait for it that a batch has an outcome, or a sender has ended.
     pub(super) fn note_settled(&self) {
         self.settled.notify_waiters();
+    }
+
+    /// Ready when they are told the next time from now on.
+    pub(super) fn next_settled(&self) -> Notified<'_> {
+        self.settled.notified()
     }
 
     /// Takes no more, and sends what there is.
