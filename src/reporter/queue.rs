@@ -78,6 +78,10 @@ const SHARED_TEXT: usize = 32;
 const PLACE: usize = 2 * size_of::<((Key, i64), u64)>();
 /// For so many samples there is room from the beginning; the system gives memory as it is used.
 const ROOM: usize = 4 * 1024 * 1024;
+/// At so many samples is looked to find some that are wanted: nobody can record meanwhile. As many as
+/// leave at once.
+#[cfg(feature = "spool")]
+const LOOKED_AT: usize = 4096;
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
@@ -142,7 +146,8 @@ impl Queue {
         }
     }
 
-    /// As [`take`](Self::take), but of the oldest `most` samples only those that are wanted.
+    /// As [`take`](Self::take), but only samples that are wanted, wherever they are among the oldest
+    /// that are looked at.
     #[cfg(feature = "spool")]
     pub(super) fn take_where(
         &mut self,
@@ -155,8 +160,9 @@ impl Queue {
             self.out.from = self.first;
         }
         let mut kept = Vec::new();
-        for _ in 0..most.min(self.samples.len()) {
-            if self.out.samples >= self.most_out() || self.out.bytes > self.limits.bytes / 2 {
+        let most = self.most_out().min(self.out.samples + most);
+        for _ in 0..LOOKED_AT.min(self.samples.len()) {
+            if self.out.samples >= most || self.out.bytes > self.limits.bytes / 2 {
                 break;
             }
             let Some(sample) = self.pop() else { break };

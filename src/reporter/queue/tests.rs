@@ -214,3 +214,18 @@ fn no_more_are_out_than_half_of_what_may_wait_however_they_are_taken() {
     queue.take(8, &mut batch);
     assert_eq!((batch.len(), queue.len()), (5, 5));
 }
+
+#[cfg(feature = "spool")]
+#[test]
+fn samples_are_found_behind_those_that_are_not_wanted() {
+    let limits = Limits { samples: 1000, bytes: 1_000_000, when_full: WhenFull::DropOldest };
+    let mut queue = Queue::new(limits);
+    for second in 0..1000 {
+        queue.push(Sample::new("a", 0.5, second).unwrap());
+    }
+    let mut batch = Vec::new();
+    queue.take_where(10, |sample| sample.point.timestamp >= 500, &mut batch);
+    let seconds: Vec<_> = batch.iter().map(|sample| sample.point.timestamp).collect();
+    assert_eq!(seconds, Vec::from_iter(500..510));
+    assert_eq!(queue.len(), 990);
+}

@@ -278,6 +278,31 @@ async fn a_flush_is_over_when_nothing_can_be_read_of_what_it_waits_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn live_samples_pass_those_that_have_to_go_through_a_spool_that_cannot_be_written() {
+    let folder = TempDir::new().unwrap();
+    let (_network, reporter) = alone(folder.path());
+    reporter.record_at("a", 1.0, 5);
+    reporter.close(Duration::ZERO).await.unwrap_err();
+    assert_eq!(accounted(&reporter).spooled, 1);
+    // In the way of the next segment.
+    fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
+
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = spooling(client, Spool::folder(&folder));
+    for key in 0..1000 {
+        reporter.record_at(format!("a{key}"), 2.0, 5);
+    }
+    for second in 6..1006 {
+        reporter.record_at("live", 2.0, second);
+    }
+    let mut received = Received::default();
+    received.take(&mut network.accept().await, 1000).await;
+    assert!(received.puts.iter().filter(|put| put.starts_with("live ")).count() >= 999);
+    accounted(&reporter);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_replay_begins_slowly() {
     let folder = TempDir::new().unwrap();
     let (mut network, reporter) = alone(folder.path());
