@@ -57,34 +57,58 @@ impl Shared {
         most: usize,
     ) -> Option<Landed> {
         let id = self.take_off(client, holds, most)?;
+        Some(self.landed(id).await)
+    }
+
+    async fn landed(&self, id: u64) -> Landed {
         // The future may be dropped with its runtime.
         let _returns = Returns { shared: self, id };
-        let landed = poll_fn(|cx| self.flights().poll(id, cx)).await;
-        Some(match landed {
-            Some((flight, result)) => self.land(flight, result),
-            None => Landed::CalledBack,
+        poll_fn(|cx| {
+            let mut flights = self.flights();
+            flights.poll(id, cx).map(|landed| match landed {
+                Some((flight, result)) => self.land(flights, flight, result),
+                None => Landed::CalledBack,
+            })
         })
+        .await
     }
 
     /// Calls back the batch that is on its way. What of it has not been sent will not be, and all of
     /// it waits again.
     pub(super) fn call_back(&self) {
-        let flight = self.flights().current.take();
-        self.return_home(flight);
+        let mut flights = self.flights();
+        let flight = flights.current.take();
+        self.return_home(flights, flight);
     }
 
     /// Calls back the batch that is on its way, and keeps the sender from sending; false if somebody
     /// does already.
     pub(super) fn hold(&self) -> bool {
-        let flight = {
-            let mut flights = self.flights();
-            if !self.outbox().hold() {
-                return false;
-            }
-            flights.current.take()
-        };
-        self.return_home(flight);
+        let mut flights = self.flights();
+        if !self.outbox().hold() {
+            return false;
+        }
+        let flight = flights.current.take();
+        self.return_home(flights, flight);
         true
+    }
+
+    /// Calls back the batch that is on its way, whosever it is, and keeps everybody from sending.
+    #[cfg(feature = "spool")]
+    pub(super) fn begin_rescue(&self) {
+        let mut flights = self.flights();
+        self.outbox().begin_rescue();
+        let flight = flights.current.take();
+        self.return_home(flights, flight);
+    }
+
+    #[cfg(feature = "spool")]
+    pub(super) fn end_rescue(&self) {
+        let sender = self.outbox().end_rescue();
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        self.note_settled();
     }
 
     /// The sender sends again.
@@ -93,6 +117,8 @@ impl Shared {
         if let Some(sender) = sender {
             sender.wake();
         }
+        // Where there is no sender any more, a flush is over.
+        self.note_settled();
     }
 
     fn take_off(&self, client: &MetricsClient, holds: bool, most: usize) -> Option<u64> {
@@ -115,40 +141,55 @@ impl Shared {
         Some(id)
     }
 
-    fn land(&self, flight: Flight, result: Result<(), Error>) -> Landed {
+    fn land(
+        &self,
+        flights: MutexGuard<'_, Flights>,
+        flight: Flight,
+        result: Result<(), Error>,
+    ) -> Landed {
         let total = flight.batch.len();
         let (settled, rejected) = outcome(&result, total);
-        let trouble = result.err();
+        let fault = result.err();
+        let trouble = fault.clone().filter(|_| settled < total);
+        self.settle(flights, flight, settled, rejected, trouble.clone());
         if rejected > 0
             && self.complaints.is_due(Reason::Rejected)
-            && let Some(error) = &trouble
+            && let Some(error) = &fault
         {
             tracing::warn!(samples = rejected, %error, "the server refuses samples");
         }
-        let trouble = trouble.filter(|_| settled < total);
-        self.settle(flight, settled, rejected, trouble.clone());
         trouble.map_or(Landed::Whole, Landed::Broken)
     }
 
-    fn return_home(&self, flight: Option<Flight>) {
+    fn return_home(&self, flights: MutexGuard<'_, Flights>, flight: Option<Flight>) {
         if let Some(mut flight) = flight {
             let waker = flight.waker.take();
-            self.settle(flight, 0, 0, None);
+            self.settle(flights, flight, 0, 0, None);
             if let Some(waker) = waker {
                 waker.wake();
             }
         }
     }
 
-    fn settle(&self, flight: Flight, settled: usize, rejected: usize, trouble: Option<Error>) {
+    /// The flight has been taken out of the flights, which stay locked until its samples are settled:
+    /// whoever finds none on its way finds none that is out.
+    fn settle(
+        &self,
+        flights: MutexGuard<'_, Flights>,
+        flight: Flight,
+        settled: usize,
+        rejected: usize,
+        trouble: Option<Error>,
+    ) {
         let Flight { batch, call, .. } = flight;
         drop(call);
         let mut batch = Arc::unwrap_or_clone(batch);
         let open = batch.split_off(settled);
-        // Before the lock is taken: there may be many keys to let go of.
-        drop(batch);
         let acknowledged = settled - rejected;
         self.outbox().settle(acknowledged as u64, rejected as u64, open.into_iter(), trouble);
+        drop(flights);
+        // Only now: there may be many keys to let go of.
+        drop(batch);
         self.note_settled();
     }
 
@@ -191,8 +232,9 @@ struct Returns<'a> {
 
 impl Drop for Returns<'_> {
     fn drop(&mut self) {
-        let flight = self.shared.flights().current.take_if(|flight| flight.id == self.id);
-        self.shared.return_home(flight);
+        let mut flights = self.shared.flights();
+        let flight = flights.current.take_if(|flight| flight.id == self.id);
+        self.shared.return_home(flights, flight);
     }
 }
 
@@ -202,5 +244,69 @@ impl fmt::Debug for Flight {
             .field("id", &self.id)
             .field("samples", &self.batch.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::Reporter;
+
+    /// A call that is answered at once, and that looks, when it is dropped, whether anybody could take
+    /// its batch for one that nobody sends.
+    struct Call {
+        shared: Arc<Shared>,
+        was_hidden: Arc<AtomicBool>,
+    }
+
+    impl Future for Call {
+        type Output = Result<(), Error>;
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Drop for Call {
+        fn drop(&mut self) {
+            self.was_hidden.store(self.shared.flights.try_lock().is_err(), Ordering::Relaxed);
+        }
+    }
+
+    /// Three samples on their way, and whether their end was hidden.
+    fn flying() -> (Arc<Shared>, Arc<AtomicBool>) {
+        let client = MetricsClient::builder("127.0.0.1:1").connect_lazy();
+        let reporter = Reporter::new(client);
+        for second in 0..3 {
+            reporter.record_at("a", 0.5, second);
+        }
+        let shared = Arc::clone(reporter.shared());
+        let mut batch = Vec::new();
+        assert!(shared.outbox().take(3, false, &mut batch));
+        let was_hidden = Arc::new(AtomicBool::new(false));
+        let call = Call { shared: Arc::clone(&shared), was_hidden: Arc::clone(&was_hidden) };
+        let flight = Flight { id: 1, batch: Arc::new(batch), call: Box::pin(call), waker: None };
+        shared.flights().current = Some(flight);
+        (shared, was_hidden)
+    }
+
+    #[tokio::test]
+    async fn a_batch_lands_in_one_go() {
+        let (shared, was_hidden) = flying();
+        assert!(matches!(shared.landed(1).await, Landed::Whole));
+        assert!(was_hidden.load(Ordering::Relaxed));
+        let stats = shared.outbox().stats();
+        assert_eq!((stats.acknowledged, stats.waiting), (3, 0));
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_called_back_in_one_go() {
+        let (shared, was_hidden) = flying();
+        shared.call_back();
+        assert!(was_hidden.load(Ordering::Relaxed));
+        let stats = shared.outbox().stats();
+        assert_eq!((stats.acknowledged, stats.waiting), (0, 3));
     }
 }

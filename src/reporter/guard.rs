@@ -113,11 +113,21 @@ impl LastFlush {
     }
 
     async fn send(&self, shared: &Shared, client: &MetricsClient) {
-        while shared.outbox().unsent(&self.mark).waiting > 0
-            && let Some(landed) = shared.send(client, true, BATCH).await
-        {
-            if let Landed::Broken(_) = landed {
-                time::sleep(PAUSE).await;
+        loop {
+            let settled = shared.next_settled();
+            let (waiting, was_moving) = {
+                let outbox = shared.outbox();
+                (outbox.unsent(&self.mark).waiting, outbox.is_moving())
+            };
+            if waiting == 0 {
+                return;
+            }
+            match shared.send(client, true, BATCH).await {
+                Some(Landed::Broken(_)) => time::sleep(PAUSE).await,
+                Some(Landed::Whole | Landed::CalledBack) => {}
+                // What is being moved may come back.
+                None if was_moving || shared.outbox().is_moving() => settled.await,
+                None => return,
             }
         }
     }

@@ -27,6 +27,8 @@ mod shared;
 #[cfg(feature = "spool")]
 mod spool;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use config::ReporterBuilder;
 pub use guard::ReporterGuard;

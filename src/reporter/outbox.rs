@@ -13,6 +13,8 @@ use crate::{error::Error, metric::Sample};
 
 #[cfg(feature = "spool")]
 mod spooling;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "spool")]
 pub(super) use spooling::Moving;
 
@@ -21,7 +23,7 @@ pub(super) struct Outbox {
     queue: Queue,
     /// All counts but those of what waits.
     counts: ReporterStats,
-    /// Samples that had been waiting and were dropped.
+    /// Samples that had been waiting in the queue and were dropped.
     displaced: u64,
     phase: Phase,
     /// Somebody else sends in place of the sender.
@@ -63,7 +65,9 @@ pub(super) struct Recorded {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     before: u64,
-    displaced: u64,
+    /// How much positions had [moved](Queue::moved).
+    moved: u64,
+    dropped: u64,
     rejected: u64,
 }
 
@@ -148,6 +152,10 @@ impl Outbox {
     /// were any; whoever [holds](Self::hold) the outbox is asked, or else the sender.
     pub(super) fn take(&mut self, most: usize, holds: bool, batch: &mut Vec<Sample>) -> bool {
         let before = batch.len();
+        #[cfg(feature = "spool")]
+        if self.spool.is_rescued {
+            return false;
+        }
         if self.held == holds && self.queue.waiting() - self.queue.len() == before {
             #[cfg(feature = "spool")]
             if !self.spool.fence.is_down() {
@@ -193,7 +201,12 @@ impl Outbox {
     pub(super) fn begin_flush(&mut self) -> (Mark, Option<Waker>) {
         let before = self.queue.end();
         self.urgent_before = before;
-        let mark = Mark { before, displaced: self.displaced, rejected: self.counts.rejected };
+        let mark = Mark {
+            before,
+            moved: self.queue.moved(),
+            dropped: self.dropped(),
+            rejected: self.counts.rejected,
+        };
         (mark, self.wake())
     }
 
@@ -204,14 +217,15 @@ impl Outbox {
         if waiting == 0 && unsent.dropped == 0 && unsent.rejected == 0 {
             return Poll::Ready(Ok(()));
         }
-        let is_over = waiting == 0 || (self.abandoned && !self.held);
+        let is_over = waiting == 0 || (self.abandoned && !self.is_held());
         if is_over { Poll::Ready(Err(unsent)) } else { Poll::Pending }
     }
 
     pub(super) fn unsent(&self, mark: &Mark) -> Unsent {
+        let moved = self.queue.moved() - mark.moved;
         Unsent {
-            waiting: self.queue.waiting_before(mark.before),
-            dropped: self.displaced - mark.displaced,
+            waiting: self.queue.waiting_before(mark.before + moved),
+            dropped: self.dropped() - mark.dropped,
             rejected: self.counts.rejected - mark.rejected,
             spooled: self.stats().spooled,
             cause: self.trouble.clone(),
@@ -252,6 +266,24 @@ impl Outbox {
         self.abandoned
     }
 
+    /// Whether somebody else sends in place of the sender, or moves what waits to the spool.
+    pub(super) fn is_held(&self) -> bool {
+        #[cfg(feature = "spool")]
+        if self.spool.is_rescued {
+            return true;
+        }
+        self.held
+    }
+
+    /// Whether samples are being moved to the spool. Whoever waits is told when they are there.
+    pub(super) fn is_moving(&self) -> bool {
+        #[cfg(feature = "spool")]
+        if self.spool.is_rescued {
+            return true;
+        }
+        self.held && self.queue.waiting() > self.queue.len()
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
@@ -265,6 +297,15 @@ impl Outbox {
         #[cfg(feature = "spool")]
         let stats = self.spool.add_to(stats);
         stats
+    }
+
+    /// How many samples that had been waiting, wherever, are not any more without having been sent.
+    fn dropped(&self) -> u64 {
+        #[cfg(feature = "spool")]
+        let spool = self.spool.dropped();
+        #[cfg(not(feature = "spool"))]
+        let spool = 0;
+        self.displaced + spool
     }
 
     fn drop_waiting(&mut self) -> u64 {

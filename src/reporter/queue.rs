@@ -31,7 +31,8 @@ pub(super) struct Limits {
 
 /// Samples in the order in which they came, and one batch of them that is being sent.
 ///
-/// Each has a position: those of later ones are higher.
+/// Each has a position: those of later ones are higher. A position can become higher while a sample
+/// waits, when others are taken from behind it or are not needed any more.
 ///
 /// ```text
 ///   [ being sent: out ] [ first . . . . . . | pushed at the end
@@ -42,6 +43,8 @@ pub(super) struct Queue {
     samples: VecDeque<Sample>,
     /// The position of the sample at the front.
     first: u64,
+    /// By how much positions have become higher so far, at most.
+    moved: u64,
     /// Where the sample of a key and second is, if samples are coalesced.
     places: Option<HashMap<(Key, i64), u64>>,
     /// What the samples count as, those that are out included.
@@ -75,6 +78,10 @@ const SHARED_TEXT: usize = 32;
 const PLACE: usize = 2 * size_of::<((Key, i64), u64)>();
 /// For so many samples there is room from the beginning; the system gives memory as it is used.
 const ROOM: usize = 4 * 1024 * 1024;
+/// At so many samples is looked to find some that are wanted: nobody can record meanwhile. As many as
+/// leave at once.
+#[cfg(feature = "spool")]
+const LOOKED_AT: usize = 4096;
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
@@ -84,6 +91,7 @@ impl Queue {
             limits,
             samples: VecDeque::with_capacity(room),
             first: 0,
+            moved: 0,
             places: coalesces.then(|| HashMap::with_capacity(room)),
             bytes: 0,
             out: Out::default(),
@@ -126,8 +134,8 @@ impl Queue {
         if batch.is_empty() {
             self.out.from = self.first;
         }
-        let most = self.limits.samples.div_ceil(2).min(self.out.samples + most);
-        batch.reserve(most.min(self.waiting()) - batch.len());
+        let most = self.most_out().min(self.out.samples + most);
+        batch.reserve(most.min(self.waiting()).saturating_sub(batch.len()));
         while self.out.samples < most
             && self.out.bytes <= self.limits.bytes / 2
             && let Some(sample) = self.pop()
@@ -138,7 +146,8 @@ impl Queue {
         }
     }
 
-    /// As [`take`](Self::take), but of the oldest `most` samples only those that are wanted.
+    /// As [`take`](Self::take), but only samples that are wanted, wherever they are among the oldest
+    /// that are looked at.
     #[cfg(feature = "spool")]
     pub(super) fn take_where(
         &mut self,
@@ -151,12 +160,14 @@ impl Queue {
             self.out.from = self.first;
         }
         let mut kept = Vec::new();
-        for _ in 0..most.min(self.samples.len()) {
-            if self.out.bytes > self.limits.bytes / 2 {
+        let most = self.most_out().min(self.out.samples + most);
+        for _ in 0..LOOKED_AT.min(self.samples.len()) {
+            if self.out.samples >= most || self.out.bytes > self.limits.bytes / 2 {
                 break;
             }
             let Some(sample) = self.pop() else { break };
             if is_wanted(&sample) {
+                self.moved += u64::from(!kept.is_empty());
                 self.out.samples += 1;
                 self.out.bytes += self.cost(&sample);
                 batch.push(sample);
@@ -201,6 +212,7 @@ impl Queue {
             self.bytes += self.cost(&sample);
             self.samples.push_front(sample);
         }
+        self.moved += coalesced;
         coalesced
     }
 
@@ -232,11 +244,22 @@ impl Queue {
         self.first + self.samples.len() as u64
     }
 
+    /// By how much positions have become higher so far: what was before a position then is before it
+    /// and what this has grown by since.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
+    }
+
     /// How many samples before this position wait, those that are out included.
     pub(super) fn waiting_before(&self, position: u64) -> u64 {
         let queued = position.saturating_sub(self.first).min(self.samples.len() as u64);
         let out = position.saturating_sub(self.out.from).min(self.out.samples as u64);
         queued + out
+    }
+
+    /// How many samples may be out.
+    fn most_out(&self) -> usize {
+        self.limits.samples.div_ceil(2)
     }
 
     fn has_room_for(&self, cost: usize) -> bool {

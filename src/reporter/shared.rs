@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, futures::Notified},
     time::{self, Instant},
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Shared {
     own: Option<Own>,
     /// The batch that is being sent. Locked before the outbox.
     pub(super) flights: Mutex<Flights>,
-    /// Told whenever a batch has an outcome, or a sender has ended.
+    /// Told whenever a batch has an outcome, or samples are found to have none, or a sender has ended.
     settled: Notify,
     pub(super) complaints: Complaints,
     #[cfg(feature = "spool")]
@@ -141,6 +141,11 @@ impl Shared {
     /// Tells those who wait for it that a batch has an outcome, or a sender has ended.
     pub(super) fn note_settled(&self) {
         self.settled.notify_waiters();
+    }
+
+    /// Ready when they are told the next time from now on.
+    pub(super) fn next_settled(&self) -> Notified<'_> {
+        self.settled.notified()
     }
 
     /// Takes no more, and sends what there is.

@@ -13,6 +13,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub(in crate::reporter) struct Spooling {
     pub(super) fence: Fence,
+    /// All that waits is being moved to the spool, and nobody sends, neither the sender nor whoever
+    /// holds the outbox.
+    pub(super) is_rescued: bool,
     /// As they were when the folder was last used.
     stats: SpoolStats,
 }
@@ -34,6 +37,11 @@ impl Spooling {
         stats.dropped.spool_lost = self.stats.lost;
         stats
     }
+
+    /// How many samples have been in the spool and will never be sent.
+    pub(super) fn dropped(&self) -> u64 {
+        self.stats.dropped + self.stats.lost
+    }
 }
 
 impl Outbox {
@@ -50,16 +58,28 @@ impl Outbox {
         self.spool.stats
     }
 
+    /// Nobody sends from now on: all that waits is moved to the spool.
+    pub(in crate::reporter) fn begin_rescue(&mut self) {
+        self.spool.is_rescued = true;
+    }
+
+    /// Whoever was to send does so again.
+    pub(in crate::reporter) fn end_rescue(&mut self) -> Option<Waker> {
+        self.spool.is_rescued = false;
+        self.wake()
+    }
+
     /// Moves some of the oldest samples to `batch`, to be [stored](Self::spooled), and says whether
-    /// there were any.
+    /// there were any; in a [rescue](Self::begin_rescue), or else for the sender.
     pub(in crate::reporter) fn take_to_spool(
         &mut self,
         most: usize,
         moving: Moving,
-        holds: bool,
+        is_rescue: bool,
         batch: &mut Vec<Sample>,
     ) -> bool {
-        if self.held == holds && self.queue.waiting() == self.queue.len() {
+        let is_in_turn = if is_rescue { self.spool.is_rescued } else { !self.is_held() };
+        if is_in_turn && self.queue.waiting() == self.queue.len() {
             let fence = &self.spool.fence;
             let is_moved = |sample: &Sample| moving == Moving::All || fence.blocks(sample);
             self.queue.take_where(most, is_moved, batch);
@@ -106,7 +126,7 @@ impl Outbox {
 
     /// Whether the sender has something to send from the spool.
     pub(in crate::reporter) fn may_replay(&self) -> bool {
-        self.spool.stats.waiting > 0 && !self.held
+        self.spool.stats.waiting > 0 && !self.is_held()
     }
 
     /// How many samples wait to be sent from memory.
@@ -124,10 +144,6 @@ impl Outbox {
 
     pub(in crate::reporter) fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
-    }
-
-    pub(in crate::reporter) fn is_held(&self) -> bool {
-        self.held
     }
 
     /// Until when the reporter may take to close, if it does.
@@ -151,7 +167,7 @@ impl Outbox {
             Phase::Closing { .. } => len > 0 || self.spool.stats.waiting == 0,
             Phase::Closed => true,
         };
-        let is_ready = !self.held && (len >= samples || is_urgent || is_over);
+        let is_ready = !self.is_held() && (len >= samples || is_urgent || is_over);
         self.ready_or_wake(is_ready, samples, sender)
     }
 

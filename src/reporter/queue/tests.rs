@@ -17,10 +17,20 @@ struct Walk {
     coalesced: u64,
     dropped: u64,
     batch: Vec<Sample>,
+    mark: Mark,
     /// What a server has.
     stored: HashMap<(Key, i64), f64>,
     /// What was recorded last.
     last: HashMap<(Key, i64), f64>,
+}
+
+/// What a flush would remember.
+#[derive(Default)]
+struct Mark {
+    before: u64,
+    moved: u64,
+    recorded: u64,
+    dropped: u64,
 }
 
 impl Walk {
@@ -36,6 +46,7 @@ impl Walk {
             coalesced: 0,
             dropped: 0,
             batch: Vec::new(),
+            mark: Mark::default(),
             stored: HashMap::new(),
             last: HashMap::new(),
         }
@@ -63,7 +74,23 @@ impl Walk {
 
     fn take(&mut self) {
         let most = self.random.usize(1..10);
+        #[cfg(feature = "spool")]
+        if self.random.bool() {
+            let held_back = ["a", "b"][self.random.usize(0..2)];
+            let is_wanted = |sample: &Sample| sample.key.as_str() != held_back;
+            self.queue.take_where(most, is_wanted, &mut self.batch);
+            return;
+        }
         self.queue.take(most, &mut self.batch);
+    }
+
+    fn set_mark(&mut self) {
+        self.mark = Mark {
+            before: self.queue.end(),
+            moved: self.queue.moved(),
+            recorded: self.recorded,
+            dropped: self.dropped,
+        };
     }
 
     /// The server has stored some of the batch, and of the rest nobody knows.
@@ -82,11 +109,18 @@ impl Walk {
 
     fn check(&self) {
         let Self { queue, .. } = self;
+        let all = || queue.samples.iter().chain(&self.batch);
         let waiting = queue.waiting() as u64;
         assert_eq!(self.recorded, self.settled + self.coalesced + self.dropped + waiting);
         assert_eq!(waiting, queue.len() as u64 + self.batch.len() as u64);
         assert_eq!(queue.waiting_before(queue.end()), waiting);
-        let all = || queue.samples.iter().chain(&self.batch);
+        if self.dropped == self.mark.dropped {
+            let Mark { before, moved, recorded, .. } = self.mark;
+            let is_before = |sample: &&Sample| sample.point.value < recorded as f64;
+            let truth = all().filter(is_before).count();
+            let waiting = queue.waiting_before(before + queue.moved() - moved);
+            assert!(waiting >= truth as u64, "{waiting} instead of {truth}");
+        }
         assert_eq!(queue.waiting_bytes(), all().map(|sample| queue.cost(sample)).sum::<usize>());
         assert!(queue.waiting() <= queue.limits.samples);
         assert!(queue.waiting_bytes() <= queue.limits.bytes);
@@ -104,8 +138,9 @@ fn walk(when_full: WhenFull) {
     for seed in 0..300 {
         let mut walk = Walk::new(when_full, seed);
         for _ in 0..300 {
-            match walk.random.u8(0..10) {
+            match walk.random.u8(0..11) {
                 0..7 => walk.push(),
+                10 => walk.set_mark(),
                 7 => walk.take(),
                 _ => {
                     let settled = walk.random.usize(0..=walk.batch.len());
@@ -116,10 +151,10 @@ fn walk(when_full: WhenFull) {
         }
         loop {
             walk.settle(walk.batch.len());
-            walk.take();
-            if walk.batch.is_empty() {
+            if walk.queue.waiting() == 0 {
                 break;
             }
+            walk.take();
         }
         walk.check();
         if walk.dropped == 0 || when_full == WhenFull::DropNewest {
@@ -163,4 +198,34 @@ fn a_position_passes_when_all_before_it_are_settled() {
     assert_eq!((queue.waiting_before(mark), queue.len()), (1, 2));
     queue.clear();
     assert_eq!(queue.waiting_before(mark), 0);
+}
+
+#[cfg(feature = "spool")]
+#[test]
+fn no_more_are_out_than_half_of_what_may_wait_however_they_are_taken() {
+    let limits = Limits { samples: 10, bytes: 10_000, when_full: WhenFull::DropOldest };
+    let mut queue = Queue::new(limits);
+    for second in 0..10 {
+        queue.push(Sample::new("a", 0.5, second).unwrap());
+    }
+    let mut batch = Vec::new();
+    queue.take_where(8, |_| true, &mut batch);
+    assert_eq!((batch.len(), queue.len()), (5, 5));
+    queue.take(8, &mut batch);
+    assert_eq!((batch.len(), queue.len()), (5, 5));
+}
+
+#[cfg(feature = "spool")]
+#[test]
+fn samples_are_found_behind_those_that_are_not_wanted() {
+    let limits = Limits { samples: 1000, bytes: 1_000_000, when_full: WhenFull::DropOldest };
+    let mut queue = Queue::new(limits);
+    for second in 0..1000 {
+        queue.push(Sample::new("a", 0.5, second).unwrap());
+    }
+    let mut batch = Vec::new();
+    queue.take_where(10, |sample| sample.point.timestamp >= 500, &mut batch);
+    let seconds: Vec<_> = batch.iter().map(|sample| sample.point.timestamp).collect();
+    assert_eq!(seconds, Vec::from_iter(500..510));
+    assert_eq!(queue.len(), 990);
 }

@@ -22,6 +22,8 @@ pub(super) const BATCH: usize = 512;
 #[derive(Debug)]
 pub(in crate::reporter) struct Keeper {
     pub(in crate::reporter) settings: Spool,
+    /// Locked by whoever moves all that waits to the folder, before the folder.
+    rescue: Mutex<()>,
     /// Locked before the outbox. None once the reporter is closed: then another may have it.
     folder: Mutex<Option<Folder>>,
 }
@@ -48,7 +50,11 @@ impl OpenSpool {
         };
         let stats = folder.stats();
         outbox.spool_opened(stats, folder.latest().filter(|_| stats.waiting > 0));
-        Some(Arc::new(Keeper { settings: self.settings.clone(), folder: Mutex::new(Some(folder)) }))
+        Some(Arc::new(Keeper {
+            settings: self.settings.clone(),
+            rescue: Mutex::default(),
+            folder: Mutex::new(Some(folder)),
+        }))
     }
 }
 
@@ -71,8 +77,8 @@ impl Keeper {
         self.folder().as_ref().is_none_or(|folder| folder.unsynced_since.is_none())
     }
 
-    /// Moves samples from the queue to the folder; whoever [holds](Outbox::hold) the outbox is asked,
-    /// or else the sender.
+    /// Moves samples from the queue to the folder, in a [rescue](Outbox::begin_rescue) or else for the
+    /// sender.
     ///
     /// # Errors
     ///
@@ -81,13 +87,13 @@ impl Keeper {
         &self,
         shared: &Shared,
         moving: Moving,
-        holds: bool,
+        is_rescue: bool,
     ) -> Result<(), SpoolError> {
         let mut folder = self.folder();
         let Some(folder) = folder.as_mut() else { return Ok(()) };
         loop {
             let mut batch = Vec::new();
-            if !shared.outbox().take_to_spool(BATCH, moving, holds, &mut batch) {
+            if !shared.outbox().take_to_spool(BATCH, moving, is_rescue, &mut batch) {
                 return Ok(());
             }
             let mut stored = 0;
@@ -108,20 +114,30 @@ impl Keeper {
 
     /// Moves all samples that wait to the folder, and gives it up.
     pub(in crate::reporter) fn close(&self, shared: &Shared) {
-        self.rescue(shared);
+        // Whoever comes second must not give up the folder under the first.
+        let _turn = self.turn();
+        self.move_all(shared);
         *self.folder() = None;
     }
 
     /// Moves all samples that wait to the folder, and syncs it: the end may be near.
     pub(in crate::reporter) fn rescue(&self, shared: &Shared) {
-        if !shared.hold() {
-            return;
-        }
+        let _turn = self.turn();
+        self.move_all(shared);
+    }
+
+    /// The turn to move all that waits: it is waited for, but for no longer than the disk takes.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.rescue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn move_all(&self, shared: &Shared) {
+        shared.begin_rescue();
         let stored = self.store(shared, Moving::All, true);
         if let Some(folder) = self.folder().as_mut() {
             folder.sync();
         }
-        shared.release();
+        shared.end_rescue();
         if let Err(error) = stored {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -144,6 +160,8 @@ impl Keeper {
         let Some(folder) = folder.as_mut() else { return Ok(None) };
         let samples = folder.read(most);
         shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
+        // What a flush waits for may have been lost.
+        shared.note_settled();
         samples
     }
 

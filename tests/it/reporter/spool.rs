@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use metrics_client::{MetricsClient, Pipelining, Reporter, Spool, SpoolError};
 use tempfile::TempDir;
-use tokio::time::{self, Instant};
+use tokio::{
+    join,
+    time::{self, Instant},
+};
 
 use super::{LONG, SECOND, accounted};
 use crate::peer::{Network, Peer};
@@ -258,6 +261,83 @@ async fn a_full_spool_drops_the_oldest_and_everything_adds_up() {
     reporter.flush(LONG).await.unwrap();
     assert!(received.puts.last().unwrap().ends_with(" 99"));
     assert_eq!(accounted(&reporter).acknowledged, stats.spooled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_tells_of_what_a_full_spool_drops_meanwhile() {
+    let folder = TempDir::new().unwrap();
+    let (mut network, builder) = Network::new();
+    network.black_hole();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = spooling(client, Spool::folder(&folder).max_bytes(1));
+    for second in 0..100_000 {
+        reporter.record_at("some.key.of.ordinary.length", 0.5, second);
+    }
+    let server = async {
+        while accounted(&reporter).waiting > 0 {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+        network.refuse(0);
+        let spooled = accounted(&reporter).spooled;
+        let mut peer = network.accept().await;
+        Received::default().take(&mut peer, usize::try_from(spooled).unwrap()).await;
+    };
+    let (flushed, ()) = join!(reporter.flush(LONG), server);
+    let unsent = flushed.unwrap_err();
+    let stats = accounted(&reporter);
+    assert!(stats.dropped.spool_full > 0, "{stats:?}");
+    assert_eq!((unsent.waiting, unsent.spooled), (0, 0), "{unsent:?}");
+    assert_eq!(unsent.dropped, stats.dropped.spool_full);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_is_over_when_nothing_can_be_read_of_what_it_waits_for() {
+    let folder = TempDir::new().unwrap();
+    let (network, reporter) = alone(folder.path());
+    for second in 0..10 {
+        reporter.record_at("a", 0.5, second);
+    }
+    let remove = async {
+        spooled(&reporter, 10).await;
+        for file in fs::read_dir(&folder).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|suffix| suffix == "spool") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+        network.refuse(0);
+    };
+    let start = Instant::now();
+    let (flushed, ()) = join!(reporter.flush(LONG), remove);
+    let unsent = flushed.unwrap_err();
+    assert_eq!((unsent.waiting, unsent.spooled), (0, 0), "{unsent:?}");
+    assert_eq!(accounted(&reporter).dropped.spool_lost, 10);
+    assert!(start.elapsed() < LONG);
+}
+
+#[tokio::test(start_paused = true)]
+async fn live_samples_pass_those_that_have_to_go_through_a_spool_that_cannot_be_written() {
+    let folder = TempDir::new().unwrap();
+    let (_network, reporter) = alone(folder.path());
+    reporter.record_at("a", 1.0, 5);
+    reporter.close(Duration::ZERO).await.unwrap_err();
+    assert_eq!(accounted(&reporter).spooled, 1);
+    // In the way of the next segment.
+    fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
+
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let reporter = spooling(client, Spool::folder(&folder));
+    for key in 0..1000 {
+        reporter.record_at(format!("a{key}"), 2.0, 5);
+    }
+    for second in 6..1006 {
+        reporter.record_at("live", 2.0, second);
+    }
+    let mut received = Received::default();
+    received.take(&mut network.accept().await, 1000).await;
+    assert!(received.puts.iter().filter(|put| put.starts_with("live ")).count() >= 999);
+    accounted(&reporter);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,71 @@
+//! What its parts do together, where no peer can be made to show it.
+
+use tokio::{
+    join,
+    runtime::{self, Runtime},
+    time::Instant,
+};
+
+use super::*;
+
+/// Longer than anything takes; with paused time it costs nothing.
+const LONG: Duration = Duration::from_secs(300);
+
+fn paused() -> Runtime {
+    runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+/// A reporter whose runtime is gone.
+fn abandoned() -> Reporter {
+    paused().block_on(async { Reporter::new(MetricsClient::builder("127.0.0.1:1").connect_lazy()) })
+}
+
+#[test]
+fn a_flush_of_an_abandoned_reporter_is_over_when_whoever_holds_it_lets_go() {
+    let reporter = abandoned();
+    let shared = reporter.shared();
+    assert!(shared.hold());
+    reporter.record("a", 1.0);
+    paused().block_on(async {
+        let start = Instant::now();
+        let (flushed, ()) = join!(reporter.flush(LONG), async { shared.release() });
+        assert_eq!(flushed.unwrap_err().waiting, 1);
+        assert!(start.elapsed() < LONG);
+    });
+}
+
+#[cfg(feature = "spool")]
+mod with_a_spool {
+    use std::{future::poll_fn, pin::pin, task::Poll};
+
+    use super::*;
+
+    /// A reporter whose runtime is gone and that has recorded ten samples, and its folder.
+    fn abandoned() -> (tempfile::TempDir, Reporter) {
+        let folder = tempfile::tempdir().unwrap();
+        let reporter = paused().block_on(async {
+            let client = MetricsClient::builder("127.0.0.1:1").connect_lazy();
+            Reporter::builder(client).spool(Spool::folder(folder.path())).unwrap().start()
+        });
+        for second in 0..10 {
+            reporter.record_at("a", 0.5, second);
+        }
+        (folder, reporter)
+    }
+
+    #[test]
+    fn what_a_guard_sends_is_moved_to_the_spool_when_the_reporter_is_closed() {
+        let (_folder, reporter) = abandoned();
+        let shared = reporter.shared();
+        assert!(shared.hold());
+        paused().block_on(async {
+            let client = MetricsClient::builder("127.0.0.1:1").connect_lazy();
+            let mut sending = pin!(shared.send(&client, true, 3));
+            assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx).is_pending())).await);
+            shared.spool.as_ref().unwrap().close(shared);
+        });
+        shared.give_up();
+        let stats = reporter.stats();
+        assert_eq!((stats.spooled, stats.waiting, stats.dropped.closed), (10, 0, 0), "{stats:?}");
+    }
+}
