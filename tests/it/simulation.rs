@@ -97,8 +97,9 @@ fn first_seed() -> u64 {
 fn simulate(seed: u64) -> Result<Vec<String>, Vec<String>> {
     // Also for the client's own jitter: a simulation has its thread to itself.
     fastrand::seed(seed);
-    let world = World::new([5, 60, 1400, 100_000][fastrand::usize(..4)]);
+    let segment = [5, 60, 1400, 100_000][fastrand::usize(..4)];
     let faults = Duration::from_millis(fastrand::u64(1000..5000));
+    let world = World::new(segment, faults);
     let mut sim = turmoil::Builder::new();
     sim.rng_seed(seed)
         .tick_duration(TICK)

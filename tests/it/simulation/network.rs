@@ -54,15 +54,18 @@ pub(super) struct World {
     pub(super) store: Arc<MemoryStore>,
     /// The most bytes that one write moves, at either end.
     pub(super) segment: usize,
+    /// When all faults are over.
+    faults: Duration,
 }
 
 impl World {
-    pub(super) fn new(segment: usize) -> Self {
+    pub(super) fn new(segment: usize, faults: Duration) -> Self {
         Self {
             history: history::Shared::default(),
             conditions: Arc::new(Mutex::new(Conditions::FINE)),
             store: Arc::default(),
             segment,
+            faults,
         }
     }
 
@@ -85,10 +88,12 @@ impl World {
         }
     }
 
+    /// Takes its time, but not longer than there are faults.
     async fn pause(&self, longest: impl Fn(&Conditions) -> Duration) {
         let longest = longest(&self.conditions.lock().unwrap());
         if longest > Duration::ZERO {
-            time::sleep(longest.mul_f64(fastrand::f64())).await;
+            let left = self.faults.saturating_sub(turmoil::sim_elapsed().unwrap_or_default());
+            time::sleep(left.min(longest.mul_f64(fastrand::f64()))).await;
         }
     }
 }

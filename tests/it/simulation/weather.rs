@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, time::Duration};
 
-use turmoil::Sim;
+use turmoil::{LinkIter, Sim};
 
 use super::network::{Conditions, SERVERS, World};
 
@@ -210,6 +210,7 @@ impl Weather {
     }
 
     /// All is well again, but that one server may be gone for good, if the name leads to the other.
+    /// What the faults have delayed arrives now: as long as it comes, a connection has not stalled.
     fn end(&mut self, sim: &mut Sim<'_>) {
         self.is_over = true;
         sim.set_fail_rate(0.0);
@@ -228,6 +229,7 @@ impl Weather {
                 sim.bounce(host);
             }
         }
+        sim.links(|links| links.for_each(LinkIter::deliver_all));
         let gone = if other_is_gone { "the other is gone" } else { "the other is well too" };
         self.note(format_args!("all faults are over: the name leads to {server}, {gone}"));
     }
