@@ -149,27 +149,16 @@ async fn store<'a>(
         accepted += block;
     }
     let progress = batch.finished().await;
-    let reason = |&(at, ref error): &(usize, Error)| (at, error.is_retryable(), error.delivery());
-    let broken = match (&progress.failure, progress.broken_at) {
-        (Some(first), Some(at)) if first.0 == at => Some(reason(first)),
-        // A refusal came first, and the pipeline keeps the first reason alone. So this one may have
-        // been sent; and it may work next time, unless the client is closed.
-        (_, Some(at)) => Some((at, shared.pipeline().is_open(), Delivery::Unknown)),
-        (_, None) => failure.as_ref().map(reason),
-    };
-    let deliveries = [
-        (!progress.refused.is_empty()).then_some(Delivery::Rejected),
-        broken.map(|(.., delivery)| delivery),
-        (accepted < number).then_some(Delivery::NotSent),
-    ];
+    let left = failure.as_ref().map(|&(at, ref error)| (at, error.is_retryable()));
+    let unsent = (accepted < number).then_some(Delivery::NotSent);
     Stored {
         acknowledged: progress.acknowledged,
         failure: progress.failure.or(failure),
         refused: progress.refused,
         // What was never accepted is not settled either.
-        settled: progress.broken_at.unwrap_or(accepted),
-        broken: broken.map(|(at, retryable, _)| (at, retryable)),
-        delivery: deliveries.into_iter().flatten().reduce(Delivery::of_both),
+        settled: progress.broken.map_or(accepted, |(at, _)| at),
+        broken: progress.broken.or(left),
+        delivery: [progress.delivery, unsent].into_iter().flatten().reduce(Delivery::of_both),
     }
 }
 
@@ -197,7 +186,7 @@ impl<'a> Batch<'a> {
             let block = (window / 2).clamp(1, BLOCK);
             let (progress, unneeded) = pipeline.poll_batch(self.waiter, window - block, cx.waker());
             let progress =
-                progress.map(|progress| (progress.unfinished, progress.broken_at.is_some()));
+                progress.map(|progress| (progress.unfinished, progress.broken.is_some()));
             drop(pipeline);
             drop(unneeded);
             let (unfinished, broken) = ready!(progress);

@@ -69,6 +69,19 @@ enum Outcome {
     Cancelled,
 }
 
+impl Outcome {
+    /// What can have happened to a put that failed.
+    fn of_failed_put(&self) -> Option<Delivery> {
+        match self {
+            Self::Rejected(_) => Some(Delivery::Rejected),
+            Self::Timeout(delivery) | Self::Lost(delivery) | Self::Closed(delivery) => {
+                Some(*delivery)
+            }
+            Self::Stored | Self::Found(_) | Self::Unreadable | Self::Cancelled => None,
+        }
+    }
+}
+
 impl From<&Error> for Outcome {
     fn from(error: &Error) -> Self {
         match error {

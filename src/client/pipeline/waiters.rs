@@ -9,7 +9,7 @@ use slab::Slab;
 
 use crate::{
     client::sync::{AtomicU64, AtomicUsize, Ordering},
-    error::Error,
+    error::{Delivery, Error},
     metric::Metrics,
 };
 
@@ -38,9 +38,11 @@ pub(in crate::client) struct Progress {
     pub(in crate::client) acknowledged: usize,
     /// The first request that failed, by its place in the batch, and why.
     pub(in crate::client) failure: Option<(usize, Error)>,
-    /// The first request that something else than the server's refusal has made fail: the rest of the
-    /// batch would meet the same.
-    pub(in crate::client) broken_at: Option<usize>,
+    /// The first request that something else than the server's refusal has made fail, and whether it
+    /// may work if it is tried again: the rest of the batch would meet the same.
+    pub(in crate::client) broken: Option<(usize, bool)>,
+    /// What is true of all requests that failed, if any did.
+    pub(in crate::client) delivery: Option<Delivery>,
     /// The requests that the server has refused, by their places.
     pub(in crate::client) refused: Vec<usize>,
 }
@@ -158,7 +160,7 @@ impl Waiters {
     ) -> (Poll<&Progress>, Option<Waker>) {
         match self.get_mut(id) {
             Some(Slot { waker: slot, call: Call::Batch { progress, wake_at }, .. }) => {
-                if progress.unfinished <= at || (progress.broken_at.is_some() && at > 0) {
+                if progress.unfinished <= at || (progress.broken.is_some() && at > 0) {
                     return (Poll::Ready(progress), None);
                 }
                 *wake_at = at;
@@ -216,7 +218,7 @@ impl Waiters {
                     Ok(_) => progress.acknowledged += requests,
                     Err(error) => progress.fail(index, error),
                 }
-                progress.unfinished <= *wake_at || (progress.broken_at.is_some() && *wake_at > 0)
+                progress.unfinished <= *wake_at || (progress.broken.is_some() && *wake_at > 0)
             }
         };
         if wake {
@@ -250,10 +252,13 @@ pub(super) enum Removed {
 
 impl Progress {
     fn fail(&mut self, index: usize, error: Error) {
-        match (&error, self.broken_at) {
+        let delivery = error.delivery();
+        self.delivery = Some(self.delivery.map_or(delivery, |other| other.of_both(delivery)));
+        if let Error::Rejected { .. } = error {
             // Refusals come one by one.
-            (Error::Rejected { .. }, _) => self.refused.push(index),
-            (_, at) => self.broken_at = Some(at.map_or(index, |at| at.min(index))),
+            self.refused.push(index);
+        } else if self.broken.is_none_or(|(first, _)| index < first) {
+            self.broken = Some((index, error.is_retryable()));
         }
         if self.failure.as_ref().is_none_or(|&(first, _)| index < first) {
             self.failure = Some((index, error));

@@ -79,6 +79,7 @@ async fn put_all_speaks_for_all_samples_and_not_for_the_first_that_failed() {
         ("ok\n\nerror\nno\n\n", Delivery::Unknown, false),
         ("error\nno\n\nok\n\n", Delivery::Unknown, false),
         ("error\nno\n\nerror\nno\n\n", Delivery::Rejected, false),
+        ("error\nno\n\nhello\n\n", Delivery::Unknown, false),
     ] {
         let (mut network, builder) = Network::new();
         let client = builder.pipelining(Pipelining::On).connect().await.unwrap();

@@ -210,7 +210,10 @@ fn a_block_that_expires_half_sent_fails_as_a_whole() {
     bench.now += 5 * SECOND;
     bench.expire();
     let progress = bench.progress(batch);
-    assert_eq!((progress.unfinished, progress.acknowledged, progress.broken_at), (0, 1, Some(1)));
+    assert_eq!(
+        (progress.unfinished, progress.acknowledged, progress.broken),
+        (0, 1, Some((1, true)))
+    );
     assert_eq!(progress.failure.map(|(index, _)| index), Some(1));
     assert_eq!(bench.take(), "");
     bench.answer([Response::ok()]);

@@ -47,6 +47,7 @@ pub(super) struct BatchState {
     pub(super) acknowledged: usize,
     pub(super) first_failed: Option<usize>,
     pub(super) broken_at: Option<usize>,
+    pub(super) delivery: Option<Delivery>,
     pub(super) refused: Vec<usize>,
 }
 
@@ -199,17 +200,17 @@ impl Model {
 
     pub(super) fn batch(&self, call: usize) -> BatchState {
         let requests = || self.requests.iter().filter(move |request| request.call == call);
-        let failed = |request: &&Request| {
-            !matches!(request.outcome, None | Some(Outcome::Stored | Outcome::Cancelled))
-        };
-        let refused = |request: &Request| matches!(request.outcome, Some(Outcome::Rejected(_)));
-        let broken_at = requests().filter(failed).filter(|r| !refused(r)).map(|r| r.index).min();
+        let failed =
+            || requests().filter_map(|r| Some((r.index, r.outcome.as_ref()?.of_failed_put()?)));
+        let (refused, broken) =
+            failed().partition::<Vec<_>, _>(|&(_, delivery)| delivery == Delivery::Rejected);
         BatchState {
             unfinished: requests().filter(|request| request.is_open()).count(),
             acknowledged: requests().filter(|r| r.outcome == Some(Outcome::Stored)).count(),
-            first_failed: requests().filter(failed).map(|request| request.index).min(),
-            broken_at,
-            refused: requests().filter(|r| refused(r)).map(|r| r.index).collect(),
+            first_failed: failed().map(|(index, _)| index).min(),
+            broken_at: broken.into_iter().map(|(index, _)| index).min(),
+            delivery: failed().map(|(_, delivery)| delivery).reduce(Delivery::of_both),
+            refused: refused.into_iter().map(|(index, _)| index).collect(),
         }
     }
 

@@ -394,12 +394,17 @@ impl Caller {
 }
 
 fn check_batch(progress: &Progress, model: &Model, call: usize) {
-    let Progress { unfinished, acknowledged, ref failure, broken_at, ref refused } = *progress;
+    let Progress { unfinished, acknowledged, ref failure, broken, delivery, ref refused } =
+        *progress;
     let first_failed = failure.as_ref().map(|&(index, _)| index);
+    let broken_at = broken.map(|(index, _)| index);
     let refused = refused.clone();
-    let state = BatchState { unfinished, acknowledged, first_failed, broken_at, refused };
+    let state = BatchState { unfinished, acknowledged, first_failed, broken_at, delivery, refused };
     assert_eq!(state, model.batch(call));
     if let Some((index, error)) = failure {
         assert_eq!(Some(&Outcome::from(error)), model.outcome_at(call, *index));
+        let is_retryable =
+            broken.filter(|(at, _)| at == index).map(|(_, is_retryable)| is_retryable);
+        assert!(is_retryable.is_none_or(|is_retryable| is_retryable == error.is_retryable()));
     }
 }
