@@ -298,7 +298,7 @@ where
                 Ok(Some(line)) => line,
                 Ok(None) => break,
                 Err(fault) => {
-                    self.apply().await;
+                    self.apply().await?;
                     self.refuse(&fault);
                     return Err(End::LineTooLong);
                 }
@@ -318,17 +318,22 @@ where
                 Err(fault) => Err(fault),
             };
             self.wire.consume(line + 1);
-            self.apply().await;
+            self.apply().await?;
             match selector {
                 Ok(selector) => self.get(&selector).await?,
                 Err(fault) => self.refuse(&fault),
             }
-            if self.wire.is_full() {
-                self.drain().await?;
-                self.let_others_go_first().await?;
-            }
+            self.make_room().await?;
         }
-        self.apply().await;
+        self.apply().await
+    }
+
+    /// Waits until there is room for answers, and for this session's next turn then.
+    async fn make_room(&mut self) -> Result<(), End> {
+        if self.wire.is_full() {
+            self.drain().await?;
+            self.let_others_go_first().await?;
+        }
         Ok(())
     }
 
@@ -347,10 +352,10 @@ where
     }
 
     /// Applies the puts that have gathered, and answers them.
-    async fn apply(&mut self) {
+    async fn apply(&mut self) -> Result<(), End> {
         let count = self.puts.len();
         if count == 0 {
-            return;
+            return Ok(());
         }
         match self.shared.store.apply(&self.puts).await {
             Ok(()) => {
@@ -360,9 +365,16 @@ where
                 output.reserve(count * PUT_DONE.len());
                 (0..count).for_each(|_| output.put_slice(PUT_DONE));
             }
-            Err(error) => (0..count).for_each(|_| self.fail(&error)),
+            // What the store says may be much longer than the puts.
+            Err(error) => {
+                for _ in 0..count {
+                    self.fail(&error);
+                    self.make_room().await?;
+                }
+            }
         }
         self.puts.clear();
+        Ok(())
     }
 
     /// Answers a get, block by block.

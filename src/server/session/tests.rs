@@ -212,6 +212,22 @@ async fn reading_stops_while_too_many_answers_are_unread() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_failing_store_says_to_the_puts_of_one_read_is_bounded_too() {
+    let (count, limit, pipe) = (1000, 4096, 16 * 1024);
+    let answer = format!("error\n{}\n\n", "x".repeat(200));
+    let store = Broken::new(MemoryStore::new(), &vec![Fail::ApplyAtLength; count]);
+    let counters = Arc::<Counters>::default();
+    let limits = Limits::default().max_unsent_bytes(limit);
+    let shared = Arc::new(Shared::new(store, limits, Arc::clone(&counters)));
+    let mut talk = Talk::among(&shared, pipe);
+    talk.send(&"put a 1 1\n".repeat(count)).await;
+    sleep(SECOND).await;
+    let made = answer.len() * usize::try_from(counters.failed.get()).unwrap();
+    assert!((1..=limit + pipe + answer.len()).contains(&made), "{made} bytes that nobody reads");
+    talk.expect(&answer.repeat(count)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_ends_that_both_write_come_to_no_deadlock_within_the_limit() {
     let mut talk = Talk::with(MemoryStore::new(), Limits::default(), 1024);
     for at in 0..10_000 {
@@ -320,6 +336,8 @@ struct Broken {
 #[derive(Clone, Copy, PartialEq)]
 enum Fail {
     Apply,
+    /// And says much about it.
+    ApplyAtLength,
     Get,
     /// After so many blocks.
     Block(usize),
@@ -342,6 +360,7 @@ impl Store for Broken {
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
         match self.next() {
             Some(Fail::Apply) => Err(StoreError::new("disk\nfull").caused_by("no space left")),
+            Some(Fail::ApplyAtLength) => Err(StoreError::new("x".repeat(200))),
             _ => self.memory.apply(puts).await,
         }
     }
