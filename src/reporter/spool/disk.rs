@@ -15,7 +15,8 @@ pub(crate) trait Disk: fmt::Debug {
     /// An open file. A lock is held until its file is dropped, or its process ends in whatever way.
     type File: fmt::Debug;
 
-    /// Makes a folder and those above it, if they are not there.
+    /// Makes a folder and those above it, if they are not there, and returns when their names would
+    /// survive a loss of power, as far as that can be had.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
     /// The files in a folder: names and lengths. What is no file, or has a name that is no text, is
     /// not among them.
@@ -52,7 +53,15 @@ impl Disk for OsDisk {
     type File = File;
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        let is_new = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let new = path.ancestors().take_while(is_new).collect::<Vec<_>>();
+        fs::create_dir_all(path)?;
+        for parent in new.into_iter().filter_map(Path::parent) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            // Whoever may make a folder in another need not be allowed to open that one.
+            let _ = self.sync_folder(parent);
+        }
+        Ok(())
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<(String, u64)>> {
