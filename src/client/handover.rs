@@ -7,7 +7,7 @@
 //! several lists at random, and goes through the lists one by one.
 //!
 //! ```sh
-//! RUSTFLAGS='--cfg loom_model' cargo test --release --lib client::handover -- --nocapture
+//! RUSTFLAGS='--cfg loom_model' cargo test --release --features tower --lib client::handover -- --nocapture
 //! ```
 
 use std::{
