@@ -169,9 +169,10 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    /// What is true of two requests.
-    pub(crate) fn of_both(self, other: Self) -> Self {
-        if self == other { self } else { Self::Unknown }
+    /// What is true of all these requests, if there are any.
+    pub(crate) fn of_all(requests: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let of_both = |one, other| if one == other { one } else { Self::Unknown };
+        requests.into_iter().reduce(of_both)
     }
 }
 

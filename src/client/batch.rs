@@ -86,8 +86,7 @@ impl Stored {
         self.acknowledged += other.acknowledged;
         self.failure = earliest(self.failure.take(), other.failure);
         self.broken = earliest(self.broken, other.broken);
-        let deliveries = [self.delivery, other.delivery].into_iter().flatten();
-        self.delivery = deliveries.reduce(Delivery::of_both);
+        self.delivery = Delivery::of_all(self.delivery.into_iter().chain(other.delivery));
         self.refused.extend(other.refused);
         self.settled = self.settled.min(other.settled);
     }
@@ -158,7 +157,7 @@ async fn store<'a>(
         // What was never accepted is not settled either.
         settled: progress.broken.map_or(accepted, |(at, _)| at),
         broken: progress.broken.or(left),
-        delivery: [progress.delivery, unsent].into_iter().flatten().reduce(Delivery::of_both),
+        delivery: Delivery::of_all(progress.delivery.into_iter().chain(unsent)),
     }
 }
 

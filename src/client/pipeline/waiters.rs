@@ -252,8 +252,7 @@ pub(super) enum Removed {
 
 impl Progress {
     fn fail(&mut self, index: usize, error: Error) {
-        let delivery = error.delivery();
-        self.delivery = Some(self.delivery.map_or(delivery, |other| other.of_both(delivery)));
+        self.delivery = Delivery::of_all(self.delivery.into_iter().chain([error.delivery()]));
         if let Error::Rejected { .. } = error {
             // Refusals come one by one.
             self.refused.push(index);

@@ -226,14 +226,31 @@ async fn puts_of_a_key_keep_their_order_while_connections_come_and_go() {
     assert!(client.stats().retried > 0);
 }
 
+/// A client with two connections, of which one is lost and cannot be made again.
+struct HalfDown {
+    client: MetricsClient,
+    /// A key of the lost connection, and one of the other.
+    lost: String,
+    kept: String,
+    other: Peer,
+    _network: Network,
+}
+
+impl HalfDown {
+    async fn new() -> Self {
+        let (mut network, builder) = Network::new();
+        let client = builder.pipelining(Pipelining::Off).connections(2).connect().await.unwrap();
+        let keys = key_of_each(&client, &mut network, 2).await;
+        let [(lost, peer), (kept, other)] = <[_; 2]>::try_from(keys).unwrap();
+        drop(peer);
+        network.black_hole();
+        Self { client, lost, kept, other, _network: network }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_is_down_keeps_its_keys_and_disturbs_no_others() {
-    let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(2).connect().await.unwrap();
-    let [(lost, peer), (kept, mut other)] =
-        <[_; 2]>::try_from(key_of_each(&client, &mut network, 2).await).unwrap();
-    drop(peer);
-    network.black_hole();
+    let HalfDown { client, lost, kept, mut other, _network } = HalfDown::new().await;
     let start = Instant::now();
     let waiting = tokio::spawn({
         let client = client.clone();
@@ -324,12 +341,7 @@ async fn put_all_says_how_many_of_all_were_refused_before_the_first_that_has_no_
 #[tokio::test(start_paused = true)]
 async fn put_all_speaks_for_what_became_of_the_samples_of_all_connections() {
     for answer in [None, Some("ok\n\n"), Some("error\nno\n\n")] {
-        let (mut network, builder) = Network::new();
-        let client = builder.pipelining(Pipelining::Off).connections(2).connect().await.unwrap();
-        let [(lost, peer), (kept, mut other)] =
-            <[_; 2]>::try_from(key_of_each(&client, &mut network, 2).await).unwrap();
-        drop(peer);
-        network.black_hole();
+        let HalfDown { client, lost, kept, mut other, _network } = HalfDown::new().await;
         let samples = [&lost, &kept].map(|key| Sample::new(key, 1.0, 1).unwrap());
         let server = async {
             other.expect(&format!("put {kept} 1.0 1\n")).await;
@@ -348,12 +360,7 @@ async fn put_all_speaks_for_what_became_of_the_samples_of_all_connections() {
 
 #[tokio::test(start_paused = true)]
 async fn put_all_may_be_tried_again_where_a_refusal_is_not_all_that_kept_it() {
-    let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(2).connect().await.unwrap();
-    let [(lost, peer), (kept, mut other)] =
-        <[_; 2]>::try_from(key_of_each(&client, &mut network, 2).await).unwrap();
-    drop(peer);
-    network.black_hole();
+    let HalfDown { client, lost, kept, mut other, _network } = HalfDown::new().await;
     let samples = [&kept, &lost].map(|key| Sample::new(key, 1.0, 1).unwrap());
     let request = format!("put {kept} 1.0 1\n");
     let server = other.answer(&request, "error\nno\n\n");

@@ -209,7 +209,7 @@ impl Model {
             acknowledged: requests().filter(|r| r.outcome == Some(Outcome::Stored)).count(),
             first_failed: failed().map(|(index, _)| index).min(),
             broken_at: broken.into_iter().map(|(index, _)| index).min(),
-            delivery: failed().map(|(_, delivery)| delivery).reduce(Delivery::of_both),
+            delivery: Delivery::of_all(failed().map(|(_, delivery)| delivery)),
             refused: refused.into_iter().map(|(index, _)| index).collect(),
         }
     }
