@@ -3,6 +3,7 @@
 
 mod client;
 mod error;
+mod log_limit;
 mod metric;
 #[cfg(feature = "opentelemetry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]

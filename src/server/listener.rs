@@ -13,11 +13,10 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     crowd::Crowd,
-    log,
     session::{self, Shared},
     turns::Work,
 };
-use crate::store::Store;
+use crate::{log_limit, store::Store};
 
 /// Where connections come from.
 pub(super) trait Accept: Send + Sync {
@@ -55,7 +54,7 @@ pub(super) async fn run<A, S>(
     let mut door =
         Door { listener, pause: Duration::ZERO, shut_until: None, shared: Arc::clone(&shared) };
     let crowd = Crowd::new(shared.limits.max_connections_per_address);
-    let mut summary = interval(log::WINDOW);
+    let mut summary = interval(log_limit::WINDOW);
     summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
     loop {
@@ -84,7 +83,7 @@ pub(super) async fn run<A, S>(
             Ok(member) => member,
             Err(limit) => {
                 shared.counters.turned_away.add(1);
-                if shared.log.turned_away.admits() {
+                if shared.log.turned_away.should_log() {
                     let connections = sessions.len();
                     warn!(%peer, connections, limit, "turned away: too many connections");
                 }
@@ -153,7 +152,7 @@ impl<A: Accept, S: Store> Door<A, S> {
                 Err(error) => {
                     self.pause = (self.pause * 2).clamp(Self::MIN_PAUSE, Self::MAX_PAUSE);
                     self.shut_until = Some(Instant::now() + self.pause);
-                    if self.shared.log.not_accepted.admits() {
+                    if self.shared.log.not_accepted.should_log() {
                         warn!(%error, pause = ?self.pause, "cannot accept connections");
                     }
                 }

@@ -131,7 +131,7 @@ pub(super) async fn run<Io, S>(
     debug!(peer, "connected");
     match session.serve(stop).await {
         end @ (End::Idle | End::SlowLine | End::Unread | End::GivenUp)
-            if shared.log.cut_off.admits() =>
+            if shared.log.cut_off.should_log() =>
         {
             info!(peer, reason = %end, "cut off");
         }
@@ -428,7 +428,7 @@ where
     fn succeeded(&self) {
         if self.shared.store_fails.load(Ordering::Relaxed)
             && self.shared.store_fails.swap(false, Ordering::Relaxed)
-            && self.shared.log.store.admits()
+            && self.shared.log.store.should_log()
         {
             info!("the store works again");
         }
@@ -438,7 +438,8 @@ where
         self.shared.counters.failed.add(1);
         let message = fault.to_string();
         let shown = Escaped(&message);
-        if self.shared.store_fails.swap(true, Ordering::Relaxed) || !self.shared.log.store.admits()
+        if self.shared.store_fails.swap(true, Ordering::Relaxed)
+            || !self.shared.log.store.should_log()
         {
             debug!(peer = self.peer, fault = %shown, "the store failed");
         } else {
