@@ -15,7 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{Gauge, MetricsClient, Pipelining, Reporter, Server};
+use metrics_client::{Gauge, MetricsClient, Pipelining, Reporter};
+use metrics_server::Server;
 use tokio::runtime::{self, Runtime};
 
 const KEYS: usize = 1_000;

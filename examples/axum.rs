@@ -20,7 +20,8 @@ use axum::{
     routing::get,
 };
 use metrics::{counter, histogram};
-use metrics_client::{MetricsClient, Reporter, Server, recorder::Recorder};
+use metrics_client::{MetricsClient, Reporter, recorder::Recorder};
+use metrics_server::Server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -8,7 +8,8 @@
 
 use std::{error::Error, process::ExitCode, time::Duration};
 
-use metrics_client::{Key, Metrics, MetricsClient, Point, Sample, Server};
+use metrics_client::{Key, Metrics, MetricsClient, Point, Sample};
+use metrics_server::Server;
 use sysinfo::{Disks, Networks, System};
 use tokio::time;
 

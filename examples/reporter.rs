@@ -5,7 +5,8 @@
 
 use std::{env, error::Error, future::pending, time::Duration};
 
-use metrics_client::{MetricsClient, Reporter, Server, WhenFull};
+use metrics_client::{MetricsClient, Reporter, WhenFull};
+use metrics_server::Server;
 
 /// How many requests the service answers.
 const REQUESTS: u32 = 100_000;

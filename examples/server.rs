@@ -4,7 +4,7 @@
 
 use std::{env, io, process::ExitCode};
 
-use metrics_client::Server;
+use metrics_server::Server;
 
 const USAGE: &str = "usage: server [ADDRESS:PORT], for example `server 127.0.0.1:8888`";
 

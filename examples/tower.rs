@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Metrics, MetricsClient, Pipelining, Request, Server};
+use metrics_client::{Metrics, MetricsClient, Pipelining, Request};
+use metrics_server::Server;
 use tokio::task::JoinSet;
 use tower::{
     BoxError, Service, ServiceBuilder, ServiceExt, load_shed::error::Overloaded, retry::Policy,

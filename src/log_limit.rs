@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 /// Admits a few lines in each window, and counts those that it suppresses.
 #[derive(Debug, Default)]
-pub(crate) struct LogLimiter(Mutex<Window>);
+pub struct LogLimiter(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
@@ -28,12 +28,13 @@ struct Window {
 
 impl LogLimiter {
     /// Creates a limiter that has admitted nothing yet.
-    pub(crate) const fn new() -> Self {
+    #[must_use]
+    pub const fn new() -> Self {
         Self(Mutex::new(Window { since: None, lines: 0, suppressed: 0 }))
     }
 
     /// Returns true if one more line may be written; otherwise the line is counted as suppressed.
-    pub(crate) fn should_log(&self) -> bool {
+    pub fn should_log(&self) -> bool {
         let now = Instant::now();
         let mut window = lock(&self.0);
         if window.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW) {
@@ -50,7 +51,7 @@ impl LogLimiter {
     }
 
     /// Returns how many lines were suppressed since the last call, if there were any.
-    pub(crate) fn take_suppressed(&self) -> Option<u64> {
+    pub fn take_suppressed(&self) -> Option<u64> {
         let suppressed = std::mem::take(&mut lock(&self.0).suppressed);
         (suppressed > 0).then_some(suppressed)
     }
@@ -58,7 +59,7 @@ impl LogLimiter {
 
 /// A state that lasts, such as a full disk or a server that cannot be reached.
 #[derive(Debug, Default)]
-pub(crate) struct LogCondition(Mutex<Option<Episode>>);
+pub struct LogCondition(Mutex<Option<Episode>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Episode {
@@ -69,22 +70,23 @@ struct Episode {
 
 /// What a line about a condition can say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lasting {
+pub struct Lasting {
     /// For how long the condition has held; zero when it begins.
-    pub(crate) since: Duration,
+    pub since: Duration,
     /// How often it has been seen, this time included.
-    pub(crate) times: u64,
+    pub times: u64,
 }
 
 impl LogCondition {
     /// Creates a condition that does not hold.
-    pub(crate) const fn new() -> Self {
+    #[must_use]
+    pub const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
     /// Notes that the condition holds. Returns something if a line is due: at the beginning, where
     /// `times` is 1, and once for each [`REMINDER_INTERVAL`] after that.
-    pub(crate) fn holds(&self) -> Option<Lasting> {
+    pub fn holds(&self) -> Option<Lasting> {
         let now = Instant::now();
         let mut state = lock(&self.0);
         let Some(episode) = &mut *state else {
@@ -100,7 +102,7 @@ impl LogCondition {
     }
 
     /// Notes that the condition is over. Returns something if it held, which is worth a line.
-    pub(crate) fn is_over(&self) -> Option<Lasting> {
+    pub fn is_over(&self) -> Option<Lasting> {
         let episode = lock(&self.0).take();
         episode.map(|episode| episode.lasting(Instant::now()))
     }
@@ -121,7 +123,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const MAX_LINES: u32 = 5;
 
 /// How long [`MAX_LINES`] are for.
-pub(crate) const WINDOW: Duration = Duration::from_secs(10);
+pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// How often a condition that lasts is logged again: a log of a day then has 1,440 lines of it at
 /// most, and a person who looks at its last page sees it.

@@ -6,7 +6,7 @@ mod excerpt;
 mod labels;
 mod metrics;
 
-pub(crate) use excerpt::{Escaped, Excerpt};
+pub use excerpt::{Escaped, Excerpt};
 pub(crate) use metrics::MetricsBuilder;
 pub use metrics::{IntoIter, Iter, Metrics};
 
@@ -55,6 +55,7 @@ impl Key {
         &self.0
     }
 
+    #[cfg(feature = "reporter")]
     /// Makes a key of a name that [`Key::check`] let pass.
     pub(crate) fn from_checked(name: &str) -> Self {
         debug_assert!(Self::check(name).is_ok());
@@ -78,6 +79,81 @@ impl Key {
             }
         };
         Err(InvalidKey { excerpt: Excerpt::of(name.as_bytes()), reason })
+    }
+}
+
+/// A borrowed [`Key`]: text that is known to be valid, wherever it is stored.
+///
+/// A parser returns one without allocating; [`to_key`](Self::to_key) makes it a `Key`.
+///
+/// ```
+/// use metrics_client::codec::KeyRef;
+///
+/// let key = KeyRef::new("palm.cpu")?;
+/// assert_eq!(key.as_str(), "palm.cpu");
+/// assert!(KeyRef::new("palm cpu").is_err());
+/// # Ok::<(), metrics_client::InvalidKey>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyRef<'a>(&'a str);
+
+impl<'a> KeyRef<'a> {
+    /// Checks that `name` is a valid key.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] says what is wrong with the name, and shows it.
+    pub fn new(name: &'a str) -> Result<Self, InvalidKey> {
+        Key::check(name)?;
+        Ok(Self(name))
+    }
+
+    /// Wraps text that has been checked.
+    #[inline]
+    pub(crate) fn from_checked(name: &'a str) -> Self {
+        debug_assert!(Key::check(name).is_ok());
+        Self(name)
+    }
+
+    /// Returns the key's text.
+    #[must_use]
+    #[inline]
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Returns an owned key with the same text.
+    #[must_use]
+    pub fn to_key(self) -> Key {
+        Key(self.0.into())
+    }
+}
+
+impl std::ops::Deref for KeyRef<'_> {
+    type Target = str;
+
+    #[inline]
+    fn deref(&self) -> &str {
+        self.0
+    }
+}
+
+impl<'a> From<&'a Key> for KeyRef<'a> {
+    #[inline]
+    fn from(key: &'a Key) -> Self {
+        Self(key)
+    }
+}
+
+impl From<KeyRef<'_>> for Key {
+    fn from(key: KeyRef<'_>) -> Self {
+        key.to_key()
+    }
+}
+
+impl fmt::Display for KeyRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
     }
 }
 

@@ -47,9 +47,8 @@ use crate::{
 /// [flushes](Reporter::flush) the reporter.
 ///
 /// ```
-/// # #[cfg(feature = "server")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// use std::time::Duration;
@@ -72,7 +71,6 @@ use crate::{
 /// let found = client.get("http.requests;method=GET").await?;
 /// assert_eq!(found.latest("http.requests;method=GET").unwrap().value, 3.0);
 /// # Ok(()) }
-/// # #[cfg(not(feature = "server"))] fn main() {}
 /// ```
 pub struct Exporter {
     reporter: Reporter,

@@ -34,9 +34,8 @@ use crate::{
 /// may be the one of the key, until it is called.
 ///
 /// ```
-/// # #[cfg(feature = "server")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower::BoxError> {
-/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// use std::time::Duration;
@@ -55,7 +54,6 @@ use crate::{
 /// let metrics = service.ready().await?.call(Request::get("palm.cpu")?).await?;
 /// assert_eq!(metrics.points("palm.cpu")[0].value, 23.7);
 /// # Ok(()) }
-/// # #[cfg(not(feature = "server"))] fn main() {}
 /// ```
 pub struct MetricsService {
     client: MetricsClient,

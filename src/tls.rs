@@ -87,7 +87,8 @@ pub enum TlsError {
 
 /// The cryptography that both ends use unless they are given a configuration of rustls. No default
 /// of the process is looked at or set: that is for the program to decide.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -99,8 +100,12 @@ fn certificates(pem: &[u8], of: &'static str) -> Result<Vec<CertificateDer<'stat
     if certificates.is_empty() { Err(TlsError::NoCertificate { of }) } else { Ok(certificates) }
 }
 
-/// The roots in the PEM text.
-pub(crate) fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+/// Parses root certificates from PEM text.
+///
+/// # Errors
+///
+/// If there is no certificate in the text, or one cannot be used.
+pub fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     const OF: &str = "the roots";
     let mut roots = RootCertStore::empty();
     for (number, certificate) in (1..).zip(certificates(pem, OF)?) {
@@ -110,8 +115,12 @@ pub(crate) fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// A private key with the chain of certificates that goes with it.
-pub(crate) fn certified_key(
+/// Parses a private key and the chain of certificates that belongs to it, both from PEM text.
+///
+/// # Errors
+///
+/// If one of them is missing or cannot be used, or if they do not belong together.
+pub fn certified_key(
     chain_pem: &[u8],
     key_pem: &[u8],
     provider: &CryptoProvider,

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{
-    InvalidKey, Key, MemoryStore, MetricsClient, Point, Sample, Selector, Store,
+use metrics_client::{InvalidKey, Key, MetricsClient, Point, Sample, Selector};
+use metrics_server::{
+    MemoryStore, Store,
     store::{PutBatch, Snapshot, StoreError},
 };
 use tokio::task::JoinSet;

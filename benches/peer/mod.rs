@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::Server;
+use metrics_server::Server;
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use crate::workload;

@@ -61,9 +61,8 @@ pub use unix::UnixConnector;
 /// once; it can live on a current-thread runtime.
 ///
 /// ```
-/// # #[cfg(feature = "server")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// use metrics_client::MetricsClient;
@@ -73,7 +72,6 @@ pub use unix::UnixConnector;
 /// let metrics = client.get("palm.cpu").await?;
 /// assert_eq!(metrics.latest("palm.cpu").map(|point| point.value), Some(23.7));
 /// # Ok(()) }
-/// # #[cfg(not(feature = "server"))] fn main() {}
 /// ```
 #[derive(Clone)]
 pub struct MetricsClient {

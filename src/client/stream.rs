@@ -32,10 +32,9 @@ use crate::{
 /// makes the server wait. It is a [`Stream`] too.
 ///
 /// ```
-/// # #[cfg(feature = "server")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use metrics_client::MetricsClient;
-/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// # let client = MetricsClient::connect(address).await?;
@@ -45,7 +44,6 @@ use crate::{
 ///     println!("{}", sample?);
 /// }
 /// # Ok(()) }
-/// # #[cfg(not(feature = "server"))] fn main() {}
 /// ```
 pub struct SampleStream {
     /// `None` once it has ended.

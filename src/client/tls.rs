@@ -27,10 +27,10 @@ use crate::tls::{TlsError, certified_key, provider, roots};
 /// them, which spares both sides most of the arithmetic.
 ///
 /// ```
-/// # #[cfg(feature = "server")]
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use metrics_client::{MetricsClient, Server, TlsConnector, server::TlsAcceptor};
+/// use metrics_client::{MetricsClient, TlsConnector};
+/// use metrics_server::{Server, TlsAcceptor};
 ///
 /// // A certificate for one test, which is its own root. In earnest both come from files.
 /// let own = rcgen::generate_simple_self_signed(["localhost".into()])?;
@@ -46,7 +46,6 @@ use crate::tls::{TlsError, certified_key, provider, roots};
 ///     .await?;
 /// client.put("palm.cpu", 23.7).await?;
 /// # Ok(()) }
-/// # #[cfg(not(feature = "server"))] fn main() {}
 /// ```
 #[derive(Clone)]
 pub struct TlsConnector<C = TcpConnector> {

@@ -12,10 +12,10 @@ use super::connect::Connector;
 /// them; a file of such a name is `./@name`.
 ///
 /// ```
-/// # #[cfg(feature = "server")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::Arc;
-/// use metrics_client::{MemoryStore, MetricsClient, UnixConnector, server::{Limits, serve_connection}};
+/// use metrics_client::{MetricsClient, UnixConnector};
+/// use metrics_server::{MemoryStore, Limits, serve_connection};
 /// use tokio::net::UnixListener;
 ///
 /// let path = std::env::temp_dir().join(format!("metrics-{}.sock", std::process::id()));
@@ -34,7 +34,6 @@ use super::connect::Connector;
 /// # client.close().await?;
 /// # std::fs::remove_file(path)?;
 /// # Ok(()) }
-/// # #[cfg(not(feature = "server"))] fn main() {}
 /// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

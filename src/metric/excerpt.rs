@@ -9,7 +9,7 @@ use std::fmt;
 ///
 /// What it shows is made when it is shown: a server that refuses a flood of requests shows none.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Excerpt {
+pub struct Excerpt {
     beginning: Box<[u8]>,
     is_all: bool,
 }
@@ -18,7 +18,9 @@ impl Excerpt {
     /// Enough to recognise a line by, too little to fill a log.
     const MAX_LEN: usize = 64;
 
-    pub(crate) fn of(input: &[u8]) -> Self {
+    /// Keeps the first 64 bytes of `input`.
+    #[must_use]
+    pub fn of(input: &[u8]) -> Self {
         let beginning = &input[..input.len().min(Self::MAX_LEN)];
         Self { beginning: beginning.into(), is_all: beginning.len() == input.len() }
     }
@@ -45,8 +47,10 @@ impl fmt::Debug for Excerpt {
     }
 }
 
-/// A message of the other end, escaped like an [`Excerpt`] but not quoted: it is a sentence.
-pub(crate) struct Escaped<'a>(pub(crate) &'a str);
+/// A message of a peer, escaped like an [`Excerpt`] but not quoted: it is a sentence. At most 200
+/// characters are shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Escaped<'a>(pub &'a str);
 
 impl Escaped<'_> {
     /// Room for any message that was meant to be read.

@@ -185,15 +185,6 @@ impl MetricsBuilder {
         Ok(())
     }
 
-    /// The points that follow are this key's, which need not be checked again.
-    #[cfg(feature = "server")]
-    pub(crate) fn select_key(&mut self, key: &Key) {
-        match self.series.get_index_of(&**key) {
-            Some(place) => self.switch_to(place),
-            None => self.add(key.clone()),
-        }
-    }
-
     /// Adds a point to the key last selected.
     #[inline]
     pub(crate) fn push(&mut self, point: Point) {

@@ -11,7 +11,7 @@ use super::{
     request::{self, Request, RequestRef},
     response::{self, End, RecordSink, Response},
 };
-use crate::metric::{InvalidKey, Key, MetricsBuilder, Point, Sample};
+use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 
 /// The client's end: encodes [`Request`]s, decodes [`Response`]s.
 ///
@@ -225,10 +225,11 @@ impl ServerCodec {
         Self { searched: 0, limit }
     }
 
-    /// The `put` that `src` begins with, and how long it is, if a glance is enough to read it. The
-    /// caller advances past it, or else asks for the [`next_line`](Self::next_line).
+    /// Returns the `put` at the beginning of `src` and its length, if it has the most common form.
+    /// The caller advances past it, or else asks for the [`next_line`](Self::next_line).
     #[inline]
-    pub(crate) fn next_put<'a>(&self, src: &'a [u8]) -> Option<(&'a str, Point, usize)> {
+    #[must_use]
+    pub fn next_put<'a>(&self, src: &'a [u8]) -> Option<(KeyRef<'a>, Point, usize)> {
         // A line that came in pieces is left to the search, which goes on where it stopped.
         if self.searched > 0 {
             return None;
@@ -236,9 +237,14 @@ impl ServerCodec {
         RequestRef::scan_put(src).filter(|&(_, _, len)| len <= self.limit)
     }
 
-    /// The next line that holds a request, as the place of that line in `src`, which keeps it: the
-    /// caller parses it and advances past it.
-    pub(crate) fn next_line(&mut self, src: &mut BytesMut) -> Result<Option<usize>, CodecError> {
+    /// Returns the index of the next line break in `src`, which keeps the line: the caller parses
+    /// the line with [`RequestRef::parse`] and advances past the line break. What has been searched
+    /// once is not searched again.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError::LineTooLong`] if the line is longer than it may be.
+    pub fn next_line(&mut self, src: &mut BytesMut) -> Result<Option<usize>, CodecError> {
         let found = line_break(src, self.searched);
         let len = found.map_or(src.len(), |at| at + 1);
         if len > self.limit {

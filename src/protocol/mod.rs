@@ -5,7 +5,6 @@
 mod codec;
 mod error;
 mod number;
-#[cfg(feature = "server")]
 mod records;
 mod request;
 mod response;
@@ -13,13 +12,12 @@ mod response;
 pub use codec::{ClientCodec, ServerCodec};
 pub(crate) use codec::{SampleDecoder, Streamed};
 pub use error::{CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NotFinite};
-pub use request::Request;
+pub use records::encode_records;
+pub use request::{MAX_REQUEST_LEN, Request, RequestRef};
 pub use response::Response;
 
-pub(crate) use request::{MAX_REQUEST_LEN, Numbers, encode_get, encode_put};
+pub(crate) use request::{Numbers, encode_get, encode_put};
 pub(crate) use response::End;
-#[cfg(feature = "server")]
-pub(crate) use {records::encode_records, request::RequestRef};
 
 /// Where the first line break of `text` is, of which the first `searched` bytes hold none.
 fn line_break(text: &[u8], searched: usize) -> Option<usize> {

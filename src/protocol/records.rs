@@ -3,15 +3,14 @@
 use bytes::{BufMut, BytesMut};
 
 use super::number;
-use crate::metric::{Key, Point};
+use crate::metric::{Key, KeyRef, Point};
 
 /// Appends `key value timestamp` and a line break for each of `points`.
 ///
-/// Says the same as [`encode_record`](super::request::encode_record) for each of them, faster: the
-/// text goes into room that is there already, in copies of fixed sizes that reach past what they
+/// Writes the same as [`ServerCodec`](crate::codec::ServerCodec) would for each of them, faster: the text goes into room that is there already, in copies of fixed sizes that reach past what they
 /// bring, the key's text is made once, and short decimals and timestamps that follow each other take
 /// a quick way.
-pub(crate) fn encode_records(dst: &mut BytesMut, key: &str, points: &[Point]) {
+pub fn encode_records(dst: &mut BytesMut, key: KeyRef<'_>, points: &[Point]) {
     let mut prefix = [0; PREFIX_ROOM];
     prefix[..key.len()].copy_from_slice(key.as_bytes());
     prefix[key.len()] = b' ';
@@ -85,7 +84,7 @@ mod tests {
         for &point in points {
             encode_record(&mut one_by_one, key, point);
         }
-        encode_records(&mut at_once, key, points);
+        encode_records(&mut at_once, KeyRef::new(key).unwrap(), points);
         let lines = |bytes: &BytesMut| -> Vec<String> {
             String::from_utf8_lossy(bytes).split('\n').map(String::from).collect()
         };

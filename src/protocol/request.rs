@@ -8,7 +8,7 @@ use super::{
     error::{InvalidRequest, InvalidSample, Line, NotFinite},
     number::{self, Number},
 };
-use crate::metric::{InvalidKey, Key, Point, Sample, Selector};
+use crate::metric::{InvalidKey, Key, KeyRef, Point, Sample, Selector};
 
 /// One request.
 ///
@@ -157,17 +157,20 @@ impl Numbers {
     }
 }
 
-/// The most that a request takes.
-pub(crate) const MAX_REQUEST_LEN: usize = "put ".len() + Key::MAX_LEN + NUMBERS_LEN;
+/// The length of the longest request, in bytes, with its line break.
+pub const MAX_REQUEST_LEN: usize = "put ".len() + Key::MAX_LEN + NUMBERS_LEN;
 
 /// The most that a space, a value, a space, a timestamp and a line break take.
 const NUMBERS_LEN: usize = number::MAX_VALUE_LEN + number::MAX_TIMESTAMP_LEN + 3;
 
 /// A request that borrows from the line that it was read from.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum RequestRef<'a> {
-    Put(&'a str, Point),
-    Get(&'a str),
+pub enum RequestRef<'a> {
+    /// Stores a point under the key.
+    Put(KeyRef<'a>, Point),
+    /// Asks for the points of the key.
+    Get(KeyRef<'a>),
+    /// Asks for everything.
     GetAll,
 }
 
@@ -176,7 +179,8 @@ impl<'a> RequestRef<'a> {
     /// that is not too long, whole seconds, one space between. Says how long it is with its line break. `None`
     /// means: [`parse`](Self::parse) the line.
     #[inline]
-    pub(crate) fn scan_put(lines: &'a [u8]) -> Option<(&'a str, Point, usize)> {
+    #[must_use]
+    pub fn scan_put(lines: &'a [u8]) -> Option<(KeyRef<'a>, Point, usize)> {
         let rest = lines.strip_prefix(b"put ")?;
         let (key, rest) = rest.split_at(graphic_len(rest));
         let (value, value_len) = number::scan_value(rest.strip_prefix(b" ")?)?;
@@ -190,11 +194,16 @@ impl<'a> RequestRef<'a> {
             return None;
         }
         let len = b"put ".len() + key.len() + value_len + timestamp_len + 3;
-        Some((std::str::from_utf8(key).ok()?, Point { timestamp, value }, len))
+        let key = KeyRef::from_checked(std::str::from_utf8(key).ok()?);
+        Some((key, Point { timestamp, value }, len))
     }
 
     /// Reads a line without its line break; an empty one is no request.
-    pub(crate) fn parse(line: &'a [u8]) -> Result<Option<Self>, InvalidRequest> {
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`] says what is wrong with the line, and shows its beginning.
+    pub fn parse(line: &'a [u8]) -> Result<Option<Self>, InvalidRequest> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let line = match line.iter().rposition(|&byte| !is_blank(byte)) {
             Some(last) => &line[..=last],
@@ -237,8 +246,8 @@ impl<'a> RequestRef<'a> {
 impl From<RequestRef<'_>> for Request {
     fn from(request: RequestRef<'_>) -> Self {
         match request {
-            RequestRef::Put(key, point) => Self::Put(Sample { key: Key::from_checked(key), point }),
-            RequestRef::Get(key) => Self::Get(Selector::Key(Key::from_checked(key))),
+            RequestRef::Put(key, point) => Self::Put(Sample { key: key.to_key(), point }),
+            RequestRef::Get(key) => Self::Get(Selector::Key(key.to_key())),
             RequestRef::GetAll => Self::Get(Selector::All),
         }
     }
@@ -274,10 +283,9 @@ fn graphic_len(text: &[u8]) -> usize {
 }
 
 #[inline]
-fn parse_key(field: &[u8]) -> Result<&str, InvalidRequest> {
+fn parse_key(field: &[u8]) -> Result<KeyRef<'_>, InvalidRequest> {
     let key = std::str::from_utf8(field).map_err(|_| InvalidRequest::Encoding(Line::of(field)))?;
-    Key::check(key)?;
-    Ok(key)
+    Ok(KeyRef::new(key)?)
 }
 
 /// What may stand between fields.

@@ -40,9 +40,8 @@ pub use builder::{Counters, InstallError, InvalidQuantile, RecorderBuilder};
 /// Cloning is cheap, and clones are one recorder.
 ///
 /// ```
-/// # #[cfg(feature = "server")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// use std::time::Duration;
@@ -56,7 +55,6 @@ pub use builder::{Counters, InstallError, InvalidQuantile, RecorderBuilder};
 /// let found = client.get("shop.http.requests;method=GET").await?;
 /// assert_eq!(found.latest("shop.http.requests;method=GET").unwrap().value, 3.0);
 /// # Ok(()) }
-/// # #[cfg(not(feature = "server"))] fn main() {}
 /// ```
 #[derive(Clone)]
 pub struct Recorder {

@@ -53,9 +53,8 @@ pub use stats::{Dropped, ReporterStats, Unsent};
 /// [`close`](Self::close) or [`guard`](Self::guard).
 ///
 /// ```
-/// # #[cfg(feature = "server")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let server = metrics_client::Server::bind("127.0.0.1:0").await?;
+/// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// use std::time::Duration;
@@ -71,7 +70,6 @@ pub use stats::{Dropped, ReporterStats, Unsent};
 /// let metrics = client.get_all().await?;
 /// assert_eq!(metrics.latest("palm.cpu").map(|point| point.value), Some(23.7));
 /// # Ok(()) }
-/// # #[cfg(not(feature = "server"))] fn main() {}
 /// ```
 #[derive(Clone)]
 pub struct Reporter {

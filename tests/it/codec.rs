@@ -69,7 +69,6 @@ proptest! {
     ) {
         let input = fuzz_input(&cuts, &damaged(lines.concat(), &damage));
         invariants::request_parser(&input);
-        #[cfg(feature = "server")]
         crate::server_session::server_session(&input);
     }
 

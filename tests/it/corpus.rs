@@ -19,7 +19,6 @@ fn client_driver_stands_its_corpus() {
     replay("client_driver", crate::client_driver::client_driver);
 }
 
-#[cfg(feature = "server")]
 #[test]
 fn server_session_stands_its_corpus() {
     replay("server_session", crate::server_session::server_session);

@@ -11,27 +11,25 @@ mod exchanges;
 mod faults;
 mod invariants;
 mod models;
-#[cfg(all(feature = "opentelemetry", feature = "server"))]
+#[cfg(feature = "opentelemetry")]
 mod opentelemetry;
 mod peer;
 mod python_repr;
-#[cfg(all(feature = "recorder", feature = "server"))]
+#[cfg(feature = "recorder")]
 mod recorder;
 #[cfg(feature = "reporter")]
 mod reporter;
-#[cfg(feature = "server")]
-mod server;
-#[cfg(feature = "server")]
+#[cfg(feature = "tls")]
+mod running;
 mod server_session;
 #[cfg(feature = "tower")]
 mod service;
-#[cfg(feature = "server")]
 mod simulation;
-#[cfg(all(feature = "server", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 mod sockets;
 #[cfg(feature = "spool")]
 mod spool_segment;
-#[cfg(all(feature = "server", feature = "tls"))]
+#[cfg(feature = "tls")]
 mod tls;
 mod truth;
 

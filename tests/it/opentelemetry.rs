@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use metrics_client::{
-    Metrics, MetricsClient, Pipelining, Reporter, opentelemetry::Exporter, server::Server,
-};
+use metrics_client::{Metrics, MetricsClient, Pipelining, Reporter, opentelemetry::Exporter};
+use metrics_server::Server;
 use opentelemetry::{
     KeyValue,
     metrics::{Meter, MeterProvider},

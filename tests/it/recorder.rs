@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use metrics::{counter, gauge, histogram, with_local_recorder};
 use metrics_client::{
-    MemoryStore, MetricsClient, Pipelining, Reporter,
+    MetricsClient, Pipelining, Reporter,
     recorder::{Counters, Recorder, RecorderBuilder},
-    server::{Limits, Server, serve_connection},
 };
+use metrics_server::{Limits, MemoryStore, Server, serve_connection};
 use tokio::time;
 
 /// The interval at which these recorders report.

@@ -11,11 +11,9 @@ use std::{
 };
 
 use metrics_client::{
-    ClientCodec, CodecError, Key, MemoryStore, Point, Request, Response, Sample, Selector,
-    ServerCodec, Store,
-    server::{Limits, serve_connection},
-    store::Snapshot,
+    ClientCodec, CodecError, Key, Point, Request, Response, Sample, Selector, ServerCodec,
 };
+use metrics_server::{Limits, MemoryStore, Store, serve_connection, store::Snapshot};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     runtime, time,

@@ -8,7 +8,8 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use metrics_client::{Selector, Store, server::Limits, store::Snapshot};
+use metrics_client::Selector;
+use metrics_server::{Limits, Store, store::Snapshot};
 
 use self::{
     history::VIOLATION,

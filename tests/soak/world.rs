@@ -3,9 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use metrics_client::{
-    MemoryStore, MetricsClient, Overflow, Pipelining, Reconnect, Sample, Server, server::Limits,
-};
+use metrics_client::{MetricsClient, Overflow, Pipelining, Reconnect, Sample};
+use metrics_server::{Limits, MemoryStore, Server};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time};
 
 use crate::{proxy::Proxy, usage::Usage};

@@ -8,7 +8,7 @@ fn parse(line: &str) -> Result<Option<RequestRef<'_>>, InvalidRequest> {
 
 #[test]
 fn blanks_between_and_after_fields_are_accepted() {
-    let put = RequestRef::Put("palm.cpu", Point::new(1150864247, 23.7));
+    let put = RequestRef::Put(KeyRef::new("palm.cpu").unwrap(), Point::new(1150864247, 23.7));
     for line in [
         "put palm.cpu 23.7 1150864247",
         "put palm.cpu 23.7 1150864247\r",
@@ -18,8 +18,8 @@ fn blanks_between_and_after_fields_are_accepted() {
         assert_eq!(parse(line), Ok(Some(put)), "{line:?}");
     }
     assert_eq!(parse("get  * "), Ok(Some(RequestRef::GetAll)));
-    assert_eq!(parse("get a"), Ok(Some(RequestRef::Get("a"))));
-    assert_eq!(parse("get **"), Ok(Some(RequestRef::Get("**"))));
+    assert_eq!(parse("get a"), Ok(Some(RequestRef::Get(KeyRef::new("a").unwrap()))));
+    assert_eq!(parse("get **"), Ok(Some(RequestRef::Get(KeyRef::new("**").unwrap()))));
 }
 
 #[test]

@@ -12,5 +12,5 @@ mod pipelining;
 mod pool;
 mod reconnect;
 mod stream;
-#[cfg(all(unix, feature = "server"))]
+#[cfg(unix)]
 mod unix;

@@ -2,10 +2,8 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use metrics_client::{
-    Error, MemoryStore, MetricsClient, UnixConnector,
-    server::{Limits, serve_connection},
-};
+use metrics_client::{Error, MetricsClient, UnixConnector};
+use metrics_server::{Limits, MemoryStore, serve_connection};
 use tokio::net::UnixListener;
 
 use crate::peer::soon;

@@ -17,7 +17,9 @@ use std::{
 use fastrand::Rng;
 use metrics_client::{
     Connector, MetricsClient, Pipelining, Reconnect, Reporter, Selector, Spool, SpoolError,
-    server::{Limits, serve_connection},
+};
+use metrics_server::{
+    Limits, serve_connection,
     store::{MemorySnapshot, MemoryStore, PutBatch, Store, StoreError},
 };
 use tempfile::TempDir;

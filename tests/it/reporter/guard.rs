@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A server on a runtime and a thread of its own, as long as the process lasts.
 fn server() -> SocketAddr {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let server = runtime.block_on(metrics_client::Server::bind("127.0.0.1:0")).unwrap();
+    let server = runtime.block_on(metrics_server::Server::bind("127.0.0.1:0")).unwrap();
     let address = server.local_addr();
     thread::spawn(move || runtime.block_on(server.serve_until(pending())));
     address

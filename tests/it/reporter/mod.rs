@@ -4,12 +4,11 @@ mod accounts;
 mod allocations;
 mod basics;
 mod closing;
-#[cfg(all(unix, feature = "server", feature = "spool"))]
+#[cfg(all(unix, feature = "spool"))]
 mod crashes;
 mod full;
 #[cfg(all(target_os = "linux", feature = "spool"))]
 mod full_disk;
-#[cfg(feature = "server")]
 mod guard;
 mod outage;
 #[cfg(feature = "spool")]

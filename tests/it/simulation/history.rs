@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Delivery, Error, Metrics, Sample, store::PutBatch};
+use metrics_client::{Delivery, Error, Metrics, Sample};
+use metrics_server::store::PutBatch;
 
 /// A place in the order of all events. A simulation runs on one thread, so there is one order.
 pub(super) type Moment = usize;

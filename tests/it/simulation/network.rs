@@ -10,9 +10,9 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use metrics_client::{
-    Connector, MemoryStore, Selector, Store,
-    server::{Limits, serve_connection},
+use metrics_client::{Connector, Selector};
+use metrics_server::{
+    Limits, MemoryStore, Store, serve_connection,
     store::{MemorySnapshot, PutBatch, StoreError},
 };
 use tokio::{

@@ -3,9 +3,10 @@
 use std::{io, sync::Arc, time::Duration};
 
 use metrics_client::{
-    ConnectionFault, ConnectionState, Delivery, Error, MemoryStore, MetricsClient, Pipelining,
-    Sample, Selector, Store, TcpConnector, server::Limits, store::Snapshot,
+    ConnectionFault, ConnectionState, Delivery, Error, MetricsClient, Pipelining, Sample, Selector,
+    TcpConnector,
 };
+use metrics_server::{Limits, MemoryStore, Store, store::Snapshot};
 use tokio::{
     join,
     time::{self, Instant},

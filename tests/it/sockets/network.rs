@@ -12,7 +12,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use metrics_client::{MemoryStore, Server, server::Limits};
+use metrics_server::{Limits, MemoryStore, Server};
 use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::oneshot;
 
@@ -136,7 +136,7 @@ impl Way {
 
 /// A server on a thread that lives in a namespace, until it is dropped.
 pub(super) struct Serving {
-    pub(super) monitor: metrics_client::server::Monitor,
+    pub(super) monitor: metrics_server::Monitor,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }

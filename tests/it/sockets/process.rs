@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use metrics_client::Server;
+use metrics_server::Server;
 use nix::{
     sys::{
         prctl,

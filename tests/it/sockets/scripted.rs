@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use metrics_client::{Delivery, MetricsClient, Overflow, Pipelining, Sample, Server, TcpConnector};
+use metrics_client::{Delivery, MetricsClient, Overflow, Pipelining, Sample, TcpConnector};
+use metrics_server::Server;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

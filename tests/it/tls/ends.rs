@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::{client, server};
 
 use super::{Authority, in_process, said};
-use crate::{peer::soon, server::Running};
+use crate::{peer::soon, running::Running};
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_closes_says_so() {

@@ -3,21 +3,21 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use metrics_client::{
-    ClientBuilder, Connector, MemoryStore, MetricsClient, Server, TlsConnector,
+    ClientBuilder, Connector, MetricsClient, TlsConnector,
     rustls::{
         ServerConfig,
         crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     },
-    server::{Limits, TlsAcceptor, serve_connection},
 };
+use metrics_server::{Limits, MemoryStore, Server, TlsAcceptor, serve_connection};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
 
 use tokio::io::{DuplexStream, duplex};
 
-use crate::server::Running;
+use crate::running::Running;
 
 mod certificates;
 mod ends;

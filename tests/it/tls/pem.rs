@@ -1,6 +1,7 @@
 //! What TLS is made from, and what is said of it where it is no good.
 
-use metrics_client::{MetricsClient, TlsConnector, TlsError, server::TlsAcceptor};
+use metrics_client::{MetricsClient, TlsConnector, TlsError};
+use metrics_server::TlsAcceptor;
 
 use super::{Authority, Identity, said};
 

@@ -5,10 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{
-    Error, MetricsClient, Server,
-    server::{Limits, TlsAcceptor},
-};
+use metrics_client::{Error, MetricsClient};
+use metrics_server::{Limits, Server, TlsAcceptor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
     net::TcpStream,
@@ -16,7 +14,7 @@ use tokio::{
 };
 
 use super::{Authority, Identity, client, said};
-use crate::{peer::soon, server::Running};
+use crate::{peer::soon, running::Running};
 
 #[tokio::test]
 async fn a_plain_client_is_told_by_a_tls_server() {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use metrics_client::{
-    Key, MemoryStore, Point, Selector, Store,
+use metrics_client::{Key, Point, Selector};
+use metrics_server::{
+    MemoryStore, Store,
     store::{MemorySnapshot, PutBatch, Snapshot},
 };
 use proptest::prelude::*;

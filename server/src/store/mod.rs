@@ -5,7 +5,7 @@
 
 use std::{error::Error, fmt, future::Future, sync::Arc};
 
-use crate::metric::{Key, Metrics, MetricsBuilder, Point, Selector};
+use metrics_client::{Key, Metrics, Point, Sample, Selector};
 
 mod batch;
 mod index;
@@ -94,14 +94,11 @@ pub trait Snapshot: Send + 'static {
         Self: Sized,
     {
         async move {
-            let mut metrics = MetricsBuilder::default();
-            while let Some(block) = self.next_block().await? {
-                metrics.select_key(block.key);
-                for &point in block.points {
-                    metrics.push(point);
-                }
+            let mut samples = Vec::new();
+            while let Some(Block { key, points }) = self.next_block().await? {
+                samples.extend(points.iter().map(|&point| Sample { key: key.clone(), point }));
             }
-            Ok(metrics.finish())
+            Ok(samples.into_iter().collect())
         }
     }
 }

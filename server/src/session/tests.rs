@@ -8,11 +8,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use metrics_client::{Key, Point};
+
 use super::*;
-use crate::{
-    metric::Point,
-    store::{MemorySnapshot, MemoryStore},
-};
+use crate::store::{MemorySnapshot, MemoryStore};
 
 mod peers;
 
@@ -69,7 +68,7 @@ async fn store_of(count: i64) -> MemoryStore {
     let store = MemoryStore::new();
     let mut puts = PutBatch::new();
     for at in 0..count {
-        puts.push_checked("key", Point::new(at, 0.5));
+        puts.push(&Key::new("key").unwrap(), Point::new(at, 0.5));
     }
     store.apply(&puts).await.unwrap();
     store
@@ -316,7 +315,7 @@ async fn a_stop_comes_before_anything_more_is_read() {
     let requests = b"put a 1 1\n".repeat(100_000);
     let io = tokio::io::join(&requests[..], tokio::io::sink());
     run(io, None, Arc::new(shared), Work::default(), stopped).await;
-    assert_eq!(crate::server::Monitor(counters).stats().puts, 0);
+    assert_eq!(crate::session::Monitor(counters).stats().puts, 0);
 }
 
 #[tokio::test(start_paused = true)]

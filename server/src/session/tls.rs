@@ -12,11 +12,11 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::{Limits, session::End, turns::Work, wire};
-use crate::tls::{TlsError, certified_key, provider, roots};
+use super::{End, Limits, turns::Work, wire};
+use metrics_client::tls::{TlsError, certified_key, provider, roots};
 
-/// Speaks TLS with those who connect to a [`Server`](super::Server), versions 1.2 and 1.3; given to
-/// [`Server::tls`](super::Server::tls).
+/// Speaks TLS with those who connect to a [`Server`](crate::Server), versions 1.2 and 1.3; given to
+/// [`Server::tls`](crate::Server::tls).
 ///
 /// All texts are those of PEM files: a chain is the server's certificate and behind it those of its
 /// issuers, up to the root, which may be left out; a key is in PKCS#8, PKCS#1 or SEC1, not encrypted.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::protocol::ServerCodec;
+use metrics_client::codec::ServerCodec;
 
-/// Bounds on what peers can cost a [`Server`](super::Server).
+/// Bounds on what peers can cost a [`Server`](crate::Server).
 ///
 /// A connection that waits for its peer's next request holds the beginning of a line, and buffers of at
 /// most 8 KiB; one that is busy holds at most 64 KiB of requests, what is made of them for the store, and
@@ -22,7 +22,7 @@ use crate::protocol::ServerCodec;
 ///
 /// ```
 /// use std::time::Duration;
-/// use metrics_client::server::Limits;
+/// use metrics_server::Limits;
 ///
 /// let limits = Limits::default().max_connections(100).idle_time(Duration::from_secs(60));
 /// ```

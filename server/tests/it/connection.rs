@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use metrics_client::{
-    Key, MemoryStore, Selector, Store,
-    server::{Limits, serve_connection},
-    store::Snapshot,
-};
+use metrics_client::{Key, Selector};
+use metrics_server::{Limits, MemoryStore, Store, serve_connection, store::Snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 #[tokio::test(start_paused = true)]

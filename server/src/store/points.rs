@@ -8,7 +8,7 @@ use super::{
     meter::{Meter, Metered},
     spares::Spares,
 };
-use crate::metric::Point;
+use metrics_client::Point;
 
 /// The points of one key, ascending by timestamp, one for each second. A clone is a snapshot: it
 /// costs two reference counts, and whoever writes next copies only the chunks that it touches.

@@ -16,8 +16,8 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
-use super::{Limits, backlog::Place, session::End, turns::Work};
-use crate::protocol::MAX_REQUEST_LEN;
+use super::{End, Limits, backlog::Place, turns::Work};
+use metrics_client::codec::MAX_REQUEST_LEN;
 
 /// Reads requests into a buffer and writes answers out of one, both at a time.
 pub(super) struct Wire<Io> {

@@ -11,15 +11,13 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::{
-    crowd::Crowd,
-    session::{self, Shared},
-    turns::Work,
-};
-use crate::{log_limit, store::Store};
+use metrics_client::log_limit;
+
+use super::{Shared, crowd::Crowd, turns::Work, welcome};
+use crate::store::Store;
 
 /// Where connections come from.
-pub(super) trait Accept: Send + Sync {
+pub(crate) trait Accept: Send + Sync {
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// The next connection. Cancel safe: none is lost.
@@ -38,7 +36,7 @@ impl Accept for TcpListener {
 }
 
 /// Serves whoever connects until `shutdown` is done, then lets the sessions end.
-pub(super) async fn run<A, S>(
+pub(crate) async fn run<A, S>(
     listener: A,
     shared: Arc<Shared<S>>,
     shutdown: impl Future<Output = ()>,
@@ -92,8 +90,7 @@ pub(super) async fn run<A, S>(
         };
         shared.counters.accepted.add(1);
         let work = Work::default();
-        let session =
-            session::welcome(io, peer, Arc::clone(&shared), work.clone(), stopped.clone());
+        let session = welcome(io, peer, Arc::clone(&shared), work.clone(), stopped.clone());
         sessions.spawn(shared.turns.take(session, work, member));
     }
     // Whoever connects from now on is refused instead of kept waiting.
@@ -178,11 +175,9 @@ mod tests {
         task::JoinHandle,
     };
 
+    use super::super::{Counters, Limits, Monitor};
     use super::*;
-    use crate::{
-        server::{Limits, Monitor, stats::Counters},
-        store::MemoryStore,
-    };
+    use crate::store::MemoryStore;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -143,7 +143,7 @@ impl Turns {
 
 /// What a session does, counted by itself, in bytes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Work(Arc<Done>);
+pub(crate) struct Work(Arc<Done>);
 
 #[derive(Debug, Default)]
 struct Done {

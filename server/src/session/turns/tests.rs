@@ -3,7 +3,7 @@ use std::{net::IpAddr, task::Wake, time::Duration};
 use tokio::time::timeout;
 
 use super::*;
-use crate::server::crowd::Crowd;
+use crate::session::crowd::Crowd;
 
 const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 0, 0, 2];
@@ -24,7 +24,7 @@ impl Turns {
     }
 
     /// Has so many wait who will never come.
-    pub(in crate::server) fn crowd(&self, count: usize) {
+    pub(in crate::session) fn crowd(&self, count: usize) {
         let mut queue = self.queue();
         let waiting = || Waiting { start: u64::MAX, waker: Waker::noop().clone() };
         queue.waiting.extend((0..count).map(|number| ((u64::MAX, number as u64), waiting())));

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use crate::metric::Key;
+use metrics_client::Key;
 
 /// The place of each key.
 ///

@@ -21,31 +21,44 @@ use tokio::{
 use tokio_util::codec::Encoder;
 use tracing::{debug, error, field::DisplayValue, info};
 
+use metrics_client::{
+    Selector,
+    codec::{Escaped, RequestRef, Response, ServerCodec, encode_records},
+};
+
+use crate::store::{Block, PutBatch, Snapshot, Store, StoreError};
+
+mod backlog;
+mod crowd;
+mod limits;
+pub(crate) mod listener;
+mod log;
+mod stats;
 #[cfg(feature = "tls")]
-use super::tls::TlsAcceptor;
-use super::{
-    Limits,
-    backlog::{Backlog, Place},
-    log::Log,
-    stats::Counters,
-    turns::{Turns, Work},
-    wire::{Input, MAX_READ, MIN_READ, Wire},
-};
-use crate::{
-    metric::{Escaped, Key, Selector},
-    protocol::{RequestRef, Response, ServerCodec, encode_records},
-    store::{Block, PutBatch, Snapshot, Store, StoreError},
-};
+mod tls;
+mod turns;
+mod wire;
+
+use backlog::{Backlog, Place};
+pub use limits::Limits;
+use log::Log;
+pub(crate) use stats::Counters;
+pub use stats::{Monitor, ServerStats};
+#[cfg(feature = "tls")]
+pub use tls::TlsAcceptor;
+use turns::Turns;
+pub(crate) use turns::Work;
+use wire::{Input, MAX_READ, MIN_READ, Wire};
 
 /// What all sessions of a server share.
 #[derive(Debug)]
-pub(super) struct Shared<S> {
-    pub(super) store: S,
-    pub(super) limits: Limits,
-    pub(super) counters: Arc<Counters>,
-    pub(super) log: Log,
+pub(crate) struct Shared<S> {
+    store: S,
+    limits: Limits,
+    counters: Arc<Counters>,
+    pub(crate) log: Log,
     /// Whose turn it is. Empty for a session that nobody gave any.
-    pub(super) turns: Arc<Turns>,
+    turns: Arc<Turns>,
     backlog: Arc<Backlog>,
     /// Whether the store failed when it was last asked: a store that stays broken is logged once.
     store_fails: AtomicBool,
@@ -55,7 +68,7 @@ pub(super) struct Shared<S> {
 }
 
 impl<S> Shared<S> {
-    pub(super) fn new(store: S, limits: Limits, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(store: S, limits: Limits, counters: Arc<Counters>) -> Self {
         Self {
             store,
             limits,
@@ -70,7 +83,7 @@ impl<S> Shared<S> {
     }
 
     #[cfg(feature = "tls")]
-    pub(super) fn tls(self, tls: Option<TlsAcceptor>) -> Self {
+    pub(crate) fn tls(self, tls: Option<TlsAcceptor>) -> Self {
         Self { tls, ..self }
     }
 
@@ -81,7 +94,7 @@ impl<S> Shared<S> {
 }
 
 /// Serves one connection that the server has accepted, over TLS if that is what it speaks.
-pub(super) async fn welcome<Io, S>(
+async fn welcome<Io, S>(
     io: Io,
     peer: SocketAddr,
     shared: Arc<Shared<S>>,
@@ -108,7 +121,7 @@ pub(super) async fn welcome<Io, S>(
 ///
 /// `peer` is for the log, where a connection without an address has none. What is done is counted as
 /// `work`.
-pub(super) async fn run<Io, S>(
+pub(crate) async fn run<Io, S>(
     io: Io,
     peer: Option<SocketAddr>,
     shared: Arc<Shared<S>>,
@@ -141,7 +154,7 @@ pub(super) async fn run<Io, S>(
 
 /// Why a session is over.
 #[derive(Debug)]
-pub(super) enum End {
+enum End {
     /// The peer closed.
     Closed,
     /// The server stops.
@@ -305,11 +318,11 @@ where
             };
             let selector = match RequestRef::parse(&self.wire.input()[..line]) {
                 Ok(Some(RequestRef::Put(key, point))) => {
-                    self.puts.push_checked(key, point);
+                    self.puts.push_ref(key, point);
                     self.wire.consume(line + 1);
                     continue;
                 }
-                Ok(Some(RequestRef::Get(key))) => Ok(Selector::Key(Key::from_checked(key))),
+                Ok(Some(RequestRef::Get(key))) => Ok(Selector::Key(key.to_key())),
                 Ok(Some(RequestRef::GetAll)) => Ok(Selector::All),
                 Ok(None) => {
                     self.wire.consume(line + 1);
@@ -343,7 +356,7 @@ where
         let input = self.wire.input();
         let mut len = 0;
         while let Some((key, point, put_len)) = self.codec.next_put(&input[len..]) {
-            self.puts.push_checked(key, point);
+            self.puts.push_ref(key, point);
             len += put_len;
         }
         if len > 0 {
@@ -406,7 +419,7 @@ where
                 }
             };
             for points in points.chunks(POINTS_BETWEEN_LOOKS) {
-                encode_records(&mut self.wire.output, key, points);
+                encode_records(&mut self.wire.output, key.into(), points);
                 if self.wire.is_full() {
                     self.drain().await?;
                     has_left = true;

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::metric::Point;
+use metrics_client::Point;
 
 /// Empty vectors, each with room for [`Spares::POINTS`].
 ///

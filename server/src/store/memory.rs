@@ -13,7 +13,7 @@ use super::{
     meter::Meter,
     points::{Chunk, Points},
 };
-use crate::metric::{Key, Selector};
+use metrics_client::{Key, Selector};
 
 /// Keeps everything in memory, in a structure that readers and the writer share.
 ///
@@ -26,7 +26,8 @@ use crate::metric::{Key, Selector};
 /// [`max_bytes`](Self::max_bytes).
 ///
 /// ```
-/// use metrics_client::{Key, Point, Selector, store::{MemoryStore, PutBatch, Snapshot, Store}};
+/// use metrics_client::{Key, Point, Selector};
+/// use metrics_server::store::{MemoryStore, PutBatch, Snapshot, Store};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///
@@ -224,7 +225,7 @@ impl State {
     fn place(&mut self, key: &str, meter: &Meter) -> usize {
         let series = &mut self.series;
         self.index.get_or_add(key, || {
-            let (key, place) = (Key::from_checked(key), series.len());
+            let (key, place) = (Key::new(key).expect("a batch holds valid keys"), series.len());
             meter.add(KEY_BYTES + key.len());
             series.push_back(Series { key: key.clone(), points: Points::new(meter) });
             (key, place)
@@ -239,7 +240,7 @@ const KEY_BYTES: usize = 32 + size_of::<Key>() + 2 * size_of::<(Key, usize)>();
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::Point;
+    use metrics_client::Point;
 
     /// Puts so many points of so many keys.
     async fn put(
@@ -250,8 +251,9 @@ mod tests {
     ) -> Result<(), StoreError> {
         let mut puts = PutBatch::new();
         for key in 0..keys {
-            (0..points)
-                .for_each(|at| puts.push_checked(&format!("key.{key}"), Point::new(at, value)));
+            (0..points).for_each(|at| {
+                puts.push(&Key::new(format!("key.{key}")).unwrap(), Point::new(at, value));
+            });
         }
         store.apply(&puts).await
     }

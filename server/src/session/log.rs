@@ -4,11 +4,11 @@
 
 use tracing::{error, info, warn};
 
-use crate::log_limit::LogLimiter;
+use metrics_client::log_limit::LogLimiter;
 
 /// What a server has told its log of late, by what peers can bring about.
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub(crate) struct Log {
     pub(super) cut_off: LogLimiter,
     pub(super) turned_away: LogLimiter,
     pub(super) not_accepted: LogLimiter,
@@ -18,7 +18,7 @@ pub(super) struct Log {
 
 impl Log {
     /// Tells how many lines there would have been besides those that were written.
-    pub(super) fn sum_up(&self) {
+    pub(crate) fn sum_up(&self) {
         let Self { cut_off, turned_away, not_accepted, store } = self;
         if let Some(count) = cut_off.take_suppressed() {
             info!(count, "more peers were cut off");

@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
-use crate::metric::{Key, Point};
+use metrics_client::{Key, Point, codec::KeyRef};
 
 /// Puts to be applied together, in order.
 ///
 /// It owns its keys, as one text, so a batch that is cleared and filled again allocates nothing.
 ///
 /// ```
-/// use metrics_client::{Key, Point, store::PutBatch};
+/// use metrics_client::{Key, Point};
+/// use metrics_server::store::PutBatch;
 ///
 /// let mut puts = PutBatch::new();
 /// puts.push(&Key::new("palm.cpu")?, Point::new(1150864247, 23.7));
@@ -32,12 +33,12 @@ impl PutBatch {
 
     /// Adds a put.
     pub fn push(&mut self, key: &Key, point: Point) {
-        self.push_checked(key, point);
+        self.push_ref(key.into(), point);
     }
 
-    /// Adds a put whose key was found to be one.
-    pub(crate) fn push_checked(&mut self, key: &str, point: Point) {
-        debug_assert!(Key::check(key).is_ok());
+    /// Adds a put from a request that was parsed.
+    pub(crate) fn push_ref(&mut self, key: KeyRef<'_>, point: Point) {
+        let key = key.as_str();
         let place = match self.puts.last() {
             // Puts of one key tend to come together; the text of that key is kept once.
             Some((last, _)) if self.keys[last.clone()] == *key => last.clone(),

@@ -12,33 +12,17 @@ use tokio::{
 };
 use tracing::info;
 
-use crate::store::{MemoryStore, Store};
-
-mod backlog;
-mod crowd;
-mod limits;
-mod listener;
-mod log;
-mod session;
-mod stats;
 #[cfg(feature = "tls")]
-mod tls;
-mod turns;
-mod wire;
-
-pub use limits::Limits;
-use session::Shared;
-use stats::Counters;
-pub use stats::{Monitor, ServerStats};
-#[cfg(feature = "tls")]
-#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-pub use tls::TlsAcceptor;
-use turns::Work;
+use crate::session::TlsAcceptor;
+use crate::{
+    session::{self, Counters, Limits, Monitor, Shared, Work, listener},
+    store::{MemoryStore, Store},
+};
 
 /// A metrics server that listens and does not serve yet.
 ///
 /// ```
-/// use metrics_client::server::Server;
+/// use metrics_server::Server;
 /// use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::TcpStream, sync::oneshot};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -195,7 +179,8 @@ impl<S> fmt::Debug for Server<S> {
 ///
 /// ```
 /// use std::sync::Arc;
-/// use metrics_client::{MemoryStore, MetricsClient, server::{Limits, serve_connection}};
+/// use metrics_client::MetricsClient;
+/// use metrics_server::{MemoryStore, Limits, serve_connection};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///
@@ -218,7 +203,7 @@ impl<S> fmt::Debug for Server<S> {
 /// # #[cfg(feature = "tls")]
 /// # async fn f(config: std::sync::Arc<metrics_client::rustls::ServerConfig>) -> std::io::Result<()> {
 /// use std::{sync::Arc, time::Duration};
-/// use metrics_client::{MemoryStore, server::{Limits, serve_connection}};
+/// use metrics_server::{MemoryStore, Limits, serve_connection};
 /// use tokio::{net::TcpListener, time::timeout};
 ///
 /// let store = Arc::new(MemoryStore::new());

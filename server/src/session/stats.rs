@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// Numbers about a [`Server`](super::Server), at one moment.
+/// Numbers about a [`Server`](crate::Server), at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerStats {
@@ -27,7 +27,7 @@ pub struct ServerStats {
 
 /// Reads a server's [`ServerStats`] while it serves.
 #[derive(Clone, Debug)]
-pub struct Monitor(pub(super) Arc<Counters>);
+pub struct Monitor(pub(crate) Arc<Counters>);
 
 impl Monitor {
     /// The numbers now. Each is true by itself; together they may be a moment apart.
@@ -50,7 +50,7 @@ impl Monitor {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(crate) struct Counters {
     pub(super) accepted: Counter,
     pub(super) ended: Counter,
     pub(super) turned_away: Counter,

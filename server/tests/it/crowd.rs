@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use metrics_client::{Key, MemoryStore, Point, Server, Store, server::Limits, store::PutBatch};
+use metrics_client::{Key, Point};
+use metrics_server::{Limits, MemoryStore, Server, Store, store::PutBatch};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

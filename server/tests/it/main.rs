@@ -1,11 +1,11 @@
 //! The server over real sockets, asked in raw bytes.
 
+// `unwrap` is how a test says that something must hold.
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::net::SocketAddr;
 
-use metrics_client::{
-    Server, Store,
-    server::{Limits, Monitor},
-};
+use metrics_server::{Limits, Monitor, Server, Store};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -20,11 +20,11 @@ mod pipelining;
 mod store;
 
 /// A server that serves until it is told to stop, or the test is over.
-pub(crate) struct Running {
-    pub(crate) addr: SocketAddr,
-    pub(crate) monitor: Monitor,
-    pub(crate) stop: oneshot::Sender<()>,
-    pub(crate) serving: JoinHandle<()>,
+struct Running {
+    addr: SocketAddr,
+    monitor: Monitor,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
 }
 
 impl Running {
@@ -36,7 +36,7 @@ impl Running {
         Self::serve(Server::bind("127.0.0.1:0").await.unwrap().limits(limits))
     }
 
-    pub(crate) fn serve(server: Server<impl Store>) -> Self {
+    fn serve(server: Server<impl Store>) -> Self {
         let (addr, monitor) = (server.local_addr(), server.monitor());
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(server.serve_until(async {
