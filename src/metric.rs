@@ -55,8 +55,8 @@ impl Key {
         &self.0
     }
 
-    #[cfg(feature = "reporter")]
     /// Makes a key of a name that [`Key::check`] let pass.
+    #[cfg(feature = "reporter")]
     pub(crate) fn from_checked(name: &str) -> Self {
         debug_assert!(Self::check(name).is_ok());
         Self(name.into())
