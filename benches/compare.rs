@@ -30,12 +30,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::from_args();
     println!("| what | this crate, /s | against | its /s | ratio (quartiles) | bar | met |");
     println!("|---|---|---|---|---|---|---|");
+    let mut cpu_rows = Vec::new();
     for contests in contest::ALL {
         for contest in contests()? {
             if contest.name.contains(&options.filter) {
-                options.compare(contest);
+                cpu_rows.extend(options.compare(contest));
             }
         }
+    }
+    if !cpu_rows.is_empty() {
+        println!();
+        println!(
+            "| what | this crate, CPU ns | against | its CPU ns | ratio (quartiles) | at most | met |"
+        );
+        println!("|---|---|---|---|---|---|---|");
+        cpu_rows.iter().for_each(|row| println!("{row}"));
+    }
+    if contest::open_loop::NAME.contains(&options.filter) {
+        println!();
+        contest::open_loop::measure(options.turns)?;
     }
     Ok(())
 }
@@ -63,12 +76,15 @@ impl Options {
         Self { turns: Turns { rounds, time }, filter }
     }
 
-    /// Lets the contenders take turns, and prints a row for each rival of the first.
-    fn compare(&self, mut contest: Contest) {
-        let rates = contest.rates(&self.turns);
-        let (ours, rivals) = rates.split_first().expect("a contest has contenders");
+    /// Lets the contenders take turns, and prints a row for each rival of the first. Returns the rows
+    /// that compare processor time.
+    fn compare(&self, mut contest: Contest) -> Vec<String> {
+        let rounds = contest.rounds(&self.turns);
+        let (ours, rivals) = rounds.split_first().expect("a contest has contenders");
+        let mut cpu_rows = Vec::new();
         for (rival, theirs) in contest.contenders[1..].iter().zip(rivals) {
-            let ratio = Quartiles::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs));
+            let pairs = || ours.iter().zip(theirs);
+            let ratio = Quartiles::of(pairs().map(|(ours, theirs)| ours.rate / theirs.rate));
             let (bar, met) = match rival.bar {
                 Some(bar) => (format!("{bar:.2}"), if ratio.median >= bar { "yes" } else { "no" }),
                 None => ("–".into(), "–"),
@@ -76,11 +92,30 @@ impl Options {
             println!(
                 "| {} | {} | {} | {} | {ratio} | {bar} | {met} |",
                 contest.name,
-                shown(Quartiles::of(ours.iter().copied()).median),
+                shown(Quartiles::of(ours.iter().map(|round| round.rate)).median),
                 rival.name,
-                shown(Quartiles::of(theirs.iter().copied()).median),
+                shown(Quartiles::of(theirs.iter().map(|round| round.rate)).median),
             );
+            let cpu: Option<Vec<_>> =
+                pairs().map(|(ours, theirs)| ours.cpu.zip(theirs.cpu)).collect();
+            if let Some(cpu) = cpu {
+                let ratio = Quartiles::of(cpu.iter().map(|(ours, theirs)| ours / theirs));
+                let (bar, met) = match rival.cpu_bar {
+                    Some(bar) => {
+                        (format!("{bar:.2}"), if ratio.median <= bar { "yes" } else { "no" })
+                    }
+                    None => ("–".into(), "–"),
+                };
+                cpu_rows.push(format!(
+                    "| {} | {:.0} | {} | {:.0} | {ratio} | {bar} | {met} |",
+                    contest.name,
+                    Quartiles::of(cpu.iter().map(|(ours, _)| *ours)).median,
+                    rival.name,
+                    Quartiles::of(cpu.iter().map(|(_, theirs)| *theirs)).median,
+                ));
+            }
         }
+        cpu_rows
     }
 }
 

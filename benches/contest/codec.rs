@@ -44,7 +44,7 @@ fn encode(name: &str, value: fn(u64) -> f64) -> Result<Contest, Box<dyn Error>> 
             start.elapsed()
         };
         // The codec consumes what it encodes; that there is something to consume takes no time here.
-        (0..iterations).map(|_| requests.clone()).map(encode).sum()
+        (0..iterations).map(|_| requests.clone()).map(encode).sum::<Duration>()
     });
     let mut buffer = String::new();
     let theirs = Contender::new("write!", move |iterations| {
@@ -74,7 +74,7 @@ fn decode(name: &str, value: fn(u64) -> f64) -> Result<Contest, Box<dyn Error>> 
                     assert!(series.is_some(), "the answer is sound");
                     time
                 })
-                .sum()
+                .sum::<Duration>()
         })
         .bar(3.0),
     ];
@@ -94,7 +94,7 @@ pub(super) fn decoder(name: &'static str, answer: &Rc<[u8]>) -> Contender {
                 assert!(matches!(response, Ok(Some(_))), "the answer is sound");
                 time
             })
-            .sum()
+            .sum::<Duration>()
     })
 }
 

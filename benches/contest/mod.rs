@@ -6,12 +6,13 @@ use criterion::{Criterion, SamplingMode, Throughput};
 use metrics_client::{MetricsClient, Pipelining};
 use tokio::runtime::{self, Runtime};
 
-use crate::peer::Peer;
+use crate::{peer::Peer, workload::Cost};
 
 mod bulk;
 mod codec;
 mod facade;
 mod floats;
+pub(crate) mod open_loop;
 mod pool;
 pub(crate) mod put;
 mod record;
@@ -46,7 +47,9 @@ pub(crate) struct Contender {
     pub(crate) name: &'static str,
     /// How many times as fast as this one the first contender has to be, where that was agreed.
     pub(crate) bar: Option<f64>,
-    run: Box<dyn FnMut(u64) -> Duration>,
+    /// How much of the processor time of this one the first contender may use for the same, at most.
+    pub(crate) cpu_bar: Option<f64>,
+    run: Box<dyn FnMut(u64) -> Cost>,
 }
 
 /// A runtime with so many workers, or one that is its own thread.
@@ -80,7 +83,7 @@ impl Contest {
         group.measurement_time(Duration::from_millis(if is_quick { 200 } else { 1500 }));
         for contender in &mut self.contenders {
             group.bench_function(contender.name, |bencher| {
-                bencher.iter_custom(|iterations| contender.run(iterations));
+                bencher.iter_custom(|iterations| contender.run(iterations).wall);
             });
         }
         group.finish();
@@ -88,20 +91,21 @@ impl Contest {
 }
 
 impl Contender {
-    fn new(name: &'static str, run: impl FnMut(u64) -> Duration + 'static) -> Self {
-        Self { name, bar: None, run: Box::new(run) }
+    fn new<C: Into<Cost>>(name: &'static str, mut run: impl FnMut(u64) -> C + 'static) -> Self {
+        let run = Box::new(move |iterations| run(iterations).into());
+        Self { name, bar: None, cpu_bar: None, run }
     }
 
     /// One who works over a connection.
     ///
     /// Each turn has a new one. On a busy machine the scheduler may favour one connection over
     /// another for as long as both last, by a factor of five; so no contender keeps its luck.
-    fn connected<C, E: Debug>(
+    fn connected<C, E: Debug, W: Into<Cost>>(
         name: &'static str,
         runtime: &Rc<Runtime>,
         peer: &Rc<Peer>,
         connect: impl AsyncFn(SocketAddr) -> Result<C, E> + 'static,
-        work: impl AsyncFn(&mut C, u64) -> Duration + 'static,
+        work: impl AsyncFn(&mut C, u64) -> W + 'static,
     ) -> Self {
         let (runtime, peer) = (Rc::clone(runtime), Rc::clone(peer));
         Self::new(name, move |iterations| {
@@ -116,8 +120,12 @@ impl Contender {
         Self { bar: Some(bar), ..self }
     }
 
-    /// Does so many iterations, and says how long they took.
-    pub(crate) fn run(&mut self, iterations: u64) -> Duration {
+    fn cpu_bar(self, bar: f64) -> Self {
+        Self { cpu_bar: Some(bar), ..self }
+    }
+
+    /// Does so many iterations, and returns what they cost.
+    pub(crate) fn run(&mut self, iterations: u64) -> Cost {
         (self.run)(iterations)
     }
 }

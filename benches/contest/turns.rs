@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{Contender, Contest};
+use crate::workload::Cost;
 
 /// How many turns there are, and how long each is.
 #[derive(Clone, Copy, Debug)]
@@ -13,21 +14,32 @@ pub(crate) struct Turns {
     pub(crate) time: Duration,
 }
 
+/// What one turn of a contender says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    /// Elements a second.
+    pub(crate) rate: f64,
+    /// Processor time of this process for each element, in nanoseconds.
+    pub(crate) cpu: Option<f64>,
+}
+
 impl Contest {
-    /// Lets the contenders take turns. For each of them, how many elements a second it did in each
-    /// round.
-    pub(crate) fn rates(&mut self, turns: &Turns) -> Vec<Vec<f64>> {
+    /// Lets the contenders take turns. For each of them, what each round says of it.
+    pub(crate) fn rounds(&mut self, turns: &Turns) -> Vec<Vec<Round>> {
         let iterations: Vec<_> =
             self.contenders.iter_mut().map(|contender| turns.calibrate(contender)).collect();
-        let mut rates = vec![Vec::with_capacity(turns.rounds); iterations.len()];
+        let mut rounds = vec![Vec::with_capacity(turns.rounds); iterations.len()];
         for _ in 0..turns.rounds {
             for (turn, contender) in self.contenders.iter_mut().enumerate() {
-                let time = contender.run(iterations[turn]);
+                let Cost { wall, cpu } = contender.run(iterations[turn]);
                 let elements = (iterations[turn] * self.elements) as f64;
-                rates[turn].push(elements / time.as_secs_f64());
+                rounds[turn].push(Round {
+                    rate: elements / wall.as_secs_f64(),
+                    cpu: cpu.map(|cpu| cpu.as_nanos() as f64 / elements),
+                });
             }
         }
-        rates
+        rounds
     }
 }
 
@@ -36,7 +48,7 @@ impl Turns {
     fn calibrate(&self, contender: &mut Contender) -> u64 {
         let mut iterations = 1;
         loop {
-            let time = contender.run(iterations);
+            let time = contender.run(iterations).wall;
             if time >= self.time / 4 {
                 let fill = self.time.as_secs_f64() / time.as_secs_f64();
                 return ((iterations as f64 * fill) as u64).max(1);

@@ -24,12 +24,12 @@ pub(super) fn measure(scale: &Scale) -> Result<Chart, Box<dyn Error>> {
     let mut lines: Vec<Line> = Vec::new();
     for _ in 0..scale.turns.rounds {
         for (callers, contest) in &mut contests {
-            let rates = contest.rates(&Turns { rounds: 1, ..scale.turns });
-            for (place, rates) in rates.into_iter().enumerate() {
+            let rounds = contest.rounds(&Turns { rounds: 1, ..scale.turns });
+            for (place, rounds) in rounds.into_iter().enumerate() {
                 if place == lines.len() {
                     lines.push(Line::new(contest.contenders[place].name));
                 }
-                rates.into_iter().for_each(|rate| lines[place].push(*callers, 1e6 / rate));
+                rounds.into_iter().for_each(|round| lines[place].push(*callers, 1e6 / round.rate));
             }
         }
     }

@@ -1,17 +1,15 @@
 //! What is sent and asked for, the same for every contender.
 
-use std::{
-    env,
-    error::Error,
-    future::Future,
-    io::Write,
-    time::{Duration, Instant},
-};
+use std::{env, error::Error, future::Future, io::Write};
 
 use bytes::BytesMut;
 use metrics_client::{InvalidKey, Key, Point, Response, Sample, ServerCodec};
 use tokio::task::JoinSet;
 use tokio_util::codec::Encoder;
+
+mod cost;
+
+pub(crate) use cost::{Cost, Stopwatch};
 
 /// The key of every single put.
 pub(crate) const KEY: &str = "palm.cpu";
@@ -127,19 +125,19 @@ pub(crate) trait Put: Send + 'static {
     fn put(&mut self, value: f64) -> impl Future<Output = ()> + Send;
 }
 
-/// How long one caller takes over `puts`.
-pub(crate) async fn put_alone(client: &mut impl Put, puts: u64) -> Duration {
-    let start = Instant::now();
+/// What `puts` cost by one caller.
+pub(crate) async fn put_alone(client: &mut impl Put, puts: u64) -> Cost {
+    let clock = Stopwatch::start();
     for number in 0..puts {
         client.put(reading(number)).await;
     }
-    start.elapsed()
+    clock.stop()
 }
 
-/// How long `callers` take over `puts` in all, if each waits for every one of its own.
-pub(crate) async fn put_by(client: &(impl Put + Clone), callers: usize, puts: u64) -> Duration {
+/// What `puts` cost in all by `callers`, of which each awaits every one of its own.
+pub(crate) async fn put_by(client: &(impl Put + Clone), callers: usize, puts: u64) -> Cost {
     let callers = callers as u64;
-    let start = Instant::now();
+    let clock = Stopwatch::start();
     let mut tasks = JoinSet::new();
     for caller in 0..callers {
         let mut client = client.clone();
@@ -152,5 +150,5 @@ pub(crate) async fn put_by(client: &(impl Put + Clone), callers: usize, puts: u6
     while let Some(caller) = tasks.join_next().await {
         caller.expect("each put is acknowledged");
     }
-    start.elapsed()
+    clock.stop()
 }
