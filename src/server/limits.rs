@@ -36,6 +36,7 @@ pub struct Limits {
     pub(super) idle_time: Duration,
     pub(super) line_time: Duration,
     pub(super) write_time: Duration,
+    pub(super) store_time: Duration,
     pub(super) grace_time: Duration,
 }
 
@@ -118,6 +119,18 @@ impl Limits {
         Self { write_time, ..self }
     }
 
+    /// Sets how long the [`Store`](crate::Store) may take over one batch of puts, or over the next
+    /// block of an answer: 30 s, longer than a client waits for an answer by default.
+    ///
+    /// A store that takes longer has failed in a way that [passes](crate::store::StoreError::transient):
+    /// its future is dropped, and the connection ends without an answer. While the store works on a
+    /// request, the server does not see that the peer has gone; this is how long such a connection may
+    /// stay.
+    #[must_use]
+    pub fn store_time(self, store_time: Duration) -> Self {
+        Self { store_time, ..self }
+    }
+
     /// How long connections may go on when the server is told to stop: 5 s, half of what Docker
     /// gives a container.
     #[must_use]
@@ -137,6 +150,7 @@ impl Default for Limits {
             idle_time: Duration::from_secs(10 * 60),
             line_time: Duration::from_secs(30),
             write_time: Duration::from_secs(30),
+            store_time: Duration::from_secs(30),
             grace_time: Duration::from_secs(5),
         }
     }

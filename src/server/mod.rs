@@ -16,6 +16,7 @@ use crate::store::{MemoryStore, Store};
 
 mod backlog;
 mod crowd;
+mod deadline;
 mod limits;
 mod listener;
 mod log;

@@ -1,16 +1,6 @@
 //! One connection: requests in, answers out, in order.
 
-use std::{
-    fmt,
-    future::poll_fn,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
-};
+use std::{fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll};
 
 use bytes::BufMut;
 use tokio::{
@@ -19,20 +9,21 @@ use tokio::{
     task::yield_now,
 };
 use tokio_util::codec::Encoder;
-use tracing::{debug, error, field::DisplayValue, info};
+use tracing::{debug, field::DisplayValue, info};
 
 #[cfg(feature = "tls")]
 use super::tls::TlsAcceptor;
 use super::{
     Limits,
     backlog::{Backlog, Place},
+    deadline::within,
     log::Log,
     stats::Counters,
     turns::{Turns, Work},
     wire::{Input, MAX_READ, MIN_READ, Wire},
 };
 use crate::{
-    metric::{Escaped, Key, Selector},
+    metric::{Key, Selector},
     protocol::{RequestRef, Response, ServerCodec, encode_records},
     store::{Block, PutBatch, Snapshot, Store, StoreError},
 };
@@ -47,8 +38,6 @@ pub(super) struct Shared<S> {
     /// Whose turn it is. Empty for a session that nobody gave any.
     pub(super) turns: Arc<Turns>,
     backlog: Arc<Backlog>,
-    /// Whether the store failed when it was last asked: a store that stays broken is logged once.
-    store_fails: AtomicBool,
     /// Makes TLS of a connection before it is served, if that is what peers expect.
     #[cfg(feature = "tls")]
     tls: Option<TlsAcceptor>,
@@ -63,7 +52,6 @@ impl<S> Shared<S> {
             log: Log::default(),
             turns: Arc::new(Turns::new()),
             backlog: Arc::new(Backlog::new(limits.max_total_unsent_bytes)),
-            store_fails: AtomicBool::new(false),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -154,6 +142,8 @@ pub(super) enum End {
     GivenUp,
     /// The store failed when half of an answer was gone.
     Store,
+    /// The store failed in a way that passes, so the peer is to send again what was not answered.
+    StoreTransient,
     Io(io::Error),
     /// The peer took too long over making TLS of the connection.
     #[cfg(feature = "tls")]
@@ -175,6 +165,7 @@ impl fmt::Display for End {
                 "peers left too many answers unread, and this one its own for the longest time"
             }
             Self::Store => "the store failed in the middle of an answer",
+            Self::StoreTransient => "the store cannot do now what the peer asked for",
             Self::Io(error) => return write!(f, "the connection failed: {error}"),
             #[cfg(feature = "tls")]
             Self::SlowHandshake => "the peer took too long over the TLS handshake",
@@ -218,7 +209,7 @@ where
             }
         };
         match end {
-            End::Closed | End::Stopped | End::LineTooLong => {
+            End::Closed | End::Stopped | End::LineTooLong | End::StoreTransient => {
                 if let Err(end) = self.drain().await {
                     return end;
                 }
@@ -357,23 +348,47 @@ where
         if count == 0 {
             return Ok(());
         }
-        match self.shared.store.apply(&self.puts).await {
+        let applied =
+            within(self.shared.limits.store_time, self.shared.store.apply(&self.puts)).await;
+        self.puts.clear();
+        match applied.unwrap_or_else(|_| Err(too_slow())) {
             Ok(()) => {
-                self.succeeded();
-                self.shared.counters.puts.add(count);
-                let output = &mut self.wire.output;
-                output.reserve(count * PUT_DONE.len());
-                (0..count).for_each(|_| output.put_slice(PUT_DONE));
+                self.shared.log.puts.works();
+                self.acknowledge(count);
+                Ok(())
             }
-            // What the store says may be much longer than the puts.
-            Err(error) => {
-                for _ in 0..count {
-                    self.fail(&error);
-                    self.make_room().await?;
+            Err(failure) => self.answer_puts(count, &failure).await,
+        }
+    }
+
+    fn acknowledge(&mut self, count: usize) {
+        self.shared.counters.puts.add(count);
+        let output = &mut self.wire.output;
+        output.reserve(count * PUT_DONE.len());
+        (0..count).for_each(|_| output.put_slice(PUT_DONE));
+    }
+
+    /// Answers each of `count` puts of which at least one failed.
+    async fn answer_puts(&mut self, count: usize, failure: &StoreError) -> Result<(), End> {
+        let is_of_all = failure.is_of_all();
+        if is_of_all {
+            self.shared.log.puts.fails(self.peer.as_ref(), failure);
+        }
+        for index in 0..count {
+            match failure.of_put(index) {
+                None => self.acknowledge(1),
+                Some(failure) => {
+                    if !is_of_all && failure.is_transient() {
+                        self.shared.log.puts.fails(self.peer.as_ref(), failure);
+                    } else if !is_of_all {
+                        self.shared.log.puts.refuses(self.peer.as_ref(), failure);
+                    }
+                    self.fail(failure)?;
                 }
             }
+            // What the store says may be much longer than the puts.
+            self.make_room().await?;
         }
-        self.puts.clear();
         Ok(())
     }
 
@@ -381,28 +396,31 @@ where
     async fn get(&mut self, selector: &Selector) -> Result<(), End> {
         let shared = Arc::clone(&self.shared);
         shared.counters.gets.add(1);
-        let mut snapshot = match shared.store.get(selector).await {
+        let time = shared.limits.store_time;
+        let snapshot = within(time, shared.store.get(selector)).await;
+        let mut snapshot = match snapshot.unwrap_or_else(|_| Err(too_slow())) {
             Ok(snapshot) => snapshot,
-            Err(error) => {
-                self.fail(&error);
-                return Ok(());
+            Err(failure) => {
+                shared.log.gets.fails(self.peer.as_ref(), &failure);
+                return self.fail(&failure);
             }
         };
         let begin = self.wire.output.len();
         let mut has_left = false;
         self.wire.output.put_slice(OK);
         loop {
-            let Block { key, points } = match snapshot.next_block().await {
+            let block = within(time, snapshot.next_block()).await;
+            let Block { key, points } = match block.unwrap_or_else(|_| Err(too_slow())) {
                 Ok(Some(block)) => block,
                 Ok(None) => break,
-                Err(error) if has_left => {
-                    self.fail(&error);
-                    return Err(End::Store);
-                }
-                Err(error) => {
+                Err(failure) => {
+                    shared.log.gets.fails(self.peer.as_ref(), &failure);
+                    if has_left {
+                        shared.counters.failed.add(1);
+                        return Err(End::Store);
+                    }
                     self.wire.output.truncate(begin);
-                    self.fail(&error);
-                    return Ok(());
+                    return self.fail(&failure);
                 }
             };
             for points in points.chunks(POINTS_BETWEEN_LOOKS) {
@@ -415,7 +433,7 @@ where
             }
         }
         self.wire.output.put_u8(b'\n');
-        self.succeeded();
+        shared.log.gets.works();
         Ok(())
     }
 
@@ -425,33 +443,23 @@ where
         self.wire.output.put_slice(WRONG_COMMAND);
     }
 
-    fn succeeded(&self) {
-        if self.shared.store_fails.load(Ordering::Relaxed)
-            && self.shared.store_fails.swap(false, Ordering::Relaxed)
-            && self.shared.log.store.should_log()
-        {
-            info!("the store works again");
-        }
-    }
-
-    fn fail(&mut self, fault: &StoreError) {
+    /// Answers a request with what the store says, or ends the connection without an answer if the
+    /// failure passes: a client takes an `error` for final, and sends again what was not answered.
+    fn fail(&mut self, failure: &StoreError) -> Result<(), End> {
         self.shared.counters.failed.add(1);
-        let message = fault.to_string();
-        let shown = Escaped(&message);
-        if self.shared.store_fails.swap(true, Ordering::Relaxed)
-            || !self.shared.log.store.should_log()
-        {
-            debug!(peer = self.peer, fault = %shown, "the store failed");
-        } else {
-            let cause = std::error::Error::source(fault).map(ToString::to_string);
-            let cause = cause.as_deref().map(Escaped).map(tracing::field::display);
-            error!(peer = self.peer, fault = %shown, cause, "the store failed");
+        if failure.is_transient() {
+            return Err(End::StoreTransient);
         }
-        let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
+        let message = failure.to_string().chars().take(MAX_MESSAGE_CHARS).collect();
         self.codec
             .encode(Response::Error(message), &mut self.wire.output)
             .expect("only a malformed response cannot be encoded");
+        Ok(())
     }
+}
+
+fn too_slow() -> StoreError {
+    StoreError::transient("the store takes too long")
 }
 
 /// How many sessions may wait for their turn before each of them gives its buffers back meanwhile,

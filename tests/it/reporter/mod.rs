@@ -14,6 +14,8 @@ mod guard;
 mod outage;
 #[cfg(feature = "spool")]
 mod spool;
+#[cfg(all(feature = "server", feature = "spool"))]
+mod store_away;
 
 use std::time::Duration;
 

@@ -201,7 +201,9 @@ impl Store for Witness {
 impl Witness {
     fn fail(&self) -> Result<(), StoreError> {
         if fastrand::u32(..100) < self.world.conditions.lock().unwrap().failing {
-            return Err(StoreError::new("disk full"));
+            // What is final is told to the caller; what passes, the client sends again.
+            let kinds = [StoreError::new, StoreError::transient];
+            return Err(kinds[fastrand::usize(..2)]("disk full"));
         }
         Ok(())
     }
