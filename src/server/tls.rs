@@ -5,14 +5,13 @@ use std::{fmt, sync::Arc};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::timeout,
 };
 use tokio_rustls::{
     rustls::{ServerConfig, server::WebPkiClientVerifier, sign::SingleCertAndKey},
     server::TlsStream,
 };
 
-use super::{Limits, session::End, turns::Work, wire};
+use super::{Limits, deadline::within, session::End, turns::Work, wire};
 use crate::tls::{TlsError, certified_key, provider, roots};
 
 /// Speaks TLS with those who connect to a [`Server`](super::Server), versions 1.2 and 1.3; given to
@@ -90,7 +89,7 @@ impl TlsAcceptor {
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config));
-        let handshake = timeout(limits.line_time, acceptor.accept(io).into_fallible());
+        let handshake = within(limits.line_time, acceptor.accept(io).into_fallible());
         let outcome = tokio::select! {
             biased;
             outcome = handshake => outcome,

@@ -13,10 +13,16 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     task::yield_now,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep_until},
 };
 
-use super::{Limits, backlog::Place, session::End, turns::Work};
+use super::{
+    Limits,
+    backlog::Place,
+    deadline::{LATE, SECOND_LOOK, within},
+    session::End,
+    turns::Work,
+};
 use crate::protocol::MAX_REQUEST_LEN;
 
 /// Reads requests into a buffer and writes answers out of one, both at a time.
@@ -47,6 +53,16 @@ pub(super) struct Wire<Io> {
     work: Work,
     /// Fires at a deadline or before it: moved when it fires, not whenever the deadline moves.
     timer: Pin<Box<Sleep>>,
+    /// The look at the socket that follows a deadline.
+    second_look: Option<SecondLook>,
+}
+
+/// The last chance of a peer whose deadline has passed: what it did in time may not have been seen.
+struct SecondLook {
+    deadline: Instant,
+    until: Instant,
+    /// Whether the deadline passed while the process stood still.
+    is_late: bool,
 }
 
 struct Unread {
@@ -82,6 +98,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             place,
             work,
             timer: Box::pin(sleep_until(after(now, limits.idle_time))),
+            second_look: None,
         }
     }
 
@@ -196,9 +213,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             self.output_left += written;
             self.work.add(written);
             self.unflushed = true;
+            let since_stop = self.seen_after_stop();
             self.unread = self.unread.take().and_then(|Unread { since, bytes }| {
                 let bytes = bytes.checked_sub(written).filter(|&bytes| bytes > 0)?;
-                Some(Unread { since, bytes })
+                Some(Unread { since: since_stop.unwrap_or(since), bytes })
             });
         }
         if self.unflushed {
@@ -258,31 +276,48 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             (None, Some(since)) => (after(since, self.limits.line_time), End::SlowLine),
             (None, None) => (after(self.quiet_since, self.limits.idle_time), End::Idle),
         };
-        if deadline < self.timer.deadline() {
-            self.timer.as_mut().reset(deadline);
+        self.second_look.take_if(|look| look.deadline != deadline);
+        let mut until = self.second_look.as_ref().map_or(deadline, |look| look.until);
+        if until < self.timer.deadline() {
+            self.timer.as_mut().reset(until);
         }
         while self.timer.as_mut().poll(cx).is_ready() {
-            if self.timer.deadline() >= deadline {
-                return Poll::Ready(end);
+            if self.timer.deadline() >= until {
+                if self.second_look.is_some() {
+                    return Poll::Ready(end);
+                }
+                let now = Instant::now();
+                let is_late = now.saturating_duration_since(deadline) >= LATE;
+                until = now + SECOND_LOOK;
+                self.second_look = Some(SecondLook { deadline, until, is_late });
             }
-            self.timer.as_mut().reset(deadline);
+            self.timer.as_mut().reset(until);
         }
         Poll::Pending
+    }
+
+    /// Says when the time for unread answers begins again, where the process stood still until after
+    /// it was over: the peer has read what there was, and could not be sent more.
+    fn seen_after_stop(&self) -> Option<Instant> {
+        let unread = self.unread.as_ref()?;
+        let look = self.second_look.as_ref().filter(|look| look.is_late)?;
+        (look.deadline == after(unread.since, self.limits.write_time)).then(Instant::now)
     }
 }
 
 /// Closes without losing what was written: a socket that is closed while there is something to
 /// read resets the connection, and a peer that is reset may never see the last answer.
 ///
-/// What is passed over counts as `work`, and others have their turn as after any other.
+/// What is passed over counts as `work`, and others have their turn as after any other. A peer that
+/// sends more than [`LINGER_BYTES`] does not look for an answer.
 pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin, work: &Work) {
     let until_end = async {
         io.shutdown().await?;
-        let mut turn_bytes = 0;
-        while let Ok(read) = timeout(LINGER_QUIET, poll_fn(|cx| poll_pass_over(&mut io, cx))).await
-        {
+        let (mut turn_bytes, mut left) = (0, LINGER_BYTES);
+        while let Ok(read) = within(LINGER_QUIET, poll_fn(|cx| poll_pass_over(&mut io, cx))).await {
             let read = read?;
-            if read == 0 {
+            left = left.saturating_sub(read);
+            if read == 0 || left == 0 {
                 break;
             }
             work.add(read);
@@ -295,7 +330,7 @@ pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin, work: &W
         Ok(())
     };
     // Whatever goes wrong now, the connection is over.
-    let _ = timeout(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
+    let _ = within(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
 }
 
 /// Reads what there is, and says how much it was. Nothing is held between two reads.
@@ -339,3 +374,7 @@ const LINGER_QUIET: Duration = Duration::from_secs(1);
 /// How long to read on from a peer that never stops, once it has its last answer: as long as nginx
 /// does (`lingering_time`).
 const LINGER_TIME: Duration = Duration::from_secs(30);
+
+/// How much to read on from a peer that has its last answer, in bytes: enough to pass over a line of
+/// a hundred megabytes, so that its sender sees the answer, and done in a fraction of a second.
+const LINGER_BYTES: usize = 128 * 1024 * 1024;
