@@ -24,6 +24,7 @@ pub(super) struct Log {
     pub(super) not_accepted: LogLimiter,
     /// Lines that are not requests.
     pub(super) refused: LogLimiter,
+    pub(super) failed_handshakes: LogLimiter,
     /// Puts and gets fail for different reasons: a full store can be read.
     pub(super) puts: StoreLog,
     pub(super) gets: StoreLog,
@@ -32,7 +33,8 @@ pub(super) struct Log {
 impl Log {
     /// Tells how many lines there would have been besides those that were written.
     pub(super) fn sum_up(&self) {
-        let Self { cut_off, turned_away, not_accepted, refused, puts, gets } = self;
+        let Self { cut_off, turned_away, not_accepted, refused, failed_handshakes, puts, gets } =
+            self;
         if let Some(count) = cut_off.take_suppressed() {
             info!(count, "more peers were cut off");
         }
@@ -44,6 +46,9 @@ impl Log {
         }
         if let Some(count) = refused.take_suppressed() {
             info!(count, "more lines were refused");
+        }
+        if let Some(count) = failed_handshakes.take_suppressed() {
+            info!(count, "more TLS handshakes failed");
         }
         for store in [puts, gets] {
             store.sum_up();
@@ -58,6 +63,7 @@ impl Default for Log {
             turned_away: LogLimiter::new(),
             not_accepted: LogLimiter::new(),
             refused: LogLimiter::new(),
+            failed_handshakes: LogLimiter::new(),
             puts: StoreLog::new("puts"),
             gets: StoreLog::new("gets"),
         }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     metric::{Key, Selector},
-    protocol::{RequestRef, Response, ServerCodec, encode_records},
+    protocol::{Line, RequestRef, Response, ServerCodec, encode_records},
     store::{Block, PutBatch, Snapshot, Store, StoreError},
 };
 
@@ -85,6 +85,14 @@ pub(super) async fn welcome<Io, S>(
         match tls.accept(io, &shared.limits, &work, &mut stop).await {
             // In a box of its own, so that a session without TLS need not keep room for it.
             Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), work, stop)).await,
+            Err(end @ (End::Handshake(_) | End::SlowHandshake)) => {
+                shared.counters.failed_handshakes.add(1);
+                if shared.log.failed_handshakes.should_log() {
+                    info!(%peer, reason = %end, "no TLS");
+                } else {
+                    debug!(%peer, reason = %end, "no TLS");
+                }
+            }
             Err(end) => debug!(%peer, reason = %end, "no TLS"),
         }
         return;
@@ -112,13 +120,19 @@ pub(super) async fn run<Io, S>(
         wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog), work.clone()), work),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
+        is_new: true,
         turn_bytes: 0,
         peer: peer.clone(),
         shared: Arc::clone(&shared),
     };
     debug!(peer, "connected");
     match session.serve(stop).await {
-        end @ (End::Idle | End::SlowLine | End::Unread | End::GivenUp)
+        end @ (End::Idle
+        | End::SlowLine
+        | End::LineTooLong
+        | End::Foreign
+        | End::Unread
+        | End::GivenUp)
             if shared.log.cut_off.should_log() =>
         {
             info!(peer, reason = %end, "cut off");
@@ -135,6 +149,8 @@ pub(super) enum End {
     /// The server stops.
     Stopped,
     LineTooLong,
+    /// What the peer speaks is HTTP or TLS.
+    Foreign,
     Idle,
     SlowLine,
     Unread,
@@ -158,6 +174,7 @@ impl fmt::Display for End {
             Self::Closed => "the peer closed the connection",
             Self::Stopped => "the server stops",
             Self::LineTooLong => "the peer sent a line that is too long",
+            Self::Foreign => "the peer does not speak this protocol, but HTTP or TLS",
             Self::Idle => "the peer sent no request for too long",
             Self::SlowLine => "the peer took too long over a line",
             Self::Unread => "the peer left an answer unread for too long",
@@ -190,6 +207,8 @@ struct Session<Io, S> {
     codec: ServerCodec,
     /// Puts that were read, to be applied before anything else is answered.
     puts: PutBatch,
+    /// Whether the peer has not sent a request yet, nor a line that might have been one.
+    is_new: bool,
     /// How many bytes were read since others last had their turn.
     turn_bytes: usize,
     peer: Option<DisplayValue<SocketAddr>>,
@@ -208,8 +227,11 @@ where
                 Err(end) => break end,
             }
         };
+        if matches!(end, End::Closed) {
+            self.drop_unfinished_line();
+        }
         match end {
-            End::Closed | End::Stopped | End::LineTooLong | End::StoreTransient => {
+            End::Closed | End::Stopped | End::LineTooLong | End::Foreign | End::StoreTransient => {
                 if let Err(end) = self.drain().await {
                     return end;
                 }
@@ -297,6 +319,7 @@ where
             let selector = match RequestRef::parse(&self.wire.input()[..line]) {
                 Ok(Some(RequestRef::Put(key, point))) => {
                     self.puts.push_checked(key, point);
+                    self.is_new = false;
                     self.wire.consume(line + 1);
                     continue;
                 }
@@ -308,6 +331,14 @@ where
                 }
                 Err(fault) => Err(fault),
             };
+            if let Err(fault) = &selector
+                && std::mem::take(&mut self.is_new)
+                && is_foreign(&self.wire.input()[..line])
+            {
+                self.refuse(fault);
+                return Err(End::Foreign);
+            }
+            self.is_new = false;
             self.wire.consume(line + 1);
             self.apply().await?;
             match selector {
@@ -338,6 +369,7 @@ where
             len += put_len;
         }
         if len > 0 {
+            self.is_new = false;
             self.wire.consume(len);
         }
     }
@@ -438,9 +470,29 @@ where
     }
 
     fn refuse(&mut self, fault: &dyn fmt::Display) {
-        debug!(peer = self.peer, %fault, "refused a request");
+        if self.shared.log.refused.should_log() {
+            info!(peer = self.peer, %fault, "refused a line");
+        } else {
+            debug!(peer = self.peer, %fault, "refused a line");
+        }
         self.shared.counters.refused.add(1);
         self.wire.output.put_slice(WRONG_COMMAND);
+    }
+
+    /// Says that the peer's last line has no end. It is not carried out: the number that it ends with
+    /// may be the beginning of another.
+    fn drop_unfinished_line(&mut self) {
+        let line = self.wire.input();
+        if line.iter().all(|byte| b" \t\r".contains(byte)) {
+            return;
+        }
+        let line = Line::of(line);
+        self.shared.counters.unfinished.add(1);
+        if self.shared.log.refused.should_log() {
+            info!(peer = self.peer, %line, "dropped a line without a line break");
+        } else {
+            debug!(peer = self.peer, %line, "dropped a line without a line break");
+        }
     }
 
     /// Answers a request with what the store says, or ends the connection without an answer if the
@@ -456,6 +508,17 @@ where
             .expect("only a malformed response cannot be encoded");
         Ok(())
     }
+}
+
+/// Whether a line that is not a request begins another protocol: HTTP, or TLS. A web page can make a
+/// browser send both to any port of this machine, and choose what the next lines are.
+fn is_foreign(line: &[u8]) -> bool {
+    let is_http = || {
+        let mut fields = line.rsplit(u8::is_ascii_whitespace);
+        fields.find(|field| !field.is_empty()).is_some_and(|last| last.starts_with(b"HTTP/"))
+    };
+    // A record of a handshake (RFC 8446, section 5.1).
+    line.starts_with(&[22, 3]) || is_http()
 }
 
 fn too_slow() -> StoreError {

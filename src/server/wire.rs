@@ -41,7 +41,7 @@ pub(super) struct Wire<Io> {
     read_size: usize,
     /// Whether bytes were written that may still be in a buffer of `io`.
     unflushed: bool,
-    /// When the peer was last heard, or the last answer left.
+    /// When the last answer left: each request has one, and a blank line is not a request.
     quiet_since: Instant,
     /// When the line in `input` began.
     line_since: Option<Instant>,
@@ -157,6 +157,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             if is_crowded {
                 self.release();
             }
+            // It may send what is not a request.
+            if self.line_since.is_none()
+                && let Poll::Ready(end) = self.poll_deadline(cx)
+            {
+                return Err(end);
+            }
         }
         Ok(())
     }
@@ -164,10 +170,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
     /// Gives back the memory that the buffers take beyond what is in them, for there may be long to
     /// wait, or many others that wait. Says how much they take now.
     fn release(&mut self) -> usize {
-        let input = *self.input_held.get_or_insert_with(|| {
-            self.input = BytesMut::from(&*self.input);
-            self.input.capacity()
-        });
+        let input = match self.input_held {
+            Some(held) => held,
+            None => {
+                let len = self.input.len();
+                // What is held of a long line is less than twice its length, for to cut it back would
+                // copy it with each read.
+                if len <= MAX_READ || self.input.capacity() > 2 * len {
+                    self.move_input(len);
+                }
+                *self.input_held.insert(self.input.capacity())
+            }
+        };
         let is_wasteful = if self.output.is_empty() {
             self.output_left + self.output.capacity() > MAX_KEPT
         } else {
@@ -178,6 +192,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             self.output_left = 0;
         }
         input + self.output_left + self.output.capacity()
+    }
+
+    /// Moves the input to a buffer of this capacity.
+    fn move_input(&mut self, capacity: usize) {
+        let mut input = BytesMut::with_capacity(capacity);
+        input.extend_from_slice(&self.input);
+        self.input = input;
+        #[cfg(test)]
+        effort::COPIED.set(effort::COPIED.get() + self.input.len());
     }
 
     /// Closes without losing what was written.
@@ -243,9 +266,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
                 // To reserve would keep room for what has been consumed, in front. Of the next read
                 // as much may be left, in the same buffer.
                 let rest = self.input.len().max(MAX_REQUEST_LEN);
-                let mut input = BytesMut::with_capacity(rest + self.read_size);
-                input.extend_from_slice(&self.input);
-                self.input = input;
+                // A long line gets twice its room, so that it is copied a few times and not with each read.
+                let room = self.read_size.max(self.input.len());
+                self.move_input(rest + room);
             }
             self.input_held = None;
         }
@@ -259,7 +282,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         if read == room {
             self.read_size = (self.read_size * 2).min(MAX_READ);
         }
-        self.quiet_since = Instant::now();
         Poll::Ready(Ok(if read == 0 { Input::End } else { Input::Bytes(read) }))
     }
 
@@ -378,3 +400,13 @@ const LINGER_TIME: Duration = Duration::from_secs(30);
 /// How much to read on from a peer that has its last answer, in bytes: enough to pass over a line of
 /// a hundred megabytes, so that its sender sees the answer, and done in a fraction of a second.
 const LINGER_BYTES: usize = 128 * 1024 * 1024;
+
+/// How many bytes of input were moved: a test shows that a long line is not moved with each read.
+#[cfg(test)]
+pub(super) mod effort {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(crate) static COPIED: Cell<usize> = const { Cell::new(0) };
+    }
+}

@@ -17,6 +17,7 @@ use crate::{
 
 mod frozen;
 mod peers;
+mod refusals;
 mod store;
 
 const SECOND: Duration = Duration::from_secs(1);
