@@ -64,7 +64,9 @@ impl Limits {
 
     /// The longest line, in bytes with its line break: [`ServerCodec::DEFAULT_MAX_LINE_BYTES`].
     ///
-    /// A longer one is answered with `wrong command`, and its connection closed.
+    /// A longer one is answered with `wrong command`, and its connection closed; of what the peer
+    /// still sends, up to 128 MiB are passed over so that it can read the answer. While a line comes,
+    /// it takes up to twice its length in memory.
     #[must_use]
     pub fn max_line_bytes(self, max_line_bytes: usize) -> Self {
         Self { max_line_bytes, ..self }
@@ -93,7 +95,7 @@ impl Limits {
     }
 
     /// How long a connection may be without a request: 10 minutes, twice the longest interval at
-    /// which agents usually report.
+    /// which agents usually report. A blank line is not a request.
     #[must_use]
     pub fn idle_time(self, idle_time: Duration) -> Self {
         Self { idle_time, ..self }

@@ -1,13 +1,25 @@
 //! Lets peers in, as many as may be, and sees them out.
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::watch,
+    sync::{Notify, watch},
     task::{JoinError, JoinSet},
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tracing::{debug, error, info, warn};
 
@@ -26,11 +38,35 @@ pub(super) trait Accept: Send + Sync {
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
 }
 
-impl Accept for TcpListener {
+/// The sockets that a server listens on.
+pub(super) struct Listeners {
+    listeners: Vec<TcpListener>,
+    /// Which is asked first: none keeps another waiting.
+    first: AtomicUsize,
+}
+
+impl Listeners {
+    pub(super) fn new(listeners: Vec<TcpListener>) -> Self {
+        Self { listeners, first: AtomicUsize::new(0) }
+    }
+}
+
+impl Accept for Listeners {
     type Io = tokio::net::TcpStream;
 
     async fn accept(&self) -> io::Result<(Self::Io, SocketAddr)> {
-        let (io, peer) = self.accept().await?;
+        let (io, peer) = poll_fn(|cx| {
+            let first = self.first.fetch_add(1, Ordering::Relaxed);
+            let count = self.listeners.len();
+            for at in 0..count {
+                let listener = &self.listeners[first.wrapping_add(at) % count];
+                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                    return Poll::Ready(accepted);
+                }
+            }
+            Poll::Pending
+        })
+        .await?;
         // Answers leave when they are due. Fails only if the peer is gone, as the session will see.
         let _ = io.set_nodelay(true);
         Ok((io, peer))
@@ -105,14 +141,57 @@ pub(super) async fn run<A, S>(
             see_out(&shared, ended);
         }
     };
-    if timeout(grace, all_ended).await.is_err() {
+    if Alarm::set(grace).timeout(all_ended).await.is_none() {
         warn!(connections = sessions.len(), ?grace, "cut off what did not end in time");
         shared.counters.ended.add(sessions.len());
-        sessions.shutdown().await;
+        if Alarm::set(MAX_ABORT_TIME).timeout(sessions.shutdown()).await.is_none() {
+            // What is left ends when its call returns: dropping the tasks has aborted them.
+            let connections = sessions.len();
+            error!(connections, "the store blocks, and is left behind");
+        }
     }
     shared.log.sum_up();
     info!("stopped");
 }
+
+/// A timer that also fires where the store blocks every thread of the runtime, which then runs no
+/// timers: what waits for it is polled by the thread that blocks on the runtime, if it is in there.
+struct Alarm {
+    time: Duration,
+    rings: Arc<Notify>,
+    /// Ends the thread when it is dropped.
+    _stop: mpsc::Sender<()>,
+}
+
+impl Alarm {
+    fn set(time: Duration) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let rings = Arc::new(Notify::new());
+        let ring = Arc::clone(&rings);
+        let thread = std::thread::Builder::new().name("metrics-server-stop".into());
+        // Without a thread there is still the runtime's timer.
+        let _ = thread.spawn(move || {
+            if stopped.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
+                ring.notify_one();
+            }
+        });
+        Self { time, rings, _stop: stop }
+    }
+
+    /// What `future` comes to, unless the time is over first.
+    async fn timeout<F: Future>(self, future: F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = sleep(self.time) => None,
+            () = self.rings.notified() => None,
+        }
+    }
+}
+
+/// How long sessions that are cut off may take to end: they do at once, unless they are amid a call
+/// that blocks.
+const MAX_ABORT_TIME: Duration = Duration::from_millis(100);
 
 fn see_out<S>(shared: &Shared<S>, ended: Result<(), JoinError>) {
     shared.counters.ended.add(1);
@@ -176,6 +255,7 @@ mod tests {
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
         sync::{mpsc, oneshot},
         task::JoinHandle,
+        time::timeout,
     };
 
     use super::*;

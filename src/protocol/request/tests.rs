@@ -7,17 +7,22 @@ fn parse(line: &str) -> Result<Option<RequestRef<'_>>, InvalidRequest> {
 }
 
 #[test]
-fn blanks_between_and_after_fields_are_accepted() {
+fn blanks_around_fields_are_accepted() {
     let put = RequestRef::Put("palm.cpu", Point::new(1150864247, 23.7));
     for line in [
         "put palm.cpu 23.7 1150864247",
         "put palm.cpu 23.7 1150864247\r",
         "put  palm.cpu\t23.7 \t 1150864247 \t",
         "put palm.cpu 23.7 1150864247 \r",
+        // FAULTS S14
+        " put palm.cpu 23.7 1150864247",
+        "\t  put\tpalm.cpu   23.7\t\t1150864247\t \r",
     ] {
         assert_eq!(parse(line), Ok(Some(put)), "{line:?}");
     }
     assert_eq!(parse("get  * "), Ok(Some(RequestRef::GetAll)));
+    assert_eq!(parse(" \tget *"), Ok(Some(RequestRef::GetAll)));
+    assert!(matches!(parse("\rget *"), Err(InvalidRequest::Command(_))));
     assert_eq!(parse("get a"), Ok(Some(RequestRef::Get("a"))));
     assert_eq!(parse("get **"), Ok(Some(RequestRef::Get("**"))));
 }
@@ -57,7 +62,8 @@ fn every_kind_of_bad_request_is_refused() {
         ("got test_key", command),
         ("PUT a 1 1", command),
         ("Get a", command),
-        (" put a 1 1", command),
+        (" PUT a 1 1", command),
+        (" put a 1 1 1", fields),
         ("a b c d e f", command),
         ("put", fields),
         ("put a", fields),

@@ -142,7 +142,7 @@ async fn peer_that_sends_blank_lines_without_a_pause_is_idle() {
     let (session, _sent, _stop) = endless(b'\n');
     for (time, is_over) in [(0, false), (599, false), (2, false), (1, true)] {
         tokio::time::advance(time * SECOND).await;
-        for _ in 0..20 {
+        for _ in 0..8 {
             yield_now().await;
         }
         assert_eq!(session.is_finished(), is_over, "{time}");
@@ -167,4 +167,31 @@ async fn long_line_is_copied_a_few_times_at_most() {
         let copied = crate::server::wire::effort::COPIED.get();
         assert!(copied < 5 * LEN, "{} times", copied / LEN);
     }
+}
+
+// FAULTS S14
+#[cfg(feature = "tls")]
+#[tokio::test(start_paused = true)]
+async fn failed_handshakes_are_counted_and_logged() {
+    let logged = Logged::start();
+    let own = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+    let acceptor = TlsAcceptor::new(own.cert.pem(), own.signing_key.serialize_pem()).unwrap();
+    let counters = Arc::<Counters>::default();
+    let shared = Shared::new(MemoryStore::new(), Limits::default(), Arc::clone(&counters));
+    let shared = Arc::new(shared.tls(Some(acceptor)));
+    let (_stop, stopped) = watch::channel(false);
+    // One that does not speak TLS, and one that says nothing.
+    for hello in ["put a 1 1\n", ""] {
+        let (mut peer, io) = duplex(1024);
+        peer.write_all(hello.as_bytes()).await.unwrap();
+        let address = ([127, 0, 0, 1], 1).into();
+        welcome(io, address, Arc::clone(&shared), Work::default(), stopped.clone()).await;
+    }
+    assert_eq!(Monitor(counters).stats().failed_handshakes, 2);
+    let lines = logged.with("no TLS");
+    assert!(
+        matches!(&lines[..], [first, second] if first.contains("corrupt message")
+            && second.contains("too long over the TLS handshake")),
+        "{lines:#?}"
+    );
 }
