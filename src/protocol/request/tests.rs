@@ -186,6 +186,37 @@ proptest! {
         check_quick_way(&put);
     }
 
+    // FAULTS S14
+    #[test]
+    fn blanks_do_not_change_what_a_line_asks(
+        fields in prop::collection::vec(
+            prop_oneof![
+                Just("put".to_owned()),
+                Just("get".to_owned()),
+                Just("*".to_owned()),
+                "[!-~]{1,5}",
+                "-?[0-9]{1,3}(\\.[0-9])?",
+            ],
+            1..6,
+        ),
+        blanks in prop::collection::vec("[ \t]{1,3}", 8),
+        before in "[ \t]{0,3}",
+        after in "[ \t]{0,3}\r?",
+    ) {
+        let line = fields.join(" ");
+        let mut loose = before;
+        for (field, blank) in fields.iter().zip(&blanks) {
+            loose += field;
+            loose += blank;
+        }
+        loose += &after;
+        match (parse(&line), parse(&loose)) {
+            (Ok(strict), Ok(loose)) => prop_assert_eq!(strict, loose),
+            (Err(_), Err(_)) => {}
+            (strict, loose) => prop_assert!(false, "{strict:?} is not {loose:?}"),
+        }
+    }
+
     #[test]
     fn a_key_ends_where_its_first_other_byte_is(text in prop::collection::vec(
         prop_oneof![9 => 0x20..=0x7fu8, 1 => any::<u8>()], 0..40,
