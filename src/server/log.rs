@@ -21,7 +21,8 @@ use crate::{
 pub(super) struct Log {
     pub(super) cut_off: LogLimiter,
     pub(super) turned_away: LogLimiter,
-    pub(super) not_accepted: LogLimiter,
+    /// Connections cannot be accepted.
+    pub(super) not_accepting: State,
     /// Lines that are not requests.
     pub(super) refused: LogLimiter,
     pub(super) failed_handshakes: LogLimiter,
@@ -33,7 +34,7 @@ pub(super) struct Log {
 impl Log {
     /// Tells how many lines there would have been besides those that were written.
     pub(super) fn sum_up(&self) {
-        let Self { cut_off, turned_away, not_accepted, refused, failed_handshakes, puts, gets } =
+        let Self { cut_off, turned_away, not_accepting, refused, failed_handshakes, puts, gets } =
             self;
         if let Some(count) = cut_off.take_suppressed() {
             info!(count, "more peers were cut off");
@@ -41,8 +42,8 @@ impl Log {
         if let Some(count) = turned_away.take_suppressed() {
             warn!(count, "more connections were turned away");
         }
-        if let Some(count) = not_accepted.take_suppressed() {
-            warn!(count, "more connections could not be accepted");
+        if let Some(count) = not_accepting.changes.take_suppressed() {
+            warn!(count, "connections could not be accepted, or could again, more often");
         }
         if let Some(count) = refused.take_suppressed() {
             info!(count, "more lines were refused");
@@ -61,12 +62,36 @@ impl Default for Log {
         Self {
             cut_off: LogLimiter::new(),
             turned_away: LogLimiter::new(),
-            not_accepted: LogLimiter::new(),
+            not_accepting: State::new(),
             refused: LogLimiter::new(),
             failed_handshakes: LogLimiter::new(),
             puts: StoreLog::new("puts"),
             gets: StoreLog::new("gets"),
         }
+    }
+}
+
+/// A state that lasts, or comes and goes.
+#[derive(Debug)]
+pub(super) struct State {
+    condition: LogCondition,
+    /// Where it comes and goes, beginnings and ends are limited too.
+    changes: LogLimiter,
+}
+
+impl State {
+    const fn new() -> Self {
+        Self { condition: LogCondition::new(), changes: LogLimiter::new() }
+    }
+
+    /// Notes that the state holds. Returns something if a line is due.
+    pub(super) fn holds(&self) -> Option<Lasting> {
+        self.condition.holds().filter(|_| self.changes.should_log())
+    }
+
+    /// Notes that the state is over. Returns something if a line is due.
+    pub(super) fn is_over(&self) -> Option<Lasting> {
+        self.condition.is_over().filter(|_| self.changes.should_log())
     }
 }
 
@@ -77,9 +102,8 @@ pub(super) struct StoreLog {
     what: &'static str,
     /// Whether `failing` holds, so that success takes no lock.
     fails: AtomicBool,
-    failing: LogCondition,
-    /// A store may fail one peer and not the next, so beginnings and ends are limited too.
-    changes: LogLimiter,
+    /// A store may fail one peer and not the next.
+    failing: State,
     /// Puts that the store refuses, each for itself.
     refused: LogLimiter,
 }
@@ -89,8 +113,7 @@ impl StoreLog {
         Self {
             what,
             fails: AtomicBool::new(false),
-            failing: LogCondition::new(),
-            changes: LogLimiter::new(),
+            failing: State::new(),
             refused: LogLimiter::new(),
         }
     }
@@ -101,7 +124,6 @@ impl StoreLog {
         if self.fails.load(Ordering::Relaxed)
             && self.fails.swap(false, Ordering::Relaxed)
             && let Some(Lasting { since, times }) = self.failing.is_over()
-            && self.changes.should_log()
         {
             info!(what = self.what, failed_for = ?since, times, "the store works again");
         }
@@ -109,7 +131,7 @@ impl StoreLog {
 
     /// Notes that the store has failed to do it.
     pub(super) fn fails(&self, peer: Option<impl Value>, failure: &StoreError) {
-        let due = self.failing.holds().filter(|_| self.changes.should_log());
+        let due = self.failing.holds();
         // Only now, so that success does not end what has not begun.
         self.fails.store(true, Ordering::Relaxed);
         let (what, fault) = (self.what, failure.to_string());
@@ -138,7 +160,7 @@ impl StoreLog {
 
     fn sum_up(&self) {
         let what = self.what;
-        if let Some(count) = self.changes.take_suppressed() {
+        if let Some(count) = self.failing.changes.take_suppressed() {
             error!(count, what, "the store failed, or worked again, more often");
         }
         if let Some(count) = self.refused.take_suppressed() {
