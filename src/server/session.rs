@@ -8,7 +8,6 @@ use tokio::{
     sync::watch,
     task::yield_now,
 };
-use tokio_util::codec::Encoder;
 use tracing::{debug, field::DisplayValue, info};
 
 #[cfg(feature = "tls")]
@@ -16,7 +15,6 @@ use super::tls::TlsAcceptor;
 use super::{
     Limits,
     backlog::{Backlog, Place},
-    deadline::within,
     log::Log,
     stats::Counters,
     turns::{Turns, Work},
@@ -24,9 +22,11 @@ use super::{
 };
 use crate::{
     metric::{Key, Selector},
-    protocol::{Line, RequestRef, Response, ServerCodec, encode_records},
-    store::{Block, PutBatch, Snapshot, Store, StoreError},
+    protocol::{Line, RequestRef, ServerCodec},
+    store::{PutBatch, Store},
 };
+
+mod store;
 
 /// What all sessions of a server share.
 #[derive(Debug)]
@@ -374,101 +374,6 @@ where
         }
     }
 
-    /// Applies the puts that have gathered, and answers them.
-    async fn apply(&mut self) -> Result<(), End> {
-        let count = self.puts.len();
-        if count == 0 {
-            return Ok(());
-        }
-        let applied =
-            within(self.shared.limits.store_time, self.shared.store.apply(&self.puts)).await;
-        self.puts.clear();
-        match applied.unwrap_or_else(|_| Err(too_slow())) {
-            Ok(()) => {
-                self.shared.log.puts.works();
-                self.acknowledge(count);
-                Ok(())
-            }
-            Err(failure) => self.answer_puts(count, &failure).await,
-        }
-    }
-
-    fn acknowledge(&mut self, count: usize) {
-        self.shared.counters.puts.add(count);
-        let output = &mut self.wire.output;
-        output.reserve(count * PUT_DONE.len());
-        (0..count).for_each(|_| output.put_slice(PUT_DONE));
-    }
-
-    /// Answers each of `count` puts of which at least one failed.
-    async fn answer_puts(&mut self, count: usize, failure: &StoreError) -> Result<(), End> {
-        let is_of_all = failure.is_of_all();
-        if is_of_all {
-            self.shared.log.puts.fails(self.peer.as_ref(), failure);
-        }
-        for index in 0..count {
-            match failure.of_put(index) {
-                None => self.acknowledge(1),
-                Some(failure) => {
-                    if !is_of_all && failure.is_transient() {
-                        self.shared.log.puts.fails(self.peer.as_ref(), failure);
-                    } else if !is_of_all {
-                        self.shared.log.puts.refuses(self.peer.as_ref(), failure);
-                    }
-                    self.fail(failure)?;
-                }
-            }
-            // What the store says may be much longer than the puts.
-            self.make_room().await?;
-        }
-        Ok(())
-    }
-
-    /// Answers a get, block by block.
-    async fn get(&mut self, selector: &Selector) -> Result<(), End> {
-        let shared = Arc::clone(&self.shared);
-        shared.counters.gets.add(1);
-        let time = shared.limits.store_time;
-        let snapshot = within(time, shared.store.get(selector)).await;
-        let mut snapshot = match snapshot.unwrap_or_else(|_| Err(too_slow())) {
-            Ok(snapshot) => snapshot,
-            Err(failure) => {
-                shared.log.gets.fails(self.peer.as_ref(), &failure);
-                return self.fail(&failure);
-            }
-        };
-        let begin = self.wire.output.len();
-        let mut has_left = false;
-        self.wire.output.put_slice(OK);
-        loop {
-            let block = within(time, snapshot.next_block()).await;
-            let Block { key, points } = match block.unwrap_or_else(|_| Err(too_slow())) {
-                Ok(Some(block)) => block,
-                Ok(None) => break,
-                Err(failure) => {
-                    shared.log.gets.fails(self.peer.as_ref(), &failure);
-                    if has_left {
-                        shared.counters.failed.add(1);
-                        return Err(End::Store);
-                    }
-                    self.wire.output.truncate(begin);
-                    return self.fail(&failure);
-                }
-            };
-            for points in points.chunks(POINTS_BETWEEN_LOOKS) {
-                encode_records(&mut self.wire.output, key, points);
-                if self.wire.is_full() {
-                    self.drain().await?;
-                    has_left = true;
-                    self.let_others_go_first().await?;
-                }
-            }
-        }
-        self.wire.output.put_u8(b'\n');
-        shared.log.gets.works();
-        Ok(())
-    }
-
     fn refuse(&mut self, fault: &dyn fmt::Display) {
         if self.shared.log.refused.should_log() {
             info!(peer = self.peer, %fault, "refused a line");
@@ -494,20 +399,6 @@ where
             debug!(peer = self.peer, %line, "dropped a line without a line break");
         }
     }
-
-    /// Answers a request with what the store says, or ends the connection without an answer if the
-    /// failure passes: a client takes an `error` for final, and sends again what was not answered.
-    fn fail(&mut self, failure: &StoreError) -> Result<(), End> {
-        self.shared.counters.failed.add(1);
-        if failure.is_transient() {
-            return Err(End::StoreTransient);
-        }
-        let message = failure.to_string().chars().take(MAX_MESSAGE_CHARS).collect();
-        self.codec
-            .encode(Response::Error(message), &mut self.wire.output)
-            .expect("only a malformed response cannot be encoded");
-        Ok(())
-    }
 }
 
 /// Whether a line that is not a request begins another protocol: HTTP, or TLS. A web page can make a
@@ -521,25 +412,12 @@ fn is_foreign(line: &[u8]) -> bool {
     line.starts_with(&[22, 3]) || is_http()
 }
 
-fn too_slow() -> StoreError {
-    StoreError::transient("the store takes too long")
-}
-
 /// How many sessions may wait for their turn before each of them gives its buffers back meanwhile,
 /// and has shorter turns. Both cost a busy peer some of its speed; buffers that are kept cost up to
 /// half a megabyte for each, and long turns of many make everybody else wait.
 const MAX_WAITING_AT_EASE: usize = 32;
 
-const OK: &[u8] = b"ok\n";
-const PUT_DONE: &[u8] = b"ok\n\n";
 const WRONG_COMMAND: &[u8] = b"error\nwrong command\n\n";
-
-/// How much of a store's message goes to the other end.
-const MAX_MESSAGE_CHARS: usize = 200;
-
-/// How many records may be made before a look at how many bytes they are: a block may have
-/// thousands of points of a key of 1 KiB.
-const POINTS_BETWEEN_LOOKS: usize = 64;
 
 #[cfg(test)]
 mod tests;

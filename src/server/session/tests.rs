@@ -8,11 +8,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::*;
+use super::{store::PUT_DONE, *};
 use crate::{
     metric::Point,
     server::deadline::SECOND_LOOK,
-    store::{MemorySnapshot, MemoryStore},
+    store::{Block, MemorySnapshot, MemoryStore, Snapshot, StoreError},
 };
 
 mod frozen;

@@ -137,6 +137,7 @@ async fn transient_get_failure_ends_connection_unanswered() {
 // FAULTS S10
 #[tokio::test(start_paused = true)]
 async fn refused_put_leaves_its_neighbours_stored() {
+    let logged = Logged::start();
     let store = Faulty::new();
     store.puts(Mode::Picks);
     let (mut talk, monitor) = store.talk(Limits::default());
@@ -146,6 +147,9 @@ async fn refused_put_leaves_its_neighbours_stored() {
     talk.send("get *\n").await;
     talk.expect("ok\na 1.0 1\nb 1.0 1\n\n").await;
     assert_eq!((monitor.stats().puts, monitor.stats().failed), (2, 2));
+    // The store works.
+    assert_eq!(logged.with("the store refused a request").len(), 2);
+    assert_eq!(logged.with("the store fails").len(), 0);
 }
 
 // FAULTS S10
