@@ -156,7 +156,9 @@ impl Exporter {
 impl PushMetricExporter for Exporter {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         self.check_open()?;
-        let second = self.seconds.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let now = crate::reporter::whole_seconds(crate::reporter::WallClock::default().now());
+        let second =
+            self.seconds.lock().unwrap_or_else(PoisonError::into_inner).stamp(now, now).second;
         let export =
             Export { exporter: self, resource: self.labels_of(metrics.resource()), second };
         for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {

@@ -12,6 +12,8 @@ use crate::{
     metric::{InvalidKey, Key, Point, unix_seconds},
 };
 
+#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
+mod bulk;
 mod complaints;
 mod config;
 mod flight;
@@ -24,6 +26,8 @@ mod queue;
 mod seconds;
 mod sender;
 mod shared;
+#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
+mod sink;
 #[cfg(feature = "spool")]
 mod spool;
 mod stats;
@@ -34,7 +38,9 @@ pub use config::ReporterBuilder;
 pub use guard::ReporterGuard;
 pub use queue::WhenFull;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-pub(crate) use seconds::Seconds;
+pub(crate) use seconds::{Seconds, Stamp, WallClock, whole_seconds};
+#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
+pub(crate) use sink::Sink;
 #[cfg(feature = "spool")]
 use spool::OpenSpool;
 #[cfg(feature = "spool")]

@@ -1,0 +1,81 @@
+//! Recording many samples under a lock of the caller.
+//!
+//! A sample that is recorded may wake the task that sends, and may be worth a log line. Neither may
+//! happen under a lock: a waker and a tracing subscriber are foreign code. So this records first, and
+//! leaves the rest to a value that the caller runs once it has released its locks.
+
+use std::sync::Arc;
+
+use super::{Reporter, outbox::Recorded, shared::Shared, stats::Reason};
+use crate::{metric::Sample, protocol::NotFinite};
+
+/// What is left to do after samples have been recorded.
+#[must_use = "the task that sends is not woken otherwise"]
+pub(crate) struct Aftermath {
+    shared: Arc<Shared>,
+    /// Those that say something new.
+    recorded: Vec<Recorded>,
+    not_finite: Vec<NotFinite>,
+    displacing: u64,
+    closed: u64,
+}
+
+/// How many samples were not recorded, or displaced others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// The reporter was closed.
+    pub(crate) closed: u64,
+    /// The queue was full: these samples were dropped, or one or more older ones for each.
+    pub(crate) queue_full: u64,
+}
+
+/// How many samples are recorded while nobody else can record: some microseconds.
+const SLICE_SAMPLES: usize = 256;
+
+impl Reporter {
+    /// Records samples in this order. Wakes nobody and logs nothing.
+    pub(crate) fn record_quietly(&self, samples: &[Sample]) -> Aftermath {
+        let mut aftermath = Aftermath {
+            shared: Arc::clone(self.shared()),
+            recorded: Vec::new(),
+            not_finite: Vec::new(),
+            displacing: 0,
+            closed: 0,
+        };
+        for slice in samples.chunks(SLICE_SAMPLES) {
+            let mut outbox = self.shared().outbox();
+            for sample in slice {
+                match NotFinite::check(&sample.key, sample.point.value) {
+                    Ok(()) => aftermath.note(outbox.record(sample.clone())),
+                    Err(fault) => aftermath.not_finite.push(fault),
+                }
+            }
+        }
+        aftermath
+    }
+}
+
+impl Aftermath {
+    /// Wakes the task that sends, and logs what is worth it. The caller holds no lock.
+    pub(crate) fn run(self) -> Refused {
+        for recorded in self.recorded {
+            self.shared.after(recorded);
+        }
+        for fault in self.not_finite {
+            self.shared.refuse(Reason::NotFinite, &fault);
+        }
+        Refused { closed: self.closed, queue_full: self.displacing }
+    }
+
+    fn note(&mut self, recorded: Recorded) {
+        match recorded.dropped {
+            Some(Reason::Closed) => self.closed += 1,
+            Some(_) => self.displacing += 1,
+            None => {}
+        }
+        let is_known = |reason| self.recorded.iter().any(|known| known.dropped == Some(reason));
+        if recorded.sender.is_some() || recorded.dropped.is_some_and(|reason| !is_known(reason)) {
+            self.recorded.push(recorded);
+        }
+    }
+}
