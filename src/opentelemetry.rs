@@ -303,8 +303,7 @@ impl PushMetricExporter for Exporter {
         match (refused.closed, refused.queue_full) {
             (0, 0) => Ok(()),
             (0, full) => Err(OTelSdkError::InternalFailure(format!(
-                "the reporter's queue is full: {full} of {points} points were dropped, or others in \
-                 their place"
+                "the reporter's queue is full: {full} samples were dropped"
             ))),
             (closed, _) => Err(OTelSdkError::InternalFailure(format!(
                 "the reporter is closed: {closed} of {points} points were dropped"

@@ -115,14 +115,15 @@ impl Recorder {
     ///
     /// # Errors
     ///
-    /// As [`Reporter::flush`].
+    /// As [`Reporter::flush`], and if the reporter is closed or has no room for the report: what was
+    /// dropped for that counts as dropped.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing: what was reported is sent all the same.
     pub async fn flush(&self, limit: Duration) -> Result<(), Unsent> {
-        self.registry.report(None);
-        self.registry.reporter().flush(limit).await
+        let refused = self.registry.report(None);
+        self.registry.reporter().flush_after(refused, limit).await
     }
 
     /// A guard that reports when it is dropped, and then does what [`Reporter::guard`] does. For the

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     log_limit::LogCondition,
-    reporter::{Reporter, Seconds, Stamp, WallClock, whole_seconds},
+    reporter::{Refused, Reporter, Seconds, Stamp, WallClock, whole_seconds},
 };
 
 /// What a recorder is told once.
@@ -153,7 +153,7 @@ impl Registry {
 
     /// Hands the values of all series to the reporter, and forgets those that are idle. `due` is when
     /// the report was due, by the wall clock; it is now where it is made out of turn.
-    pub(super) fn report(&self, due: Option<Duration>) {
+    pub(super) fn report(&self, due: Option<Duration>) -> Refused {
         let now = self.clock.now();
         let due = whole_seconds(due.unwrap_or(now));
         let aftermath = {
@@ -171,7 +171,7 @@ impl Registry {
             }
             aftermath
         };
-        aftermath.run();
+        let refused = aftermath.run();
         self.names().log_due();
         if self.has_room()
             && let Some(lasting) = self.full.is_over()
@@ -179,6 +179,7 @@ impl Registry {
             let (handles, seconds) = (lasting.times, lasting.since.as_secs());
             tracing::info!(handles, seconds, "the recorder has room for new series again");
         }
+        refused
     }
 
     /// Returns how many series have updates that have not been reported.

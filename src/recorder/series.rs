@@ -68,14 +68,17 @@ struct Counted {
     total: u64,
     /// What was counted in the reports of the last report's second.
     in_second: u64,
-    /// An absolute value has been given, or is not the first that is known of the counter.
+    /// An absolute value has been given.
     is_based: bool,
+    /// It was the first that is known of the counter, and has not been reported.
+    is_new: bool,
     used: Instant,
 }
 
 impl CounterSeries {
     pub(super) fn new(key: Option<Key>) -> Self {
-        let last = Counted { total: 0, in_second: 0, is_based: false, used: Instant::now() };
+        let used = Instant::now();
+        let last = Counted { total: 0, in_second: 0, is_based: false, is_new: false, used };
         Self { total: AtomicU64::new(0), key, last: Mutex::new(last) }
     }
 
@@ -86,7 +89,7 @@ impl CounterSeries {
         let before = self.total.fetch_max(value, Ordering::Relaxed);
         if before == 0 && !last.is_based {
             last.total = value;
-            last.used = Instant::now();
+            last.is_new = true;
         }
         last.is_based = true;
     }
@@ -115,8 +118,9 @@ impl Series for CounterSeries {
         // A counter that runs over goes on at 0, as its users expect.
         let counted = total.wrapping_sub(last.total);
         last.in_second = if report.is_shared { last.in_second + counted } else { counted };
-        if counted > 0 {
+        if counted > 0 || last.is_new {
             last.total = total;
+            last.is_new = false;
             last.used = report.now;
         }
         let (in_second, is_idle) = (last.in_second, is_before(last.used, report.idle_since));
@@ -133,7 +137,7 @@ impl Series for CounterSeries {
 
     fn is_updated(&self) -> bool {
         let last = locked(&self.last);
-        self.total.load(Ordering::Relaxed) != last.total
+        last.is_new || self.total.load(Ordering::Relaxed) != last.total
     }
 
     fn is_idle(&self, report: &Report) -> bool {

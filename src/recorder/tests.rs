@@ -231,7 +231,8 @@ async fn first_absolute_value_is_no_increase() {
     world.pass(1).await;
     assert_eq!(world.sink.values("jobs"), [5.0]);
 
-    let world = World::new(|builder| builder);
+    // It is reported, however soon a series is idle.
+    let world = World::new(|builder| builder.idle_timeout(SECOND));
     world.run(|| counter!("bytes").absolute(5_000_000_000_000));
     world.pass(1).await;
     assert_eq!(world.sink.values("bytes"), [5e12]);
@@ -326,6 +327,29 @@ async fn gauge_that_is_not_zero_is_reported_for_ever() {
     world.run(|| gauge!("temperature").set(2.0));
     world.pass(8).await;
     assert_eq!(world.recorder.stats().series, 0);
+}
+
+// FAULTS A7
+#[tokio::test(start_paused = true)]
+async fn flush_of_a_report_that_is_dropped_says_so() {
+    let world = World::new(by_hand);
+    world.run(|| {
+        counter!("jobs").increment(1);
+        gauge!("queue").set(1.0);
+    });
+    world.recorder.registry.reporter().close(LONG).await.unwrap();
+    let unsent = world.recorder.flush(LONG).await.unwrap_err();
+    assert_eq!((unsent.dropped, unsent.waiting, unsent.rejected), (2, 0, 0));
+
+    let (sink, client) = Sink::connected();
+    let reporter = Reporter::builder(client).capacity(3).start();
+    let recorder = Recorder::builder(reporter).build();
+    with_local_recorder(&recorder, || {
+        (0..10).for_each(|id| counter!("jobs", "id" => id.to_string()).increment(1));
+    });
+    let unsent = recorder.flush(LONG).await.unwrap_err();
+    let stored = (0..10).filter(|id| !sink.values(&format!("jobs;id={id}")).is_empty()).count();
+    assert_eq!((unsent.dropped, stored), (7, 3));
 }
 
 // FAULTS A26

@@ -5,7 +5,11 @@
 //! leaves the rest to a value that the caller runs once it has released its locks.
 
 use std::sync::Arc;
+#[cfg(feature = "recorder")]
+use std::time::Duration;
 
+#[cfg(feature = "recorder")]
+use super::Unsent;
 use super::{Reporter, outbox::Recorded, shared::Shared, stats::Reason};
 use crate::{metric::Sample, protocol::NotFinite};
 
@@ -16,16 +20,15 @@ pub(crate) struct Aftermath {
     /// Those that say something new.
     recorded: Vec<Recorded>,
     not_finite: Vec<NotFinite>,
-    displacing: u64,
-    closed: u64,
+    refused: Refused,
 }
 
-/// How many samples were not recorded, or displaced others.
+/// How many samples were dropped while these were recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Refused {
     /// The reporter was closed.
     pub(crate) closed: u64,
-    /// The queue was full: these samples were dropped, or one or more older ones for each.
+    /// The queue was full: these samples were dropped, or older ones.
     pub(crate) queue_full: u64,
 }
 
@@ -39,19 +42,53 @@ impl Reporter {
             shared: Arc::clone(self.shared()),
             recorded: Vec::new(),
             not_finite: Vec::new(),
-            displacing: 0,
-            closed: 0,
+            refused: Refused::default(),
         };
         for slice in samples.chunks(SLICE_SAMPLES) {
             let mut outbox = self.shared().outbox();
+            let full_before = outbox.stats().dropped.queue_full;
             for sample in slice {
                 match NotFinite::check(&sample.key, sample.point.value) {
                     Ok(()) => aftermath.note(outbox.record(sample.clone())),
                     Err(fault) => aftermath.not_finite.push(fault),
                 }
             }
+            aftermath.refused.queue_full += outbox.stats().dropped.queue_full - full_before;
         }
         aftermath
+    }
+
+    /// As [`flush`](Self::flush), where samples were dropped right before.
+    #[cfg(feature = "recorder")]
+    pub(crate) async fn flush_after(
+        &self,
+        refused: Refused,
+        limit: Duration,
+    ) -> Result<(), Unsent> {
+        let flushed = self.flush(limit).await;
+        let dropped = refused.closed + refused.queue_full;
+        let unsent = match flushed {
+            Ok(()) if dropped == 0 => return Ok(()),
+            Ok(()) => self.shared().nothing_unsent(),
+            Err(unsent) => unsent,
+        };
+        Err(Unsent { dropped: unsent.dropped + dropped, ..unsent })
+    }
+}
+
+#[cfg(feature = "recorder")]
+impl Shared {
+    /// What is unsent of what waits for nothing.
+    fn nothing_unsent(&self) -> Unsent {
+        let (sender, unsent) = {
+            let mut outbox = self.outbox();
+            let (mark, sender) = outbox.begin_flush();
+            (sender, Unsent { waiting: 0, ..outbox.unsent(&mark) })
+        };
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        unsent
     }
 }
 
@@ -64,15 +101,11 @@ impl Aftermath {
         for fault in self.not_finite {
             self.shared.refuse(Reason::NotFinite, &fault);
         }
-        Refused { closed: self.closed, queue_full: self.displacing }
+        self.refused
     }
 
     fn note(&mut self, recorded: Recorded) {
-        match recorded.dropped {
-            Some(Reason::Closed) => self.closed += 1,
-            Some(_) => self.displacing += 1,
-            None => {}
-        }
+        self.refused.closed += u64::from(recorded.dropped == Some(Reason::Closed));
         let is_known = |reason| self.recorded.iter().any(|known| known.dropped == Some(reason));
         if recorded.sender.is_some() || recorded.dropped.is_some_and(|reason| !is_known(reason)) {
             self.recorded.push(recorded);

@@ -34,6 +34,8 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "recorder")]
+pub(crate) use bulk::Refused;
 pub use config::ReporterBuilder;
 pub use guard::ReporterGuard;
 pub use queue::WhenFull;

@@ -1,5 +1,7 @@
 //! A server at the other end of a pipe, for tests of what is reported.
 
+#![allow(clippy::unwrap_used, reason = "it is a part of tests")]
+
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex, split};
