@@ -12,6 +12,8 @@ use crate::{
     metric::{InvalidKey, Key, Point, unix_seconds},
 };
 
+#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
+mod bulk;
 mod complaints;
 mod config;
 mod flight;
@@ -24,17 +26,23 @@ mod queue;
 mod seconds;
 mod sender;
 mod shared;
+#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
+mod sink;
 #[cfg(feature = "spool")]
 mod spool;
 mod stats;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "recorder")]
+pub(crate) use bulk::Refused;
 pub use config::ReporterBuilder;
 pub use guard::ReporterGuard;
 pub use queue::WhenFull;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-pub(crate) use seconds::Seconds;
+pub(crate) use seconds::{Seconds, Stamp, WallClock, whole_seconds};
+#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
+pub(crate) use sink::Sink;
 #[cfg(feature = "spool")]
 use spool::OpenSpool;
 #[cfg(feature = "spool")]

@@ -226,7 +226,7 @@ impl Shared {
     }
 
     #[cold]
-    fn refuse(&self, reason: Reason, fault: &dyn std::error::Error) {
+    pub(super) fn refuse(&self, reason: Reason, fault: &dyn std::error::Error) {
         let _ = self.outbox().refuse(reason);
         if self.complaints.is_due(reason) {
             tracing::warn!(error = %fault, "a sample was dropped");
@@ -234,7 +234,7 @@ impl Shared {
     }
 
     #[inline]
-    fn after(&self, recorded: Recorded) {
+    pub(super) fn after(&self, recorded: Recorded) {
         let Recorded { sender, dropped } = recorded;
         if let Some(sender) = sender {
             sender.wake();
