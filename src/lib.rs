@@ -4,6 +4,7 @@
 mod client;
 mod error;
 mod log_limit;
+mod log_state;
 mod metric;
 #[cfg(feature = "opentelemetry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]

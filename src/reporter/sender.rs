@@ -38,8 +38,10 @@ impl Sender {
 
     pub(super) async fn run(mut self) {
         #[cfg(feature = "spool")]
-        if let Some(keeper) = self.shared.spool.clone() {
-            return self.run_with_spool(keeper).await;
+        if let Some(keeper) = self.shared.spool.clone()
+            && !self.run_with_spool(keeper).await
+        {
+            return;
         }
         while let Wanted::Send = self.wanted().await {
             if !self.send_all().await {

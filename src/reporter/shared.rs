@@ -207,7 +207,7 @@ impl Shared {
         keeper.rescue(self);
         let cause = unsent.cause;
         let unsent = Unsent { cause, ..self.outbox().unsent(mark) };
-        if unsent.waiting > 0 || unsent.dropped > 0 || unsent.rejected > 0 {
+        if unsent.waiting + unsent.dropped + unsent.rejected + unsent.abandoned > 0 {
             return Err(unsent);
         }
         tracing::warn!(samples = unsent.spooled, "what could not be sent lies in the spool");

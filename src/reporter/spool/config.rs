@@ -11,7 +11,7 @@ use super::{
     folder::{Folder, Limits},
     segment::salvage,
 };
-use crate::metric::Sample;
+use crate::metric::{Sample, unix_seconds};
 
 /// A folder to which a [`Reporter`](crate::Reporter) moves samples while the server is slow or away,
 /// and from which it sends them later, also those of an earlier process.
@@ -36,6 +36,7 @@ pub struct Spool {
     limits: Limits,
     pub(in crate::reporter) after: Duration,
     pub(in crate::reporter) replay_rate: u32,
+    max_age: Option<Duration>,
 }
 
 impl Spool {
@@ -47,6 +48,7 @@ impl Spool {
             limits: Limits { max_bytes: 256 * 1024 * 1024, sync_every: Duration::from_secs(1) },
             after: Duration::from_secs(1),
             replay_rate: 100_000,
+            max_age: None,
         }
     }
 
@@ -85,6 +87,16 @@ impl Spool {
         self
     }
 
+    /// Sets how old a sample may be when it is sent from the folder, by its own timestamp and the clock
+    /// of this machine. Older ones are dropped when it is their turn, and counted as
+    /// [`spool_expired`](crate::Dropped::spool_expired). For a server that refuses or does not need what
+    /// is old. Default: any age.
+    #[must_use]
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
     /// What can be read of a segment file, whatever has become of it, and how many of its bytes hold
     /// nothing that can. For files that a spool has set aside, and for tools.
     #[must_use]
@@ -95,6 +107,11 @@ impl Spool {
     pub(in crate::reporter) fn sync_every_or_never(&self) -> Option<Duration> {
         let every = self.limits.sync_every;
         (!every.is_zero() && every < Duration::MAX).then(|| every.max(Duration::from_millis(10)))
+    }
+
+    /// The earliest timestamp that is sent from the folder now.
+    pub(super) fn oldest(&self) -> i64 {
+        self.max_age.map_or(i64::MIN, |age| unix_seconds().saturating_sub_unsigned(age.as_secs()))
     }
 
     pub(in crate::reporter) fn open(&self) -> Result<Folder, SpoolError> {

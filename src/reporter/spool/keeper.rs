@@ -7,7 +7,13 @@ use std::{
     time::Instant,
 };
 
-use super::{Spool, error::SpoolError, folder::Folder};
+use super::{
+    Spool,
+    error::SpoolError,
+    folder::Folder,
+    locked::{FolderGuard, LockedFolder},
+    notices::SpoolLog,
+};
 use crate::{
     metric::Sample,
     reporter::{
@@ -24,8 +30,8 @@ pub(in crate::reporter) struct Keeper {
     pub(in crate::reporter) settings: Spool,
     /// Locked by whoever moves all that waits to the folder, before the folder.
     rescue: Mutex<()>,
-    /// Locked before the outbox. None once the reporter is closed: then another may have it.
-    folder: Mutex<Option<Folder>>,
+    /// Locked before the outbox.
+    folder: LockedFolder,
 }
 
 /// A spool whose folder is open, and which no reporter keeps yet.
@@ -53,15 +59,19 @@ impl OpenSpool {
         Some(Arc::new(Keeper {
             settings: self.settings.clone(),
             rescue: Mutex::default(),
-            folder: Mutex::new(Some(folder)),
+            folder: LockedFolder::new(folder, SpoolLog::default()),
         }))
     }
 }
 
 impl Keeper {
-    fn folder(&self) -> MutexGuard<'_, Option<Folder>> {
-        // A folder whose calls were broken off is one whose process was: what it has said was written.
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+    fn folder(&self) -> FolderGuard<'_> {
+        self.folder.lock()
+    }
+
+    /// Whether the folder has turned out not to be ours any more: the reporter goes on without.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.folder.is_abandoned()
     }
 
     /// Syncs what was appended.
@@ -104,6 +114,9 @@ impl Keeper {
                     .map(|samples| stored += samples);
             }
             shared.outbox().spooled(batch, stored, folder.stats());
+            if folder.is_abandoned() {
+                shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
+            }
             shared.note_settled();
             if moving == Moving::Blocked {
                 return result;
@@ -158,7 +171,7 @@ impl Keeper {
     ) -> Result<Option<Vec<Sample>>, SpoolError> {
         let mut folder = self.folder();
         let Some(folder) = folder.as_mut() else { return Ok(None) };
-        let samples = folder.read(most);
+        let samples = folder.read_since(self.settings.oldest(), most);
         shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
         // What a flush waits for may have been lost.
         shared.note_settled();

@@ -77,7 +77,8 @@ impl Takeover {
 }
 
 impl Sender {
-    pub(in crate::reporter) async fn run_with_spool(mut self, keeper: Arc<Keeper>) {
+    /// Sends until the end, or until the spool is not ours any more. False if it was the end.
+    pub(in crate::reporter) async fn run_with_spool(&mut self, keeper: Arc<Keeper>) -> bool {
         let syncing = Arc::downgrade(&keeper);
         if let Some(every) = keeper.settings.sync_every_or_never() {
             tokio::spawn(async move {
@@ -92,7 +93,10 @@ impl Sender {
         loop {
             self.record_own();
             if self.shared.outbox().is_closed() {
-                return;
+                return false;
+            }
+            if spool.keeper.is_abandoned() {
+                return true;
             }
             self.relieve(&mut spool).await;
             let live = self.send_live(&mut spool).await;
@@ -103,10 +107,10 @@ impl Sender {
             match next {
                 Next::Idle | Next::Go => {}
                 Next::Pause => time::sleep(PAUSE).await,
-                Next::End => return,
+                Next::End => return false,
             }
             if !self.wait(&spool, live).await {
-                return;
+                return false;
             }
         }
     }
