@@ -109,8 +109,19 @@ impl Reporter {
         ReporterBuilder::new(client)
     }
 
-    fn start(client: MetricsClient, settings: Settings) -> Self {
-        let shared = Arc::new(Shared::new(client, &settings));
+    fn start(
+        client: MetricsClient,
+        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is taken"))]
+        mut settings: Settings,
+    ) -> Self {
+        #[cfg(feature = "spool")]
+        let spool = settings.spool.take();
+        let shared = Arc::new(Shared::new(
+            client,
+            &settings,
+            #[cfg(feature = "spool")]
+            spool,
+        ));
         tokio::spawn(Sender::new(Arc::clone(&shared), &settings).run());
         Self { handle: Arc::new(Handle { shared }) }
     }

@@ -1,7 +1,7 @@
 //! What the handles of a reporter, its sender and its guards share.
 
 #[cfg(feature = "spool")]
-use super::spool::Keeper;
+use super::spool::{Keeper, OpenSpool};
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
@@ -43,13 +43,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(client: MetricsClient, settings: &Settings) -> Self {
+    pub(super) fn new(
+        client: MetricsClient,
+        settings: &Settings,
+        #[cfg(feature = "spool")] spool: Option<OpenSpool>,
+    ) -> Self {
         #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is told of it"))]
         let mut outbox = Outbox::new(settings.limits);
         Self {
             client,
             #[cfg(feature = "spool")]
-            spool: settings.spool.as_ref().and_then(|spool| spool.keep(&mut outbox)),
+            spool: spool.map(|spool| spool.keep(&mut outbox)),
             outbox: Mutex::new(outbox),
             keys: Keys::default(),
             own: settings.own.clone(),

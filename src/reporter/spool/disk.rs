@@ -33,7 +33,7 @@ pub(crate) trait Disk: fmt::Debug {
     fn file_identity(&self, file: &Self::File) -> io::Result<Identity>;
     /// Whether an open file still has a name, wherever: whether it was not removed.
     fn has_name(&self, file: &Self::File) -> io::Result<bool>;
-    /// How long a file is.
+    /// How long a file is. An error for what is no file.
     fn len(&self, path: &Path) -> io::Result<u64>;
     /// Reads until the buffer is full or the file is over, and says how much that was.
     fn read_at(&self, file: &mut Self::File, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
@@ -147,7 +147,8 @@ impl Disk for OsDisk {
     }
 
     fn len(&self, path: &Path) -> io::Result<u64> {
-        fs::metadata(path).map(|metadata| metadata.len())
+        let metadata = fs::metadata(path)?;
+        if metadata.is_file() { Ok(metadata.len()) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
     fn read_at(&self, file: &mut File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

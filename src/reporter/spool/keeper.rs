@@ -35,32 +35,24 @@ pub(in crate::reporter) struct Keeper {
 }
 
 /// A spool whose folder is open, and which no reporter keeps yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::reporter) struct OpenSpool {
     settings: Spool,
-    /// Clones of a builder share it; the first reporter has it.
-    folder: Arc<Mutex<Option<Folder>>>,
+    folder: Folder,
 }
 
 impl OpenSpool {
     pub(in crate::reporter) fn open(settings: Spool) -> Result<Self, SpoolError> {
         let folder = settings.open()?;
-        Ok(Self { settings, folder: Arc::new(Mutex::new(Some(folder))) })
+        Ok(Self { settings, folder })
     }
 
-    pub(in crate::reporter) fn keep(&self, outbox: &mut Outbox) -> Option<Arc<Keeper>> {
-        let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(folder) = folder else {
-            tracing::error!("this spool belongs to another reporter already: going on without");
-            return None;
-        };
+    pub(in crate::reporter) fn keep(self, outbox: &mut Outbox) -> Arc<Keeper> {
+        let Self { settings, folder } = self;
         let stats = folder.stats();
         outbox.spool_opened(stats, folder.latest().filter(|_| stats.waiting > 0));
-        Some(Arc::new(Keeper {
-            settings: self.settings.clone(),
-            rescue: Mutex::default(),
-            folder: LockedFolder::new(folder, SpoolLog::default()),
-        }))
+        let folder = LockedFolder::new(folder, SpoolLog::default());
+        Arc::new(Keeper { settings, rescue: Mutex::default(), folder })
     }
 }
 
