@@ -12,6 +12,11 @@ pub(crate) struct LogState {
 }
 
 impl LogState {
+    /// Creates a state that does not hold.
+    pub(crate) const fn new() -> Self {
+        Self { condition: LogCondition::new(), edges: LogLimiter::new() }
+    }
+
     /// Notes that the state holds. Returns something if a line is due.
     pub(crate) fn holds(&self) -> Option<Lasting> {
         let lasting = self.condition.holds()?;

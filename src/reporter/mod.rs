@@ -12,11 +12,11 @@ use crate::{
     metric::{InvalidKey, Key, Point, unix_seconds},
 };
 
-mod complaints;
 mod config;
 mod flight;
 mod guard;
 mod keys;
+mod log;
 mod outbox;
 mod own;
 mod queue;

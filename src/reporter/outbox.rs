@@ -289,6 +289,11 @@ impl Outbox {
         self.held && self.queue.waiting() > self.queue.len()
     }
 
+    /// Whether at most half of what may wait does.
+    pub(super) fn is_half_empty(&self) -> bool {
+        self.queue.is_half_empty()
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }

@@ -93,10 +93,6 @@ impl Sender {
                     );
                     return false;
                 }
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "samples could not be sent and wait"
-                );
                 time::sleep(PAUSE).await;
             }
             self.record_own();

@@ -50,8 +50,7 @@ pub struct Dropped {
     pub spool_full: u64,
     /// They lay in a part of the spool that cannot be read any more.
     pub spool_lost: u64,
-    /// They were older than the spool's [`max_age`](crate::ReporterBuilder::spool) when it was their
-    /// turn.
+    /// They were older than the spool's `max_age` when it was their turn.
     pub spool_expired: u64,
 }
 

@@ -148,7 +148,11 @@ impl Disk for OsDisk {
 
     fn len(&self, path: &Path) -> io::Result<u64> {
         let metadata = fs::metadata(path)?;
-        if metadata.is_file() { Ok(metadata.len()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+        if metadata.is_file() {
+            Ok(metadata.len())
+        } else {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
     }
 
     fn read_at(&self, file: &mut File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

@@ -15,7 +15,7 @@ use std::{
 use super::{
     disk::{Disk, Identity, OsDisk},
     error::SpoolError,
-    notices::{Notice, SpoolLog},
+    notices::{Health, Notice, SpoolLog},
     reader::Reader,
     recovery::Position,
     segment::MAX_BLOCK_LEN,
@@ -156,7 +156,7 @@ impl<D: Disk> Folder<D> {
             counters: SpoolStats::default(),
         };
         if let Err(error) = folder.recover(files, removed) {
-            SpoolLog::default().write(path, folder.notices);
+            SpoolLog::default().write(path, folder.notices, Health::default());
             return Err(error);
         }
         // From now on it is written over in place, which a full disk does not prevent.

@@ -12,7 +12,7 @@ use super::{
     error::SpoolError,
     folder::Folder,
     locked::{FolderGuard, LockedFolder},
-    notices::SpoolLog,
+    notices::{Notice, SpoolLog},
 };
 use crate::{
     metric::Sample,
@@ -91,6 +91,17 @@ impl Keeper {
         moving: Moving,
         is_rescue: bool,
     ) -> Result<(), SpoolError> {
+        let stored = self.store_locked(shared, moving, is_rescue);
+        shared.note_settled();
+        stored
+    }
+
+    fn store_locked(
+        &self,
+        shared: &Shared,
+        moving: Moving,
+        is_rescue: bool,
+    ) -> Result<(), SpoolError> {
         let mut folder = self.folder();
         let Some(folder) = folder.as_mut() else { return Ok(()) };
         loop {
@@ -109,7 +120,6 @@ impl Keeper {
             if folder.is_abandoned() {
                 shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
             }
-            shared.note_settled();
             if moving == Moving::Blocked {
                 return result;
             }
@@ -122,7 +132,8 @@ impl Keeper {
         // Whoever comes second must not give up the folder under the first.
         let _turn = self.turn();
         self.move_all(shared);
-        *self.folder() = None;
+        let folder = self.folder().take();
+        drop(folder);
     }
 
     /// Moves all samples that wait to the folder, and syncs it: the end may be near.
@@ -144,10 +155,7 @@ impl Keeper {
         }
         shared.end_rescue();
         if let Err(error) = stored {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "samples that could not be sent cannot be stored either"
-            );
+            self.folder.log.not_rescued(&error);
         }
     }
 
@@ -161,10 +169,11 @@ impl Keeper {
         shared: &Shared,
         most: usize,
     ) -> Result<Option<Vec<Sample>>, SpoolError> {
-        let mut folder = self.folder();
-        let Some(folder) = folder.as_mut() else { return Ok(None) };
+        let mut guard = self.folder();
+        let Some(folder) = guard.as_mut() else { return Ok(None) };
         let samples = folder.read_since(self.settings.oldest(), most);
         shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
+        drop(guard);
         // What a flush waits for may have been lost.
         shared.note_settled();
         samples
@@ -172,16 +181,14 @@ impl Keeper {
 
     /// Says what became of the first `settled` samples that were read last.
     pub(in crate::reporter) fn settle(&self, shared: &Shared, settled: usize, rejected: usize) {
-        let mut folder = self.folder();
-        let Some(folder) = folder.as_mut() else { return };
+        let mut guard = self.folder();
+        let Some(folder) = guard.as_mut() else { return };
         if let Err(error) = folder.settle(settled) {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "samples may be sent once more by the next process"
-            );
+            folder.notices.push(Notice::PositionUnsaved(error));
         }
         let (acknowledged, rejected) = ((settled - rejected) as u64, rejected as u64);
         shared.outbox().replayed(acknowledged, rejected, folder.stats(), folder.is_drained());
+        drop(guard);
         shared.note_settled();
     }
 }

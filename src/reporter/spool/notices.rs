@@ -57,19 +57,51 @@ pub(crate) struct SpoolLog {
     failing: LogState,
     positions: LogState,
     full: LogState,
+    rescues: LogLimiter,
+}
+
+/// How a folder is, apart from what it has to say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Health {
+    /// At least half of its bound is free.
+    pub(crate) has_room: bool,
+    /// What is settled is written down.
+    pub(crate) is_position_saved: bool,
+    /// No file waits to be removed.
+    pub(crate) is_tidy: bool,
 }
 
 impl SpoolLog {
-    pub(super) fn write(&self, folder: &Path, notices: Vec<Notice>) {
+    /// Logs what was noted while the folder was used, and what is over.
+    pub(super) fn write(&self, folder: &Path, notices: Vec<Notice>, health: Health) {
+        let is_failing = notices.iter().any(|notice| matches!(notice, Notice::Failed(_)));
         for notice in notices {
             self.write_one(folder, notice);
         }
+        if health.has_room
+            && let Some(Lasting { since, .. }) = self.full.is_over()
+        {
+            info!(?folder, lasted = ?since, "the spool has room again");
+        }
+        if health.is_position_saved
+            && let Some(Lasting { since, .. }) = self.positions.is_over()
+        {
+            info!(?folder, lasted = ?since, "the spool's position is saved again");
+        }
+        if health.is_tidy
+            && !is_failing
+            && let Some(Lasting { since, .. }) = self.failing.is_over()
+        {
+            info!(?folder, lasted = ?since, "the spool works without errors again");
+        }
     }
 
-    /// Notes that samples are stored while the folder has room.
-    pub(super) fn has_room(&self, folder: &Path) {
-        if let Some(Lasting { since, .. }) = self.full.is_over() {
-            info!(?folder, lasted = ?since, "the spool has room again");
+    /// What waited in memory could not be moved to the folder, at the end.
+    pub(super) fn not_rescued(&self, error: &SpoolError) {
+        if self.rescues.should_log() {
+            let suppressed = self.rescues.take_suppressed();
+            let error = error as &dyn std::error::Error;
+            error!(error, suppressed, "samples that could not be sent cannot be stored either");
         }
     }
 
@@ -89,14 +121,22 @@ impl SpoolLog {
             }
             Notice::Dropped { samples } => {
                 if let Some(Lasting { since, times }) = self.full.holds() {
-                    let message = "the spool is full: its oldest samples are dropped";
-                    warn!(?folder, samples, ?since, times, message);
+                    warn!(
+                        ?folder,
+                        samples,
+                        ?since,
+                        times,
+                        "the spool is full: its oldest samples are dropped"
+                    );
                 }
             }
             Notice::Abandoned { samples } => {
-                let message = "the spool was moved or taken over by another process: \
-                               the reporter goes on without";
-                error!(?folder, samples, message);
+                error!(
+                    ?folder,
+                    samples,
+                    "the spool was moved or taken over by another process: \
+                               the reporter goes on without"
+                );
             }
             Notice::Expired { samples } if self.expired.should_log() => {
                 let suppressed = self.expired.take_suppressed();
@@ -127,20 +167,23 @@ impl SpoolLog {
                 warn!(?file, suppressed, "nothing in this segment can be read: set aside");
             }
             Notice::SetAside { file, why: Aside::Settled } => {
-                let message =
-                    "a segment whose samples count as sent was put into the spool: set aside";
-                warn!(?file, suppressed, message);
+                warn!(
+                    ?file,
+                    suppressed,
+                    "a segment whose samples count as sent was put into the spool: set aside"
+                );
             }
             Notice::SegmentGone { segment } => {
-                let message = "a segment of the spool was removed or cut by another process";
-                warn!(?segment, suppressed, message);
+                warn!(
+                    ?segment,
+                    suppressed, "a segment of the spool was removed or cut by another process"
+                );
             }
             Notice::FolderGone => {
                 warn!(?folder, suppressed, "the spool's folder was removed: made again");
             }
             Notice::Lost { samples } => {
-                let message = "samples in the spool cannot be read any more";
-                warn!(?folder, samples, suppressed, message);
+                warn!(?folder, samples, suppressed, "samples in the spool cannot be read any more");
             }
             _ => {}
         }

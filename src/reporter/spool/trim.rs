@@ -6,7 +6,7 @@ use super::{
     disk::Disk,
     error::SpoolError,
     folder::{Folder, POSITION, TEMPORARY, segment_name},
-    notices::Notice,
+    notices::{Health, Notice},
     reader::{Found, Reader},
     replay::MOST_READ_FAILURES,
     segment::{HEADER_LEN, Header},
@@ -182,9 +182,13 @@ impl<D: Disk> Folder<D> {
         }
     }
 
-    /// Whether so much room is left that a folder that was full is not any more.
-    pub(crate) fn is_half_empty(&self) -> bool {
-        self.usage.disk_bytes <= self.limits.max_bytes / 2
+    /// How the folder is, apart from what it has to say.
+    pub(crate) fn health(&self) -> Health {
+        Health {
+            has_room: self.usage.disk_bytes <= self.limits.max_bytes / 2,
+            is_position_saved: self.position_saved,
+            is_tidy: self.stale.is_empty(),
+        }
     }
 
     /// How many samples from `first` to `end` are neither settled nor in hand. Those that are in hand
