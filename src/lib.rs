@@ -4,6 +4,9 @@
 mod client;
 mod error;
 mod log_limit;
+mod log_state;
+#[cfg(all(test, feature = "reporter"))]
+mod log_watch;
 mod metric;
 #[cfg(feature = "opentelemetry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]

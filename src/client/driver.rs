@@ -21,6 +21,7 @@ use super::{
     config::Pipelining,
     connect::{Backoff, BoxFuture, ConnectionState, Connector, Dialer, Reconnect},
     connection::{Connection, Moved},
+    driver_log::DriverLog,
     pipeline::Settings,
     probe,
     shared::{Shared, wake_all},
@@ -48,6 +49,7 @@ pub(super) struct Driver<C: Connector> {
     distrusted: bool,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
+    log: DriverLog,
 }
 
 /// Where the driver stands with its connection.
@@ -83,6 +85,7 @@ impl<C: Connector> Driver<C> {
             timer: Timer::new(),
             distrusted: false,
             wakers: Vec::new(),
+            log: DriverLog::new(),
         };
         if let Some(io) = io {
             driver.connected(io);
@@ -216,12 +219,12 @@ impl<C: Connector> Driver<C> {
         self.shared.set_state(ConnectionState::Connected);
         self.link =
             Link::Up(Box::new(Connection::new(io, self.plan.max_response_bytes, may_probe)));
-        tracing::info!(address = &*self.dialer.address, "connected");
+        self.log.connected(&self.dialer.address);
     }
 
     fn not_connected(&mut self, cause: Arc<io::Error>) {
         let fault = Arc::new(self.dialer.fault(cause));
-        tracing::warn!(error = %Chain(&fault), "no connection");
+        self.log.not_connected(Chain(&fault));
         self.shared.pipeline().not_connected(Arc::clone(&fault));
         self.back_off(&fault);
     }
@@ -235,12 +238,9 @@ impl<C: Connector> Driver<C> {
             wake_all(&mut self.wakers);
         }
         if fault.is_protocol_violation() {
-            tracing::error!(address, error = %Chain(&fault), "protocol error");
+            self.log.violated(address, Chain(&fault), retried);
         } else {
-            tracing::warn!(address, error = %Chain(&fault), "disconnected");
-        }
-        if retried > 0 {
-            tracing::info!(address, requests = retried, "will send again");
+            self.log.disconnected(address, Chain(&fault), retried);
         }
         let wanted = !self.shared.pipeline().is_drained();
         if wanted || !self.backoff.is_endless() || fault.is_protocol_violation() {

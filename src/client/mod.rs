@@ -23,6 +23,7 @@ mod config;
 mod connect;
 mod connection;
 mod driver;
+mod driver_log;
 mod gathering;
 #[cfg(test)]
 #[cfg(loom_model)]

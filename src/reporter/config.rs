@@ -29,7 +29,7 @@ use crate::{
 ///     .start();
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[must_use = "a builder does nothing until it starts a reporter"]
 pub struct ReporterBuilder {
     client: MetricsClient,
@@ -107,16 +107,43 @@ impl ReporterBuilder {
     /// Opens a folder to which samples are moved while the server is slow or away, and from which they are
     /// sent later, behind those that come: see [`Spool`]. Samples that lie there already are sent too.
     ///
-    /// This looks through the folder, and blocks meanwhile.
+    /// Returns a builder of the same settings that has the folder, and leaves this one as it is: if the
+    /// folder cannot be used, a reporter can still be started without. A folder belongs to one reporter,
+    /// so a builder cannot be cloned; a second builder with this folder is the error
+    /// [`InUse`](SpoolError::InUse).
+    ///
+    /// ```no_run
+    /// # use metrics_client::{MetricsClient, Reporter, Spool};
+    /// # async fn f() {
+    /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+    /// let builder = Reporter::builder(client).capacity(1_000_000);
+    /// let reporter = match builder.spool(Spool::folder("/var/lib/agent/spool")) {
+    ///     Ok(with_spool) => with_spool.start(),
+    ///     Err(error) => {
+    ///         eprintln!("samples wait in memory alone: {error}");
+    ///         builder.start()
+    ///     }
+    /// };
+    /// # }
+    /// ```
+    ///
+    /// This reads all of the segment that was written last, and the headers of the others, and blocks
+    /// until it has.
     ///
     /// # Errors
     ///
     /// If the folder cannot be used, with the reason and the remedy.
     #[cfg(feature = "spool")]
     #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
-    pub fn spool(mut self, spool: Spool) -> Result<Self, SpoolError> {
-        self.spool = Some(OpenSpool::open(spool)?);
-        Ok(self)
+    pub fn spool(&self, spool: Spool) -> Result<Self, SpoolError> {
+        let spool = OpenSpool::open(spool)?;
+        Ok(Self {
+            client: self.client.clone(),
+            limits: self.limits,
+            gather: self.gather,
+            own: self.own.clone(),
+            spool: Some(spool),
+        })
     }
 
     /// Starts the reporter: its task lives on the runtime of the caller.

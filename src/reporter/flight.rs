@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{shared::Shared, stats::Reason};
+use super::shared::Shared;
 use crate::{client::MetricsClient, error::Error, metric::Sample};
 
 /// How many samples leave at once: what a connection has in flight, so that it is kept busy, and few
@@ -153,11 +153,15 @@ impl Shared {
         let trouble = fault.clone().filter(|_| settled < total);
         self.settle(flights, flight, settled, rejected, trouble.clone());
         if rejected > 0
-            && self.complaints.is_due(Reason::Rejected)
             && let Some(error) = &fault
         {
-            tracing::warn!(samples = rejected, %error, "the server refuses samples");
+            self.log.rejected(rejected as u64, error);
         }
+        match &trouble {
+            Some(error) => self.log.unsent(error),
+            None => self.log.sent(),
+        }
+        self.note_room();
         trouble.map_or(Landed::Whole, Landed::Broken)
     }
 

@@ -55,7 +55,7 @@ impl Drop for ReporterGuard {
             thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
         });
         if let Err(error) = flushed {
-            tracing::error!(%error, "the last samples could not be sent");
+            self.reporter.shared().log.guard_failed(&error);
         }
     }
 }

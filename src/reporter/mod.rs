@@ -14,11 +14,11 @@ use crate::{
 
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod bulk;
-mod complaints;
 mod config;
 mod flight;
 mod guard;
 mod keys;
+mod log;
 mod outbox;
 mod own;
 mod queue;
@@ -117,8 +117,19 @@ impl Reporter {
         ReporterBuilder::new(client)
     }
 
-    fn start(client: MetricsClient, settings: Settings) -> Self {
-        let shared = Arc::new(Shared::new(client, &settings));
+    fn start(
+        client: MetricsClient,
+        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is taken"))]
+        mut settings: Settings,
+    ) -> Self {
+        #[cfg(feature = "spool")]
+        let spool = settings.spool.take();
+        let shared = Arc::new(Shared::new(
+            client,
+            &settings,
+            #[cfg(feature = "spool")]
+            spool,
+        ));
         tokio::spawn(Sender::new(Arc::clone(&shared), &settings).run());
         Self { handle: Arc::new(Handle { shared }) }
     }

@@ -69,6 +69,7 @@ pub(super) struct Mark {
     moved: u64,
     dropped: u64,
     rejected: u64,
+    abandoned: u64,
 }
 
 /// What a sender is to do.
@@ -206,6 +207,7 @@ impl Outbox {
             moved: self.queue.moved(),
             dropped: self.dropped(),
             rejected: self.counts.rejected,
+            abandoned: self.stats().abandoned,
         };
         (mark, self.wake())
     }
@@ -214,7 +216,8 @@ impl Outbox {
     pub(super) fn poll_flushed(&self, mark: &Mark) -> Poll<Result<(), Unsent>> {
         let unsent = self.unsent(mark);
         let waiting = unsent.waiting + unsent.spooled;
-        if waiting == 0 && unsent.dropped == 0 && unsent.rejected == 0 {
+        let failed = unsent.dropped + unsent.rejected + unsent.abandoned;
+        if waiting == 0 && failed == 0 {
             return Poll::Ready(Ok(()));
         }
         let is_over = waiting == 0 || (self.abandoned && !self.is_held());
@@ -223,11 +226,13 @@ impl Outbox {
 
     pub(super) fn unsent(&self, mark: &Mark) -> Unsent {
         let moved = self.queue.moved() - mark.moved;
+        let stats = self.stats();
         Unsent {
             waiting: self.queue.waiting_before(mark.before + moved),
             dropped: self.dropped() - mark.dropped,
             rejected: self.counts.rejected - mark.rejected,
-            spooled: self.stats().spooled,
+            spooled: stats.spooled,
+            abandoned: stats.abandoned - mark.abandoned,
             cause: self.trouble.clone(),
         }
     }
@@ -282,6 +287,11 @@ impl Outbox {
             return true;
         }
         self.held && self.queue.waiting() > self.queue.len()
+    }
+
+    /// Whether at most half of what may wait does.
+    pub(super) fn is_half_empty(&self) -> bool {
+        self.queue.is_half_empty()
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -48,20 +48,31 @@ fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
 
 /// Those that only a reporter with a spool has.
 #[cfg(feature = "spool")]
-const SPOOL_COUNTERS: [&str; 6] = [
+const SPOOL_COUNTERS: [&str; 8] = [
     "recovered",
     "spooled",
     "dropped.spool_full",
     "dropped.spool_lost",
+    "dropped.spool_expired",
+    "abandoned",
     "spool.bytes",
     "spool.io_errors",
 ];
 
 #[cfg(feature = "spool")]
 fn spool_values(stats: &ReporterStats, spool: &SpoolStats) -> [u64; SPOOL_COUNTERS.len()] {
-    let ReporterStats { recovered, spooled, .. } = *stats;
-    let Dropped { spool_full, spool_lost, .. } = stats.dropped;
-    [recovered, spooled, spool_full, spool_lost, spool.bytes, spool.io_errors.total()]
+    let ReporterStats { recovered, spooled, abandoned, .. } = *stats;
+    let Dropped { spool_full, spool_lost, spool_expired, .. } = stats.dropped;
+    [
+        recovered,
+        spooled,
+        spool_full,
+        spool_lost,
+        spool_expired,
+        abandoned,
+        spool.bytes,
+        spool.io_errors.total(),
+    ]
 }
 
 impl Own {

@@ -98,6 +98,11 @@ impl Queue {
         }
     }
 
+    /// Whether at most half of what may wait does.
+    pub(super) fn is_half_empty(&self) -> bool {
+        self.waiting() <= self.limits.samples / 2 && self.bytes <= self.limits.bytes / 2
+    }
+
     pub(super) fn push(&mut self, sample: Sample) -> Pushed {
         if let Some(places) = &mut self.places
             && let Some(&at) = places.get(&(sample.key.clone(), sample.point.timestamp))

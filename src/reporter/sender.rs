@@ -38,8 +38,10 @@ impl Sender {
 
     pub(super) async fn run(mut self) {
         #[cfg(feature = "spool")]
-        if let Some(keeper) = self.shared.spool.clone() {
-            return self.run_with_spool(keeper).await;
+        if let Some(keeper) = self.shared.spool.clone()
+            && !self.run_with_spool(keeper).await
+        {
+            return;
         }
         while let Wanted::Send = self.wanted().await {
             if !self.send_all().await {
@@ -91,10 +93,6 @@ impl Sender {
                     );
                     return false;
                 }
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "samples could not be sent and wait"
-                );
                 time::sleep(PAUSE).await;
             }
             self.record_own();

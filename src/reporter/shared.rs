@@ -1,7 +1,7 @@
 //! What the handles of a reporter, its sender and its guards share.
 
 #[cfg(feature = "spool")]
-use super::spool::Keeper;
+use super::spool::{Keeper, OpenSpool};
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
@@ -14,9 +14,9 @@ use tokio::{
 
 use super::{
     Settings,
-    complaints::Complaints,
     flight::Flights,
     keys::Keys,
+    log::ReporterLog,
     outbox::{Mark, Outbox, Recorded},
     own::Own,
     stats::{Reason, Unsent},
@@ -37,25 +37,29 @@ pub(super) struct Shared {
     pub(super) flights: Mutex<Flights>,
     /// Told whenever a batch has an outcome, or samples are found to have none, or a sender has ended.
     settled: Notify,
-    pub(super) complaints: Complaints,
+    pub(super) log: ReporterLog,
     #[cfg(feature = "spool")]
     pub(super) spool: Option<Arc<Keeper>>,
 }
 
 impl Shared {
-    pub(super) fn new(client: MetricsClient, settings: &Settings) -> Self {
+    pub(super) fn new(
+        client: MetricsClient,
+        settings: &Settings,
+        #[cfg(feature = "spool")] spool: Option<OpenSpool>,
+    ) -> Self {
         #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is told of it"))]
         let mut outbox = Outbox::new(settings.limits);
         Self {
             client,
             #[cfg(feature = "spool")]
-            spool: settings.spool.as_ref().and_then(|spool| spool.keep(&mut outbox)),
+            spool: spool.map(|spool| spool.keep(&mut outbox)),
             outbox: Mutex::new(outbox),
             keys: Keys::default(),
             own: settings.own.clone(),
             flights: Mutex::default(),
             settled: Notify::new(),
-            complaints: Complaints::default(),
+            log: ReporterLog::default(),
         }
     }
 
@@ -64,6 +68,12 @@ impl Shared {
     pub(super) fn outbox(&self) -> MutexGuard<'_, Outbox> {
         // Nothing foreign runs under the lock but the cloning of wakers.
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no thread holds a lock of the reporter.
+    #[cfg(test)]
+    pub(super) fn is_unlocked(&self) -> bool {
+        self.outbox.try_lock().is_ok() && self.flights.try_lock().is_ok()
     }
 
     #[inline]
@@ -207,11 +217,19 @@ impl Shared {
         keeper.rescue(self);
         let cause = unsent.cause;
         let unsent = Unsent { cause, ..self.outbox().unsent(mark) };
-        if unsent.waiting > 0 || unsent.dropped > 0 || unsent.rejected > 0 {
+        if unsent.waiting + unsent.dropped + unsent.rejected + unsent.abandoned > 0 {
             return Err(unsent);
         }
-        tracing::warn!(samples = unsent.spooled, "what could not be sent lies in the spool");
+        self.log.guard_spooled(unsent.spooled);
         Ok(())
+    }
+
+    /// Notes in the log that samples are not dropped any more, if the queue has room again.
+    pub(super) fn note_room(&self) {
+        let has_room = self.outbox().is_half_empty();
+        if has_room {
+            self.log.has_room();
+        }
     }
 
     /// Drops what waits and takes no more. How many samples that were.
@@ -228,9 +246,7 @@ impl Shared {
     #[cold]
     pub(super) fn refuse(&self, reason: Reason, fault: &dyn std::error::Error) {
         let _ = self.outbox().refuse(reason);
-        if self.complaints.is_due(reason) {
-            tracing::warn!(error = %fault, "a sample was dropped");
-        }
+        self.log.refused(reason, fault);
     }
 
     #[inline]
@@ -246,13 +262,6 @@ impl Shared {
 
     #[cold]
     fn complain(&self, reason: Reason) {
-        if self.complaints.is_due(reason) {
-            let so_far = *self.outbox().stats().lost_for(reason);
-            if reason == Reason::Closed {
-                tracing::warn!(so_far, "samples come after the reporter was closed");
-            } else {
-                tracing::warn!(so_far, "samples are dropped: as many wait as may");
-            }
-        }
+        self.log.dropped(reason, || *self.outbox().stats().lost_for(reason));
     }
 }

@@ -35,12 +35,14 @@ impl Spooling {
         stats.spooled = self.stats.waiting;
         stats.dropped.spool_full = self.stats.dropped;
         stats.dropped.spool_lost = self.stats.lost;
+        stats.dropped.spool_expired = self.stats.expired;
+        stats.abandoned = self.stats.abandoned;
         stats
     }
 
     /// How many samples have been in the spool and will never be sent.
     pub(super) fn dropped(&self) -> u64 {
-        self.stats.dropped + self.stats.lost
+        self.stats.dropped + self.stats.lost + self.stats.expired
     }
 }
 

@@ -7,7 +7,13 @@ use std::{
     time::Instant,
 };
 
-use super::{Spool, error::SpoolError, folder::Folder};
+use super::{
+    Spool,
+    error::SpoolError,
+    folder::Folder,
+    locked::{FolderGuard, LockedFolder},
+    notices::{Notice, SpoolLog},
+};
 use crate::{
     metric::Sample,
     reporter::{
@@ -24,44 +30,40 @@ pub(in crate::reporter) struct Keeper {
     pub(in crate::reporter) settings: Spool,
     /// Locked by whoever moves all that waits to the folder, before the folder.
     rescue: Mutex<()>,
-    /// Locked before the outbox. None once the reporter is closed: then another may have it.
-    folder: Mutex<Option<Folder>>,
+    /// Locked before the outbox.
+    folder: LockedFolder,
 }
 
 /// A spool whose folder is open, and which no reporter keeps yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::reporter) struct OpenSpool {
     settings: Spool,
-    /// Clones of a builder share it; the first reporter has it.
-    folder: Arc<Mutex<Option<Folder>>>,
+    folder: Folder,
 }
 
 impl OpenSpool {
     pub(in crate::reporter) fn open(settings: Spool) -> Result<Self, SpoolError> {
         let folder = settings.open()?;
-        Ok(Self { settings, folder: Arc::new(Mutex::new(Some(folder))) })
+        Ok(Self { settings, folder })
     }
 
-    pub(in crate::reporter) fn keep(&self, outbox: &mut Outbox) -> Option<Arc<Keeper>> {
-        let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(folder) = folder else {
-            tracing::error!("this spool belongs to another reporter already: going on without");
-            return None;
-        };
+    pub(in crate::reporter) fn keep(self, outbox: &mut Outbox) -> Arc<Keeper> {
+        let Self { settings, folder } = self;
         let stats = folder.stats();
         outbox.spool_opened(stats, folder.latest().filter(|_| stats.waiting > 0));
-        Some(Arc::new(Keeper {
-            settings: self.settings.clone(),
-            rescue: Mutex::default(),
-            folder: Mutex::new(Some(folder)),
-        }))
+        let folder = LockedFolder::new(folder, SpoolLog::default());
+        Arc::new(Keeper { settings, rescue: Mutex::default(), folder })
     }
 }
 
 impl Keeper {
-    fn folder(&self) -> MutexGuard<'_, Option<Folder>> {
-        // A folder whose calls were broken off is one whose process was: what it has said was written.
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+    fn folder(&self) -> FolderGuard<'_> {
+        self.folder.lock()
+    }
+
+    /// Whether the folder has turned out not to be ours any more: the reporter goes on without.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.folder.is_abandoned()
     }
 
     /// Syncs what was appended.
@@ -89,6 +91,17 @@ impl Keeper {
         moving: Moving,
         is_rescue: bool,
     ) -> Result<(), SpoolError> {
+        let stored = self.store_locked(shared, moving, is_rescue);
+        shared.note_settled();
+        stored
+    }
+
+    fn store_locked(
+        &self,
+        shared: &Shared,
+        moving: Moving,
+        is_rescue: bool,
+    ) -> Result<(), SpoolError> {
         let mut folder = self.folder();
         let Some(folder) = folder.as_mut() else { return Ok(()) };
         loop {
@@ -104,7 +117,9 @@ impl Keeper {
                     .map(|samples| stored += samples);
             }
             shared.outbox().spooled(batch, stored, folder.stats());
-            shared.note_settled();
+            if folder.is_abandoned() {
+                shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
+            }
             if moving == Moving::Blocked {
                 return result;
             }
@@ -117,7 +132,8 @@ impl Keeper {
         // Whoever comes second must not give up the folder under the first.
         let _turn = self.turn();
         self.move_all(shared);
-        *self.folder() = None;
+        let folder = self.folder().take();
+        drop(folder);
     }
 
     /// Moves all samples that wait to the folder, and syncs it: the end may be near.
@@ -139,10 +155,7 @@ impl Keeper {
         }
         shared.end_rescue();
         if let Err(error) = stored {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "samples that could not be sent cannot be stored either"
-            );
+            self.folder.log.not_rescued(&error);
         }
     }
 
@@ -156,10 +169,11 @@ impl Keeper {
         shared: &Shared,
         most: usize,
     ) -> Result<Option<Vec<Sample>>, SpoolError> {
-        let mut folder = self.folder();
-        let Some(folder) = folder.as_mut() else { return Ok(None) };
-        let samples = folder.read(most);
+        let mut guard = self.folder();
+        let Some(folder) = guard.as_mut() else { return Ok(None) };
+        let samples = folder.read_since(self.settings.oldest(), most);
         shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
+        drop(guard);
         // What a flush waits for may have been lost.
         shared.note_settled();
         samples
@@ -167,16 +181,14 @@ impl Keeper {
 
     /// Says what became of the first `settled` samples that were read last.
     pub(in crate::reporter) fn settle(&self, shared: &Shared, settled: usize, rejected: usize) {
-        let mut folder = self.folder();
-        let Some(folder) = folder.as_mut() else { return };
+        let mut guard = self.folder();
+        let Some(folder) = guard.as_mut() else { return };
         if let Err(error) = folder.settle(settled) {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "samples may be sent once more by the next process"
-            );
+            folder.notices.push(Notice::PositionUnsaved(error));
         }
         let (acknowledged, rejected) = ((settled - rejected) as u64, rejected as u64);
         shared.outbox().replayed(acknowledged, rejected, folder.stats(), folder.is_drained());
+        drop(guard);
         shared.note_settled();
     }
 }

@@ -19,12 +19,16 @@ use super::{
     keeper::{self, Keeper},
     pace::Pace,
 };
-use crate::reporter::{
-    after,
-    flight::{BATCH, Landed, outcome},
-    outbox::Moving,
-    sender::{PAUSE, Sender, is_closed},
-    shared::Shared,
+use crate::{
+    log_limit::Lasting,
+    log_state::LogState,
+    reporter::{
+        after,
+        flight::{BATCH, Landed, outcome},
+        outbox::Moving,
+        sender::{PAUSE, Sender, is_closed},
+        shared::Shared,
+    },
 };
 
 /// How long a disk that has refused something is left alone.
@@ -45,6 +49,9 @@ pub(in crate::reporter) struct Takeover {
     write_due: Instant,
     /// When it may be asked again for something.
     read_due: Instant,
+    /// Whether it refuses to take, and to give.
+    write_failing: LogState,
+    read_failing: LogState,
 }
 
 /// Whether the sender goes on.
@@ -63,7 +70,16 @@ impl Takeover {
     pub(in crate::reporter) fn new(keeper: Arc<Keeper>) -> Self {
         let now = Instant::now();
         let pace = Pace::new(keeper.settings.replay_rate, now);
-        Self { keeper, batch: BATCH, pace, aged: (0, now), write_due: now, read_due: now }
+        Self {
+            keeper,
+            batch: BATCH,
+            pace,
+            aged: (0, now),
+            write_due: now,
+            read_due: now,
+            write_failing: LogState::default(),
+            read_failing: LogState::default(),
+        }
     }
 
     /// Whether samples have waited for as long as they may.
@@ -77,7 +93,8 @@ impl Takeover {
 }
 
 impl Sender {
-    pub(in crate::reporter) async fn run_with_spool(mut self, keeper: Arc<Keeper>) {
+    /// Sends until the end, or until the spool is not ours any more. False if it was the end.
+    pub(in crate::reporter) async fn run_with_spool(&mut self, keeper: Arc<Keeper>) -> bool {
         let syncing = Arc::downgrade(&keeper);
         if let Some(every) = keeper.settings.sync_every_or_never() {
             tokio::spawn(async move {
@@ -92,7 +109,10 @@ impl Sender {
         loop {
             self.record_own();
             if self.shared.outbox().is_closed() {
-                return;
+                return false;
+            }
+            if spool.keeper.is_abandoned() {
+                return true;
             }
             self.relieve(&mut spool).await;
             let live = self.send_live(&mut spool).await;
@@ -103,10 +123,10 @@ impl Sender {
             match next {
                 Next::Idle | Next::Go => {}
                 Next::Pause => time::sleep(PAUSE).await,
-                Next::End => return,
+                Next::End => return false,
             }
             if !self.wait(&spool, live).await {
-                return;
+                return false;
             }
         }
     }
@@ -130,7 +150,9 @@ impl Sender {
         }
         let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
         let stored = spawn_blocking(move || keeper.store(&shared, moving, false)).await;
-        disk_answered(&mut spool.write_due, stored.unwrap_or(Ok(()))).is_some()
+        let stored = stored.unwrap_or(Ok(()));
+        self.shared.note_room();
+        disk_answered(&mut spool.write_due, &spool.write_failing, stored).is_some()
     }
 
     /// Sends one batch of what waits in memory, if something does.
@@ -170,8 +192,6 @@ impl Sender {
                     );
                     return Next::End;
                 }
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(error, "samples could not be sent and wait");
                 Next::Pause
             }
         }
@@ -187,7 +207,8 @@ impl Sender {
         let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
         let most = spool.pace.batch();
         let read = spawn_blocking(move || keeper.read(&shared, most)).await;
-        let read = disk_answered(&mut spool.read_due, read.unwrap_or(Ok(None)));
+        let read =
+            disk_answered(&mut spool.read_due, &spool.read_failing, read.unwrap_or(Ok(None)));
         let Some(samples) = read.flatten() else { return Next::Idle };
         let sent = Instant::now();
         let client = self.shared.client.clone();
@@ -214,8 +235,10 @@ impl Sender {
                 self.end(spool).await;
                 return Next::End;
             }
+            self.shared.log.unsent(&error);
             return Next::Pause;
         }
+        self.shared.log.sent();
         Next::Go
     }
 
@@ -278,14 +301,35 @@ impl Sender {
 }
 
 /// What the disk has given; if it has refused, it is left alone for a while.
-fn disk_answered<T>(due: &mut Instant, result: Result<T, SpoolError>) -> Option<T> {
-    result
-        .inspect_err(|error| {
+fn disk_answered<T>(
+    due: &mut Instant,
+    failing: &LogState,
+    result: Result<T, SpoolError>,
+) -> Option<T> {
+    match result {
+        Ok(given) => {
+            if let Some(Lasting { since, times }) = failing.is_over() {
+                tracing::info!(lasted = ?since, times, "the spool works again");
+            }
+            Some(given)
+        }
+        Err(error) => {
             *due = Instant::now() + DISK_PAUSE;
-            let error = error as &dyn std::error::Error;
-            tracing::warn!(error, "the spool failed and is tried again after a pause");
-        })
-        .ok()
+            // One that is not ours any more has said so, and is not tried again.
+            if !matches!(error, SpoolError::NotOwned { .. })
+                && let Some(Lasting { since, times }) = failing.holds()
+            {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    ?since,
+                    times,
+                    "the spool failed and is tried again after a pause"
+                );
+            }
+            None
+        }
+    }
 }
 
 /// What the first comes to, if it does before the other.

@@ -405,7 +405,7 @@ async fn its_own_counters_tell_of_the_spool() {
     network.refuse(0);
     let mut peer = network.accept().await;
     let mut received = Received::default();
-    received.take(&mut peer, 5 + 15).await;
+    received.take(&mut peer, 5 + 17).await;
     let told = |name: &str| {
         let put = received.puts.iter().find(|put| put.starts_with(&format!("me.{name} ")));
         put.and_then(|put| put.split(' ').nth(1)?.parse::<f64>().ok())
@@ -413,7 +413,14 @@ async fn its_own_counters_tell_of_the_spool() {
     assert_eq!(told("spooled"), Some(5.0));
     assert_eq!(told("recorded"), Some(5.0));
     assert_eq!(told("spool.bytes"), Some(bytes as f64));
-    for none in ["recovered", "dropped.spool_full", "dropped.spool_lost", "spool.io_errors"] {
+    for none in [
+        "recovered",
+        "dropped.spool_full",
+        "dropped.spool_lost",
+        "dropped.spool_expired",
+        "abandoned",
+        "spool.io_errors",
+    ] {
         assert_eq!(told(none), Some(0.0), "{none}");
     }
 }
@@ -426,6 +433,133 @@ async fn a_folder_belongs_to_one_reporter() {
     let error =
         Reporter::builder(builder.connect_lazy()).spool(Spool::folder(&folder)).unwrap_err();
     assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
+}
+
+// FAULTS A16
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn reporter_goes_on_without_a_spool_that_was_moved() {
+    let root = TempDir::new().unwrap();
+    let (folder, moved) = (root.path().join("spool"), root.path().join("moved"));
+    let (mut network, reporter) = alone(&folder);
+    reporter.record_at("a", 0.5, 1);
+    spooled(&reporter, 1).await;
+    fs::rename(&folder, &moved).unwrap();
+    let (_other_network, other) = alone(&folder);
+    reporter.record_at("a", 0.5, 2);
+    let limit = Instant::now() + LONG;
+    while accounted(&reporter).abandoned != 1 {
+        assert!(Instant::now() < limit, "{reporter:?}");
+        time::sleep(Duration::from_millis(100)).await;
+    }
+    network.refuse(0);
+    let mut peer = network.accept().await;
+    let (flushed, ()) = join!(reporter.flush(LONG), peer.answer("put a 0.5 2\n", "ok\n\n"));
+    flushed.unwrap();
+    // It works as one that never had a spool: a server that is slow is waited for.
+    reporter.record_at("a", 0.5, 3);
+    peer.expect("put a 0.5 3\n").await;
+    time::sleep(3 * SECOND).await;
+    reporter.record_at("a", 0.5, 4);
+    peer.send("ok\n\n").await;
+    peer.answer("put a 0.5 4\n", "ok\n\n").await;
+    reporter.close(LONG).await.unwrap();
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.dropped.total(), stats.spooled), (3, 0, 0));
+    assert_eq!(accounted(&other).recovered, 0);
+    // What was left is there.
+    assert_eq!(accounted(&alone(&moved).1).recovered, 1);
+}
+
+// FAULTS A16: a flush that waits for what is left behind says so.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn flush_tells_of_samples_left_in_a_spool_that_was_moved() {
+    let root = TempDir::new().unwrap();
+    let (folder, moved) = (root.path().join("spool"), root.path().join("moved"));
+    let (network, reporter) = alone(&folder);
+    for second in 0..10 {
+        reporter.record_at("a", 0.5, second);
+    }
+    let moving = async {
+        spooled(&reporter, 10).await;
+        fs::rename(&folder, &moved).unwrap();
+        network.refuse(0);
+    };
+    let start = Instant::now();
+    let (flushed, ()) = join!(reporter.flush(LONG), moving);
+    let unsent = flushed.unwrap_err();
+    assert_eq!((unsent.abandoned, unsent.dropped, unsent.spooled), (10, 0, 0));
+    assert!(unsent.to_string().ends_with("10 were left in a spool"), "{unsent}");
+    assert!(start.elapsed() < LONG);
+}
+
+// FAULTS A17
+#[tokio::test(start_paused = true)]
+async fn samples_in_hand_when_the_folder_is_removed_are_lost_not_dropped() {
+    let root = TempDir::new().unwrap();
+    let folder = root.path().join("spool");
+    let (mut network, reporter) = alone(&folder);
+    for second in 0..10 {
+        reporter.record_at("a", 0.5, second);
+    }
+    spooled(&reporter, 10).await;
+    network.refuse(0);
+    let mut peer = network.accept().await;
+    peer.read_some().await;
+    fs::remove_dir_all(&folder).unwrap();
+    // A later one has to be written, which is when the removal is noticed.
+    network.black_hole();
+    reporter.record_at("a", 0.5, 100);
+    drop(peer);
+    let limit = Instant::now() + LONG;
+    while accounted(&reporter).dropped.spool_lost != 10 {
+        assert!(Instant::now() < limit, "{reporter:?}");
+        time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(accounted(&reporter).dropped.spool_full, 0);
+}
+
+// FAULTS A26
+#[tokio::test]
+async fn builder_survives_a_spool_that_cannot_be_opened() {
+    let folder = TempDir::new().unwrap();
+    let (_network, _reporter) = alone(folder.path());
+    let (_other, builder) = Network::new();
+    let builder = Reporter::builder(builder.connect_lazy());
+    let error = builder.spool(Spool::folder(&folder)).unwrap_err();
+    assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
+    let elsewhere = TempDir::new().unwrap();
+    let with_spool = builder.spool(Spool::folder(&elsewhere)).unwrap();
+    // As long as it has the folder, no second reporter can have it.
+    let second = builder.spool(Spool::folder(&elsewhere)).unwrap_err();
+    assert!(matches!(second, SpoolError::InUse { .. }), "{second}");
+    assert!(with_spool.start().spool_stats().is_some());
+    assert!(builder.start().spool_stats().is_none());
+}
+
+// Asked for: an age bound for what is replayed.
+#[tokio::test(start_paused = true)]
+async fn samples_older_than_max_age_are_not_replayed() {
+    let folder = TempDir::new().unwrap();
+    let (_network, reporter) = alone(folder.path());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = now.as_secs() as i64;
+    for age in [7200, 10, 7300, 20] {
+        reporter.record_at("a", f64::from(age), now - i64::from(age));
+    }
+    reporter.close(SECOND).await.unwrap_err();
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let spool = Spool::folder(&folder).max_age(3600 * SECOND);
+    let reporter = spooling(client, spool);
+    let mut received = Received::default();
+    received.take(&mut network.accept().await, 2).await;
+    // It says that two were dropped, if that was not before it began.
+    let _ = reporter.flush(LONG).await;
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.dropped.spool_expired, stats.spooled), (2, 2, 0));
+    assert_eq!(received.puts[0].split(' ').nth(1), Some("10.0"));
 }
 
 #[test]
