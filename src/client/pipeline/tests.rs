@@ -19,6 +19,7 @@ use crate::{
 
 mod edges;
 mod events;
+mod leaving;
 #[cfg(feature = "tower")]
 mod line;
 mod model;

@@ -1,6 +1,7 @@
 //! Who waits for what: one slot for each call that is under way.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     task::{Poll, Waker},
 };
@@ -94,6 +95,9 @@ enum Call {
         progress: Progress,
         /// The task is woken when no more than this many requests are unfinished.
         wake_at: usize,
+        /// Its entries, in their order; of those that are settled, only what came after one that is
+        /// not.
+        entries: VecDeque<u64>,
     },
 }
 
@@ -107,7 +111,8 @@ impl Waiters {
 
     /// A slot for a batch that has no request yet.
     pub(super) fn add_batch(&mut self, seq: u64) -> WaiterId {
-        let call = Call::Batch { progress: Progress::default(), wake_at: 0 };
+        let call =
+            Call::Batch { progress: Progress::default(), wake_at: 0, entries: VecDeque::new() };
         WaiterId { slot: self.slots.insert(Slot { waker: None, seq, call }), seq }
     }
 
@@ -121,10 +126,20 @@ impl Waiters {
         self.settled.before.store(seq, Ordering::Release);
     }
 
-    /// More requests of the batch have been accepted.
-    pub(super) fn grow(&mut self, id: WaiterId, requests: usize) {
-        if let Some(Slot { call: Call::Batch { progress, .. }, .. }) = self.get_mut(id) {
+    /// More requests of the batch have been accepted, as the entry `seq`.
+    pub(super) fn grow(
+        &mut self,
+        id: WaiterId,
+        seq: u64,
+        requests: usize,
+        is_open: impl Fn(u64) -> bool,
+    ) {
+        if let Some(Slot { call: Call::Batch { progress, entries, .. }, .. }) = self.get_mut(id) {
             progress.unfinished += requests;
+            while entries.front().is_some_and(|&first| !is_open(first)) {
+                entries.pop_front();
+            }
+            entries.push_back(seq);
         }
     }
 
@@ -159,7 +174,7 @@ impl Waiters {
         waker: &Waker,
     ) -> (Poll<&Progress>, Option<Waker>) {
         match self.get_mut(id) {
-            Some(Slot { waker: slot, call: Call::Batch { progress, wake_at }, .. }) => {
+            Some(Slot { waker: slot, call: Call::Batch { progress, wake_at, .. }, .. }) => {
                 if progress.unfinished <= at || (progress.broken.is_some() && at > 0) {
                     return (Poll::Ready(progress), None);
                 }
@@ -172,14 +187,16 @@ impl Waiters {
 
     /// The call has left: frees its slot, and says what of it is still open.
     pub(super) fn remove(&mut self, id: WaiterId) -> (Removed, Option<Slot>) {
-        let slot = self.get_mut(id).is_some().then(|| self.slots.remove(id.slot));
+        let mut slot = self.get_mut(id).is_some().then(|| self.slots.remove(id.slot));
         if let Some(Slot { call: Call::One(Some(outcome)), .. }) = &slot {
             self.forget(outcome);
         }
-        let removed = match &slot {
+        let removed = match &mut slot {
             Some(Slot { call: Call::One(None), seq, .. }) => Removed::One(*seq),
-            Some(Slot { call: Call::Batch { progress, .. }, .. }) if progress.unfinished > 0 => {
-                Removed::Batch
+            Some(Slot { call: Call::Batch { progress, entries, .. }, .. })
+                if progress.unfinished > 0 =>
+            {
+                Removed::Batch(std::mem::take(entries))
             }
             _ => Removed::Finished,
         };
@@ -212,7 +229,7 @@ impl Waiters {
                 *place = Some(outcome);
                 true
             }
-            Call::Batch { progress, wake_at } => {
+            Call::Batch { progress, wake_at, .. } => {
                 progress.unfinished -= requests;
                 match outcome {
                     Ok(_) => progress.acknowledged += requests,
@@ -244,8 +261,8 @@ impl Waiters {
 pub(super) enum Removed {
     /// The outcome of the entry of this number is still open.
     One(u64),
-    /// Any number of its entries may be open.
-    Batch,
+    /// Some of these entries may be open.
+    Batch(VecDeque<u64>),
     /// Nothing.
     Finished,
 }
