@@ -64,7 +64,7 @@ impl Pipeline {
         let waiting = self.overflow.front().map(|(_, (entry, _))| entry.deadline);
         let deadline = self.queue.first_wanted().map(|entry| entry.deadline).or(waiting);
         let idle = if self.in_line.is_empty() { None } else { self.reserved_until() };
-        [stalled, deadline, idle].into_iter().flatten().min()
+        [stalled, deadline, idle, self.trim_due()].into_iter().flatten().min()
     }
 
     /// Remembers the driver, to be woken by the next request that it can send; or, if it wants to ask

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use self::{
     queue::{Entry, Queue},
+    trim::Trim,
     wait_queue::WaitQueue,
     waiters::Waiters,
 };
@@ -28,6 +29,7 @@ mod driving;
 mod line;
 mod queue;
 mod steps;
+mod trim;
 mod wait_queue;
 mod waiters;
 
@@ -79,6 +81,8 @@ pub(super) struct Pipeline {
     wants_probe: bool,
     close_failure: Option<Error>,
     counters: Counters,
+    /// When to look again whether memory can be given back, if much is held.
+    trim: Option<Trim>,
 }
 
 #[derive(Debug)]
@@ -108,6 +112,7 @@ impl Pipeline {
             wants_probe: false,
             close_failure: None,
             counters: Counters::default(),
+            trim: None,
         }
     }
 
@@ -209,7 +214,8 @@ impl Pipeline {
         self.queue.entries().chain(self.overflow.values().map(|(entry, _)| entry))
     }
 
-    /// Keeps [`Self::due_since`] true after what is in flight has changed.
+    /// Keeps [`Self::due_since`] true after what is in flight has changed, and has memory given back in
+    /// time.
     #[inline]
     fn note_due(&mut self, now: Instant) {
         if self.queue.in_flight() == 0 {
@@ -217,6 +223,7 @@ impl Pipeline {
         } else if self.due_since.is_none() {
             self.due_since = Some(now);
         }
+        self.note_memory(now);
     }
 
     #[inline]

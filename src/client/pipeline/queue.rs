@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
-use super::{steps, waiters::WaiterId};
+use super::{steps, trim::KEPT_CALLS, waiters::WaiterId};
 
 /// Requests and their bytes, in the order in which they were accepted.
 ///
@@ -30,6 +30,8 @@ pub(super) struct Queue {
     in_flight: usize,
     /// How many entries at the front are known to have nobody who waits for them.
     unwanted: usize,
+    /// How many bytes the buffer has taken at most since it was made.
+    buffer_len: usize,
 }
 
 /// One request, or a run of puts of one batch that lie one after the other.
@@ -99,6 +101,7 @@ impl Queue {
     pub(super) fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) -> usize {
         let before = self.bytes.len();
         encode(&mut self.bytes);
+        self.buffer_len = self.buffer_len.max(self.bytes.capacity());
         self.bytes.len() - before
     }
 
@@ -274,6 +277,33 @@ impl Queue {
         }
     }
 
+    pub(super) fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffer_len(&self) -> usize {
+        self.buffer_len
+    }
+
+    pub(super) fn holds_many_bytes(&self) -> bool {
+        self.buffer_len / 4 > KEPT_BYTES
+    }
+
+    /// Gives back the room for more than twice as many entries as given, if there is much more, and
+    /// likewise for bytes.
+    pub(super) fn shrink_to(&mut self, entries: usize) {
+        if self.entries.capacity() / 4 > entries {
+            self.entries.shrink_to(2 * entries);
+        }
+        let bytes = entries.saturating_mul(KEPT_BYTES / KEPT_CALLS).max(self.bytes.len());
+        if self.buffer_len / 4 > bytes {
+            let held = std::mem::replace(&mut self.bytes, BytesMut::with_capacity(2 * bytes));
+            self.bytes.extend_from_slice(&held);
+            self.buffer_len = self.bytes.capacity();
+        }
+    }
+
     /// Gives back the room of the entries that died before they were sent.
     fn compact(&mut self) {
         let waiting = self.bytes.split_off(self.sent);
@@ -320,6 +350,9 @@ impl Queue {
         }
     }
 }
+
+/// So many bytes are always kept: 256 for each call, more than most requests have.
+const KEPT_BYTES: usize = 256 * KEPT_CALLS;
 
 /// How long the first `lines` lines of `text` are, in bytes.
 fn lines_len(text: &[u8], lines: usize) -> usize {

@@ -24,6 +24,7 @@ mod leaving;
 mod line;
 mod model;
 mod random;
+mod trim;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

@@ -79,6 +79,17 @@ impl<T> WaitQueue<T> {
         std::mem::take(&mut self.slots).into_iter().filter_map(|(_, value)| value)
     }
 
+    pub(super) fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// Gives back the room for more than twice as many as given, if there is much more.
+    pub(super) fn shrink_to(&mut self, values: usize) {
+        if self.slots.capacity() / 4 > values {
+            self.slots.shrink_to(2 * values);
+        }
+    }
+
     fn find(&self, seq: u64) -> Option<usize> {
         let seq_of = |&(seq, _): &(u64, Option<T>)| {
             steps::count(1);

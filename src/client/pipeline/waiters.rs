@@ -50,7 +50,10 @@ pub(in crate::client) struct Progress {
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    slots: Slab<Slot>,
+    /// Of two slabs, one takes the calls that come, and the other one is empty or has calls from before
+    /// a burst was over: one of these at its end would keep all of it.
+    slabs: [Slab<Slot>; 2],
+    current: usize,
     settled: Arc<Settled>,
 }
 
@@ -106,14 +109,32 @@ impl Waiters {
     #[inline]
     pub(super) fn add_one(&mut self, seq: u64, waker: Waker) -> WaiterId {
         let slot = Slot { waker: Some(waker), seq, call: Call::One(None) };
-        WaiterId { slot: self.slots.insert(slot), seq }
+        self.add(slot)
     }
 
     /// A slot for a batch that has no request yet.
     pub(super) fn add_batch(&mut self, seq: u64) -> WaiterId {
         let call =
             Call::Batch { progress: Progress::default(), wake_at: 0, entries: VecDeque::new() };
-        WaiterId { slot: self.slots.insert(Slot { waker: None, seq, call }), seq }
+        self.add(Slot { waker: None, seq, call })
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.slabs.iter().map(Slab::capacity).sum()
+    }
+
+    /// Gives back the slots that no call has, but keeps so many, where there are many more. Those that a
+    /// call keeps from being given back are, the next time, if it has ended by then.
+    pub(super) fn shrink_to(&mut self, calls: usize) {
+        if self.capacity() / 4 <= calls {
+            return;
+        }
+        self.slabs.iter_mut().for_each(Slab::shrink_to_fit);
+        if self.slabs[self.current].capacity() / 4 > calls {
+            self.current = 1 - self.current;
+        }
+        let slab = &mut self.slabs[self.current];
+        slab.reserve(calls.saturating_sub(slab.len()));
     }
 
     pub(super) fn settled(&self) -> &Arc<Settled> {
@@ -158,7 +179,7 @@ impl Waiters {
             && let Some(outcome) = outcome.take()
         {
             let waker = slot.waker.take();
-            self.slots.remove(id.slot);
+            self.take(id);
             self.forget(&outcome);
             return (Poll::Ready(outcome), waker);
         }
@@ -187,7 +208,7 @@ impl Waiters {
 
     /// The call has left: frees its slot, and says what of it is still open.
     pub(super) fn remove(&mut self, id: WaiterId) -> (Removed, Option<Slot>) {
-        let mut slot = self.get_mut(id).is_some().then(|| self.slots.remove(id.slot));
+        let mut slot = self.get_mut(id).is_some().then(|| self.take(id));
         if let Some(Slot { call: Call::One(Some(outcome)), .. }) = &slot {
             self.forget(outcome);
         }
@@ -214,13 +235,14 @@ impl Waiters {
         outcome: Result<Answer, Error>,
         wakers: &mut Vec<Waker>,
     ) {
-        let Some(slot) = self.slots.get_mut(id.slot).filter(|slot| slot.seq == id.seq) else {
+        let slot = self.slabs[id.slot % 2].get_mut(id.slot / 2);
+        let Some(slot) = slot.filter(|slot| slot.seq == id.seq) else {
             return;
         };
         let wake = match &mut slot.call {
             Call::One(place) => {
                 if let Ok(Answer::Stored) = outcome {
-                    wakers.extend(self.slots.remove(id.slot).waker);
+                    wakers.extend(self.take(id).waker);
                     return;
                 }
                 if outcome.is_err() {
@@ -243,10 +265,21 @@ impl Waiters {
         }
     }
 
+    #[inline]
+    fn add(&mut self, slot: Slot) -> WaiterId {
+        let seq = slot.seq;
+        WaiterId { slot: self.slabs[self.current].insert(slot) * 2 + self.current, seq }
+    }
+
+    #[inline]
+    fn take(&mut self, id: WaiterId) -> Slot {
+        self.slabs[id.slot % 2].remove(id.slot / 2)
+    }
+
     /// The slot of a call, if it is still this call's.
     #[inline]
     fn get_mut(&mut self, id: WaiterId) -> Option<&mut Slot> {
-        self.slots.get_mut(id.slot).filter(|slot| slot.seq == id.seq)
+        self.slabs[id.slot % 2].get_mut(id.slot / 2).filter(|slot| slot.seq == id.seq)
     }
 
     /// An outcome has been taken, or will never be.

@@ -406,6 +406,12 @@ impl Bench {
         next
     }
 
+    /// As the driver does when its timer has run out.
+    pub(super) fn expire_and_trim(&mut self) {
+        self.pipeline.trim(self.now);
+        self.expire();
+    }
+
     pub(super) fn park(&mut self) {
         self.pipeline.park(&Waker::from(Arc::clone(&self.driver)), false);
     }
