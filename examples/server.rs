@@ -1,10 +1,14 @@
-//! A metrics server that keeps everything in memory until Ctrl-C.
+//! A metrics server that keeps everything in memory until Ctrl-C or SIGTERM.
 //!
 //! `cargo run --example server -- 127.0.0.1:8888`
+//!
+//! The first signal lets connections end, for five seconds at most; the second ends the server at once.
 
 use std::{env, io, process::ExitCode};
 
 use metrics_client::Server;
+
+mod signals;
 
 const USAGE: &str = "usage: server [ADDRESS:PORT], for example `server 127.0.0.1:8888`";
 
@@ -18,6 +22,14 @@ async fn main() -> ExitCode {
         eprintln!("server: one address is enough, and {extra:?} is another; {USAGE}");
         return ExitCode::from(2);
     }
+    // Before it listens: who starts it may stop it as soon as it is there.
+    let stop = match signals::stop() {
+        Ok(stop) => stop,
+        Err(error) => {
+            eprintln!("server: signals cannot be caught: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let server = match Server::bind(&addr).await {
         Ok(server) => server,
         Err(error) => {
@@ -27,7 +39,7 @@ async fn main() -> ExitCode {
         }
     };
     println!("listening on {}", server.local_addr());
-    server.serve_until(ctrl_c()).await;
+    server.serve_until(stop).await;
     ExitCode::SUCCESS
 }
 
@@ -37,12 +49,5 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => "use an address of this machine, or 0.0.0.0 for all",
         io::ErrorKind::PermissionDenied => "use a port from 1024 on",
         _ => USAGE,
-    }
-}
-
-async fn ctrl_c() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        eprintln!("server: Ctrl-C cannot be caught: {error}; it will end the server at once");
-        std::future::pending::<()>().await;
     }
 }
