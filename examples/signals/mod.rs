@@ -14,7 +14,7 @@ use tokio::{runtime, sync::oneshot};
 /// # Errors
 ///
 /// If the signals cannot be caught, or there can be no thread.
-pub fn stop() -> io::Result<impl Future<Output = ()>> {
+pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = {
         let _on = runtime.enter();

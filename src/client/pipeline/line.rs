@@ -88,10 +88,11 @@ impl Pipeline {
             None => self.when_full(),
         };
         let submitted = self.submit(kind, when_full, waker, now, encode)?;
-        if let Some(PlaceId(seq)) = place.take()
-            && self.reserved.remove(seq).is_some()
-        {
-            self.admit(now, wakers);
+        if let Some(PlaceId(seq)) = place.take() {
+            wakers.extend(self.in_line.remove(seq));
+            if self.reserved.remove(seq).is_some() {
+                self.admit(now, wakers);
+            }
         }
         Ok(submitted)
     }

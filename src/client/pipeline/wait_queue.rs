@@ -162,7 +162,8 @@ mod tests {
                 assert!(queue.slots.len() <= 2 * model.len() + 1, "{} slots", queue.slots.len());
             }
             assert!(queue.drain().eq(model.into_values()));
-            assert!(queue.is_empty() && queue.len() == 0);
+            assert!(queue.is_empty());
+            assert_eq!(queue.len(), 0);
         }
     }
 }

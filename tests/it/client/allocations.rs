@@ -1,7 +1,7 @@
 //! What a put allocates once everything is warm, and what a stream holds at once.
 
 use std::{
-    cell::RefCell,
+    cell::Cell,
     io::{Read, Write},
     net::TcpListener,
     thread,
@@ -117,14 +117,14 @@ fn a_quiet_client_gives_back_what_a_burst_took() {
     const CALLS: usize = 30_000;
     let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     let runtime = runtime.unwrap();
-    let (client, peer) = runtime.block_on(async {
+    let (client, connected) = runtime.block_on(async {
         let (mut network, builder) = Network::with_buffer(64 * 1024);
         let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
-        (client, RefCell::new(network.accept().await))
+        (client, Cell::new(Some(network.accept().await)))
     });
     let burst = || {
         runtime.block_on(async {
-            let mut peer = peer.borrow_mut();
+            let mut peer = connected.take().unwrap();
             let mut puts = JoinSet::new();
             for _ in 0..CALLS {
                 let client = client.clone();
@@ -150,6 +150,7 @@ fn a_quiet_client_gives_back_what_a_burst_took() {
             };
             let (_, metrics) = join!(server, client.get_all());
             assert_eq!(metrics.unwrap().len(), 2000);
+            connected.set(Some(peer));
         });
     };
     let counted = allocation_counter::measure(burst);

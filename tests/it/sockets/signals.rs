@@ -19,7 +19,7 @@ use super::process::{end_with_parent, this_test};
 
 /// What the example `server` does with signals.
 #[path = "../../../examples/signals/mod.rs"]
-mod signals;
+mod stopping;
 
 /// What the process is to do, if it is one that a test has started.
 const ROLE: &str = "SOCKETS_SIGNALS";
@@ -33,7 +33,7 @@ const STOPPING: &str = "it was told to stop";
 async fn stops_where_another_test_has_asked_for_it() {
     let Ok(role) = env::var(ROLE) else { return };
     end_with_parent();
-    let stop = signals::stop().unwrap();
+    let stop = stopping::stop().unwrap();
     let server = Server::bind("127.0.0.1:0").await.unwrap();
     println!("\n{READY}{}", server.local_addr());
     if role == "serves" {
@@ -122,7 +122,7 @@ fn the_first_process_of_a_container_stops_gracefully() {
     let in_container = || match unshare(CloneFlags::CLONE_NEWPID) {
         Ok(()) => stops_gracefully(Signal::SIGTERM),
         Err(error) => {
-            eprintln!("skipped: a process namespace takes the right to make one: {error}")
+            eprintln!("skipped: a process namespace takes the right to make one: {error}");
         }
     };
     thread::scope(|scope| scope.spawn(in_container).join().unwrap());
