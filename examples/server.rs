@@ -1,8 +1,9 @@
-//! A metrics server that keeps everything in memory until Ctrl-C.
+//! A metrics server that keeps everything in memory until Ctrl-C or SIGTERM.
 //!
 //! `cargo run --example server -- 127.0.0.1:8888`
 //!
 //! It logs to standard error, as `RUST_LOG` says: `RUST_LOG=info,metrics_client=debug`, for example.
+//! The first signal lets connections end, for five seconds at most; the second ends the server at once.
 
 use std::{
     env,
@@ -12,6 +13,8 @@ use std::{
 
 use metrics_client::Server;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+mod signals;
 
 const USAGE: &str = "usage: server [ADDRESS:PORT], for example `server 127.0.0.1:8888`";
 
@@ -25,6 +28,14 @@ async fn main() -> ExitCode {
         eprintln!("server: one address is enough, and {extra:?} is another; {USAGE}");
         return ExitCode::from(2);
     }
+    // Before it listens: who starts it may stop it as soon as it is there.
+    let stop = match signals::stop() {
+        Ok(stop) => stop,
+        Err(error) => {
+            eprintln!("server: signals cannot be caught: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let server = match Server::bind(&addr).await {
         Ok(server) => server,
         Err(error) => {
@@ -36,7 +47,7 @@ async fn main() -> ExitCode {
     for addr in server.local_addrs() {
         println!("listening on {addr}");
     }
-    server.serve_until(ctrl_c()).await;
+    server.serve_until(stop).await;
     ExitCode::SUCCESS
 }
 
@@ -61,12 +72,5 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => "use an address of this machine, or 0.0.0.0 for all",
         io::ErrorKind::PermissionDenied => "use a port from 1024 on",
         _ => USAGE,
-    }
-}
-
-async fn ctrl_c() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        eprintln!("server: Ctrl-C cannot be caught: {error}; it will end the server at once");
-        std::future::pending::<()>().await;
     }
 }

@@ -5,6 +5,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use bytes::BytesMut;
 use futures_core::Stream as _;
 use futures_sink::Sink;
 use tokio::{
@@ -45,6 +46,8 @@ pub(super) struct Connection<Io> {
     proven: bool,
     gathering: Gathering,
     probe: Probe,
+    /// Whether a buffer has become much larger than it usually is.
+    holds_much: bool,
 }
 
 /// How far a connection has come with what there was to move.
@@ -75,6 +78,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             proven: false,
             gathering: Gathering::default(),
             probe: if may_probe { Probe::Due } else { Probe::Done },
+            holds_much: false,
         }
     }
 
@@ -125,6 +129,24 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     /// Whether there is room for more requests.
     pub(super) fn has_room(&self) -> bool {
         self.framed.write_buffer().len() < WRITE_BUFFER_BYTES
+    }
+
+    /// Whether the buffers take much memory, as after a large answer.
+    pub(super) fn holds_much(&self) -> bool {
+        self.holds_much
+    }
+
+    /// Gives back what the buffers take beyond what is usual, if they are empty.
+    pub(super) fn trim(&mut self) {
+        if self.holds_much
+            && self.framed.read_buffer().is_empty()
+            && self.framed.write_buffer().is_empty()
+        {
+            *self.framed.read_buffer_mut() = BytesMut::with_capacity(READ_BUFFER_BYTES);
+            *self.framed.write_buffer_mut() = BytesMut::with_capacity(READ_BUFFER_BYTES);
+            self.answers = Vec::new();
+            self.holds_much = false;
+        }
     }
 
     /// Shuts the connection down, after what is left has been written.
@@ -217,6 +239,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         if self.answers.is_empty() && !amid {
             return Ok(());
         }
+        let buffers = [self.framed.read_buffer(), self.framed.write_buffer()];
+        self.holds_much |= buffers.iter().any(|buffer| buffer.capacity() > WRITE_BUFFER_BYTES);
         let any = !self.answers.is_empty();
         // Each request ends with a line break and has no other.
         let unwritten = memchr::memchr_iter(b'\n', self.framed.write_buffer()).count();

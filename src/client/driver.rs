@@ -157,6 +157,9 @@ impl<C: Connector> Driver<C> {
         let probing = pipeline.is_held_back()
             && connection.start_probe(|| Box::pin(probe(Arc::clone(dialer))));
         pipeline.park(cx.waker(), connection.wants_probe());
+        if connection.holds_much() {
+            pipeline.trim_later(Instant::now());
+        }
         // Nothing may have come between the last look and this one that nobody will rouse us for.
         let sendable = pipeline.can_send() && connection.has_room();
         if probing || sendable || self.timer.bring_forward(pipeline.next_expiry()) {
@@ -194,8 +197,15 @@ impl<C: Connector> Driver<C> {
                 let after = self.plan.settings.stall_timeout;
                 self.disconnected(ConnectionFault::Stalled { after });
             }
+            let is_quiet = self.shared.pipeline().trim(now);
             let next = self.shared.pipeline().expire(now, &mut self.wakers);
             wake_all(&mut self.wakers);
+            if is_quiet {
+                self.wakers = Vec::new();
+                if let Link::Up(connection) = &mut self.link {
+                    connection.trim();
+                }
+            }
             match next {
                 Some(at) => self.timer.set(at),
                 None => break,

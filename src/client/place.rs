@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::BytesMut;
@@ -55,13 +55,22 @@ impl Places {
         client: &MetricsClient,
         cx: &Context<'_>,
     ) -> Poll<Result<(), Error>> {
+        self.complete = false;
         for (number, shared) in client.handle.pool.all().iter().enumerate() {
             if number == self.places.len() {
                 self.places.push(Place { shared: Arc::clone(shared), id: None });
             }
-            if let Err(error) = ready!(self.places[number].poll(cx)) {
-                *self = Self::default();
-                return Poll::Ready(Err(error));
+            match self.places[number].poll(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    *self = Self::default();
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {
+                    // If it was taken back, those behind it must not be held while this one waits.
+                    self.places.truncate(number + 1);
+                    return Poll::Pending;
+                }
             }
         }
         self.complete = true;
@@ -91,7 +100,10 @@ impl Places {
 
 impl Place {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
-        let (granted, _unneeded) = self.shared.pipeline().poll_place(&mut self.id, cx.waker());
+        let (caller, mut wakers) = ((cx.waker(), Instant::now()), Vec::new());
+        let (granted, _unneeded) =
+            self.shared.pipeline().poll_place(&mut self.id, caller, &mut wakers);
+        wake_all(&mut wakers);
         granted
     }
 }
@@ -100,7 +112,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
             let mut wakers = Vec::new();
-            let _unneeded = self.shared.pipeline().give_back(id, &mut wakers);
+            let _unneeded = self.shared.pipeline().give_back(id, Instant::now(), &mut wakers);
             wake_all(&mut wakers);
         }
     }

@@ -45,8 +45,9 @@ impl Limits {
     ///
     /// Another is accepted and closed at once, without a word: whoever meets a closed connection
     /// tries again later, while an `error` would be taken for the answer to a request. Each
-    /// connection takes a file descriptor; where the process may open fewer, the server leaves new
-    /// connections waiting until there is room.
+    /// connection takes a file descriptor; where the process may open fewer, this limit is lowered when the
+    /// server [begins](super::Server::serve_until). Where others have taken the descriptors later, new
+    /// connections wait until there is room.
     #[must_use]
     pub fn max_connections(self, max_connections: usize) -> Self {
         Self { max_connections, ..self }
@@ -86,7 +87,8 @@ impl Limits {
     /// How many bytes may be held, over all connections, for peers that do not take their answers:
     /// 256 MiB, enough for a thousand such peers.
     ///
-    /// They hold their answers, and the requests behind these. Where they hold more, the peer that
+    /// They hold their answers, and the requests behind these; over TLS, 128 KiB more are counted for
+    /// each, as much as rustls holds. Where they hold more, the peer that
     /// has left an answer unread longest is cut off, and the next, until they do not: a peer that
     /// reads nothing before one that reads slowly.
     #[must_use]

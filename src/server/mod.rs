@@ -17,6 +17,10 @@ use crate::store::{MemoryStore, Store};
 mod backlog;
 mod crowd;
 mod deadline;
+#[cfg(unix)]
+mod descriptors;
+#[cfg(feature = "tls")]
+mod handshakes;
 mod limits;
 mod listener;
 mod log;
@@ -149,9 +153,12 @@ impl<S: Store> Server<S> {
 
     /// Speaks TLS with everyone who connects.
     ///
-    /// A handshake keeps nobody else waiting, counts towards [`Limits::max_connections`], and has to
-    /// be over within [`Limits::line_time`]. One that fails is logged at `info`, with the reason, and
-    /// counted in [`ServerStats::failed_handshakes`].
+    /// A handshake counts towards [`Limits::max_connections`], and has to be over within
+    /// [`Limits::line_time`]. One that fails is logged at `info`, with the reason, and counted in
+    /// [`ServerStats::failed_handshakes`]. Signatures are made on Tokio's blocking threads: at most half
+    /// as many at once as the runtime has threads, so that a flood of handshakes leaves the processor to
+    /// the peers that are connected; one at a time for each address; and next is the address that has
+    /// cost least.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     #[must_use]
@@ -179,6 +186,10 @@ impl<S: Store> Server<S> {
 
     /// Serves until `shutdown` is done.
     ///
+    /// At first, on Unix, it raises the process's soft limit of open files (`ulimit -n`) to what
+    /// [`Limits::max_connections`] takes. Where the hard limit does not allow that, it lowers the limits of
+    /// connections to what there is, and an address has half of them. The log tells of either.
+    ///
     /// Then no more connections are accepted, each session answers the requests that it has read
     /// and closes, and what has not ended after [`Limits::grace_time`] is cut off. Nothing that
     /// happens to a connection, or to accepting one, ends the server before that.
@@ -187,7 +198,10 @@ impl<S: Store> Server<S> {
     ///
     /// Dropping the future ends everything at once; no session outlives it.
     pub async fn serve_until(self, shutdown: impl Future<Output = ()>) {
-        let shared = Shared::new(self.store, self.limits, self.counters);
+        let limits = self.limits;
+        #[cfg(unix)]
+        let limits = descriptors::fit(limits);
+        let shared = Shared::new(self.store, limits, self.counters);
         #[cfg(feature = "tls")]
         let shared = shared.tls(self.tls);
         for local_addr in self.local_addrs {

@@ -76,13 +76,13 @@ pub(super) async fn welcome<Io, S>(
     work: Work,
     stop: watch::Receiver<bool>,
 ) where
-    Io: AsyncRead + AsyncWrite + Unpin + Send,
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Store,
 {
     #[cfg(feature = "tls")]
     if let Some(tls) = &shared.tls {
         let mut stop = stop;
-        match tls.accept(io, &shared.limits, &work, &mut stop).await {
+        match tls.accept(io, peer.ip(), &shared.limits, &work, &mut stop).await {
             // In a box of its own, so that a session without TLS need not keep room for it.
             Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), work, stop)).await,
             Err(end @ (End::Handshake(_) | End::SlowHandshake)) => {

@@ -148,6 +148,8 @@ pub(super) struct Work(Arc<Done>);
 #[derive(Debug, Default)]
 struct Done {
     bytes: AtomicUsize,
+    /// What TLS holds of a connection, in bytes.
+    held: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -159,6 +161,17 @@ impl Work {
     /// Whether the session is to end: it then waits for no turn, for it holds memory that others need.
     pub(super) fn set_over(&self, is_over: bool) {
         self.0.is_over.store(is_over, Ordering::Relaxed);
+    }
+
+    /// TLS holds so much of the connection whose answers are not taken.
+    #[cfg(feature = "tls")]
+    pub(super) fn set_held(&self, bytes: usize) {
+        self.0.held.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What is held of the connection beneath the session, if its answers are not taken.
+    pub(super) fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_over(&self) -> bool {

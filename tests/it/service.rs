@@ -368,3 +368,35 @@ async fn with_several_connections_a_service_is_ready_when_each_has_room() {
     }
     soon(services.join_all()).await;
 }
+
+// FAULTS C13
+#[tokio::test(start_paused = true)]
+async fn idle_services_do_not_starve_the_next_one() {
+    for connections in [1, 3] {
+        let (network, builder) = Network::new();
+        network.black_hole();
+        let timeout_of_calls = Duration::from_secs(5);
+        let client = builder
+            .connections(connections)
+            .max_buffered_bytes(4 * PLACE)
+            .request_timeout(timeout_of_calls)
+            .connect_lazy();
+        let mut idle = [(); 4].map(|()| client.service());
+        for service in &mut idle {
+            service.ready().await.unwrap();
+        }
+        let mut next = client.service();
+        let start = Instant::now();
+        next.ready().await.unwrap();
+        let waited = start.elapsed();
+        assert!(waited <= timeout_of_calls + Duration::from_millis(1), "{waited:?}");
+
+        // What has lost its place is asked again, or called all the same, and has its deadline.
+        let late = timeout(timeout_of_calls * 2, idle[0].call(put("a"))).await.unwrap();
+        assert!(
+            matches!(late, Err(Error::Timeout { delivery: Delivery::NotSent, .. })),
+            "{late:?}"
+        );
+        assert!(timeout(timeout_of_calls * 2, idle[1].ready()).await.is_ok());
+    }
+}

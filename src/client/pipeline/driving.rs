@@ -39,7 +39,7 @@ impl Pipeline {
         wakers: &mut Vec<Waker>,
     ) {
         if self.queue.take(self.width, dst) > 0 {
-            self.admit(wakers);
+            self.admit(now, wakers);
             self.note_due(now);
         }
     }
@@ -59,11 +59,12 @@ impl Pipeline {
     }
 
     /// When [`expire`](Self::expire) has to be called next.
-    pub(in crate::client) fn next_expiry(&self) -> Option<Instant> {
+    pub(in crate::client) fn next_expiry(&mut self) -> Option<Instant> {
         let stalled = self.due_since.map(|since| since + self.settings.stall_timeout);
-        let deadline =
-            self.entries().find(|entry| entry.waiter.is_some()).map(|entry| entry.deadline);
-        [stalled, deadline].into_iter().flatten().min()
+        let waiting = self.overflow.front().map(|(_, (entry, _))| entry.deadline);
+        let deadline = self.queue.first_wanted().map(|entry| entry.deadline).or(waiting);
+        let idle = if self.in_line.is_empty() { None } else { self.reserved_until() };
+        [stalled, deadline, idle, self.trim_due()].into_iter().flatten().min()
     }
 
     /// Remembers the driver, to be woken by the next request that it can send; or, if it wants to ask
@@ -125,7 +126,7 @@ impl Pipeline {
             };
             self.fail(&entry, &error, wakers);
         }
-        self.admit(wakers);
+        self.admit(now, wakers);
         self.note_due(now);
         self.next_expiry()
     }
@@ -212,7 +213,7 @@ impl Pipeline {
             false
         });
         self.dismiss(wakers);
-        left.extend(self.overflow.drain(..).filter_map(|request| request.entry().copied()));
+        left.extend(self.overflow.drain().map(|(entry, _)| entry));
         for entry in left {
             let delivery = delivery(&entry);
             let error = match fault {

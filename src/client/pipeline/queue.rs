@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
-use super::waiters::WaiterId;
+use super::{steps, trim::KEPT_CALLS, waiters::WaiterId};
 
 /// Requests and their bytes, in the order in which they were accepted.
 ///
@@ -28,6 +28,10 @@ pub(super) struct Queue {
     dead: usize,
     /// How many requests have been taken and not been answered.
     in_flight: usize,
+    /// How many entries at the front are known to have nobody who waits for them.
+    unwanted: usize,
+    /// How many bytes the buffer has taken at most since it was made.
+    buffer_len: usize,
 }
 
 /// One request, or a run of puts of one batch that lie one after the other.
@@ -97,6 +101,7 @@ impl Queue {
     pub(super) fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) -> usize {
         let before = self.bytes.len();
         encode(&mut self.bytes);
+        self.buffer_len = self.buffer_len.max(self.bytes.capacity());
         self.bytes.len() - before
     }
 
@@ -194,13 +199,27 @@ impl Queue {
         Some(answered)
     }
 
+    /// Whether the entry is not settled.
+    pub(super) fn contains(&self, seq: u64) -> bool {
+        self.find(seq).is_some()
+    }
+
+    /// The first entry that somebody waits for.
+    pub(super) fn first_wanted(&mut self) -> Option<&Entry> {
+        while self.entries.get(self.unwanted).is_some_and(|entry| entry.waiter.is_none()) {
+            steps::count(1);
+            self.unwanted += 1;
+        }
+        self.entries.get(self.unwanted)
+    }
+
     /// Nobody waits for this entry any more: what of it has not been sent will not be. Returns it as
-    /// it was.
+    /// it was, if somebody waited for it.
     pub(super) fn abandon(&mut self, seq: u64) -> Option<Entry> {
-        let place = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let place = self.find(seq)?;
         let entry = self.entries.get_mut(place)?;
         let before = *entry;
-        entry.waiter = None;
+        entry.waiter.take()?;
         let unsent = entry.len - entry.sent_len;
         if entry.sent == 0 {
             entry.dead = true;
@@ -222,14 +241,14 @@ impl Queue {
 
     /// The entries whose deadline has passed, which nobody waits for from then on.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Entry> {
-        let late = self
-            .entries
-            .iter()
-            .take_while(|entry| entry.deadline <= now)
-            .filter(|entry| entry.waiter.is_some())
-            .map(|entry| entry.seq)
-            .collect::<Vec<_>>();
-        late.into_iter().filter_map(|seq| self.abandon(seq)).collect()
+        let mut late = Vec::new();
+        while let Some(entry) = self.first_wanted()
+            && entry.deadline <= now
+        {
+            let seq = entry.seq;
+            late.extend(self.abandon(seq));
+        }
+        late
     }
 
     /// Readies the queue for another connection: nothing is in flight, and only what `keep` wants
@@ -258,10 +277,39 @@ impl Queue {
         }
     }
 
+    pub(super) fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffer_len(&self) -> usize {
+        self.buffer_len
+    }
+
+    pub(super) fn holds_many_bytes(&self) -> bool {
+        self.buffer_len / 4 > KEPT_BYTES
+    }
+
+    /// Gives back the room for more than twice as many entries as given, if there is much more, and
+    /// likewise for bytes.
+    pub(super) fn shrink_to(&mut self, entries: usize) {
+        if self.entries.capacity() / 4 > entries {
+            self.entries.shrink_to(2 * entries);
+        }
+        let bytes = entries.saturating_mul(KEPT_BYTES / KEPT_CALLS).max(self.bytes.len());
+        if self.buffer_len / 4 > bytes {
+            let held = std::mem::replace(&mut self.bytes, BytesMut::with_capacity(2 * bytes));
+            self.bytes.extend_from_slice(&held);
+            self.buffer_len = self.bytes.capacity();
+        }
+    }
+
     /// Gives back the room of the entries that died before they were sent.
     fn compact(&mut self) {
         let waiting = self.bytes.split_off(self.sent);
         let mut at = 0;
+        self.unwanted = self.unwanted.min(self.passed);
+        steps::count(self.entries.len() - self.passed);
         for entry in self.entries.split_off(self.passed) {
             let len = entry.len - entry.sent_len;
             if !entry.dead {
@@ -271,6 +319,14 @@ impl Queue {
             at += len;
         }
         self.dead = 0;
+    }
+
+    fn find(&self, seq: u64) -> Option<usize> {
+        let seq_of = |entry: &Entry| {
+            steps::count(1);
+            entry.seq
+        };
+        self.entries.binary_search_by_key(&seq, seq_of).ok()
     }
 
     #[inline]
@@ -284,6 +340,7 @@ impl Queue {
     fn pop_front(&mut self) {
         if let Some(entry) = self.entries.pop_front() {
             self.bytes.advance(entry.len);
+            self.unwanted = self.unwanted.saturating_sub(1);
             if self.passed > 0 {
                 self.passed -= 1;
                 self.sent -= entry.len;
@@ -293,6 +350,9 @@ impl Queue {
         }
     }
 }
+
+/// So many bytes are always kept: 256 for each call, more than most requests have.
+const KEPT_BYTES: usize = 256 * KEPT_CALLS;
 
 /// How long the first `lines` lines of `text` are, in bytes.
 fn lines_len(text: &[u8], lines: usize) -> usize {

@@ -1,6 +1,7 @@
 //! Who waits for what: one slot for each call that is under way.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     task::{Poll, Waker},
 };
@@ -49,7 +50,10 @@ pub(in crate::client) struct Progress {
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    slots: Slab<Slot>,
+    /// Of two slabs, one takes the calls that come, and the other one is empty or has calls from before
+    /// a burst was over: one of these at its end would keep all of it.
+    slabs: [Slab<Slot>; 2],
+    current: usize,
     settled: Arc<Settled>,
 }
 
@@ -94,6 +98,9 @@ enum Call {
         progress: Progress,
         /// The task is woken when no more than this many requests are unfinished.
         wake_at: usize,
+        /// Its entries, in their order; of those that are settled, only what came after one that is
+        /// not.
+        entries: VecDeque<u64>,
     },
 }
 
@@ -102,13 +109,32 @@ impl Waiters {
     #[inline]
     pub(super) fn add_one(&mut self, seq: u64, waker: Waker) -> WaiterId {
         let slot = Slot { waker: Some(waker), seq, call: Call::One(None) };
-        WaiterId { slot: self.slots.insert(slot), seq }
+        self.add(slot)
     }
 
     /// A slot for a batch that has no request yet.
     pub(super) fn add_batch(&mut self, seq: u64) -> WaiterId {
-        let call = Call::Batch { progress: Progress::default(), wake_at: 0 };
-        WaiterId { slot: self.slots.insert(Slot { waker: None, seq, call }), seq }
+        let call =
+            Call::Batch { progress: Progress::default(), wake_at: 0, entries: VecDeque::new() };
+        self.add(Slot { waker: None, seq, call })
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.slabs.iter().map(Slab::capacity).sum()
+    }
+
+    /// Gives back the slots that no call has, but keeps so many, where there are many more. Those that a
+    /// call keeps from being given back are, the next time, if it has ended by then.
+    pub(super) fn shrink_to(&mut self, calls: usize) {
+        if self.capacity() / 4 <= calls {
+            return;
+        }
+        self.slabs.iter_mut().for_each(Slab::shrink_to_fit);
+        if self.slabs[self.current].capacity() / 4 > calls {
+            self.current = 1 - self.current;
+        }
+        let slab = &mut self.slabs[self.current];
+        slab.reserve(calls.saturating_sub(slab.len()));
     }
 
     pub(super) fn settled(&self) -> &Arc<Settled> {
@@ -121,10 +147,20 @@ impl Waiters {
         self.settled.before.store(seq, Ordering::Release);
     }
 
-    /// More requests of the batch have been accepted.
-    pub(super) fn grow(&mut self, id: WaiterId, requests: usize) {
-        if let Some(Slot { call: Call::Batch { progress, .. }, .. }) = self.get_mut(id) {
+    /// More requests of the batch have been accepted, as the entry `seq`.
+    pub(super) fn grow(
+        &mut self,
+        id: WaiterId,
+        seq: u64,
+        requests: usize,
+        is_open: impl Fn(u64) -> bool,
+    ) {
+        if let Some(Slot { call: Call::Batch { progress, entries, .. }, .. }) = self.get_mut(id) {
             progress.unfinished += requests;
+            while entries.front().is_some_and(|&first| !is_open(first)) {
+                entries.pop_front();
+            }
+            entries.push_back(seq);
         }
     }
 
@@ -143,7 +179,7 @@ impl Waiters {
             && let Some(outcome) = outcome.take()
         {
             let waker = slot.waker.take();
-            self.slots.remove(id.slot);
+            self.take(id);
             self.forget(&outcome);
             return (Poll::Ready(outcome), waker);
         }
@@ -159,7 +195,7 @@ impl Waiters {
         waker: &Waker,
     ) -> (Poll<&Progress>, Option<Waker>) {
         match self.get_mut(id) {
-            Some(Slot { waker: slot, call: Call::Batch { progress, wake_at }, .. }) => {
+            Some(Slot { waker: slot, call: Call::Batch { progress, wake_at, .. }, .. }) => {
                 if progress.unfinished <= at || (progress.broken.is_some() && at > 0) {
                     return (Poll::Ready(progress), None);
                 }
@@ -172,14 +208,16 @@ impl Waiters {
 
     /// The call has left: frees its slot, and says what of it is still open.
     pub(super) fn remove(&mut self, id: WaiterId) -> (Removed, Option<Slot>) {
-        let slot = self.get_mut(id).is_some().then(|| self.slots.remove(id.slot));
+        let mut slot = self.get_mut(id).is_some().then(|| self.take(id));
         if let Some(Slot { call: Call::One(Some(outcome)), .. }) = &slot {
             self.forget(outcome);
         }
-        let removed = match &slot {
+        let removed = match &mut slot {
             Some(Slot { call: Call::One(None), seq, .. }) => Removed::One(*seq),
-            Some(Slot { call: Call::Batch { progress, .. }, .. }) if progress.unfinished > 0 => {
-                Removed::Batch
+            Some(Slot { call: Call::Batch { progress, entries, .. }, .. })
+                if progress.unfinished > 0 =>
+            {
+                Removed::Batch(std::mem::take(entries))
             }
             _ => Removed::Finished,
         };
@@ -197,13 +235,14 @@ impl Waiters {
         outcome: Result<Answer, Error>,
         wakers: &mut Vec<Waker>,
     ) {
-        let Some(slot) = self.slots.get_mut(id.slot).filter(|slot| slot.seq == id.seq) else {
+        let slot = self.slabs[id.slot % 2].get_mut(id.slot / 2);
+        let Some(slot) = slot.filter(|slot| slot.seq == id.seq) else {
             return;
         };
         let wake = match &mut slot.call {
             Call::One(place) => {
                 if let Ok(Answer::Stored) = outcome {
-                    wakers.extend(self.slots.remove(id.slot).waker);
+                    wakers.extend(self.take(id).waker);
                     return;
                 }
                 if outcome.is_err() {
@@ -212,7 +251,7 @@ impl Waiters {
                 *place = Some(outcome);
                 true
             }
-            Call::Batch { progress, wake_at } => {
+            Call::Batch { progress, wake_at, .. } => {
                 progress.unfinished -= requests;
                 match outcome {
                     Ok(_) => progress.acknowledged += requests,
@@ -226,10 +265,21 @@ impl Waiters {
         }
     }
 
+    #[inline]
+    fn add(&mut self, slot: Slot) -> WaiterId {
+        let seq = slot.seq;
+        WaiterId { slot: self.slabs[self.current].insert(slot) * 2 + self.current, seq }
+    }
+
+    #[inline]
+    fn take(&mut self, id: WaiterId) -> Slot {
+        self.slabs[id.slot % 2].remove(id.slot / 2)
+    }
+
     /// The slot of a call, if it is still this call's.
     #[inline]
     fn get_mut(&mut self, id: WaiterId) -> Option<&mut Slot> {
-        self.slots.get_mut(id.slot).filter(|slot| slot.seq == id.seq)
+        self.slabs[id.slot % 2].get_mut(id.slot / 2).filter(|slot| slot.seq == id.seq)
     }
 
     /// An outcome has been taken, or will never be.
@@ -244,8 +294,8 @@ impl Waiters {
 pub(super) enum Removed {
     /// The outcome of the entry of this number is still open.
     One(u64),
-    /// Any number of its entries may be open.
-    Batch,
+    /// Some of these entries may be open.
+    Batch(VecDeque<u64>),
     /// Nothing.
     Finished,
 }

@@ -1,13 +1,15 @@
 //! What a put allocates once everything is warm, and what a stream holds at once.
 
 use std::{
+    cell::Cell,
     io::{Read, Write},
     net::TcpListener,
     thread,
+    time::Duration,
 };
 
 use metrics_client::{MetricsClient, Pipelining};
-use tokio::{join, runtime};
+use tokio::{join, runtime, task::JoinSet};
 
 use crate::peer::Network;
 
@@ -107,4 +109,56 @@ fn a_stream_of_a_million_records_holds_few_of_them_at_once() {
     });
     // The answer has 19 MB. What the stream says that it holds, and the pipes, are half of this.
     assert!(counted.bytes_max < 2 * 1024 * 1024, "{counted:?}");
+}
+
+// FAULTS C18
+#[test]
+fn a_quiet_client_gives_back_what_a_burst_took() {
+    const CALLS: usize = 30_000;
+    let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime = runtime.unwrap();
+    let (client, connected) = runtime.block_on(async {
+        let (mut network, builder) = Network::with_buffer(64 * 1024);
+        let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+        (client, Cell::new(Some(network.accept().await)))
+    });
+    let burst = || {
+        runtime.block_on(async {
+            let mut peer = connected.take().unwrap();
+            let mut puts = JoinSet::new();
+            for _ in 0..CALLS {
+                let client = client.clone();
+                puts.spawn(async move { client.put("palm.cpu", 23.7).await.unwrap() });
+            }
+            let server = async {
+                let mut answered = 0;
+                while answered < CALLS {
+                    let requests = peer.read_some().await.matches('\n').count();
+                    peer.send(&"ok\n\n".repeat(requests)).await;
+                    answered += requests;
+                }
+            };
+            join!(server, puts.join_all());
+            // And one large answer.
+            let records: String = (0..2000).map(|at| format!("rack{at:03}.cpu 23.7 1\n")).collect();
+            let server = async {
+                peer.answer("get *\n", "ok\n").await;
+                for _ in 0..100 {
+                    peer.send(&records).await;
+                }
+                peer.send("\n").await;
+            };
+            let (_, metrics) = join!(server, client.get_all());
+            assert_eq!(metrics.unwrap().len(), 2000);
+            connected.set(Some(peer));
+        });
+    };
+    let counted = allocation_counter::measure(burst);
+    assert!(counted.bytes_current > 4 * 1024 * 1024, "this was no burst: {counted:?}");
+    let quiet = allocation_counter::measure(|| {
+        runtime.block_on(async { tokio::time::sleep(Duration::from_secs(30)).await });
+    });
+    let kept = counted.bytes_current + quiet.bytes_current;
+    // Pipes and buffers of usual size among them.
+    assert!(kept < 1024 * 1024, "{kept} bytes are kept");
 }
