@@ -33,7 +33,7 @@ pub use client::TlsConnector;
 pub use client::UnixConnector;
 pub use client::{
     ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
-    SampleStream, Stats, TcpConnector,
+    SampleStream, StateWatcher, Stats, TcpConnector,
 };
 pub use error::{BatchError, ConnectionFault, Delivery, Error};
 pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};

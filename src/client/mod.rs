@@ -2,10 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::{
     connect::Dial,
@@ -34,6 +31,7 @@ mod pool;
 mod probe;
 mod shared;
 mod standing;
+mod state_watcher;
 mod stats;
 mod stream;
 mod sync;
@@ -46,6 +44,7 @@ pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
 #[cfg(feature = "tower")]
 pub(crate) use place::{Calling, Places};
+pub use state_watcher::StateWatcher;
 pub use stats::Stats;
 pub use stream::SampleStream;
 #[cfg(feature = "tls")]
@@ -293,13 +292,12 @@ impl MetricsClient {
     /// The client goes on closing when the future is dropped.
     pub async fn close(&self) -> Result<(), Error> {
         self.handle.pool.close();
-        let mut state = self.state();
-        // An error would mean that the sender is gone, but this handle holds it.
-        let _ = state.wait_for(|&state| state == ConnectionState::Closed).await;
+        let _closed = self.watch_state().wait_for(|state| state == ConnectionState::Closed).await;
         self.handle.pool.close_failure().map_or(Ok(()), Err)
     }
 
-    /// Where the client stands with its connection, and every change of that.
+    /// Returns where the client stands with its connection at this moment;
+    /// [`watch_state`](Self::watch_state) waits for changes.
     ///
     /// With [several connections](ClientBuilder::connections) it is connected while at least one of
     /// them is, for then the server can be reached, and closed when all are. What keeps another one
@@ -310,12 +308,18 @@ impl MetricsClient {
     /// use metrics_client::{ConnectionState, MetricsClient};
     ///
     /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy();
-    /// assert_eq!(*client.state().borrow(), ConnectionState::Disconnected);
+    /// assert_eq!(client.state(), ConnectionState::Disconnected);
     /// # }
     /// ```
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<ConnectionState> {
-        self.handle.pool.state().subscribe()
+    pub fn state(&self) -> ConnectionState {
+        *self.handle.pool.state().borrow()
+    }
+
+    /// Returns a watcher of the client's [`state`](Self::state), which waits for changes.
+    #[must_use]
+    pub fn watch_state(&self) -> StateWatcher {
+        StateWatcher::new(self.handle.pool.state().subscribe())
     }
 
     /// What the client has done so far.
@@ -328,7 +332,7 @@ impl MetricsClient {
 impl fmt::Debug for MetricsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetricsClient")
-            .field("state", &*self.handle.pool.state().borrow())
+            .field("state", &self.state())
             .field("stats", &self.stats())
             .finish()
     }

@@ -126,7 +126,7 @@ async fn a_connection_whose_oldest_answer_is_late_is_replaced() {
     };
     let (put, _peer) = join!(client.put_at("b", 1.0, 1), server);
     put.unwrap();
-    assert_eq!(*client.state().borrow(), ConnectionState::Connected);
+    assert_eq!(client.state(), ConnectionState::Connected);
 }
 
 #[tokio::test(start_paused = true)]

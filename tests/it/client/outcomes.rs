@@ -142,7 +142,7 @@ async fn without_another_connection_the_loss_of_the_one_closes_the_client() {
     let Err(Error::Connection { fault, delivery }) = put else { panic!("{put:?}") };
     assert!(matches!(*fault, ConnectionFault::ClosedByServer));
     assert_eq!(delivery, Delivery::Unknown);
-    assert_eq!(*client.state().borrow(), ConnectionState::Closed);
+    assert_eq!(client.state(), ConnectionState::Closed);
     assert!(matches!(client.put("a", 1.0).await, Err(Error::Closed { .. })));
 }
 

@@ -92,7 +92,7 @@ impl Plan {
             self.close(&client, &world, id).await;
         } else {
             until(self.faults + TOLERANCE).await;
-            let state = *client.state().borrow();
+            let state = client.state();
             own.recover(self.recovery_time(state)).await;
         }
         let tallies = [vec![own.tally], agents.join_all().await].concat();
@@ -129,10 +129,10 @@ impl Plan {
             self.close(&client, world, id).await;
             return;
         }
-        let mut state = client.state();
+        let mut state = client.watch_state();
         drop(client);
         let limit = SHUTDOWN + TOLERANCE;
-        let closed = state.wait_for(|&state| state == ConnectionState::Closed);
+        let closed = state.wait_for(|state| state == ConnectionState::Closed);
         if time::timeout(limit, closed).await.is_err() {
             let violation = format!("client {id} has no handle, and is not closed after {limit:?}");
             world.history.lock().unwrap().violation(violation);
@@ -145,7 +145,7 @@ impl Plan {
         // What failed meanwhile was told to its caller, who minds it.
         let _ = client.close().await;
         let (taken, limit) = (begun.elapsed(), self.request_timeout + SHUTDOWN + TOLERANCE);
-        let state = *client.state().borrow();
+        let state = client.state();
         if taken > limit || state != ConnectionState::Closed {
             let violation = format!("client {id} is {state:?} {taken:?} after it was closed");
             world.history.lock().unwrap().violation(violation);
