@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use crate::{
+    client::InvalidAddress,
     metric::{Escaped, InvalidKey},
     protocol::{CodecError, InvalidRecord, InvalidSample, NotFinite},
 };
@@ -23,6 +24,10 @@ pub enum Error {
     /// The value is NaN or infinite. Nothing was sent.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
+
+    /// No connection can ever be made to the address. Nothing was sent, and no client was made.
+    #[error(transparent)]
+    InvalidAddress(#[from] InvalidAddress),
 
     /// No connection could be made.
     #[error("cannot connect to {address}")]
@@ -115,6 +120,7 @@ impl Error {
             Self::Batch(batch) => batch.retryable,
             Self::InvalidKey(_)
             | Self::NotFinite(_)
+            | Self::InvalidAddress(_)
             | Self::Rejected { .. }
             | Self::InvalidResponse(_)
             | Self::Closed { .. }
@@ -131,6 +137,7 @@ impl Error {
         match self {
             Self::InvalidKey(_)
             | Self::NotFinite(_)
+            | Self::InvalidAddress(_)
             | Self::Connect { .. }
             | Self::QueueFull { .. }
             | Self::CannotDial => Delivery::NotSent,

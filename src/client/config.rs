@@ -205,28 +205,35 @@ impl<C: Connector> ClientBuilder<C> {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the reason, if there is none: this does not try again.
+    /// [`Error::InvalidAddress`] if no connection can ever be made to the address; [`Error::Connect`] with
+    /// the reason, if there is no connection: this does not try again.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
     pub async fn connect(self) -> Result<MetricsClient, Error> {
+        self.check_address()?;
         let (pool, plan, dialer) = self.split();
         match dialer.dial().await {
             Ok(io) => Ok(start(pool, plan, dialer, Some(io))),
-            Err(cause) => Err(Error::Connect { address: Arc::clone(&dialer.address), cause }),
+            Err(cause) => Err(dialer.error(cause)),
         }
     }
 
-    /// Makes a client that dials when the first request comes, and goes on trying.
+    /// Makes a client that dials when the first request comes, and goes on trying. Makes no connection, and
+    /// looks no name up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidAddress`] if no connection can ever be made to the address.
     ///
     /// # Panics
     ///
     /// If called outside of a Tokio runtime.
-    #[must_use = "the connection is closed when the last handle is dropped"]
-    pub fn connect_lazy(self) -> MetricsClient {
+    pub fn connect_lazy(self) -> Result<MetricsClient, Error> {
+        self.check_address()?;
         let (pool, plan, dialer) = self.split();
-        start(pool, plan, dialer, None)
+        Ok(start(pool, plan, dialer, None))
     }
 
     /// Makes a client on a stream that is connected already, its only connection. It never dials: when
@@ -248,6 +255,10 @@ impl<C: Connector> ClientBuilder<C> {
         }
         pool.drive(&plan, &dialer, Some(io));
         MetricsClient::new(pool, None)
+    }
+
+    fn check_address(&self) -> Result<(), Error> {
+        Ok(self.connector.check_address(&self.address)?)
     }
 
     fn split(self) -> (Pool, Plan, Arc<Dialer<C>>) {

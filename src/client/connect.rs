@@ -1,6 +1,8 @@
 //! How a connection is made, and when it is tried again.
 
-use std::{future::Future, io, marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future, io, marker::PhantomData, pin::Pin, str::FromStr, sync::Arc, time::Duration,
+};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -10,6 +12,7 @@ use tokio::{
     time::{self, Instant},
 };
 
+use super::address::{InvalidAddress, TcpAddress};
 #[cfg(feature = "reporter")]
 use super::{MetricsClient, config, driver::Plan, pool::Pool};
 use crate::error::{ConnectionFault, Error};
@@ -20,7 +23,7 @@ use crate::error::{ConnectionFault, Error};
 /// A closure that returns a future is a connector too, and ignores the address:
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
 /// use metrics_client::MetricsClient;
 ///
 /// let client = MetricsClient::builder("a pipe in this process")
@@ -29,8 +32,9 @@ use crate::error::{ConnectionFault, Error};
 ///         drop(theirs); // where a server would be
 ///         Ok(ours)
 ///     })
-///     .connect_lazy();
-/// # drop(client); }
+///     .connect_lazy()?;
+/// # drop(client);
+/// # Ok(()) }
 /// ```
 pub trait Connector: Send + Sync + 'static {
     /// What a connection is.
@@ -46,6 +50,19 @@ pub trait Connector: Send + Sync + 'static {
     ///
     /// Whatever keeps the connection from being made. The client will try again.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// Checks that `address` has a form to which this connector can connect at all. It is called once,
+    /// when a client is made, and resolves nothing. The default accepts every address; a connector that passes
+    /// the address on to another one asks that one.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`], with which [`connect`](crate::ClientBuilder::connect) and
+    /// [`connect_lazy`](crate::ClientBuilder::connect_lazy) then fail at once.
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        let _ = address;
+        Ok(())
+    }
 
     /// Told of a connection that is about to be dropped because the other end is silent, and may
     /// yet wake up. What was written to it goes again on the next one, so what the system has not
@@ -121,14 +138,9 @@ impl Connector for TcpConnector {
     type Io = TcpStream;
 
     async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        let mut addresses = tokio::net::lookup_host(address).await.map_err(|error| match error
-            .kind()
-        {
-            io::ErrorKind::InvalidInput => {
-                io::Error::new(error.kind(), "an address is `host:port`, such as `127.0.0.1:8888`")
-            }
-            _ => error,
-        })?;
+        let address = TcpAddress::from_str(address)
+            .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
+        let mut addresses = tokio::net::lookup_host((address.host(), address.port())).await?;
         let mut attempts = JoinSet::new();
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         loop {
@@ -152,6 +164,10 @@ impl Connector for TcpConnector {
                 Ok(None) | Err(_) => {}
             }
         }
+    }
+
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        TcpAddress::from_str(address).map(drop)
     }
 
     /// Else the kernel goes on sending what is not acknowledged for as long as the user timeout
@@ -202,6 +218,15 @@ impl<C: Connector> Dialer<C> {
         }
     }
 
+    /// Why a caller who waited for this connection alone has none.
+    pub(super) fn error(&self, cause: Arc<io::Error>) -> Error {
+        // From a connector that wraps another and does not check the address itself.
+        match cause.get_ref().and_then(|cause| cause.downcast_ref::<InvalidAddress>()) {
+            Some(invalid) => invalid.clone().into(),
+            None => Error::Connect { address: Arc::clone(&self.address), cause },
+        }
+    }
+
     pub(super) fn fault(&self, cause: Arc<io::Error>) -> ConnectionFault {
         ConnectionFault::Dial { address: Arc::clone(&self.address), cause }
     }
@@ -246,7 +271,7 @@ impl<C: Connector> Dial for Dialer<C> {
         Box::pin(async move {
             match self.dial().await {
                 Ok(io) => Ok(Box::new(io) as Box<dyn Stream>),
-                Err(cause) => Err(Error::Connect { address: Arc::clone(&self.address), cause }),
+                Err(cause) => Err(self.error(cause)),
             }
         })
     }

@@ -15,6 +15,7 @@ use crate::{
     protocol::{NotFinite, Numbers},
 };
 
+mod address;
 mod batch;
 mod config;
 mod connect;
@@ -40,6 +41,7 @@ mod tls;
 #[cfg(unix)]
 mod unix;
 
+pub use address::InvalidAddress;
 pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
 #[cfg(feature = "tower")]
@@ -98,7 +100,8 @@ impl MetricsClient {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the reason, if nobody listens there.
+    /// [`Error::InvalidAddress`] if no connection can ever be made to `address`; [`Error::Connect`] with
+    /// the reason, if nothing listens there.
     ///
     /// # Panics
     ///
@@ -111,7 +114,11 @@ impl MetricsClient {
         Self::builder(address).connect().await
     }
 
-    /// A client of the server at `address` that is to be told more before it connects.
+    /// Begins a client of the server at `address`, which is told more before it connects.
+    ///
+    /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
+    /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
+    /// client is made.
     pub fn builder(address: impl ToString) -> ClientBuilder {
         ClientBuilder::new(address.to_string().into())
     }
@@ -304,12 +311,12 @@ impl MetricsClient {
     /// from being made is in the errors of those who wait for it, and in the log.
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
     /// use metrics_client::{ConnectionState, MetricsClient};
     ///
-    /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy();
+    /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy()?;
     /// assert_eq!(client.state(), ConnectionState::Disconnected);
-    /// # }
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn state(&self) -> ConnectionState {

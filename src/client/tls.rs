@@ -10,7 +10,10 @@ use tokio_rustls::{
     },
 };
 
-use super::connect::{Connector, TcpConnector};
+use super::{
+    address::InvalidAddress,
+    connect::{Connector, TcpConnector},
+};
 use crate::tls::{TlsError, certified_key, provider, roots};
 
 /// Connects over TLS, on top of TCP or of another [`Connector`].
@@ -165,6 +168,19 @@ impl<C: Connector> Connector for TlsConnector<C> {
         connector.connect(name, io).await.map_err(|cause| {
             io::Error::new(cause.kind(), HandshakeFailed { remedy: remedy(&cause), cause })
         })
+    }
+
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        self.inner.check_address(address)?;
+        if self.server_name.is_none() && parse_name(host(address)).is_err() {
+            return Err(InvalidAddress::new(
+                address,
+                "no certificate can be for its host",
+                "one with a host name or an IP address; for others, name the server with \
+                 `TlsConnector::server_name`",
+            ));
+        }
+        Ok(())
     }
 
     fn give_up(&self, io: &Self::Io) {

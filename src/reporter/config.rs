@@ -20,7 +20,7 @@ use crate::{
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 /// use metrics_client::{MetricsClient, Reporter, WhenFull};
 ///
-/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let reporter = Reporter::builder(client)
 ///     .capacity(1_000_000)
 ///     .max_bytes(128 * 1024 * 1024)

@@ -195,7 +195,7 @@ impl Reporter {
     /// # use metrics_client::{MetricsClient, Reporter};
     /// #[tokio::main(flavor = "current_thread")]
     /// async fn main() {
-    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
     ///     let reporter = Reporter::new(client);
     ///     let _guard = reporter.guard(Duration::from_secs(5));
     ///     reporter.record("palm.starts", 1.0);

@@ -341,7 +341,8 @@ async fn with_several_connections_a_service_is_ready_when_each_has_room() {
         .connections(2)
         .max_buffered_bytes(PLACE)
         .request_timeout(Duration::from_secs(60))
-        .connect_lazy();
+        .connect_lazy()
+        .unwrap();
     let [mut one, mut two] = [client.service(), client.service()];
     assert!(is_ready(&mut one).await);
     assert!(!is_ready(&mut two).await);

@@ -1,5 +1,6 @@
 //! The client, against a peer that the test plays, with paused time.
 
+mod address;
 mod allocations;
 mod basics;
 mod bounds;

@@ -100,7 +100,7 @@ async fn put_all_speaks_for_all_samples_and_not_for_the_first_that_failed() {
 async fn put_all_that_could_not_send_says_so() {
     let (network, builder) = Network::new();
     network.black_hole();
-    let client = builder.connect_lazy();
+    let client = builder.connect_lazy().unwrap();
     let samples = (0..1000).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
     let error = client.put_all(&samples).await.unwrap_err();
     assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, true));
@@ -158,7 +158,7 @@ impl Connector for Panicking {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_the_driver_tells_everyone() {
-    let client = MetricsClient::builder("nowhere").connector(Panicking).connect_lazy();
+    let client = MetricsClient::builder("nowhere").connector(Panicking).connect_lazy().unwrap();
     let (a, b) = join!(soon(client.put("a", 1.0)), soon(client.get("b")));
     assert!(matches!(a, Err(Error::Closed { delivery: Delivery::NotSent, .. })), "{a:?}");
     assert!(matches!(b, Err(Error::Closed { .. })));
@@ -214,9 +214,9 @@ async fn closing_reports_what_found_no_answer() {
 async fn a_client_that_never_connected_can_be_closed() {
     let (network, builder) = Network::new();
     network.black_hole();
-    let idle = builder.clone().connect_lazy();
+    let idle = builder.clone().connect_lazy().unwrap();
     idle.close().await.unwrap();
-    let dialling = builder.connect_lazy();
+    let dialling = builder.connect_lazy().unwrap();
     let (put, closed) = join!(dialling.put("a", 1.0), dialling.close());
     put.unwrap_err();
     closed.unwrap_err();

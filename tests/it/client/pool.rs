@@ -448,7 +448,7 @@ async fn closing_serves_what_each_connection_has_accepted() {
     for (key, _) in &peers {
         assert!(matches!(client.put(key, 1.0).await, Err(Error::Closed { .. })));
     }
-    let mut state = client.watch_state();
+    let state = client.watch_state();
     for (_, mut peer) in peers {
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(state.get(), ConnectionState::Connected);
@@ -485,7 +485,7 @@ async fn the_counters_are_those_of_all_connections() {
 #[tokio::test(start_paused = true)]
 async fn the_client_is_connected_as_long_as_one_connection_is() {
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(2).connect_lazy();
+    let client = builder.pipelining(Pipelining::Off).connections(2).connect_lazy().unwrap();
     let mut state = client.watch_state();
     assert_eq!(state.get(), ConnectionState::Disconnected);
     network.black_hole();

@@ -120,7 +120,7 @@ async fn connect_fails_at_once_with_the_reason() {
 async fn a_lazy_client_dials_when_it_is_asked_for_something() {
     let (mut network, builder) = Network::new();
     network.refuse(3);
-    let client = builder.connect_lazy();
+    let client = builder.connect_lazy().unwrap();
     network.expect_no_dial(Duration::from_secs(60)).await;
     assert_eq!(network.refusals_left(), 3);
     let server = async { network.accept().await.answer("put a 1.0 1\n", "ok\n\n").await };
@@ -133,7 +133,7 @@ async fn a_lazy_client_dials_when_it_is_asked_for_something() {
 async fn a_client_that_has_failed_to_connect_dials_on_though_nobody_waits() {
     let (mut network, builder) = Network::new();
     network.refuse(1000);
-    let client = builder.connect_lazy();
+    let client = builder.connect_lazy().unwrap();
     client.put_at("a", 1.0, 1).await.unwrap_err();
     let refused = network.refusals_left();
     tokio::time::sleep(Duration::from_secs(300)).await;
@@ -189,7 +189,7 @@ async fn a_server_that_accepts_and_hangs_up_is_dialled_ever_less_often() {
 #[tokio::test(start_paused = true)]
 async fn the_state_tells_of_every_change() {
     let (mut network, builder) = Network::new();
-    let client = builder.request_timeout(Duration::from_secs(60)).connect_lazy();
+    let client = builder.request_timeout(Duration::from_secs(60)).connect_lazy().unwrap();
     let mut state = client.watch_state();
     assert_eq!(state.get(), ConnectionState::Disconnected);
     let server = async {

@@ -12,7 +12,7 @@ use crate::peer::{Network, soon};
 async fn a_call_while_the_state_is_matched_ends() {
     let (network, builder) = Network::new();
     network.refuse(1_000_000);
-    let client = builder.connect_lazy();
+    let client = builder.connect_lazy().unwrap();
     let put = match client.state() {
         ConnectionState::Closed => unreachable!("it has just been made"),
         _ => soon(client.put("a", 1.0)).await,

@@ -155,7 +155,7 @@ async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
         .retry(rules.retry)
         .reconnect(if rules.reconnect { Reconnect::backoff(min, max) } else { Reconnect::never() });
     match rules.start {
-        Start::Lazy => Some(builder.connect_lazy()),
+        Start::Lazy => Some(builder.connect_lazy().unwrap()),
         Start::Given => Some(builder.with_io(Line::accepted(world.clone()))),
         Start::Connect => {
             let connecting = time::timeout(CONNECT_TIMEOUT + SLACK, builder.connect()).await;

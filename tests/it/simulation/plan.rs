@@ -73,6 +73,7 @@ impl Plan {
             .overflow(if self.fails_when_full { Overflow::Fail } else { Overflow::Wait })
             .retry(self.retry)
             .connect_lazy()
+            .unwrap()
     }
 
     /// Lives one client's life.

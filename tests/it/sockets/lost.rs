@@ -147,7 +147,7 @@ fn a_stream_into_a_black_hole_ends_at_both_ends() {
         drop(client);
         until(|| connections(&serving) == 0).await;
 
-        let client = builder(Network::ADDRESS).connect_lazy();
+        let client = builder(Network::ADDRESS).connect_lazy().unwrap();
         let mut samples = client.stream("*").await.unwrap();
         samples.next().await.unwrap().unwrap();
         network.swallow(Way::ToClient);
