@@ -1,7 +1,8 @@
 //! How a connection is made, and when it is tried again.
 
 use std::{
-    future::Future, io, marker::PhantomData, pin::Pin, str::FromStr, sync::Arc, time::Duration,
+    future::Future, io, marker::PhantomData, net::SocketAddr, ops::RangeInclusive, pin::Pin,
+    str::FromStr, sync::Arc, time::Duration,
 };
 
 use socket2::{SockRef, TcpKeepalive};
@@ -12,9 +13,12 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::address::{InvalidAddress, TcpAddress};
 #[cfg(feature = "reporter")]
 use super::{MetricsClient, config, driver::Plan, pool::Pool};
+use super::{
+    address::{InvalidAddress, TcpAddress},
+    resolver::Resolver,
+};
 use crate::error::{ConnectionFault, Error};
 
 /// Makes connections: TCP unless the client is told otherwise.
@@ -51,6 +55,25 @@ pub trait Connector: Send + Sync + 'static {
     /// Whatever keeps the connection from being made. The client will try again.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Io>> + Send;
 
+    /// Makes a connection to `address` as [`connect`](Self::connect) does, for a connector that makes
+    /// several attempts and shares the time among them. The client calls this one, with its
+    /// [connect timeout](crate::ClientBuilder::connect_timeout). The default is `connect`; a connector that
+    /// passes the address on to another one passes the limit on too.
+    ///
+    /// The future is dropped when it takes longer than `limit`.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    fn connect_within(
+        &self,
+        address: &str,
+        limit: Duration,
+    ) -> impl Future<Output = io::Result<Self::Io>> + Send {
+        let _ = limit;
+        self.connect(address)
+    }
+
     /// Checks that `address` has a form to which this connector can connect at all. It is called once,
     /// when a client is made, and resolves nothing. The default accepts every address; a connector that passes
     /// the address on to another one asks that one.
@@ -86,7 +109,17 @@ where
     }
 }
 
-/// Connects over TCP: resolves the name anew each time and tries every address that it finds.
+/// Connects over TCP: looks the name up for each dial and tries every address that it finds.
+///
+/// The addresses are tried in their order, each beside those before it once these have had a while:
+/// 250 milliseconds (RFC 8305, section 5), or less where the
+/// [connect timeout](crate::ClientBuilder::connect_timeout) is too short for all of them. The first that
+/// connects is taken.
+///
+/// Names are looked up by the system, one at a time for each client: dials of its connections that come
+/// while a look-up is under way share it. A look-up has a thread of its own, so one that hangs costs the
+/// process one thread for each client; it takes none of the runtime's, and does not keep the runtime from
+/// ending.
 ///
 /// Each connection has `TCP_NODELAY`, so that a request leaves at once; keepalive, so that an idle
 /// connection whose other end has vanished is noticed; and on Linux `TCP_USER_TIMEOUT`, so that one
@@ -94,24 +127,33 @@ where
 #[derive(Clone, Debug)]
 pub struct TcpConnector {
     keepalive: Duration,
-    user_timeout: Duration,
+    user_timeout: Option<Duration>,
+    resolver: Resolver,
 }
 
+/// What Linux takes for `TCP_KEEPIDLE` and `TCP_KEEPINTVL`, in whole seconds (`MAX_TCP_KEEPIDLE`).
+const KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
+
+/// What Linux takes for `TCP_USER_TIMEOUT`: milliseconds in an `int`, of which 0 switches it off.
+const USER_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_millis(i32::MAX as u64);
+
 impl TcpConnector {
-    /// After how long without traffic the other end is asked whether it is there, and how long
-    /// after that it is asked again: 1 second to 32,767 seconds, which is what Linux takes. Default:
-    /// 30 seconds.
+    /// Sets after how long without traffic the other end is asked whether it is there, and how long
+    /// after that it is asked again: from 1 second to 32,767 seconds, in whole seconds, which is what
+    /// Linux takes. Default: 30 seconds.
     #[must_use]
     pub fn keepalive(mut self, interval: Duration) -> Self {
-        self.keepalive = interval.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
+        self.keepalive = clamp(interval, KEEPALIVE);
         self
     }
 
-    /// How long sent bytes may stay unacknowledged by the other end's kernel before the connection
-    /// is given up (RFC 5482), on Linux; zero leaves it to the system. Default: 20 seconds.
+    /// Sets how long sent bytes may stay unacknowledged by the other end's kernel before the connection
+    /// is closed (`TCP_USER_TIMEOUT`, RFC 5482), on Linux: from 1 millisecond to 2,147,483,647, which
+    /// are 24 days and 20 hours; `None` leaves it to the system. Default: 20 seconds.
     #[must_use]
-    pub fn user_timeout(mut self, limit: Duration) -> Self {
-        self.user_timeout = limit;
+    pub fn user_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.user_timeout = limit.into().map(|limit| clamp(limit, USER_TIMEOUT));
         self
     }
 
@@ -121,16 +163,20 @@ impl TcpConnector {
         let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive);
         socket.set_tcp_keepalive(&keepalive)?;
         #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
-        #[cfg(not(target_os = "linux"))]
-        let _ = self.user_timeout;
+        if let Some(limit) = self.user_timeout {
+            socket.set_tcp_user_timeout(Some(limit))?;
+        }
         Ok(())
     }
 }
 
 impl Default for TcpConnector {
     fn default() -> Self {
-        Self { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(20) }
+        Self {
+            keepalive: Duration::from_secs(30),
+            user_timeout: Some(Duration::from_secs(20)),
+            resolver: Resolver::default(),
+        }
     }
 }
 
@@ -138,32 +184,21 @@ impl Connector for TcpConnector {
     type Io = TcpStream;
 
     async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+        self.connect_within(address, LONGEST).await
+    }
+
+    async fn connect_within(&self, address: &str, limit: Duration) -> io::Result<TcpStream> {
+        let deadline = Instant::now() + limit.min(LONGEST);
         let address = TcpAddress::from_str(address)
             .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
-        let mut addresses = tokio::net::lookup_host((address.host(), address.port())).await?;
-        let mut attempts = JoinSet::new();
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        loop {
-            let wait = match addresses.next() {
-                Some(address) => {
-                    attempts.spawn(TcpStream::connect(address));
-                    ATTEMPT_DELAY
-                }
-                None if attempts.is_empty() => return Err(failure),
-                None => Duration::MAX,
-            };
-            // Those that are still under way when one has succeeded are ended with the set.
-            match time::timeout(wait, attempts.join_next()).await {
-                Ok(Some(Ok(Ok(stream)))) if is_of_itself(&stream) => failure = nobody_listens(),
-                Ok(Some(Ok(Ok(stream)))) => {
-                    self.configure(&stream)?;
-                    return Ok(stream);
-                }
-                Ok(Some(Ok(Err(error)))) => failure = error,
-                Ok(Some(Err(ended))) => failure = ended.into(),
-                Ok(None) | Err(_) => {}
-            }
-        }
+        let addresses = self.resolver.resolve(&address).await?;
+        let stream = connect_to_any(&addresses, deadline, |address| async move {
+            let stream = TcpStream::connect(address).await?;
+            if is_of_itself(&stream) { Err(nobody_listens()) } else { Ok(stream) }
+        })
+        .await?;
+        self.configure(&stream)?;
+        Ok(stream)
     }
 
     fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
@@ -178,6 +213,41 @@ impl Connector for TcpConnector {
     }
 }
 
+/// Tries the addresses one after the other, each once those before it have had their share of the time
+/// until `deadline`, and returns the first connection that there is.
+async fn connect_to_any<Io, Attempt>(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+    attempt: impl Fn(SocketAddr) -> Attempt,
+) -> io::Result<Io>
+where
+    Io: Send + 'static,
+    Attempt: Future<Output = io::Result<Io>> + Send + 'static,
+{
+    let mut untried = addresses.iter();
+    let mut attempts = JoinSet::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        let wait = match untried.next() {
+            Some(&address) => {
+                attempts.spawn(attempt(address));
+                let left = deadline.saturating_duration_since(Instant::now());
+                let sharing = u32::try_from(1 + untried.len()).unwrap_or(u32::MAX);
+                ATTEMPT_DELAY.min(left / sharing)
+            }
+            None if attempts.is_empty() => return Err(failure),
+            None => Duration::MAX,
+        };
+        // Those that are still under way when one has succeeded are ended with the set.
+        match time::timeout(wait, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(io)))) => return Ok(io),
+            Ok(Some(Ok(Err(error)))) => failure = error,
+            Ok(Some(Err(ended))) => failure = ended.into(),
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
 /// Whether a connection leads to itself: who dials a port of this machine on which nobody listens may
 /// be given that very port for his own end, and then TCP opens it from both sides at once (RFC 9293,
 /// section 3.5). Nobody would answer, and the server could not have its port back.
@@ -189,14 +259,23 @@ fn nobody_listens() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens on the port")
 }
 
-/// How long an address may take before the next one is tried beside it (RFC 8305, section 5).
+/// How long an address may take before the next one is tried beside it (RFC 8305, section 5), unless that
+/// is more than its share of the time.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// As good as for ever, and small enough to be added to any time: ten years.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// The least that a time limit can be: the timers of Tokio count milliseconds.
+pub(super) const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The end of `range` that is nearest to `value`, if it is not inside.
+pub(super) fn clamp(value: Duration, range: RangeInclusive<Duration>) -> Duration {
+    value.clamp(*range.start(), *range.end())
+}
+
 /// The lowest ceiling that doubles to more: the timers of Tokio count milliseconds.
-const LEAST_CEILING: Duration = Duration::from_millis(1);
+const LEAST_CEILING: Duration = SHORTEST;
 
 /// A connector with what it needs to dial: an address and a time limit.
 #[derive(Debug)]
@@ -208,7 +287,7 @@ pub(super) struct Dialer<C> {
 
 impl<C: Connector> Dialer<C> {
     pub(super) async fn dial(&self) -> Result<C::Io, Arc<io::Error>> {
-        let dialling = self.connector.connect(&self.address);
+        let dialling = self.connector.connect_within(&self.address, self.timeout);
         match time::timeout(self.timeout, dialling).await {
             Ok(connected) => connected.map_err(Arc::new),
             Err(_) => Err(Arc::new(io::Error::new(
@@ -369,7 +448,105 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{
+        future::pending,
+        sync::{Mutex, atomic::Ordering},
+    };
+
+    use super::{super::resolver::tests::Hanging, *};
+    use crate::{client::MetricsClient, error::Delivery};
+
+    /// Dials `addresses` with so much time, where only the last one answers, and returns when each of
+    /// them was tried.
+    async fn tried(addresses: usize, limit: Duration) -> Vec<Duration> {
+        let addresses: Vec<_> =
+            (1..=addresses as u16).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
+        let last = addresses[addresses.len() - 1];
+        let (start, tried) = (Instant::now(), Mutex::new(Vec::new()));
+        let dial = connect_to_any(&addresses, start + limit, |address| {
+            tried.lock().unwrap().push(start.elapsed());
+            async move { if address == last { Ok(address) } else { pending().await } }
+        });
+        assert_eq!(time::timeout(limit, dial).await.unwrap().unwrap(), last);
+        tried.into_inner().unwrap()
+    }
+
+    // FAULTS C16
+    #[tokio::test(start_paused = true)]
+    async fn the_attempts_share_the_time_that_there_is() {
+        let millis = Duration::from_millis;
+        assert_eq!(tried(2, millis(100)).await, [millis(0), millis(50)]);
+        assert_eq!(tried(3, millis(5000)).await, [millis(0), millis(250), millis(500)]);
+        let many = tried(100, millis(5000)).await;
+        assert_eq!((many.len(), many[1], many[99]), (100, millis(50), millis(4950)));
+    }
+
+    // FAULTS C16
+    #[tokio::test(start_paused = true)]
+    async fn the_next_address_is_tried_at_once_when_one_fails() {
+        let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let start = Instant::now();
+        let dial = connect_to_any(&addresses, start + LONGEST, |address| async move {
+            if address.port() == 2 { Ok(()) } else { Err(nobody_listens()) }
+        });
+        dial.await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    // FAULTS C8
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_hangs_takes_one_thread_of_a_client() {
+        let (hanging, resolver) = Hanging::new();
+        let connector = TcpConnector { resolver, ..TcpConnector::default() };
+        let builder = MetricsClient::builder("metrics.internal:8888").connector(connector);
+        let client = builder.connections(16).connect_lazy().unwrap();
+        let mut calls = JoinSet::new();
+        for key in 0..64 {
+            let client = client.clone();
+            calls.spawn(async move {
+                for _ in 0..100 {
+                    let error = client.put(format!("k{key}"), 1.0).await.unwrap_err();
+                    assert_eq!(error.delivery(), Delivery::NotSent);
+                    let error = client.stream("*").await.unwrap_err();
+                    assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+                }
+            });
+        }
+        // As a guard's client, or a probe's connection.
+        #[cfg(feature = "reporter")]
+        client.another().unwrap().put("k", 1.0).await.unwrap_err();
+        calls.join_all().await;
+        assert_eq!(hanging.begun.load(Ordering::SeqCst), 1);
+    }
+
+    // FAULTS C5
+    #[tokio::test]
+    async fn every_duration_of_a_socket_option_is_one_that_the_system_takes() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let day = Duration::from_secs(24 * 60 * 60);
+        for limit in [
+            Some(Duration::ZERO),
+            Some(Duration::from_nanos(1)),
+            Some(24 * day),
+            Some(25 * day),
+            Some(50 * day),
+            Some(Duration::MAX),
+            None,
+        ] {
+            let connector = TcpConnector::default()
+                .user_timeout(limit)
+                .keepalive(limit.unwrap_or(Duration::from_millis(1999)));
+            let stream = connector.connect(&address).await.unwrap();
+            let socket = SockRef::from(&stream);
+            #[cfg(target_os = "linux")]
+            assert_eq!(
+                socket.tcp_user_timeout().unwrap().filter(|set| !set.is_zero()),
+                limit.map(|limit| clamp(limit, USER_TIMEOUT))
+            );
+            assert!(KEEPALIVE.contains(&socket.tcp_keepalive_time().unwrap()));
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_grows_to_its_ceiling_and_starts_over_after_a_good_answer() {

@@ -30,6 +30,7 @@ mod pipeline;
 mod place;
 mod pool;
 mod probe;
+mod resolver;
 mod shared;
 mod standing;
 mod state_watcher;

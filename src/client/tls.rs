@@ -1,6 +1,6 @@
 //! Connections over TLS.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use tokio_rustls::{
     client::TlsStream,
@@ -12,7 +12,7 @@ use tokio_rustls::{
 
 use super::{
     address::InvalidAddress,
-    connect::{Connector, TcpConnector},
+    connect::{Connector, LONGEST, TcpConnector},
 };
 use crate::tls::{TlsError, certified_key, provider, roots};
 
@@ -156,6 +156,10 @@ impl<C: Connector> Connector for TlsConnector<C> {
     type Io = TlsStream<C::Io>;
 
     async fn connect(&self, address: &str) -> io::Result<Self::Io> {
+        self.connect_within(address, LONGEST).await
+    }
+
+    async fn connect_within(&self, address: &str, limit: Duration) -> io::Result<Self::Io> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => parse_name(host(address)).map_err(|fault| {
@@ -163,7 +167,7 @@ impl<C: Connector> Connector for TlsConnector<C> {
                 io::Error::new(io::ErrorKind::InvalidInput, text)
             })?,
         };
-        let io = self.inner.connect(address).await?;
+        let io = self.inner.connect_within(address, limit).await?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
         connector.connect(name, io).await.map_err(|cause| {
             io::Error::new(cause.kind(), HandshakeFailed { remedy: remedy(&cause), cause })
