@@ -16,3 +16,4 @@ mod state;
 mod stream;
 #[cfg(all(unix, feature = "server"))]
 mod unix;
+mod zeros;

@@ -38,6 +38,9 @@ const ROUND_TRIPS: Duration = Duration::from_millis(300);
 /// How long the client gives a connection to be shut down on which everything is answered.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
+/// The least that a client takes.
+const SHORTEST_STALL: Duration = Duration::from_millis(200);
+
 impl Plan {
     pub(super) fn new(faults: Duration) -> Self {
         let millis = |range| Duration::from_millis(fastrand::u64(range));
@@ -47,7 +50,7 @@ impl Plan {
         Self {
             request_timeout,
             connect_timeout: millis(50..1000),
-            stall_timeout: request_timeout.mul_f64(0.3 + 1.7 * fastrand::f64()),
+            stall_timeout: request_timeout.mul_f64(0.3 + 1.7 * fastrand::f64()).max(SHORTEST_STALL),
             backoff: (first, first + millis(0..400)),
             pipelining: pipelining[fastrand::usize(..3)],
             max_in_flight: [1, 2, 7, 4096][fastrand::usize(..4)],
