@@ -82,7 +82,16 @@ pub enum Error {
         delivery: Delivery,
     },
 
-    /// The client was closed, or the runtime that it lived on is gone.
+    /// The Tokio runtime on which the client was made has ended, and with it the task that moved the
+    /// client's bytes: the client serves no call any more. Make it on a runtime that lives as long as the
+    /// client, or make one client for each runtime; a client in a `static` outlives the runtime of one test.
+    #[error("the runtime on which the client was made is gone")]
+    RuntimeGone {
+        /// Whether the request had been sent.
+        delivery: Delivery,
+    },
+
+    /// The client was closed.
     #[error("the client is closed")]
     Closed {
         /// Whether the request had been sent.
@@ -123,6 +132,7 @@ impl Error {
             | Self::InvalidAddress(_)
             | Self::Rejected { .. }
             | Self::InvalidResponse(_)
+            | Self::RuntimeGone { .. }
             | Self::Closed { .. }
             | Self::CannotDial => false,
         }
@@ -143,6 +153,7 @@ impl Error {
             | Self::CannotDial => Delivery::NotSent,
             Self::Timeout { delivery, .. }
             | Self::Connection { delivery, .. }
+            | Self::RuntimeGone { delivery }
             | Self::Closed { delivery, .. } => *delivery,
             Self::InvalidResponse(_) => Delivery::Unknown,
             Self::Rejected { .. } => Delivery::Rejected,

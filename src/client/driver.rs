@@ -46,6 +46,8 @@ pub(super) struct Driver<C: Connector> {
     timer: Timer,
     /// Whether a connection has stalled with several requests in flight.
     distrusted: bool,
+    /// Whether it is being polled, and so has panicked if it is dropped.
+    is_polled: bool,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
 }
@@ -82,6 +84,7 @@ impl<C: Connector> Driver<C> {
             plan,
             timer: Timer::new(),
             distrusted: false,
+            is_polled: false,
             wakers: Vec::new(),
         };
         if let Some(io) = io {
@@ -276,15 +279,18 @@ impl<C: Connector> Future for Driver<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
-        loop {
+        driver.is_polled = true;
+        let polled = loop {
             driver.poll_timer(cx);
             if let Link::Closed = driver.link {
-                return Poll::Ready(());
+                break Poll::Ready(());
             }
             if driver.poll_link(cx).is_pending() {
-                return Poll::Pending;
+                break Poll::Pending;
             }
-        }
+        };
+        driver.is_polled = false;
+        polled
     }
 }
 
@@ -292,6 +298,9 @@ impl<C: Connector> Future for Driver<C> {
 impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
         if !matches!(self.link, Link::Closed) {
+            if !self.is_polled {
+                self.shared.pipeline().orphan();
+            }
             self.closed(None);
         }
     }

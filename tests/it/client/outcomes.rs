@@ -180,9 +180,50 @@ fn the_end_of_its_runtime_tells_everyone() {
     away.block_on(async {
         let ending = async { home.shutdown_background() };
         let (put, ()) = join!(soon(client.put("a", 1.0)), ending);
-        assert!(matches!(put, Err(Error::Closed { .. })), "{put:?}");
+        assert!(matches!(put, Err(Error::RuntimeGone { .. })), "{put:?}");
     });
     drop(io);
+}
+
+// FAULTS C19
+#[test]
+fn a_client_whose_runtime_is_gone_says_so() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let second = runtime();
+    for (connections, panics) in [(1, false), (1, true), (4, false), (4, true)] {
+        let first = runtime();
+        let client = first.block_on(async {
+            MetricsClient::builder("127.0.0.1:1").connections(connections).connect_lazy().unwrap()
+        });
+        // As where a test fails and others have the client in a `static`.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _first = first;
+            assert!(!panics, "this message is part of the test");
+        }));
+        assert_eq!(ended.is_err(), panics);
+        second.block_on(async {
+            let samples = [Sample::new("a", 1.0, 1).unwrap()];
+            let batch = match client.put_all(&samples).await {
+                Err(Error::Batch(batch)) => Err(batch.error.clone()),
+                outcome => outcome,
+            };
+            let outcomes = [
+                client.put("a", 1.0).await,
+                client.get("a").await.map(drop),
+                client.get_all().await.map(drop),
+                client.stream("*").await.map(drop),
+                batch,
+            ];
+            for outcome in outcomes {
+                let error = outcome.unwrap_err();
+                assert!(matches!(error, Error::RuntimeGone { .. }), "{error:?}");
+                assert_eq!(error.to_string(), "the runtime on which the client was made is gone");
+                assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, false));
+            }
+            assert_eq!(client.state(), ConnectionState::Closed);
+            client.close().await.unwrap();
+        });
+    }
 }
 
 #[tokio::test(start_paused = true)]
