@@ -10,6 +10,7 @@ use super::{
     driver::Plan,
     pipeline::Settings,
     pool::{MOST_CONNECTIONS, Pool},
+    shared::cooperative,
 };
 use crate::{error::Error, protocol::ClientCodec};
 
@@ -228,12 +229,15 @@ impl<C: Connector> ClientBuilder<C> {
     ///
     /// Dropping the future leaves nothing behind.
     pub async fn connect(self) -> Result<MetricsClient, Error> {
-        self.check_address()?;
-        let (pool, plan, dialer) = self.split();
-        match dialer.dial().await {
-            Ok(io) => Ok(start(pool, plan, dialer, Some(io))),
-            Err(cause) => Err(dialer.error(cause)),
-        }
+        cooperative(async {
+            self.check_address()?;
+            let (pool, plan, dialer) = self.split();
+            match dialer.dial().await {
+                Ok(io) => Ok(start(pool, plan, dialer, Some(io))),
+                Err(cause) => Err(dialer.error(cause)),
+            }
+        })
+        .await
     }
 
     /// Makes a client that dials when the first request comes, and goes on trying. Makes no connection, and

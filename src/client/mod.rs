@@ -8,9 +8,10 @@ use self::{
     connect::Dial,
     pipeline::{Answer, Kind, Pipeline},
     pool::Pool,
+    shared::cooperative,
 };
 use crate::{
-    error::{Delivery, Error},
+    error::Error,
     metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
     protocol::{NotFinite, Numbers},
 };
@@ -184,12 +185,15 @@ impl MetricsClient {
         timestamp: i64,
     ) -> Result<(), Error> {
         let key = key.as_ref();
-        Key::check(key)?;
-        NotFinite::check(key, value)?;
-        // Made before the pipeline is locked: it takes longer than all that is done under the lock.
-        let numbers = Numbers::of(Point { timestamp, value });
-        let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
-        self.handle.pool.of(key).call(Kind::Put, put).await.map(|_| ())
+        cooperative(async {
+            Key::check(key)?;
+            NotFinite::check(key, value)?;
+            // Made before the pipeline is locked: it takes longer than all that is done under the lock.
+            let numbers = Numbers::of(Point { timestamp, value });
+            let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
+            self.handle.pool.of(key).call(Kind::Put, put).await.map(|_| ())
+        })
+        .await
     }
 
     /// Stores any number of samples, in their order, and returns once the server has acknowledged
@@ -211,7 +215,7 @@ impl MetricsClient {
     ///
     /// Dropping the future withdraws the samples that have not been sent.
     pub async fn put_all(&self, samples: impl AsRef<[Sample]>) -> Result<(), Error> {
-        batch::put_all(&self.handle.pool, samples.as_ref()).await
+        cooperative(batch::put_all(&self.handle.pool, samples.as_ref())).await
     }
 
     /// Brings the points of one key, or with `"*"` of all.
@@ -233,12 +237,15 @@ impl MetricsClient {
         S: TryInto<Selector>,
         InvalidKey: From<S::Error>,
     {
-        let selector = selector.try_into().map_err(InvalidKey::from)?;
-        let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
-        Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
-            Answer::Found(metrics) => metrics,
-            Answer::Stored => Metrics::new(),
+        cooperative(async {
+            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
+            Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
+                Answer::Found(metrics) => metrics,
+                Answer::Stored => Metrics::new(),
+            })
         })
+        .await
     }
 
     /// Brings everything that is stored; the same as `get("*")`.
@@ -273,18 +280,19 @@ impl MetricsClient {
         S: TryInto<Selector>,
         InvalidKey: From<S::Error>,
     {
-        let selector = selector.try_into().map_err(InvalidKey::from)?;
-        let Some(Beside { dialer, .. }) = &self.handle.beside else {
-            return Err(Error::CannotDial);
-        };
-        let (is_open, limit) = {
-            let pipeline = self.handle.pool.first().pipeline();
-            (pipeline.is_open(), pipeline.request_timeout())
-        };
-        if !is_open {
-            return Err(Error::Closed { delivery: Delivery::NotSent, cause: None });
-        }
-        SampleStream::open(Arc::clone(dialer), &selector, limit).await
+        cooperative(async {
+            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let Some(Beside { dialer, .. }) = &self.handle.beside else {
+                return Err(Error::CannotDial);
+            };
+            let limit = {
+                let pipeline = self.handle.pool.first().pipeline();
+                pipeline.check_open()?;
+                pipeline.request_timeout()
+            };
+            SampleStream::open(Arc::clone(dialer), &selector, limit).await
+        })
+        .await
     }
 
     /// Closes the client, for all clones: takes no more requests, serves those it has, then closes

@@ -4,6 +4,7 @@ mod address;
 mod allocations;
 mod basics;
 mod bounds;
+mod budget;
 mod cancel;
 mod deadlines;
 mod events;
