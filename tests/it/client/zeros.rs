@@ -91,7 +91,7 @@ async fn a_server_with_zero_in_every_limit_answers() {
     peer.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"ok\n\n");
     drop(peer);
-    let _ = serving.await.unwrap();
+    serving.await.unwrap();
 }
 
 // FAULTS C17
