@@ -139,7 +139,7 @@ const USER_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_millis(i32::MAX as u64);
 
 impl TcpConnector {
-    /// Sets after how long without traffic the other end is asked whether it is there, and how long
+    /// Sets after how long without traffic the peer is asked whether it is there, and how long
     /// after that it is asked again: from 1 second to 32,767 seconds, in whole seconds, which is what
     /// Linux takes. Default: 30 seconds.
     #[must_use]
@@ -148,7 +148,7 @@ impl TcpConnector {
         self
     }
 
-    /// Sets how long sent bytes may stay unacknowledged by the other end's kernel before the connection
+    /// Sets how long sent bytes may stay unacknowledged by the peer's kernel before the connection
     /// is closed (`TCP_USER_TIMEOUT`, RFC 5482), on Linux: from 1 millisecond to 2,147,483,647, which
     /// are 24 days and 20 hours; `None` leaves it to the system. Default: 20 seconds.
     #[must_use]

@@ -116,7 +116,7 @@ impl MetricsClient {
         Self::builder(address).connect().await
     }
 
-    /// Begins a client of the server at `address`, which is told more before it connects.
+    /// Returns a builder of a client of the server at `address`, with everything at its default.
     ///
     /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
     /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the

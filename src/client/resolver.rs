@@ -61,7 +61,8 @@ impl Resolver {
         }
     }
 
-    /// The look-up that is under way, which is begun if there is none, and whether it is of `address`.
+    /// Returns the look-up that is under way, after starting one if there is none, and whether it is of
+    /// `address`.
     fn join(&self, address: &TcpAddress) -> io::Result<(watch::Receiver<Option<Outcome>>, bool)> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pending) = last.as_ref().filter(|pending| pending.is_under_way()) {

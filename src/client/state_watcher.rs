@@ -36,7 +36,7 @@ use super::connect::ConnectionState;
 #[derive(Clone)]
 pub struct StateWatcher {
     states: watch::Receiver<ConnectionState>,
-    /// The last state that the caller was told of, or that there was when the watcher was made.
+    /// The last state that the caller has seen, at first the one when the watcher was made.
     seen: ConnectionState,
 }
 

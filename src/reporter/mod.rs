@@ -199,11 +199,12 @@ impl Reporter {
     /// # use std::time::Duration;
     /// # use metrics_client::{MetricsClient, Reporter};
     /// #[tokio::main(flavor = "current_thread")]
-    /// async fn main() {
+    /// async fn main() -> Result<(), metrics_client::Error> {
     ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
     ///     let reporter = Reporter::new(client);
     ///     let _guard = reporter.guard(Duration::from_secs(5));
     ///     reporter.record("palm.starts", 1.0);
+    ///     Ok(())
     /// }
     /// ```
     ///

@@ -122,7 +122,7 @@ impl Limits {
         Self { write_time: write_time.max(SHORTEST), ..self }
     }
 
-    /// How long connections may go on when the server is told to stop, from no time at all: 5 s, half of what
+    /// How long connections may go on when the server stops, from no time at all: 5 s, half of what
     /// Docker gives a container.
     #[must_use]
     pub fn grace_time(self, grace_time: Duration) -> Self {
