@@ -185,6 +185,27 @@ pub(super) mod tests {
     }
 
     // FAULTS C8
+    #[test]
+    fn a_look_up_that_hangs_does_not_keep_the_runtime_from_ending() {
+        let (hanging, resolver) = Hanging::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let name = address("metrics.internal:8888");
+            let mut dial = std::pin::pin!(resolver.resolve(&name));
+            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dial.as_mut().poll(cx)));
+            assert!(polled.await.is_pending());
+        });
+        let (ending, ended) = mpsc::channel();
+        thread::spawn(move || {
+            drop(runtime);
+            ending.send(())
+        });
+        let ended = ended.recv_timeout(std::time::Duration::from_secs(60));
+        ended.expect("the runtime waits for the look-up");
+        drop(hanging);
+    }
+
+    // FAULTS C8
     #[tokio::test]
     async fn another_name_is_looked_up_once_the_first_is_found() {
         let resolver = Resolver::new(|name| {
