@@ -516,7 +516,8 @@ mod tests {
         #[cfg(feature = "reporter")]
         client.another().unwrap().put("k", 1.0).await.unwrap_err();
         calls.join_all().await;
-        assert_eq!(hanging.begun.load(Ordering::SeqCst), 1);
+        // The thread may not even have begun: time is paused, and takes no time.
+        assert!(hanging.begun.load(Ordering::SeqCst) <= 1);
     }
 
     // FAULTS C5
