@@ -6,11 +6,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Beside, MetricsClient,
-    connect::{Connector, Dialer, Given, LONGEST, Reconnect, SHORTEST, TcpConnector},
+    connect::{Connector, Dialer, Given, LONGEST, Reconnect, SHORTEST},
     driver::Plan,
     pipeline::Settings,
     pool::{MOST_CONNECTIONS, Pool},
     shared::cooperative,
+    tcp::TcpConnector,
 };
 use crate::{error::Error, protocol::ClientCodec};
 

@@ -38,6 +38,7 @@ mod state_watcher;
 mod stats;
 mod stream;
 mod sync;
+mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(unix)]
@@ -45,12 +46,13 @@ mod unix;
 
 pub use address::InvalidAddress;
 pub use config::{ClientBuilder, Overflow, Pipelining};
-pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
+pub use connect::{ConnectionState, Connector, Reconnect};
 #[cfg(feature = "tower")]
 pub(crate) use place::{Calling, Places};
 pub use state_watcher::StateWatcher;
 pub use stats::Stats;
 pub use stream::SampleStream;
+pub use tcp::TcpConnector;
 #[cfg(feature = "tls")]
 pub use tls::TlsConnector;
 #[cfg(unix)]

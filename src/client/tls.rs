@@ -12,7 +12,8 @@ use tokio_rustls::{
 
 use super::{
     address::InvalidAddress,
-    connect::{Connector, LONGEST, TcpConnector},
+    connect::{Connector, LONGEST},
+    tcp::TcpConnector,
 };
 use crate::tls::{TlsError, certified_key, provider, roots};
 
