@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use crate::{
+    client::InvalidAddress,
     metric::{Escaped, InvalidKey},
     protocol::{CodecError, InvalidRecord, InvalidSample, NotFinite},
 };
@@ -23,6 +24,10 @@ pub enum Error {
     /// The value is NaN or infinite. Nothing was sent.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
+
+    /// No connection can ever be made to the address. Nothing was sent, and no client was made.
+    #[error(transparent)]
+    InvalidAddress(#[from] InvalidAddress),
 
     /// No connection could be made.
     #[error("cannot connect to {address}")]
@@ -77,7 +82,16 @@ pub enum Error {
         delivery: Delivery,
     },
 
-    /// The client was closed, or the runtime that it lived on is gone.
+    /// The Tokio runtime on which the client was made has ended, and with it the task that moved the
+    /// client's bytes: the client serves no call any more. Make it on a runtime that lives as long as the
+    /// client, or make one client for each runtime; a client in a `static` outlives the runtime of one test.
+    #[error("the runtime on which the client was made is gone")]
+    RuntimeGone {
+        /// Whether the request had been sent.
+        delivery: Delivery,
+    },
+
+    /// The client was closed.
     #[error("the client is closed")]
     Closed {
         /// Whether the request had been sent.
@@ -115,8 +129,10 @@ impl Error {
             Self::Batch(batch) => batch.retryable,
             Self::InvalidKey(_)
             | Self::NotFinite(_)
+            | Self::InvalidAddress(_)
             | Self::Rejected { .. }
             | Self::InvalidResponse(_)
+            | Self::RuntimeGone { .. }
             | Self::Closed { .. }
             | Self::CannotDial => false,
         }
@@ -131,11 +147,13 @@ impl Error {
         match self {
             Self::InvalidKey(_)
             | Self::NotFinite(_)
+            | Self::InvalidAddress(_)
             | Self::Connect { .. }
             | Self::QueueFull { .. }
             | Self::CannotDial => Delivery::NotSent,
             Self::Timeout { delivery, .. }
             | Self::Connection { delivery, .. }
+            | Self::RuntimeGone { delivery }
             | Self::Closed { delivery, .. } => *delivery,
             Self::InvalidResponse(_) => Delivery::Unknown,
             Self::Rejected { .. } => Delivery::Rejected,

@@ -35,8 +35,8 @@ pub use client::TlsConnector;
 #[cfg_attr(docsrs, doc(cfg(unix)))]
 pub use client::UnixConnector;
 pub use client::{
-    ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
-    SampleStream, Stats, TcpConnector,
+    ClientBuilder, ConnectionState, Connector, InvalidAddress, MetricsClient, Overflow, Pipelining,
+    Reconnect, SampleStream, StateWatcher, Stats, TcpConnector,
 };
 pub use error::{BatchError, ConnectionFault, Delivery, Error};
 pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};

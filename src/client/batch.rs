@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::time::Instant;
+use tokio::{task::coop, time::Instant};
 
 use super::{
     pipeline::{Progress, WaiterId},
@@ -26,6 +26,9 @@ use crate::{
 const BLOCK: usize = 512;
 
 pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error> {
+    if samples.is_empty() {
+        coop::consume_budget().await;
+    }
     for sample in samples {
         NotFinite::check(&sample.key, sample.point.value)?;
     }

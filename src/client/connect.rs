@@ -2,14 +2,12 @@
 
 use std::{future::Future, io, marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    task::JoinSet,
     time::{self, Instant},
 };
 
+use super::address::InvalidAddress;
 #[cfg(feature = "reporter")]
 use super::{MetricsClient, config, driver::Plan, pool::Pool};
 use crate::error::{ConnectionFault, Error};
@@ -20,7 +18,7 @@ use crate::error::{ConnectionFault, Error};
 /// A closure that returns a future is a connector too, and ignores the address:
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
 /// use metrics_client::MetricsClient;
 ///
 /// let client = MetricsClient::builder("a pipe in this process")
@@ -29,8 +27,9 @@ use crate::error::{ConnectionFault, Error};
 ///         drop(theirs); // where a server would be
 ///         Ok(ours)
 ///     })
-///     .connect_lazy();
-/// # drop(client); }
+///     .connect_lazy()?;
+/// # drop(client);
+/// # Ok(()) }
 /// ```
 pub trait Connector: Send + Sync + 'static {
     /// What a connection is.
@@ -47,10 +46,42 @@ pub trait Connector: Send + Sync + 'static {
     /// Whatever keeps the connection from being made. The client will try again.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Io>> + Send;
 
+    /// Makes a connection to `address` as [`connect`](Self::connect) does, for a connector that makes
+    /// several attempts and shares the time among them. The client calls this one, with its
+    /// [connect timeout](crate::ClientBuilder::connect_timeout). The default is `connect`; a connector that
+    /// passes the address on to another one passes the limit on too.
+    ///
+    /// The future is dropped when it takes longer than `limit`.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    fn connect_within(
+        &self,
+        address: &str,
+        limit: Duration,
+    ) -> impl Future<Output = io::Result<Self::Io>> + Send {
+        let _ = limit;
+        self.connect(address)
+    }
+
+    /// Checks that `address` has a form to which this connector can connect at all. It is called once,
+    /// when a client is made, and resolves nothing. The default accepts every address; a connector that passes
+    /// the address on to another one asks that one.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`], with which [`connect`](crate::ClientBuilder::connect) and
+    /// [`connect_lazy`](crate::ClientBuilder::connect_lazy) then fail at once.
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        let _ = address;
+        Ok(())
+    }
+
     /// Told of a connection that is about to be dropped because the other end is silent, and may
     /// yet wake up. What was written to it goes again on the next one, so what the system has not
     /// delivered yet should never be: it would undo a newer put of the same second. Does nothing
-    /// unless a connector says otherwise, as [`TcpConnector`] does.
+    /// unless a connector says otherwise, as [`TcpConnector`](crate::TcpConnector) does.
     fn give_up(&self, io: &Self::Io) {
         let _ = io;
     }
@@ -69,118 +100,14 @@ where
     }
 }
 
-/// Connects over TCP: resolves the name anew each time and tries every address that it finds.
-///
-/// Each connection has `TCP_NODELAY`, so that a request leaves at once; keepalive, so that an idle
-/// connection whose other end has vanished is noticed; and on Linux `TCP_USER_TIMEOUT`, so that one
-/// with unacknowledged bytes is too.
-#[derive(Clone, Debug)]
-pub struct TcpConnector {
-    keepalive: Duration,
-    user_timeout: Duration,
-}
-
-impl TcpConnector {
-    /// After how long without traffic the other end is asked whether it is there, and how long
-    /// after that it is asked again: 1 second to 32,767 seconds, which is what Linux takes. Default:
-    /// 30 seconds.
-    #[must_use]
-    pub fn keepalive(mut self, interval: Duration) -> Self {
-        self.keepalive = interval.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
-        self
-    }
-
-    /// How long sent bytes may stay unacknowledged by the other end's kernel before the connection
-    /// is given up (RFC 5482), on Linux; zero leaves it to the system. Default: 20 seconds.
-    #[must_use]
-    pub fn user_timeout(mut self, limit: Duration) -> Self {
-        self.user_timeout = limit;
-        self
-    }
-
-    fn configure(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(stream);
-        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive);
-        socket.set_tcp_keepalive(&keepalive)?;
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
-        #[cfg(not(target_os = "linux"))]
-        let _ = self.user_timeout;
-        Ok(())
-    }
-}
-
-impl Default for TcpConnector {
-    fn default() -> Self {
-        Self { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(20) }
-    }
-}
-
-impl Connector for TcpConnector {
-    type Io = TcpStream;
-
-    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        let mut addresses = tokio::net::lookup_host(address).await.map_err(|error| match error
-            .kind()
-        {
-            io::ErrorKind::InvalidInput => {
-                io::Error::new(error.kind(), "an address is `host:port`, such as `127.0.0.1:8888`")
-            }
-            _ => error,
-        })?;
-        let mut attempts = JoinSet::new();
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        loop {
-            let wait = match addresses.next() {
-                Some(address) => {
-                    attempts.spawn(TcpStream::connect(address));
-                    ATTEMPT_DELAY
-                }
-                None if attempts.is_empty() => return Err(failure),
-                None => Duration::MAX,
-            };
-            // Those that are still under way when one has succeeded are ended with the set.
-            match time::timeout(wait, attempts.join_next()).await {
-                Ok(Some(Ok(Ok(stream)))) if is_of_itself(&stream) => failure = nobody_listens(),
-                Ok(Some(Ok(Ok(stream)))) => {
-                    self.configure(&stream)?;
-                    return Ok(stream);
-                }
-                Ok(Some(Ok(Err(error)))) => failure = error,
-                Ok(Some(Err(ended))) => failure = ended.into(),
-                Ok(None) | Err(_) => {}
-            }
-        }
-    }
-
-    /// Else the kernel goes on sending what is not acknowledged for as long as the user timeout
-    /// lasts, whoever has closed the connection.
-    fn give_up(&self, io: &TcpStream) {
-        // Fails only if the connection is gone.
-        let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
-    }
-}
-
-/// Whether a connection leads to itself: who dials a port of this machine on which nobody listens may
-/// be given that very port for his own end, and then TCP opens it from both sides at once (RFC 9293,
-/// section 3.5). Nobody would answer, and the server could not have its port back.
-fn is_of_itself(stream: &TcpStream) -> bool {
-    matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
-}
-
-fn nobody_listens() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens on the port")
-}
-
-/// How long an address may take before the next one is tried beside it (RFC 8305, section 5).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-
 /// As good as for ever, and small enough to be added to any time: ten years.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// The least that a time limit can be: the timers of Tokio count milliseconds.
+pub(super) const SHORTEST: Duration = Duration::from_millis(1);
+
 /// The lowest ceiling that doubles to more: the timers of Tokio count milliseconds.
-const LEAST_CEILING: Duration = Duration::from_millis(1);
+const LEAST_CEILING: Duration = SHORTEST;
 
 /// A connector with what it needs to dial: an address and a time limit.
 #[derive(Debug)]
@@ -192,13 +119,22 @@ pub(super) struct Dialer<C> {
 
 impl<C: Connector> Dialer<C> {
     pub(super) async fn dial(&self) -> Result<C::Io, Arc<io::Error>> {
-        let dialling = self.connector.connect(&self.address);
+        let dialling = self.connector.connect_within(&self.address, self.timeout);
         match time::timeout(self.timeout, dialling).await {
             Ok(connected) => connected.map_err(Arc::new),
             Err(_) => Err(Arc::new(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("no connection within {:?}", self.timeout),
             ))),
+        }
+    }
+
+    /// Why a caller who waited for this connection alone has none.
+    pub(super) fn error(&self, cause: Arc<io::Error>) -> Error {
+        // From a connector that wraps another and does not check the address itself.
+        match cause.get_ref().and_then(|cause| cause.downcast_ref::<InvalidAddress>()) {
+            Some(invalid) => invalid.clone().into(),
+            None => Error::Connect { address: Arc::clone(&self.address), cause },
         }
     }
 
@@ -246,7 +182,7 @@ impl<C: Connector> Dial for Dialer<C> {
         Box::pin(async move {
             match self.dial().await {
                 Ok(io) => Ok(Box::new(io) as Box<dyn Stream>),
-                Err(cause) => Err(Error::Connect { address: Arc::clone(&self.address), cause }),
+                Err(cause) => Err(self.error(cause)),
             }
         })
     }

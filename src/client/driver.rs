@@ -47,6 +47,8 @@ pub(super) struct Driver<C: Connector> {
     timer: Timer,
     /// Whether a connection has stalled with several requests in flight.
     distrusted: bool,
+    /// Whether it is being polled, and so has panicked if it is dropped.
+    is_polled: bool,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
     log: DriverLog,
@@ -84,6 +86,7 @@ impl<C: Connector> Driver<C> {
             plan,
             timer: Timer::new(),
             distrusted: false,
+            is_polled: false,
             wakers: Vec::new(),
             log: DriverLog::new(),
         };
@@ -286,15 +289,18 @@ impl<C: Connector> Future for Driver<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
-        loop {
+        driver.is_polled = true;
+        let polled = loop {
             driver.poll_timer(cx);
             if let Link::Closed = driver.link {
-                return Poll::Ready(());
+                break Poll::Ready(());
             }
             if driver.poll_link(cx).is_pending() {
-                return Poll::Pending;
+                break Poll::Pending;
             }
-        }
+        };
+        driver.is_polled = false;
+        polled
     }
 }
 
@@ -302,6 +308,9 @@ impl<C: Connector> Future for Driver<C> {
 impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
         if !matches!(self.link, Link::Closed) {
+            if !self.is_polled {
+                self.shared.pipeline().orphan();
+            }
             self.closed(None);
         }
     }

@@ -2,22 +2,21 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::{
     connect::Dial,
     pipeline::{Answer, Kind, Pipeline},
     pool::Pool,
+    shared::cooperative,
 };
 use crate::{
-    error::{Delivery, Error},
+    error::Error,
     metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
     protocol::{NotFinite, Numbers},
 };
 
+mod address;
 mod batch;
 mod config;
 mod connect;
@@ -33,22 +32,28 @@ mod pipeline;
 mod place;
 mod pool;
 mod probe;
+mod resolver;
 mod shared;
 mod standing;
+mod state_watcher;
 mod stats;
 mod stream;
 mod sync;
+mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(unix)]
 mod unix;
 
+pub use address::InvalidAddress;
 pub use config::{ClientBuilder, Overflow, Pipelining};
-pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
+pub use connect::{ConnectionState, Connector, Reconnect};
 #[cfg(feature = "tower")]
 pub(crate) use place::{Calling, Places};
+pub use state_watcher::StateWatcher;
 pub use stats::Stats;
 pub use stream::SampleStream;
+pub use tcp::TcpConnector;
 #[cfg(feature = "tls")]
 pub use tls::TlsConnector;
 #[cfg(unix)]
@@ -100,7 +105,8 @@ impl MetricsClient {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the reason, if nobody listens there.
+    /// [`Error::InvalidAddress`] if no connection can ever be made to `address`; [`Error::Connect`] with
+    /// the reason, if nothing listens there.
     ///
     /// # Panics
     ///
@@ -113,7 +119,11 @@ impl MetricsClient {
         Self::builder(address).connect().await
     }
 
-    /// A client of the server at `address` that is to be told more before it connects.
+    /// Returns a builder of a client of the server at `address`, with everything at its default.
+    ///
+    /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
+    /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
+    /// client is made.
     pub fn builder(address: impl ToString) -> ClientBuilder {
         ClientBuilder::new(address.to_string().into())
     }
@@ -178,12 +188,15 @@ impl MetricsClient {
         timestamp: i64,
     ) -> Result<(), Error> {
         let key = key.as_ref();
-        Key::check(key)?;
-        NotFinite::check(key, value)?;
-        // Made before the pipeline is locked: it takes longer than all that is done under the lock.
-        let numbers = Numbers::of(Point { timestamp, value });
-        let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
-        self.handle.pool.of(key).call(Kind::Put, put).await.map(|_| ())
+        cooperative(async {
+            Key::check(key)?;
+            NotFinite::check(key, value)?;
+            // Made before the pipeline is locked: it takes longer than all that is done under the lock.
+            let numbers = Numbers::of(Point { timestamp, value });
+            let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
+            self.handle.pool.of(key).call(Kind::Put, put).await.map(|_| ())
+        })
+        .await
     }
 
     /// Stores any number of samples, in their order, and returns once the server has acknowledged
@@ -205,7 +218,7 @@ impl MetricsClient {
     ///
     /// Dropping the future withdraws the samples that have not been sent.
     pub async fn put_all(&self, samples: impl AsRef<[Sample]>) -> Result<(), Error> {
-        batch::put_all(&self.handle.pool, samples.as_ref()).await
+        cooperative(batch::put_all(&self.handle.pool, samples.as_ref())).await
     }
 
     /// Brings the points of one key, or with `"*"` of all.
@@ -227,12 +240,15 @@ impl MetricsClient {
         S: TryInto<Selector>,
         InvalidKey: From<S::Error>,
     {
-        let selector = selector.try_into().map_err(InvalidKey::from)?;
-        let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
-        Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
-            Answer::Found(metrics) => metrics,
-            Answer::Stored => Metrics::new(),
+        cooperative(async {
+            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
+            Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
+                Answer::Found(metrics) => metrics,
+                Answer::Stored => Metrics::new(),
+            })
         })
+        .await
     }
 
     /// Brings everything that is stored; the same as `get("*")`.
@@ -267,18 +283,19 @@ impl MetricsClient {
         S: TryInto<Selector>,
         InvalidKey: From<S::Error>,
     {
-        let selector = selector.try_into().map_err(InvalidKey::from)?;
-        let Some(Beside { dialer, .. }) = &self.handle.beside else {
-            return Err(Error::CannotDial);
-        };
-        let (is_open, limit) = {
-            let pipeline = self.handle.pool.first().pipeline();
-            (pipeline.is_open(), pipeline.request_timeout())
-        };
-        if !is_open {
-            return Err(Error::Closed { delivery: Delivery::NotSent, cause: None });
-        }
-        SampleStream::open(Arc::clone(dialer), &selector, limit).await
+        cooperative(async {
+            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let Some(Beside { dialer, .. }) = &self.handle.beside else {
+                return Err(Error::CannotDial);
+            };
+            let limit = {
+                let pipeline = self.handle.pool.first().pipeline();
+                pipeline.check_open()?;
+                pipeline.request_timeout()
+            };
+            SampleStream::open(Arc::clone(dialer), &selector, limit).await
+        })
+        .await
     }
 
     /// Closes the client, for all clones: takes no more requests, serves those it has, then closes
@@ -294,29 +311,34 @@ impl MetricsClient {
     /// The client goes on closing when the future is dropped.
     pub async fn close(&self) -> Result<(), Error> {
         self.handle.pool.close();
-        let mut state = self.state();
-        // An error would mean that the sender is gone, but this handle holds it.
-        let _ = state.wait_for(|&state| state == ConnectionState::Closed).await;
+        let _closed = self.watch_state().wait_for(|state| state == ConnectionState::Closed).await;
         self.handle.pool.close_failure().map_or(Ok(()), Err)
     }
 
-    /// Where the client stands with its connection, and every change of that.
+    /// Returns where the client stands with its connection at this moment;
+    /// [`watch_state`](Self::watch_state) waits for changes.
     ///
     /// With [several connections](ClientBuilder::connections) it is connected while at least one of
     /// them is, for then the server can be reached, and closed when all are. What keeps another one
     /// from being made is in the errors of those who wait for it, and in the log.
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
     /// use metrics_client::{ConnectionState, MetricsClient};
     ///
-    /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy();
-    /// assert_eq!(*client.state().borrow(), ConnectionState::Disconnected);
-    /// # }
+    /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy()?;
+    /// assert_eq!(client.state(), ConnectionState::Disconnected);
+    /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<ConnectionState> {
-        self.handle.pool.state().subscribe()
+    pub fn state(&self) -> ConnectionState {
+        *self.handle.pool.state().borrow()
+    }
+
+    /// Returns a watcher of the client's [`state`](Self::state), which waits for changes.
+    #[must_use]
+    pub fn watch_state(&self) -> StateWatcher {
+        StateWatcher::new(self.handle.pool.state().subscribe())
     }
 
     /// What the client has done so far.
@@ -329,7 +351,7 @@ impl MetricsClient {
 impl fmt::Debug for MetricsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetricsClient")
-            .field("state", &*self.handle.pool.state().borrow())
+            .field("state", &self.state())
             .field("stats", &self.stats())
             .finish()
     }

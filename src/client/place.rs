@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::BytesMut;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     MetricsClient,
     pipeline::{Answer, Kind, PlaceId},
-    shared::{Call, Shared, wake_all},
+    shared::{Call, Shared, poll_budget, wake_all},
 };
 use crate::{
     error::Error,
@@ -43,6 +43,8 @@ struct Place {
 /// A request that was called for, and the wait for its answer. It is sent when it is first polled.
 pub(crate) struct Calling {
     request: Option<(Request, Place)>,
+    /// Why it could not be sent.
+    failed: Option<Error>,
     call: Call<Arc<Shared>>,
     /// Keeps the client open; dropped last.
     _client: MetricsClient,
@@ -53,7 +55,7 @@ impl Places {
     pub(crate) fn poll(
         &mut self,
         client: &MetricsClient,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
         self.complete = false;
         for (number, shared) in client.handle.pool.all().iter().enumerate() {
@@ -63,6 +65,7 @@ impl Places {
             match self.places[number].poll(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => {
+                    ready!(poll_budget(cx));
                     *self = Self::default();
                     return Poll::Ready(Err(error));
                 }
@@ -94,7 +97,7 @@ impl Places {
             }
         }
         let call = Call::new(Arc::clone(shared), kind);
-        Calling { request: Some((request, place)), call, _client: client.clone() }
+        Calling { request: Some((request, place)), failed: None, call, _client: client.clone() }
     }
 }
 
@@ -153,10 +156,17 @@ impl Future for Calling {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some((request, place)) = self.request.take() {
-            return match self.send(&request, place, cx) {
-                Ok(()) => Poll::Pending,
-                Err(error) => Poll::Ready(Err(error)),
-            };
+            match self.send(&request, place, cx) {
+                Ok(()) => return Poll::Pending,
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        if let Some(error) = self.failed.take() {
+            if poll_budget(cx).is_pending() {
+                self.failed = Some(error);
+                return Poll::Pending;
+            }
+            return Poll::Ready(Err(error));
         }
         self.call.poll(cx).map_ok(|answer| match answer {
             Answer::Found(metrics) => metrics,

@@ -1,13 +1,15 @@
 //! What the handles of a client and the driver of a connection share.
 
+#[cfg(feature = "tower")]
+use std::pin::pin;
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     ops::Deref,
     sync::{Arc, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::time::Instant;
+use tokio::{task::coop, time::Instant};
 
 use super::{
     connect::ConnectionState,
@@ -90,6 +92,26 @@ impl Shared {
         drop(left_behind);
         wake_all(&mut wakers);
     }
+}
+
+/// Has a call that fails take part in Tokio's cooperative budget. It may fail without having waited for
+/// anything; a task that then calls again at once would never let another one run, nor its runtime end.
+#[inline]
+pub(super) async fn cooperative<T>(
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let outcome = call.await;
+    if outcome.is_err() {
+        coop::consume_budget().await;
+    }
+    outcome
+}
+
+/// Takes one from the task's budget, as [`cooperative`] does; pending if none is left, until the next turn
+/// of the task.
+#[cfg(feature = "tower")]
+pub(super) fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
+    pin!(coop::consume_budget()).poll(cx)
 }
 
 /// Wakes tasks, after the pipeline's lock has been released: a task may run at once, and want it.

@@ -20,7 +20,7 @@ use crate::{
 /// use std::time::Duration;
 /// use metrics_client::{MetricsClient, Reporter, recorder::{Counters, Recorder}};
 ///
-/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let recorder = Recorder::builder(Reporter::new(client))
 ///     .prefix("shop")?
 ///     .global_label("host", "palm")

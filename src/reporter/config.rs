@@ -14,13 +14,14 @@ use crate::{
     metric::{InvalidKey, Key},
 };
 
-/// Builds a [`Reporter`].
+/// Builds a [`Reporter`]. What a setting cannot be is taken for the nearest that it can be; zero never
+/// means "without a limit" ([the rule](crate::ClientBuilder#limits-and-zero)).
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 /// use metrics_client::{MetricsClient, Reporter, WhenFull};
 ///
-/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let reporter = Reporter::builder(client)
 ///     .capacity(1_000_000)
 ///     .max_bytes(128 * 1024 * 1024)
@@ -63,7 +64,8 @@ impl ReporterBuilder {
 
     /// How much memory the samples that wait may be counted as, in bytes: 64 for each and the length
     /// of its key, and 64 more where samples are [coalesced](WhenFull::Coalesce). It is never
-    /// more in truth, and less where samples share a key. Default: 32 MiB.
+    /// more in truth, and less where samples share a key. A sample that counts as more than this by itself is
+    /// dropped, so 0 keeps none. Default: 32 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;
         self

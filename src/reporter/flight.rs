@@ -281,7 +281,7 @@ mod tests {
 
     /// Three samples on their way, and whether their end was hidden.
     fn flying() -> (Arc<Shared>, Arc<AtomicBool>) {
-        let client = MetricsClient::builder("127.0.0.1:1").connect_lazy();
+        let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
         let reporter = Reporter::new(client);
         for second in 0..3 {
             reporter.record_at("a", 0.5, second);

@@ -4,7 +4,7 @@
 use std::task::Poll;
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{task::coop, time::Instant};
 
 use self::{own::Own, queue::Limits, sender::Sender, shared::Shared};
 use crate::{
@@ -186,7 +186,10 @@ impl Reporter {
     ///
     /// Dropping the future changes nothing: what was recorded is sent all the same.
     pub async fn flush(&self, limit: Duration) -> Result<(), Unsent> {
-        self.shared().flush(after(limit)).await
+        let flushed = self.shared().flush(after(limit)).await;
+        // It may not have waited, and the caller may flush in a loop.
+        coop::consume_budget().await;
+        flushed
     }
 
     /// Takes no more samples, for all clones, sends what there is, and returns once all of it has been
@@ -202,7 +205,9 @@ impl Reporter {
     /// When the future is dropped, the reporter takes no more all the same, and sends what it has, until
     /// an attempt fails after `limit`.
     pub async fn close(&self, limit: Duration) -> Result<(), Unsent> {
-        self.shared().close(after(limit)).await
+        let closed = self.shared().close(after(limit)).await;
+        coop::consume_budget().await;
+        closed
     }
 
     /// A guard that, when it is dropped, sends what has been recorded until then, and keeps its thread
@@ -213,11 +218,12 @@ impl Reporter {
     /// # use std::time::Duration;
     /// # use metrics_client::{MetricsClient, Reporter};
     /// #[tokio::main(flavor = "current_thread")]
-    /// async fn main() {
-    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+    /// async fn main() -> Result<(), metrics_client::Error> {
+    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
     ///     let reporter = Reporter::new(client);
     ///     let _guard = reporter.guard(Duration::from_secs(5));
     ///     reporter.record("palm.starts", 1.0);
+    ///     Ok(())
     /// }
     /// ```
     ///

@@ -121,6 +121,6 @@ impl Drop for Sender {
 pub(super) fn is_closed(error: &Error) -> bool {
     match error {
         Error::Batch(batch) => is_closed(&batch.error),
-        error => matches!(error, Error::Closed { .. }),
+        error => matches!(error, Error::Closed { .. } | Error::RuntimeGone { .. }),
     }
 }

@@ -109,7 +109,8 @@ async fn survive_network(pipelining: Pipelining, seed: u64) {
         .max_buffered_bytes(rng.usize(50..2000))
         .overflow(*rng.choice([&Overflow::Wait, &Overflow::Fail]).unwrap())
         .retry(rng.u8(..4) > 0)
-        .connect_lazy();
+        .connect_lazy()
+        .unwrap();
 
     let mut agents = JoinSet::new();
     for id in 0..AGENTS {

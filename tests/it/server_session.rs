@@ -23,6 +23,9 @@ use tokio::{
 
 use crate::invariants::{decode, pieces, sizes, split_input};
 
+/// The shortest line that a server can be limited to: `get k`.
+const LEAST: usize = 6;
+
 /// A session ends, has answered each request once and as a plain model does, and has stored what
 /// the model stored, however the bytes are cut in either direction; a peer that goes away leaves
 /// the store as it was after one of its requests.
@@ -31,7 +34,7 @@ pub(crate) fn server_session(input: &[u8]) {
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime without sockets needs nothing").block_on(async {
         for (max_line_bytes, max_unsent_bytes) in
-            [(ServerCodec::DEFAULT_MAX_LINE_BYTES, 128 * 1024), (stream.len() / 2, 16)]
+            [(ServerCodec::DEFAULT_MAX_LINE_BYTES, 128 * 1024), (LEAST.max(stream.len() / 2), 16)]
         {
             let limits =
                 Limits::default().max_line_bytes(max_line_bytes).max_unsent_bytes(max_unsent_bytes);

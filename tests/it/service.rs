@@ -231,7 +231,7 @@ async fn a_client_that_closes_tells_services_that_are_ready_and_those_that_wait(
 #[tokio::test(start_paused = true)]
 async fn a_future_keeps_the_client_open() {
     let (client, mut peer, _network) = client_with_room_for(1).await;
-    let state = client.state();
+    let state = client.watch_state();
     let mut service = client.service();
     let call = service.ready().await.unwrap().call(put("a"));
     drop((client, service));
@@ -239,7 +239,7 @@ async fn a_future_keeps_the_client_open() {
     call.unwrap();
     peer.expect_end().await;
     settle().await;
-    assert_eq!(*state.borrow(), ConnectionState::Closed);
+    assert_eq!(state.get(), ConnectionState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -341,7 +341,8 @@ async fn with_several_connections_a_service_is_ready_when_each_has_room() {
         .connections(2)
         .max_buffered_bytes(PLACE)
         .request_timeout(Duration::from_secs(60))
-        .connect_lazy();
+        .connect_lazy()
+        .unwrap();
     let [mut one, mut two] = [client.service(), client.service()];
     assert!(is_ready(&mut one).await);
     assert!(!is_ready(&mut two).await);

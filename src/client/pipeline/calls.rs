@@ -243,12 +243,20 @@ impl Pipeline {
     }
 
     #[inline]
-    pub(super) fn check_open(&self) -> Result<(), Error> {
+    pub(in crate::client) fn check_open(&self) -> Result<(), Error> {
         match self.phase {
             Phase::Open => Ok(()),
-            Phase::Draining | Phase::Closed => {
-                Err(Error::Closed { delivery: Delivery::NotSent, cause: self.trouble.clone() })
-            }
+            Phase::Draining | Phase::Closed => Err(self.closed(Delivery::NotSent)),
+        }
+    }
+
+    /// Why a request cannot be served any more.
+    #[cold]
+    pub(super) fn closed(&self, delivery: Delivery) -> Error {
+        if self.is_orphaned {
+            Error::RuntimeGone { delivery }
+        } else {
+            Error::Closed { delivery, cause: self.trouble.clone() }
         }
     }
 }

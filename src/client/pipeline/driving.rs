@@ -197,6 +197,11 @@ impl Pipeline {
         self.open() == 0
     }
 
+    /// The driver's runtime is gone: the errors say so when everything [ends](Self::end).
+    pub(in crate::client) fn orphan(&mut self) {
+        self.is_orphaned = true;
+    }
+
     /// Ends everything: whoever waits is told, whoever comes is refused.
     pub(in crate::client) fn end(
         &mut self,
@@ -218,7 +223,7 @@ impl Pipeline {
             let delivery = delivery(&entry);
             let error = match fault {
                 Some(fault) => Error::Connection { fault: Arc::clone(fault), delivery },
-                None => Error::Closed { delivery, cause: self.trouble.clone() },
+                None => self.closed(delivery),
             };
             self.fail(&entry, &error, wakers);
         }

@@ -73,6 +73,8 @@ pub(super) struct Pipeline {
     /// Since when the answer that is due next has been due.
     due_since: Option<Instant>,
     phase: Phase,
+    /// Whether the runtime on which the driver lived has ended.
+    is_orphaned: bool,
     /// Why there is no connection, if there is none.
     trouble: Option<Arc<ConnectionFault>>,
     /// The driver's task, while it has nothing to do until a handle has something for it.
@@ -107,6 +109,7 @@ impl Pipeline {
             width: 1,
             due_since: None,
             phase: Phase::Open,
+            is_orphaned: false,
             trouble: None,
             driver: None,
             wants_probe: false,

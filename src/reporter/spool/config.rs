@@ -20,7 +20,7 @@ use crate::metric::{Sample, unix_seconds};
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 /// use metrics_client::{MetricsClient, Reporter, Spool};
 ///
-/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let reporter = Reporter::builder(client)
 ///     .spool(Spool::folder("/var/lib/agent/spool").max_bytes(1 << 30))?
 ///     .start();

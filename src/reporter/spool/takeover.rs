@@ -367,7 +367,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_appended_is_synced_at_the_next_turn_however_new_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        let client = MetricsClient::builder("peer").connector(Nowhere).connect_lazy();
+        let client = MetricsClient::builder("peer").connector(Nowhere).connect_lazy().unwrap();
         let spool = Spool::folder(folder.path()).sync_every(3600 * SECOND);
         let reporter = Reporter::builder(client).spool(spool).unwrap().start();
         let keeper = Arc::clone(reporter.shared().spool.as_ref().unwrap());

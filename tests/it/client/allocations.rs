@@ -62,7 +62,7 @@ fn allocated_by(connections: usize, put: impl AsyncFn(&MetricsClient)) -> u64 {
     let client =
         MetricsClient::builder(address).pipelining(Pipelining::On).connections(connections);
     // The one key that there is has the client make one connection.
-    let client = runtime.block_on(async { client.connect_lazy() });
+    let client = runtime.block_on(async { client.connect_lazy().unwrap() });
     let puts = |number: usize| {
         runtime.block_on(async {
             for _ in 0..number {

@@ -1,8 +1,10 @@
 //! The client, against a peer that the test plays, with paused time.
 
+mod address;
 mod allocations;
 mod basics;
 mod bounds;
+mod budget;
 mod cancel;
 mod deadlines;
 mod events;
@@ -11,6 +13,8 @@ mod peculiar;
 mod pipelining;
 mod pool;
 mod reconnect;
+mod state;
 mod stream;
 #[cfg(all(unix, feature = "server"))]
 mod unix;
+mod zeros;

@@ -6,7 +6,7 @@ use metrics_client::{BatchError, Delivery, Error, Response, Sample};
 use tokio::time::Instant;
 
 use super::{
-    CLOSE_TIMEOUT, CONNECT_TIMEOUT, SLACK,
+    CLOSE_TIMEOUT, CONNECT_TIMEOUT, SHORTEST, SLACK,
     wire::Asked,
     world::{Ask, Outcome, World},
 };
@@ -27,7 +27,10 @@ impl World {
         let limit = self.limit(ask);
         assert!(taken <= limit + SLACK, "{ask:?} took {taken:?}: {outcome:?}");
         if call.was_late && ask != Ask::Nonsense {
-            let closed = matches!(outcome, Err(Error::Closed { .. } | Error::CannotDial));
+            let closed = matches!(
+                outcome,
+                Err(Error::Closed { .. } | Error::RuntimeGone { .. } | Error::CannotDial)
+            );
             assert!(closed, "{ask:?} after the close: {outcome:?}");
         }
         match outcome {
@@ -35,7 +38,7 @@ impl World {
             Err(Error::QueueFull { .. }) => {
                 assert_eq!(self.rules.overflow, metrics_client::Overflow::Fail);
             }
-            Err(Error::Closed { .. }) => {
+            Err(Error::Closed { .. } | Error::RuntimeGone { .. }) => {
                 assert!(self.closing || self.rules.may_give_up(), "{ask:?}: nobody has closed");
             }
             _ => {}
@@ -101,8 +104,11 @@ impl World {
             error => error,
         };
         let expected = !self.all_are_prompt
-            || self.rules.request_timeout.is_zero()
-            || matches!(cause, Error::QueueFull { .. } | Error::Closed { .. })
+            || self.rules.request_timeout == SHORTEST
+            || matches!(
+                cause,
+                Error::QueueFull { .. } | Error::Closed { .. } | Error::RuntimeGone { .. }
+            )
             || matches!(cause, Error::CannotDial if ask == Ask::Stream)
             // Only what is longer than allowed brings a prompt server's connection to its end.
             || (self.rules.max_response_bytes < 100

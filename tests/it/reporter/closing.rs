@@ -39,7 +39,7 @@ async fn closing_while_the_server_is_silent_says_what_could_not_be_sent() {
 async fn closing_goes_on_trying_until_its_limit() {
     let (mut network, builder) = crate::peer::Network::new();
     network.black_hole();
-    let reporter = metrics_client::Reporter::new(builder.connect_lazy());
+    let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
     reporter.record_at("a", 1.0, 1);
     let server = async {
         // Several attempts fail meanwhile.
@@ -75,7 +75,7 @@ async fn its_own_counters_are_recorded_at_the_first_close_and_never_after() {
 async fn the_reason_is_told() {
     let (network, builder) = crate::peer::Network::new();
     network.black_hole();
-    let reporter = metrics_client::Reporter::new(builder.connect_lazy());
+    let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
     reporter.record_at("a", 1.0, 1);
     let unsent = soon(reporter.close(10 * SECOND)).await.unwrap_err();
     assert!(matches!(unsent.cause, Some(Error::Batch(_))), "{unsent:?}");
@@ -102,7 +102,7 @@ async fn a_flush_does_not_wait_when_the_client_is_closed() {
 async fn a_last_handle_that_goes_while_the_server_is_away_leaves_no_task() {
     let (network, builder) = crate::peer::Network::new();
     network.refuse(usize::MAX - 1);
-    let reporter = metrics_client::Reporter::new(builder.connect_lazy());
+    let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
     reporter.record_at("a", 1.0, 1);
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     assert_eq!(tasks(), 2);

@@ -16,7 +16,7 @@ use crate::peer::{Network, Peer};
 fn alone(folder: &Path) -> (Network, Reporter) {
     let (network, builder) = Network::new();
     network.black_hole();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     (network, spooling(client, Spool::folder(folder)))
 }
 
@@ -108,7 +108,7 @@ async fn what_a_reporter_could_not_send_before_it_closed_is_sent_by_the_next_one
     drop(reporter);
 
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder));
     assert_eq!(accounted(&reporter).recovered, 1000);
     let mut received = Received::default();
@@ -154,7 +154,7 @@ async fn a_newer_value_is_not_replaced_by_one_that_an_earlier_process_has_spoole
     }
     reporter.close(SECOND).await.unwrap_err();
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder));
     for key in 0..500 {
         reporter.record_at(format!("k{key}"), 2.0, 7);
@@ -175,7 +175,7 @@ async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there
     // What stands where the next segment would is as good as a full disk.
     fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder));
     // It has to follow the one in the folder, and would go there.
     reporter.record_at("a", 2.0, 7);
@@ -191,7 +191,7 @@ async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there
 async fn samples_may_gather_for_ever() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = Reporter::builder(client).gather(Duration::MAX);
     let reporter = reporter.spool(Spool::folder(&folder)).unwrap().start();
     reporter.record_at("a", 1.0, 1);
@@ -208,7 +208,7 @@ async fn samples_may_gather_for_ever() {
 async fn a_slow_server_gets_what_it_can_take_and_the_rest_waits_on_disk() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter =
         Reporter::builder(client).capacity(2000).spool(Spool::folder(&folder)).unwrap().start();
     let recorder = reporter.clone();
@@ -242,7 +242,7 @@ async fn a_full_spool_drops_the_oldest_and_everything_adds_up() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     network.black_hole();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder).max_bytes(1024 * 1024));
     for second in 0..100 {
         for _ in 0..1000 {
@@ -268,7 +268,7 @@ async fn a_flush_tells_of_what_a_full_spool_drops_meanwhile() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     network.black_hole();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder).max_bytes(1));
     for second in 0..100_000 {
         reporter.record_at("some.key.of.ordinary.length", 0.5, second);
@@ -326,7 +326,7 @@ async fn live_samples_pass_those_that_have_to_go_through_a_spool_that_cannot_be_
     fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
 
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder));
     for key in 0..1000 {
         reporter.record_at(format!("a{key}"), 2.0, 5);
@@ -390,7 +390,7 @@ async fn its_own_counters_tell_of_the_spool() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     network.black_hole();
-    let reporter = Reporter::builder(builder.pipelining(Pipelining::On).connect_lazy())
+    let reporter = Reporter::builder(builder.pipelining(Pipelining::On).connect_lazy().unwrap())
         .spool(Spool::folder(&folder))
         .unwrap()
         .self_metrics("me")
@@ -430,8 +430,9 @@ async fn a_folder_belongs_to_one_reporter() {
     let folder = TempDir::new().unwrap();
     let (_network, _reporter) = alone(folder.path());
     let (_other, builder) = Network::new();
-    let error =
-        Reporter::builder(builder.connect_lazy()).spool(Spool::folder(&folder)).unwrap_err();
+    let error = Reporter::builder(builder.connect_lazy().unwrap())
+        .spool(Spool::folder(&folder))
+        .unwrap_err();
     assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
 }
 
@@ -569,7 +570,7 @@ fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
     let reporter = runtime.block_on(async {
         // Nobody listens on a port that was just given back.
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = MetricsClient::builder(socket.local_addr().unwrap()).connect_lazy();
+        let client = MetricsClient::builder(socket.local_addr().unwrap()).connect_lazy().unwrap();
         drop(socket);
         let reporter = spooling(client, Spool::folder(&folder));
         let _guard = reporter.guard(Duration::from_millis(200));

@@ -35,7 +35,7 @@ async fn a_client_without_a_descriptor_says_so_keeps_its_connection_and_dials_on
     };
     end_with_parent();
     let connected = MetricsClient::connect(&address).await.unwrap();
-    let lazy = builder(address.parse().unwrap()).connect_lazy();
+    let lazy = builder(address.parse().unwrap()).connect_lazy().unwrap();
     connected.put_at("a", 1.0, 1).await.unwrap();
 
     rlimit::setrlimit(rlimit::Resource::NOFILE, 64, 64).unwrap();
