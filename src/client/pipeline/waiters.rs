@@ -45,6 +45,8 @@ pub(in crate::client) struct Progress {
     pub(in crate::client) delivery: Option<Delivery>,
     /// The requests that the server has refused, by their places.
     pub(in crate::client) refused: Vec<usize>,
+    /// The requests at which the server closes the connection, by their places.
+    pub(in crate::client) closed_on: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -256,6 +258,9 @@ impl Progress {
         if let Error::Rejected { .. } = error {
             // Refusals come one by one.
             self.refused.push(index);
+        } else if error.is_closed_on_request() {
+            // Only this request fails, as with a refusal.
+            self.closed_on.push(index);
         } else if self.broken.is_none_or(|(first, _)| index < first) {
             self.broken = Some((index, error.is_retryable()));
         }
