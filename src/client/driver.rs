@@ -222,8 +222,11 @@ impl<C: Connector> Driver<C> {
         pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
         drop(pipeline);
         wake_all(&mut self.wakers);
-        let limit = self.plan.settings.stall_timeout;
-        self.link = Link::Dialing(Box::pin(hangup::dial(dialer, shared, check, limit)));
+        let limits = hangup::Limits {
+            time: self.plan.settings.stall_timeout,
+            bytes: self.plan.max_response_bytes,
+        };
+        self.link = Link::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
     }
 
     fn connected(&mut self, dialed: Dialed<C::Io>) {

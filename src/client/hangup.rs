@@ -41,9 +41,6 @@ const ENOUGH_LOSSES: u32 = 2;
 /// 1,023, so that the search gets past as many in a row that end connections.
 const MAX_SKIPS: u32 = 10;
 
-/// The most that the answer to a question may have, in bytes. Nothing is stored under its key.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
-
 /// Which request is suspected, and how the search for it goes on.
 #[derive(Debug, Default)]
 pub(super) struct Search {
@@ -185,19 +182,26 @@ impl Search {
     }
 }
 
-/// Makes a connection, and asks what is to be asked first, each within `limit`.
+/// How long an answer may take, and how many bytes it may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) time: Duration,
+    pub(super) bytes: usize,
+}
+
+/// Makes a connection, and asks what is to be asked first.
 pub(super) async fn dial<C: Connector>(
     dialer: Arc<Dialer<C>>,
     shared: Arc<Shared>,
     check: Option<Check>,
-    limit: Duration,
+    limits: Limits,
 ) -> Result<Dialed<C::Io>, ConnectionFault> {
     let dial = async || dialer.dial().await.map_err(|cause| dialer.fault(cause));
     let mut io = dial().await?;
     let Some(check) = check else {
         return Ok(Dialed { io, has_answered: false, has_proof: false });
     };
-    let first = ask(&mut io, &harmless(), limit).await?;
+    let first = ask(&mut io, &harmless(), limits).await?;
     let (second, proves) = match check {
         Check::Gets => (harmless(), true),
         Check::Put { skip } => match shared.pipeline().witness(skip) {
@@ -207,7 +211,7 @@ pub(super) async fn dial<C: Connector>(
     };
     let is_put = matches!(check, Check::Put { .. }) && proves;
     let mut closes_after_answer = false;
-    let mut answer = ask(&mut io, &second, limit).await;
+    let mut answer = ask(&mut io, &second, limits).await;
     if let (
         Err(ConnectionFault::ClosedByServer | ConnectionFault::Io(_)),
         Response::Error(message),
@@ -219,11 +223,13 @@ pub(super) async fn dial<C: Connector>(
         // Perhaps it closes after each answer.
         closes_after_answer = true;
         io = dial().await?;
-        answer = ask(&mut io, &second, limit).await;
+        answer = ask(&mut io, &second, limits).await;
     }
     let has_proof = match answer? {
-        Response::Ok(metrics) if is_put => metrics.is_empty(),
-        _ => proves && !is_put,
+        Response::Error(_) => proves && !is_put,
+        Response::Ok(metrics) if is_put && metrics.is_empty() => true,
+        _ if is_put => return Err(ConnectionFault::DataForPut),
+        _ => proves,
     };
     if closes_after_answer {
         io = dial().await?;
@@ -240,7 +246,7 @@ fn harmless() -> Box<[u8]> {
 async fn ask(
     io: &mut (impl AsyncRead + AsyncWrite + Unpin),
     question: &[u8],
-    limit: Duration,
+    limits: Limits,
 ) -> Result<Response, ConnectionFault> {
     let conversation = async {
         // A server that rejects the connection may have said why before it closed.
@@ -248,7 +254,7 @@ async fn ask(
             Ok(()) => io.flush().await,
             Err(error) => Err(error),
         };
-        let mut codec = ClientCodec::max_response_bytes(MAX_ANSWER_BYTES);
+        let mut codec = ClientCodec::max_response_bytes(limits.bytes);
         let mut buffer = BytesMut::new();
         loop {
             if let Some(response) = codec.decode(&mut buffer)? {
@@ -262,6 +268,6 @@ async fn ask(
             }
         }
     };
-    let late = |_| Err(ConnectionFault::Stalled { after: limit });
-    time::timeout(limit, conversation).await.unwrap_or_else(late)
+    let late = |_| Err(ConnectionFault::Stalled { after: limits.time });
+    time::timeout(limits.time, conversation).await.unwrap_or_else(late)
 }

@@ -168,7 +168,7 @@ async fn search_goes_past_requests_whose_answers_were_lost() {
 async fn server_that_closes_whatever_it_is_asked_is_a_delay() {
     for answers_gets in [false, true] {
         let (mut network, builder) = Network::new();
-        let client = builder.connect().await.unwrap();
+        let client = builder.request_timeout(Duration::from_secs(60)).connect().await.unwrap();
         let puts = |client: MetricsClient| async move {
             let mut calls = JoinSet::new();
             for at in 0..10 {
