@@ -129,7 +129,11 @@ impl Search {
     }
 
     /// Returns what the next connection is to be asked first, given the oldest request.
-    pub(super) fn next_check(&mut self, oldest: Option<(RequestId, Kind)>) -> Option<Check> {
+    pub(super) fn next_check(
+        &mut self,
+        oldest: Option<(RequestId, Kind)>,
+        has_witness: impl FnOnce() -> bool,
+    ) -> Option<Check> {
         let (request, kind) = oldest?;
         let suspect = self.suspect.filter(|suspect| suspect.request == request);
         let is_due = self.is_narrow(Some(request))
@@ -143,7 +147,8 @@ impl Search {
         // The first put behind may be no better: look further each time.
         let skip = (1 << self.checks) - 1;
         self.checks = (self.checks + 1).min(MAX_SKIPS);
-        Some(Check::Put { skip })
+        // Without another put nothing can be shown, and nobody else waits.
+        has_witness().then_some(Check::Put { skip })
     }
 
     /// A connection has been made, when so many requests were finished.

@@ -24,6 +24,7 @@ mod connect;
 mod connection;
 mod driver;
 mod gathering;
+mod greeting;
 #[cfg(test)]
 #[cfg(loom_model)]
 mod handover;

@@ -113,6 +113,9 @@ impl SampleStream {
                     Some(Ok(Streamed::End(End::Error(message)))) => {
                         Err(Error::Rejected { message: message.into() })
                     }
+                    Some(Ok(Streamed::End(End::TooLarge))) => {
+                        Err(Error::ResponseTooLarge { limit: usize::MAX })
+                    }
                     Some(Err(error)) => Err(lost(error.into())),
                     None => Err(lost(ConnectionFault::Io(io::ErrorKind::UnexpectedEof.into()))),
                 })
