@@ -25,7 +25,10 @@ use super::{
     probe,
     shared::{Shared, wake_all},
 };
-use crate::error::{ConnectionFault, Delivery, Error};
+use crate::{
+    error::{ConnectionFault, Delivery, Error},
+    log_limit::LogLimiter,
+};
 
 /// What a driver is told once, when it is made.
 #[derive(Clone, Debug)]
@@ -51,6 +54,9 @@ pub(super) struct Driver<C: Connector> {
     /// How many requests may be in flight on this connection, apart from the search.
     width: usize,
     search: hangup::Search,
+    /// A server may close after each answer: its connections are not all told of.
+    made: LogLimiter,
+    lost: LogLimiter,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
 }
@@ -95,6 +101,8 @@ impl<C: Connector> Driver<C> {
             unprobed_until: None,
             width: 1,
             search: hangup::Search::default(),
+            made: LogLimiter::new(),
+            lost: LogLimiter::new(),
             wakers: Vec::new(),
         };
         if let Some(io) = io {
@@ -258,7 +266,10 @@ impl<C: Connector> Driver<C> {
             may_probe,
             self.backoff.is_endless(),
         )));
-        tracing::info!(address = &*self.dialer.address, "connected");
+        if self.made.should_log() {
+            let suppressed = self.made.take_suppressed();
+            tracing::info!(address = &*self.dialer.address, suppressed, "connected");
+        }
     }
 
     fn not_connected(&mut self, fault: ConnectionFault) {
@@ -287,11 +298,12 @@ impl<C: Connector> Driver<C> {
         let address = &*self.dialer.address;
         if fault.is_protocol_violation() {
             tracing::error!(address, error = %Chain(&fault), "protocol error");
-        } else {
-            tracing::warn!(address, error = %Chain(&fault), "disconnected");
-        }
-        if retried > 0 {
-            tracing::info!(address, requests = retried, "will send again");
+        } else if self.lost.should_log() {
+            let suppressed = self.lost.take_suppressed();
+            tracing::warn!(address, error = %Chain(&fault), suppressed, "disconnected");
+            if retried > 0 {
+                tracing::info!(address, requests = retried, "will send again");
+            }
         }
         let (is_proven, is_probing) = match &self.link {
             Link::Up(connection) => (connection.is_proven(), connection.is_probing()),

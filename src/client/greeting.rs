@@ -14,7 +14,7 @@ use crate::{error::ConnectionFault, protocol::Response};
 /// How long the end of a connection may come behind the `error` that announces it: a server at its
 /// limit of connections writes and closes in one go. As long as the pause of the probe. Only the
 /// first answer on a connection is held back so long, and only if it is an `error`.
-const END_WITHIN: Duration = if cfg!(loom_model) {
+pub(super) const END_WITHIN: Duration = if cfg!(loom_model) {
     // Time stands still in a model.
     Duration::ZERO
 } else {

@@ -115,7 +115,7 @@ async fn answer_past_its_limit_fails_its_call_alone() {
         assert!(!error.is_retryable());
         b.unwrap();
         let Err(Error::Rejected { message }) = c else { panic!("{c:?}") };
-        assert_eq!(&*message, "this is a ");
+        assert_eq!(&*message, "this is a");
         client.put_at("d", 1.0, 1).await.unwrap();
     };
     join!(calls, server);

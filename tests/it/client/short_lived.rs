@@ -118,6 +118,29 @@ async fn error_of_a_connection_that_goes_on_is_about_the_request() {
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
+// FAULTS C10
+#[tokio::test(start_paused = true)]
+async fn rejection_of_a_streams_connection_is_not_about_the_request() {
+    for ends in [true, false] {
+        let (mut network, builder) = Network::new();
+        let client = builder.connect_lazy();
+        let server = async {
+            let mut peer = network.accept().await;
+            peer.answer("get *\n", "error\ntoo many connections\n\n").await;
+            if ends { None } else { Some(peer) }
+        };
+        let (stream, _peer) = join!(client.stream("*"), server);
+        let error = stream.unwrap().next().await.unwrap().unwrap_err();
+        match error {
+            Error::Connection { fault, .. } if ends => {
+                assert!(matches!(*fault, ConnectionFault::RejectedByServer { .. }), "{fault:?}");
+            }
+            Error::Rejected { message } if !ends => assert_eq!(&*message, "too many connections"),
+            error => panic!("{error:?}"),
+        }
+    }
+}
+
 // FAULTS C11
 #[tokio::test(start_paused = true)]
 async fn server_that_closes_after_each_answer_costs_no_wait() {
