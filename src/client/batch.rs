@@ -32,11 +32,14 @@ pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error
     for sample in samples {
         NotFinite::check(&sample.key, sample.point.value)?;
     }
-    let Stored { acknowledged, failure, refused, settled, broken, delivery } = match pool.several()
-    {
+    let stored = match pool.several() {
         None => store(pool.first(), samples.iter(), samples.len()).await,
         Some(several) => store_by_key(several, samples).await,
     };
+    let Stored { acknowledged, failure, refused, mut closed_on, settled, broken, delivery } =
+        stored;
+    closed_on.retain(|&place| place < settled);
+    closed_on.sort_unstable();
     match failure {
         None => Ok(()),
         Some((first_failed, error)) => Err(Error::Batch(Arc::new(BatchError {
@@ -45,6 +48,7 @@ pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error
             first_failed,
             settled,
             rejected: refused.into_iter().filter(|&place| place < settled).count(),
+            closed_on,
             delivery: delivery.filter(|_| acknowledged == 0).unwrap_or(Delivery::Unknown),
             retryable: broken.is_some_and(|(_, retryable)| retryable),
             error,
@@ -60,7 +64,9 @@ struct Stored {
     failure: Option<(usize, Error)>,
     /// The places of those that the server has refused.
     refused: Vec<usize>,
-    /// All before this place were acknowledged or refused.
+    /// The places of those at which the server closes the connection.
+    closed_on: Vec<usize>,
+    /// All before this place were acknowledged or refused, or are in `closed_on`.
     settled: usize,
     /// The first that failed for another reason than a refusal, by its place, and whether it may
     /// work if it is tried again.
@@ -79,7 +85,8 @@ impl Stored {
         let places = places.collect::<Vec<_>>();
         let broken = self.broken.iter_mut().map(|(place, _)| place);
         let first = [first_failed, &mut self.settled];
-        for place in self.refused.iter_mut().chain(first).chain(broken) {
+        let failed = self.refused.iter_mut().chain(&mut self.closed_on);
+        for place in failed.chain(first).chain(broken) {
             *place = places.get(*place).copied().unwrap_or(total);
         }
         self
@@ -91,6 +98,7 @@ impl Stored {
         self.broken = earliest(self.broken, other.broken);
         self.delivery = Delivery::of_all(self.delivery.into_iter().chain(other.delivery));
         self.refused.extend(other.refused);
+        self.closed_on.extend(other.closed_on);
         self.settled = self.settled.min(other.settled);
     }
 }
@@ -157,6 +165,7 @@ async fn store<'a>(
         acknowledged: progress.acknowledged,
         failure: progress.failure.or(failure),
         refused: progress.refused,
+        closed_on: progress.closed_on,
         // What was never accepted is not settled either.
         settled: progress.broken.map_or(accepted, |(at, _)| at),
         broken: progress.broken.or(left),
@@ -184,7 +193,7 @@ impl<'a> Batch<'a> {
     async fn room(&mut self, accepted: usize) -> Option<usize> {
         poll_fn(|cx| {
             let mut pipeline = self.shared.pipeline();
-            let window = self.pace.window.min(2 * pipeline.width());
+            let window = self.pace.window.min(2 * pipeline.width()).max(pipeline.wanted_puts());
             let block = (window / 2).clamp(1, BLOCK);
             let (progress, unneeded) = pipeline.poll_batch(self.waiter, window - block, cx.waker());
             let progress =

@@ -8,7 +8,6 @@ use std::{
     error::Error as _,
     fmt,
     future::Future,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -22,11 +21,12 @@ use super::{
     connect::{Backoff, BoxFuture, ConnectionState, Connector, Dialer, Reconnect},
     connection::{Connection, Moved},
     driver_log::DriverLog,
+    hangup::{self, Dialed, Loss},
     pipeline::Settings,
     probe,
     shared::{Shared, wake_all},
 };
-use crate::error::ConnectionFault;
+use crate::error::{ConnectionFault, Delivery, Error};
 
 /// What a driver is told once, when it is made.
 #[derive(Clone, Debug)]
@@ -49,6 +49,11 @@ pub(super) struct Driver<C: Connector> {
     distrusted: bool,
     /// Whether it is being polled, and so has panicked if it is dropped.
     is_polled: bool,
+    /// Until when the server is not asked whether it can pipeline.
+    unprobed_until: Option<Instant>,
+    /// How many requests may be in flight on this connection, apart from the search.
+    width: usize,
+    search: hangup::Search,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
     log: DriverLog,
@@ -58,7 +63,7 @@ pub(super) struct Driver<C: Connector> {
 enum Link<Io> {
     /// There is none, and nobody has asked for anything yet.
     Idle,
-    Dialing(BoxFuture<Result<Io, Arc<io::Error>>>),
+    Dialing(BoxFuture<Result<Dialed<Io>, ConnectionFault>>),
     /// Waiting to dial.
     Backoff(Pin<Box<Sleep>>),
     Up(Box<Connection<Io>>),
@@ -69,6 +74,11 @@ enum Link<Io> {
 
 /// How long the shutdown of a connection may take on which everything is answered.
 const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a server counts as one that takes one request at a time after it has closed a connection
+/// before the probe was through. One that closes after each answer would cost a second connection for
+/// each, and one that was restarted is slower for a moment.
+const UNPROBED_FOR: Duration = Duration::from_secs(10);
 
 impl<C: Connector> Driver<C> {
     /// A driver, on the connection if there is one already.
@@ -87,11 +97,14 @@ impl<C: Connector> Driver<C> {
             timer: Timer::new(),
             distrusted: false,
             is_polled: false,
+            unprobed_until: None,
+            width: 1,
+            search: hangup::Search::default(),
             wakers: Vec::new(),
             log: DriverLog::new(),
         };
         if let Some(io) = io {
-            driver.connected(io);
+            driver.connected(Dialed { io, has_answered: false, has_proof: false });
         }
         driver
     }
@@ -105,8 +118,8 @@ impl<C: Connector> Driver<C> {
                 self.dial();
             }
             Link::Dialing(dialling) => match dialling.as_mut().poll(cx) {
-                Poll::Ready(Ok(io)) => self.connected(io),
-                Poll::Ready(Err(cause)) => self.not_connected(cause),
+                Poll::Ready(Ok(dialed)) => self.connected(dialed),
+                Poll::Ready(Err(fault)) => self.not_connected(fault),
                 Poll::Pending => return self.poll_unwanted(cx),
             },
             Link::Backoff(wait) => match wait.as_mut().poll(cx) {
@@ -132,7 +145,10 @@ impl<C: Connector> Driver<C> {
         if let Poll::Ready(can_pipeline) = connection.poll_probe(cx) {
             tracing::debug!(address = &*self.dialer.address, can_pipeline, "asked the server");
             if can_pipeline {
-                self.shared.pipeline().set_width(self.plan.max_in_flight);
+                self.width = self.plan.max_in_flight;
+                if !self.search.is_on() {
+                    self.shared.pipeline().set_width(self.width);
+                }
             }
         }
         let moved = connection.poll(cx, &self.shared, &mut self.wakers);
@@ -148,6 +164,12 @@ impl<C: Connector> Driver<C> {
             }
         }
         let mut pipeline = self.shared.pipeline();
+        if self.search.is_on() {
+            let oldest = pipeline.oldest().map(|(request, _)| request);
+            let width = self.search.width(self.width, oldest, pipeline.finished());
+            pipeline.set_width(width);
+            pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
+        }
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
             if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Closed) {
@@ -218,51 +240,125 @@ impl<C: Connector> Driver<C> {
 
     fn dial(&mut self) {
         self.shared.set_state(ConnectionState::Connecting);
-        let dialer = Arc::clone(&self.dialer);
-        self.link = Link::Dialing(Box::pin(async move { dialer.dial().await }));
+        let (dialer, shared) = (Arc::clone(&self.dialer), Arc::clone(&self.shared));
+        let mut pipeline = self.shared.pipeline();
+        let check = self.search.next_check(pipeline.oldest(), || pipeline.has_witness());
+        pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
+        drop(pipeline);
+        wake_all(&mut self.wakers);
+        let limits = hangup::Limits {
+            time: self.plan.settings.stall_timeout,
+            bytes: self.plan.max_response_bytes,
+        };
+        self.link = Link::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
     }
 
-    fn connected(&mut self, io: C::Io) {
+    fn connected(&mut self, dialed: Dialed<C::Io>) {
         let (width, may_probe) = match self.plan.pipelining {
             Pipelining::On => (self.plan.max_in_flight, false),
             Pipelining::Off => (1, false),
             Pipelining::Auto => (1, self.plan.max_in_flight > 1 && !self.distrusted),
         };
-        self.shared.pipeline().connected(width);
+        let may_probe =
+            may_probe && self.unprobed_until.is_none_or(|until| Instant::now() >= until);
+        self.width = width;
+        let mut pipeline = self.shared.pipeline();
+        self.search.connected(pipeline.finished());
+        pipeline.connected(if self.search.is_on() { 1 } else { width });
+        drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
-        self.link =
-            Link::Up(Box::new(Connection::new(io, self.plan.max_response_bytes, may_probe)));
+        let limit = self.plan.max_response_bytes;
+        self.link = Link::Up(Box::new(Connection::new(
+            dialed,
+            limit,
+            may_probe,
+            self.backoff.is_endless(),
+        )));
         self.log.connected(&self.dialer.address);
     }
 
-    fn not_connected(&mut self, cause: Arc<io::Error>) {
-        let fault = Arc::new(self.dialer.fault(cause));
+    fn not_connected(&mut self, fault: ConnectionFault) {
+        let fault = Arc::new(fault);
         self.log.not_connected(Chain(&fault));
         self.shared.pipeline().not_connected(Arc::clone(&fault));
         self.back_off(&fault);
     }
 
     fn disconnected(&mut self, fault: ConnectionFault) {
+        let too_large = match fault {
+            ConnectionFault::ResponseTooLarge { limit } => Some(Error::ResponseTooLarge { limit }),
+            _ => None,
+        };
         let fault = Arc::new(fault);
-        let address = &*self.dialer.address;
         let mut retried = 0;
+        let mut is_explained = too_large.is_some();
+        if let Some(error) = too_large {
+            self.shared.pipeline().fail_due(error, &mut self.wakers);
+        }
         if self.backoff.is_endless() {
+            is_explained |= self.search_for_cause(&fault);
             retried = self.shared.pipeline().disconnected(&fault, &mut self.wakers);
             wake_all(&mut self.wakers);
         }
+        let address = &*self.dialer.address;
         if fault.is_protocol_violation() {
             self.log.violated(address, Chain(&fault), retried);
         } else {
             self.log.disconnected(address, Chain(&fault), retried);
         }
+        let (is_proven, is_probing) = match &self.link {
+            Link::Up(connection) => (connection.is_proven(), connection.is_probing()),
+            _ => (false, false),
+        };
+        if is_probing {
+            self.unprobed_until = Some(Instant::now() + UNPROBED_FOR);
+        }
         let wanted = !self.shared.pipeline().is_drained();
-        if wanted || !self.backoff.is_endless() || fault.is_protocol_violation() {
+        let is_good = is_explained || (is_proven && !fault.is_protocol_violation());
+        if wanted && is_good && self.backoff.is_endless() {
+            // A server may close after each answer: it has to be as fast as it can be so.
+            self.dial();
+        } else if wanted
+            || !self.backoff.is_endless()
+            || fault.is_protocol_violation()
+            || matches!(*fault, ConnectionFault::RejectedByServer { .. })
+        {
             self.back_off(&fault);
         } else {
             // Nobody is in want of a connection, so this is no failure: servers close idle ones.
             self.link = Link::Idle;
             self.shared.set_state(ConnectionState::Disconnected);
         }
+    }
+
+    /// Fails the request that ended the connection, if it is known to have done so: says whether.
+    fn search_for_cause(&mut self, fault: &ConnectionFault) -> bool {
+        let Link::Up(connection) = &self.link else {
+            return false;
+        };
+        let mut pipeline = self.shared.pipeline();
+        let loss = Loss {
+            due: pipeline.due_next(),
+            last: pipeline.sent_last(),
+            was_alone: pipeline.in_flight() == 1,
+            had_proof: connection.has_proof(),
+        };
+        let is_found = self.search.lost(fault, loss);
+        pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
+        if !is_found {
+            drop(pipeline);
+            wake_all(&mut self.wakers);
+            return false;
+        }
+        let fault = Arc::new(ConnectionFault::ClosedOnRequest);
+        let error = Error::Connection { fault: Arc::clone(&fault), delivery: Delivery::Unknown };
+        pipeline.fail_due(error, &mut self.wakers);
+        drop(pipeline);
+        wake_all(&mut self.wakers);
+        tracing::warn!(address = &*self.dialer.address, error = %fault, "request failed");
+        // The server has answered others.
+        self.backoff.reset();
+        true
     }
 
     fn back_off(&mut self, fault: &Arc<ConnectionFault>) {

@@ -381,7 +381,8 @@ async fn idle_services_do_not_starve_the_next_one() {
             .connections(connections)
             .max_buffered_bytes(4 * PLACE)
             .request_timeout(timeout_of_calls)
-            .connect_lazy();
+            .connect_lazy()
+            .unwrap();
         let mut idle = [(); 4].map(|()| client.service());
         for service in &mut idle {
             service.ready().await.unwrap();

@@ -29,6 +29,7 @@ mod driving;
 mod line;
 mod queue;
 mod steps;
+mod suspect;
 mod trim;
 mod wait_queue;
 mod waiters;
@@ -41,6 +42,7 @@ pub(super) use driving::Answers;
 #[cfg(feature = "tower")]
 pub(super) use line::PlaceId;
 pub(super) use queue::Kind;
+pub(super) use suspect::RequestId;
 pub(super) use waiters::{Answer, Progress, Settled, WaiterId};
 
 /// What the pipeline is told once, when it is made.
@@ -70,6 +72,8 @@ pub(super) struct Pipeline {
     next_seq: u64,
     /// How many requests may be in flight at once.
     width: usize,
+    /// How many puts a batch should have in the queue at least.
+    wanted_puts: usize,
     /// Since when the answer that is due next has been due.
     due_since: Option<Instant>,
     phase: Phase,
@@ -107,6 +111,7 @@ impl Pipeline {
             waiters: Waiters::default(),
             next_seq: 0,
             width: 1,
+            wanted_puts: 0,
             due_since: None,
             phase: Phase::Open,
             is_orphaned: false,

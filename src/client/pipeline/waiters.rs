@@ -46,6 +46,8 @@ pub(in crate::client) struct Progress {
     pub(in crate::client) delivery: Option<Delivery>,
     /// The requests that the server has refused, by their places.
     pub(in crate::client) refused: Vec<usize>,
+    /// The requests at which the server closes the connection, by their places.
+    pub(in crate::client) closed_on: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -206,6 +208,15 @@ impl Waiters {
         }
     }
 
+    /// Every batch is to look again how many requests it may add.
+    pub(super) fn rouse_batches(&mut self, wakers: &mut Vec<Waker>) {
+        for (_, slot) in self.slabs.iter_mut().flatten() {
+            if let Call::Batch { .. } = slot.call {
+                wakers.extend(slot.waker.take());
+            }
+        }
+    }
+
     /// The call has left: frees its slot, and says what of it is still open.
     pub(super) fn remove(&mut self, id: WaiterId) -> (Removed, Option<Slot>) {
         let mut slot = self.get_mut(id).is_some().then(|| self.take(id));
@@ -306,6 +317,9 @@ impl Progress {
         if let Error::Rejected { .. } = error {
             // Refusals come one by one.
             self.refused.push(index);
+        } else if error.is_closed_on_request() {
+            // Only this request fails, as with a refusal.
+            self.closed_on.push(index);
         } else if self.broken.is_none_or(|(first, _)| index < first) {
             self.broken = Some((index, error.is_retryable()));
         }

@@ -159,7 +159,7 @@ async fn server_that_is_away_is_said_reminded_of_and_over() {
 
     let (mut network, builder) = Network::new();
     network.refuse(1_000_000);
-    let client = builder.pipelining(Pipelining::Off).connect_lazy();
+    let client = builder.pipelining(Pipelining::Off).connect_lazy().unwrap();
     // The deadline of a put is 5 seconds.
     for second in 0..30 {
         client.put_at("a", 1.0, second).await.unwrap_err();

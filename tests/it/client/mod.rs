@@ -8,11 +8,13 @@ mod budget;
 mod cancel;
 mod deadlines;
 mod events;
+mod hangup;
 mod outcomes;
 mod peculiar;
 mod pipelining;
 mod pool;
 mod reconnect;
+mod short_lived;
 mod state;
 mod stream;
 #[cfg(all(unix, feature = "server"))]

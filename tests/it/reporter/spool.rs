@@ -527,7 +527,7 @@ async fn builder_survives_a_spool_that_cannot_be_opened() {
     let folder = TempDir::new().unwrap();
     let (_network, _reporter) = alone(folder.path());
     let (_other, builder) = Network::new();
-    let builder = Reporter::builder(builder.connect_lazy());
+    let builder = Reporter::builder(builder.connect_lazy().unwrap());
     let error = builder.spool(Spool::folder(&folder)).unwrap_err();
     assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
     let elsewhere = TempDir::new().unwrap();
@@ -551,7 +551,7 @@ async fn samples_older_than_max_age_are_not_replayed() {
     }
     reporter.close(SECOND).await.unwrap_err();
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let spool = Spool::folder(&folder).max_age(3600 * SECOND);
     let reporter = spooling(client, spool);
     let mut received = Received::default();

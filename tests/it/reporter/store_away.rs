@@ -50,7 +50,7 @@ async fn samples_outlive_a_full_disk_of_the_server() {
         tokio::spawn(serve_connection(far, Arc::clone(&behind), Limits::default()));
         async move { Ok(near) }
     };
-    let client = MetricsClient::builder("pipe").connector(connect).connect_lazy();
+    let client = MetricsClient::builder("pipe").connector(connect).connect_lazy().unwrap();
     let folder = TempDir::new().unwrap();
     let reporter = spooling(client, Spool::folder(&folder));
     for phase in 0..3 {
