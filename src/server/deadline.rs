@@ -2,7 +2,7 @@
 //!
 //! A process can be stopped for longer than any limit: SIGSTOP, `docker pause`, a suspended machine.
 //! When it goes on, Tokio runs timers before it has asked the kernel which sockets are ready: the wait
-//! for both ends with `EINTR`. What peers did in time lies in the kernel then and has not been seen.
+//! for both ends with `EINTR`. What peers did in time is in the kernel then and has not been seen.
 //! So when a deadline has passed, the runtime gets the chance to look at its sockets once more.
 
 use std::{
