@@ -2,12 +2,12 @@
 //!
 //! A process can be stopped for longer than any limit: SIGSTOP, `docker pause`, a suspended machine.
 //! When it goes on, Tokio runs timers before it has asked the kernel which sockets are ready: the wait
-//! for both ends with `EINTR`. What peers did in time lies in the kernel then and has not been seen.
+//! for both ends with `EINTR`. What peers did in time is in the kernel then and has not been seen.
 //! So when a deadline has passed, the runtime gets the chance to look at its sockets once more.
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     task::Poll,
     time::Duration,
 };
@@ -23,6 +23,11 @@ pub(super) async fn within<F: Future>(time: Duration, future: F) -> Result<F::Ou
     if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
         return Ok(output);
     }
+    // In a box, so that a session, which has several of these, need not keep room for it.
+    Box::pin(wait(time, future)).await
+}
+
+async fn wait<F: Future>(time: Duration, mut future: Pin<&mut F>) -> Result<F::Output, Elapsed> {
     let begin = Instant::now();
     if let Ok(output) = timeout(time, &mut future).await {
         return Ok(output);

@@ -159,6 +159,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             }
             // It may send what is not a request.
             if self.line_since.is_none()
+                && Instant::now() >= after(self.quiet_since, self.limits.idle_time)
                 && let Poll::Ready(end) = self.poll_deadline(cx)
             {
                 return Err(end);

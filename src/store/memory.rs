@@ -60,7 +60,7 @@ impl MemoryStore {
     /// these is told so by an error. When that does not help either, the store is full, and takes no
     /// put any more: nothing that was stored is ever removed for another. A full store does not
     /// become less full by itself, so a put then fails with a final error, `store full`, and no client
-    /// sends it again; that a snapshot was given up is [transient](StoreError::is_transient), since a
+    /// sends it again; that a snapshot was dropped is [transient](StoreError::is_transient), since a
     /// new one can be read. The process
     /// needs somewhat more than what is counted: up to a sixteenth is kept for snapshots to come,
     /// and allocators have their own expenses.

@@ -179,7 +179,7 @@ async fn hanging_store_holds_no_connection_past_its_time() {
         let (mut talk, monitor) = store.talk(limits);
         let begin = Instant::now();
         talk.send(request).await;
-        // The peer is gone, which nobody looks for while the store works.
+        // The peer is gone, and the session does not see that while the store works.
         drop(talk.peer);
         talk.session.await.unwrap();
         assert_eq!(begin.elapsed().as_secs(), 7, "{request:?}");
