@@ -7,7 +7,7 @@ use super::Limits;
 /// Holds `limits` against what the process may open: raises its soft limit, as far as the hard limit
 /// allows, or else lowers theirs, and tells the log.
 ///
-/// A server that may have more connections than descriptors does not turn away what it cannot serve: that
+/// A server that may have more connections than descriptors does not reject what it cannot serve: that
 /// waits in the kernel, without an answer, while one address has all there is.
 pub(super) fn fit(limits: Limits) -> Limits {
     let in_use = std::fs::read_dir("/dev/fd").map_or(USUALLY_IN_USE, Iterator::count);

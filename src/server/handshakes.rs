@@ -74,7 +74,7 @@ impl Handshakes {
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // Whoever sends no `ClientHello`, or only half of one, keeps no other waiting.
+        // A peer that sends no `ClientHello`, or half of one, keeps no other waiting.
         let mut hello = LazyConfigAcceptor::new(Acceptor::default(), io);
         let hello = match Pin::new(&mut hello).await {
             Ok(hello) => hello,
@@ -175,7 +175,7 @@ impl Admission {
         let is_admitted = queue.addresses.get(&self.origin).is_some_and(|a| a.running == Some(id));
         drop(queue);
         if is_admitted {
-            // No other can have been: as long as there was room, nobody waited.
+            // No other can have been: as long as there was room, no handshake waited.
             return Poll::Ready(());
         }
         wakers.into_iter().for_each(Waker::wake);

@@ -219,7 +219,7 @@ mod tests {
         for _ in 0..4 {
             sessions.join_next().await.unwrap().unwrap();
         }
-        assert!(begin.elapsed() < limits.write_time, "nobody was given up");
+        assert!(begin.elapsed() < limits.write_time, "no peer was cut off");
     }
 
     #[tokio::test(start_paused = true)]

@@ -196,7 +196,7 @@ impl Pipeline {
         let limit = self.settings.max_buffered_bytes;
         // While nothing waits to be sent, no request is in line either.
         let has_room =
-            waiting == 0 || (self.nobody_is_in_line() && waiting + self.kept() + len <= limit);
+            waiting == 0 || (self.line_is_empty() && waiting + self.kept() + len <= limit);
         match when_full {
             WhenFull::Is(overflow) if !has_room => {
                 let bytes = self.queue.pull_back(len);

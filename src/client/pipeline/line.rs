@@ -16,7 +16,7 @@ use crate::{client::config::Overflow, error::Error};
 /// A reservation in the queue for any one request, or a position in the line for one. It has to be
 /// [filled](Pipeline::fill) or [given back](Pipeline::give_back).
 ///
-/// A reservation that has been held for the request timeout is taken back when somebody waits for
+/// A reservation that has been held for the request timeout is taken back when others wait for
 /// room: services that are ready and never called starve no other.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::client) struct PlaceId(u64);
@@ -55,7 +55,7 @@ impl Pipeline {
         let seq = self.next_seq;
         self.next_seq += 1;
         *place = Some(PlaceId(seq));
-        if self.nobody_is_in_line() {
+        if self.line_is_empty() {
             while !self.has_room_for_place() && self.take_back_idle(now) {}
             if self.has_room_for_place() {
                 self.reserved.push(seq, now);

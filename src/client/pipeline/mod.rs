@@ -160,7 +160,7 @@ impl Pipeline {
                 (Some(place), Some((request, _))) => place < request,
                 (place, _) => place.is_some(),
             };
-            // Reservations are held, perhaps for long, while nothing waits to be sent: who has a
+            // Reservations are held, perhaps for long, while nothing waits to be sent: a
             // request need not wait for that.
             let admits = request.is_some_and(|(_, len)| {
                 if place_is_first { self.queue.waiting_len() == 0 } else { self.has_room(len) }
@@ -207,7 +207,7 @@ impl Pipeline {
     }
 
     #[inline]
-    fn nobody_is_in_line(&self) -> bool {
+    fn line_is_empty(&self) -> bool {
         self.overflow.is_empty() && self.in_line.is_empty()
     }
 

@@ -28,7 +28,7 @@ pub(super) struct Queue {
     dead: usize,
     /// How many requests have been taken and not been answered.
     in_flight: usize,
-    /// How many entries at the front are known to have nobody who waits for them.
+    /// How many entries at the front are known to have no caller that waits for them.
     unwanted: usize,
     /// How many bytes the buffer has taken at most since it was made.
     buffer_len: usize,
@@ -223,7 +223,7 @@ impl Queue {
         self.find(seq).is_some()
     }
 
-    /// The first entry that somebody waits for.
+    /// The first entry that a caller waits for.
     pub(super) fn first_wanted(&mut self) -> Option<&Entry> {
         while self.entries.get(self.unwanted).is_some_and(|entry| entry.waiter.is_none()) {
             steps::count(1);
@@ -233,7 +233,7 @@ impl Queue {
     }
 
     /// Nobody waits for this entry any more: what of it has not been sent will not be. Returns it as
-    /// it was, if somebody waited for it.
+    /// it was, if a caller waited for it.
     pub(super) fn abandon(&mut self, seq: u64) -> Option<Entry> {
         let place = self.find(seq)?;
         let entry = self.entries.get_mut(place)?;

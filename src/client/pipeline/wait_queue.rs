@@ -95,7 +95,7 @@ impl<T> WaitQueue<T> {
             steps::count(1);
             seq
         };
-        // Whoever is served next looks often, and needs no search.
+        // The member that is served next looks often, and needs no search.
         if self.slots.front().is_some_and(|&(first, _)| first == seq) {
             return Some(0);
         }
