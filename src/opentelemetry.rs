@@ -345,7 +345,7 @@ impl Said {
     }
 }
 
-/// Samples that a reporter has taken and not stored, whoever recorded them.
+/// Samples that a reporter has taken and lost, those of its other users among them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lost {
     dropped: u64,

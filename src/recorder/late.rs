@@ -42,7 +42,7 @@ impl<S> Late<S> {
 
 pub(super) struct LateCounter {
     late: Late<CounterSeries>,
-    /// What has been counted in vain.
+    /// What was counted while there was no series.
     kept: AtomicU64,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct LateGauge {
     kept: Mutex<Kept>,
 }
 
-/// What has become of a gauge in vain.
+/// What a gauge was told while there was no series.
 #[derive(Clone, Copy, Default)]
 struct Kept {
     set: Option<f64>,

@@ -1,4 +1,4 @@
-//! The keys under which series are reported, and who has which.
+//! The keys under which series are reported, and which metric has which.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -50,7 +50,7 @@ struct State {
     untold_unnamed: Vec<(KeyName, InvalidKey)>,
 }
 
-/// Who has a key.
+/// The metrics that have a key.
 struct Claim {
     first: Owner,
     owners: u32,

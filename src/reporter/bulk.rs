@@ -32,11 +32,11 @@ pub(crate) struct Refused {
     pub(crate) queue_full: u64,
 }
 
-/// How many samples are recorded while nobody else can record: some microseconds.
+/// How many samples are recorded at one go, which other threads wait for: some microseconds.
 const SLICE_SAMPLES: usize = 256;
 
 impl Reporter {
-    /// Records samples in this order. Wakes nobody and logs nothing.
+    /// Records samples in this order. Wakes no task and logs nothing.
     pub(crate) fn record_quietly(&self, samples: &[Sample]) -> Aftermath {
         let mut aftermath = Aftermath {
             shared: Arc::clone(self.shared()),
