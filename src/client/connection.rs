@@ -1,8 +1,10 @@
 //! One connection: bytes from the pipeline to the server, answers from the server to the pipeline.
 
 use std::{
+    io,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use futures_core::Stream as _;
@@ -15,10 +17,12 @@ use tokio::{
 use tokio_util::codec::Framed;
 
 use super::{
-    connect::BoxFuture,
+    budgeted::Budgeted,
+    connect::{BoxFuture, Connector},
     gathering::{Gathering, Leave},
     pipeline::Answers,
     shared::{Shared, wake_all},
+    turn::IoTurn,
 };
 use crate::{
     error::ConnectionFault,
@@ -35,12 +39,27 @@ const ANSWERS_AT_ONCE: usize = 1024;
 /// here instead of in the pipeline, where they can still be withdrawn.
 const WRITE_BUFFER_BYTES: usize = 256 * 1024;
 
+/// For how long the last read tells that nothing else has come. A caller who asks again at once does so
+/// within 10 microseconds on one thread, and within 100 from another; to look again costs half a
+/// microsecond.
+const LOOK_HOLDS: Duration = Duration::from_micros(100);
+
+/// How many bytes may be read before something is judged late although more are there. Linux lets a socket
+/// hold 6 MiB (`tcp_rmem`), so that these are bytes that have come later.
+const READ_BEFORE_JUDGING_BYTES: u64 = 8 * 1024 * 1024;
+
 pub(super) struct Connection<Io> {
-    framed: Framed<Io, ClientCodec>,
+    framed: Framed<Budgeted<Io>, ClientCodec>,
     /// Answers on their way to the pipeline.
     answers: Vec<Answers>,
     /// How many of the decoded bytes have been counted.
     counted: u64,
+    /// Up to how many received bytes the last look at the socket, by reading or asking, goes, and when it
+    /// was.
+    looked: Option<(u64, Instant)>,
+    io_turn: IoTurn,
+    /// Up to how many received bytes are read before something is judged late, while that is open.
+    judge_at: Option<u64>,
     /// Whether the server has given an answer that was due.
     proven: bool,
     gathering: Gathering,
@@ -69,9 +88,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     pub(super) fn new(io: Io, max_response_bytes: usize, may_probe: bool) -> Self {
         let codec = ClientCodec::max_response_bytes(max_response_bytes);
         Self {
-            framed: Framed::with_capacity(io, codec, READ_BUFFER_BYTES),
+            framed: Framed::with_capacity(Budgeted::new(io), codec, READ_BUFFER_BYTES),
             answers: Vec::new(),
             counted: 0,
+            looked: None,
+            io_turn: IoTurn::default(),
+            judge_at: None,
             proven: false,
             gathering: Gathering::default(),
             probe: if may_probe { Probe::Due } else { Probe::Done },
@@ -79,7 +101,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     }
 
     pub(super) fn io(&self) -> &Io {
-        self.framed.get_ref()
+        self.framed.get_ref().get_ref()
+    }
+
+    /// Begins a poll of the driver, which reads up to a bound.
+    pub(super) fn renew_budget(&mut self) {
+        self.framed.get_mut().renew();
     }
 
     pub(super) fn is_proven(&self) -> bool {
@@ -90,6 +117,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
+        connector: &impl Connector<Io = Io>,
         shared: &Shared,
         wakers: &mut Vec<Waker>,
     ) -> Moved {
@@ -99,6 +127,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             // next request makes them look like its answer.
             if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
                 return Moved::Ended(fault);
+            }
+            if self.framed.get_ref().is_cut_short() {
+                return Moved::Waits;
             }
             match self.gathering.look(|| shared.pipeline().waiting()) {
                 Leave::Now => {}
@@ -112,7 +143,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                     return Moved::Waits;
                 }
             }
-            let taken = self.take(shared, wakers);
+            let taken = match self.take(cx, connector, shared, wakers) {
+                Ok(Poll::Ready(taken)) => taken,
+                Ok(Poll::Pending) => return Moved::Waits,
+                Err(error) => return Moved::Ended(ConnectionFault::Io(error)),
+            };
             if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
                 return Moved::Ended(error.into());
             }
@@ -120,6 +155,31 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                 return Moved::All;
             }
         }
+    }
+
+    /// Reads what had come when this was first called, so that what is late can be judged. Goes on in
+    /// another turn, which has been asked for, until that has been read.
+    pub(super) fn poll_before_judging(
+        &mut self,
+        cx: &mut Context<'_>,
+        connector: &impl Connector<Io = Io>,
+        shared: &Shared,
+        wakers: &mut Vec<Waker>,
+    ) -> Moved {
+        let received = self.framed.get_ref().received();
+        let judge_at = *self.judge_at.get_or_insert(received + READ_BEFORE_JUDGING_BYTES);
+        if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
+            return Moved::Ended(fault);
+        }
+        if self.framed.get_ref().received() < judge_at {
+            match self.is_all_read(cx, connector) {
+                Ok(true) => {}
+                Ok(false) => return Moved::Waits,
+                Err(error) => return Moved::Ended(ConnectionFault::Io(error)),
+            }
+        }
+        self.judge_at = None;
+        Moved::All
     }
 
     /// Whether there is room for more requests.
@@ -164,6 +224,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         shared: &Shared,
         wakers: &mut Vec<Waker>,
     ) -> Poll<ConnectionFault> {
+        self.io_turn.observe();
         loop {
             let mut all_read = false;
             let end = match Pin::new(&mut self.framed).poll_next(cx) {
@@ -218,13 +279,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             return Ok(());
         }
         let any = !self.answers.is_empty();
+        let now = Instant::now();
+        let received = self.framed.get_ref().received();
+        if self.looked.is_none_or(|(before, _)| before < received) {
+            self.looked = Some((received, now));
+        }
         // Each request ends with a line break and has no other.
         let unwritten = memchr::memchr_iter(b'\n', self.framed.write_buffer()).count();
         let mut pipeline = shared.pipeline();
         pipeline.counters_mut().bytes_received += decoded - self.counted;
         self.counted = decoded;
         let result =
-            pipeline.complete(self.answers.drain(..), amid, unwritten, Instant::now(), wakers);
+            pipeline.complete(self.answers.drain(..), amid, unwritten, now, wakers);
         drop(pipeline);
         self.gathering.rouse(wakers.len());
         wake_all(wakers);
@@ -232,20 +298,56 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         result
     }
 
+    /// Whether nothing has come that has not been read. Otherwise the task is woken to read it.
+    fn is_all_read(
+        &mut self,
+        cx: &Context<'_>,
+        connector: &impl Connector<Io = Io>,
+    ) -> io::Result<bool> {
+        if self.framed.get_ref().is_cut_short() {
+            return Ok(false);
+        }
+        Ok(match connector.has_input(self.io())? {
+            // The IO driver will tell, as for anything that comes.
+            Some(has_input) => !has_input,
+            None => self.io_turn.poll(cx).is_ready(),
+        })
+    }
+
     /// Takes the requests that may be sent, and says whether there were any.
-    fn take(&mut self, shared: &Shared, wakers: &mut Vec<Waker>) -> bool {
+    ///
+    /// On a connection that was idle, what has come before a request would pass for its answer. So it is
+    /// really looked at first: what reading shows is what Tokio's IO driver knew at its last turn. Pending
+    /// if that takes another turn of the driver, which has been asked for.
+    fn take(
+        &mut self,
+        cx: &Context<'_>,
+        connector: &impl Connector<Io = Io>,
+        shared: &Shared,
+        wakers: &mut Vec<Waker>,
+    ) -> io::Result<Poll<bool>> {
         if !self.has_room() {
-            return false;
+            return Ok(Poll::Ready(false));
+        }
+        let now = Instant::now();
+        let mut pipeline = shared.pipeline();
+        let was_idle = pipeline.in_flight() == 0 && pipeline.can_send();
+        if was_idle && self.looked.is_none_or(|(_, at)| now >= at + LOOK_HOLDS) {
+            drop(pipeline);
+            if !self.is_all_read(cx, connector)? {
+                return Ok(Poll::Pending);
+            }
+            self.looked = Some((self.framed.get_ref().received(), now));
+            pipeline = shared.pipeline();
         }
         let buffer = self.framed.write_buffer_mut();
         let before = buffer.len();
-        let mut pipeline = shared.pipeline();
-        pipeline.take(buffer, Instant::now(), wakers);
+        pipeline.take(buffer, now, wakers);
         let taken = buffer.len() - before;
         pipeline.counters_mut().bytes_sent += taken as u64;
         drop(pipeline);
         wake_all(wakers);
-        taken > 0
+        Ok(Poll::Ready(taken > 0))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {

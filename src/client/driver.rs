@@ -129,7 +129,7 @@ impl<C: Connector> Driver<C> {
                 self.shared.pipeline().set_width(self.plan.max_in_flight);
             }
         }
-        let moved = connection.poll(cx, &self.shared, &mut self.wakers);
+        let moved = connection.poll(cx, &self.dialer.connector, &self.shared, &mut self.wakers);
         if connection.is_proven() {
             self.backoff.reset();
         }
@@ -179,10 +179,22 @@ impl<C: Connector> Driver<C> {
         Poll::Pending
     }
 
-    /// Tells the pipeline the time whenever it wants to be told.
+    /// Tells the pipeline the time whenever it wants to be told. The timer may be late, because the process
+    /// or its runtime stood still: before anything is judged to be late, all that has come is read.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
         while self.timer.poll(cx).is_ready() {
             let now = Instant::now();
+            let is_late = self.shared.pipeline().next_expiry().is_some_and(|at| at <= now);
+            if is_late && let Link::Up(connection) = &mut self.link {
+                let connector = &self.dialer.connector;
+                match connection.poll_before_judging(cx, connector, &self.shared, &mut self.wakers)
+                {
+                    Moved::All => {}
+                    // The timer stays as it is, run out.
+                    Moved::Waits => return,
+                    Moved::Ended(fault) => self.disconnected(fault),
+                }
+            }
             if self.shared.pipeline().is_stalled(now) {
                 self.distrusted |= self.shared.pipeline().in_flight() > 1;
                 if let Link::Up(connection) = &self.link {
@@ -195,7 +207,10 @@ impl<C: Connector> Driver<C> {
             wake_all(&mut self.wakers);
             match next {
                 Some(at) => self.timer.set(at),
-                None => break,
+                None => {
+                    self.timer.stop();
+                    break;
+                }
             }
         }
     }
@@ -276,6 +291,9 @@ impl<C: Connector> Future for Driver<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
+        if let Link::Up(connection) = &mut driver.link {
+            connection.renew_budget();
+        }
         loop {
             driver.poll_timer(cx);
             if let Link::Closed = driver.link {
@@ -332,13 +350,13 @@ impl Timer {
         }
     }
 
-    /// Ready when it has run out, or was never set.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.at.is_some() && self.sleep.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
-        }
+    fn stop(&mut self) {
         self.at = None;
-        Poll::Ready(())
+    }
+
+    /// Ready when it has run out, or is not set.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.at.is_some() { self.sleep.as_mut().poll(cx) } else { Poll::Ready(()) }
     }
 }
 

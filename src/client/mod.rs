@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod batch;
+mod budgeted;
 mod config;
 mod connect;
 mod connection;
@@ -39,6 +40,7 @@ mod stream;
 mod sync;
 #[cfg(feature = "tls")]
 mod tls;
+mod turn;
 #[cfg(unix)]
 mod unix;
 

@@ -235,6 +235,9 @@ impl Pipeline {
         let kind = self.due(unwritten)?;
         let outcome = match (kind, response) {
             (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
+            (Kind::Get, Response::Ok(metrics)) if !self.queue.asked_for_all(&metrics) => {
+                return Err(ConnectionFault::DataForAnotherKey);
+            }
             (Kind::Get, Response::Ok(metrics)) => Ok(Answer::Found(metrics)),
             (Kind::Get, Response::Malformed(record)) => Err(record.into()),
             (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Answer::Stored),

@@ -11,6 +11,7 @@ mod peculiar;
 mod pipelining;
 mod pool;
 mod reconnect;
+mod standstill;
 mod stream;
 #[cfg(all(unix, feature = "server"))]
 mod unix;
