@@ -77,15 +77,21 @@ pub(super) enum Moved {
 
 /// Where the question stands whether this server can pipeline.
 enum Probe {
-    /// To be asked once a request has to wait for the answer to another.
-    Due,
+    /// To be asked once a request has to wait for the answer to another, but not before this time.
+    Due(Option<Instant>),
     Running(BoxFuture<bool>),
     /// Was answered, or must not be asked.
     Done,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
-    pub(super) fn new(io: Io, max_response_bytes: usize, may_probe: bool) -> Self {
+    /// A connection on which the server may be asked whether it can pipeline if `probe_after` says so, and
+    /// when.
+    pub(super) fn new(
+        io: Io,
+        max_response_bytes: usize,
+        probe_after: Option<Option<Instant>>,
+    ) -> Self {
         let codec = ClientCodec::max_response_bytes(max_response_bytes);
         Self {
             framed: Framed::with_capacity(Budgeted::new(io), codec, READ_BUFFER_BYTES),
@@ -96,7 +102,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             judge_at: None,
             proven: false,
             gathering: Gathering::default(),
-            probe: if may_probe { Probe::Due } else { Probe::Done },
+            probe: probe_after.map_or(Probe::Done, Probe::Due),
         }
     }
 
@@ -127,9 +133,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             // next request makes them look like its answer.
             if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
                 return Moved::Ended(fault);
-            }
-            if self.framed.get_ref().is_cut_short() {
-                return Moved::Waits;
             }
             match self.gathering.look(|| shared.pipeline().waiting()) {
                 Leave::Now => {}
@@ -178,8 +181,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                 Err(error) => return Moved::Ended(ConnectionFault::Io(error)),
             }
         }
-        self.judge_at = None;
+        self.end_look();
         Moved::All
+    }
+
+    /// What is late is judged now, whatever has come.
+    pub(super) fn end_look(&mut self) {
+        self.judge_at = None;
     }
 
     /// Whether there is room for more requests.
@@ -194,7 +202,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
 
     /// Begins to find out whether the server can pipeline, if that is open. Says whether it was.
     pub(super) fn start_probe(&mut self, probe: impl FnOnce() -> BoxFuture<bool>) -> bool {
-        let due = matches!(self.probe, Probe::Due);
+        let due = self.wants_probe();
         if due {
             self.probe = Probe::Running(probe());
         }
@@ -203,7 +211,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
 
     /// Whether it is open whether the server can pipeline.
     pub(super) fn wants_probe(&self) -> bool {
-        matches!(self.probe, Probe::Due)
+        match self.probe {
+            Probe::Due(after) => after.is_none_or(|at| Instant::now() >= at),
+            Probe::Running(_) | Probe::Done => false,
+        }
     }
 
     /// Whether the server can pipeline, once that has been found out.
@@ -332,7 +343,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         let now = Instant::now();
         let mut pipeline = shared.pipeline();
         let was_idle = pipeline.in_flight() == 0 && pipeline.can_send();
-        if was_idle && self.looked.is_none_or(|(_, at)| now >= at + LOOK_HOLDS) {
+        let has_looked = self.looked.is_some_and(|(_, at)| now < at + LOOK_HOLDS)
+            && !self.framed.get_ref().is_cut_short();
+        if was_idle && !has_looked {
             drop(pipeline);
             if !self.is_all_read(cx, connector)? {
                 return Ok(Poll::Pending);

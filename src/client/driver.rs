@@ -44,8 +44,7 @@ pub(super) struct Driver<C: Connector> {
     link: Link<C::Io>,
     backoff: Backoff,
     timer: Timer,
-    /// Whether a connection has stalled with several requests in flight.
-    distrusted: bool,
+    distrust: Distrust,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
 }
@@ -66,6 +65,10 @@ enum Link<Io> {
 /// How long the shutdown of a connection may take on which everything is answered.
 const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long the look at the connection may take before something is judged late. It takes a turn or two of
+/// the runtime, unless a connector claims that there is input which never comes.
+const LOOK_TIME_LIMIT: Duration = Duration::from_secs(1);
+
 impl<C: Connector> Driver<C> {
     /// A driver, on the connection if there is one already.
     pub(super) fn new(
@@ -81,7 +84,7 @@ impl<C: Connector> Driver<C> {
             backoff: Backoff::new(plan.reconnect),
             plan,
             timer: Timer::new(),
-            distrusted: false,
+            distrust: Distrust::default(),
             wakers: Vec::new(),
         };
         if let Some(io) = io {
@@ -182,21 +185,31 @@ impl<C: Connector> Driver<C> {
     /// Tells the pipeline the time whenever it wants to be told. The timer may be late, because the process
     /// or its runtime stood still: before anything is judged to be late, all that has come is read.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
-        while self.timer.poll(cx).is_ready() {
+        loop {
+            let has_run_out = self.timer.poll(cx).is_ready();
+            if !has_run_out && !self.timer.is_held {
+                return;
+            }
             let now = Instant::now();
             let is_late = self.shared.pipeline().next_expiry().is_some_and(|at| at <= now);
             if is_late && let Link::Up(connection) = &mut self.link {
                 let connector = &self.dialer.connector;
                 match connection.poll_before_judging(cx, connector, &self.shared, &mut self.wakers)
                 {
+                    Moved::Waits if !self.timer.is_held => {
+                        self.timer.hold(now + LOOK_TIME_LIMIT);
+                        continue;
+                    }
+                    Moved::Waits if !has_run_out => return,
+                    Moved::Waits => connection.end_look(),
                     Moved::All => {}
-                    // The timer stays as it is, run out.
-                    Moved::Waits => return,
                     Moved::Ended(fault) => self.disconnected(fault),
                 }
             }
             if self.shared.pipeline().is_stalled(now) {
-                self.distrusted |= self.shared.pipeline().in_flight() > 1;
+                if self.shared.pipeline().in_flight() > 1 {
+                    self.distrust.stalled(now);
+                }
                 if let Link::Up(connection) = &self.link {
                     self.dialer.connector.give_up(connection.io());
                 }
@@ -209,7 +222,7 @@ impl<C: Connector> Driver<C> {
                 Some(at) => self.timer.set(at),
                 None => {
                     self.timer.stop();
-                    break;
+                    return;
                 }
             }
         }
@@ -225,12 +238,13 @@ impl<C: Connector> Driver<C> {
         let (width, may_probe) = match self.plan.pipelining {
             Pipelining::On => (self.plan.max_in_flight, false),
             Pipelining::Off => (1, false),
-            Pipelining::Auto => (1, self.plan.max_in_flight > 1 && !self.distrusted),
+            Pipelining::Auto => (1, self.plan.max_in_flight > 1),
         };
+        let probe_after = may_probe.then(|| self.distrust.ends_at());
         self.shared.pipeline().connected(width);
         self.shared.set_state(ConnectionState::Connected);
         self.link =
-            Link::Up(Box::new(Connection::new(io, self.plan.max_response_bytes, may_probe)));
+            Link::Up(Box::new(Connection::new(io, self.plan.max_response_bytes, probe_after)));
         tracing::info!(address = &*self.dialer.address, "connected");
     }
 
@@ -322,27 +336,69 @@ async fn probe<C: Connector>(dialer: Arc<Dialer<C>>) -> bool {
     }
 }
 
+/// Whether a server that has shown that it can pipeline is believed.
+///
+/// A connection that has stalled with several requests in flight speaks against it, and so it is asked
+/// again only after a while, which grows with each such stall: a trial that fails costs callers their
+/// deadlines.
+#[derive(Default)]
+struct Distrust {
+    /// When the server may be asked again, and how long it had not been asked by then.
+    since_stall: Option<(Instant, Duration)>,
+}
+
+impl Distrust {
+    fn stalled(&mut self, now: Instant) {
+        let wait = match self.since_stall {
+            // Believed for longer than it had been distrusted: it has earned a fresh start.
+            Some((ends_at, wait)) if now < ends_at + wait => (2 * wait).min(LONGEST_DISTRUST),
+            _ => FIRST_DISTRUST,
+        };
+        self.since_stall = Some((now + wait, wait));
+    }
+
+    /// When the server may be asked whether it can pipeline; `None` means at any time.
+    fn ends_at(&self) -> Option<Instant> {
+        self.since_stall.map(|(ends_at, _)| ends_at)
+    }
+}
+
+/// For how long a server is not asked whether it can pipeline after the first stall with several
+/// requests in flight: six times as long as the stall itself took, with the default stall timeout.
+const FIRST_DISTRUST: Duration = Duration::from_secs(60);
+
+const LONGEST_DISTRUST: Duration = Duration::from_secs(60 * 60);
+
 /// One timer for everything that has a deadline.
 struct Timer {
     sleep: Pin<Box<Sleep>>,
     /// When it runs out, if it runs.
     at: Option<Instant>,
+    /// Whether it has run out, and what that means is open.
+    is_held: bool,
 }
 
 impl Timer {
     fn new() -> Self {
-        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None }
+        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None, is_held: false }
     }
 
     fn set(&mut self, at: Instant) {
         self.sleep.as_mut().reset(at);
         self.at = Some(at);
+        self.is_held = false;
+    }
+
+    /// It has run out, which counts once that has been looked into, or at this time.
+    fn hold(&mut self, until: Instant) {
+        self.set(until);
+        self.is_held = true;
     }
 
     /// Sees to it that it runs out at `at` or before, and says whether it has to be polled again.
     fn bring_forward(&mut self, at: Option<Instant>) -> bool {
         match at {
-            Some(at) if self.at.is_none_or(|set| at < set) => {
+            Some(at) if !self.is_held && self.at.is_none_or(|set| at < set) => {
                 self.set(at);
                 true
             }
@@ -352,6 +408,7 @@ impl Timer {
 
     fn stop(&mut self) {
         self.at = None;
+        self.is_held = false;
     }
 
     /// Ready when it has run out, or is not set.

@@ -15,7 +15,8 @@ use super::{
     standing::Standing,
     sync::{Mutex, MutexGuard},
 };
-use crate::error::Error;
+pub(super) use crate::wake::wake_all;
+use crate::{error::Error, wake::survives};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -43,7 +44,8 @@ impl Shared {
     }
 
     pub(super) fn set_state(&self, state: ConnectionState) {
-        self.standing.set(self.number, state);
+        // Wakes those who watch the state.
+        survives(|| self.standing.set(self.number, state));
     }
 
     /// Takes no more requests. What has been accepted is served.
@@ -92,11 +94,6 @@ impl Shared {
     }
 }
 
-/// Wakes tasks, after the pipeline's lock has been released: a task may run at once, and want it.
-#[inline]
-pub(super) fn wake_all(wakers: &mut Vec<Waker>) {
-    wakers.drain(..).for_each(Waker::wake);
-}
 
 /// The wait for one answer. Dropped before it is ready, it leaves the pipeline.
 #[derive(Debug)]

@@ -6,17 +6,30 @@
 use std::{
     io::{self, Read, Write},
     net::{TcpListener, TcpStream as StdStream},
-    sync::{Arc, Mutex},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
 };
 
-use metrics_client::{ClientBuilder, ConnectionFault, Connector, Error, MetricsClient, Point};
+use metrics_client::{
+    ClientBuilder, ConnectionFault, Connector, Delivery, Error, MetricsClient, Pipelining, Point,
+};
 use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    join,
     net::TcpStream,
     runtime::Runtime,
+    sync::mpsc,
+    task::yield_now,
     time,
 };
+
+use crate::peer::{Peer, soon};
 
 /// The server's ends of the connections that a client makes, in their order.
 struct Server(TcpListener);
@@ -177,37 +190,31 @@ fn runtime() -> Runtime {
 /// A connection of a type that this crate cannot know.
 struct Foreign(TcpStream);
 
-impl tokio::io::AsyncRead for Foreign {
+impl AsyncRead for Foreign {
     fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_read(cx, buffer)
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
 
-impl tokio::io::AsyncWrite for Foreign {
+impl AsyncWrite for Foreign {
     fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
         bytes: &[u8],
-    ) -> std::task::Poll<io::Result<usize>> {
-        std::pin::Pin::new(&mut self.0).poll_write(cx, bytes)
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
     }
 
-    fn poll_flush(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -230,9 +237,160 @@ async fn a_foreign_stream_is_looked_at_after_the_io_driver() {
     go.send(()).unwrap();
     watched.stand_still();
     match client.get("y").await {
-        Err(Error::Connection { fault, delivery: metrics_client::Delivery::NotSent }) => {
+        Err(Error::Connection { fault, delivery: Delivery::NotSent }) => {
             assert!(matches!(*fault, ConnectionFault::Unsolicited), "{fault:?}");
         }
         outcome => panic!("{outcome:?}"),
+    }
+}
+
+/// A socket as Tokio has it, on a pipe: what has come can be read once the IO driver has told of it.
+struct Socket {
+    pipe: DuplexStream,
+    driver: Arc<IoDriver>,
+}
+
+/// In how many turns of the runtime it will ask the system: 1 after a standstill, 2 if a signal has
+/// interrupted the first.
+#[derive(Default)]
+struct IoDriver {
+    turns: AtomicUsize,
+    /// Whether a turn is to come of which the task will be told.
+    awaited: AtomicBool,
+}
+
+struct Turn(Arc<IoDriver>, Waker);
+
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        self.0.awaited.store(false, Ordering::SeqCst);
+        self.0.turns.fetch_sub(1, Ordering::SeqCst);
+        self.1.wake_by_ref();
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.driver.turns.load(Ordering::SeqCst) > 0 {
+            if !self.driver.awaited.swap(true, Ordering::SeqCst) {
+                let turn = Waker::from(Arc::new(Turn(self.driver.clone(), cx.waker().clone())));
+                let _ = pin!(yield_now()).poll(&mut Context::from_waker(&turn));
+            }
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.pipe).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
+}
+
+/// Makes such sockets, and can ask the system, or cannot.
+struct Sockets {
+    peers: mpsc::UnboundedSender<(DuplexStream, Arc<IoDriver>)>,
+    can_ask: bool,
+}
+
+impl Connector for Sockets {
+    type Io = Socket;
+
+    async fn connect(&self, _: &str) -> io::Result<Socket> {
+        let (pipe, theirs) = tokio::io::duplex(4 * 1024 * 1024);
+        let driver = Arc::<IoDriver>::default();
+        let _ = self.peers.send((theirs, driver.clone()));
+        Ok(Socket { pipe, driver })
+    }
+
+    fn has_input(&self, io: &Socket) -> io::Result<Option<bool>> {
+        Ok(self.can_ask.then(|| io.driver.turns.load(Ordering::SeqCst) > 0))
+    }
+}
+
+/// A client on such sockets, a peer on its first connection, and the turns that pass before its answers
+/// are seen.
+async fn on_sockets(turns: usize) -> (MetricsClient, Peer, impl Fn()) {
+    let (peers, mut connections) = mpsc::unbounded_channel();
+    let client = MetricsClient::builder("sockets")
+        .connector(Sockets { peers, can_ask: turns > 1 })
+        .pipelining(Pipelining::On)
+        .connect()
+        .await
+        .unwrap();
+    let (io, driver) = connections.recv().await.unwrap();
+    (client, Peer::on(io), move || driver.turns.store(turns, Ordering::SeqCst))
+}
+
+/// Longer than the request timeout, and than the stall timeout.
+const STANDSTILL: Duration = Duration::from_secs(60);
+
+// FAULTS C3
+#[tokio::test(start_paused = true)]
+async fn answers_that_came_before_a_late_timer_count() {
+    for turns in [1, 2] {
+        let (client, mut peer, stand_still) = on_sockets(turns).await;
+        let server = async {
+            peer.expect("put a 1.0 1\nput b 1.0 1\n").await;
+            stand_still();
+            peer.send("ok\n\nok\n\n").await;
+            time::advance(STANDSTILL).await;
+            peer
+        };
+        let (a, b) = (client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1));
+        let (a, b, _peer) = join!(soon(a), soon(b), server);
+        a.unwrap();
+        b.unwrap();
+        assert_eq!(client.stats().reconnects, 0);
+    }
+}
+
+// FAULTS C3
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_that_came_before_a_late_timer_counts() {
+    let (client, mut peer, stand_still) = on_sockets(2).await;
+    let answer = format!("ok\n{}\n", "a 1.0 1\n".repeat(100_000));
+    let server = async {
+        peer.expect("get a\n").await;
+        stand_still();
+        peer.send(&answer).await;
+        time::advance(STANDSTILL).await;
+        peer
+    };
+    let (metrics, _peer) = join!(soon(client.get("a")), server);
+    assert_eq!(metrics.unwrap().points("a"), [Point::new(1, 1.0)]);
+    assert_eq!(client.stats().reconnects, 0);
+}
+
+// FAULTS C3
+#[tokio::test(start_paused = true)]
+async fn a_late_timer_without_an_answer_is_a_timeout() {
+    for turns in [1, 2] {
+        let (client, mut peer, stand_still) = on_sockets(turns).await;
+        let server = async {
+            peer.expect("put a 1.0 1\n").await;
+            stand_still();
+            time::advance(STANDSTILL).await;
+            peer.expect_end().await;
+        };
+        let (put, ()) = join!(soon(client.put_at("a", 1.0, 1)), server);
+        assert!(matches!(put, Err(Error::Timeout { delivery: Delivery::Unknown, .. })), "{put:?}");
     }
 }
