@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,11 +14,15 @@ use bytes::BytesMut;
 use futures_core::Stream;
 use tokio::{
     io::AsyncWriteExt,
+    task::coop,
     time::{self, Instant, Sleep},
 };
 use tokio_util::codec::FramedRead;
 
-use super::connect::{self, Dial};
+use super::{
+    connect::{self, Dial},
+    turn::{IoTurn, within},
+};
 use crate::{
     error::{ConnectionFault, Delivery, Error},
     metric::{Sample, Selector},
@@ -29,7 +33,8 @@ use crate::{
 ///
 /// It holds one connection, at most 128 KiB of what was read and the samples in that, some 1 MiB if
 /// their keys are one letter long, however much the server sends; a consumer that is slow
-/// makes the server wait. It is a [`Stream`] too.
+/// makes the server wait. It is a [`Stream`] too. Each sample counts in Tokio's cooperative budget, so a
+/// loop over it gives way to other tasks, and to a timeout around it.
 ///
 /// ```
 /// # #[cfg(feature = "server")]
@@ -54,6 +59,8 @@ pub struct SampleStream {
     /// Runs while nothing comes.
     silence: Pin<Box<Sleep>>,
     silent: bool,
+    /// Before silence is one: the timer may be late, because the process or its runtime stood still.
+    io_turn: IoTurn,
 }
 
 /// How much is read, and then held as samples, at once, in bytes.
@@ -87,15 +94,16 @@ impl SampleStream {
             io.write_all(&request).await?;
             io.flush().await
         };
-        match time::timeout(limit, ask).await {
-            Ok(asked) => asked.map_err(|error| lost(ConnectionFault::Io(error)))?,
-            Err(_) => return Err(late(limit)),
+        match within(limit, ask).await {
+            Some(asked) => asked.map_err(|error| lost(ConnectionFault::Io(error)))?,
+            None => return Err(late(limit)),
         }
         Ok(Self {
             samples: Some(FramedRead::with_capacity(io, SampleDecoder::new(), READ_BUFFER_BYTES)),
             limit,
             silence: Box::pin(time::sleep(limit)),
             silent: true,
+            io_turn: IoTurn::default(),
         })
     }
 
@@ -103,8 +111,12 @@ impl SampleStream {
         let Some(samples) = &mut self.samples else {
             return Poll::Ready(Ok(None));
         };
+        // Most samples come out of the buffer, where nothing else would make a task give way to others.
+        let budget = ready!(coop::poll_proceed(cx));
+        self.io_turn.observe();
         match Pin::new(samples).poll_next(cx) {
             Poll::Ready(item) => {
+                budget.made_progress();
                 self.silent = false;
                 Poll::Ready(match item {
                     Some(Ok(Streamed::Sample(sample))) => Ok(Some(sample)),
@@ -122,7 +134,9 @@ impl SampleStream {
                     self.silent = true;
                     self.silence.as_mut().reset(Instant::now() + self.limit);
                 }
-                self.silence.as_mut().poll(cx).map(|()| Err(late(self.limit)))
+                ready!(self.silence.as_mut().poll(cx));
+                ready!(self.io_turn.poll(cx));
+                Poll::Ready(Err(late(self.limit)))
             }
         }
     }

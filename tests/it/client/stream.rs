@@ -81,3 +81,74 @@ async fn a_client_on_a_given_stream_cannot_make_another() {
     let client = MetricsClient::from_io(ours);
     assert!(matches!(client.stream("*").await, Err(Error::CannotDial)));
 }
+
+/// How often the other tasks of the runtime have their turn until this is over.
+async fn turns_of_others(during: impl Future<Output = ()>) -> usize {
+    let mut turns = 0;
+    let others = async {
+        loop {
+            tokio::task::yield_now().await;
+            turns += 1;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = others => {}
+        () = during => {}
+    }
+    turns
+}
+
+// FAULTS C14
+#[tokio::test(start_paused = true)]
+async fn a_stream_gives_way_to_other_tasks() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let _main = network.accept().await;
+    let mut samples = client.stream("*").await.unwrap();
+    let answer = format!("ok\n{}\n", "a 1.0 1\n".repeat(10_000));
+    network.accept().await.answer("get *\n", &answer).await;
+    let reader = tokio::spawn(async move {
+        let mut count = 0;
+        while let Some(sample) = samples.next().await {
+            sample.unwrap();
+            count += 1;
+        }
+        count
+    });
+    let turns = turns_of_others(async { assert_eq!(reader.await.unwrap(), 10_000) }).await;
+    // Tokio lets a task do 128 things before others have their turn.
+    assert!(turns >= 10_000 / 128, "{turns}");
+}
+
+// FAULTS C14
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_is_read_in_many_turns() {
+    let (mut network, builder) = Network::with_buffer(16 * 1024 * 1024);
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let answer = format!("ok\n{}\n", "a 1.0 1\n".repeat(1024 * 1024));
+    let get = tokio::spawn(async move { client.get("a").await.map(drop) });
+    peer.answer("get a\n", &answer).await;
+    let turns = turns_of_others(async { get.await.unwrap().unwrap() }).await;
+    // 8 MiB, of which 256 KiB are read in one.
+    assert!(turns >= 32, "{turns}");
+}
+
+// FAULTS C3
+#[tokio::test(start_paused = true)]
+async fn a_late_timer_is_no_silence_of_a_stream() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let _main = network.accept().await;
+    let mut samples = client.stream("a").await.unwrap();
+    let mut peer = network.accept().await;
+    peer.expect("get a\n").await;
+    let mut next = Box::pin(samples.next());
+    assert!(futures_util::poll!(&mut next).is_pending());
+    tokio::time::advance(Duration::from_secs(60)).await;
+    // The timer has run out, and is asked before the IO driver tells of what has come.
+    assert!(futures_util::poll!(&mut next).is_pending());
+    peer.send("ok\na 1.0 1\n").await;
+    assert_eq!(soon(next).await.unwrap().unwrap().to_string(), "a 1.0 1");
+}
