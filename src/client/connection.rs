@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     error::ConnectionFault,
+    metric::Metrics,
     protocol::{ClientCodec, CodecError, Request},
 };
 
@@ -92,7 +93,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         max_response_bytes: usize,
         probe_after: Option<Option<Instant>>,
     ) -> Self {
-        let codec = ClientCodec::max_response_bytes(max_response_bytes);
+        let codec = ClientCodec::max_response_bytes(max_response_bytes).sorting_in_steps();
         Self {
             framed: Framed::with_capacity(Budgeted::new(io), codec, READ_BUFFER_BYTES),
             answers: Vec::new(),
@@ -302,7 +303,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         self.counted = decoded;
         let result =
             pipeline.complete(self.answers.drain(..), amid, unwritten, now, wakers);
+        let unclaimed = pipeline.take_unclaimed();
         drop(pipeline);
+        unclaimed.into_iter().for_each(dispose);
         self.gathering.rouse(wakers.len());
         wake_all(wakers);
         self.proven |= any && result.is_ok();
@@ -366,4 +369,20 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
         Sink::<Request>::poll_flush(Pin::new(&mut self.framed), cx)
     }
+}
+
+/// How many series are dropped in one poll of a task: some 100 microseconds.
+const DROPPED_AT_ONCE: usize = 1024;
+
+/// Drops what has been found, and if that is much, in a task that gives way to others.
+fn dispose(metrics: Metrics) {
+    if metrics.len() <= DROPPED_AT_ONCE {
+        return;
+    }
+    tokio::spawn(async move {
+        let mut series = metrics.into_iter();
+        while series.by_ref().take(DROPPED_AT_ONCE).count() == DROPPED_AT_ONCE {
+            yield_now().await;
+        }
+    });
 }

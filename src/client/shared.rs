@@ -3,11 +3,12 @@
 use std::{
     future::poll_fn,
     ops::Deref,
+    pin::pin,
     sync::{Arc, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 
 use super::{
     connect::ConnectionState,
@@ -16,7 +17,7 @@ use super::{
     sync::{Mutex, MutexGuard},
 };
 pub(super) use crate::wake::wake_all;
-use crate::{error::Error, wake::survives};
+use crate::{error::Error, metric::Metrics, wake::survives};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -102,12 +103,14 @@ pub(super) struct Call<S: Deref<Target = Shared>> {
     kind: Kind,
     /// `None` before there was a request, and once there was an outcome.
     waiter: Option<WaiterId>,
+    /// An answer that is being sorted.
+    sorting: Option<Metrics>,
 }
 
 impl<S: Deref<Target = Shared>> Call<S> {
     #[inline]
     pub(super) fn new(shared: S, kind: Kind) -> Self {
-        Self { shared, kind, waiter: None }
+        Self { shared, kind, waiter: None, sorting: None }
     }
 
     /// Waits for the outcome of the request that has been accepted.
@@ -120,9 +123,9 @@ impl<S: Deref<Target = Shared>> Call<S> {
     }
 
     #[inline]
-    pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Error>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
         let Some(waiter) = self.waiter else {
-            return Poll::Pending;
+            return self.poll_sorted(cx);
         };
         if self.kind == Kind::Put && self.shared.settled.has_stored(waiter) {
             self.waiter = None;
@@ -131,7 +134,21 @@ impl<S: Deref<Target = Shared>> Call<S> {
         let (outcome, _unneeded) = self.shared.pipeline().poll(waiter, cx.waker());
         let outcome = ready!(outcome);
         self.waiter = None;
+        if let Ok(Answer::Found(metrics)) = outcome {
+            self.sorting = Some(metrics);
+            return self.poll_sorted(cx);
+        }
         Poll::Ready(outcome)
+    }
+
+    /// Sorts what has been found, in the caller's task: the driver serves other callers too.
+    fn poll_sorted(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+        if self.sorting.as_mut().is_some_and(|metrics| !metrics.sort_some()) {
+            // Polled once, it has told the runtime.
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        self.sorting.take().map_or(Poll::Pending, |metrics| Poll::Ready(Ok(Answer::Found(metrics))))
     }
 }
 

@@ -103,6 +103,11 @@ impl Pipeline {
         Ok(())
     }
 
+    /// What has been found for callers who have left, to be dropped when the lock is released.
+    pub(in crate::client) fn take_unclaimed(&mut self) -> Vec<Metrics> {
+        std::mem::take(&mut self.unclaimed)
+    }
+
     /// Whether the oldest answer is later than it may be.
     pub(in crate::client) fn is_stalled(&self, now: Instant) -> bool {
         self.due_since.is_some_and(|since| now >= since + self.settings.stall_timeout)
@@ -243,8 +248,12 @@ impl Pipeline {
             (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Answer::Stored),
             (Kind::Put, _) => return Err(ConnectionFault::DataForPut),
         };
-        if let Some(Answered { waiter: Some(waiter), index, requests }) = self.queue.answer(1) {
-            self.finish(waiter, index, requests, outcome, wakers);
+        match (self.queue.answer(1), outcome) {
+            (Some(Answered { waiter: Some(waiter), index, requests }), outcome) => {
+                self.finish(waiter, index, requests, outcome, wakers);
+            }
+            (_, Ok(Answer::Found(metrics))) => self.unclaimed.push(metrics),
+            _ => {}
         }
         Ok(())
     }

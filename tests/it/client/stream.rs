@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{Error, MetricsClient};
+use metrics_client::{Error, MetricsClient, Point};
 use tokio::join;
 
 use crate::peer::{Network, soon};
@@ -151,4 +151,27 @@ async fn a_late_timer_is_no_silence_of_a_stream() {
     assert!(futures_util::poll!(&mut next).is_pending());
     peer.send("ok\na 1.0 1\n").await;
     assert_eq!(soon(next).await.unwrap().unwrap().to_string(), "a 1.0 1");
+}
+
+// FAULTS C14
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_in_any_order_is_sorted_in_many_turns() {
+    let (mut network, builder) = Network::with_buffer(16 * 1024 * 1024);
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    // Each second twice, in an order without runs.
+    let second = |place: usize| place * 7919 % 250_000;
+    let rows = (0..500_000).map(|place| format!("a {place} {}\n", second(place)));
+    let answer = format!("ok\n{}\n", rows.collect::<String>());
+    let get = tokio::spawn(async move { client.get("a").await.unwrap() });
+    peer.answer("get a\n", &answer).await;
+    let mut metrics = None;
+    let turns = turns_of_others(async { metrics = Some(get.await.unwrap()) }).await;
+    let metrics = metrics.unwrap();
+    let points = metrics.points("a");
+    assert!(points.iter().map(|point| point.timestamp).eq(0..250_000));
+    let is_last = |point: &Point| point.value >= 250_000.0;
+    assert!(points.iter().all(is_last));
+    // Of these some 30 are for reading, and the rest for 500,000 points in seven rounds.
+    assert!(turns >= 60, "{turns}");
 }
