@@ -15,9 +15,9 @@ use tokio::{
     time::{self, Instant},
 };
 
+use super::turn::within;
 #[cfg(feature = "reporter")]
 use super::{MetricsClient, config, driver::Plan, pool::Pool};
-use super::turn::within;
 use crate::error::{ConnectionFault, Error};
 
 /// Makes connections: TCP unless the client is told otherwise.

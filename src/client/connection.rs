@@ -301,8 +301,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         let mut pipeline = shared.pipeline();
         pipeline.counters_mut().bytes_received += decoded - self.counted;
         self.counted = decoded;
-        let result =
-            pipeline.complete(self.answers.drain(..), amid, unwritten, now, wakers);
+        let result = pipeline.complete(self.answers.drain(..), amid, unwritten, now, wakers);
         let unclaimed = pipeline.take_unclaimed();
         drop(pipeline);
         unclaimed.into_iter().for_each(dispose);

@@ -95,7 +95,6 @@ impl Shared {
     }
 }
 
-
 /// The wait for one answer. Dropped before it is ready, it leaves the pipeline.
 #[derive(Debug)]
 pub(super) struct Call<S: Deref<Target = Shared>> {

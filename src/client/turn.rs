@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    task::yield_now,
-    time,
-};
+use tokio::{task::yield_now, time};
 
 /// Waits until the runtime's IO driver has asked the system what has come.
 ///
@@ -49,8 +46,7 @@ impl IoTurn {
             return Poll::Ready(());
         }
         if self.asked.is_none() {
-            let turn =
-                Arc::new(Signal { given: AtomicBool::new(false), task: cx.waker().clone() });
+            let turn = Arc::new(Signal { given: AtomicBool::new(false), task: cx.waker().clone() });
             let waker = Waker::from(Arc::clone(&turn));
             self.asked = Some(turn);
             // Polled once, it has left the waker to the runtime, which wakes it behind the IO driver. The

@@ -144,7 +144,9 @@ mod tests {
             let expected = last.collect::<BTreeMap<_, _>>();
             for step in [1, 1000, usize::MAX] {
                 let got = sorted(&points, step);
-                assert!(got.iter().map(|point| (point.timestamp, point.value)).eq(expected.clone()));
+                assert!(
+                    got.iter().map(|point| (point.timestamp, point.value)).eq(expected.clone())
+                );
             }
         }
     }

@@ -42,10 +42,7 @@ impl Server {
     }
 
     /// The next connection, which is played by `script` in a thread of its own.
-    fn serve(
-        &self,
-        script: impl FnOnce(StdStream) + Send + 'static,
-    ) -> thread::JoinHandle<()> {
+    fn serve(&self, script: impl FnOnce(StdStream) + Send + 'static) -> thread::JoinHandle<()> {
         let listener = self.0.try_clone().unwrap();
         thread::spawn(move || script(listener.accept().unwrap().0))
     }
