@@ -55,6 +55,7 @@ use crate::{
 pub struct SampleStream {
     /// `None` once it has ended.
     samples: Option<FramedRead<Box<dyn connect::Stream>, SampleDecoder>>,
+    asked: Selector,
     limit: Duration,
     /// Runs while nothing comes.
     silence: Pin<Box<Sleep>>,
@@ -100,6 +101,7 @@ impl SampleStream {
         }
         Ok(Self {
             samples: Some(FramedRead::with_capacity(io, SampleDecoder::new(), READ_BUFFER_BYTES)),
+            asked: selector.clone(),
             limit,
             silence: Box::pin(time::sleep(limit)),
             silent: true,
@@ -119,7 +121,12 @@ impl SampleStream {
                 budget.made_progress();
                 self.silent = false;
                 Poll::Ready(match item {
-                    Some(Ok(Streamed::Sample(sample))) => Ok(Some(sample)),
+                    Some(Ok(Streamed::Sample(sample))) => match &self.asked {
+                        Selector::Key(key) if *key != sample.key => {
+                            Err(lost(ConnectionFault::DataForAnotherKey))
+                        }
+                        _ => Ok(Some(sample)),
+                    },
                     Some(Ok(Streamed::End(End::Ok))) => Ok(None),
                     Some(Ok(Streamed::End(End::Malformed(record)))) => Err(record.into()),
                     Some(Ok(Streamed::End(End::Error(message)))) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{Error, MetricsClient, Point};
+use metrics_client::{ConnectionFault, Error, MetricsClient, Point};
 use tokio::join;
 
 use crate::peer::{Network, soon};
@@ -174,4 +174,20 @@ async fn a_long_answer_in_any_order_is_sorted_in_many_turns() {
     assert!(points.iter().all(is_last));
     // Of these some 30 are for reading, and the rest for 500,000 points in seven rounds.
     assert!(turns >= 60, "{turns}");
+}
+
+// FAULTS C1
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_one_key_ends_at_a_record_of_another() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let _main = network.accept().await;
+    let mut samples = client.stream("a").await.unwrap();
+    network.accept().await.answer("get a\n", "ok\na 1.0 1\nb 1.0 1\na 2.0 2\n\n").await;
+    assert_eq!(samples.next().await.unwrap().unwrap().to_string(), "a 1.0 1");
+    let Some(Err(Error::Connection { fault, .. })) = samples.next().await else {
+        panic!("a record of another key is no record of this one")
+    };
+    assert!(matches!(*fault, ConnectionFault::DataForAnotherKey));
+    assert!(samples.next().await.is_none());
 }
