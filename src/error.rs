@@ -279,13 +279,20 @@ pub enum ConnectionFault {
     /// The server answered a `put` with data: its answers and our requests do not match.
     #[error("the server answered a put with data")]
     DataForPut,
+    /// The server answered a `get` of one key with data of another: its answers and our requests do not
+    /// match.
+    #[error("the server answered a get with data of another key")]
+    DataForAnotherKey,
 }
 
 impl ConnectionFault {
     /// Whether the server sent what it must not send, so that another connection will not help.
     #[must_use]
     pub fn is_protocol_violation(&self) -> bool {
-        matches!(self, Self::Codec(_) | Self::Unsolicited | Self::DataForPut)
+        matches!(
+            self,
+            Self::Codec(_) | Self::Unsolicited | Self::DataForPut | Self::DataForAnotherKey
+        )
     }
 
     /// Returns true if one request ended the connection, and the server answers others:

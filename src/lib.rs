@@ -27,6 +27,7 @@ mod service;
 pub mod store;
 #[cfg(feature = "tls")]
 mod tls;
+mod wake;
 
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]

@@ -68,7 +68,8 @@ pub enum Pipelining {
     /// Where the server has shown that it can: each connection begins with one request in flight,
     /// and when a second one waits, a connection beside it asks the server: where one
     /// address leads to several, they must be alike. After a connection has stalled with several requests
-    /// in flight, its successors stay at one.
+    /// in flight, its successors stay at one, and the server is asked again after a minute; after two, four and
+    /// so on up to an hour if it stalls again.
     #[default]
     Auto,
     /// Always. Right for servers that are known to frame requests by line, such as this crate's;

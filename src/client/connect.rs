@@ -1,15 +1,22 @@
 //! How a connection is made, and when it is tried again.
 
-use std::{future::Future, io, marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
-
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{self, Instant},
+use std::{
+    any::Any, future::Future, io, marker::PhantomData, mem::MaybeUninit, pin::Pin, sync::Arc,
+    time::Duration,
 };
 
-use super::address::InvalidAddress;
+use socket2::SockRef;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    net::TcpStream,
+    time::Instant,
+};
+
 #[cfg(feature = "reporter")]
 use super::{MetricsClient, config, driver::Plan, pool::Pool};
+use super::{address::InvalidAddress, turn::within};
 use crate::error::{ConnectionFault, Error};
 
 /// Makes connections: TCP unless the client is told otherwise.
@@ -85,6 +92,28 @@ pub trait Connector: Send + Sync + 'static {
     fn give_up(&self, io: &Self::Io) {
         let _ = io;
     }
+
+    /// Returns whether the connection has something to read that [`poll_read`] may not know of yet:
+    /// bytes, or its end. `None` means that this connector cannot say.
+    ///
+    /// Tokio answers reads from memory until its IO driver has asked the system. So a connection that was
+    /// idle is looked at with this before a request is written to it, and before an answer counts as
+    /// late: what came while the process or the runtime stood still would pass for the answer, or for
+    /// none. Where this is `None` the client lets the IO driver have its turn instead, which costs each
+    /// request after a pause one more turn of the runtime.
+    ///
+    /// By default it asks the system for Tokio's [`TcpStream`] and `UnixStream`, knows that a
+    /// [`DuplexStream`](tokio::io::DuplexStream) hides nothing, and cannot say for any other type. A connector on
+    /// top of another one passes the question on, as [`give_up`](Self::give_up).
+    ///
+    /// # Errors
+    ///
+    /// The system's, which ends the connection.
+    ///
+    /// [`poll_read`]: AsyncRead::poll_read
+    fn has_input(&self, io: &Self::Io) -> io::Result<Option<bool>> {
+        has_input(io)
+    }
 }
 
 impl<F, Fut, Io> Connector for F
@@ -97,6 +126,33 @@ where
 
     fn connect(&self, _: &str) -> impl Future<Output = io::Result<Io>> + Send {
         self()
+    }
+}
+
+/// Whether a connection of a type known here has something to read; `None` for any other type.
+fn has_input(io: &dyn Any) -> io::Result<Option<bool>> {
+    if io.is::<DuplexStream>() {
+        return Ok(Some(false));
+    }
+    if let Some(io) = io.downcast_ref::<TcpStream>() {
+        return peek(SockRef::from(io)).map(Some);
+    }
+    #[cfg(unix)]
+    if let Some(io) = io.downcast_ref::<UnixStream>() {
+        return peek(SockRef::from(io)).map(Some);
+    }
+    Ok(None)
+}
+
+/// Asks the system whether a socket has bytes or is at its end. Tokio's sockets never block.
+fn peek(socket: SockRef<'_>) -> io::Result<bool> {
+    loop {
+        match socket.peek(&mut [MaybeUninit::uninit()]) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -120,9 +176,9 @@ pub(super) struct Dialer<C> {
 impl<C: Connector> Dialer<C> {
     pub(super) async fn dial(&self) -> Result<C::Io, Arc<io::Error>> {
         let dialling = self.connector.connect_within(&self.address, self.timeout);
-        match time::timeout(self.timeout, dialling).await {
-            Ok(connected) => connected.map_err(Arc::new),
-            Err(_) => Err(Arc::new(io::Error::new(
+        match within(self.timeout, dialling).await {
+            Some(connected) => connected.map_err(Arc::new),
+            None => Err(Arc::new(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("no connection within {:?}", self.timeout),
             ))),

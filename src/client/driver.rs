@@ -20,6 +20,7 @@ use super::{
     config::Pipelining,
     connect::{Backoff, BoxFuture, ConnectionState, Connector, Dialer, Reconnect},
     connection::{Connection, Moved},
+    distrust::Distrust,
     driver_log::DriverLog,
     hangup::{self, Dialed, Loss},
     pipeline::Settings,
@@ -45,12 +46,9 @@ pub(super) struct Driver<C: Connector> {
     link: Link<C::Io>,
     backoff: Backoff,
     timer: Timer,
-    /// Whether a connection has stalled with several requests in flight.
-    distrusted: bool,
+    distrust: Distrust,
     /// Whether it is being polled, and so has panicked if it is dropped.
     is_polled: bool,
-    /// Until when the server is not asked whether it can pipeline.
-    unprobed_until: Option<Instant>,
     /// How many requests may be in flight on this connection, apart from the search.
     width: usize,
     search: hangup::Search,
@@ -75,10 +73,9 @@ enum Link<Io> {
 /// How long the shutdown of a connection may take on which everything is answered.
 const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a server counts as one that takes one request at a time after it has closed a connection
-/// before the probe was through. One that closes after each answer would cost a second connection for
-/// each, and one that was restarted is slower for a moment.
-const UNPROBED_FOR: Duration = Duration::from_secs(10);
+/// How long the look at the connection may take before something is judged late. It takes a turn or two of
+/// the runtime, unless a connector claims that there is input which never comes.
+const LOOK_TIME_LIMIT: Duration = Duration::from_secs(1);
 
 impl<C: Connector> Driver<C> {
     /// A driver, on the connection if there is one already.
@@ -95,9 +92,8 @@ impl<C: Connector> Driver<C> {
             backoff: Backoff::new(plan.reconnect),
             plan,
             timer: Timer::new(),
-            distrusted: false,
+            distrust: Distrust::default(),
             is_polled: false,
-            unprobed_until: None,
             width: 1,
             search: hangup::Search::default(),
             wakers: Vec::new(),
@@ -151,7 +147,7 @@ impl<C: Connector> Driver<C> {
                 }
             }
         }
-        let moved = connection.poll(cx, &self.shared, &mut self.wakers);
+        let moved = connection.poll(cx, &self.dialer.connector, &self.shared, &mut self.wakers);
         if connection.is_proven() {
             self.backoff.reset();
         }
@@ -210,12 +206,34 @@ impl<C: Connector> Driver<C> {
         Poll::Pending
     }
 
-    /// Tells the pipeline the time whenever it wants to be told.
+    /// Tells the pipeline the time whenever it wants to be told. The timer may be late, because the process
+    /// or its runtime stood still: before anything is judged to be late, all that has come is read.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
-        while self.timer.poll(cx).is_ready() {
+        loop {
+            let has_run_out = self.timer.poll(cx).is_ready();
+            if !has_run_out && !self.timer.is_held {
+                return;
+            }
             let now = Instant::now();
+            let is_late = self.shared.pipeline().next_expiry().is_some_and(|at| at <= now);
+            if is_late && let Link::Up(connection) = &mut self.link {
+                let connector = &self.dialer.connector;
+                match connection.poll_before_judging(cx, connector, &self.shared, &mut self.wakers)
+                {
+                    Moved::Waits if !self.timer.is_held => {
+                        self.timer.hold(now + LOOK_TIME_LIMIT);
+                        continue;
+                    }
+                    Moved::Waits if !has_run_out => return,
+                    Moved::Waits => connection.end_look(),
+                    Moved::All => {}
+                    Moved::Ended(fault) => self.disconnected(fault),
+                }
+            }
             if self.shared.pipeline().is_stalled(now) {
-                self.distrusted |= self.shared.pipeline().in_flight() > 1;
+                if self.shared.pipeline().in_flight() > 1 {
+                    self.distrust.stalled(now);
+                }
                 if let Link::Up(connection) = &self.link {
                     self.dialer.connector.give_up(connection.io());
                 }
@@ -233,7 +251,10 @@ impl<C: Connector> Driver<C> {
             }
             match next {
                 Some(at) => self.timer.set(at),
-                None => break,
+                None => {
+                    self.timer.stop();
+                    return;
+                }
             }
         }
     }
@@ -257,10 +278,9 @@ impl<C: Connector> Driver<C> {
         let (width, may_probe) = match self.plan.pipelining {
             Pipelining::On => (self.plan.max_in_flight, false),
             Pipelining::Off => (1, false),
-            Pipelining::Auto => (1, self.plan.max_in_flight > 1 && !self.distrusted),
+            Pipelining::Auto => (1, self.plan.max_in_flight > 1),
         };
-        let may_probe =
-            may_probe && self.unprobed_until.is_none_or(|until| Instant::now() >= until);
+        let probe_after = may_probe.then(|| self.distrust.ends_at());
         self.width = width;
         let mut pipeline = self.shared.pipeline();
         self.search.connected(pipeline.finished());
@@ -271,7 +291,7 @@ impl<C: Connector> Driver<C> {
         self.link = Link::Up(Box::new(Connection::new(
             dialed,
             limit,
-            may_probe,
+            probe_after,
             self.backoff.is_endless(),
         )));
         self.log.connected(&self.dialer.address);
@@ -311,7 +331,7 @@ impl<C: Connector> Driver<C> {
             _ => (false, false),
         };
         if is_probing {
-            self.unprobed_until = Some(Instant::now() + UNPROBED_FOR);
+            self.distrust.closed_during_probe(Instant::now());
         }
         let wanted = !self.shared.pipeline().is_drained();
         let is_good = is_explained || (is_proven && !fault.is_protocol_violation());
@@ -386,6 +406,9 @@ impl<C: Connector> Future for Driver<C> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         driver.is_polled = true;
+        if let Link::Up(connection) = &mut driver.link {
+            connection.renew_budget();
+        }
         let polled = loop {
             driver.poll_timer(cx);
             if let Link::Closed = driver.link {
@@ -424,22 +447,31 @@ struct Timer {
     sleep: Pin<Box<Sleep>>,
     /// When it runs out, if it runs.
     at: Option<Instant>,
+    /// Whether it has run out, and what that means is open.
+    is_held: bool,
 }
 
 impl Timer {
     fn new() -> Self {
-        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None }
+        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None, is_held: false }
     }
 
     fn set(&mut self, at: Instant) {
         self.sleep.as_mut().reset(at);
         self.at = Some(at);
+        self.is_held = false;
+    }
+
+    /// It has run out, which counts once that has been looked into, or at this time.
+    fn hold(&mut self, until: Instant) {
+        self.set(until);
+        self.is_held = true;
     }
 
     /// Sees to it that it runs out at `at` or before, and says whether it has to be polled again.
     fn bring_forward(&mut self, at: Option<Instant>) -> bool {
         match at {
-            Some(at) if self.at.is_none_or(|set| at < set) => {
+            Some(at) if !self.is_held && self.at.is_none_or(|set| at < set) => {
                 self.set(at);
                 true
             }
@@ -447,13 +479,14 @@ impl Timer {
         }
     }
 
-    /// Ready when it has run out, or was never set.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.at.is_some() && self.sleep.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
-        }
+    fn stop(&mut self) {
         self.at = None;
-        Poll::Ready(())
+        self.is_held = false;
+    }
+
+    /// Ready when it has run out, or is not set.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.at.is_some() { self.sleep.as_mut().poll(cx) } else { Poll::Ready(()) }
     }
 }
 

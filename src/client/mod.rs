@@ -18,9 +18,11 @@ use crate::{
 
 mod address;
 mod batch;
+mod budgeted;
 mod config;
 mod connect;
 mod connection;
+mod distrust;
 mod driver;
 mod driver_log;
 mod gathering;
@@ -44,6 +46,7 @@ mod sync;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
+mod turn;
 #[cfg(unix)]
 mod unix;
 

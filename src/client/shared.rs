@@ -1,15 +1,17 @@
 //! What the handles of a client and the driver of a connection share.
 
-#[cfg(feature = "tower")]
-use std::pin::pin;
 use std::{
     future::{Future, poll_fn},
     ops::Deref,
+    pin::pin,
     sync::{Arc, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::{task::coop, time::Instant};
+use tokio::{
+    task::{coop, yield_now},
+    time::Instant,
+};
 
 use super::{
     connect::ConnectionState,
@@ -17,7 +19,8 @@ use super::{
     standing::Standing,
     sync::{Mutex, MutexGuard},
 };
-use crate::error::Error;
+pub(super) use crate::wake::wake_all;
+use crate::{error::Error, metric::Metrics, wake::survives};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -45,7 +48,8 @@ impl Shared {
     }
 
     pub(super) fn set_state(&self, state: ConnectionState) {
-        self.standing.set(self.number, state);
+        // Wakes those who watch the state.
+        survives(|| self.standing.set(self.number, state));
     }
 
     /// Takes no more requests. What has been accepted is served.
@@ -114,12 +118,6 @@ pub(super) fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
     pin!(coop::consume_budget()).poll(cx)
 }
 
-/// Wakes tasks, after the pipeline's lock has been released: a task may run at once, and want it.
-#[inline]
-pub(super) fn wake_all(wakers: &mut Vec<Waker>) {
-    wakers.drain(..).for_each(Waker::wake);
-}
-
 /// The wait for one answer. Dropped before it is ready, it leaves the pipeline.
 #[derive(Debug)]
 pub(super) struct Call<S: Deref<Target = Shared>> {
@@ -127,12 +125,14 @@ pub(super) struct Call<S: Deref<Target = Shared>> {
     kind: Kind,
     /// `None` before there was a request, and once there was an outcome.
     waiter: Option<WaiterId>,
+    /// An answer that is being sorted.
+    sorting: Option<Metrics>,
 }
 
 impl<S: Deref<Target = Shared>> Call<S> {
     #[inline]
     pub(super) fn new(shared: S, kind: Kind) -> Self {
-        Self { shared, kind, waiter: None }
+        Self { shared, kind, waiter: None, sorting: None }
     }
 
     /// Waits for the outcome of the request that has been accepted.
@@ -145,9 +145,9 @@ impl<S: Deref<Target = Shared>> Call<S> {
     }
 
     #[inline]
-    pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Error>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
         let Some(waiter) = self.waiter else {
-            return Poll::Pending;
+            return self.poll_sorted(cx);
         };
         if self.kind == Kind::Put && self.shared.settled.has_stored(waiter) {
             self.waiter = None;
@@ -156,7 +156,21 @@ impl<S: Deref<Target = Shared>> Call<S> {
         let (outcome, _unneeded) = self.shared.pipeline().poll(waiter, cx.waker());
         let outcome = ready!(outcome);
         self.waiter = None;
+        if let Ok(Answer::Found(metrics)) = outcome {
+            self.sorting = Some(metrics);
+            return self.poll_sorted(cx);
+        }
         Poll::Ready(outcome)
+    }
+
+    /// Sorts what has been found, in the caller's task: the driver serves other callers too.
+    fn poll_sorted(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+        if self.sorting.as_mut().is_some_and(|metrics| !metrics.sort_some()) {
+            // Polled once, it has told the runtime.
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        self.sorting.take().map_or(Poll::Pending, |metrics| Poll::Ready(Ok(Answer::Found(metrics))))
     }
 }
 

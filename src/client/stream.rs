@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use futures_core::Stream;
 use tokio::{
     io::AsyncWriteExt,
+    task::coop,
     time::{self, Instant, Sleep},
 };
 use tokio_util::codec::FramedRead;
@@ -21,6 +22,7 @@ use tokio_util::codec::FramedRead;
 use super::{
     connect::{self, Dial},
     greeting::END_WITHIN,
+    turn::{IoTurn, within},
 };
 use crate::{
     error::{ConnectionFault, Delivery, Error},
@@ -32,7 +34,8 @@ use crate::{
 ///
 /// It holds one connection, at most 128 KiB of what was read and the samples in that, some 1 MiB if
 /// their keys are one letter long, however much the server sends; a consumer that is slow
-/// makes the server wait. It is a [`Stream`] too.
+/// makes the server wait. It is a [`Stream`] too. Each sample counts in Tokio's cooperative budget, so a
+/// loop over it gives way to other tasks, and to a timeout around it.
 ///
 /// ```
 /// # #[cfg(feature = "server")]
@@ -53,6 +56,7 @@ use crate::{
 pub struct SampleStream {
     /// `None` once it has ended.
     samples: Option<FramedRead<Box<dyn connect::Stream>, SampleDecoder>>,
+    asked: Selector,
     limit: Duration,
     /// What the server has answered instead of samples, until it is clear whether the connection
     /// ends behind it: then it speaks of that.
@@ -60,6 +64,8 @@ pub struct SampleStream {
     /// Runs while nothing comes.
     silence: Pin<Box<Sleep>>,
     silent: bool,
+    /// Before silence is one: the timer may be late, because the process or its runtime stood still.
+    io_turn: IoTurn,
 }
 
 /// How much is read, and then held as samples, at once, in bytes.
@@ -94,16 +100,18 @@ impl SampleStream {
             io.write_all(&request).await?;
             io.flush().await
         };
-        match time::timeout(limit, ask).await {
-            Ok(asked) => asked.map_err(|error| lost(ConnectionFault::Io(error)))?,
-            Err(_) => return Err(late(limit)),
+        match within(limit, ask).await {
+            Some(asked) => asked.map_err(|error| lost(ConnectionFault::Io(error)))?,
+            None => return Err(late(limit)),
         }
         Ok(Self {
             samples: Some(FramedRead::with_capacity(io, SampleDecoder::new(), READ_BUFFER_BYTES)),
+            asked: selector.clone(),
             limit,
             rejection: None,
             silence: Box::pin(time::sleep(limit)),
             silent: true,
+            io_turn: IoTurn::default(),
         })
     }
 
@@ -111,6 +119,9 @@ impl SampleStream {
         let Some(samples) = &mut self.samples else {
             return Poll::Ready(Ok(None));
         };
+        // Most samples come out of the buffer, where nothing else would make a task give way to others.
+        let budget = ready!(coop::poll_proceed(cx));
+        self.io_turn.observe();
         match Pin::new(samples).poll_next(cx) {
             Poll::Ready(item) if self.rejection.is_some() => {
                 let message = self.rejection.take().unwrap_or_default();
@@ -126,9 +137,15 @@ impl SampleStream {
                 self.poll_sample(cx)
             }
             Poll::Ready(item) => {
+                budget.made_progress();
                 self.silent = false;
                 Poll::Ready(match item {
-                    Some(Ok(Streamed::Sample(sample))) => Ok(Some(sample)),
+                    Some(Ok(Streamed::Sample(sample))) => match &self.asked {
+                        Selector::Key(key) if *key != sample.key => {
+                            Err(lost(ConnectionFault::DataForAnotherKey))
+                        }
+                        _ => Ok(Some(sample)),
+                    },
                     Some(Ok(Streamed::End(End::Ok))) => Ok(None),
                     Some(Ok(Streamed::End(End::Malformed(record)))) => Err(record.into()),
                     Some(Ok(Streamed::End(End::Error(message)))) => {
@@ -147,6 +164,7 @@ impl SampleStream {
                     self.silence.as_mut().reset(Instant::now() + self.limit);
                 }
                 ready!(self.silence.as_mut().poll(cx));
+                ready!(self.io_turn.poll(cx));
                 Poll::Ready(Err(match self.rejection.take() {
                     Some(message) => Error::Rejected { message },
                     None => late(self.limit),

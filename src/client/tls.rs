@@ -191,6 +191,11 @@ impl<C: Connector> Connector for TlsConnector<C> {
     fn give_up(&self, io: &Self::Io) {
         self.inner.give_up(io.get_ref().0);
     }
+
+    /// What is beneath may hold no data, as a session ticket does: reading shows it.
+    fn has_input(&self, io: &Self::Io) -> io::Result<Option<bool>> {
+        self.inner.has_input(io.get_ref().0)
+    }
 }
 
 impl<C: fmt::Debug> fmt::Debug for TlsConnector<C> {

@@ -1,8 +1,10 @@
 //! What a `get` brings back, grouped by key.
 
+use std::fmt;
+
 use indexmap::IndexMap;
 
-use super::{InvalidKey, Key, Point, Sample};
+use super::{InvalidKey, Key, Point, Sample, sort::Sort};
 
 /// The answer to a `get`: for each key its points, ascending by timestamp, one for each second.
 ///
@@ -30,10 +32,24 @@ use super::{InvalidKey, Key, Point, Sample};
 /// }
 /// # Ok::<(), metrics_client::InvalidKey>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default)]
 pub struct Metrics {
     series: IndexMap<Key, Vec<Point>>,
+    /// What is left to sort, before anybody outside of this crate has them.
+    unsorted: Option<Box<Unsorted>>,
 }
+
+/// Series that are not in ascending order.
+#[derive(Clone)]
+struct Unsorted {
+    /// Their places in the map.
+    places: Vec<usize>,
+    /// The one that is being sorted.
+    current: Option<(usize, Sort)>,
+}
+
+/// How many points are sorted at once where the rest is sorted in steps: some milliseconds' worth.
+const SORTED_AT_ONCE: usize = 64 * 1024;
 
 impl Metrics {
     /// Metrics without a key.
@@ -88,6 +104,43 @@ impl Metrics {
     #[must_use]
     pub fn iter(&self) -> Iter<'_> {
         Iter(self.series.iter())
+    }
+}
+
+impl Metrics {
+    /// Goes on sorting for some milliseconds, and returns whether everything is sorted.
+    pub(crate) fn sort_some(&mut self) -> bool {
+        let mut budget = SORTED_AT_ONCE;
+        while let Some(unsorted) = &mut self.unsorted {
+            let next = unsorted.current.take().or_else(|| {
+                let place = unsorted.places.pop()?;
+                Some((place, Sort::new(std::mem::take(&mut self.series[place]))))
+            });
+            let Some((place, mut sort)) = next else {
+                self.unsorted = None;
+                break;
+            };
+            match sort.step(&mut budget) {
+                Some(points) => self.series[place] = points,
+                None => {
+                    unsorted.current = Some((place, sort));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("series", &self.series).finish()
+    }
+}
+
+impl PartialEq for Metrics {
+    fn eq(&self, other: &Self) -> bool {
+        self.series == other.series
     }
 }
 
@@ -253,7 +306,21 @@ impl MetricsBuilder {
                 same
             });
         }
-        Metrics { series: self.series }
+        Metrics { series: self.series, unsorted: None }
+    }
+
+    /// As [`finish`](Self::finish), but leaves it to [`Metrics::sort_some`] to sort more points than it
+    /// takes some milliseconds to sort.
+    pub(crate) fn finish_in_steps(mut self) -> Metrics {
+        self.put_back();
+        self.unsorted.sort_unstable();
+        self.unsorted.dedup();
+        let points = self.unsorted.iter().map(|&place| self.series[place].len());
+        if points.sum::<usize>() <= SORTED_AT_ONCE {
+            return self.finish();
+        }
+        let unsorted = Unsorted { places: self.unsorted, current: None };
+        Metrics { series: self.series, unsorted: Some(Box::new(unsorted)) }
     }
 
     fn extend(&mut self, samples: impl IntoIterator<Item = Sample>) {

@@ -11,6 +11,8 @@ use super::{
     request::{self, Request, RequestRef},
     response::{self, End, RecordSink, Response},
 };
+#[cfg(doc)]
+use crate::metric::Metrics;
 use crate::metric::{InvalidKey, Key, MetricsBuilder, Point, Sample};
 
 /// The client's end: encodes [`Request`]s, decodes [`Response`]s.
@@ -39,6 +41,8 @@ use crate::metric::{InvalidKey, Key, MetricsBuilder, Point, Sample};
 pub struct ClientCodec {
     decoder: response::Decoder,
     records: MetricsBuilder,
+    /// Whether whoever takes a long answer sorts it, in steps.
+    sorts_in_steps: bool,
 }
 
 impl ClientCodec {
@@ -54,7 +58,16 @@ impl ClientCodec {
     /// memory, is dropped as it comes, and is a [`Response::TooLarge`]; the stream goes on after it.
     #[must_use]
     pub fn max_response_bytes(limit: usize) -> Self {
-        Self { decoder: response::Decoder::new(limit), records: MetricsBuilder::default() }
+        Self {
+            decoder: response::Decoder::new(limit),
+            records: MetricsBuilder::default(),
+            sorts_in_steps: false,
+        }
+    }
+
+    /// Leaves it to [`Metrics::sort_some`] to sort a long answer.
+    pub(crate) fn sorting_in_steps(self) -> Self {
+        Self { sorts_in_steps: true, ..self }
     }
 
     /// Takes the answers that `src` begins with as long as they are plain acknowledgements, without
@@ -109,6 +122,7 @@ impl Decoder for ClientCodec {
         Ok(end.map(|end| {
             let records = std::mem::take(&mut self.records);
             match end {
+                End::Ok if self.sorts_in_steps => Response::Ok(records.finish_in_steps()),
                 End::Ok => Response::Ok(records.finish()),
                 End::Malformed(record) => Response::Malformed(record),
                 End::Error(message) => Response::Error(message),

@@ -25,6 +25,7 @@ use crate::{
     client::MetricsClient,
     metric::{InvalidKey, Key, Point, Sample},
     protocol::NotFinite,
+    wake::survives,
 };
 
 #[derive(Debug)]
@@ -150,7 +151,7 @@ impl Shared {
 
     /// Tells those who wait for it that a batch has an outcome, or a sender has ended.
     pub(super) fn note_settled(&self) {
-        self.settled.notify_waiters();
+        survives(|| self.settled.notify_waiters());
     }
 
     /// Ready when they are told the next time from now on.

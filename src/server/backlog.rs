@@ -9,6 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::turns::Work;
+use crate::wake::wake_each;
 
 /// What sessions hold while their peers do not take their answers.
 ///
@@ -107,7 +108,7 @@ impl Place {
         drop(waiting);
         // Woken without the lock, for the first thing that a session then does is to take it. This
         // one may be among them, and then finds out when it is polled again.
-        given_up.into_iter().for_each(Waker::wake);
+        wake_each(given_up);
         Poll::Pending
     }
 

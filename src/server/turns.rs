@@ -14,6 +14,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, task::yield_now};
 
 use super::crowd::Member;
+use crate::wake::wake_each;
 
 /// The turns of all sessions: fair queueing, with the clock of start-time fair queueing (P. Goyal, H. Vin
 /// and H. Cheng, SIGCOMM 1996).
@@ -93,7 +94,7 @@ impl Turns {
             self.wanted.notified().await;
             // Lets the runtime look who else is woken, for one of them may have had less.
             yield_now().await;
-            self.give_what_there_is().into_iter().for_each(Waker::wake);
+            wake_each(self.give_what_there_is());
         }
     }
 

@@ -104,6 +104,11 @@ impl Pipeline {
         Ok(())
     }
 
+    /// What has been found for callers who have left, to be dropped when the lock is released.
+    pub(in crate::client) fn take_unclaimed(&mut self) -> Vec<Metrics> {
+        std::mem::take(&mut self.unclaimed)
+    }
+
     /// Whether the oldest answer is later than it may be.
     pub(in crate::client) fn is_stalled(&self, now: Instant) -> bool {
         self.due_since.is_some_and(|since| now >= since + self.settings.stall_timeout)
@@ -241,14 +246,21 @@ impl Pipeline {
         let kind = self.due(unwritten)?;
         let outcome = match (kind, response) {
             (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
+            (Kind::Get, Response::Ok(metrics)) if !self.queue.asked_for_all(&metrics) => {
+                return Err(ConnectionFault::DataForAnotherKey);
+            }
             (Kind::Get, Response::Ok(metrics)) => Ok(Answer::Found(metrics)),
             (Kind::Get, Response::Malformed(record)) => Err(record.into()),
             (Kind::Get, Response::TooLarge { limit }) => Err(Error::ResponseTooLarge { limit }),
             (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Answer::Stored),
             (Kind::Put, _) => return Err(ConnectionFault::DataForPut),
         };
-        if let Some(Answered { waiter: Some(waiter), index, requests }) = self.queue.answer(1) {
-            self.finish(waiter, index, requests, outcome, wakers);
+        match (self.queue.answer(1), outcome) {
+            (Some(Answered { waiter: Some(waiter), index, requests }), outcome) => {
+                self.finish(waiter, index, requests, outcome, wakers);
+            }
+            (_, Ok(Answer::Found(metrics))) => self.unclaimed.push(metrics),
+            _ => {}
         }
         Ok(())
     }

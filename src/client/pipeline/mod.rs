@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{ConnectionFault, Error},
+    metric::Metrics,
     protocol::MAX_REQUEST_LEN,
 };
 
@@ -86,6 +87,9 @@ pub(super) struct Pipeline {
     /// Whether the driver wants to know when a request has to wait for the answer to another.
     wants_probe: bool,
     close_failure: Option<Error>,
+    /// What was found for callers who have left. Dropping it can take long, and is not done under the
+    /// lock.
+    unclaimed: Vec<Metrics>,
     counters: Counters,
     /// When to look again whether memory can be given back, if much is held.
     trim: Option<Trim>,
@@ -119,6 +123,7 @@ impl Pipeline {
             driver: None,
             wants_probe: false,
             close_failure: None,
+            unclaimed: Vec::new(),
             counters: Counters::default(),
             trim: None,
         }

@@ -6,6 +6,7 @@ use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
 use super::{steps, trim::KEPT_CALLS, waiters::WaiterId};
+use crate::metric::Metrics;
 
 /// Requests and their bytes, in the order in which they were accepted.
 ///
@@ -200,6 +201,17 @@ impl Queue {
     pub(super) fn due(&mut self) -> Option<Kind> {
         self.drop_finished_front();
         self.entries.front().filter(|entry| entry.answered < entry.sent).map(|entry| entry.kind)
+    }
+
+    /// Whether the request whose answer is due next, a get, asks for every key in the answer.
+    pub(super) fn asked_for_all(&self, metrics: &Metrics) -> bool {
+        let Some(entry) = self.entries.front() else { return false };
+        let asked = self.bytes[..entry.len].strip_prefix(b"get ");
+        match asked.and_then(|asked| asked.strip_suffix(b"\n")) {
+            Some(b"*") => true,
+            Some(asked) => metrics.keys().all(|key| key.as_bytes() == asked),
+            None => false,
+        }
     }
 
     /// At most so many answers that are due have come: says whose they are. All belong to one entry,

@@ -15,6 +15,7 @@ mod pipelining;
 mod pool;
 mod reconnect;
 mod short_lived;
+mod standstill;
 mod state;
 mod stream;
 #[cfg(all(unix, feature = "server"))]

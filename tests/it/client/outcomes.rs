@@ -1,6 +1,12 @@
 //! Every request has one outcome.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
 
 use metrics_client::{
     ConnectionFault, ConnectionState, Connector, Delivery, Error, MetricsClient, Pipelining,
@@ -164,6 +170,39 @@ async fn a_panic_in_the_driver_tells_everyone() {
     assert!(matches!(b, Err(Error::Closed { .. })));
     assert!(matches!(client.put("c", 1.0).await, Err(Error::Closed { .. })));
     soon(client.close()).await.unwrap();
+}
+
+struct PanicsWhenWoken;
+
+impl Wake for PanicsWhenWoken {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker's bug; this message is part of the test")
+    }
+}
+
+// FAULTS C4
+#[tokio::test(start_paused = true)]
+async fn a_panicking_waker_keeps_no_other_caller_asleep() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let put = |key| client.put_at(key, 1.0, 1);
+    let mut bad = pin!(put("bad"));
+    let bad_waker = Waker::from(Arc::new(PanicsWhenWoken));
+    let mut on_bad_waker = Context::from_waker(&bad_waker);
+    assert!(bad.as_mut().poll(&mut on_bad_waker).is_pending());
+    let server = async {
+        peer.expect("put bad 1.0 1\nput last 1.0 1\n").await;
+        peer.send("ok\n\nok\n\n").await;
+        peer.answer("put next 1.0 1\n", "ok\n\n").await;
+    };
+    let others = async {
+        soon(put("last")).await.unwrap();
+        soon(put("next")).await.unwrap();
+    };
+    join!(others, server);
+    assert!(matches!(bad.poll(&mut on_bad_waker), Poll::Ready(Ok(()))));
+    network.expect_no_dial(Duration::from_secs(60)).await;
 }
 
 #[test]
