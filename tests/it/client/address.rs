@@ -20,7 +20,7 @@ const INVALID: [&str; 7] = [
 async fn an_invalid_address_is_refused_at_once() {
     let start = Instant::now();
     for address in INVALID {
-        let lazy = MetricsClient::builder(address).connect_lazy();
+        let lazy = MetricsClient::builder(address).connect_lazy().unwrap();
         for refused in [lazy, MetricsClient::connect(address).await] {
             let error = refused.unwrap_err();
             assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");

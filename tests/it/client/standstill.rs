@@ -97,7 +97,7 @@ async fn later() {
 async fn an_unasked_answer_ends_an_idle_connection_unsent() {
     let (server, address) = Server::new();
     let watched = Watched::default();
-    let client = builder(address, watched.clone()).connect_lazy();
+    let client = builder(address, watched.clone()).connect_lazy().unwrap();
     let (go, gone) = std::sync::mpsc::channel();
     let first = server.serve(move |mut io| {
         answer(&io, "put x 1.0 1\n", "ok\n\n");
@@ -123,7 +123,7 @@ async fn an_unasked_answer_ends_an_idle_connection_unsent() {
 async fn an_idle_connection_that_the_server_closed_is_not_written_to() {
     let (server, address) = Server::new();
     let watched = Watched::default();
-    let client = builder(address, watched.clone()).connect_lazy();
+    let client = builder(address, watched.clone()).connect_lazy().unwrap();
     let (go, gone) = std::sync::mpsc::channel();
     server.serve(move |io| {
         answer(&io, "put x 1.0 1\n", "ok\n\n");
@@ -142,7 +142,7 @@ async fn an_idle_connection_that_the_server_closed_is_not_written_to() {
 async fn an_idle_connection_that_was_reset_is_not_written_to() {
     let (server, address) = Server::new();
     let watched = Watched::default();
-    let client = builder(address, watched.clone()).connect_lazy();
+    let client = builder(address, watched.clone()).connect_lazy().unwrap();
     let (go, gone) = std::sync::mpsc::channel();
     server.serve(move |io| {
         answer(&io, "put x 1.0 1\n", "ok\n\n");
@@ -165,7 +165,7 @@ fn a_client_with_a_block_on_for_each_call_sees_an_end() {
     let runtime = runtime();
     let client = {
         let _context = runtime.enter();
-        builder(address, watched.clone()).connect_lazy()
+        builder(address, watched.clone()).connect_lazy().unwrap()
     };
     for second in 0..3 {
         let (go, gone) = std::sync::mpsc::channel();
