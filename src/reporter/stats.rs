@@ -46,14 +46,18 @@ pub struct Dropped {
     pub spool_full: u64,
     /// They lay in a part of the spool that cannot be read any more.
     pub spool_lost: u64,
+    /// The server closes the connection at them, while it answers other requests. The key of each is
+    /// logged once.
+    pub poison: u64,
 }
 
 impl Dropped {
     /// How many samples were dropped for whatever reason.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Self { invalid_key, not_finite, queue_full, closed, spool_full, spool_lost } = self;
-        invalid_key + not_finite + queue_full + closed + spool_full + spool_lost
+        let Self { invalid_key, not_finite, queue_full, closed, spool_full, spool_lost, poison } =
+            self;
+        invalid_key + not_finite + queue_full + closed + spool_full + spool_lost + poison
     }
 }
 
@@ -65,10 +69,11 @@ pub(super) enum Reason {
     QueueFull,
     Closed,
     Rejected,
+    Poison,
 }
 
 impl Reason {
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 6;
 }
 
 impl ReporterStats {
@@ -79,6 +84,7 @@ impl ReporterStats {
             Reason::QueueFull => &mut self.dropped.queue_full,
             Reason::Closed => &mut self.dropped.closed,
             Reason::Rejected => &mut self.rejected,
+            Reason::Poison => &mut self.dropped.poison,
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) use driving::Answers;
 #[cfg(feature = "tower")]
 pub(super) use line::PlaceId;
 pub(super) use queue::Kind;
-pub(super) use waiters::{Answer, Progress, Settled, WaiterId};
+pub(super) use waiters::{Answer, Progress, Settled, Slot, WaiterId};
 
 /// What the pipeline is told once, when it is made.
 #[derive(Clone, Debug)]

@@ -4,11 +4,12 @@
 //! `log` appends and settles, `replay` reads, through what `disk` offers of a file system. All of it
 //! blocks, reads no clock, and logs what a person must know.
 //!
-//! `keeper` is the folder of a running reporter, `takeover` the reporter's task where there is one;
+//! `keeper` is the folder of a running reporter, which lives on `disk_thread`, `takeover` the reporter's task where there is one;
 //! `fence` says what may not overtake what lies in the folder, and `pace` how fast that is sent.
 
 mod config;
 mod disk;
+mod disk_thread;
 mod error;
 mod fence;
 mod folder;
@@ -26,5 +27,5 @@ mod tests;
 pub use config::Spool;
 pub use error::SpoolError;
 pub(super) use fence::Fence;
-pub(super) use keeper::{Keeper, OpenSpool};
+pub(super) use keeper::{Keeper, OpenSpool, Rescue};
 pub use stats::{IoErrors, SpoolStats};
