@@ -212,7 +212,7 @@ impl<'a> Batch<'a> {
     async fn room(&mut self, accepted: usize) -> Option<usize> {
         poll_fn(|cx| {
             let mut pipeline = self.shared.pipeline();
-            let window = self.pace.window.min(2 * pipeline.width());
+            let window = self.pace.window.min(2 * pipeline.width()).max(pipeline.wanted_puts());
             let block = (window / 2).clamp(1, BLOCK);
             let (progress, unneeded) = pipeline.poll_batch(self.waiter, window - block, cx.waker());
             let progress =

@@ -27,6 +27,7 @@ mod gathering;
 #[cfg(test)]
 #[cfg(loom_model)]
 mod handover;
+mod hangup;
 mod outcomes;
 mod pipeline;
 #[cfg(feature = "tower")]

@@ -182,6 +182,15 @@ impl Waiters {
         }
     }
 
+    /// Every batch is to look again how many requests it may add.
+    pub(super) fn rouse_batches(&mut self, wakers: &mut Vec<Waker>) {
+        for (_, slot) in &mut self.slots {
+            if let Call::Batch { .. } = slot.call {
+                wakers.extend(slot.waker.take());
+            }
+        }
+    }
+
     /// The call has left: frees its slot, and says what of it is still open.
     pub(super) fn remove(&mut self, id: WaiterId) -> (Removed, Option<Slot>) {
         let slot = self.get_mut(id).is_some().then(|| self.slots.remove(id.slot));
