@@ -11,7 +11,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{outbox::Settled, shared::Shared, stats::Reason};
+#[cfg(feature = "spool")]
+use super::poison::is_hangup;
+use super::{outbox::Settled, poison::Suspects, shared::Shared, stats::Reason};
 use crate::{
     client::{MetricsClient, Outcomes, SampleOutcome},
     error::Error,
@@ -36,6 +38,8 @@ pub(super) struct Flights {
     /// What became of the last one from the spool, until the spool is told.
     #[cfg(feature = "spool")]
     replayed: Option<Replayed>,
+    /// Samples that the sender passes over.
+    suspects: Suspects,
     /// How many batches have left.
     left: u64,
 }
@@ -54,7 +58,10 @@ struct Flight {
 enum Origin {
     Queue,
     #[cfg(feature = "spool")]
-    Spool,
+    Spool {
+        /// What is sent is one sample, and it is to blame if the server closes the connection.
+        accused: bool,
+    },
 }
 
 /// What became of a batch.
@@ -91,15 +98,17 @@ impl Shared {
     }
 
     /// Sends samples that were read from the spool. However this ends, the spool has to be told what
-    /// became of them: see [`take_replayed`](Self::take_replayed).
+    /// became of them: see [`take_replayed`](Self::take_replayed). If the server closes the connection
+    /// at them, and they are `accused` of that, it is proved.
     #[cfg(feature = "spool")]
-    pub(super) async fn replay(&self, samples: Vec<Sample>) -> Landed {
+    pub(super) async fn replay(&self, samples: Vec<Sample>, accused: bool) -> Landed {
         let id = {
             let mut flights = self.flights();
             if !self.outbox().may_replay() {
                 return Landed::CalledBack;
             }
-            let flight = flights.flight(&self.client, Origin::Spool, samples);
+            let origin = Origin::Spool { accused };
+            let flight = flights.flight(&self.client, origin, samples);
             flights.replay.insert(flight).id
         };
         self.landed(id).await
@@ -199,10 +208,11 @@ impl Shared {
 
     fn take_off(&self, client: &MetricsClient, holds: bool, most: usize) -> Option<u64> {
         let mut flights = self.flights();
-        let mut batch = Vec::new();
-        while batch.len() < most
-            && self.outbox().take(SLICE.min(most - batch.len()), holds, &mut batch)
-        {}
+        let batch = if flights.suspects.is_empty() {
+            self.take_slices(most, |slice, batch| self.outbox().take(slice, holds, batch))
+        } else {
+            self.take_past(&mut flights.suspects, holds, most)
+        };
         if batch.is_empty() {
             return None;
         }
@@ -210,18 +220,62 @@ impl Shared {
         Some(flights.current.insert(flight).id)
     }
 
+    fn take_slices(
+        &self,
+        most: usize,
+        take: impl Fn(usize, &mut Vec<Sample>) -> bool,
+    ) -> Vec<Sample> {
+        let mut batch = Vec::new();
+        while batch.len() < most && take(SLICE.min(most - batch.len()), &mut batch) {}
+        batch
+    }
+
+    /// A suspect alone if it is its turn, or else all others; or a suspect if there are no others.
+    fn take_past(&self, suspects: &mut Suspects, holds: bool, most: usize) -> Vec<Sample> {
+        let mut batch = Vec::new();
+        if suspects.has_due() {
+            let is_next = |sample: &Sample| suspects.is_next(sample, true);
+            if self.outbox().take_where(1, holds, is_next, &mut batch) {
+                return batch;
+            }
+            suspects.forget_due();
+        }
+        let batch = self.take_slices(most, |slice, batch| {
+            let is_other = |sample: &Sample| !suspects.contains(sample);
+            self.outbox().take_where(slice, holds, is_other, batch)
+        });
+        if !batch.is_empty() {
+            return batch;
+        }
+        let mut batch = batch;
+        let is_next = |sample: &Sample| suspects.is_next(sample, false);
+        self.outbox().take_where(1, holds, is_next, &mut batch);
+        batch
+    }
+
     fn land(
         &self,
-        flights: MutexGuard<'_, Flights>,
+        mut flights: MutexGuard<'_, Flights>,
         flight: Flight,
         result: Result<(), Error>,
     ) -> Landed {
-        let outcomes = match result {
+        let mut outcomes = match result {
             Ok(()) => vec![SampleOutcome::Acknowledged; flight.batch.len()].into(),
             Err(_) => flight.outcomes.get(),
         };
-        let is_whole = !outcomes.contains(&SampleOutcome::Open);
         let error = result.err();
+        match flight.origin {
+            Origin::Queue => {
+                flights.suspects.judge(&flight.batch, &mut outcomes, error.as_ref());
+            }
+            #[cfg(feature = "spool")]
+            Origin::Spool { accused } => {
+                if accused && error.as_ref().is_some_and(is_hangup) {
+                    outcomes.fill(SampleOutcome::ClosedOn);
+                }
+            }
+        }
+        let is_whole = !outcomes.contains(&SampleOutcome::Open);
         self.settle(flights, flight, Some(outcomes), error.as_ref());
         error.filter(|_| !is_whole).map_or(Landed::Whole, Landed::Broken)
     }
@@ -266,7 +320,7 @@ impl Shared {
             }
             // What has no outcome lies in the spool as it did.
             #[cfg(feature = "spool")]
-            Origin::Spool => {
+            Origin::Spool { .. } => {
                 let is_open = |outcome: &SampleOutcome| *outcome == SampleOutcome::Open;
                 let settled = outcomes.iter().position(is_open).unwrap_or(outcomes.len());
                 batch.truncate(settled);
@@ -291,16 +345,7 @@ impl Shared {
             }
         }
         for sample in &sorted.poison {
-            if self.poison.is_new(&sample.key) {
-                let (key, timestamp) = (&sample.key, sample.point.timestamp);
-                let value = sample.point.value;
-                tracing::error!(
-                    %key,
-                    value,
-                    timestamp,
-                    "dropped a sample: the server closes the connection at it"
-                );
-            }
+            self.poison.log(sample);
         }
     }
 

@@ -161,12 +161,7 @@ impl Outbox {
     /// were any; whoever [holds](Self::hold) the outbox is asked, or else the sender.
     pub(super) fn take(&mut self, most: usize, holds: bool, batch: &mut Vec<Sample>) -> bool {
         let before = batch.len();
-        #[cfg(feature = "spool")]
-        if self.spool.rescuers > 0 || (self.spool.is_relieved && !holds) {
-            return false;
-        }
-        let is_in_turn = self.held == holds && self.phase != Phase::Closed;
-        if is_in_turn && self.queue.out(Lane::Send) == before {
+        if self.may_take(holds, batch) {
             #[cfg(feature = "spool")]
             if self.spool.may_block() {
                 let passes = |sample: &Sample| !self.spool.blocks(sample);
@@ -176,6 +171,32 @@ impl Outbox {
             self.queue.take(most, batch);
         }
         batch.len() > before
+    }
+
+    /// As [`take`](Self::take), but only samples that are wanted.
+    pub(super) fn take_where(
+        &mut self,
+        most: usize,
+        holds: bool,
+        is_wanted: impl Fn(&Sample) -> bool,
+        batch: &mut Vec<Sample>,
+    ) -> bool {
+        let before = batch.len();
+        if self.may_take(holds, batch) {
+            #[cfg(feature = "spool")]
+            let is_wanted = |sample: &Sample| !self.spool.blocks(sample) && is_wanted(sample);
+            self.queue.take_where(Lane::Send, most, is_wanted, batch);
+        }
+        batch.len() > before
+    }
+
+    fn may_take(&self, holds: bool, batch: &[Sample]) -> bool {
+        #[cfg(feature = "spool")]
+        if self.spool.rescuers > 0 || (self.spool.is_relieved && !holds) {
+            return false;
+        }
+        let is_in_turn = self.held == holds && self.phase != Phase::Closed;
+        is_in_turn && self.queue.out(Lane::Send) == batch.len()
     }
 
     /// How the batch went: how many of its samples have an outcome, which are still open, and why. How

@@ -94,7 +94,6 @@ const PLACE: usize = 2 * size_of::<((Key, i64), u64)>();
 const ROOM: usize = 4 * 1024 * 1024;
 /// At so many samples is looked to find some that are wanted: nobody can record meanwhile. As many as
 /// leave at once.
-#[cfg(feature = "spool")]
 const LOOKED_AT: usize = 4096;
 
 impl Queue {
@@ -159,7 +158,6 @@ impl Queue {
 
     /// As [`take`](Self::take) for any lane, but only samples that are wanted, wherever they are among
     /// the oldest that are looked at.
-    #[cfg(feature = "spool")]
     pub(super) fn take_where(
         &mut self,
         lane: Lane,

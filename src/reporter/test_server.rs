@@ -16,7 +16,7 @@ use tokio::{
     time,
 };
 
-use crate::{Connector, MetricsClient, Pipelining};
+use crate::{Connector, MetricsClient, Pipelining, Reporter, ReporterStats};
 
 /// Takes every put, while it is there; clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -51,9 +51,10 @@ impl TestServer {
         self.0.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
-    /// It closes the connection at a put of this key.
+    /// From now on it closes the connection at a put of this key; of any, if there is none.
     pub(super) fn close_at(&self, key: &str) {
-        *self.0.poison.lock().unwrap() = Some(format!("put {key} "));
+        let prefix = if key.is_empty() { "put".to_owned() } else { format!("put {key} ") };
+        *self.0.poison.lock().unwrap() = Some(prefix);
     }
 
     /// The puts that it has answered, without the word.
@@ -63,13 +64,17 @@ impl TestServer {
 
     /// Waits until it has answered a put that begins so.
     pub(super) async fn has(&self, put: &str) {
-        loop {
-            let came = self.0.came.notified();
-            if self.puts().iter().any(|line| line.starts_with(put)) {
-                return;
+        let has = async {
+            loop {
+                let came = self.0.came.notified();
+                if self.puts().iter().any(|line| line.starts_with(put)) {
+                    return;
+                }
+                came.await;
             }
-            came.await;
-        }
+        };
+        let limit = Duration::from_secs(600);
+        time::timeout(limit, has).await.expect("it never comes");
     }
 
     async fn serve(self, io: DuplexStream) {
@@ -105,4 +110,14 @@ impl Connector for TestServer {
         tokio::spawn(self.clone().serve(theirs));
         Ok(ours)
     }
+}
+
+/// The stats, if they add up.
+#[track_caller]
+pub(super) fn accounted(reporter: &Reporter) -> ReporterStats {
+    let stats = reporter.stats();
+    let ReporterStats { acknowledged, coalesced, rejected, dropped, waiting, spooled, .. } = stats;
+    let accounted = acknowledged + coalesced + rejected + dropped.total() + waiting + spooled;
+    assert_eq!(stats.recorded + stats.recovered, accounted, "{stats:?}");
+    stats
 }

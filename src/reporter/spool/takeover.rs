@@ -24,10 +24,12 @@ use super::{
 };
 use crate::{
     error::Error,
+    metric::Sample,
     reporter::{
-        flight::{BATCH, Landed},
+        flight::Landed,
         outbox::Moving,
-        sender::{PAUSE, Sender, is_closed},
+        poison::{ENOUGH_FAILURES, is_hangup},
+        sender::{PAUSE, Sender, is_closed, next_batch},
         shared::Shared,
     },
 };
@@ -51,6 +53,7 @@ struct Takeover {
     /// The sender's last attempt has failed.
     has_failed: Arc<AtomicBool>,
     pace: Pace,
+    suspect: Suspect,
     /// What was recorded before this position had been recorded at this time.
     aged: (u64, Instant),
     /// When the disk may be asked again to take something. One that is full still gives.
@@ -58,6 +61,24 @@ struct Takeover {
     /// When it may be asked again for something.
     read_due: Instant,
 }
+
+/// The oldest sample in the folder, if the server may close the connection at it, and the client does
+/// not find that out by itself because it was told not to retry.
+#[derive(Debug, Default)]
+struct Suspect {
+    /// Whether the server has closed the connection at several samples, so that the oldest is sent alone.
+    is_sought: bool,
+    /// How often the server has closed the connection at it alone, each time after it had
+    /// acknowledged another sample.
+    failures: u32,
+    /// How many samples had been acknowledged when it did so last.
+    acknowledged: u64,
+    /// Which sample behind it is sent to find out whether the server acknowledges that.
+    witness: usize,
+}
+
+/// So many samples behind a suspect are tried one after the other.
+const MAX_WITNESSES: usize = 64;
 
 /// The sender is at its end.
 #[derive(Debug)]
@@ -101,7 +122,6 @@ impl Sender {
     /// Sends what waits in memory, and never waits for the disk.
     async fn send_live(&mut self, has_failed: &AtomicBool) -> Over {
         let shared = Arc::clone(&self.shared);
-        let mut batch = BATCH;
         loop {
             self.record_own();
             let sendable = self.sendable(1);
@@ -116,7 +136,11 @@ impl Sender {
             if shared.outbox().is_closed() {
                 return Over::Closed;
             }
-            match shared.send(&shared.client, false, batch).await {
+            let landed = shared.send(&shared.client, false, self.batch).await;
+            if let Some(landed) = &landed {
+                self.batch = next_batch(self.batch, landed);
+            }
+            match landed {
                 // What waits has to go through the folder.
                 None => {
                     let more = shared.outbox().queued() + 1;
@@ -124,11 +148,10 @@ impl Sender {
                     time::sleep(LOOK).await;
                 }
                 Some(Landed::Whole) => {
-                    batch = (2 * batch).min(BATCH);
                     let _ = time::timeout(self.gather, self.sendable(self.enough)).await;
                 }
                 Some(Landed::CalledBack) => {
-                    batch = (batch / 2).max(LEAST_BATCH);
+                    self.batch = (self.batch / 2).max(LEAST_BATCH);
                     has_failed.store(true, Ordering::Relaxed);
                 }
                 Some(Landed::Broken(error)) => {
@@ -165,6 +188,7 @@ impl Takeover {
             enough: sender.enough,
             has_failed,
             pace: Pace::new(keeper.settings.replay_rate, now),
+            suspect: Suspect::default(),
             aged: (0, now),
             write_due: now,
             read_due: now,
@@ -254,11 +278,23 @@ impl Takeover {
         if !is_due || !self.shared.outbox().may_replay() || self.is_pressed() {
             return None;
         }
-        let read = self.keeper.read(&self.shared, self.pace.batch()).await;
-        let samples = disk_answered(&mut self.read_due, read).flatten()?;
+        let most = match self.suspect {
+            Suspect { failures: 1.., witness, .. } => 2 + witness,
+            Suspect { is_sought: true, .. } => 1,
+            Suspect { .. } => self.pace.batch(),
+        };
+        let read = self.keeper.read(&self.shared, most).await;
+        let mut samples = disk_answered(&mut self.read_due, read).flatten()?;
+        let mut is_proof = true;
+        if self.suspect.failures > 0 {
+            let witness = samples.split_off(1).pop();
+            is_proof = self.has_acknowledged_another(witness).await;
+        }
+        let is_alone = samples.len() == 1;
+        let accused = is_alone && is_proof && self.suspect.failures + 1 >= ENOUGH_FAILURES;
         let (total, sent) = (samples.len(), Instant::now());
         let shared = Arc::clone(&self.shared);
-        let mut replay = pin!(shared.replay(samples));
+        let mut replay = pin!(shared.replay(samples, accused));
         let landed = loop {
             match time::timeout(GRACE, replay.as_mut()).await {
                 Ok(landed) => break landed,
@@ -266,8 +302,19 @@ impl Takeover {
             }
         };
         let now = Instant::now();
-        match landed {
-            Landed::Whole => self.pace.answered(total, sent, now),
+        match &landed {
+            Landed::Whole => {
+                self.suspect = Suspect::default();
+                self.pace.answered(total, sent, now);
+            }
+            Landed::Broken(error) if is_hangup(error) => {
+                self.suspect.is_sought = true;
+                if is_alone && is_proof {
+                    self.suspect.failures += 1;
+                    self.suspect.acknowledged = shared.outbox().stats().acknowledged;
+                }
+                self.pace.failed(PAUSE, now);
+            }
             Landed::Broken(_) | Landed::CalledBack => self.pace.failed(PAUSE, now),
         }
         self.keeper.settle(&shared).await;
@@ -277,6 +324,20 @@ impl Takeover {
             }
             _ => None,
         }
+    }
+
+    /// Whether the server has acknowledged another sample since it closed the connection at the
+    /// suspect. If there was none, the witness is sent, which is sent again in its turn.
+    async fn has_acknowledged_another(&mut self, witness: Option<Sample>) -> bool {
+        if self.shared.outbox().stats().acknowledged > self.suspect.acknowledged {
+            return true;
+        }
+        let Some(witness) = witness else { return false };
+        let is_acknowledged = self.shared.client.put_all([witness]).await.is_ok();
+        if !is_acknowledged {
+            self.suspect.witness = (self.suspect.witness + 1) % MAX_WITNESSES;
+        }
+        is_acknowledged
     }
 
     /// Waits until there may be something to do.

@@ -15,14 +15,14 @@ use tokio::{
 
 use super::*;
 use crate::{
-    MetricsClient, Reporter, ReporterStats, Spool, WhenFull,
+    MetricsClient, Reporter, Spool, WhenFull,
     reporter::{
         Settings, queue,
         spool::{
             OpenSpool,
             disk::{Disk, OsDisk},
         },
-        test_server::TestServer,
+        test_server::{TestServer, accounted},
     },
 };
 
@@ -144,15 +144,6 @@ async fn pass(time: Duration) {
             tokio::task::yield_now().await;
         }
     }
-}
-
-#[track_caller]
-fn accounted(reporter: &Reporter) -> ReporterStats {
-    let stats = reporter.stats();
-    let ReporterStats { acknowledged, coalesced, rejected, dropped, waiting, spooled, .. } = stats;
-    let accounted = acknowledged + coalesced + rejected + dropped.total() + waiting + spooled;
-    assert_eq!(stats.recorded + stats.recovered, accounted, "{stats:?}");
-    stats
 }
 
 // FAULTS A5
