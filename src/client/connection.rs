@@ -17,6 +17,7 @@ use tokio_util::codec::Framed;
 use super::{
     connect::BoxFuture,
     gathering::{Gathering, Leave},
+    hangup::Dialed,
     pipeline::Answers,
     shared::{Shared, wake_all},
 };
@@ -43,6 +44,8 @@ pub(super) struct Connection<Io> {
     counted: u64,
     /// Whether the server has given an answer that was due.
     proven: bool,
+    /// Whether it has shown that it answers requests other than the one that is suspected.
+    has_proof: bool,
     gathering: Gathering,
     probe: Probe,
 }
@@ -66,13 +69,15 @@ enum Probe {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
-    pub(super) fn new(io: Io, max_response_bytes: usize, may_probe: bool) -> Self {
+    pub(super) fn new(dialed: Dialed<Io>, max_response_bytes: usize, may_probe: bool) -> Self {
+        let Dialed { io, has_answered, has_proof } = dialed;
         let codec = ClientCodec::max_response_bytes(max_response_bytes);
         Self {
             framed: Framed::with_capacity(io, codec, READ_BUFFER_BYTES),
             answers: Vec::new(),
             counted: 0,
-            proven: false,
+            proven: has_answered,
+            has_proof,
             gathering: Gathering::default(),
             probe: if may_probe { Probe::Due } else { Probe::Done },
         }
@@ -84,6 +89,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
 
     pub(super) fn is_proven(&self) -> bool {
         self.proven
+    }
+
+    pub(super) fn has_proof(&self) -> bool {
+        self.has_proof
     }
 
     /// Moves whatever can be moved now.

@@ -8,7 +8,6 @@ use std::{
     error::Error as _,
     fmt,
     future::Future,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -22,11 +21,12 @@ use super::{
     connect::{Backoff, BoxFuture, ConnectionState, Connector, Dialer, Reconnect},
     connection::{Connection, Moved},
     driver_log::DriverLog,
+    hangup::{self, Dialed, Loss},
     pipeline::Settings,
     probe,
     shared::{Shared, wake_all},
 };
-use crate::error::ConnectionFault;
+use crate::error::{ConnectionFault, Delivery, Error};
 
 /// What a driver is told once, when it is made.
 #[derive(Clone, Debug)]
@@ -47,6 +47,9 @@ pub(super) struct Driver<C: Connector> {
     timer: Timer,
     /// Whether a connection has stalled with several requests in flight.
     distrusted: bool,
+    /// How many requests may be in flight on this connection, apart from the search.
+    width: usize,
+    search: hangup::Search,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
     log: DriverLog,
@@ -56,7 +59,7 @@ pub(super) struct Driver<C: Connector> {
 enum Link<Io> {
     /// There is none, and nobody has asked for anything yet.
     Idle,
-    Dialing(BoxFuture<Result<Io, Arc<io::Error>>>),
+    Dialing(BoxFuture<Result<Dialed<Io>, ConnectionFault>>),
     /// Waiting to dial.
     Backoff(Pin<Box<Sleep>>),
     Up(Box<Connection<Io>>),
@@ -84,11 +87,13 @@ impl<C: Connector> Driver<C> {
             plan,
             timer: Timer::new(),
             distrusted: false,
+            width: 1,
+            search: hangup::Search::default(),
             wakers: Vec::new(),
             log: DriverLog::new(),
         };
         if let Some(io) = io {
-            driver.connected(io);
+            driver.connected(Dialed { io, has_answered: false, has_proof: false });
         }
         driver
     }
@@ -102,8 +107,8 @@ impl<C: Connector> Driver<C> {
                 self.dial();
             }
             Link::Dialing(dialling) => match dialling.as_mut().poll(cx) {
-                Poll::Ready(Ok(io)) => self.connected(io),
-                Poll::Ready(Err(cause)) => self.not_connected(cause),
+                Poll::Ready(Ok(dialed)) => self.connected(dialed),
+                Poll::Ready(Err(fault)) => self.not_connected(fault),
                 Poll::Pending => return self.poll_unwanted(cx),
             },
             Link::Backoff(wait) => match wait.as_mut().poll(cx) {
@@ -129,7 +134,10 @@ impl<C: Connector> Driver<C> {
         if let Poll::Ready(can_pipeline) = connection.poll_probe(cx) {
             tracing::debug!(address = &*self.dialer.address, can_pipeline, "asked the server");
             if can_pipeline {
-                self.shared.pipeline().set_width(self.plan.max_in_flight);
+                self.width = self.plan.max_in_flight;
+                if !self.search.is_on() {
+                    self.shared.pipeline().set_width(self.width);
+                }
             }
         }
         let moved = connection.poll(cx, &self.shared, &mut self.wakers);
@@ -145,6 +153,12 @@ impl<C: Connector> Driver<C> {
             }
         }
         let mut pipeline = self.shared.pipeline();
+        if self.search.is_on() {
+            let oldest = pipeline.oldest().map(|(request, _)| request);
+            let width = self.search.width(self.width, oldest, pipeline.finished());
+            pipeline.set_width(width);
+            pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
+        }
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
             if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Closed) {
@@ -205,25 +219,38 @@ impl<C: Connector> Driver<C> {
 
     fn dial(&mut self) {
         self.shared.set_state(ConnectionState::Connecting);
-        let dialer = Arc::clone(&self.dialer);
-        self.link = Link::Dialing(Box::pin(async move { dialer.dial().await }));
+        let (dialer, shared) = (Arc::clone(&self.dialer), Arc::clone(&self.shared));
+        let mut pipeline = self.shared.pipeline();
+        let check = self.search.next_check(pipeline.oldest());
+        pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
+        drop(pipeline);
+        wake_all(&mut self.wakers);
+        let limits = hangup::Limits {
+            time: self.plan.settings.stall_timeout,
+            bytes: self.plan.max_response_bytes,
+        };
+        self.link = Link::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
     }
 
-    fn connected(&mut self, io: C::Io) {
+    fn connected(&mut self, dialed: Dialed<C::Io>) {
         let (width, may_probe) = match self.plan.pipelining {
             Pipelining::On => (self.plan.max_in_flight, false),
             Pipelining::Off => (1, false),
             Pipelining::Auto => (1, self.plan.max_in_flight > 1 && !self.distrusted),
         };
-        self.shared.pipeline().connected(width);
+        self.width = width;
+        let mut pipeline = self.shared.pipeline();
+        self.search.connected(pipeline.finished());
+        pipeline.connected(if self.search.is_on() { 1 } else { width });
+        drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
-        self.link =
-            Link::Up(Box::new(Connection::new(io, self.plan.max_response_bytes, may_probe)));
+        let limit = self.plan.max_response_bytes;
+        self.link = Link::Up(Box::new(Connection::new(dialed, limit, may_probe)));
         self.log.connected(&self.dialer.address);
     }
 
-    fn not_connected(&mut self, cause: Arc<io::Error>) {
-        let fault = Arc::new(self.dialer.fault(cause));
+    fn not_connected(&mut self, fault: ConnectionFault) {
+        let fault = Arc::new(fault);
         self.log.not_connected(Chain(&fault));
         self.shared.pipeline().not_connected(Arc::clone(&fault));
         self.back_off(&fault);
@@ -231,12 +258,13 @@ impl<C: Connector> Driver<C> {
 
     fn disconnected(&mut self, fault: ConnectionFault) {
         let fault = Arc::new(fault);
-        let address = &*self.dialer.address;
         let mut retried = 0;
         if self.backoff.is_endless() {
+            self.search_for_cause(&fault);
             retried = self.shared.pipeline().disconnected(&fault, &mut self.wakers);
             wake_all(&mut self.wakers);
         }
+        let address = &*self.dialer.address;
         if fault.is_protocol_violation() {
             self.log.violated(address, Chain(&fault), retried);
         } else {
@@ -250,6 +278,29 @@ impl<C: Connector> Driver<C> {
             self.link = Link::Idle;
             self.shared.set_state(ConnectionState::Disconnected);
         }
+    }
+
+    /// Fails the request that ended the connection, if it is known to have done so.
+    fn search_for_cause(&mut self, fault: &ConnectionFault) {
+        let Link::Up(connection) = &self.link else {
+            return;
+        };
+        let mut pipeline = self.shared.pipeline();
+        let loss = Loss {
+            due: pipeline.due_next(),
+            last: pipeline.sent_last(),
+            was_alone: pipeline.in_flight() == 1,
+            had_proof: connection.has_proof(),
+        };
+        if !self.search.lost(fault, loss) {
+            return;
+        }
+        let fault = Arc::new(ConnectionFault::ClosedOnRequest);
+        let error = Error::Connection { fault: Arc::clone(&fault), delivery: Delivery::Unknown };
+        pipeline.fail_due(error, &mut self.wakers);
+        drop(pipeline);
+        wake_all(&mut self.wakers);
+        self.log.request_failed(&self.dialer.address, &fault);
     }
 
     fn back_off(&mut self, fault: &Arc<ConnectionFault>) {

@@ -19,6 +19,7 @@ mod keys;
 mod log;
 mod outbox;
 mod own;
+mod poison;
 mod queue;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod seconds;
@@ -27,6 +28,8 @@ mod shared;
 #[cfg(feature = "spool")]
 mod spool;
 mod stats;
+#[cfg(test)]
+mod test_server;
 #[cfg(test)]
 mod tests;
 
@@ -194,7 +197,7 @@ impl Reporter {
     /// When the future is dropped, the reporter takes no more all the same, and sends what it has, until
     /// an attempt fails after `limit`.
     pub async fn close(&self, limit: Duration) -> Result<(), Unsent> {
-        self.shared().close(after(limit)).await
+        self.shared().close(limit).await
     }
 
     /// A guard that, when it is dropped, sends what has been recorded until then, and keeps its thread

@@ -149,9 +149,14 @@ async fn all(mut tasks: JoinSet<Agent>) -> Vec<Agent> {
     agents
 }
 
-/// On one connection an agent's puts come in the order in which they were made, each once.
+/// On one connection an agent's puts come in the order in which they were made, each once; but for
+/// the one with which the client has asked whether puts are stored.
 fn check_order(truth: &Truth) {
+    let mut checked = truth.checked.clone();
     for (at, put) in truth.log.iter().enumerate() {
+        if checked.remove(&put.connection) {
+            continue;
+        }
         let agent = |key: &str| key.split_once('.').unwrap().0.to_string();
         let next = truth.log[at + 1..]
             .iter()

@@ -27,6 +27,7 @@ mod driving;
 #[cfg_attr(not(feature = "tower"), expect(dead_code, reason = "a service alone keeps places"))]
 mod line;
 mod queue;
+mod suspect;
 mod waiters;
 
 #[cfg(test)]
@@ -37,7 +38,8 @@ pub(super) use driving::Answers;
 #[cfg(feature = "tower")]
 pub(super) use line::PlaceId;
 pub(super) use queue::Kind;
-pub(super) use waiters::{Answer, Progress, Settled, WaiterId};
+pub(super) use suspect::RequestId;
+pub(super) use waiters::{Answer, Progress, Settled, Slot, WaiterId};
 
 /// What the pipeline is told once, when it is made.
 #[derive(Clone, Debug)]
@@ -63,6 +65,8 @@ pub(super) struct Pipeline {
     next_seq: u64,
     /// How many requests may be in flight at once.
     width: usize,
+    /// How many puts a batch should have in the queue at least.
+    wanted_puts: usize,
     /// Since when the answer that is due next has been due.
     due_since: Option<Instant>,
     phase: Phase,
@@ -95,6 +99,7 @@ impl Pipeline {
             waiters: Waiters::default(),
             next_seq: 0,
             width: 1,
+            wanted_puts: 0,
             due_since: None,
             phase: Phase::Open,
             trouble: None,

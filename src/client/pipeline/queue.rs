@@ -142,6 +142,25 @@ impl Queue {
         self.entries.iter()
     }
 
+    /// The place and the bytes of each entry that a caller waits for and of which nothing has been
+    /// sent over this connection.
+    pub(super) fn texts(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let ends = self.entries.iter().scan(0, |at, entry| {
+            *at += entry.len;
+            Some(*at)
+        });
+        let all = self.entries.iter().zip(ends).enumerate();
+        all.filter(|(_, (entry, _))| entry.waiter.is_some() && entry.sent == 0)
+            .map(|(place, (entry, end))| (place, &self.bytes[end - entry.len..end]))
+    }
+
+    /// The entry at this place has been sent in part, to whatever end.
+    pub(super) fn note_attempted(&mut self, place: usize) {
+        if let Some(entry) = self.entries.get_mut(place) {
+            entry.retried = true;
+        }
+    }
+
     /// Appends to `dst` as many requests as may be in flight at once, and says how many those were.
     pub(super) fn take(&mut self, width: usize, dst: &mut BytesMut) -> usize {
         let before = self.in_flight;

@@ -45,6 +45,8 @@ pub(in crate::client) struct Progress {
     pub(in crate::client) delivery: Option<Delivery>,
     /// The requests that the server has refused, by their places.
     pub(in crate::client) refused: Vec<usize>,
+    /// The requests at which the server closes the connection, by their places.
+    pub(in crate::client) closed_on: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +87,16 @@ pub(in crate::client) struct Slot {
     /// Its entry, if it has one.
     seq: u64,
     call: Call,
+}
+
+impl Slot {
+    /// Returns how far its batch had come, if it was one.
+    pub(in crate::client) fn into_progress(self) -> Option<Progress> {
+        match self.call {
+            Call::Batch { progress, .. } => Some(progress),
+            Call::One(_) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -167,6 +179,15 @@ impl Waiters {
                 (Poll::Pending, remember(slot, waker))
             }
             _ => (Poll::Pending, None),
+        }
+    }
+
+    /// Every batch is to look again how many requests it may add.
+    pub(super) fn rouse_batches(&mut self, wakers: &mut Vec<Waker>) {
+        for (_, slot) in &mut self.slots {
+            if let Call::Batch { .. } = slot.call {
+                wakers.extend(slot.waker.take());
+            }
         }
     }
 
@@ -256,6 +277,9 @@ impl Progress {
         if let Error::Rejected { .. } = error {
             // Refusals come one by one.
             self.refused.push(index);
+        } else if error.is_closed_on_request() {
+            // Only this request fails, as with a refusal.
+            self.closed_on.push(index);
         } else if self.broken.is_none_or(|(first, _)| index < first) {
             self.broken = Some((index, error.is_retryable()));
         }

@@ -6,6 +6,7 @@ mod bounds;
 mod cancel;
 mod deadlines;
 mod events;
+mod hangup;
 mod outcomes;
 mod peculiar;
 mod pipelining;

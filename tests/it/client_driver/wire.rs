@@ -41,6 +41,8 @@ pub(super) enum Asked {
     Sample(usize, usize),
     All,
     Stream(usize),
+    /// Of none: the client asks whether the server answers at all.
+    Question,
     /// Of none.
     Nothing,
 }
@@ -176,6 +178,7 @@ fn asked(text: &str) -> Asked {
     match letter {
         Some('*') => Some(Asked::All),
         Some('p' | 'g') => number(rest).map(Asked::One),
+        Some('h') if rest.starts_with("angup-probe.") => Some(Asked::Question),
         Some('s') => number(rest).map(Asked::Stream),
         Some('b') => rest
             .split_once('.')
