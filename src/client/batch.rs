@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use tokio::{task::coop, time::Instant};
 
 use super::{
+    outcomes::Outcomes,
     pipeline::{Progress, WaiterId},
     pool::{Pool, Several},
     shared::Shared,
@@ -25,7 +26,11 @@ use crate::{
 /// count, few enough that other callers get their turn between them.
 const BLOCK: usize = 512;
 
-pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error> {
+pub(super) async fn put_all(
+    pool: &Pool,
+    samples: &[Sample],
+    outcomes: Option<&Outcomes>,
+) -> Result<(), Error> {
     if samples.is_empty() {
         coop::consume_budget().await;
     }
@@ -33,8 +38,11 @@ pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error
         NotFinite::check(&sample.key, sample.point.value)?;
     }
     let stored = match pool.several() {
-        None => store(pool.first(), samples.iter(), samples.len()).await,
-        Some(several) => store_by_key(several, samples).await,
+        None => {
+            let track = outcomes.map(|outcomes| Track { outcomes, places: None });
+            store(pool.first(), samples.iter(), samples.len(), track).await
+        }
+        Some(several) => store_by_key(several, samples, outcomes).await,
     };
     let Stored { acknowledged, failure, refused, mut closed_on, settled, broken, delivery } =
         stored;
@@ -54,6 +62,13 @@ pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error
             error,
         }))),
     }
+}
+
+/// Where a part of a batch notes what became of its samples when it ends, however it ends.
+struct Track<'a> {
+    outcomes: &'a Outcomes,
+    /// The places of its samples in the whole, if it is not the whole.
+    places: Option<Vec<usize>>,
 }
 
 /// What has become of samples.
@@ -108,13 +123,18 @@ fn earliest<T>(one: Option<(usize, T)>, other: Option<(usize, T)>) -> Option<(us
 }
 
 /// Stores each sample over the connection of its key, over all connections at once.
-async fn store_by_key(several: &Several, samples: &[Sample]) -> Stored {
+async fn store_by_key(
+    several: &Several,
+    samples: &[Sample],
+    outcomes: Option<&Outcomes>,
+) -> Stored {
     let routes = &*several.routes(samples);
     let parts = several.all().iter().enumerate().map(|(number, shared)| async move {
         let places =
             || (0..samples.len()).filter(move |&place| usize::from(routes[place]) == number);
         let part = places().map(|place| &samples[place]);
-        let stored = store(shared, part, places().count()).await;
+        let track = outcomes.map(|outcomes| Track { outcomes, places: Some(places().collect()) });
+        let stored = store(shared, part, places().count(), track).await;
         stored.among_all(places(), samples.len())
     });
     let mut parts = parts.map(Box::pin).collect::<Vec<_>>();
@@ -138,8 +158,9 @@ async fn store<'a>(
     shared: &Shared,
     mut samples: impl Iterator<Item = &'a Sample>,
     number: usize,
+    track: Option<Track<'_>>,
 ) -> Stored {
-    let mut batch = Batch::begin(shared);
+    let mut batch = Batch::begin(shared, track);
     let mut puts = BytesMut::new();
     let mut accepted = 0;
     let mut failure = None;
@@ -178,14 +199,15 @@ struct Batch<'a> {
     shared: &'a Shared,
     waiter: WaiterId,
     pace: Pace,
+    track: Option<Track<'a>>,
 }
 
 impl<'a> Batch<'a> {
-    fn begin(shared: &'a Shared) -> Self {
+    fn begin(shared: &'a Shared, track: Option<Track<'a>>) -> Self {
         let mut pipeline = shared.pipeline();
         let pace = Pace::new(pipeline.request_timeout(), Instant::now());
         let waiter = pipeline.begin_batch();
-        Self { shared, waiter, pace }
+        Self { shared, waiter, pace, track }
     }
 
     /// How many samples may be added to the `accepted`, once any may; `None` if adding more is of
@@ -232,7 +254,10 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.shared.abandon(self.waiter);
+        let progress = self.shared.abandon(self.waiter);
+        if let (Some(Track { outcomes, places }), Some(progress)) = (&self.track, progress) {
+            outcomes.note(&progress, places.as_deref());
+        }
     }
 }
 

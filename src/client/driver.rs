@@ -375,7 +375,7 @@ impl<C: Connector> Driver<C> {
         pipeline.fail_due(error, &mut self.wakers);
         drop(pipeline);
         wake_all(&mut self.wakers);
-        tracing::warn!(address = &*self.dialer.address, error = %fault, "request failed");
+        self.log.request_failed(&self.dialer.address, &fault);
         // The server has answered others.
         self.backoff.reset();
         true

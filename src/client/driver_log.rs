@@ -16,6 +16,7 @@ pub(super) struct DriverLog {
     connections: LogLimiter,
     disconnections: LogLimiter,
     violations: LogLimiter,
+    requests: LogLimiter,
 }
 
 /// The lines are the driver's, also for filters.
@@ -28,6 +29,7 @@ impl DriverLog {
             connections: LogLimiter::new(),
             disconnections: LogLimiter::new(),
             violations: LogLimiter::new(),
+            requests: LogLimiter::new(),
         }
     }
 
@@ -56,6 +58,14 @@ impl DriverLog {
             let suppressed = self.violations.take_suppressed();
             error!(target: TARGET, address, error = %fault, suppressed, "protocol error");
             will_send_again(address, retried);
+        }
+    }
+
+    /// The server closes the connection at a request, while it answers others.
+    pub(super) fn request_failed(&self, address: &str, fault: impl Display) {
+        if self.requests.should_log() {
+            let suppressed = self.requests.take_suppressed();
+            warn!(target: TARGET, address, error = %fault, suppressed, "request failed");
         }
     }
 

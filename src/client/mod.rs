@@ -31,6 +31,7 @@ mod greeting;
 #[cfg(loom_model)]
 mod handover;
 mod hangup;
+mod outcomes;
 mod pipeline;
 #[cfg(feature = "tower")]
 mod place;
@@ -53,6 +54,8 @@ mod unix;
 pub use address::InvalidAddress;
 pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect};
+#[cfg(feature = "reporter")]
+pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use place::{Calling, Places};
 pub use state_watcher::StateWatcher;
@@ -223,7 +226,18 @@ impl MetricsClient {
     ///
     /// Dropping the future withdraws the samples that have not been sent.
     pub async fn put_all(&self, samples: impl AsRef<[Sample]>) -> Result<(), Error> {
-        cooperative(batch::put_all(&self.handle.pool, samples.as_ref())).await
+        cooperative(batch::put_all(&self.handle.pool, samples.as_ref(), None)).await
+    }
+
+    /// As [`put_all`](Self::put_all), and notes what became of each sample, also when the future is
+    /// dropped.
+    #[cfg(feature = "reporter")]
+    pub(crate) async fn put_all_tracked(
+        &self,
+        samples: &[Sample],
+        outcomes: &Outcomes,
+    ) -> Result<(), Error> {
+        cooperative(batch::put_all(&self.handle.pool, samples, Some(outcomes))).await
     }
 
     /// Brings the points of one key, or with `"*"` of all.

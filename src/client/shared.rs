@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     connect::ConnectionState,
-    pipeline::{Answer, Kind, Pipeline, Settings, Settled, Submitted, WaiterId},
+    pipeline::{Answer, Kind, Pipeline, Progress, Settings, Settled, Slot, Submitted, WaiterId},
     standing::Standing,
     sync::{Mutex, MutexGuard},
 };
@@ -89,12 +89,13 @@ impl Shared {
         .await
     }
 
-    /// The caller of `waiter` has left.
-    pub(super) fn abandon(&self, waiter: WaiterId) {
+    /// The caller of `waiter` has left. Returns how far it had come, if it was a batch.
+    pub(super) fn abandon(&self, waiter: WaiterId) -> Option<Progress> {
         let mut wakers = Vec::new();
         let left_behind = self.pipeline().abandon(waiter, Instant::now(), &mut wakers);
-        drop(left_behind);
+        let progress = left_behind.and_then(Slot::into_progress);
         wake_all(&mut wakers);
+        progress
     }
 }
 

@@ -117,7 +117,7 @@ impl ReporterBuilder {
     /// ```no_run
     /// # use metrics_client::{MetricsClient, Reporter, Spool};
     /// # async fn f() {
-    /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+    /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy().unwrap();
     /// let builder = Reporter::builder(client).capacity(1_000_000);
     /// let reporter = match builder.spool(Spool::folder("/var/lib/agent/spool")) {
     ///     Ok(with_spool) => with_spool.start(),

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use tracing::{error, info, warn};
 
-use super::stats::Reason;
+use super::stats::{Reason, Unsent};
 use crate::{
     error::Error,
     log_limit::{Lasting, LogLimiter},
@@ -54,11 +54,12 @@ impl ReporterLog {
     }
 
     /// The server has refused samples.
-    pub(super) fn rejected(&self, samples: u64, error: &Error) {
+    pub(super) fn rejected(&self, samples: u64, error: Option<&Error>) {
         let limiter = self.of(Reason::Rejected);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
-            warn!(samples, %error, suppressed, "the server refuses samples");
+            let error = error.map(tracing::field::display);
+            warn!(samples, error, suppressed, "the server refuses samples");
         }
     }
 
@@ -78,10 +79,15 @@ impl ReporterLog {
     }
 
     /// What a guard was to send could not be sent.
-    pub(super) fn guard_failed(&self, fault: &dyn StdError) {
+    pub(super) fn guard_failed(&self, unsent: &Unsent) {
         if self.last.should_log() {
             let suppressed = self.last.take_suppressed();
-            error!(error = %fault, suppressed, "the last samples could not be sent");
+            let Unsent { waiting, dropped, rejected, .. } = *unsent;
+            let error = unsent as &dyn StdError;
+            error!(
+                error,
+                waiting, dropped, rejected, suppressed, "the last samples could not be sent"
+            );
         }
     }
 

@@ -21,6 +21,7 @@ mod keys;
 mod log;
 mod outbox;
 mod own;
+mod poison;
 mod queue;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod seconds;
@@ -31,6 +32,8 @@ mod sink;
 #[cfg(feature = "spool")]
 mod spool;
 mod stats;
+#[cfg(test)]
+mod test_server;
 #[cfg(test)]
 mod tests;
 
@@ -205,7 +208,7 @@ impl Reporter {
     /// When the future is dropped, the reporter takes no more all the same, and sends what it has, until
     /// an attempt fails after `limit`.
     pub async fn close(&self, limit: Duration) -> Result<(), Unsent> {
-        let closed = self.shared().close(after(limit)).await;
+        let closed = self.shared().close(limit).await;
         coop::consume_budget().await;
         closed
     }

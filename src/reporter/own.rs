@@ -18,7 +18,7 @@ pub(super) struct Own {
     spool_counters: [Key; SPOOL_COUNTERS.len()],
 }
 
-const COUNTERS: [&str; 9] = [
+const COUNTERS: [&str; 10] = [
     "recorded",
     "acknowledged",
     "coalesced",
@@ -28,11 +28,12 @@ const COUNTERS: [&str; 9] = [
     "dropped.not_finite",
     "dropped.queue_full",
     "dropped.closed",
+    "dropped.poison",
 ];
 
 fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
     let ReporterStats { recorded, acknowledged, coalesced, rejected, waiting, .. } = *stats;
-    let Dropped { invalid_key, not_finite, queue_full, closed, .. } = stats.dropped;
+    let Dropped { invalid_key, not_finite, queue_full, closed, poison, .. } = stats.dropped;
     [
         recorded,
         acknowledged,
@@ -43,6 +44,7 @@ fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
         not_finite,
         queue_full,
         closed,
+        poison,
     ]
 }
 

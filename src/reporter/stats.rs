@@ -52,6 +52,9 @@ pub struct Dropped {
     pub spool_lost: u64,
     /// They were older than the spool's `max_age` when it was their turn.
     pub spool_expired: u64,
+    /// The server closes the connection at them, while it answers other requests. The key of each is
+    /// logged once.
+    pub poison: u64,
 }
 
 impl Dropped {
@@ -66,8 +69,16 @@ impl Dropped {
             spool_full,
             spool_lost,
             spool_expired,
+            poison,
         } = self;
-        invalid_key + not_finite + queue_full + closed + spool_full + spool_lost + spool_expired
+        invalid_key
+            + not_finite
+            + queue_full
+            + closed
+            + spool_full
+            + spool_lost
+            + spool_expired
+            + poison
     }
 }
 
@@ -79,10 +90,11 @@ pub(super) enum Reason {
     QueueFull,
     Closed,
     Rejected,
+    Poison,
 }
 
 impl Reason {
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 6;
 }
 
 impl ReporterStats {
@@ -93,6 +105,7 @@ impl ReporterStats {
             Reason::QueueFull => &mut self.dropped.queue_full,
             Reason::Closed => &mut self.dropped.closed,
             Reason::Rejected => &mut self.rejected,
+            Reason::Poison => &mut self.dropped.poison,
         }
     }
 }

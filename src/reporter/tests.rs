@@ -64,7 +64,7 @@ mod with_a_spool {
             let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
             let mut sending = pin!(shared.send(&client, true, 3));
             assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx).is_pending())).await);
-            shared.spool.as_ref().unwrap().close(shared);
+            shared.spool.as_ref().unwrap().close(shared).await;
         });
         shared.give_up();
         let stats = reporter.stats();

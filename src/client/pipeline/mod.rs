@@ -44,7 +44,7 @@ pub(super) use driving::Answers;
 pub(super) use line::PlaceId;
 pub(super) use queue::Kind;
 pub(super) use suspect::RequestId;
-pub(super) use waiters::{Answer, Progress, Settled, WaiterId};
+pub(super) use waiters::{Answer, Progress, Settled, Slot, WaiterId};
 
 /// What the pipeline is told once, when it is made.
 #[derive(Clone, Debug)]

@@ -93,6 +93,16 @@ pub(in crate::client) struct Slot {
     call: Call,
 }
 
+impl Slot {
+    /// Returns how far its batch had come, if it was one.
+    pub(in crate::client) fn into_progress(self) -> Option<Progress> {
+        match self.call {
+            Call::Batch { progress, .. } => Some(progress),
+            Call::One(_) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Call {
     One(Option<Result<Answer, Error>>),

@@ -1,31 +1,109 @@
 //! A folder behind a lock, under which nothing is logged.
 
 use std::{
+    fmt::Debug,
     ops::{Deref, DerefMut},
     path::PathBuf,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use super::{
+    disk::Disk,
+    error::SpoolError,
     folder::Folder,
     notices::{Health, Notice, SpoolLog},
+    stats::SpoolStats,
 };
+use crate::metric::Sample;
+
+/// What is asked of a folder, on whatever disk it lies.
+pub(super) trait Log: Debug + Send {
+    fn append(&mut self, now: Instant, samples: &[Sample]) -> Result<usize, SpoolError>;
+    fn read_since(&mut self, oldest: i64, most: usize) -> Result<Option<Vec<Sample>>, SpoolError>;
+    fn settle(&mut self, samples: usize) -> Result<(), SpoolError>;
+    fn sync(&mut self);
+    fn is_drained(&self) -> bool;
+    fn is_abandoned(&self) -> bool;
+    fn latest(&self) -> Option<i64>;
+    fn stats(&self) -> SpoolStats;
+    fn health(&self) -> Health;
+    fn note(&mut self, notice: Notice);
+    fn take_notices(&mut self) -> Vec<Notice>;
+    /// Whether a loss of power would cost nothing of what was appended.
+    #[cfg(test)]
+    fn is_synced(&self) -> bool;
+}
+
+impl<D> Log for Folder<D>
+where
+    D: Disk + Send,
+    D::File: Send,
+{
+    fn append(&mut self, now: Instant, samples: &[Sample]) -> Result<usize, SpoolError> {
+        Self::append(self, now, samples)
+    }
+
+    fn read_since(&mut self, oldest: i64, most: usize) -> Result<Option<Vec<Sample>>, SpoolError> {
+        Self::read_since(self, oldest, most)
+    }
+
+    fn settle(&mut self, samples: usize) -> Result<(), SpoolError> {
+        Self::settle(self, samples)
+    }
+
+    fn sync(&mut self) {
+        Self::sync(self);
+    }
+
+    fn is_drained(&self) -> bool {
+        Self::is_drained(self)
+    }
+
+    fn is_abandoned(&self) -> bool {
+        Self::is_abandoned(self)
+    }
+
+    fn latest(&self) -> Option<i64> {
+        Self::latest(self)
+    }
+
+    fn stats(&self) -> SpoolStats {
+        Self::stats(self)
+    }
+
+    fn health(&self) -> Health {
+        Self::health(self)
+    }
+
+    fn note(&mut self, notice: Notice) {
+        self.notices.push(notice);
+    }
+
+    fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    #[cfg(test)]
+    fn is_synced(&self) -> bool {
+        self.unsynced_since.is_none()
+    }
+}
 
 /// A folder that several threads use. None once the reporter is closed: then another may have it.
 #[derive(Debug)]
 pub(super) struct LockedFolder {
-    folder: Mutex<Option<Folder>>,
+    folder: Mutex<Option<Box<dyn Log>>>,
     path: PathBuf,
     is_abandoned: AtomicBool,
     pub(super) log: SpoolLog,
 }
 
 impl LockedFolder {
-    pub(super) fn new(folder: Folder, log: SpoolLog) -> Self {
-        let path = folder.path.clone();
+    pub(super) fn new(path: PathBuf, folder: Box<dyn Log>, log: SpoolLog) -> Self {
         Self { folder: Mutex::new(Some(folder)), path, is_abandoned: AtomicBool::new(false), log }
     }
 
@@ -33,10 +111,21 @@ impl LockedFolder {
     pub(super) fn lock(&self) -> FolderGuard<'_> {
         // A folder whose calls were broken off is one whose process was: what it has said was written.
         let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        FolderGuard {
-            folder,
-            after: After { locked: self, notices: Vec::new(), health: Health::default() },
+        self.guard(folder)
+    }
+
+    /// As [`lock`](Self::lock), if nothing else is done with the folder.
+    pub(super) fn try_lock(&self) -> Option<FolderGuard<'_>> {
+        match self.folder.try_lock() {
+            Ok(folder) => Some(self.guard(folder)),
+            Err(TryLockError::Poisoned(folder)) => Some(self.guard(folder.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    fn guard<'a>(&'a self, folder: MutexGuard<'a, Option<Box<dyn Log>>>) -> FolderGuard<'a> {
+        let after = After { locked: self, notices: Vec::new(), health: Health::default() };
+        FolderGuard { folder, after }
     }
 
     /// Whether the folder has turned out not to be ours any more.
@@ -46,7 +135,7 @@ impl LockedFolder {
 }
 
 pub(super) struct FolderGuard<'a> {
-    folder: MutexGuard<'a, Option<Folder>>,
+    folder: MutexGuard<'a, Option<Box<dyn Log>>>,
     // Dropped behind the lock's guard, because it is declared behind it.
     after: After<'a>,
 }
@@ -61,7 +150,7 @@ struct After<'a> {
 impl Drop for FolderGuard<'_> {
     fn drop(&mut self) {
         let Some(folder) = self.folder.as_mut() else { return };
-        self.after.notices = std::mem::take(&mut folder.notices);
+        self.after.notices = folder.take_notices();
         self.after.health = folder.health();
         if folder.is_abandoned() {
             self.after.locked.is_abandoned.store(true, Ordering::Relaxed);
@@ -77,15 +166,15 @@ impl Drop for After<'_> {
 }
 
 impl Deref for FolderGuard<'_> {
-    type Target = Option<Folder>;
+    type Target = Option<Box<dyn Log>>;
 
-    fn deref(&self) -> &Option<Folder> {
+    fn deref(&self) -> &Option<Box<dyn Log>> {
         &self.folder
     }
 }
 
 impl DerefMut for FolderGuard<'_> {
-    fn deref_mut(&mut self) -> &mut Option<Folder> {
+    fn deref_mut(&mut self) -> &mut Option<Box<dyn Log>> {
         &mut self.folder
     }
 }
@@ -115,7 +204,9 @@ mod tests {
         });
         let _default = watch.watch();
         let folder = Spool::folder(root.path()).open().unwrap();
-        let locked = locked.get_or_init(|| LockedFolder::new(folder, SpoolLog::default()));
+        let locked = locked.get_or_init(|| {
+            LockedFolder::new(root.path().to_owned(), Box::new(folder), SpoolLog::default())
+        });
         let sample = [Sample::new("a", 1.0, 1).unwrap()];
         let append = || locked.lock().as_mut().unwrap().append(Instant::now(), &sample);
         append().unwrap();

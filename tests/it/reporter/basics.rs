@@ -175,9 +175,10 @@ async fn the_own_counters_are_metrics_too() {
             "put me.dropped.not_finite 0.0",
             "put me.dropped.queue_full 0.0",
             "put me.dropped.closed 0.0",
+            "put me.dropped.poison 0.0",
         ]
     );
-    assert_eq!(accounted(&reporter).recorded, 11);
+    assert_eq!(accounted(&reporter).recorded, 12);
 }
 
 #[tokio::test]

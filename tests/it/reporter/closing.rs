@@ -59,16 +59,16 @@ async fn its_own_counters_are_recorded_at_the_first_close_and_never_after() {
     let guard = reporter.guard(SECOND);
     let (closed, ()) = join!(reporter.close(LONG), async {
         let mut requests = String::new();
-        while requests.lines().count() < 9 || !requests.ends_with('\n') {
+        while requests.lines().count() < 10 || !requests.ends_with('\n') {
             requests += &peer.read_some().await;
         }
-        peer.send(&"ok\n\n".repeat(9)).await;
+        peer.send(&"ok\n\n".repeat(10)).await;
     });
     closed.unwrap();
     reporter.close(SECOND).await.unwrap();
     drop(guard);
     let stats = accounted(&reporter);
-    assert_eq!((stats.recorded, stats.acknowledged, stats.dropped.total()), (9, 9, 0));
+    assert_eq!((stats.recorded, stats.acknowledged, stats.dropped.total()), (10, 10, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,4 +109,47 @@ async fn a_last_handle_that_goes_while_the_server_is_away_leaves_no_task() {
     drop(reporter);
     tokio::time::sleep(LONG).await;
     assert_eq!(tasks(), 0);
+}
+
+// FAULTS A20
+#[tokio::test(start_paused = true)]
+async fn what_was_acknowledged_before_the_limit_counts_as_that() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    for second in 1..=4 {
+        reporter.record_at("a", 0.5, second);
+    }
+    let (closed, ()) = join!(reporter.close(SECOND), async {
+        peer.expect("put a 0.5 1\nput a 0.5 2\nput a 0.5 3\nput a 0.5 4\n").await;
+        peer.send("ok\n\nerror\nno\n\nok\n\n").await;
+    });
+    let unsent = closed.unwrap_err();
+    assert_eq!((unsent.waiting, unsent.dropped, unsent.rejected), (0, 1, 1), "{unsent}");
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.rejected, stats.dropped.closed), (2, 1, 1));
+}
+
+// FAULTS A3
+#[tokio::test(start_paused = true)]
+async fn after_closing_nothing_is_sent() {
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
+    for second in 0..5000 {
+        reporter.record_at("a", 0.5, second);
+    }
+    let server = async {
+        for second in 0..10 {
+            peer.expect(&format!("put a 0.5 {second}\n")).await;
+            tokio::time::sleep(SECOND / 10).await;
+            peer.send("ok\n\n").await;
+        }
+    };
+    let (closed, ()) = join!(reporter.close(SECOND), server);
+    closed.unwrap_err();
+    let stats = accounted(&reporter);
+    assert_eq!(stats.waiting, 0);
+    // What the connection had taken before may still be there to be read.
+    while let Ok(some) = tokio::time::timeout(SECOND / 100, peer.read_some()).await {
+        peer.send(&"ok\n\n".repeat(some.lines().count())).await;
+    }
+    peer.expect_silence(60 * SECOND).await;
+    assert_eq!(accounted(&reporter), stats);
 }

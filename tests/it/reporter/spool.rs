@@ -405,7 +405,7 @@ async fn its_own_counters_tell_of_the_spool() {
     network.refuse(0);
     let mut peer = network.accept().await;
     let mut received = Received::default();
-    received.take(&mut peer, 5 + 17).await;
+    received.take(&mut peer, 5 + 18).await;
     let told = |name: &str| {
         let put = received.puts.iter().find(|put| put.starts_with(&format!("me.{name} ")));
         put.and_then(|put| put.split(' ').nth(1)?.parse::<f64>().ok())
@@ -581,4 +581,33 @@ fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
     });
     let stats = accounted(&reporter);
     assert_eq!((stats.spooled, stats.waiting, stats.dropped.total()), (1000, 0, 0), "{stats:?}");
+}
+
+// FAULTS A20
+#[tokio::test(start_paused = true)]
+async fn what_was_replayed_before_the_limit_counts_as_that() {
+    let folder = TempDir::new().unwrap();
+    let (_network, reporter) = alone(folder.path());
+    for second in 0..4 {
+        reporter.record_at("a", 0.5, second);
+    }
+    reporter.close(SECOND).await.unwrap_err();
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
+    let reporter = spooling(client, Spool::folder(&folder));
+    let mut peer = network.accept().await;
+    let (closed, ()) = join!(reporter.close(4 * SECOND), async {
+        peer.expect("put a 0.5 0\nput a 0.5 1\nput a 0.5 2\nput a 0.5 3\n").await;
+        peer.send("ok\n\nerror\nno\n\nok\n\n").await;
+    });
+    let unsent = closed.unwrap_err();
+    assert_eq!((unsent.spooled, unsent.rejected, unsent.dropped), (1, 1, 0), "{unsent}");
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.rejected, stats.spooled), (2, 1, 1));
+    drop(reporter);
+    // The next process sends the one that had no answer, and no other.
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
+    let _reporter = spooling(client, Spool::folder(&folder));
+    network.accept().await.answer("put a 0.5 3\n", "ok\n\n").await;
 }
