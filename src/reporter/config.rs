@@ -36,6 +36,7 @@ pub struct ReporterBuilder {
     limits: Limits,
     gather: Duration,
     own: Option<Own>,
+    max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
 }
@@ -49,6 +50,7 @@ impl ReporterBuilder {
             limits,
             gather: Duration::from_millis(10),
             own: None,
+            max_attempts: None,
             #[cfg(feature = "spool")]
             spool: None,
         }
@@ -83,6 +85,18 @@ impl ReporterBuilder {
     /// sample.
     pub fn gather(mut self, time: Duration) -> Self {
         self.gather = time;
+        self
+    }
+
+    /// Sets how many attempts to send a sample may fail, at least one. Then it is dropped, and counted
+    /// as [`Dropped::attempts`](crate::Dropped::attempts). Default: no limit.
+    ///
+    /// An attempt is a batch that failed with the sample in it: because there was no connection within
+    /// the client's [request timeout](crate::ClientBuilder::request_timeout), or because the server
+    /// did not answer. What a server refuses is never sent again. With a spool, samples that are moved
+    /// there are not dropped for this reason.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts.max(1));
         self
     }
 
@@ -132,6 +146,7 @@ impl ReporterBuilder {
                 limits: self.limits,
                 gather: self.gather,
                 own: self.own,
+                max_attempts: self.max_attempts,
                 #[cfg(feature = "spool")]
                 spool: self.spool,
             },

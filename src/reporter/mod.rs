@@ -12,6 +12,7 @@ use crate::{
     metric::{InvalidKey, Key, Point, unix_seconds},
 };
 
+mod attempts;
 mod complaints;
 mod config;
 mod flight;
@@ -91,6 +92,7 @@ struct Settings {
     limits: Limits,
     gather: Duration,
     own: Option<Own>,
+    max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
 }

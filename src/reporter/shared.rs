@@ -101,7 +101,7 @@ impl Shared {
             outbox: Mutex::new(outbox),
             keys: Keys::default(),
             own: settings.own.clone(),
-            flights: Mutex::default(),
+            flights: Mutex::new(Flights::new(settings.max_attempts)),
             settled: Notify::new(),
             complaints: Complaints::default(),
             poison: PoisonKeys::default(),

@@ -49,15 +49,19 @@ pub struct Dropped {
     /// The server closes the connection at them, while it answers other requests. The key of each is
     /// logged once.
     pub poison: u64,
+    /// As many attempts to send them failed as
+    /// [`max_attempts`](crate::ReporterBuilder::max_attempts) allows.
+    pub attempts: u64,
 }
 
 impl Dropped {
     /// How many samples were dropped for whatever reason.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Self { invalid_key, not_finite, queue_full, closed, spool_full, spool_lost, poison } =
-            self;
-        invalid_key + not_finite + queue_full + closed + spool_full + spool_lost + poison
+        let Self { invalid_key, not_finite, queue_full, closed, .. } = self;
+        let Self { spool_full, spool_lost, poison, attempts, .. } = self;
+        let in_spool = spool_full + spool_lost;
+        invalid_key + not_finite + queue_full + closed + in_spool + poison + attempts
     }
 }
 
@@ -70,10 +74,11 @@ pub(super) enum Reason {
     Closed,
     Rejected,
     Poison,
+    Attempts,
 }
 
 impl Reason {
-    pub(super) const COUNT: usize = 6;
+    pub(super) const COUNT: usize = 7;
 }
 
 impl ReporterStats {
@@ -85,6 +90,7 @@ impl ReporterStats {
             Reason::Closed => &mut self.dropped.closed,
             Reason::Rejected => &mut self.rejected,
             Reason::Poison => &mut self.dropped.poison,
+            Reason::Attempts => &mut self.dropped.attempts,
         }
     }
 }
