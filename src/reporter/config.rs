@@ -57,7 +57,7 @@ impl ReporterBuilder {
     }
 
     /// How many samples may wait, at least one; those that are being sent, which are at most half of
-    /// that, are among them. Default: 262,144, a quarter of a second at a million samples a second.
+    /// that, are among them, and those that are being written to a spool, at most a quarter. Default: 262,144, a quarter of a second at a million samples a second.
     pub fn capacity(mut self, samples: usize) -> Self {
         self.limits.samples = samples.max(1);
         self
