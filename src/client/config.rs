@@ -168,6 +168,10 @@ impl<C: Connector> ClientBuilder<C> {
     /// Whether puts that were sent and not acknowledged when a connection was lost go again on the
     /// next one. Default: yes.
     ///
+    /// A put may also be sent ahead and again in its turn, to find out which request ends
+    /// connections ([`ConnectionFault::ClosedOnRequest`](crate::ConnectionFault::ClosedOnRequest)).
+    /// Without retries the client does not search for a put that does.
+    ///
     /// A server that follows the protocol keeps one value for a key and a second, so what is stored
     /// twice counts once. Turn it off for a server that keeps both rows, if the rows matter to
     /// somebody else than this client, which merges them: such puts then fail, with
@@ -176,7 +180,12 @@ impl<C: Connector> ClientBuilder<C> {
         Self { retry, ..self }
     }
 
-    /// The most that one answer may have, in bytes. Default: 64 MiB, some two million records.
+    /// Sets the most that one answer may have, in bytes. Default: 64 MiB, some two million records.
+    ///
+    /// In memory an answer takes at most twelve times as much (768 MiB by default), or 1 MiB if that
+    /// is more. An answer that is larger, in bytes or in memory, fails its call alone, with
+    /// [`Error::ResponseTooLarge`]. The rest of it is skipped for one second; then the connection is
+    /// replaced. Of an `error` message, the first 64 KiB or the first `bytes` are kept.
     pub fn max_response_bytes(self, bytes: usize) -> Self {
         Self { max_response_bytes: bytes, ..self }
     }

@@ -268,7 +268,7 @@ pub enum ConnectionState {
     /// There is none. At first, and after a connection has ended while nobody waited, as when a
     /// server closes an idle one, the client dials when the next request comes. Once it has failed
     /// to connect, or has lost a connection while requests waited or to a server that broke the
-    /// protocol, it dials until there is a connection, also when nobody waits any more.
+    /// protocol or rejected the connection, it dials until there is a connection, also when nobody waits any more.
     Disconnected,
     /// The client serves nobody any more.
     Closed,
@@ -286,7 +286,8 @@ impl Reconnect {
     /// a ceiling, which begins with `min`, doubles with each attempt and stops at `max` ("full
     /// jitter": M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015). The
     /// ceiling falls back to `min` with the first good answer, not with the connection: a server
-    /// that accepts and hangs up is not hammered.
+    /// that accepts and hangs up is not hammered. After a connection that has answered, the first
+    /// attempt is made at once, unless the server broke the protocol.
     ///
     /// `min` is at least 1 millisecond, for nothing doubles to nothing; only if both are zero does
     /// the client never wait. `max` is at least `min`.

@@ -3,6 +3,7 @@
 use std::{
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use futures_core::Stream as _;
@@ -10,13 +11,14 @@ use futures_sink::Sink;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::yield_now,
-    time::Instant,
+    time::{self, Instant, Sleep},
 };
 use tokio_util::codec::Framed;
 
 use super::{
     connect::BoxFuture,
     gathering::{Gathering, Leave},
+    greeting::Greeting,
     hangup::Dialed,
     pipeline::Answers,
     shared::{Shared, wake_all},
@@ -36,6 +38,10 @@ const ANSWERS_AT_ONCE: usize = 1024;
 /// here instead of in the pipeline, where they can still be withdrawn.
 const WRITE_BUFFER_BYTES: usize = 256 * 1024;
 
+/// How long the rest of an answer that is too large may take until the connection is replaced. Other
+/// requests wait for it, and have 5 seconds by default.
+const SKIP_WITHIN: Duration = Duration::from_secs(1);
+
 pub(super) struct Connection<Io> {
     framed: Framed<Io, ClientCodec>,
     /// Answers on their way to the pipeline.
@@ -47,6 +53,11 @@ pub(super) struct Connection<Io> {
     /// Whether it has shown that it answers requests other than the one that is suspected.
     has_proof: bool,
     gathering: Gathering,
+    greeting: Greeting,
+    /// Runs while the rest of an answer is passed over that is too large.
+    skipping: Option<Pin<Box<Sleep>>>,
+    /// Whether there can be another connection.
+    is_replaceable: bool,
     probe: Probe,
 }
 
@@ -69,16 +80,24 @@ enum Probe {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
-    pub(super) fn new(dialed: Dialed<Io>, max_response_bytes: usize, may_probe: bool) -> Self {
+    pub(super) fn new(
+        dialed: Dialed<Io>,
+        max_response_bytes: usize,
+        may_probe: bool,
+        is_replaceable: bool,
+    ) -> Self {
         let Dialed { io, has_answered, has_proof } = dialed;
         let codec = ClientCodec::max_response_bytes(max_response_bytes);
         Self {
             framed: Framed::with_capacity(io, codec, READ_BUFFER_BYTES),
             answers: Vec::new(),
             counted: 0,
-            proven: has_answered,
+            proven: false,
             has_proof,
             gathering: Gathering::default(),
+            greeting: Greeting::new(is_replaceable && !has_answered),
+            skipping: None,
+            is_replaceable,
             probe: if may_probe { Probe::Due } else { Probe::Done },
         }
     }
@@ -133,7 +152,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
 
     /// Whether there is room for more requests.
     pub(super) fn has_room(&self) -> bool {
-        self.framed.write_buffer().len() < WRITE_BUFFER_BYTES
+        self.framed.write_buffer().len() < WRITE_BUFFER_BYTES && !self.greeting.is_held()
     }
 
     /// Shuts the connection down, after what is left has been written.
@@ -148,6 +167,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             self.probe = Probe::Running(probe());
         }
         due
+    }
+
+    /// Whether the server is being asked whether it can pipeline.
+    pub(super) fn is_probing(&self) -> bool {
+        matches!(self.probe, Probe::Running(_))
     }
 
     /// Whether it is open whether the server can pipeline.
@@ -177,6 +201,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             let mut all_read = false;
             let end = match Pin::new(&mut self.framed).poll_next(cx) {
                 Poll::Ready(Some(Ok(response))) => {
+                    self.answers.extend(self.greeting.release().map(Answers::One));
+                    let Some(response) = self.greeting.pass(response) else {
+                        if let Some(fault) = self.rejected_unasked(shared) {
+                            return Poll::Ready(fault);
+                        }
+                        continue;
+                    };
                     self.answers.push(Answers::One(response));
                     self.take_acknowledgements();
                     if self.answers.len() < ANSWERS_AT_ONCE {
@@ -184,11 +215,21 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                     }
                     None
                 }
-                Poll::Ready(Some(Err(error))) => Some(error.into()),
-                Poll::Ready(None) => Some(ConnectionFault::ClosedByServer),
+                Poll::Ready(Some(Err(error))) => {
+                    let fault = self.greeting.explain(error.into());
+                    self.answers.extend(self.greeting.release().map(Answers::One));
+                    Some(fault)
+                }
+                Poll::Ready(None) => Some(self.greeting.explain(ConnectionFault::ClosedByServer)),
                 Poll::Pending => {
+                    if self.greeting.is_held() {
+                        if self.greeting.poll(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                        self.answers.extend(self.greeting.release().map(Answers::One));
+                    }
                     all_read = true;
-                    None
+                    self.poll_skipping(cx)
                 }
             };
             if let Err(fault) = self.complete(all_read, shared, wakers) {
@@ -200,6 +241,31 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                 None => {}
             }
         }
+    }
+
+    /// Returns why the connection is at its end if the `error` that is held back has come before
+    /// any request was written.
+    fn rejected_unasked(&mut self, shared: &Shared) -> Option<ConnectionFault> {
+        let is_asked = shared.pipeline().in_flight() > self.unwritten();
+        (!is_asked).then(|| self.greeting.explain(ConnectionFault::ClosedByServer))
+    }
+
+    /// How many of the requests taken are not written to their end: each ends with a line break
+    /// and has no other.
+    fn unwritten(&self) -> usize {
+        memchr::memchr_iter(b'\n', self.framed.write_buffer()).count()
+    }
+
+    /// Returns why the connection is at its end if the rest of an answer that is too large takes too
+    /// long.
+    fn poll_skipping(&mut self, cx: &mut Context<'_>) -> Option<ConnectionFault> {
+        let Some(limit) = self.framed.codec().oversized().filter(|_| self.is_replaceable) else {
+            self.skipping = None;
+            return None;
+        };
+        let skipping = self.skipping.get_or_insert_with(|| Box::pin(time::sleep(SKIP_WITHIN)));
+        let is_late = skipping.as_mut().poll(cx).is_ready();
+        is_late.then_some(ConnectionFault::ResponseTooLarge { limit })
     }
 
     /// Counts the acknowledgements that have come and lie next in the buffer: with many puts in
@@ -227,8 +293,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             return Ok(());
         }
         let any = !self.answers.is_empty();
-        // Each request ends with a line break and has no other.
-        let unwritten = memchr::memchr_iter(b'\n', self.framed.write_buffer()).count();
+        let unwritten = self.unwritten();
         let mut pipeline = shared.pipeline();
         pipeline.counters_mut().bytes_received += decoded - self.counted;
         self.counted = decoded;

@@ -25,7 +25,10 @@ use super::{
     probe,
     shared::{Shared, wake_all},
 };
-use crate::error::{ConnectionFault, Delivery, Error};
+use crate::{
+    error::{ConnectionFault, Delivery, Error},
+    log_limit::LogLimiter,
+};
 
 /// What a driver is told once, when it is made.
 #[derive(Clone, Debug)]
@@ -46,9 +49,14 @@ pub(super) struct Driver<C: Connector> {
     timer: Timer,
     /// Whether a connection has stalled with several requests in flight.
     distrusted: bool,
+    /// Until when the server is not asked whether it can pipeline.
+    unprobed_until: Option<Instant>,
     /// How many requests may be in flight on this connection, apart from the search.
     width: usize,
     search: hangup::Search,
+    /// A server may close after each answer: its connections are not all told of.
+    made: LogLimiter,
+    lost: LogLimiter,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
 }
@@ -69,6 +77,11 @@ enum Link<Io> {
 /// How long the shutdown of a connection may take on which everything is answered.
 const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long a server counts as one that takes one request at a time after it has closed a connection
+/// before the probe was through. One that closes after each answer would cost a second connection for
+/// each, and one that was restarted is slower for a moment.
+const UNPROBED_FOR: Duration = Duration::from_secs(10);
+
 impl<C: Connector> Driver<C> {
     /// A driver, on the connection if there is one already.
     pub(super) fn new(
@@ -85,8 +98,11 @@ impl<C: Connector> Driver<C> {
             plan,
             timer: Timer::new(),
             distrusted: false,
+            unprobed_until: None,
             width: 1,
             search: hangup::Search::default(),
+            made: LogLimiter::new(),
+            lost: LogLimiter::new(),
             wakers: Vec::new(),
         };
         if let Some(io) = io {
@@ -218,7 +234,7 @@ impl<C: Connector> Driver<C> {
         self.shared.set_state(ConnectionState::Connecting);
         let (dialer, shared) = (Arc::clone(&self.dialer), Arc::clone(&self.shared));
         let mut pipeline = self.shared.pipeline();
-        let check = self.search.next_check(pipeline.oldest());
+        let check = self.search.next_check(pipeline.oldest(), || pipeline.has_witness());
         pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
         drop(pipeline);
         wake_all(&mut self.wakers);
@@ -235,6 +251,8 @@ impl<C: Connector> Driver<C> {
             Pipelining::Off => (1, false),
             Pipelining::Auto => (1, self.plan.max_in_flight > 1 && !self.distrusted),
         };
+        let may_probe =
+            may_probe && self.unprobed_until.is_none_or(|until| Instant::now() >= until);
         self.width = width;
         let mut pipeline = self.shared.pipeline();
         self.search.connected(pipeline.finished());
@@ -242,8 +260,16 @@ impl<C: Connector> Driver<C> {
         drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
         let limit = self.plan.max_response_bytes;
-        self.link = Link::Up(Box::new(Connection::new(dialed, limit, may_probe)));
-        tracing::info!(address = &*self.dialer.address, "connected");
+        self.link = Link::Up(Box::new(Connection::new(
+            dialed,
+            limit,
+            may_probe,
+            self.backoff.is_endless(),
+        )));
+        if self.made.should_log() {
+            let suppressed = self.made.take_suppressed();
+            tracing::info!(address = &*self.dialer.address, suppressed, "connected");
+        }
     }
 
     fn not_connected(&mut self, fault: ConnectionFault) {
@@ -254,24 +280,48 @@ impl<C: Connector> Driver<C> {
     }
 
     fn disconnected(&mut self, fault: ConnectionFault) {
+        let too_large = match fault {
+            ConnectionFault::ResponseTooLarge { limit } => Some(Error::ResponseTooLarge { limit }),
+            _ => None,
+        };
         let fault = Arc::new(fault);
         let mut retried = 0;
+        let mut is_explained = too_large.is_some();
+        if let Some(error) = too_large {
+            self.shared.pipeline().fail_due(error, &mut self.wakers);
+        }
         if self.backoff.is_endless() {
-            self.search_for_cause(&fault);
+            is_explained |= self.search_for_cause(&fault);
             retried = self.shared.pipeline().disconnected(&fault, &mut self.wakers);
             wake_all(&mut self.wakers);
         }
         let address = &*self.dialer.address;
         if fault.is_protocol_violation() {
             tracing::error!(address, error = %Chain(&fault), "protocol error");
-        } else {
-            tracing::warn!(address, error = %Chain(&fault), "disconnected");
+        } else if self.lost.should_log() {
+            let suppressed = self.lost.take_suppressed();
+            tracing::warn!(address, error = %Chain(&fault), suppressed, "disconnected");
+            if retried > 0 {
+                tracing::info!(address, requests = retried, "will send again");
+            }
         }
-        if retried > 0 {
-            tracing::info!(address, requests = retried, "will send again");
+        let (is_proven, is_probing) = match &self.link {
+            Link::Up(connection) => (connection.is_proven(), connection.is_probing()),
+            _ => (false, false),
+        };
+        if is_probing {
+            self.unprobed_until = Some(Instant::now() + UNPROBED_FOR);
         }
         let wanted = !self.shared.pipeline().is_drained();
-        if wanted || !self.backoff.is_endless() || fault.is_protocol_violation() {
+        let is_good = is_explained || (is_proven && !fault.is_protocol_violation());
+        if wanted && is_good && self.backoff.is_endless() {
+            // A server may close after each answer: it has to be as fast as it can be so.
+            self.dial();
+        } else if wanted
+            || !self.backoff.is_endless()
+            || fault.is_protocol_violation()
+            || matches!(*fault, ConnectionFault::RejectedByServer { .. })
+        {
             self.back_off(&fault);
         } else {
             // Nobody is in want of a connection, so this is no failure: servers close idle ones.
@@ -280,10 +330,10 @@ impl<C: Connector> Driver<C> {
         }
     }
 
-    /// Fails the request that ended the connection, if it is known to have done so.
-    fn search_for_cause(&mut self, fault: &ConnectionFault) {
+    /// Fails the request that ended the connection, if it is known to have done so: says whether.
+    fn search_for_cause(&mut self, fault: &ConnectionFault) -> bool {
         let Link::Up(connection) = &self.link else {
-            return;
+            return false;
         };
         let mut pipeline = self.shared.pipeline();
         let loss = Loss {
@@ -292,8 +342,12 @@ impl<C: Connector> Driver<C> {
             was_alone: pipeline.in_flight() == 1,
             had_proof: connection.has_proof(),
         };
-        if !self.search.lost(fault, loss) {
-            return;
+        let is_found = self.search.lost(fault, loss);
+        pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
+        if !is_found {
+            drop(pipeline);
+            wake_all(&mut self.wakers);
+            return false;
         }
         let fault = Arc::new(ConnectionFault::ClosedOnRequest);
         let error = Error::Connection { fault: Arc::clone(&fault), delivery: Delivery::Unknown };
@@ -301,6 +355,9 @@ impl<C: Connector> Driver<C> {
         drop(pipeline);
         wake_all(&mut self.wakers);
         tracing::warn!(address = &*self.dialer.address, error = %fault, "request failed");
+        // The server has answered others.
+        self.backoff.reset();
+        true
     }
 
     fn back_off(&mut self, fault: &Arc<ConnectionFault>) {

@@ -129,7 +129,11 @@ impl Search {
     }
 
     /// Returns what the next connection is to be asked first, given the oldest request.
-    pub(super) fn next_check(&mut self, oldest: Option<(RequestId, Kind)>) -> Option<Check> {
+    pub(super) fn next_check(
+        &mut self,
+        oldest: Option<(RequestId, Kind)>,
+        has_witness: impl FnOnce() -> bool,
+    ) -> Option<Check> {
         let (request, kind) = oldest?;
         let suspect = self.suspect.filter(|suspect| suspect.request == request);
         let is_due = self.is_narrow(Some(request))
@@ -143,7 +147,8 @@ impl Search {
         // The first put behind may be no better: look further each time.
         let skip = (1 << self.checks) - 1;
         self.checks = (self.checks + 1).min(MAX_SKIPS);
-        Some(Check::Put { skip })
+        // Without another put nothing can be shown, and nobody else waits.
+        has_witness().then_some(Check::Put { skip })
     }
 
     /// A connection has been made, when so many requests were finished.
@@ -270,4 +275,82 @@ async fn ask(
     };
     let late = |_| Err(ConnectionFault::Stalled { after: limits.time });
     time::timeout(limits.time, conversation).await.unwrap_or_else(late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLOSED: ConnectionFault = ConnectionFault::ClosedByServer;
+
+    fn request(seq: u64) -> RequestId {
+        RequestId::new(seq, 0)
+    }
+
+    fn loss(due: u64, last: u64, had_proof: bool) -> Loss {
+        let (due, last) = (request(due), request(last));
+        Loss { due: Some(due), last: Some(last), was_alone: due == last, had_proof }
+    }
+
+    fn check(search: &mut Search, oldest: u64, kind: Kind) -> Option<Check> {
+        search.next_check(Some((request(oldest), kind)), || true)
+    }
+
+    #[test]
+    fn request_is_found_after_two_losses_and_one_with_proof() {
+        let mut search = Search::default();
+        assert!(!search.lost(&CLOSED, loss(1, 1, false)));
+        assert_eq!(check(&mut search, 1, Kind::Get), None);
+        assert!(!search.lost(&CLOSED, loss(1, 1, false)));
+        assert_eq!(check(&mut search, 1, Kind::Get), Some(Check::Gets));
+        assert!(search.lost(&CLOSED, loss(1, 1, true)));
+        // The next one is as good as any.
+        assert_eq!(check(&mut search, 2, Kind::Get), None);
+    }
+
+    #[test]
+    fn nothing_is_found_without_proof_or_among_several() {
+        let mut search = Search::default();
+        for _ in 0..10 {
+            assert!(!search.lost(&CLOSED, loss(1, 1, false)));
+            assert!(!search.lost(&CLOSED, loss(1, 2, true)));
+        }
+        // Another kind of end is another story.
+        assert!(!search.lost(&ConnectionFault::Unsolicited, loss(1, 1, true)));
+        assert!(!search.lost(&CLOSED, loss(1, 1, true)));
+    }
+
+    #[test]
+    fn puts_to_ask_with_are_looked_for_ever_further_behind() {
+        let mut search = Search::default();
+        assert!(!search.lost(&CLOSED, loss(1, 1, false)));
+        assert!(!search.lost(&CLOSED, loss(1, 1, false)));
+        for skip in [0, 1, 3, 7] {
+            assert_eq!(check(&mut search, 1, Kind::Put), Some(Check::Put { skip }));
+        }
+        assert_eq!(search.wanted_puts(), 64);
+        assert!((0..100).all(|_| check(&mut search, 1, Kind::Put).is_some()));
+    }
+
+    #[test]
+    fn what_was_in_flight_is_sent_few_at_a_time() {
+        let mut search = Search::default();
+        assert!(!search.lost(&CLOSED, loss(1, 9, false)));
+        assert!(!search.is_on());
+        assert!(!search.lost(&CLOSED, loss(1, 8, false)));
+        search.connected(100);
+        for (oldest, finished, width) in [(1, 100, 1), (2, 101, 2), (4, 103, 4), (8, 107, 5)] {
+            assert_eq!(search.width(5, Some(request(oldest)), finished), width);
+        }
+        assert_eq!(search.width(5, Some(request(9)), 108), 5);
+        assert!(!search.is_on());
+    }
+
+    #[test]
+    fn rejection_is_checked_at_once() {
+        let mut search = Search::default();
+        let rejected = ConnectionFault::RejectedByServer { message: "no".into() };
+        assert!(!search.lost(&rejected, loss(1, 1, false)));
+        assert_eq!(check(&mut search, 1, Kind::Put), Some(Check::Gets));
+    }
 }

@@ -24,6 +24,7 @@ mod connect;
 mod connection;
 mod driver;
 mod gathering;
+mod greeting;
 #[cfg(test)]
 #[cfg(loom_model)]
 mod handover;
@@ -194,8 +195,8 @@ impl MetricsClient {
     ///
     /// They go out in blocks as there is room, so memory stays bounded however many they are, and as
     /// many at once as the server answers in a part of the request timeout, which holds for each
-    /// block and not for the whole. Samples that the server refuses do
-    /// not keep the rest from being stored. [Several connections](ClientBuilder::connections) store
+    /// block and not for the whole. Samples that the server refuses, or at which it
+    /// [closes the connection](crate::BatchError::closed_on), do not keep the rest from being stored. [Several connections](ClientBuilder::connections) store
     /// them at the same time, and only those of one key in their order; what keeps one connection from
     /// storing its own does not keep the others from it.
     ///
@@ -230,8 +231,9 @@ impl MetricsClient {
     ///
     /// Before anything is sent if `selector` is neither; with [`Error::Rejected`] if the server
     /// refuses it, with [`Error::InvalidResponse`] if its answer is no data; else as the connection
-    /// and the deadline have it. An answer beyond the limit ends the connection: use
-    /// [`stream`](Self::stream) for what may be larger.
+    /// and the deadline have it. [`Error::ResponseTooLarge`] for an answer beyond
+    /// [`max_response_bytes`](ClientBuilder::max_response_bytes): use [`stream`](Self::stream) for
+    /// what may be larger.
     ///
     /// # Cancel safety
     ///

@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,7 +18,10 @@ use tokio::{
 };
 use tokio_util::codec::FramedRead;
 
-use super::connect::{self, Dial};
+use super::{
+    connect::{self, Dial},
+    greeting::END_WITHIN,
+};
 use crate::{
     error::{ConnectionFault, Delivery, Error},
     metric::{Sample, Selector},
@@ -51,6 +54,9 @@ pub struct SampleStream {
     /// `None` once it has ended.
     samples: Option<FramedRead<Box<dyn connect::Stream>, SampleDecoder>>,
     limit: Duration,
+    /// What the server has answered instead of samples, until it is clear whether the connection
+    /// ends behind it: then it speaks of that.
+    rejection: Option<Arc<str>>,
     /// Runs while nothing comes.
     silence: Pin<Box<Sleep>>,
     silent: bool,
@@ -64,7 +70,8 @@ impl SampleStream {
     ///
     /// # Errors
     ///
-    /// If the server refuses the request, sends something that is no data, or nothing within the
+    /// [`Error::Connection`] with [`ConnectionFault::RejectedByServer`] if the server answers `error`
+    /// and closes the connection, as one does that has too many; else if it refuses the request, sends something that is no data, or nothing within the
     /// request timeout, or the connection is lost. Nothing comes after an error.
     ///
     /// # Cancel safety
@@ -94,6 +101,7 @@ impl SampleStream {
         Ok(Self {
             samples: Some(FramedRead::with_capacity(io, SampleDecoder::new(), READ_BUFFER_BYTES)),
             limit,
+            rejection: None,
             silence: Box::pin(time::sleep(limit)),
             silent: true,
         })
@@ -104,6 +112,19 @@ impl SampleStream {
             return Poll::Ready(Ok(None));
         };
         match Pin::new(samples).poll_next(cx) {
+            Poll::Ready(item) if self.rejection.is_some() => {
+                let message = self.rejection.take().unwrap_or_default();
+                Poll::Ready(Err(match item {
+                    Some(Ok(_)) => Error::Rejected { message },
+                    Some(Err(_)) | None => lost(ConnectionFault::RejectedByServer { message }),
+                }))
+            }
+            Poll::Ready(Some(Ok(Streamed::End(End::Error(message))))) => {
+                self.rejection = Some(message.into());
+                self.silent = true;
+                self.silence.as_mut().reset(Instant::now() + END_WITHIN);
+                self.poll_sample(cx)
+            }
             Poll::Ready(item) => {
                 self.silent = false;
                 Poll::Ready(match item {
@@ -112,6 +133,9 @@ impl SampleStream {
                     Some(Ok(Streamed::End(End::Malformed(record)))) => Err(record.into()),
                     Some(Ok(Streamed::End(End::Error(message)))) => {
                         Err(Error::Rejected { message: message.into() })
+                    }
+                    Some(Ok(Streamed::End(End::TooLarge))) => {
+                        Err(Error::ResponseTooLarge { limit: usize::MAX })
                     }
                     Some(Err(error)) => Err(lost(error.into())),
                     None => Err(lost(ConnectionFault::Io(io::ErrorKind::UnexpectedEof.into()))),
@@ -122,7 +146,11 @@ impl SampleStream {
                     self.silent = true;
                     self.silence.as_mut().reset(Instant::now() + self.limit);
                 }
-                self.silence.as_mut().poll(cx).map(|()| Err(late(self.limit)))
+                ready!(self.silence.as_mut().poll(cx));
+                Poll::Ready(Err(match self.rejection.take() {
+                    Some(message) => Error::Rejected { message },
+                    None => late(self.limit),
+                }))
             }
         }
     }

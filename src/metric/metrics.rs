@@ -171,9 +171,29 @@ pub(crate) struct MetricsBuilder {
     /// The series being filled, as its place in `series`; its points are in `points` meanwhile.
     current: Option<usize>,
     points: Vec<Point>,
+    /// Whether the current series has had no points before: then `points` is a buffer that is used
+    /// again, and the series gets a copy without room to spare.
+    is_new: bool,
+    /// That buffer, while an older series is being filled.
+    buffer: Vec<Point>,
+    /// How many bytes the keys and the points take that are in `series`.
+    held: usize,
     /// The places of series that are not in ascending order, some of them more than once.
     unsorted: Vec<usize>,
 }
+
+/// How much of a series' points is copied to save room. More than this grows in place.
+const MAX_COPIED_POINTS: usize = 1024;
+
+/// What an allocation takes besides what is asked for, in bytes: glibc's malloc, rounded up.
+const ALLOCATION_BYTES: usize = 16;
+
+/// What a key takes in the map while that grows to twice its size, in bytes: three times an entry,
+/// and three times its share of the index.
+const ENTRY_BYTES: usize = 3 * (size_of::<(u64, Key, Vec<Point>)>() + 12);
+
+/// What a point takes in a vector that grows to twice its size, in bytes.
+const GROWING_POINT_BYTES: usize = 3 * size_of::<Point>();
 
 impl MetricsBuilder {
     /// The points that follow are this key's.
@@ -207,6 +227,14 @@ impl MetricsBuilder {
             }
             _ => self.points.push(point),
         }
+    }
+
+    /// Returns the most that this takes in memory, in bytes, until one more record is added.
+    pub(crate) fn memory(&self) -> usize {
+        self.held
+            + self.series.len() * ENTRY_BYTES
+            + self.points.len() * GROWING_POINT_BYTES
+            + self.unsorted.len() * 3 * size_of::<usize>()
     }
 
     pub(crate) fn finish(mut self) -> Metrics {
@@ -251,23 +279,42 @@ impl MetricsBuilder {
 
     fn add(&mut self, key: Key) {
         self.put_back();
+        self.held += key.as_str().len() + ALLOCATION_BYTES;
         let (place, _) = self.series.insert_full(key, Vec::new());
         self.current = Some(place);
+        self.is_new = true;
     }
 
     fn switch_to(&mut self, place: usize) {
         if self.current != Some(place) {
             self.put_back();
-            self.points = std::mem::take(&mut self.series[place]);
+            let points = std::mem::take(&mut self.series[place]);
+            self.held = self.held.saturating_sub(bytes(&points));
+            self.buffer = std::mem::replace(&mut self.points, points);
             self.current = Some(place);
+            self.is_new = false;
         }
     }
 
     fn put_back(&mut self) {
         if let Some(place) = self.current.take() {
-            self.series[place] = std::mem::take(&mut self.points);
+            let points = if self.is_new && self.points.len() <= MAX_COPIED_POINTS {
+                let copy = self.points.as_slice().into();
+                self.points.clear();
+                copy
+            } else {
+                let buffer = std::mem::take(&mut self.buffer);
+                std::mem::replace(&mut self.points, buffer)
+            };
+            self.held += bytes(&points);
+            self.series[place] = points;
         }
     }
+}
+
+/// What these points take in memory, in bytes.
+fn bytes(points: &Vec<Point>) -> usize {
+    points.capacity() * size_of::<Point>() + ALLOCATION_BYTES
 }
 
 impl From<Metrics> for MetricsBuilder {

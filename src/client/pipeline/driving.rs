@@ -237,6 +237,7 @@ impl Pipeline {
             (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
             (Kind::Get, Response::Ok(metrics)) => Ok(Answer::Found(metrics)),
             (Kind::Get, Response::Malformed(record)) => Err(record.into()),
+            (Kind::Get, Response::TooLarge { limit }) => Err(Error::ResponseTooLarge { limit }),
             (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Answer::Stored),
             (Kind::Put, _) => return Err(ConnectionFault::DataForPut),
         };

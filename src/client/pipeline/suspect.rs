@@ -81,13 +81,23 @@ impl Pipeline {
     /// A put may be sent twice anyway, so this one can be sent ahead to see whether the server
     /// stores puts. It counts as sent from then on.
     pub(in crate::client) fn witness(&mut self, skip: usize) -> Option<Box<[u8]>> {
+        let (place, line) = self.find_witness(skip).map(|(place, line)| (place, line.into()))?;
+        self.queue.note_attempted(place);
+        Some(line)
+    }
+
+    pub(in crate::client) fn has_witness(&self) -> bool {
+        self.find_witness(0).is_some()
+    }
+
+    fn find_witness(&self, skip: usize) -> Option<(usize, &[u8])> {
         let mut found = None;
         let mut keys = HashSet::new();
         let mut candidates = 0;
-        'search: for (place, text) in self.queue.texts() {
+        for (place, text) in self.queue.texts() {
             for line in text.split_inclusive(|&byte| byte == b'\n') {
                 if keys.len() > MAX_WITNESSES {
-                    break 'search;
+                    return found;
                 }
                 let mut fields = line.split(|byte| byte.is_ascii_whitespace());
                 let is_put = fields.next() == Some(b"put");
@@ -97,13 +107,11 @@ impl Pipeline {
                 }
                 found = Some((place, line));
                 if candidates == skip {
-                    break 'search;
+                    return found;
                 }
                 candidates += 1;
             }
         }
-        let (place, line) = found.map(|(place, line)| (place, line.into()))?;
-        self.queue.note_attempted(place);
-        Some(line)
+        found
     }
 }

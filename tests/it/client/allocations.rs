@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use metrics_client::{MetricsClient, Pipelining};
+use metrics_client::{Error, MetricsClient, Pipelining};
 use tokio::{join, runtime};
 
 use crate::peer::Network;
@@ -107,4 +107,52 @@ fn a_stream_of_a_million_records_holds_few_of_them_at_once() {
     });
     // The answer has 19 MB. What the stream says that it holds, and the pipes, are half of this.
     assert!(counted.bytes_max < 2 * 1024 * 1024, "{counted:?}");
+}
+
+// FAULTS C15
+#[test]
+fn answer_takes_no_more_memory_than_is_said() {
+    const LIMIT: usize = 1024 * 1024;
+    let keys = |text: fn(usize) -> String| {
+        let mut records = String::new();
+        for number in 0.. {
+            let record = text(number);
+            if records.len() + record.len() + 16 > LIMIT {
+                return records;
+            }
+            records += &record;
+        }
+        records
+    };
+    for (name, records, fits) in [
+        ("short keys", keys(|number| format!("{number:x} 1 1\n")), false),
+        ("usual keys", keys(|number| format!("rack{number:05}.cpu 23.7 1150864247\n")), true),
+        ("one key", keys(|number| format!("a 1 {number}\n")), true),
+        ("one second", keys(|number| format!("a 1 {}\n", number % 2)), true),
+        ("by time", keys(|number| format!("rack{:03}.cpu 23.7 {number}\n", number % 500)), true),
+    ] {
+        let mut taken = None;
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let counted = allocation_counter::measure(|| {
+            runtime.block_on(async {
+                let (mut network, builder) = Network::with_buffer(64 * 1024);
+                let client = builder.max_response_bytes(LIMIT).connect().await.unwrap();
+                let mut peer = network.accept().await;
+                let server = async {
+                    peer.answer("get *\n", "ok\n").await;
+                    peer.send(&records).await;
+                    peer.send("\n").await;
+                };
+                taken = Some(join!(client.get_all(), server).0);
+            });
+        });
+        match taken.unwrap() {
+            Ok(_) => assert!(fits, "{name}: {counted:?}"),
+            Err(Error::ResponseTooLarge { limit: LIMIT }) => assert!(!fits, "{name}: {counted:?}"),
+            Err(error) => panic!("{name}: {error:?}"),
+        }
+        // The pipes and what was read of them take the rest.
+        assert!(counted.bytes_max < 12 * LIMIT as u64 + 512 * 1024, "{name}: {counted:?}");
+    }
 }

@@ -12,6 +12,7 @@ mod peculiar;
 mod pipelining;
 mod pool;
 mod reconnect;
+mod short_lived;
 mod stream;
 #[cfg(all(unix, feature = "server"))]
 mod unix;

@@ -47,7 +47,8 @@ async fn a_stream_that_breaks_off_is_an_error_and_then_over() {
         assert!(samples.next().await.is_none());
     }
     let mut samples = client.stream("*").await.unwrap();
-    network.accept().await.answer("get *\n", "error\nno\n\n").await;
+    let mut beside = network.accept().await;
+    beside.answer("get *\n", "error\nno\n\n").await;
     assert!(matches!(samples.next().await, Some(Err(Error::Rejected { .. }))));
     assert!(samples.next().await.is_none());
 }

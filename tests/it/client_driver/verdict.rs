@@ -68,6 +68,10 @@ impl World {
 
     /// The outcome is what the server has answered to this request, and if it has, that is the outcome.
     fn judge_one(&self, tag: usize, ask: Ask, outcome: &Outcome) {
+        if let Err(Error::ResponseTooLarge { .. }) = outcome {
+            // As soon as it is, and as late as it ends.
+            return self.is_excused(ask, outcome);
+        }
         let said = || self.answers(Asked::One(tag));
         if is_final(outcome) {
             let all = said().map(|(_, response)| response).collect::<Vec<_>>();
@@ -104,9 +108,9 @@ impl World {
             || self.rules.request_timeout.is_zero()
             || matches!(cause, Error::QueueFull { .. } | Error::Closed { .. })
             || matches!(cause, Error::CannotDial if ask == Ask::Stream)
-            // Only what is longer than allowed brings a prompt server's connection to its end.
+            // Only what is longer than allowed goes wrong with a prompt server.
             || (self.rules.max_response_bytes < 100
-                && matches!(cause, Error::Connection { fault, .. } if fault.is_protocol_violation()));
+                && matches!(cause, Error::ResponseTooLarge { .. }));
         assert!(expected, "{ask:?} failed, and every server is prompt: {error:?}");
     }
 

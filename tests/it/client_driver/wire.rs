@@ -18,8 +18,9 @@ pub(super) struct Wire {
     pub(super) is_sound: bool,
     /// Whether the client ever had to keep back what it wanted to write.
     pub(super) was_blocked: bool,
-    /// Whether the client has let go of it.
+    /// Whether the client has let go of it, and when.
     pub(super) over: bool,
+    pub(super) over_at: Option<Instant>,
     max_response_bytes: usize,
     /// The decoder, once something has been read.
     codec: Option<ClientCodec>,
@@ -72,6 +73,7 @@ impl Wire {
             is_sound: true,
             was_blocked: false,
             over: false,
+            over_at: None,
             max_response_bytes,
             codec: None,
             unread: BytesMut::new(),

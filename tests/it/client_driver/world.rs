@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use metrics_client::{Error, Metrics, Pipelining, Response, Stats};
@@ -12,6 +13,9 @@ use super::{
     Rules, Start,
     wire::{Answer, Asked, Nature, Request, Wire},
 };
+
+/// How long the end of a connection may come behind an error that comes before anything else.
+const GREETING: Duration = Duration::from_millis(50);
 
 /// The world, which the callers and the servers of a play share.
 #[derive(Clone)]
@@ -85,6 +89,7 @@ impl World {
 
     pub(super) fn disconnect(&mut self, id: usize) {
         self.wires[id].over = true;
+        self.wires[id].over_at = Some(Instant::now());
     }
 
     /// The client has written; it might have written more.
@@ -267,7 +272,21 @@ impl World {
     /// The requests of a connection that are not questions, with their answers.
     fn exchanges_of(&self, id: usize) -> impl Iterator<Item = (&Request, Option<&Answer>)> {
         let all = self.wires[id].exchanges().enumerate();
-        all.filter(move |&(place, _)| !self.is_question(id, place)).map(|(_, exchange)| exchange)
+        all.filter(move |&(place, _)| !self.is_question(id, place)).map(move |(place, exchange)| {
+            let (request, answer) = exchange;
+            (request, answer.filter(|answer| place > 0 || !self.is_about_connection(id, answer)))
+        })
+    }
+
+    /// Whether the first answer on a connection speaks of the connection: an error, and its end.
+    fn is_about_connection(&self, id: usize, answer: &Answer) -> bool {
+        let wire = &self.wires[id];
+        let has_ended = wire.over_at.is_some_and(|at| at <= answer.at + GREETING);
+        self.may_be_rejected(answer) && has_ended && wire.is_sound && wire.answers.len() == 1
+    }
+
+    fn may_be_rejected(&self, answer: &Answer) -> bool {
+        matches!(answer.response, Response::Error(_)) && !self.rules.may_give_up()
     }
 
     /// Whether a request only asks whether the server answers: up to two of them come first, the
@@ -296,7 +315,10 @@ impl World {
     fn exchanges(&self) -> impl Iterator<Item = (Asked, (Instant, &Response))> {
         let ids = (0..self.wires.len()).filter(|&id| self.wires[id].nature() == Nature::Main);
         ids.flat_map(|id| self.exchanges_of(id)).filter_map(|(request, answer)| {
-            answer.map(|answer| (request.asked, (answer.at, &answer.response)))
+            // If it is the first on its connection, the client hears of it later.
+            let held =
+                |answer| if self.may_be_rejected(answer) { GREETING } else { Duration::ZERO };
+            answer.map(|answer| (request.asked, (answer.at + held(answer), &answer.response)))
         })
     }
 }
