@@ -335,8 +335,9 @@ impl Shared {
             }
         };
         drop(flights);
-        self.note_settled();
         self.complain_of(&sorted, error);
+        drop(sorted);
+        self.note_settled();
         dropped
     }
 
