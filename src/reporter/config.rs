@@ -37,6 +37,7 @@ pub struct ReporterBuilder {
     limits: Limits,
     gather: Duration,
     own: Option<Own>,
+    max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
 }
@@ -50,13 +51,14 @@ impl ReporterBuilder {
             limits,
             gather: Duration::from_millis(10),
             own: None,
+            max_attempts: None,
             #[cfg(feature = "spool")]
             spool: None,
         }
     }
 
     /// How many samples may wait, at least one; those that are being sent, which are at most half of
-    /// that, are among them. Default: 262,144, a quarter of a second at a million samples a second.
+    /// that, are among them, and those that are being written to a spool, at most a quarter. Default: 262,144, a quarter of a second at a million samples a second.
     pub fn capacity(mut self, samples: usize) -> Self {
         self.limits.samples = samples.max(1);
         self
@@ -85,6 +87,18 @@ impl ReporterBuilder {
     /// sample.
     pub fn gather(mut self, time: Duration) -> Self {
         self.gather = time;
+        self
+    }
+
+    /// Sets how many attempts to send a sample may fail, at least one. Then it is dropped, and counted
+    /// as [`Dropped::attempts`](crate::Dropped::attempts). Default: no limit.
+    ///
+    /// An attempt is a batch that failed with the sample in it: because there was no connection within
+    /// the client's [request timeout](crate::ClientBuilder::request_timeout), or because the server
+    /// did not answer. What a server refuses is never sent again. With a spool, samples that are moved
+    /// there are not dropped for this reason.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts.max(1));
         self
     }
 
@@ -144,6 +158,7 @@ impl ReporterBuilder {
             limits: self.limits,
             gather: self.gather,
             own: self.own.clone(),
+            max_attempts: self.max_attempts,
             spool: Some(spool),
         })
     }
@@ -161,6 +176,7 @@ impl ReporterBuilder {
                 limits: self.limits,
                 gather: self.gather,
                 own: self.own,
+                max_attempts: self.max_attempts,
                 #[cfg(feature = "spool")]
                 spool: self.spool,
             },

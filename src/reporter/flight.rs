@@ -13,7 +13,7 @@ use std::{
 
 #[cfg(feature = "spool")]
 use super::poison::is_hangup;
-use super::{outbox::Settled, poison::Suspects, shared::Shared};
+use super::{attempts::Attempts, outbox::Settled, poison::Suspects, shared::Shared};
 use crate::{
     client::{MetricsClient, Outcomes, SampleOutcome},
     error::Error,
@@ -40,6 +40,7 @@ pub(super) struct Flights {
     replayed: Option<Replayed>,
     /// Samples that the sender passes over.
     suspects: Suspects,
+    attempts: Attempts,
     /// How many batches have left.
     left: u64,
 }
@@ -300,7 +301,6 @@ impl Shared {
     /// The flight has been taken out of the flights, which stay locked until its samples are settled:
     /// whoever finds none on its way finds none that is out. Its outcomes are given if it has landed,
     /// with the error, if there was one. How many samples had to be dropped.
-    #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is told of it"))]
     fn settle(
         &self,
         mut flights: MutexGuard<'_, Flights>,
@@ -311,16 +311,21 @@ impl Shared {
         let Flight { batch, call, outcomes, origin, .. } = flight;
         // From now on no more outcomes come.
         drop(call);
-        let mut batch = Arc::unwrap_or_clone(batch);
+        let batch = Arc::unwrap_or_clone(batch);
+        let has_landed = landed.is_some();
         let outcomes = landed.unwrap_or_else(|| outcomes.get());
         let (sorted, dropped) = match origin {
             Origin::Queue => {
                 let mut sorted = Sorted::new(batch, &outcomes);
-                let open = std::mem::take(&mut sorted.open);
+                let mut open = std::mem::take(&mut sorted.open);
                 let trouble = error.filter(|_| !open.is_empty()).cloned();
+                if has_landed {
+                    sorted.exhausted = flights.attempts.failed(&mut open);
+                }
                 let poison = sorted.poison.len() as u64;
                 let (acknowledged, rejected) = (sorted.acknowledged, sorted.rejected);
-                let settled = Settled { acknowledged, rejected, poison };
+                let exhausted = sorted.exhausted.len() as u64;
+                let settled = Settled { acknowledged, rejected, poison, exhausted };
                 let dropped = self.outbox().settle(settled, open.into_iter(), trouble);
                 (sorted, dropped)
             }
@@ -329,16 +334,16 @@ impl Shared {
             Origin::Spool { .. } => {
                 let is_open = |outcome: &SampleOutcome| *outcome == SampleOutcome::Open;
                 let settled = outcomes.iter().position(is_open).unwrap_or(outcomes.len());
-                batch.truncate(settled);
-                let sorted = Sorted::new(batch, &outcomes);
+                let sorted = Sorted::new(batch, &outcomes[..settled]);
                 let (rejected, poison) = (sorted.rejected, sorted.poison.len() as u64);
                 flights.replayed = Some(Replayed { settled, rejected, poison });
                 (sorted, 0)
             }
         };
         drop(flights);
-        self.note_settled();
         self.complain_of(&sorted, error);
+        drop(sorted);
+        self.note_settled();
         dropped
     }
 
@@ -349,6 +354,9 @@ impl Shared {
         }
         for sample in &sorted.poison {
             self.poison.log(sample);
+        }
+        if !sorted.exhausted.is_empty() {
+            self.log.exhausted(sorted.exhausted.len());
         }
     }
 
@@ -366,6 +374,8 @@ struct Sorted {
     /// The server closes the connection at these.
     poison: Vec<Sample>,
     open: Vec<Sample>,
+    /// These have had as many attempts as they may.
+    exhausted: Vec<Sample>,
     /// Kept until no lock is held: there may be many keys to let go of.
     _done: Vec<Sample>,
 }
@@ -392,6 +402,10 @@ impl Sorted {
 }
 
 impl Flights {
+    pub(super) fn new(max_attempts: Option<u32>) -> Self {
+        Self { attempts: Attempts::new(max_attempts), ..Self::default() }
+    }
+
     fn flight(&mut self, client: &MetricsClient, origin: Origin, batch: Vec<Sample>) -> Flight {
         self.left += 1;
         let outcomes = Arc::new(Outcomes::new(batch.len()));

@@ -63,6 +63,15 @@ impl ReporterLog {
         }
     }
 
+    /// Samples were dropped after their last attempt.
+    pub(super) fn exhausted(&self, samples: usize) {
+        let limiter = self.of(Reason::Attempts);
+        if limiter.should_log() {
+            let suppressed = limiter.take_suppressed();
+            warn!(samples, suppressed, "samples are dropped: all attempts to send them failed");
+        }
+    }
+
     /// Samples could not be sent, and wait.
     pub(super) fn unsent(&self, error: &Error) {
         if let Some(Lasting { since, times }) = self.unsent.holds() {

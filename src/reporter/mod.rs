@@ -12,6 +12,7 @@ use crate::{
     metric::{InvalidKey, Key, Point, unix_seconds},
 };
 
+mod attempts;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod bulk;
 mod config;
@@ -61,7 +62,11 @@ pub use stats::{Dropped, ReporterStats, Unsent};
 ///
 /// Cloning is cheap, and clones share the queue. When the last handle is dropped, what waits is still
 /// sent, as long as the runtime runs and the server takes it; to know that it was, use
-/// [`close`](Self::close) or [`guard`](Self::guard).
+/// [`close`](Self::close) or [`guard`](Self::guard). Where the runtime is gone and there is a spool, the
+/// last handle moves what waits there, and waits at most 5 seconds for the disk.
+///
+/// A sample at which the server closes the connection, while it answers other requests, is dropped,
+/// counted as [`Dropped::poison`], and its key is logged once. The others go on.
 ///
 /// ```
 /// # #[cfg(feature = "server")]
@@ -99,6 +104,7 @@ struct Settings {
     limits: Limits,
     gather: Duration,
     own: Option<Own>,
+    max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
 }
@@ -196,12 +202,19 @@ impl Reporter {
     }
 
     /// Takes no more samples, for all clones, sends what there is, and returns once all of it has been
-    /// acknowledged or `limit` has passed. What could not be sent by then is dropped, or with a spool
-    /// moved there, and the folder is given up. The client stays open.
+    /// acknowledged or `limit` has passed, whatever the server and the disk do. From then on nothing
+    /// waits and nothing is sent, but for what the client's connection had taken to be written. The
+    /// client stays open.
+    ///
+    /// Without a spool, what could not be sent by then is dropped. With a spool it is moved there, and
+    /// the folder is released. Of `limit`, the last quarter is for that, at least 100 milliseconds, also
+    /// where `limit` is less, and at most 1 second. What the disk has not taken by then is dropped. If
+    /// the disk takes it after all, it is counted as [`spooled`](ReporterStats::spooled) from then on.
     ///
     /// # Errors
     ///
-    /// As [`flush`](Self::flush); what was dropped for want of time is counted there too.
+    /// As [`flush`](Self::flush); what was dropped for want of time is counted there too, and in
+    /// [`Dropped::closed`]. What the server has acknowledged by then counts as acknowledged.
     ///
     /// # Cancel safety
     ///
@@ -237,7 +250,10 @@ impl Reporter {
     /// [from a stream](MetricsClient::from_io) cannot dial: then a guard works only while the runtime
     /// runs.
     ///
-    /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there.
+    /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there. The
+    /// limit is divided as that of [`close`](Self::close), and holds whatever the disk does: what the
+    /// disk has not taken by then waits on in memory. Where no thread can be started, the guard waits
+    /// for the runtime to send.
     pub fn guard(&self, limit: Duration) -> ReporterGuard {
         ReporterGuard::new(self.clone(), limit)
     }

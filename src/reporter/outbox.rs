@@ -79,6 +79,8 @@ pub(super) struct Settled {
     pub(super) rejected: u64,
     /// The server closes the connection at these.
     pub(super) poison: u64,
+    /// These have had as many attempts as they may.
+    pub(super) exhausted: u64,
 }
 
 /// What a sender is to do.
@@ -215,11 +217,12 @@ impl Outbox {
     }
 
     fn count(&mut self, settled: Settled) {
-        let Settled { acknowledged, rejected, poison } = settled;
+        let Settled { acknowledged, rejected, poison, exhausted } = settled;
         self.counts.acknowledged += acknowledged;
         self.counts.rejected += rejected;
-        self.displaced += poison;
+        self.displaced += poison + exhausted;
         self.drop_for(Reason::Poison, poison);
+        self.drop_for(Reason::Attempts, exhausted);
     }
 
     /// Somebody else sends from now on; false if somebody does already.

@@ -18,7 +18,7 @@ pub(super) struct Own {
     spool_counters: [Key; SPOOL_COUNTERS.len()],
 }
 
-const COUNTERS: [&str; 10] = [
+const COUNTERS: [&str; 11] = [
     "recorded",
     "acknowledged",
     "coalesced",
@@ -29,11 +29,13 @@ const COUNTERS: [&str; 10] = [
     "dropped.queue_full",
     "dropped.closed",
     "dropped.poison",
+    "dropped.attempts",
 ];
 
 fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
     let ReporterStats { recorded, acknowledged, coalesced, rejected, waiting, .. } = *stats;
-    let Dropped { invalid_key, not_finite, queue_full, closed, poison, .. } = stats.dropped;
+    let Dropped { invalid_key, not_finite, queue_full, closed, poison, attempts, .. } =
+        stats.dropped;
     [
         recorded,
         acknowledged,
@@ -45,6 +47,7 @@ fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
         queue_full,
         closed,
         poison,
+        attempts,
     ]
 }
 

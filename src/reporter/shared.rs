@@ -106,7 +106,7 @@ impl Shared {
             outbox: Mutex::new(outbox),
             keys: Keys::default(),
             own: settings.own.clone(),
-            flights: Mutex::default(),
+            flights: Mutex::new(Flights::new(settings.max_attempts)),
             settled: Notify::new(),
             log: ReporterLog::default(),
             poison: PoisonKeys::default(),

@@ -55,6 +55,9 @@ pub struct Dropped {
     /// The server closes the connection at them, while it answers other requests. The key of each is
     /// logged once.
     pub poison: u64,
+    /// As many attempts to send them failed as
+    /// [`max_attempts`](crate::ReporterBuilder::max_attempts) allows.
+    pub attempts: u64,
 }
 
 impl Dropped {
@@ -70,15 +73,10 @@ impl Dropped {
             spool_lost,
             spool_expired,
             poison,
+            attempts,
         } = self;
-        invalid_key
-            + not_finite
-            + queue_full
-            + closed
-            + spool_full
-            + spool_lost
-            + spool_expired
-            + poison
+        let in_spool = spool_full + spool_lost + spool_expired;
+        invalid_key + not_finite + queue_full + closed + in_spool + poison + attempts
     }
 }
 
@@ -91,10 +89,11 @@ pub(super) enum Reason {
     Closed,
     Rejected,
     Poison,
+    Attempts,
 }
 
 impl Reason {
-    pub(super) const COUNT: usize = 6;
+    pub(super) const COUNT: usize = 7;
 }
 
 impl ReporterStats {
@@ -106,6 +105,7 @@ impl ReporterStats {
             Reason::Closed => &mut self.dropped.closed,
             Reason::Rejected => &mut self.rejected,
             Reason::Poison => &mut self.dropped.poison,
+            Reason::Attempts => &mut self.dropped.attempts,
         }
     }
 }

@@ -27,6 +27,10 @@ use crate::metric::{Sample, unix_seconds};
 /// # Ok(()) }
 /// ```
 ///
+/// A thread of its own works on the folder, and samples that come never wait for it, however slow the
+/// disk is; only those that follow an older one of their key and second do, if that one is in the folder
+/// or on its way there.
+///
 /// What the folder holds survives the end of the process, also by `kill -9`; a loss of power it
 /// survives once it is synced, see [`sync_every`](Self::sync_every). One process may have it open at a
 /// time.

@@ -266,7 +266,7 @@ impl Keeper {
         let Replayed { settled, rejected, poison } = replayed;
         let written = folder.settle(settled);
         let acknowledged = settled as u64 - rejected - poison;
-        let counts = Settled { acknowledged, rejected, poison };
+        let counts = Settled { acknowledged, rejected, poison, exhausted: 0 };
         shared.outbox().replayed(counts, folder.stats(), folder.is_drained());
         if let Err(error) = written {
             folder.note(Notice::PositionUnsaved(error));

@@ -75,7 +75,7 @@ impl Connector for Pipes {
 // FAULTS C9
 #[tokio::test(start_paused = true)]
 async fn a_connector_says_which_addresses_it_takes() {
-    MetricsClient::builder("pipe:7").connector(Pipes).connect_lazy();
+    MetricsClient::builder("pipe:7").connector(Pipes).connect_lazy().unwrap();
     let error = MetricsClient::builder("pope:7").connector(Pipes).connect_lazy().unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -176,9 +176,10 @@ async fn the_own_counters_are_metrics_too() {
             "put me.dropped.queue_full 0.0",
             "put me.dropped.closed 0.0",
             "put me.dropped.poison 0.0",
+            "put me.dropped.attempts 0.0",
         ]
     );
-    assert_eq!(accounted(&reporter).recorded, 12);
+    assert_eq!(accounted(&reporter).recorded, 13);
 }
 
 #[tokio::test]

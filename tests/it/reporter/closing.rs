@@ -59,16 +59,16 @@ async fn its_own_counters_are_recorded_at_the_first_close_and_never_after() {
     let guard = reporter.guard(SECOND);
     let (closed, ()) = join!(reporter.close(LONG), async {
         let mut requests = String::new();
-        while requests.lines().count() < 10 || !requests.ends_with('\n') {
+        while requests.lines().count() < 11 || !requests.ends_with('\n') {
             requests += &peer.read_some().await;
         }
-        peer.send(&"ok\n\n".repeat(10)).await;
+        peer.send(&"ok\n\n".repeat(11)).await;
     });
     closed.unwrap();
     reporter.close(SECOND).await.unwrap();
     drop(guard);
     let stats = accounted(&reporter);
-    assert_eq!((stats.recorded, stats.acknowledged, stats.dropped.total()), (10, 10, 0));
+    assert_eq!((stats.recorded, stats.acknowledged, stats.dropped.total()), (11, 11, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -405,7 +405,7 @@ async fn its_own_counters_tell_of_the_spool() {
     network.refuse(0);
     let mut peer = network.accept().await;
     let mut received = Received::default();
-    received.take(&mut peer, 5 + 18).await;
+    received.take(&mut peer, 5 + 19).await;
     let told = |name: &str| {
         let put = received.puts.iter().find(|put| put.starts_with(&format!("me.{name} ")));
         put.and_then(|put| put.split(' ').nth(1)?.parse::<f64>().ok())

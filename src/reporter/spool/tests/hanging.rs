@@ -138,8 +138,13 @@ fn reporter(client: MetricsClient, old: i64) -> (TempDir, HangingDisk, Reporter)
     let opened = Folder::open(disk.clone(), folder.path(), LIMITS).unwrap();
     let spool = OpenSpool::on(Spool::folder(folder.path()), opened);
     let limits = queue::Limits { samples: 10_000, bytes: 1 << 20, when_full: WhenFull::DropOldest };
-    let settings =
-        Settings { limits, gather: Duration::from_millis(10), own: None, spool: Some(spool) };
+    let settings = Settings {
+        limits,
+        gather: Duration::from_millis(10),
+        own: None,
+        max_attempts: None,
+        spool: Some(spool),
+    };
     let reporter = Reporter::start(client, settings);
     (folder, disk, reporter)
 }
