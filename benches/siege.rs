@@ -18,14 +18,14 @@ use std::{
 
 use attack::Attack;
 use memory::Memory;
-use metrics_client::{MetricsClient, Pipelining, Sample};
+use metrics_client::{MetricsClient, Pipelining, Sample, TlsConnector};
 use peer::{Peer, Role};
 use tokio::runtime::{Builder, Runtime};
 
 mod attack;
 #[allow(dead_code, reason = "here nothing is said of how memory grows")]
 mod memory;
-#[allow(dead_code, reason = "one role is enough here")]
+#[allow(dead_code, reason = "two roles are enough here")]
 mod peer;
 #[allow(dead_code, reason = "hostile peers do no usual work")]
 mod workload;
@@ -75,11 +75,11 @@ struct Scale {
 
 /// A server of its own, attacked in one way.
 fn withstand(attack: Attack, scale: &Scale) -> Result<Outcome, Box<dyn Error>> {
-    let server = Peer::start(Role::Logged)?;
+    let server = Peer::start(attack.role())?;
     // The attack has a thread to itself, as the client has.
     let hostile = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let honest = Builder::new_current_thread().enable_all().build()?;
-    let client = honest.block_on(connect(&server))?;
+    let client = honest.block_on(connect(attack, &server))?;
 
     let alone = serve_for(&honest, &client, (scale.time / 2).min(Duration::from_secs(3)));
     let attackers = {
@@ -102,13 +102,17 @@ fn withstand(attack: Attack, scale: &Scale) -> Result<Outcome, Box<dyn Error>> {
     Ok(Outcome { alone, besieged, peak: memory.peak, log_lines, time: scale.time, least })
 }
 
-async fn connect(server: &Peer) -> Result<MetricsClient, Box<dyn Error>> {
-    let client = MetricsClient::builder(server.addr().to_string())
+async fn connect(attack: Attack, server: &Peer) -> Result<MetricsClient, Box<dyn Error>> {
+    let builder = MetricsClient::builder(format!("localhost:{}", server.addr().port()))
         .pipelining(Pipelining::On)
         .request_timeout(HANG)
-        .stall_timeout(HANG)
-        .connect()
-        .await?;
+        .stall_timeout(HANG);
+    let client = match attack.role() {
+        Role::LoggedTls => {
+            builder.connector(TlsConnector::with_roots(peer::CERTIFICATE)?).connect().await?
+        }
+        _ => builder.connect().await?,
+    };
     let stored: Result<Vec<_>, _> =
         attack::stored().map(|(key, at)| Sample::new(key, 0.5, at)).collect();
     client.put_all(&stored?).await?;
@@ -227,6 +231,13 @@ impl Attack {
             words.extend(c.to_lowercase());
         }
         words
+    }
+
+    fn role(self) -> Role {
+        match self {
+            Self::Handshakes => Role::LoggedTls,
+            _ => Role::Logged,
+        }
     }
 
     /// The most memory that the server may have held, in bytes.

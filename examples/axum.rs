@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = MetricsClient::connect(address).await?;
     let recorder = Recorder::builder(Reporter::new(client.clone()))
         .prefix("shop")?
-        .interval(Duration::from_secs(10))
+        .interval(Duration::from_secs(10))?
         .install()?;
 
     let shop = TcpListener::bind("127.0.0.1:0").await?;

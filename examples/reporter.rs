@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Some(address) => address,
         None => own_server().await?,
     };
-    let client = MetricsClient::builder(&address).connect_lazy();
+    let client = MetricsClient::builder(&address).connect_lazy()?;
     let reporter = Reporter::builder(client.clone())
         .when_full(WhenFull::Coalesce)
         .self_metrics("example.reporter")?

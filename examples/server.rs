@@ -1,16 +1,26 @@
-//! A metrics server that keeps everything in memory until Ctrl-C.
+//! A metrics server that keeps everything in memory until Ctrl-C or SIGTERM.
 //!
 //! `cargo run --example server -- 127.0.0.1:8888`
+//!
+//! It logs to standard error, as `RUST_LOG` says: `RUST_LOG=info,metrics_client=debug`, for example.
+//! The first signal lets connections end, for five seconds at most; the second ends the server at once.
 
-use std::{env, io, process::ExitCode};
+use std::{
+    env,
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
 use metrics_server::Server;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+mod signals;
 
 const USAGE: &str = "usage: server [ADDRESS:PORT], for example `server 127.0.0.1:8888`";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::INFO).init();
+    start_log();
 
     let mut args = env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
     let addr = args.next().unwrap_or_else(|| "127.0.0.1:8888".into());
@@ -18,6 +28,14 @@ async fn main() -> ExitCode {
         eprintln!("server: one address is enough, and {extra:?} is another; {USAGE}");
         return ExitCode::from(2);
     }
+    // Before it listens: who starts it may stop it as soon as it is there.
+    let stop = match signals::stop() {
+        Ok(stop) => stop,
+        Err(error) => {
+            eprintln!("server: signals cannot be caught: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let server = match Server::bind(&addr).await {
         Ok(server) => server,
         Err(error) => {
@@ -26,9 +44,26 @@ async fn main() -> ExitCode {
             return ExitCode::from(if is_usage { 2 } else { 1 });
         }
     };
-    println!("listening on {}", server.local_addr());
-    server.serve_until(ctrl_c()).await;
+    for addr in server.local_addrs() {
+        println!("listening on {addr}");
+    }
+    server.serve_until(stop).await;
     ExitCode::SUCCESS
+}
+
+/// Logs to standard error: in colours only where a person reads it, and not into a file.
+fn start_log() {
+    let wanted = env::var("RUST_LOG").unwrap_or_default();
+    let (filter, fault) = match wanted.parse::<Targets>() {
+        Ok(filter) if !wanted.is_empty() => (filter, None),
+        Ok(_) => (Targets::new().with_default(tracing::Level::INFO), None),
+        Err(fault) => (Targets::new().with_default(tracing::Level::INFO), Some(fault)),
+    };
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines).with(filter).init();
+    if let Some(fault) = fault {
+        tracing::warn!(RUST_LOG = wanted, %fault, "cannot use RUST_LOG, and log at info");
+    }
 }
 
 fn remedy(error: &io::Error) -> &'static str {
@@ -37,12 +72,5 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => "use an address of this machine, or 0.0.0.0 for all",
         io::ErrorKind::PermissionDenied => "use a port from 1024 on",
         _ => USAGE,
-    }
-}
-
-async fn ctrl_c() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        eprintln!("server: Ctrl-C cannot be caught: {error}; it will end the server at once");
-        std::future::pending::<()>().await;
     }
 }

@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use crate::{
+    client::InvalidAddress,
     metric::{Escaped, InvalidKey},
     protocol::{CodecError, InvalidRecord, InvalidSample, NotFinite},
 };
@@ -23,6 +24,10 @@ pub enum Error {
     /// The value is NaN or infinite. Nothing was sent.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
+
+    /// No connection can ever be made to the address. Nothing was sent, and no client was made.
+    #[error(transparent)]
+    InvalidAddress(#[from] InvalidAddress),
 
     /// No connection could be made.
     #[error("cannot connect to {address}")]
@@ -67,6 +72,17 @@ pub enum Error {
     #[error("the server's answer cannot be read")]
     InvalidResponse(#[from] InvalidRecord),
 
+    /// The answer takes more bytes, or more memory, than
+    /// [`max_response_bytes`](crate::ClientBuilder::max_response_bytes) allows. Only this call
+    /// fails. [`stream`](crate::MetricsClient::stream) reads answers of any size.
+    #[error(
+        "the response is larger than max_response_bytes ({limit}) allows; read it with `stream`"
+    )]
+    ResponseTooLarge {
+        /// The most that an answer may have, in bytes.
+        limit: usize,
+    },
+
     /// The connection ended before the answer came.
     #[error("the connection ended before the answer came")]
     Connection {
@@ -77,7 +93,16 @@ pub enum Error {
         delivery: Delivery,
     },
 
-    /// The client was closed, or the runtime that it lived on is gone.
+    /// The Tokio runtime on which the client was made has ended, and with it the task that moved the
+    /// client's bytes: the client serves no call any more. Make it on a runtime that lives as long as the
+    /// client, or make one client for each runtime; a client in a `static` outlives the runtime of one test.
+    #[error("the runtime on which the client was made is gone")]
+    RuntimeGone {
+        /// Whether the request had been sent.
+        delivery: Delivery,
+    },
+
+    /// The client was closed.
     #[error("the client is closed")]
     Closed {
         /// Whether the request had been sent.
@@ -111,14 +136,33 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::QueueFull { .. } | Self::Timeout { .. } => true,
-            Self::Connection { fault, .. } => !fault.is_protocol_violation(),
+            Self::Connection { fault, .. } => {
+                !fault.is_protocol_violation() && !fault.is_closed_on_request()
+            }
             Self::Batch(batch) => batch.retryable,
             Self::InvalidKey(_)
             | Self::NotFinite(_)
+            | Self::InvalidAddress(_)
             | Self::Rejected { .. }
             | Self::InvalidResponse(_)
+            | Self::RuntimeGone { .. }
+            | Self::ResponseTooLarge { .. }
             | Self::Closed { .. }
             | Self::CannotDial => false,
+        }
+    }
+
+    /// Returns true if the server closes the connection at this very request, while it answers
+    /// others ([`ConnectionFault::ClosedOnRequest`]). Sending the request again meets the same.
+    ///
+    /// For a [`put_all`](crate::MetricsClient::put_all) it is about the first sample that failed;
+    /// [`BatchError::closed_on`] lists all such samples.
+    #[must_use]
+    pub fn is_closed_on_request(&self) -> bool {
+        match self {
+            Self::Connection { fault, .. } => fault.is_closed_on_request(),
+            Self::Batch(batch) => batch.error.is_closed_on_request(),
+            _ => false,
         }
     }
 
@@ -131,13 +175,15 @@ impl Error {
         match self {
             Self::InvalidKey(_)
             | Self::NotFinite(_)
+            | Self::InvalidAddress(_)
             | Self::Connect { .. }
             | Self::QueueFull { .. }
             | Self::CannotDial => Delivery::NotSent,
             Self::Timeout { delivery, .. }
             | Self::Connection { delivery, .. }
+            | Self::RuntimeGone { delivery }
             | Self::Closed { delivery, .. } => *delivery,
-            Self::InvalidResponse(_) => Delivery::Unknown,
+            Self::InvalidResponse(_) | Self::ResponseTooLarge { .. } => Delivery::Unknown,
             Self::Rejected { .. } => Delivery::Rejected,
             Self::Batch(batch) => batch.delivery,
         }
@@ -195,6 +241,29 @@ pub enum ConnectionFault {
     /// The server closed it.
     #[error("the server closed the connection")]
     ClosedByServer,
+    /// The server closes the connection at this request, and answers other requests: an error in
+    /// its handler, for example. Only that request fails.
+    ///
+    /// The client is sure before it says so. The request has ended three connections without an
+    /// answer; before the last of them, the server answered a request for a key that does not
+    /// exist. A server that closes whatever it is asked is unreachable, which is a delay.
+    #[error("the server closes the connection at this request, and answers others")]
+    ClosedOnRequest,
+    /// The server answered `error` before anything else on a new connection, and closed it: a limit
+    /// on connections, for example. The client connects again.
+    ///
+    /// The `Display` shows the beginning of the message, escaped.
+    #[error("the server rejected the connection: {}", Escaped(if message.is_empty() { "it gave no reason" } else { message }))]
+    RejectedByServer {
+        /// The server's message, unchanged.
+        message: Arc<str>,
+    },
+    /// The rest of an answer that was [too large](Error::ResponseTooLarge) did not end in time.
+    #[error("the rest of a response of more than {limit} bytes took too long")]
+    ResponseTooLarge {
+        /// The most that an answer may have, in bytes.
+        limit: usize,
+    },
     /// The oldest answer was too late.
     #[error("the server owes an answer for more than {after:?}")]
     Stalled {
@@ -210,13 +279,27 @@ pub enum ConnectionFault {
     /// The server answered a `put` with data: its answers and our requests do not match.
     #[error("the server answered a put with data")]
     DataForPut,
+    /// The server answered a `get` of one key with data of another: its answers and our requests do not
+    /// match.
+    #[error("the server answered a get with data of another key")]
+    DataForAnotherKey,
 }
 
 impl ConnectionFault {
     /// Whether the server sent what it must not send, so that another connection will not help.
     #[must_use]
     pub fn is_protocol_violation(&self) -> bool {
-        matches!(self, Self::Codec(_) | Self::Unsolicited | Self::DataForPut)
+        matches!(
+            self,
+            Self::Codec(_) | Self::Unsolicited | Self::DataForPut | Self::DataForAnotherKey
+        )
+    }
+
+    /// Returns true if one request ended the connection, and the server answers others:
+    /// [`ClosedOnRequest`](Self::ClosedOnRequest).
+    #[must_use]
+    pub fn is_closed_on_request(&self) -> bool {
+        matches!(self, Self::ClosedOnRequest)
     }
 }
 
@@ -241,11 +324,16 @@ pub struct BatchError {
     pub total: usize,
     /// The place of the first sample that failed, counted from 0.
     pub first_failed: usize,
-    /// Every sample before this place has its final outcome: it was acknowledged or refused. This
-    /// one was neither, nor need be any behind it; `total` if there is none.
+    /// Every sample before this place has its final outcome: it was acknowledged, refused, or is in
+    /// [`closed_on`](Self::closed_on). This one has none, nor need any behind it; `total` if every
+    /// sample has its outcome.
     pub settled: usize,
     /// How many of the settled samples the server has refused.
     pub rejected: usize,
+    /// The places of the settled samples at which the server closes the connection
+    /// ([`ConnectionFault::ClosedOnRequest`]), in ascending order. They do not keep the rest from
+    /// being stored, and sending them again does not help.
+    pub closed_on: Vec<usize>,
     /// Why it failed.
     #[source]
     pub error: Error,

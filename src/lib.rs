@@ -4,7 +4,12 @@
 mod client;
 pub mod codec;
 mod error;
-pub mod log_limit;
+#[doc(hidden)]
+pub mod internal;
+mod log_limit;
+mod log_state;
+#[cfg(all(test, feature = "reporter"))]
+mod log_watch;
 mod metric;
 #[cfg(feature = "opentelemetry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]
@@ -20,6 +25,7 @@ mod service;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub mod tls;
+mod wake;
 
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
@@ -28,8 +34,8 @@ pub use client::TlsConnector;
 #[cfg_attr(docsrs, doc(cfg(unix)))]
 pub use client::UnixConnector;
 pub use client::{
-    ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
-    SampleStream, Stats, TcpConnector,
+    ClientBuilder, ConnectionState, Connector, InvalidAddress, MetricsClient, Overflow, Pipelining,
+    Reconnect, SampleStream, StateWatcher, Stats, TcpConnector,
 };
 pub use error::{BatchError, ConnectionFault, Delivery, Error};
 pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};

@@ -5,6 +5,7 @@ use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc, time::SystemTime};
 mod excerpt;
 mod labels;
 mod metrics;
+mod sort;
 
 pub use excerpt::{Escaped, Excerpt};
 pub(crate) use metrics::MetricsBuilder;

@@ -1,31 +1,30 @@
 //! Where OpenTelemetry's periodic reader exports to: through a [`Reporter`].
 
 use std::{
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use ::opentelemetry::KeyValue;
 use opentelemetry_sdk::{
-    Resource,
     error::{OTelSdkError, OTelSdkResult},
-    metrics::{
-        Temporality,
-        data::{
-            AggregatedMetrics, ExponentialHistogram, Histogram, Metric, MetricData, ResourceMetrics,
-        },
-        exporter::PushMetricExporter,
-    },
+    metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
 };
 
+use self::points::{Merge, Naming, Owner, Pair, Points, Unnamed};
 use crate::{
-    metric::{InvalidKey, Key},
-    reporter::{Reporter, Seconds},
+    log_limit::LogLimiter,
+    metric::{InvalidKey, Key, Point, Sample},
+    reporter::{Reporter, ReporterStats, Seconds, Stamp, WallClock, whole_seconds},
 };
+
+mod points;
+#[cfg(test)]
+mod tests;
 
 /// Exports the metrics of an OpenTelemetry SDK.
 ///
@@ -36,15 +35,32 @@ use crate::{
 ///
 /// The key is the instrument's name with the attributes as [`Key::with_labels`] writes them:
 /// `http.requests;method=GET`. Resource attributes are left out but for those that one
-/// [asks for](Self::resource_attributes). All points of one export stand at the second in which it
-/// happens, or at the next where that has been used.
+/// [asks for](Self::resource_attributes). Of several labels with one name the last of these counts: the
+/// labels of the [prefix](Self::prefix), the resource's, the scope's, the point's, a bucket's `le`.
+///
+/// Two instruments have one key if they have one name in two scopes, or in one scope are a gauge and a
+/// counter of one name, or a histogram `x` and a counter `x.count`. Then the later one replaces the other.
+/// The log tells of each such pair once; [`scope_labels`](Self::scope_labels) keeps scopes apart.
+///
+/// All points of one export are stored in the second in which it happens: a server keeps one value for
+/// each key and second. Exports of one second are merged, and the last of them says what all say: deltas
+/// are added, gauges and cumulative values have their last value. So a reader whose interval is shorter
+/// than a second loses nothing, but sends more than is stored. Where the wall clock is set back, the
+/// seconds that come again replace what was exported in them at first.
+///
+/// An infinite sum of a histogram is exported as the greatest finite number; other values that are NaN or
+/// infinite are dropped and counted by the [reporter](crate::ReporterStats::dropped).
 ///
 /// `export` hands the values to the reporter and does not wait; that they arrive is the reporter's
-/// business. The exporter's `force_flush` and `shutdown` block until they have, and work also where the
-/// reporter's runtime is held up by them; what was refused or dropped meanwhile, lies in the reporter's
-/// spool or still waits when the time is over is an error. A provider's `shutdown` calls the latter; its
-/// `force_flush`, as of version 0.33 of the SDK, only exports, so whoever wants to wait then
-/// [flushes](Reporter::flush) the reporter.
+/// business. It fails where the reporter takes none of them, or has to drop some. The exporter's
+/// `force_flush` and `shutdown` block until all is stored, and work also where the reporter's runtime is
+/// held up by them. They fail where the reporter has lost points since the last flush, its own or those of
+/// its other users, with their number; where some lie in the reporter's spool; and with
+/// [`OTelSdkError::Timeout`] where some still wait when the time is over. They log that too, since a
+/// provider's `shutdown` does not pass the error on. A provider's `force_flush`, as of version 0.33 of
+/// the SDK, only exports, so to wait then, [flush](Reporter::flush) the reporter.
+///
+/// Cloning is cheap, and clones are one exporter: keep one to read its [`stats`](Self::stats).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -72,35 +88,73 @@ use crate::{
 /// assert_eq!(found.latest("http.requests;method=GET").unwrap().value, 3.0);
 /// # Ok(()) }
 /// ```
+#[derive(Clone)]
 pub struct Exporter {
     reporter: Reporter,
-    prefix: Option<Key>,
+    naming: Naming,
     temporality: Temporality,
-    resource_attributes: Vec<String>,
     flush_timeout: Duration,
-    seconds: Mutex<Seconds>,
-    is_shut_down: AtomicBool,
-    /// Whether the log knows that there are attributes which make no key.
-    is_unnamed_told: AtomicBool,
+    clock: WallClock,
+    shared: Arc<Shared>,
 }
 
+/// What clones have in common.
+#[derive(Default)]
+struct Shared {
+    said: Mutex<Said>,
+    /// What the reporter had lost when it was flushed last.
+    lost: Mutex<Lost>,
+    is_shut_down: AtomicBool,
+    exported: AtomicU64,
+    unnamed: AtomicU64,
+    /// Pairs of instruments with a key in common that have been logged.
+    pairs: Mutex<HashSet<(Owner, Owner)>>,
+    unnamed_log: LogLimiter,
+    pairs_log: LogLimiter,
+}
+
+/// What the exports of the last export's second said.
+#[derive(Default)]
+struct Said {
+    seconds: Seconds,
+    /// Of series that are not their last value.
+    values: HashMap<Key, f64>,
+}
+
+/// What an exporter has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExporterStats {
+    /// Points that were handed to the reporter.
+    pub exported: u64,
+    /// Points that were left out because their names and attributes make no key; the log has shown the
+    /// first ones.
+    pub unnamed: u64,
+}
+
+/// How many pairs of instruments are remembered, and logged. A program has a handful at most, unless
+/// its instruments' names are made of data.
+const MAX_PAIRS: usize = 1000;
+
 impl Exporter {
-    /// An exporter that exports through `reporter`, with everything at its default.
+    /// Makes an exporter that exports through `reporter`, with everything at its default.
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
+        let lost = Lost::of(&reporter.stats());
         Self {
             reporter,
-            prefix: None,
+            naming: Naming::default(),
             temporality: Temporality::Cumulative,
-            resource_attributes: Vec::new(),
             flush_timeout: Duration::from_secs(5),
-            seconds: Mutex::default(),
-            is_shut_down: AtomicBool::new(false),
-            is_unnamed_told: AtomicBool::new(false),
+            clock: WallClock::default(),
+            shared: Arc::new(Shared { lost: Mutex::new(lost), ..Shared::default() }),
         }
     }
 
-    /// What all keys begin with, before a dot. Default: nothing.
+    /// Sets what all keys begin with, before a dot. Default: nothing.
+    ///
+    /// Labels of the prefix are labels of all series: with `shop;env=prod` the counter `hits` is exported
+    /// as `shop.hits;env=prod`.
     ///
     /// # Errors
     ///
@@ -110,43 +164,112 @@ impl Exporter {
         K: TryInto<Key>,
         InvalidKey: From<K::Error>,
     {
-        self.prefix = Some(prefix.try_into()?);
+        let prefix: Key = prefix.try_into()?;
+        let (name, labels) = prefix.labels();
+        self.naming.prefix = Some(name).filter(|name| !name.is_empty());
+        self.naming.labels = labels;
         Ok(self)
     }
 
-    /// Whether sums and histograms are exported as what there was since they began, or since the last
-    /// export. Default: [`Temporality::Cumulative`], with which an export that is lost leaves a gap and
-    /// no error.
+    /// Sets whether sums and histograms are exported as what there was since they began, or since the
+    /// last export. Default: [`Temporality::Cumulative`], with which an export that is lost leaves a gap
+    /// and no error.
     #[must_use]
     pub fn temporality(self, temporality: Temporality) -> Self {
         Self { temporality, ..self }
     }
 
-    /// Which attributes of the resource become labels of every series, such as `service.name`. Default:
-    /// none.
+    /// Sets which attributes of the resource become labels of every series, such as `service.name`.
+    /// Default: none.
     #[must_use]
-    pub fn resource_attributes<A: Into<String>>(self, names: impl IntoIterator<Item = A>) -> Self {
-        let resource_attributes = names.into_iter().map(Into::into).collect();
-        Self { resource_attributes, ..self }
+    pub fn resource_attributes<A: Into<String>>(
+        mut self,
+        names: impl IntoIterator<Item = A>,
+    ) -> Self {
+        self.naming.resource_attributes = names.into_iter().map(Into::into).collect();
+        self
     }
 
-    /// How long `force_flush` may take. Default: 5 seconds, as the SDK has it for a shutdown.
+    /// Sets whether the name of an instrument's scope, and its version if it has one, become labels of
+    /// its series: `otel.scope.name` and `otel.scope.version`. Default: no.
+    ///
+    /// This keeps instruments of one name apart that are in two scopes.
+    #[must_use]
+    pub fn scope_labels(mut self, is_on: bool) -> Self {
+        self.naming.is_scope_label = is_on;
+        self
+    }
+
+    /// Sets how long `force_flush` may take. Default: 5 seconds, as the SDK has it for a shutdown.
     #[must_use]
     pub fn flush_timeout(self, limit: Duration) -> Self {
         Self { flush_timeout: limit, ..self }
     }
 
+    /// Returns what the exporter and its clones have done so far.
+    #[must_use]
+    pub fn stats(&self) -> ExporterStats {
+        ExporterStats {
+            exported: self.shared.exported.load(Ordering::Relaxed),
+            unnamed: self.shared.unnamed.load(Ordering::Relaxed),
+        }
+    }
+
     fn flush(&self, limit: Duration) -> OTelSdkResult {
-        self.reporter.flush_blocking(limit).map_err(|unsent| match unsent.waiting {
-            0 => OTelSdkError::InternalFailure(unsent.to_string()),
-            _ => OTelSdkError::Timeout(limit),
-        })
+        let flushed = self.reporter.flush_blocking(limit);
+        let lost = {
+            let now = Lost::of(&self.reporter.stats());
+            let before = std::mem::replace(&mut *locked(&self.shared.lost), now);
+            now.since(before)
+        };
+        let (waiting, spooled) = flushed.err().map_or((0, 0), |it| (it.waiting, it.spooled));
+        if (lost, waiting, spooled) == (Lost::default(), 0, 0) {
+            return Ok(());
+        }
+        let Lost { dropped, rejected } = lost;
+        tracing::error!(dropped, rejected, waiting, spooled, "exported points are not stored");
+        if lost == Lost::default() && waiting > 0 {
+            return Err(OTelSdkError::Timeout(limit));
+        }
+        Err(OTelSdkError::InternalFailure(format!(
+            "{} points were lost: {dropped} were dropped, {rejected} were rejected; {waiting} still \
+             wait, {spooled} are in the spool",
+            dropped + rejected
+        )))
     }
 
     fn check_open(&self) -> OTelSdkResult {
-        match self.is_shut_down.load(Ordering::Acquire) {
+        match self.shared.is_shut_down.load(Ordering::Acquire) {
             false => Ok(()),
             true => Err(OTelSdkError::AlreadyShutdown),
+        }
+    }
+
+    /// Logs what is wrong with the instruments. No lock is held.
+    fn complain(&self, unnamed: Vec<Unnamed>, pairs: Vec<Pair>) {
+        let Shared { unnamed_log, pairs_log, pairs: known, .. } = &*self.shared;
+        for Unnamed { metric, fault } in unnamed {
+            if unnamed_log.should_log() {
+                let suppressed = unnamed_log.take_suppressed();
+                tracing::warn!(?metric, error = %fault, suppressed, "a series cannot be exported");
+            }
+        }
+        for Pair { key, first, second } in pairs {
+            let is_due = {
+                let mut known = locked(known);
+                // One that the rate limit keeps back is logged with a later export.
+                let pair = (first.clone(), second.clone());
+                known.len() < MAX_PAIRS
+                    && !known.contains(&pair)
+                    && pairs_log.should_log()
+                    && known.insert(pair)
+            };
+            if is_due {
+                tracing::warn!(
+                    ?key, %first, %second,
+                    "two instruments have one key: the second replaces the first"
+                );
+            }
         }
     }
 }
@@ -154,13 +277,36 @@ impl Exporter {
 impl PushMetricExporter for Exporter {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         self.check_open()?;
-        let second = self.seconds.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let export =
-            Export { exporter: self, resource: self.labels_of(metrics.resource()), second };
-        for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
-            export.metric(metric);
+        let Points { values, pairs, unnamed } = Points::of(metrics, &self.naming);
+        let points = values.len() as u64;
+        let aftermath = {
+            // Held until the samples are in the queue, so that an older export replaces no newer one.
+            let mut said = locked(&self.shared.said);
+            let now = whole_seconds(self.clock.now());
+            let Stamp { second, is_shared } = said.seconds.stamp(now, now);
+            if !is_shared {
+                said.values.clear();
+            }
+            let sample = |(key, it): (Key, points::Value)| {
+                let value = said.merged(&key, it.value, it.merge);
+                Sample { key, point: Point { timestamp: second, value } }
+            };
+            let samples: Vec<_> = values.into_iter().map(sample).collect();
+            self.reporter.record_quietly(&samples)
+        };
+        let refused = aftermath.run();
+        self.shared.exported.fetch_add(points - refused.closed, Ordering::Relaxed);
+        self.shared.unnamed.fetch_add(unnamed.len() as u64, Ordering::Relaxed);
+        self.complain(unnamed, pairs);
+        match (refused.closed, refused.queue_full) {
+            (0, 0) => Ok(()),
+            (0, full) => Err(OTelSdkError::InternalFailure(format!(
+                "the reporter's queue is full: {full} samples were dropped"
+            ))),
+            (closed, _) => Err(OTelSdkError::InternalFailure(format!(
+                "the reporter is closed: {closed} of {points} points were dropped"
+            ))),
         }
-        Ok(())
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -169,7 +315,7 @@ impl PushMetricExporter for Exporter {
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        if self.is_shut_down.swap(true, Ordering::AcqRel) {
+        if self.shared.is_shut_down.swap(true, Ordering::AcqRel) {
             return Err(OTelSdkError::AlreadyShutdown);
         }
         // The reporter stays open: it may have other users.
@@ -181,151 +327,60 @@ impl PushMetricExporter for Exporter {
     }
 }
 
-impl Exporter {
-    fn labels_of(&self, resource: &Resource) -> Vec<Label> {
-        let wanted = |name: &str| self.resource_attributes.iter().any(|wanted| wanted == name);
-        let attributes = resource.iter().filter(|(name, _)| wanted(name.as_str()));
-        attributes.map(|(name, value)| (name.to_string(), value.to_string())).collect()
+impl Said {
+    /// Returns what a series says in this second, with a later export.
+    fn merged(&mut self, key: &Key, value: f64, merge: Merge) -> f64 {
+        // What is not finite is dropped, and merges with nothing.
+        if merge == Merge::Last || !value.is_finite() {
+            return value;
+        }
+        let merged = match self.values.get(key) {
+            Some(&earlier) => merge.merge(earlier, value),
+            None => value,
+        };
+        self.values.insert(key.clone(), merged);
+        merged
+    }
+}
+
+/// Samples that a reporter has taken and lost, those of its other users among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lost {
+    dropped: u64,
+    rejected: u64,
+}
+
+impl Lost {
+    fn of(stats: &ReporterStats) -> Self {
+        let never_samples = stats.dropped.invalid_key + stats.dropped.not_finite;
+        Self { dropped: stats.dropped.total() - never_samples, rejected: stats.rejected }
+    }
+
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            dropped: self.dropped.saturating_sub(earlier.dropped),
+            rejected: self.rejected.saturating_sub(earlier.rejected),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} of scope {:?}", self.kind, self.name, self.scope)
     }
 }
 
 impl fmt::Debug for Exporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exporter")
-            .field("prefix", &self.prefix)
+            .field("naming", &self.naming)
             .field("temporality", &self.temporality)
-            .field("resource_attributes", &self.resource_attributes)
+            .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
 }
 
-type Label = (String, String);
-
-/// One export.
-struct Export<'a> {
-    exporter: &'a Exporter,
-    resource: Vec<Label>,
-    second: i64,
-}
-
-/// The labels of one series.
-struct Series<'a> {
-    export: &'a Export<'a>,
-    name: &'a str,
-    labels: Vec<Label>,
-}
-
-impl Export<'_> {
-    fn metric(&self, metric: &Metric) {
-        match metric.data() {
-            AggregatedMetrics::F64(data) => self.data(metric.name(), data),
-            AggregatedMetrics::U64(data) => self.data(metric.name(), data),
-            AggregatedMetrics::I64(data) => self.data(metric.name(), data),
-        }
-    }
-
-    fn data<T: Number>(&self, name: &str, data: &MetricData<T>) {
-        match data {
-            MetricData::Gauge(gauge) => {
-                for point in gauge.data_points() {
-                    self.series(name, point.attributes()).put(None, point.value().to_f64());
-                }
-            }
-            MetricData::Sum(sum) => {
-                for point in sum.data_points() {
-                    self.series(name, point.attributes()).put(None, point.value().to_f64());
-                }
-            }
-            MetricData::Histogram(histogram) => self.histogram(name, histogram),
-            MetricData::ExponentialHistogram(histogram) => self.exponential(name, histogram),
-        }
-    }
-
-    fn histogram<T: Number>(&self, name: &str, histogram: &Histogram<T>) {
-        for point in histogram.data_points() {
-            let mut series = self.series(name, point.attributes());
-            series.summary(point.count(), point.sum(), point.min(), point.max());
-            series.labels.push(("le".to_string(), String::new()));
-            let bounds = point.bounds().map(|bound| bound.to_string()).chain(["+Inf".to_string()]);
-            let mut count = 0;
-            for (bound, bucket) in bounds.zip(point.bucket_counts()) {
-                count += bucket;
-                if let Some((_, le)) = series.labels.last_mut() {
-                    *le = bound;
-                }
-                series.put(Some("bucket"), count as f64);
-            }
-        }
-    }
-
-    fn exponential<T: Number>(&self, name: &str, histogram: &ExponentialHistogram<T>) {
-        for point in histogram.data_points() {
-            let series = self.series(name, point.attributes());
-            series.summary(point.count() as u64, point.sum(), point.min(), point.max());
-        }
-    }
-
-    fn series<'a>(
-        &'a self,
-        name: &'a str,
-        attributes: impl Iterator<Item = &'a KeyValue>,
-    ) -> Series<'a> {
-        let attributes = attributes.map(|it| (it.key.to_string(), it.value.to_string()));
-        Series {
-            export: self,
-            name,
-            labels: self.resource.iter().cloned().chain(attributes).collect(),
-        }
-    }
-}
-
-impl Series<'_> {
-    fn summary<T: Number>(&self, count: u64, sum: T, min: Option<T>, max: Option<T>) {
-        self.put(Some("count"), count as f64);
-        self.put(Some("sum"), sum.to_f64());
-        for (part, value) in [("min", min), ("max", max)] {
-            if let Some(value) = value {
-                self.put(Some(part), value.to_f64());
-            }
-        }
-    }
-
-    fn put(&self, part: Option<&str>, value: f64) {
-        let Exporter { reporter, prefix, is_unnamed_told, .. } = self.export.exporter;
-        let parts = prefix.as_deref().into_iter().chain([self.name]).chain(part);
-        let name = parts.collect::<Vec<_>>().join(".");
-        let labels = self.labels.iter().map(|(label, value)| (label, value));
-        match Key::with_labels(name, labels) {
-            Ok(key) => reporter.record_at(key, value, self.export.second),
-            Err(error) => {
-                if !is_unnamed_told.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(metric = ?self.name, %error, "a series cannot be exported");
-                }
-            }
-        }
-    }
-}
-
-/// What a point may hold.
-trait Number: Copy {
-    fn to_f64(self) -> f64;
-}
-
-impl Number for f64 {
-    fn to_f64(self) -> f64 {
-        self
-    }
-}
-
-/// Whole numbers beyond 2^53 lose their last digits: the protocol's values are floats.
-impl Number for u64 {
-    fn to_f64(self) -> f64 {
-        self as f64
-    }
-}
-
-impl Number for i64 {
-    fn to_f64(self) -> f64 {
-        self as f64
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No panic can leave one half changed: each update is one insertion.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

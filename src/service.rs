@@ -28,6 +28,10 @@ use crate::{
 /// to the queue, behind the callers who are in line by then. So `load_shed` sheds exactly those for whom the
 /// queue has no room.
 ///
+/// A place that has been held for the [`request_timeout`](crate::ClientBuilder::request_timeout) is taken back
+/// when others wait for room, so services that are ready and never called do not starve the rest. The service gets another one when it is asked again whether it is ready. A call that does not ask
+/// again is still accepted, whatever `overflow` says, and waits in line.
+///
 /// The place is this service's own, which is why the client itself is no service: a clone has none, and who
 /// drops a service, or a future that has not been polled, gives back what it held. With
 /// [several connections](crate::ClientBuilder::connections) it has to have a place for each, for any of them
@@ -82,6 +86,12 @@ impl Service<Request> for MetricsService {
     type Future = ResponseFuture;
 
     /// Ready when a place in the queue is kept for the next call.
+    ///
+    /// Waits as long as requests and other services fill the queue. Each request leaves it by its deadline,
+    /// and each service that is not called loses its place after the
+    /// [`request_timeout`](crate::ClientBuilder::request_timeout), so the line always moves. There is no error
+    /// when this takes long: tower's layers would take that for the end of the service. For a limit, use
+    /// tower's `timeout` or `load_shed`.
     ///
     /// # Errors
     ///

@@ -3,9 +3,13 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
+use metrics_client::rustls::{
+    ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::ServerName,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -30,14 +34,17 @@ pub(crate) enum Attack {
     SlowReads,
     /// Connects, sends half a line, and resets the connection.
     Resets,
+    /// Begins a TLS handshake, and resets the connection when the server has signed: the server speaks
+    /// TLS, with a key of RSA-4096.
+    Handshakes,
     /// Puts what was not there before.
     NewPoints,
-    /// All of the above but the last.
+    /// All of the above but the last two.
     All,
 }
 
 impl Attack {
-    pub(crate) const EACH: [Self; 9] = [
+    pub(crate) const EACH: [Self; 10] = [
         Self::SlowLines,
         Self::BadRequests,
         Self::Puts,
@@ -45,6 +52,7 @@ impl Attack {
         Self::UnreadAnswers,
         Self::SlowReads,
         Self::Resets,
+        Self::Handshakes,
         Self::All,
         Self::NewPoints,
     ];
@@ -117,6 +125,11 @@ impl Attacker {
                 io.write_all(b"put res").await?;
                 io.set_zero_linger()
             }
+            Attack::Handshakes => {
+                io.write_all(&client_hello()?).await?;
+                io.read_exact(&mut [0; 1]).await?;
+                io.set_zero_linger()
+            }
             Attack::NewPoints => {
                 let mut at = 0;
                 loop {
@@ -180,6 +193,22 @@ async fn exchange(io: &mut TcpStream, requests: &[u8], len: usize) -> io::Result
     let mut answers = vec![0; len];
     tokio::try_join!(writer.write_all(requests), reader.read_exact(&mut answers))?;
     Ok(())
+}
+
+/// What a client sends first, over TLS.
+fn client_hello() -> io::Result<Vec<u8>> {
+    static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has cipher suites for both versions")
+            .with_root_certificates(RootCertStore::empty());
+        Arc::new(config.with_no_client_auth())
+    });
+    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+    let mut client = ClientConnection::new(Arc::clone(&CONFIG), name).map_err(io::Error::other)?;
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello)?;
+    Ok(hello)
 }
 
 /// A byte each second, until the connection fails.

@@ -22,7 +22,8 @@ pub(super) fn contests() -> Contests {
     let recorder = {
         let _context = runtime.enter();
         // Nothing is sent: the runtime does not run while the clock does.
-        let client = MetricsClient::builder("127.0.0.1:1").connect_lazy();
+        let client =
+            MetricsClient::builder("127.0.0.1:1").connect_lazy().expect("the address is valid");
         Recorder::builder(Reporter::new(client)).build()
     };
     let ours = metrics::with_local_recorder(&recorder, || metrics::counter!("held"));

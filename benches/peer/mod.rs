@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_server::Server;
+use metrics_server::{Server, TlsAcceptor};
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use crate::workload;
@@ -41,12 +41,14 @@ pub(crate) enum Role {
     Store,
     /// The same, with a log like that of a program; at its end it tells how many lines there were.
     Logged,
+    /// The same over TLS, with [`CERTIFICATE`].
+    LoggedTls,
     /// Whatever `redis-server` does, as Debian packages it, if it keeps everything in memory.
     RedisServer,
 }
 
 impl Role {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Acknowledge,
         Self::OneAtATime,
         Self::Redis,
@@ -54,6 +56,7 @@ impl Role {
         Self::RetrieveMany,
         Self::Store,
         Self::Logged,
+        Self::LoggedTls,
         Self::RedisServer,
     ];
 
@@ -66,6 +69,7 @@ impl Role {
             Self::RetrieveMany => "retrieve many",
             Self::Store => "store",
             Self::Logged => "logged",
+            Self::LoggedTls => "logged, with TLS",
             Self::RedisServer => "redis-server",
         }
     }
@@ -154,8 +158,9 @@ fn serve(role: Role) -> Result<(), Box<dyn Error>> {
             let answer = Arc::new(workload::stored_answer(workload::reading)?);
             listen(move |stream| retrieve(stream, &answer))
         }
-        Role::Store => store(),
-        Role::Logged => logged(),
+        Role::Store => store(None),
+        Role::Logged => logged(None),
+        Role::LoggedTls => logged(Some(TlsAcceptor::new(CERTIFICATE, KEY)?)),
         Role::RedisServer => redis_server(),
     }?;
     Ok(())
@@ -175,9 +180,12 @@ fn listen(answer: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static)
     wait_for_end()
 }
 
-fn store() -> io::Result<()> {
+fn store(tls: Option<TlsAcceptor>) -> io::Result<()> {
     Runtime::new()?.block_on(async {
-        let server = Server::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let mut server = Server::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        if let Some(acceptor) = tls {
+            server = server.tls(acceptor);
+        }
         println!("{}", server.local_addr().port());
         let (stop, stopped) = oneshot::channel::<()>();
         thread::spawn(move || {
@@ -190,14 +198,20 @@ fn store() -> io::Result<()> {
     })
 }
 
-fn logged() -> io::Result<()> {
+fn logged(tls: Option<TlsAcceptor>) -> io::Result<()> {
     let lines = Lines::default();
     let log = lines.clone();
     tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).init();
-    store()?;
+    store(tls)?;
     println!("{}", lines.0.load(Ordering::Relaxed));
     Ok(())
 }
+
+/// A certificate for `localhost` with the most costly key that is in common use, valid for a hundred
+/// years; no secret, and good for nothing else.
+#[allow(dead_code, reason = "few benches speak TLS")]
+pub(crate) const CERTIFICATE: &str = include_str!("localhost.pem");
+const KEY: &str = include_str!("localhost.key.pem");
 
 /// Counts lines, and keeps none.
 #[derive(Clone, Default)]

@@ -3,7 +3,7 @@
 //! It speaks the whole protocol, pipelines as deep as anyone likes, and bounds what one peer can
 //! cost ([`Limits`]). Where the points go is a [`Store`]'s business.
 
-use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc};
+use std::{collections::HashSet, fmt, future::Future, io, net::SocketAddr, sync::Arc};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -43,8 +43,9 @@ use crate::{
 /// # Ok(()) }
 /// ```
 pub struct Server<S = MemoryStore> {
-    listener: TcpListener,
-    local_addr: SocketAddr,
+    listeners: Vec<TcpListener>,
+    /// Where each of them listens; there is at least one.
+    local_addrs: Vec<SocketAddr>,
     store: S,
     limits: Limits,
     counters: Arc<Counters>,
@@ -53,23 +54,36 @@ pub struct Server<S = MemoryStore> {
 }
 
 impl Server {
-    /// Listens on `addr`, with a [`MemoryStore`] and the default [`Limits`]. Port 0 means any that
-    /// is free; [`local_addr`](Self::local_addr) tells which it is.
+    /// Listens on every address that `addr` stands for, with a [`MemoryStore`] and the default
+    /// [`Limits`].
+    ///
+    /// `localhost` stands for `127.0.0.1` and `::1` on most machines, and a peer may try either. An
+    /// address that this machine does not have, such as `::1` where there is no IPv6, is left out if
+    /// there is another. Port 0 means any that is free, the same for all addresses;
+    /// [`local_addr`](Self::local_addr) tells which it is.
     ///
     /// # Errors
     ///
-    /// If `addr` cannot be resolved, or none of its addresses can be listened on.
+    /// If `addr` cannot be resolved, one of its addresses is in use or forbidden, or this machine has
+    /// none of them.
     pub async fn bind(addr: impl ToSocketAddrs) -> io::Result<Self> {
-        let mut failure = None;
-        for addr in lookup_host(addr).await? {
-            match listen(addr) {
-                Ok(listener) => return Self::from_listener(listener),
-                Err(error) => failure = Some(error),
+        let mut addrs: Vec<_> = lookup_host(addr).await?.collect();
+        let mut seen = HashSet::new();
+        addrs.retain(|&addr| seen.insert(addr));
+        let mut attempts = 0;
+        loop {
+            match listen_on_all(&addrs) {
+                // The port that one address had free is taken at another.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && attempts < MAX_PORT_ATTEMPTS
+                        && addrs.iter().all(|addr| addr.port() == 0) =>
+                {
+                    attempts += 1;
+                }
+                listeners => return Self::from_listeners(listeners?),
             }
         }
-        Err(failure.unwrap_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "there is no such address")
-        }))
     }
 
     /// Serves on a socket that listens already, such as one that a supervisor handed over.
@@ -78,9 +92,14 @@ impl Server {
     ///
     /// If the socket does not know its own address.
     pub fn from_listener(listener: TcpListener) -> io::Result<Self> {
+        Self::from_listeners(vec![listener])
+    }
+
+    fn from_listeners(listeners: Vec<TcpListener>) -> io::Result<Self> {
+        let local_addrs = listeners.iter().map(TcpListener::local_addr);
         Ok(Self {
-            local_addr: listener.local_addr()?,
-            listener,
+            local_addrs: local_addrs.collect::<io::Result<_>>()?,
+            listeners,
             store: MemoryStore::new(),
             limits: Limits::default(),
             counters: Arc::default(),
@@ -96,8 +115,8 @@ impl<S: Store> Server<S> {
     pub fn store<T: Store>(self, store: T) -> Server<T> {
         Server {
             store,
-            listener: self.listener,
-            local_addr: self.local_addr,
+            listeners: self.listeners,
+            local_addrs: self.local_addrs,
             limits: self.limits,
             counters: self.counters,
             #[cfg(feature = "tls")]
@@ -113,8 +132,12 @@ impl<S: Store> Server<S> {
 
     /// Speaks TLS with everyone who connects.
     ///
-    /// A handshake keeps nobody else waiting, counts towards [`Limits::max_connections`], and has to
-    /// be over within [`Limits::line_time`]; one that fails is logged at `debug`, with the reason.
+    /// A handshake counts towards [`Limits::max_connections`], and has to be over within
+    /// [`Limits::line_time`]. One that fails is logged at `info`, with the reason, and counted in
+    /// [`ServerStats::failed_handshakes`]. Signatures are made on Tokio's blocking threads: at most half
+    /// as many at once as the runtime has threads, so that a flood of handshakes leaves the processor to
+    /// the peers that are connected; one at a time for each address; and next is the address that has
+    /// cost least.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     #[must_use]
@@ -122,10 +145,16 @@ impl<S: Store> Server<S> {
         Self { tls: Some(acceptor), ..self }
     }
 
-    /// The address that the server listens on.
+    /// Returns the address that the server listens on; the first one if there are several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.local_addrs[0]
+    }
+
+    /// Returns all addresses that the server listens on, at least one.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local_addrs
     }
 
     /// Tells what the server is doing, also while it serves.
@@ -136,6 +165,10 @@ impl<S: Store> Server<S> {
 
     /// Serves until `shutdown` is done.
     ///
+    /// At first, on Unix, it raises the process's soft limit of open files (`ulimit -n`) to what
+    /// [`Limits::max_connections`] takes. Where the hard limit does not allow that, it lowers the limits of
+    /// connections to what there is, and an address has half of them. The log tells of either.
+    ///
     /// Then no more connections are accepted, each session answers the requests that it has read
     /// and closes, and what has not ended after [`Limits::grace_time`] is cut off. Nothing that
     /// happens to a connection, or to accepting one, ends the server before that.
@@ -144,19 +177,23 @@ impl<S: Store> Server<S> {
     ///
     /// Dropping the future ends everything at once; no session outlives it.
     pub async fn serve_until(self, shutdown: impl Future<Output = ()>) {
-        let local_addr = self.local_addr;
-        let shared = Shared::new(self.store, self.limits, self.counters);
+        let limits = self.limits;
+        #[cfg(unix)]
+        let limits = session::descriptors::fit(limits);
+        let shared = Shared::new(self.store, limits, self.counters);
         #[cfg(feature = "tls")]
         let shared = shared.tls(self.tls);
-        info!(%local_addr, "serving");
-        listener::run(self.listener, Arc::new(shared), shutdown).await;
+        for local_addr in self.local_addrs {
+            info!(%local_addr, "serving");
+        }
+        listener::run(listener::Listeners::new(self.listeners), Arc::new(shared), shutdown).await;
     }
 }
 
 impl<S> fmt::Debug for Server<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("local_addr", &self.local_addr)
+            .field("local_addrs", &self.local_addrs)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
@@ -168,8 +205,9 @@ impl<S> fmt::Debug for Server<S> {
 /// each other's points are given an [`Arc`] of one store.
 ///
 /// It is over when the peer has closed its side and has its answers, when the peer sends a line that
-/// is too long, when it takes too long over something that `limits` gives it a time for, or when the
-/// connection fails; the log says which. Of `limits`, those over
+/// is too long or a first line of HTTP or TLS, when it takes too long over something that `limits`
+/// gives it a time for, when the store fails in a way that [passes](crate::store::StoreError::transient),
+/// or when the connection fails; the log says which. Of `limits`, those over
 /// all connections, and [`grace_time`](Limits::grace_time), are for whoever accepts: one connection has no
 /// use for them.
 ///
@@ -242,6 +280,41 @@ where
     session::run(io, None, Arc::clone(&shared), Work::default(), stopped).await;
     shared.log.sum_up();
 }
+
+/// Listens on all addresses that this machine has, with one port for those that ask for any.
+fn listen_on_all(addrs: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "there is no such address");
+    let mut free_port = 0;
+    for &(mut addr) in addrs {
+        if addr.port() == 0 {
+            addr.set_port(free_port);
+        }
+        match listen(addr) {
+            Ok(listener) => {
+                if addr.port() == 0 {
+                    free_port = listener.local_addr()?.port();
+                }
+                listeners.push(listener);
+            }
+            Err(error) if is_absent(&error) => failure = error,
+            Err(error) => return Err(error),
+        }
+    }
+    if listeners.is_empty() { Err(failure) } else { Ok(listeners) }
+}
+
+/// Whether the machine does not have such an address, or no addresses of its family.
+fn is_absent(error: &io::Error) -> bool {
+    // EAFNOSUPPORT, which has no kind of its own.
+    const NO_SUCH_FAMILY: [i32; 3] = [97, 47, 10047];
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error().is_some_and(|code| NO_SUCH_FAMILY.contains(&code))
+}
+
+/// How often another free port is looked for, where the first address has one that a later one has
+/// not.
+const MAX_PORT_ATTEMPTS: u32 = 16;
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;

@@ -8,9 +8,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::time::Instant;
+use tokio::{task::coop, time::Instant};
 
 use super::{
+    outcomes::Outcomes,
     pipeline::{Progress, WaiterId},
     pool::{Pool, Several},
     shared::Shared,
@@ -25,15 +26,28 @@ use crate::{
 /// count, few enough that other callers get their turn between them.
 const BLOCK: usize = 512;
 
-pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error> {
+pub(super) async fn put_all(
+    pool: &Pool,
+    samples: &[Sample],
+    outcomes: Option<&Outcomes>,
+) -> Result<(), Error> {
+    if samples.is_empty() {
+        coop::consume_budget().await;
+    }
     for sample in samples {
         NotFinite::check(&sample.key, sample.point.value)?;
     }
-    let Stored { acknowledged, failure, refused, settled, broken, delivery } = match pool.several()
-    {
-        None => store(pool.first(), samples.iter(), samples.len()).await,
-        Some(several) => store_by_key(several, samples).await,
+    let stored = match pool.several() {
+        None => {
+            let track = outcomes.map(|outcomes| Track { outcomes, places: None });
+            store(pool.first(), samples.iter(), samples.len(), track).await
+        }
+        Some(several) => store_by_key(several, samples, outcomes).await,
     };
+    let Stored { acknowledged, failure, refused, mut closed_on, settled, broken, delivery } =
+        stored;
+    closed_on.retain(|&place| place < settled);
+    closed_on.sort_unstable();
     match failure {
         None => Ok(()),
         Some((first_failed, error)) => Err(Error::Batch(Arc::new(BatchError {
@@ -42,11 +56,19 @@ pub(super) async fn put_all(pool: &Pool, samples: &[Sample]) -> Result<(), Error
             first_failed,
             settled,
             rejected: refused.into_iter().filter(|&place| place < settled).count(),
+            closed_on,
             delivery: delivery.filter(|_| acknowledged == 0).unwrap_or(Delivery::Unknown),
             retryable: broken.is_some_and(|(_, retryable)| retryable),
             error,
         }))),
     }
+}
+
+/// Where a part of a batch notes what became of its samples when it ends, however it ends.
+struct Track<'a> {
+    outcomes: &'a Outcomes,
+    /// The places of its samples in the whole, if it is not the whole.
+    places: Option<Vec<usize>>,
 }
 
 /// What has become of samples.
@@ -57,7 +79,9 @@ struct Stored {
     failure: Option<(usize, Error)>,
     /// The places of those that the server has refused.
     refused: Vec<usize>,
-    /// All before this place were acknowledged or refused.
+    /// The places of those at which the server closes the connection.
+    closed_on: Vec<usize>,
+    /// All before this place were acknowledged or refused, or are in `closed_on`.
     settled: usize,
     /// The first that failed for another reason than a refusal, by its place, and whether it may
     /// work if it is tried again.
@@ -76,7 +100,8 @@ impl Stored {
         let places = places.collect::<Vec<_>>();
         let broken = self.broken.iter_mut().map(|(place, _)| place);
         let first = [first_failed, &mut self.settled];
-        for place in self.refused.iter_mut().chain(first).chain(broken) {
+        let failed = self.refused.iter_mut().chain(&mut self.closed_on);
+        for place in failed.chain(first).chain(broken) {
             *place = places.get(*place).copied().unwrap_or(total);
         }
         self
@@ -88,6 +113,7 @@ impl Stored {
         self.broken = earliest(self.broken, other.broken);
         self.delivery = Delivery::of_all(self.delivery.into_iter().chain(other.delivery));
         self.refused.extend(other.refused);
+        self.closed_on.extend(other.closed_on);
         self.settled = self.settled.min(other.settled);
     }
 }
@@ -97,13 +123,18 @@ fn earliest<T>(one: Option<(usize, T)>, other: Option<(usize, T)>) -> Option<(us
 }
 
 /// Stores each sample over the connection of its key, over all connections at once.
-async fn store_by_key(several: &Several, samples: &[Sample]) -> Stored {
+async fn store_by_key(
+    several: &Several,
+    samples: &[Sample],
+    outcomes: Option<&Outcomes>,
+) -> Stored {
     let routes = &*several.routes(samples);
     let parts = several.all().iter().enumerate().map(|(number, shared)| async move {
         let places =
             || (0..samples.len()).filter(move |&place| usize::from(routes[place]) == number);
         let part = places().map(|place| &samples[place]);
-        let stored = store(shared, part, places().count()).await;
+        let track = outcomes.map(|outcomes| Track { outcomes, places: Some(places().collect()) });
+        let stored = store(shared, part, places().count(), track).await;
         stored.among_all(places(), samples.len())
     });
     let mut parts = parts.map(Box::pin).collect::<Vec<_>>();
@@ -127,8 +158,9 @@ async fn store<'a>(
     shared: &Shared,
     mut samples: impl Iterator<Item = &'a Sample>,
     number: usize,
+    track: Option<Track<'_>>,
 ) -> Stored {
-    let mut batch = Batch::begin(shared);
+    let mut batch = Batch::begin(shared, track);
     let mut puts = BytesMut::new();
     let mut accepted = 0;
     let mut failure = None;
@@ -154,6 +186,7 @@ async fn store<'a>(
         acknowledged: progress.acknowledged,
         failure: progress.failure.or(failure),
         refused: progress.refused,
+        closed_on: progress.closed_on,
         // What was never accepted is not settled either.
         settled: progress.broken.map_or(accepted, |(at, _)| at),
         broken: progress.broken.or(left),
@@ -166,14 +199,15 @@ struct Batch<'a> {
     shared: &'a Shared,
     waiter: WaiterId,
     pace: Pace,
+    track: Option<Track<'a>>,
 }
 
 impl<'a> Batch<'a> {
-    fn begin(shared: &'a Shared) -> Self {
+    fn begin(shared: &'a Shared, track: Option<Track<'a>>) -> Self {
         let mut pipeline = shared.pipeline();
         let pace = Pace::new(pipeline.request_timeout(), Instant::now());
         let waiter = pipeline.begin_batch();
-        Self { shared, waiter, pace }
+        Self { shared, waiter, pace, track }
     }
 
     /// How many samples may be added to the `accepted`, once any may; `None` if adding more is of
@@ -181,7 +215,7 @@ impl<'a> Batch<'a> {
     async fn room(&mut self, accepted: usize) -> Option<usize> {
         poll_fn(|cx| {
             let mut pipeline = self.shared.pipeline();
-            let window = self.pace.window.min(2 * pipeline.width());
+            let window = self.pace.window.min(2 * pipeline.width()).max(pipeline.wanted_puts());
             let block = (window / 2).clamp(1, BLOCK);
             let (progress, unneeded) = pipeline.poll_batch(self.waiter, window - block, cx.waker());
             let progress =
@@ -220,7 +254,10 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.shared.abandon(self.waiter);
+        let progress = self.shared.abandon(self.waiter);
+        if let (Some(Track { outcomes, places }), Some(progress)) = (&self.track, progress) {
+            outcomes.note(&progress, places.as_deref());
+        }
     }
 }
 

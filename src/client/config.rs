@@ -6,14 +6,27 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Beside, MetricsClient,
-    connect::{Connector, Dialer, Given, LONGEST, Reconnect, TcpConnector},
+    connect::{Connector, Dialer, Given, LONGEST, Reconnect, SHORTEST},
     driver::Plan,
     pipeline::Settings,
     pool::{MOST_CONNECTIONS, Pool},
+    shared::cooperative,
+    tcp::TcpConnector,
 };
 use crate::{error::Error, protocol::ClientCodec};
 
 /// Builds a [`MetricsClient`].
+///
+/// # Limits, and zero
+///
+/// One rule holds for every setting of this crate, of this builder and of [`TcpConnector`], [`Reconnect`], the
+/// reporter, the recorder, the spool and the server: it has a range, which its documentation states, and a value
+/// outside of the range is taken for the nearest one inside. Zero is a number like any other: it is
+/// the least that there is, or it is raised to the least. It never means "off" or "without a limit".
+/// What can be left out takes an `Option`.
+///
+/// A time limit is at least 1 millisecond, where nothing else is said, and at most ten years: that is as good as
+/// no limit.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), metrics_client::Error> {
@@ -55,7 +68,8 @@ pub enum Pipelining {
     /// Where the server has shown that it can: each connection begins with one request in flight,
     /// and when a second one waits, a connection beside it asks the server: where one
     /// address leads to several, they must be alike. After a connection has stalled with several requests
-    /// in flight, its successors stay at one.
+    /// in flight, its successors stay at one, and the server is asked again after a minute; after two, four and
+    /// so on up to an hour if it stalls again.
     #[default]
     Auto,
     /// Always. Right for servers that are known to frame requests by line, such as this crate's;
@@ -114,25 +128,29 @@ impl<C: Connector> ClientBuilder<C> {
         Self { connections: number.clamp(1, MOST_CONNECTIONS), ..self }
     }
 
-    /// How long one attempt to connect may take, name resolution included. Default: 5 seconds.
+    /// Sets how long one attempt to connect may take, name resolution included, from 1 millisecond. All
+    /// addresses of the name share it. Default: 5 seconds.
     pub fn connect_timeout(self, limit: Duration) -> Self {
-        Self { connect_timeout: limit.min(LONGEST), ..self }
+        Self { connect_timeout: limit.clamp(SHORTEST, LONGEST), ..self }
     }
 
     /// How long a call may take, from the moment it is first polled to its answer: waiting for
-    /// room, for a connection and for the server included. Default: 5 seconds.
+    /// room, for a connection and for the server included. From 1 millisecond. Default: 5 seconds.
     ///
     /// For [`put_all`](MetricsClient::put_all) it holds for each block of samples, for
     /// [`stream`](MetricsClient::stream) for each wait.
     pub fn request_timeout(self, limit: Duration) -> Self {
-        Self { request_timeout: limit.min(LONGEST), ..self }
+        Self { request_timeout: limit.clamp(SHORTEST, LONGEST), ..self }
     }
 
     /// How late the oldest answer may be before the connection is taken for dead and made anew. An
-    /// answer counts when it has come as a whole: leave time for the largest. Default: twice the
-    /// request timeout.
+    /// answer counts when it has come as a whole: leave time for the largest. From 200 milliseconds,
+    /// which is how long Linux takes to send a lost packet again; default: twice the request timeout.
+    ///
+    /// A server that takes longer for an answer is sent the same request again and again, over one connection
+    /// after the other, until the deadline of the call.
     pub fn stall_timeout(self, limit: Duration) -> Self {
-        Self { stall_timeout: Some(limit.min(LONGEST)), ..self }
+        Self { stall_timeout: Some(limit.clamp(SHORTEST_STALL, LONGEST)), ..self }
     }
 
     /// Whether a request may be sent before the one before it has been answered. Default:
@@ -149,7 +167,10 @@ impl<C: Connector> ClientBuilder<C> {
     }
 
     /// How many bytes of requests may wait to be sent over a connection. One request may always wait, however long it
-    /// is. Default: 1 MiB, some 30,000 puts.
+    /// is, also where this is 0. Default: 1 MiB, some 30,000 puts.
+    ///
+    /// Callers who [wait](Overflow::Wait) beyond that take some 400 bytes each. The client gives back what
+    /// a burst of calls took, ten to twenty seconds after it.
     pub fn max_buffered_bytes(self, bytes: usize) -> Self {
         Self { max_buffered_bytes: bytes, ..self }
     }
@@ -168,6 +189,10 @@ impl<C: Connector> ClientBuilder<C> {
     /// Whether puts that were sent and not acknowledged when a connection was lost go again on the
     /// next one. Default: yes.
     ///
+    /// A put may also be sent ahead and again in its turn, to find out which request ends
+    /// connections ([`ConnectionFault::ClosedOnRequest`](crate::ConnectionFault::ClosedOnRequest)).
+    /// Without retries the client does not search for a put that does.
+    ///
     /// A server that follows the protocol keeps one value for a key and a second, so what is stored
     /// twice counts once. Turn it off for a server that keeps both rows, if the rows matter to
     /// somebody else than this client, which merges them: such puts then fail, with
@@ -176,9 +201,15 @@ impl<C: Connector> ClientBuilder<C> {
         Self { retry, ..self }
     }
 
-    /// The most that one answer may have, in bytes. Default: 64 MiB, some two million records.
+    /// Sets the most that one answer may have, in bytes, from 4, the length of an acknowledgement.
+    /// Default: 64 MiB, some two million records.
+    ///
+    /// In memory an answer takes at most twelve times as much (768 MiB by default), or 1 MiB if that
+    /// is more. An answer that is larger, in bytes or in memory, fails its call alone, with
+    /// [`Error::ResponseTooLarge`]. The rest of it is skipped for one second; then the connection is
+    /// replaced. Of an `error` message, the first 64 KiB or the first `bytes` are kept.
     pub fn max_response_bytes(self, bytes: usize) -> Self {
-        Self { max_response_bytes: bytes, ..self }
+        Self { max_response_bytes: bytes.max(LEAST_RESPONSE_BYTES), ..self }
     }
 
     /// Makes connections with `connector` instead of over TCP.
@@ -205,28 +236,38 @@ impl<C: Connector> ClientBuilder<C> {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the reason, if there is none: this does not try again.
+    /// [`Error::InvalidAddress`] if no connection can ever be made to the address; [`Error::Connect`] with
+    /// the reason, if there is no connection: this does not try again.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
     pub async fn connect(self) -> Result<MetricsClient, Error> {
-        let (pool, plan, dialer) = self.split();
-        match dialer.dial().await {
-            Ok(io) => Ok(start(pool, plan, dialer, Some(io))),
-            Err(cause) => Err(Error::Connect { address: Arc::clone(&dialer.address), cause }),
-        }
+        cooperative(async {
+            self.check_address()?;
+            let (pool, plan, dialer) = self.split();
+            match dialer.dial().await {
+                Ok(io) => Ok(start(pool, plan, dialer, Some(io))),
+                Err(cause) => Err(dialer.error(cause)),
+            }
+        })
+        .await
     }
 
-    /// Makes a client that dials when the first request comes, and goes on trying.
+    /// Makes a client that dials when the first request comes, and goes on trying. Makes no connection, and
+    /// looks no name up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidAddress`] if no connection can ever be made to the address.
     ///
     /// # Panics
     ///
     /// If called outside of a Tokio runtime.
-    #[must_use = "the connection is closed when the last handle is dropped"]
-    pub fn connect_lazy(self) -> MetricsClient {
+    pub fn connect_lazy(self) -> Result<MetricsClient, Error> {
+        self.check_address()?;
         let (pool, plan, dialer) = self.split();
-        start(pool, plan, dialer, None)
+        Ok(start(pool, plan, dialer, None))
     }
 
     /// Makes a client on a stream that is connected already, its only connection. It never dials: when
@@ -250,13 +291,17 @@ impl<C: Connector> ClientBuilder<C> {
         MetricsClient::new(pool, None)
     }
 
+    fn check_address(&self) -> Result<(), Error> {
+        Ok(self.connector.check_address(&self.address)?)
+    }
+
     fn split(self) -> (Pool, Plan, Arc<Dialer<C>>) {
         let plan = Plan {
             settings: Settings {
                 request_timeout: self.request_timeout,
                 stall_timeout: self
                     .stall_timeout
-                    .unwrap_or_else(|| self.request_timeout.saturating_mul(2)),
+                    .unwrap_or_else(|| self.request_timeout.saturating_mul(2).max(SHORTEST_STALL)),
                 max_buffered_bytes: self.max_buffered_bytes,
                 overflow: self.overflow,
                 retry: self.retry,
@@ -278,6 +323,13 @@ impl<C: Connector> ClientBuilder<C> {
 /// A million requests take some 200 MiB to keep account of (200 bytes each, on 64 bits) besides what
 /// they say: more is a slip of the pen.
 const MOST_IN_FLIGHT: usize = 1024 * 1024;
+
+/// The shortest stall timeout. Linux waits so long at least for an acknowledgement before it sends a packet again
+/// (`TCP_RTO_MIN`): a shorter one takes each lost packet for the end of a connection.
+const SHORTEST_STALL: Duration = Duration::from_millis(200);
+
+/// `ok\n\n`. With less no request would ever be answered.
+const LEAST_RESPONSE_BYTES: usize = 4;
 
 /// Starts a client that dials, on the connection if there is one already.
 pub(super) fn start<C: Connector>(

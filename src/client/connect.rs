@@ -1,17 +1,22 @@
 //! How a connection is made, and when it is tried again.
 
-use std::{future::Future, io, marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    any::Any, future::Future, io, marker::PhantomData, mem::MaybeUninit, pin::Pin, sync::Arc,
+    time::Duration,
+};
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, DuplexStream},
     net::TcpStream,
-    task::JoinSet,
-    time::{self, Instant},
+    time::Instant,
 };
 
 #[cfg(feature = "reporter")]
 use super::{MetricsClient, config, driver::Plan, pool::Pool};
+use super::{address::InvalidAddress, turn::within};
 use crate::error::{ConnectionFault, Error};
 
 /// Makes connections: TCP unless the client is told otherwise.
@@ -20,7 +25,7 @@ use crate::error::{ConnectionFault, Error};
 /// A closure that returns a future is a connector too, and ignores the address:
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
 /// use metrics_client::MetricsClient;
 ///
 /// let client = MetricsClient::builder("a pipe in this process")
@@ -29,8 +34,9 @@ use crate::error::{ConnectionFault, Error};
 ///         drop(theirs); // where a server would be
 ///         Ok(ours)
 ///     })
-///     .connect_lazy();
-/// # drop(client); }
+///     .connect_lazy()?;
+/// # drop(client);
+/// # Ok(()) }
 /// ```
 pub trait Connector: Send + Sync + 'static {
     /// What a connection is.
@@ -47,12 +53,66 @@ pub trait Connector: Send + Sync + 'static {
     /// Whatever keeps the connection from being made. The client will try again.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Io>> + Send;
 
+    /// Makes a connection to `address` as [`connect`](Self::connect) does, for a connector that makes
+    /// several attempts and shares the time among them. The client calls this one, with its
+    /// [connect timeout](crate::ClientBuilder::connect_timeout). The default is `connect`; a connector that
+    /// passes the address on to another one passes the limit on too.
+    ///
+    /// The future is dropped when it takes longer than `limit`.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    fn connect_within(
+        &self,
+        address: &str,
+        limit: Duration,
+    ) -> impl Future<Output = io::Result<Self::Io>> + Send {
+        let _ = limit;
+        self.connect(address)
+    }
+
+    /// Checks that `address` has a form to which this connector can connect at all. It is called once,
+    /// when a client is made, and resolves nothing. The default accepts every address; a connector that passes
+    /// the address on to another one asks that one.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`], with which [`connect`](crate::ClientBuilder::connect) and
+    /// [`connect_lazy`](crate::ClientBuilder::connect_lazy) then fail at once.
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        let _ = address;
+        Ok(())
+    }
+
     /// Told of a connection that is about to be dropped because the other end is silent, and may
     /// yet wake up. What was written to it goes again on the next one, so what the system has not
     /// delivered yet should never be: it would undo a newer put of the same second. Does nothing
-    /// unless a connector says otherwise, as [`TcpConnector`] does.
+    /// unless a connector says otherwise, as [`TcpConnector`](crate::TcpConnector) does.
     fn give_up(&self, io: &Self::Io) {
         let _ = io;
+    }
+
+    /// Returns whether the connection has something to read that [`poll_read`] may not know of yet:
+    /// bytes, or its end. `None` means that this connector cannot say.
+    ///
+    /// Tokio answers reads from memory until its IO driver has asked the system. So a connection that was
+    /// idle is looked at with this before a request is written to it, and before an answer counts as
+    /// late: what came while the process or the runtime stood still would pass for the answer, or for
+    /// none. Where this is `None` the client lets the IO driver have its turn instead, which costs each
+    /// request after a pause one more turn of the runtime.
+    ///
+    /// By default it asks the system for Tokio's [`TcpStream`] and `UnixStream`, knows that a
+    /// [`DuplexStream`](tokio::io::DuplexStream) hides nothing, and cannot say for any other type. A connector on
+    /// top of another one passes the question on, as [`give_up`](Self::give_up).
+    ///
+    /// # Errors
+    ///
+    /// The system's, which ends the connection.
+    ///
+    /// [`poll_read`]: AsyncRead::poll_read
+    fn has_input(&self, io: &Self::Io) -> io::Result<Option<bool>> {
+        has_input(io)
     }
 }
 
@@ -69,118 +129,41 @@ where
     }
 }
 
-/// Connects over TCP: resolves the name anew each time and tries every address that it finds.
-///
-/// Each connection has `TCP_NODELAY`, so that a request leaves at once; keepalive, so that an idle
-/// connection whose other end has vanished is noticed; and on Linux `TCP_USER_TIMEOUT`, so that one
-/// with unacknowledged bytes is too.
-#[derive(Clone, Debug)]
-pub struct TcpConnector {
-    keepalive: Duration,
-    user_timeout: Duration,
+/// Whether a connection of a type known here has something to read; `None` for any other type.
+fn has_input(io: &dyn Any) -> io::Result<Option<bool>> {
+    if io.is::<DuplexStream>() {
+        return Ok(Some(false));
+    }
+    if let Some(io) = io.downcast_ref::<TcpStream>() {
+        return peek(SockRef::from(io)).map(Some);
+    }
+    #[cfg(unix)]
+    if let Some(io) = io.downcast_ref::<UnixStream>() {
+        return peek(SockRef::from(io)).map(Some);
+    }
+    Ok(None)
 }
 
-impl TcpConnector {
-    /// After how long without traffic the other end is asked whether it is there, and how long
-    /// after that it is asked again: 1 second to 32,767 seconds, which is what Linux takes. Default:
-    /// 30 seconds.
-    #[must_use]
-    pub fn keepalive(mut self, interval: Duration) -> Self {
-        self.keepalive = interval.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
-        self
-    }
-
-    /// How long sent bytes may stay unacknowledged by the other end's kernel before the connection
-    /// is given up (RFC 5482), on Linux; zero leaves it to the system. Default: 20 seconds.
-    #[must_use]
-    pub fn user_timeout(mut self, limit: Duration) -> Self {
-        self.user_timeout = limit;
-        self
-    }
-
-    fn configure(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(stream);
-        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive);
-        socket.set_tcp_keepalive(&keepalive)?;
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
-        #[cfg(not(target_os = "linux"))]
-        let _ = self.user_timeout;
-        Ok(())
-    }
-}
-
-impl Default for TcpConnector {
-    fn default() -> Self {
-        Self { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(20) }
-    }
-}
-
-impl Connector for TcpConnector {
-    type Io = TcpStream;
-
-    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        let mut addresses = tokio::net::lookup_host(address).await.map_err(|error| match error
-            .kind()
-        {
-            io::ErrorKind::InvalidInput => {
-                io::Error::new(error.kind(), "an address is `host:port`, such as `127.0.0.1:8888`")
-            }
-            _ => error,
-        })?;
-        let mut attempts = JoinSet::new();
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        loop {
-            let wait = match addresses.next() {
-                Some(address) => {
-                    attempts.spawn(TcpStream::connect(address));
-                    ATTEMPT_DELAY
-                }
-                None if attempts.is_empty() => return Err(failure),
-                None => Duration::MAX,
-            };
-            // Those that are still under way when one has succeeded are ended with the set.
-            match time::timeout(wait, attempts.join_next()).await {
-                Ok(Some(Ok(Ok(stream)))) if is_of_itself(&stream) => failure = nobody_listens(),
-                Ok(Some(Ok(Ok(stream)))) => {
-                    self.configure(&stream)?;
-                    return Ok(stream);
-                }
-                Ok(Some(Ok(Err(error)))) => failure = error,
-                Ok(Some(Err(ended))) => failure = ended.into(),
-                Ok(None) | Err(_) => {}
-            }
+/// Asks the system whether a socket has bytes or is at its end. Tokio's sockets never block.
+fn peek(socket: SockRef<'_>) -> io::Result<bool> {
+    loop {
+        match socket.peek(&mut [MaybeUninit::uninit()]) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-
-    /// Else the kernel goes on sending what is not acknowledged for as long as the user timeout
-    /// lasts, whoever has closed the connection.
-    fn give_up(&self, io: &TcpStream) {
-        // Fails only if the connection is gone.
-        let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
-    }
 }
-
-/// Whether a connection leads to itself: who dials a port of this machine on which nobody listens may
-/// be given that very port for his own end, and then TCP opens it from both sides at once (RFC 9293,
-/// section 3.5). Nobody would answer, and the server could not have its port back.
-fn is_of_itself(stream: &TcpStream) -> bool {
-    matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
-}
-
-fn nobody_listens() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens on the port")
-}
-
-/// How long an address may take before the next one is tried beside it (RFC 8305, section 5).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// As good as for ever, and small enough to be added to any time: ten years.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// The least that a time limit can be: the timers of Tokio count milliseconds.
+pub(super) const SHORTEST: Duration = Duration::from_millis(1);
+
 /// The lowest ceiling that doubles to more: the timers of Tokio count milliseconds.
-const LEAST_CEILING: Duration = Duration::from_millis(1);
+const LEAST_CEILING: Duration = SHORTEST;
 
 /// A connector with what it needs to dial: an address and a time limit.
 #[derive(Debug)]
@@ -192,13 +175,22 @@ pub(super) struct Dialer<C> {
 
 impl<C: Connector> Dialer<C> {
     pub(super) async fn dial(&self) -> Result<C::Io, Arc<io::Error>> {
-        let dialling = self.connector.connect(&self.address);
-        match time::timeout(self.timeout, dialling).await {
-            Ok(connected) => connected.map_err(Arc::new),
-            Err(_) => Err(Arc::new(io::Error::new(
+        let dialling = self.connector.connect_within(&self.address, self.timeout);
+        match within(self.timeout, dialling).await {
+            Some(connected) => connected.map_err(Arc::new),
+            None => Err(Arc::new(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("no connection within {:?}", self.timeout),
             ))),
+        }
+    }
+
+    /// Why a caller who waited for this connection alone has none.
+    pub(super) fn error(&self, cause: Arc<io::Error>) -> Error {
+        // From a connector that wraps another and does not check the address itself.
+        match cause.get_ref().and_then(|cause| cause.downcast_ref::<InvalidAddress>()) {
+            Some(invalid) => invalid.clone().into(),
+            None => Error::Connect { address: Arc::clone(&self.address), cause },
         }
     }
 
@@ -246,7 +238,7 @@ impl<C: Connector> Dial for Dialer<C> {
         Box::pin(async move {
             match self.dial().await {
                 Ok(io) => Ok(Box::new(io) as Box<dyn Stream>),
-                Err(cause) => Err(Error::Connect { address: Arc::clone(&self.address), cause }),
+                Err(cause) => Err(self.error(cause)),
             }
         })
     }
@@ -268,7 +260,7 @@ pub enum ConnectionState {
     /// There is none. At first, and after a connection has ended while nobody waited, as when a
     /// server closes an idle one, the client dials when the next request comes. Once it has failed
     /// to connect, or has lost a connection while requests waited or to a server that broke the
-    /// protocol, it dials until there is a connection, also when nobody waits any more.
+    /// protocol or rejected the connection, it dials until there is a connection, also when nobody waits any more.
     Disconnected,
     /// The client serves nobody any more.
     Closed,
@@ -286,7 +278,8 @@ impl Reconnect {
     /// a ceiling, which begins with `min`, doubles with each attempt and stops at `max` ("full
     /// jitter": M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015). The
     /// ceiling falls back to `min` with the first good answer, not with the connection: a server
-    /// that accepts and hangs up is not hammered.
+    /// that accepts and hangs up is not hammered. After a connection that has answered, the first
+    /// attempt is made at once, unless the server broke the protocol.
     ///
     /// `min` is at least 1 millisecond, for nothing doubles to nothing; only if both are zero does
     /// the client never wait. `max` is at least `min`.

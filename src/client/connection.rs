@@ -1,27 +1,35 @@
 //! One connection: bytes from the pipeline to the server, answers from the server to the pipeline.
 
 use std::{
+    io,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
+use bytes::BytesMut;
 use futures_core::Stream as _;
 use futures_sink::Sink;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::yield_now,
-    time::Instant,
+    time::{self, Instant, Sleep},
 };
 use tokio_util::codec::Framed;
 
 use super::{
-    connect::BoxFuture,
+    budgeted::Budgeted,
+    connect::{BoxFuture, Connector},
     gathering::{Gathering, Leave},
+    greeting::Greeting,
+    hangup::Dialed,
     pipeline::Answers,
     shared::{Shared, wake_all},
+    turn::IoTurn,
 };
 use crate::{
     error::ConnectionFault,
+    metric::Metrics,
     protocol::{ClientCodec, CodecError, Request},
 };
 
@@ -35,16 +43,44 @@ const ANSWERS_AT_ONCE: usize = 1024;
 /// here instead of in the pipeline, where they can still be withdrawn.
 const WRITE_BUFFER_BYTES: usize = 256 * 1024;
 
+/// How long the rest of an answer that is too large may take until the connection is replaced. Other
+/// requests wait for it, and have 5 seconds by default.
+const SKIP_WITHIN: Duration = Duration::from_secs(1);
+
+/// For how long the last read tells that nothing else has come. A caller who asks again at once does so
+/// within 10 microseconds on one thread, and within 100 from another; to look again costs half a
+/// microsecond.
+const LOOK_HOLDS: Duration = Duration::from_micros(100);
+
+/// How many bytes may be read before something is judged late although more are there. Linux lets a socket
+/// hold 6 MiB (`tcp_rmem`), so that these are bytes that have come later.
+const READ_BEFORE_JUDGING_BYTES: u64 = 8 * 1024 * 1024;
+
 pub(super) struct Connection<Io> {
-    framed: Framed<Io, ClientCodec>,
+    framed: Framed<Budgeted<Io>, ClientCodec>,
     /// Answers on their way to the pipeline.
     answers: Vec<Answers>,
     /// How many of the decoded bytes have been counted.
     counted: u64,
+    /// Up to how many received bytes the last look at the socket, by reading or asking, goes, and when it
+    /// was.
+    looked: Option<(u64, Instant)>,
+    io_turn: IoTurn,
+    /// Up to how many received bytes are read before something is judged late, while that is open.
+    judge_at: Option<u64>,
     /// Whether the server has given an answer that was due.
     proven: bool,
+    /// Whether it has shown that it answers requests other than the one that is suspected.
+    has_proof: bool,
     gathering: Gathering,
+    greeting: Greeting,
+    /// Runs while the rest of an answer is passed over that is too large.
+    skipping: Option<Pin<Box<Sleep>>>,
+    /// Whether there can be another connection.
+    is_replaceable: bool,
     probe: Probe,
+    /// Whether a buffer has become much larger than it usually is.
+    holds_much: bool,
 }
 
 /// How far a connection has come with what there was to move.
@@ -58,38 +94,64 @@ pub(super) enum Moved {
 
 /// Where the question stands whether this server can pipeline.
 enum Probe {
-    /// To be asked once a request has to wait for the answer to another.
-    Due,
+    /// To be asked once a request has to wait for the answer to another, but not before this time.
+    Due(Option<Instant>),
     Running(BoxFuture<bool>),
     /// Was answered, or must not be asked.
     Done,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
-    pub(super) fn new(io: Io, max_response_bytes: usize, may_probe: bool) -> Self {
-        let codec = ClientCodec::max_response_bytes(max_response_bytes);
+    /// A connection on which the server may be asked whether it can pipeline if `probe_after` says so, and
+    /// when.
+    pub(super) fn new(
+        dialed: Dialed<Io>,
+        max_response_bytes: usize,
+        probe_after: Option<Option<Instant>>,
+        is_replaceable: bool,
+    ) -> Self {
+        let Dialed { io, has_answered, has_proof } = dialed;
+        let codec = ClientCodec::max_response_bytes(max_response_bytes).sorting_in_steps();
         Self {
-            framed: Framed::with_capacity(io, codec, READ_BUFFER_BYTES),
+            framed: Framed::with_capacity(Budgeted::new(io), codec, READ_BUFFER_BYTES),
             answers: Vec::new(),
             counted: 0,
+            looked: None,
+            io_turn: IoTurn::default(),
+            judge_at: None,
             proven: false,
+            has_proof,
             gathering: Gathering::default(),
-            probe: if may_probe { Probe::Due } else { Probe::Done },
+            greeting: Greeting::new(is_replaceable && !has_answered),
+            skipping: None,
+            is_replaceable,
+            probe: probe_after.map_or(Probe::Done, Probe::Due),
+            holds_much: false,
         }
     }
 
     pub(super) fn io(&self) -> &Io {
-        self.framed.get_ref()
+        self.framed.get_ref().get_ref()
+    }
+
+    /// Begins a poll of the driver, which reads up to a bound.
+    pub(super) fn renew_budget(&mut self) {
+        self.framed.get_mut().renew();
     }
 
     pub(super) fn is_proven(&self) -> bool {
         self.proven
     }
 
+    pub(super) fn has_proof(&self) -> bool {
+        self.has_proof
+    }
+
     /// Moves whatever can be moved now.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
+        connector: &impl Connector<Io = Io>,
         shared: &Shared,
         wakers: &mut Vec<Waker>,
     ) -> Moved {
@@ -112,7 +174,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                     return Moved::Waits;
                 }
             }
-            let taken = self.take(shared, wakers);
+            let taken = match self.take(cx, connector, shared, wakers) {
+                Ok(Poll::Ready(taken)) => taken,
+                Ok(Poll::Pending) => return Moved::Waits,
+                Err(error) => return Moved::Ended(ConnectionFault::Io(error)),
+            };
             if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
                 return Moved::Ended(error.into());
             }
@@ -122,9 +188,57 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         }
     }
 
+    /// Reads what had come when this was first called, so that what is late can be judged. Goes on in
+    /// another turn, which has been asked for, until that has been read.
+    pub(super) fn poll_before_judging(
+        &mut self,
+        cx: &mut Context<'_>,
+        connector: &impl Connector<Io = Io>,
+        shared: &Shared,
+        wakers: &mut Vec<Waker>,
+    ) -> Moved {
+        let received = self.framed.get_ref().received();
+        let judge_at = *self.judge_at.get_or_insert(received + READ_BEFORE_JUDGING_BYTES);
+        if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
+            return Moved::Ended(fault);
+        }
+        if self.framed.get_ref().received() < judge_at {
+            match self.is_all_read(cx, connector) {
+                Ok(true) => {}
+                Ok(false) => return Moved::Waits,
+                Err(error) => return Moved::Ended(ConnectionFault::Io(error)),
+            }
+        }
+        self.end_look();
+        Moved::All
+    }
+
+    /// What is late is judged now, whatever has come.
+    pub(super) fn end_look(&mut self) {
+        self.judge_at = None;
+    }
+
     /// Whether there is room for more requests.
     pub(super) fn has_room(&self) -> bool {
-        self.framed.write_buffer().len() < WRITE_BUFFER_BYTES
+        self.framed.write_buffer().len() < WRITE_BUFFER_BYTES && !self.greeting.is_held()
+    }
+
+    /// Whether the buffers take much memory, as after a large answer.
+    pub(super) fn holds_much(&self) -> bool {
+        self.holds_much
+    }
+
+    /// Gives back what the buffers take beyond what is usual, if they are empty.
+    pub(super) fn trim(&mut self) {
+        if self.holds_much
+            && self.framed.read_buffer().is_empty()
+            && self.framed.write_buffer().is_empty()
+        {
+            *self.framed.read_buffer_mut() = BytesMut::with_capacity(READ_BUFFER_BYTES);
+            *self.framed.write_buffer_mut() = BytesMut::with_capacity(READ_BUFFER_BYTES);
+            self.answers = Vec::new();
+            self.holds_much = false;
+        }
     }
 
     /// Shuts the connection down, after what is left has been written.
@@ -134,16 +248,24 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
 
     /// Begins to find out whether the server can pipeline, if that is open. Says whether it was.
     pub(super) fn start_probe(&mut self, probe: impl FnOnce() -> BoxFuture<bool>) -> bool {
-        let due = matches!(self.probe, Probe::Due);
+        let due = self.wants_probe();
         if due {
             self.probe = Probe::Running(probe());
         }
         due
     }
 
+    /// Whether the server is being asked whether it can pipeline.
+    pub(super) fn is_probing(&self) -> bool {
+        matches!(self.probe, Probe::Running(_))
+    }
+
     /// Whether it is open whether the server can pipeline.
     pub(super) fn wants_probe(&self) -> bool {
-        matches!(self.probe, Probe::Due)
+        match self.probe {
+            Probe::Due(after) => after.is_none_or(|at| Instant::now() >= at),
+            Probe::Running(_) | Probe::Done => false,
+        }
     }
 
     /// Whether the server can pipeline, once that has been found out.
@@ -164,10 +286,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         shared: &Shared,
         wakers: &mut Vec<Waker>,
     ) -> Poll<ConnectionFault> {
+        self.io_turn.observe();
         loop {
             let mut all_read = false;
             let end = match Pin::new(&mut self.framed).poll_next(cx) {
                 Poll::Ready(Some(Ok(response))) => {
+                    self.answers.extend(self.greeting.release().map(Answers::One));
+                    let Some(response) = self.greeting.pass(response) else {
+                        if let Some(fault) = self.rejected_unasked(shared) {
+                            return Poll::Ready(fault);
+                        }
+                        continue;
+                    };
                     self.answers.push(Answers::One(response));
                     self.take_acknowledgements();
                     if self.answers.len() < ANSWERS_AT_ONCE {
@@ -175,11 +305,21 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                     }
                     None
                 }
-                Poll::Ready(Some(Err(error))) => Some(error.into()),
-                Poll::Ready(None) => Some(ConnectionFault::ClosedByServer),
+                Poll::Ready(Some(Err(error))) => {
+                    let fault = self.greeting.explain(error.into());
+                    self.answers.extend(self.greeting.release().map(Answers::One));
+                    Some(fault)
+                }
+                Poll::Ready(None) => Some(self.greeting.explain(ConnectionFault::ClosedByServer)),
                 Poll::Pending => {
+                    if self.greeting.is_held() {
+                        if self.greeting.poll(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                        self.answers.extend(self.greeting.release().map(Answers::One));
+                    }
                     all_read = true;
-                    None
+                    self.poll_skipping(cx)
                 }
             };
             if let Err(fault) = self.complete(all_read, shared, wakers) {
@@ -191,6 +331,31 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                 None => {}
             }
         }
+    }
+
+    /// Returns why the connection is at its end if the `error` that is held back has come before
+    /// any request was written.
+    fn rejected_unasked(&mut self, shared: &Shared) -> Option<ConnectionFault> {
+        let is_asked = shared.pipeline().in_flight() > self.unwritten();
+        (!is_asked).then(|| self.greeting.explain(ConnectionFault::ClosedByServer))
+    }
+
+    /// How many of the requests taken are not written to their end: each ends with a line break
+    /// and has no other.
+    fn unwritten(&self) -> usize {
+        memchr::memchr_iter(b'\n', self.framed.write_buffer()).count()
+    }
+
+    /// Returns why the connection is at its end if the rest of an answer that is too large takes too
+    /// long.
+    fn poll_skipping(&mut self, cx: &mut Context<'_>) -> Option<ConnectionFault> {
+        let Some(limit) = self.framed.codec().oversized().filter(|_| self.is_replaceable) else {
+            self.skipping = None;
+            return None;
+        };
+        let skipping = self.skipping.get_or_insert_with(|| Box::pin(time::sleep(SKIP_WITHIN)));
+        let is_late = skipping.as_mut().poll(cx).is_ready();
+        is_late.then_some(ConnectionFault::ResponseTooLarge { limit })
     }
 
     /// Counts the acknowledgements that have come and lie next in the buffer: with many puts in
@@ -217,38 +382,99 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         if self.answers.is_empty() && !amid {
             return Ok(());
         }
+        let buffers = [self.framed.read_buffer(), self.framed.write_buffer()];
+        self.holds_much |= buffers.iter().any(|buffer| buffer.capacity() > WRITE_BUFFER_BYTES);
         let any = !self.answers.is_empty();
-        // Each request ends with a line break and has no other.
-        let unwritten = memchr::memchr_iter(b'\n', self.framed.write_buffer()).count();
+        let now = Instant::now();
+        let received = self.framed.get_ref().received();
+        if self.looked.is_none_or(|(before, _)| before < received) {
+            self.looked = Some((received, now));
+        }
+        let unwritten = self.unwritten();
         let mut pipeline = shared.pipeline();
         pipeline.counters_mut().bytes_received += decoded - self.counted;
         self.counted = decoded;
-        let result =
-            pipeline.complete(self.answers.drain(..), amid, unwritten, Instant::now(), wakers);
+        let result = pipeline.complete(self.answers.drain(..), amid, unwritten, now, wakers);
+        let unclaimed = pipeline.take_unclaimed();
         drop(pipeline);
+        unclaimed.into_iter().for_each(dispose);
         self.gathering.rouse(wakers.len());
         wake_all(wakers);
         self.proven |= any && result.is_ok();
         result
     }
 
+    /// Whether nothing has come that has not been read. Otherwise the task is woken to read it.
+    fn is_all_read(
+        &mut self,
+        cx: &Context<'_>,
+        connector: &impl Connector<Io = Io>,
+    ) -> io::Result<bool> {
+        if self.framed.get_ref().is_cut_short() {
+            return Ok(false);
+        }
+        Ok(match connector.has_input(self.io())? {
+            // The IO driver will tell, as for anything that comes.
+            Some(has_input) => !has_input,
+            None => self.io_turn.poll(cx).is_ready(),
+        })
+    }
+
     /// Takes the requests that may be sent, and says whether there were any.
-    fn take(&mut self, shared: &Shared, wakers: &mut Vec<Waker>) -> bool {
+    ///
+    /// On a connection that was idle, what has come before a request would pass for its answer. So it is
+    /// really looked at first: what reading shows is what Tokio's IO driver knew at its last turn. Pending
+    /// if that takes another turn of the driver, which has been asked for.
+    fn take(
+        &mut self,
+        cx: &Context<'_>,
+        connector: &impl Connector<Io = Io>,
+        shared: &Shared,
+        wakers: &mut Vec<Waker>,
+    ) -> io::Result<Poll<bool>> {
         if !self.has_room() {
-            return false;
+            return Ok(Poll::Ready(false));
+        }
+        let now = Instant::now();
+        let mut pipeline = shared.pipeline();
+        let was_idle = pipeline.in_flight() == 0 && pipeline.can_send();
+        let has_looked = self.looked.is_some_and(|(_, at)| now < at + LOOK_HOLDS)
+            && !self.framed.get_ref().is_cut_short();
+        if was_idle && !has_looked {
+            drop(pipeline);
+            if !self.is_all_read(cx, connector)? {
+                return Ok(Poll::Pending);
+            }
+            self.looked = Some((self.framed.get_ref().received(), now));
+            pipeline = shared.pipeline();
         }
         let buffer = self.framed.write_buffer_mut();
         let before = buffer.len();
-        let mut pipeline = shared.pipeline();
-        pipeline.take(buffer, Instant::now(), wakers);
+        pipeline.take(buffer, now, wakers);
         let taken = buffer.len() - before;
         pipeline.counters_mut().bytes_sent += taken as u64;
         drop(pipeline);
         wake_all(wakers);
-        taken > 0
+        Ok(Poll::Ready(taken > 0))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
         Sink::<Request>::poll_flush(Pin::new(&mut self.framed), cx)
     }
+}
+
+/// How many series are dropped in one poll of a task: some 100 microseconds.
+const DROPPED_AT_ONCE: usize = 1024;
+
+/// Drops what has been found, and if that is much, in a task that gives way to others.
+fn dispose(metrics: Metrics) {
+    if metrics.len() <= DROPPED_AT_ONCE {
+        return;
+    }
+    tokio::spawn(async move {
+        let mut series = metrics.into_iter();
+        while series.by_ref().take(DROPPED_AT_ONCE).count() == DROPPED_AT_ONCE {
+            yield_now().await;
+        }
+    });
 }

@@ -8,7 +8,6 @@ use std::{
     error::Error as _,
     fmt,
     future::Future,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -21,11 +20,14 @@ use super::{
     config::Pipelining,
     connect::{Backoff, BoxFuture, ConnectionState, Connector, Dialer, Reconnect},
     connection::{Connection, Moved},
+    distrust::Distrust,
+    driver_log::DriverLog,
+    hangup::{self, Dialed, Loss},
     pipeline::Settings,
     probe,
     shared::{Shared, wake_all},
 };
-use crate::error::ConnectionFault;
+use crate::error::{ConnectionFault, Delivery, Error};
 
 /// What a driver is told once, when it is made.
 #[derive(Clone, Debug)]
@@ -44,17 +46,22 @@ pub(super) struct Driver<C: Connector> {
     link: Link<C::Io>,
     backoff: Backoff,
     timer: Timer,
-    /// Whether a connection has stalled with several requests in flight.
-    distrusted: bool,
+    distrust: Distrust,
+    /// Whether it is being polled, and so has panicked if it is dropped.
+    is_polled: bool,
+    /// How many requests may be in flight on this connection, apart from the search.
+    width: usize,
+    search: hangup::Search,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
+    log: DriverLog,
 }
 
 /// Where the driver stands with its connection.
 enum Link<Io> {
     /// There is none, and nobody has asked for anything yet.
     Idle,
-    Dialing(BoxFuture<Result<Io, Arc<io::Error>>>),
+    Dialing(BoxFuture<Result<Dialed<Io>, ConnectionFault>>),
     /// Waiting to dial.
     Backoff(Pin<Box<Sleep>>),
     Up(Box<Connection<Io>>),
@@ -65,6 +72,10 @@ enum Link<Io> {
 
 /// How long the shutdown of a connection may take on which everything is answered.
 const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the look at the connection may take before something is judged late. It takes a turn or two of
+/// the runtime, unless a connector claims that there is input which never comes.
+const LOOK_TIME_LIMIT: Duration = Duration::from_secs(1);
 
 impl<C: Connector> Driver<C> {
     /// A driver, on the connection if there is one already.
@@ -81,11 +92,15 @@ impl<C: Connector> Driver<C> {
             backoff: Backoff::new(plan.reconnect),
             plan,
             timer: Timer::new(),
-            distrusted: false,
+            distrust: Distrust::default(),
+            is_polled: false,
+            width: 1,
+            search: hangup::Search::default(),
             wakers: Vec::new(),
+            log: DriverLog::new(),
         };
         if let Some(io) = io {
-            driver.connected(io);
+            driver.connected(Dialed { io, has_answered: false, has_proof: false });
         }
         driver
     }
@@ -99,8 +114,8 @@ impl<C: Connector> Driver<C> {
                 self.dial();
             }
             Link::Dialing(dialling) => match dialling.as_mut().poll(cx) {
-                Poll::Ready(Ok(io)) => self.connected(io),
-                Poll::Ready(Err(cause)) => self.not_connected(cause),
+                Poll::Ready(Ok(dialed)) => self.connected(dialed),
+                Poll::Ready(Err(fault)) => self.not_connected(fault),
                 Poll::Pending => return self.poll_unwanted(cx),
             },
             Link::Backoff(wait) => match wait.as_mut().poll(cx) {
@@ -126,10 +141,13 @@ impl<C: Connector> Driver<C> {
         if let Poll::Ready(can_pipeline) = connection.poll_probe(cx) {
             tracing::debug!(address = &*self.dialer.address, can_pipeline, "asked the server");
             if can_pipeline {
-                self.shared.pipeline().set_width(self.plan.max_in_flight);
+                self.width = self.plan.max_in_flight;
+                if !self.search.is_on() {
+                    self.shared.pipeline().set_width(self.width);
+                }
             }
         }
-        let moved = connection.poll(cx, &self.shared, &mut self.wakers);
+        let moved = connection.poll(cx, &self.dialer.connector, &self.shared, &mut self.wakers);
         if connection.is_proven() {
             self.backoff.reset();
         }
@@ -142,6 +160,12 @@ impl<C: Connector> Driver<C> {
             }
         }
         let mut pipeline = self.shared.pipeline();
+        if self.search.is_on() {
+            let oldest = pipeline.oldest().map(|(request, _)| request);
+            let width = self.search.width(self.width, oldest, pipeline.finished());
+            pipeline.set_width(width);
+            pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
+        }
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
             if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Closed) {
@@ -154,6 +178,9 @@ impl<C: Connector> Driver<C> {
         let probing = pipeline.is_held_back()
             && connection.start_probe(|| Box::pin(probe(Arc::clone(dialer))));
         pipeline.park(cx.waker(), connection.wants_probe());
+        if connection.holds_much() {
+            pipeline.trim_later(Instant::now());
+        }
         // Nothing may have come between the last look and this one that nobody will rouse us for.
         let sendable = pipeline.can_send() && connection.has_room();
         if probing || sendable || self.timer.bring_forward(pipeline.next_expiry()) {
@@ -179,77 +206,179 @@ impl<C: Connector> Driver<C> {
         Poll::Pending
     }
 
-    /// Tells the pipeline the time whenever it wants to be told.
+    /// Tells the pipeline the time whenever it wants to be told. The timer may be late, because the process
+    /// or its runtime stood still: before anything is judged to be late, all that has come is read.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
-        while self.timer.poll(cx).is_ready() {
+        loop {
+            let has_run_out = self.timer.poll(cx).is_ready();
+            if !has_run_out && !self.timer.is_held {
+                return;
+            }
             let now = Instant::now();
+            let is_late = self.shared.pipeline().next_expiry().is_some_and(|at| at <= now);
+            if is_late && let Link::Up(connection) = &mut self.link {
+                let connector = &self.dialer.connector;
+                match connection.poll_before_judging(cx, connector, &self.shared, &mut self.wakers)
+                {
+                    Moved::Waits if !self.timer.is_held => {
+                        self.timer.hold(now + LOOK_TIME_LIMIT);
+                        continue;
+                    }
+                    Moved::Waits if !has_run_out => return,
+                    Moved::Waits => connection.end_look(),
+                    Moved::All => {}
+                    Moved::Ended(fault) => self.disconnected(fault),
+                }
+            }
             if self.shared.pipeline().is_stalled(now) {
-                self.distrusted |= self.shared.pipeline().in_flight() > 1;
+                if self.shared.pipeline().in_flight() > 1 {
+                    self.distrust.stalled(now);
+                }
                 if let Link::Up(connection) = &self.link {
                     self.dialer.connector.give_up(connection.io());
                 }
                 let after = self.plan.settings.stall_timeout;
                 self.disconnected(ConnectionFault::Stalled { after });
             }
+            let is_quiet = self.shared.pipeline().trim(now);
             let next = self.shared.pipeline().expire(now, &mut self.wakers);
             wake_all(&mut self.wakers);
+            if is_quiet {
+                self.wakers = Vec::new();
+                if let Link::Up(connection) = &mut self.link {
+                    connection.trim();
+                }
+            }
             match next {
                 Some(at) => self.timer.set(at),
-                None => break,
+                None => {
+                    self.timer.stop();
+                    return;
+                }
             }
         }
     }
 
     fn dial(&mut self) {
         self.shared.set_state(ConnectionState::Connecting);
-        let dialer = Arc::clone(&self.dialer);
-        self.link = Link::Dialing(Box::pin(async move { dialer.dial().await }));
+        let (dialer, shared) = (Arc::clone(&self.dialer), Arc::clone(&self.shared));
+        let mut pipeline = self.shared.pipeline();
+        let check = self.search.next_check(pipeline.oldest(), || pipeline.has_witness());
+        pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
+        drop(pipeline);
+        wake_all(&mut self.wakers);
+        let limits = hangup::Limits {
+            time: self.plan.settings.stall_timeout,
+            bytes: self.plan.max_response_bytes,
+        };
+        self.link = Link::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
     }
 
-    fn connected(&mut self, io: C::Io) {
+    fn connected(&mut self, dialed: Dialed<C::Io>) {
         let (width, may_probe) = match self.plan.pipelining {
             Pipelining::On => (self.plan.max_in_flight, false),
             Pipelining::Off => (1, false),
-            Pipelining::Auto => (1, self.plan.max_in_flight > 1 && !self.distrusted),
+            Pipelining::Auto => (1, self.plan.max_in_flight > 1),
         };
-        self.shared.pipeline().connected(width);
+        let probe_after = may_probe.then(|| self.distrust.ends_at());
+        self.width = width;
+        let mut pipeline = self.shared.pipeline();
+        self.search.connected(pipeline.finished());
+        pipeline.connected(if self.search.is_on() { 1 } else { width });
+        drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
-        self.link =
-            Link::Up(Box::new(Connection::new(io, self.plan.max_response_bytes, may_probe)));
-        tracing::info!(address = &*self.dialer.address, "connected");
+        let limit = self.plan.max_response_bytes;
+        self.link = Link::Up(Box::new(Connection::new(
+            dialed,
+            limit,
+            probe_after,
+            self.backoff.is_endless(),
+        )));
+        self.log.connected(&self.dialer.address);
     }
 
-    fn not_connected(&mut self, cause: Arc<io::Error>) {
-        let fault = Arc::new(self.dialer.fault(cause));
-        tracing::warn!(error = %Chain(&fault), "no connection");
+    fn not_connected(&mut self, fault: ConnectionFault) {
+        let fault = Arc::new(fault);
+        self.log.not_connected(Chain(&fault));
         self.shared.pipeline().not_connected(Arc::clone(&fault));
         self.back_off(&fault);
     }
 
     fn disconnected(&mut self, fault: ConnectionFault) {
+        let too_large = match fault {
+            ConnectionFault::ResponseTooLarge { limit } => Some(Error::ResponseTooLarge { limit }),
+            _ => None,
+        };
         let fault = Arc::new(fault);
-        let address = &*self.dialer.address;
         let mut retried = 0;
+        let mut is_explained = too_large.is_some();
+        if let Some(error) = too_large {
+            self.shared.pipeline().fail_due(error, &mut self.wakers);
+        }
         if self.backoff.is_endless() {
+            is_explained |= self.search_for_cause(&fault);
             retried = self.shared.pipeline().disconnected(&fault, &mut self.wakers);
             wake_all(&mut self.wakers);
         }
+        let address = &*self.dialer.address;
         if fault.is_protocol_violation() {
-            tracing::error!(address, error = %Chain(&fault), "protocol error");
+            self.log.violated(address, Chain(&fault), retried);
         } else {
-            tracing::warn!(address, error = %Chain(&fault), "disconnected");
+            self.log.disconnected(address, Chain(&fault), retried);
         }
-        if retried > 0 {
-            tracing::info!(address, requests = retried, "will send again");
+        let (is_proven, is_probing) = match &self.link {
+            Link::Up(connection) => (connection.is_proven(), connection.is_probing()),
+            _ => (false, false),
+        };
+        if is_probing {
+            self.distrust.closed_during_probe(Instant::now());
         }
         let wanted = !self.shared.pipeline().is_drained();
-        if wanted || !self.backoff.is_endless() || fault.is_protocol_violation() {
+        let is_good = is_explained || (is_proven && !fault.is_protocol_violation());
+        if wanted && is_good && self.backoff.is_endless() {
+            // A server may close after each answer: it has to be as fast as it can be so.
+            self.dial();
+        } else if wanted
+            || !self.backoff.is_endless()
+            || fault.is_protocol_violation()
+            || matches!(*fault, ConnectionFault::RejectedByServer { .. })
+        {
             self.back_off(&fault);
         } else {
             // Nobody is in want of a connection, so this is no failure: servers close idle ones.
             self.link = Link::Idle;
             self.shared.set_state(ConnectionState::Disconnected);
         }
+    }
+
+    /// Fails the request that ended the connection, if it is known to have done so: says whether.
+    fn search_for_cause(&mut self, fault: &ConnectionFault) -> bool {
+        let Link::Up(connection) = &self.link else {
+            return false;
+        };
+        let mut pipeline = self.shared.pipeline();
+        let loss = Loss {
+            due: pipeline.due_next(),
+            last: pipeline.sent_last(),
+            was_alone: pipeline.in_flight() == 1,
+            had_proof: connection.has_proof(),
+        };
+        let is_found = self.search.lost(fault, loss);
+        pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
+        if !is_found {
+            drop(pipeline);
+            wake_all(&mut self.wakers);
+            return false;
+        }
+        let fault = Arc::new(ConnectionFault::ClosedOnRequest);
+        let error = Error::Connection { fault: Arc::clone(&fault), delivery: Delivery::Unknown };
+        pipeline.fail_due(error, &mut self.wakers);
+        drop(pipeline);
+        wake_all(&mut self.wakers);
+        self.log.request_failed(&self.dialer.address, &fault);
+        // The server has answered others.
+        self.backoff.reset();
+        true
     }
 
     fn back_off(&mut self, fault: &Arc<ConnectionFault>) {
@@ -276,15 +405,21 @@ impl<C: Connector> Future for Driver<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
-        loop {
+        driver.is_polled = true;
+        if let Link::Up(connection) = &mut driver.link {
+            connection.renew_budget();
+        }
+        let polled = loop {
             driver.poll_timer(cx);
             if let Link::Closed = driver.link {
-                return Poll::Ready(());
+                break Poll::Ready(());
             }
             if driver.poll_link(cx).is_pending() {
-                return Poll::Pending;
+                break Poll::Pending;
             }
-        }
+        };
+        driver.is_polled = false;
+        polled
     }
 }
 
@@ -292,6 +427,9 @@ impl<C: Connector> Future for Driver<C> {
 impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
         if !matches!(self.link, Link::Closed) {
+            if !self.is_polled {
+                self.shared.pipeline().orphan();
+            }
             self.closed(None);
         }
     }
@@ -309,22 +447,31 @@ struct Timer {
     sleep: Pin<Box<Sleep>>,
     /// When it runs out, if it runs.
     at: Option<Instant>,
+    /// Whether it has run out, and what that means is open.
+    is_held: bool,
 }
 
 impl Timer {
     fn new() -> Self {
-        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None }
+        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None, is_held: false }
     }
 
     fn set(&mut self, at: Instant) {
         self.sleep.as_mut().reset(at);
         self.at = Some(at);
+        self.is_held = false;
+    }
+
+    /// It has run out, which counts once that has been looked into, or at this time.
+    fn hold(&mut self, until: Instant) {
+        self.set(until);
+        self.is_held = true;
     }
 
     /// Sees to it that it runs out at `at` or before, and says whether it has to be polled again.
     fn bring_forward(&mut self, at: Option<Instant>) -> bool {
         match at {
-            Some(at) if self.at.is_none_or(|set| at < set) => {
+            Some(at) if !self.is_held && self.at.is_none_or(|set| at < set) => {
                 self.set(at);
                 true
             }
@@ -332,13 +479,14 @@ impl Timer {
         }
     }
 
-    /// Ready when it has run out, or was never set.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.at.is_some() && self.sleep.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
-        }
+    fn stop(&mut self) {
         self.at = None;
-        Poll::Ready(())
+        self.is_held = false;
+    }
+
+    /// Ready when it has run out, or is not set.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.at.is_some() { self.sleep.as_mut().poll(cx) } else { Poll::Ready(()) }
     }
 }
 

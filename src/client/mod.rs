@@ -2,52 +2,66 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::{
     connect::Dial,
     pipeline::{Answer, Kind, Pipeline},
     pool::Pool,
+    shared::cooperative,
 };
 use crate::{
-    error::{Delivery, Error},
+    error::Error,
     metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
     protocol::{NotFinite, Numbers},
 };
 
+mod address;
 mod batch;
+mod budgeted;
 mod config;
 mod connect;
 mod connection;
+mod distrust;
 mod driver;
+mod driver_log;
 mod gathering;
+mod greeting;
 #[cfg(test)]
 #[cfg(loom_model)]
 mod handover;
+mod hangup;
+mod outcomes;
 mod pipeline;
 #[cfg(feature = "tower")]
 mod place;
 mod pool;
 mod probe;
+mod resolver;
 mod shared;
 mod standing;
+mod state_watcher;
 mod stats;
 mod stream;
 mod sync;
+mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
+mod turn;
 #[cfg(unix)]
 mod unix;
 
+pub use address::InvalidAddress;
 pub use config::{ClientBuilder, Overflow, Pipelining};
-pub use connect::{ConnectionState, Connector, Reconnect, TcpConnector};
+pub use connect::{ConnectionState, Connector, Reconnect};
+#[cfg(feature = "reporter")]
+pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use place::{Calling, Places};
+pub use state_watcher::StateWatcher;
 pub use stats::Stats;
 pub use stream::SampleStream;
+pub use tcp::TcpConnector;
 #[cfg(feature = "tls")]
 pub use tls::TlsConnector;
 #[cfg(unix)]
@@ -97,7 +111,8 @@ impl MetricsClient {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the reason, if nobody listens there.
+    /// [`Error::InvalidAddress`] if no connection can ever be made to `address`; [`Error::Connect`] with
+    /// the reason, if nothing listens there.
     ///
     /// # Panics
     ///
@@ -110,7 +125,11 @@ impl MetricsClient {
         Self::builder(address).connect().await
     }
 
-    /// A client of the server at `address` that is to be told more before it connects.
+    /// Returns a builder of a client of the server at `address`, with everything at its default.
+    ///
+    /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
+    /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
+    /// client is made.
     pub fn builder(address: impl ToString) -> ClientBuilder {
         ClientBuilder::new(address.to_string().into())
     }
@@ -175,12 +194,15 @@ impl MetricsClient {
         timestamp: i64,
     ) -> Result<(), Error> {
         let key = key.as_ref();
-        Key::check(key)?;
-        NotFinite::check(key, value)?;
-        // Made before the pipeline is locked: it takes longer than all that is done under the lock.
-        let numbers = Numbers::of(Point { timestamp, value });
-        let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
-        self.handle.pool.of(key).call(Kind::Put, put).await.map(|_| ())
+        cooperative(async {
+            Key::check(key)?;
+            NotFinite::check(key, value)?;
+            // Made before the pipeline is locked: it takes longer than all that is done under the lock.
+            let numbers = Numbers::of(Point { timestamp, value });
+            let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
+            self.handle.pool.of(key).call(Kind::Put, put).await.map(|_| ())
+        })
+        .await
     }
 
     /// Stores any number of samples, in their order, and returns once the server has acknowledged
@@ -188,8 +210,8 @@ impl MetricsClient {
     ///
     /// They go out in blocks as there is room, so memory stays bounded however many they are, and as
     /// many at once as the server answers in a part of the request timeout, which holds for each
-    /// block and not for the whole. Samples that the server refuses do
-    /// not keep the rest from being stored. [Several connections](ClientBuilder::connections) store
+    /// block and not for the whole. Samples that the server refuses, or at which it
+    /// [closes the connection](crate::BatchError::closed_on), do not keep the rest from being stored. [Several connections](ClientBuilder::connections) store
     /// them at the same time, and only those of one key in their order; what keeps one connection from
     /// storing its own does not keep the others from it.
     ///
@@ -202,7 +224,18 @@ impl MetricsClient {
     ///
     /// Dropping the future withdraws the samples that have not been sent.
     pub async fn put_all(&self, samples: impl AsRef<[Sample]>) -> Result<(), Error> {
-        batch::put_all(&self.handle.pool, samples.as_ref()).await
+        cooperative(batch::put_all(&self.handle.pool, samples.as_ref(), None)).await
+    }
+
+    /// As [`put_all`](Self::put_all), and notes what became of each sample, also when the future is
+    /// dropped.
+    #[cfg(feature = "reporter")]
+    pub(crate) async fn put_all_tracked(
+        &self,
+        samples: &[Sample],
+        outcomes: &Outcomes,
+    ) -> Result<(), Error> {
+        cooperative(batch::put_all(&self.handle.pool, samples, Some(outcomes))).await
     }
 
     /// Brings the points of one key, or with `"*"` of all.
@@ -213,8 +246,9 @@ impl MetricsClient {
     ///
     /// Before anything is sent if `selector` is neither; with [`Error::Rejected`] if the server
     /// refuses it, with [`Error::InvalidResponse`] if its answer is no data; else as the connection
-    /// and the deadline have it. An answer beyond the limit ends the connection: use
-    /// [`stream`](Self::stream) for what may be larger.
+    /// and the deadline have it. [`Error::ResponseTooLarge`] for an answer beyond
+    /// [`max_response_bytes`](ClientBuilder::max_response_bytes): use [`stream`](Self::stream) for
+    /// what may be larger.
     ///
     /// # Cancel safety
     ///
@@ -224,12 +258,15 @@ impl MetricsClient {
         S: TryInto<Selector>,
         InvalidKey: From<S::Error>,
     {
-        let selector = selector.try_into().map_err(InvalidKey::from)?;
-        let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
-        Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
-            Answer::Found(metrics) => metrics,
-            Answer::Stored => Metrics::new(),
+        cooperative(async {
+            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
+            Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
+                Answer::Found(metrics) => metrics,
+                Answer::Stored => Metrics::new(),
+            })
         })
+        .await
     }
 
     /// Brings everything that is stored; the same as `get("*")`.
@@ -264,18 +301,19 @@ impl MetricsClient {
         S: TryInto<Selector>,
         InvalidKey: From<S::Error>,
     {
-        let selector = selector.try_into().map_err(InvalidKey::from)?;
-        let Some(Beside { dialer, .. }) = &self.handle.beside else {
-            return Err(Error::CannotDial);
-        };
-        let (is_open, limit) = {
-            let pipeline = self.handle.pool.first().pipeline();
-            (pipeline.is_open(), pipeline.request_timeout())
-        };
-        if !is_open {
-            return Err(Error::Closed { delivery: Delivery::NotSent, cause: None });
-        }
-        SampleStream::open(Arc::clone(dialer), &selector, limit).await
+        cooperative(async {
+            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let Some(Beside { dialer, .. }) = &self.handle.beside else {
+                return Err(Error::CannotDial);
+            };
+            let limit = {
+                let pipeline = self.handle.pool.first().pipeline();
+                pipeline.check_open()?;
+                pipeline.request_timeout()
+            };
+            SampleStream::open(Arc::clone(dialer), &selector, limit).await
+        })
+        .await
     }
 
     /// Closes the client, for all clones: takes no more requests, serves those it has, then closes
@@ -291,29 +329,34 @@ impl MetricsClient {
     /// The client goes on closing when the future is dropped.
     pub async fn close(&self) -> Result<(), Error> {
         self.handle.pool.close();
-        let mut state = self.state();
-        // An error would mean that the sender is gone, but this handle holds it.
-        let _ = state.wait_for(|&state| state == ConnectionState::Closed).await;
+        let _closed = self.watch_state().wait_for(|state| state == ConnectionState::Closed).await;
         self.handle.pool.close_failure().map_or(Ok(()), Err)
     }
 
-    /// Where the client stands with its connection, and every change of that.
+    /// Returns where the client stands with its connection at this moment;
+    /// [`watch_state`](Self::watch_state) waits for changes.
     ///
     /// With [several connections](ClientBuilder::connections) it is connected while at least one of
     /// them is, for then the server can be reached, and closed when all are. What keeps another one
     /// from being made is in the errors of those who wait for it, and in the log.
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
     /// use metrics_client::{ConnectionState, MetricsClient};
     ///
-    /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy();
-    /// assert_eq!(*client.state().borrow(), ConnectionState::Disconnected);
-    /// # }
+    /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy()?;
+    /// assert_eq!(client.state(), ConnectionState::Disconnected);
+    /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<ConnectionState> {
-        self.handle.pool.state().subscribe()
+    pub fn state(&self) -> ConnectionState {
+        *self.handle.pool.state().borrow()
+    }
+
+    /// Returns a watcher of the client's [`state`](Self::state), which waits for changes.
+    #[must_use]
+    pub fn watch_state(&self) -> StateWatcher {
+        StateWatcher::new(self.handle.pool.state().subscribe())
     }
 
     /// What the client has done so far.
@@ -326,7 +369,7 @@ impl MetricsClient {
 impl fmt::Debug for MetricsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetricsClient")
-            .field("state", &*self.handle.pool.state().borrow())
+            .field("state", &self.state())
             .field("stats", &self.stats())
             .finish()
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     MetricsClient,
     pipeline::{Answer, Kind, PlaceId},
-    shared::{Call, Shared, wake_all},
+    shared::{Call, Shared, poll_budget, wake_all},
 };
 use crate::{
     error::Error,
@@ -43,6 +43,8 @@ struct Place {
 /// A request that was called for, and the wait for its answer. It is sent when it is first polled.
 pub(crate) struct Calling {
     request: Option<(Request, Place)>,
+    /// Why it could not be sent.
+    failed: Option<Error>,
     call: Call<Arc<Shared>>,
     /// Keeps the client open; dropped last.
     _client: MetricsClient,
@@ -53,15 +55,25 @@ impl Places {
     pub(crate) fn poll(
         &mut self,
         client: &MetricsClient,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
+        self.complete = false;
         for (number, shared) in client.handle.pool.all().iter().enumerate() {
             if number == self.places.len() {
                 self.places.push(Place { shared: Arc::clone(shared), id: None });
             }
-            if let Err(error) = ready!(self.places[number].poll(cx)) {
-                *self = Self::default();
-                return Poll::Ready(Err(error));
+            match self.places[number].poll(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    ready!(poll_budget(cx));
+                    *self = Self::default();
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {
+                    // If it was taken back, those behind it must not be held while this one waits.
+                    self.places.truncate(number + 1);
+                    return Poll::Pending;
+                }
             }
         }
         self.complete = true;
@@ -85,13 +97,16 @@ impl Places {
             }
         }
         let call = Call::new(Arc::clone(shared), kind);
-        Calling { request: Some((request, place)), call, _client: client.clone() }
+        Calling { request: Some((request, place)), failed: None, call, _client: client.clone() }
     }
 }
 
 impl Place {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
-        let (granted, _unneeded) = self.shared.pipeline().poll_place(&mut self.id, cx.waker());
+        let (caller, mut wakers) = ((cx.waker(), Instant::now()), Vec::new());
+        let (granted, _unneeded) =
+            self.shared.pipeline().poll_place(&mut self.id, caller, &mut wakers);
+        wake_all(&mut wakers);
         granted
     }
 }
@@ -100,7 +115,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
             let mut wakers = Vec::new();
-            let _unneeded = self.shared.pipeline().give_back(id, &mut wakers);
+            let _unneeded = self.shared.pipeline().give_back(id, Instant::now(), &mut wakers);
             wake_all(&mut wakers);
         }
     }
@@ -141,10 +156,17 @@ impl Future for Calling {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some((request, place)) = self.request.take() {
-            return match self.send(&request, place, cx) {
-                Ok(()) => Poll::Pending,
-                Err(error) => Poll::Ready(Err(error)),
-            };
+            match self.send(&request, place, cx) {
+                Ok(()) => return Poll::Pending,
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        if let Some(error) = self.failed.take() {
+            if poll_budget(cx).is_pending() {
+                self.failed = Some(error);
+                return Poll::Pending;
+            }
+            return Poll::Ready(Err(error));
         }
         self.call.poll(cx).map_ok(|answer| match answer {
             Answer::Found(metrics) => metrics,

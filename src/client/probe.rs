@@ -11,11 +11,13 @@ use tokio::{
     time,
 };
 
+use super::turn::within;
+
 /// How long the second half of the last request is held back. Long enough that a server which does
 /// not wait for the line break has read, and answered, the first half by then.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long the server may take over all answers. A server that is wedged by the probe never
+/// How long the server may take over all answers, from when it has the whole of the last request. A server that is wedged by the probe never
 /// answers, and one that is only slow is sent one request at a time meanwhile.
 pub(super) const TIME_LIMIT: Duration = Duration::from_secs(2);
 
@@ -24,18 +26,23 @@ const EXPECTED: &[u8] = b"ok\n\nok\n\nok\n\n";
 
 /// Asks a server over a connection that is used for nothing else. Only a server that frames by line
 /// answers as expected; anything else, and silence, means one request at a time.
-pub(super) async fn can_pipeline(io: impl AsyncRead + AsyncWrite + Unpin) -> bool {
-    matches!(time::timeout(TIME_LIMIT, converse(io)).await, Ok(Ok(true)))
+pub(super) async fn can_pipeline(mut io: impl AsyncRead + AsyncWrite + Unpin) -> bool {
+    // Two limits: where this process stood still in the pause, the server has still its time to answer.
+    matches!(within(TIME_LIMIT, ask(&mut io)).await, Some(Ok(())))
+        && matches!(within(TIME_LIMIT, listen(io)).await, Some(Ok(true)))
 }
 
-async fn converse(mut io: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<bool> {
+async fn ask(io: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     // Names that nobody has stored anything under.
     let name = format!("pipelining-probe.{:016x}", fastrand::u64(..));
     io.write_all(format!("get {name}.1\nget {name}.2\nget").as_bytes()).await?;
     io.flush().await?;
     time::sleep(PAUSE).await;
     io.write_all(format!(" {name}.3\n").as_bytes()).await?;
-    io.flush().await?;
+    io.flush().await
+}
+
+async fn listen(mut io: impl AsyncRead + Unpin) -> io::Result<bool> {
     // Room for one byte too many.
     let mut answers = [0; EXPECTED.len() + 1];
     let mut len = 0;

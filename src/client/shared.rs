@@ -1,21 +1,26 @@
 //! What the handles of a client and the driver of a connection share.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     ops::Deref,
+    pin::pin,
     sync::{Arc, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::time::Instant;
+use tokio::{
+    task::{coop, yield_now},
+    time::Instant,
+};
 
 use super::{
     connect::ConnectionState,
-    pipeline::{Answer, Kind, Pipeline, Settings, Settled, Submitted, WaiterId},
+    pipeline::{Answer, Kind, Pipeline, Progress, Settings, Settled, Slot, Submitted, WaiterId},
     standing::Standing,
     sync::{Mutex, MutexGuard},
 };
-use crate::error::Error;
+pub(super) use crate::wake::wake_all;
+use crate::{error::Error, metric::Metrics, wake::survives};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -43,7 +48,8 @@ impl Shared {
     }
 
     pub(super) fn set_state(&self, state: ConnectionState) {
-        self.standing.set(self.number, state);
+        // Wakes those who watch the state.
+        survives(|| self.standing.set(self.number, state));
     }
 
     /// Takes no more requests. What has been accepted is served.
@@ -83,19 +89,34 @@ impl Shared {
         .await
     }
 
-    /// The caller of `waiter` has left.
-    pub(super) fn abandon(&self, waiter: WaiterId) {
+    /// The caller of `waiter` has left. Returns how far it had come, if it was a batch.
+    pub(super) fn abandon(&self, waiter: WaiterId) -> Option<Progress> {
         let mut wakers = Vec::new();
         let left_behind = self.pipeline().abandon(waiter, Instant::now(), &mut wakers);
-        drop(left_behind);
+        let progress = left_behind.and_then(Slot::into_progress);
         wake_all(&mut wakers);
+        progress
     }
 }
 
-/// Wakes tasks, after the pipeline's lock has been released: a task may run at once, and want it.
+/// Has a call that fails take part in Tokio's cooperative budget. It may fail without having waited for
+/// anything; a task that then calls again at once would never let another one run, nor its runtime end.
 #[inline]
-pub(super) fn wake_all(wakers: &mut Vec<Waker>) {
-    wakers.drain(..).for_each(Waker::wake);
+pub(super) async fn cooperative<T>(
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let outcome = call.await;
+    if outcome.is_err() {
+        coop::consume_budget().await;
+    }
+    outcome
+}
+
+/// Takes one from the task's budget, as [`cooperative`] does; pending if none is left, until the next turn
+/// of the task.
+#[cfg(feature = "tower")]
+pub(super) fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
+    pin!(coop::consume_budget()).poll(cx)
 }
 
 /// The wait for one answer. Dropped before it is ready, it leaves the pipeline.
@@ -105,12 +126,14 @@ pub(super) struct Call<S: Deref<Target = Shared>> {
     kind: Kind,
     /// `None` before there was a request, and once there was an outcome.
     waiter: Option<WaiterId>,
+    /// An answer that is being sorted.
+    sorting: Option<Metrics>,
 }
 
 impl<S: Deref<Target = Shared>> Call<S> {
     #[inline]
     pub(super) fn new(shared: S, kind: Kind) -> Self {
-        Self { shared, kind, waiter: None }
+        Self { shared, kind, waiter: None, sorting: None }
     }
 
     /// Waits for the outcome of the request that has been accepted.
@@ -123,9 +146,9 @@ impl<S: Deref<Target = Shared>> Call<S> {
     }
 
     #[inline]
-    pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Error>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
         let Some(waiter) = self.waiter else {
-            return Poll::Pending;
+            return self.poll_sorted(cx);
         };
         if self.kind == Kind::Put && self.shared.settled.has_stored(waiter) {
             self.waiter = None;
@@ -134,7 +157,21 @@ impl<S: Deref<Target = Shared>> Call<S> {
         let (outcome, _unneeded) = self.shared.pipeline().poll(waiter, cx.waker());
         let outcome = ready!(outcome);
         self.waiter = None;
+        if let Ok(Answer::Found(metrics)) = outcome {
+            self.sorting = Some(metrics);
+            return self.poll_sorted(cx);
+        }
         Poll::Ready(outcome)
+    }
+
+    /// Sorts what has been found, in the caller's task: the driver serves other callers too.
+    fn poll_sorted(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+        if self.sorting.as_mut().is_some_and(|metrics| !metrics.sort_some()) {
+            // Polled once, it has told the runtime.
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        self.sorting.take().map_or(Poll::Pending, |metrics| Poll::Ready(Ok(Answer::Found(metrics))))
     }
 }
 

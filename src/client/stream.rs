@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,11 +14,16 @@ use bytes::BytesMut;
 use futures_core::Stream;
 use tokio::{
     io::AsyncWriteExt,
+    task::coop,
     time::{self, Instant, Sleep},
 };
 use tokio_util::codec::FramedRead;
 
-use super::connect::{self, Dial};
+use super::{
+    connect::{self, Dial},
+    greeting::END_WITHIN,
+    turn::{IoTurn, within},
+};
 use crate::{
     error::{ConnectionFault, Delivery, Error},
     metric::{Sample, Selector},
@@ -29,7 +34,8 @@ use crate::{
 ///
 /// It holds one connection, at most 128 KiB of what was read and the samples in that, some 1 MiB if
 /// their keys are one letter long, however much the server sends; a consumer that is slow
-/// makes the server wait. It is a [`Stream`] too.
+/// makes the server wait. It is a [`Stream`] too. Each sample counts in Tokio's cooperative budget, so a
+/// loop over it gives way to other tasks, and to a timeout around it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -48,10 +54,16 @@ use crate::{
 pub struct SampleStream {
     /// `None` once it has ended.
     samples: Option<FramedRead<Box<dyn connect::Stream>, SampleDecoder>>,
+    asked: Selector,
     limit: Duration,
+    /// What the server has answered instead of samples, until it is clear whether the connection
+    /// ends behind it: then it speaks of that.
+    rejection: Option<Arc<str>>,
     /// Runs while nothing comes.
     silence: Pin<Box<Sleep>>,
     silent: bool,
+    /// Before silence is one: the timer may be late, because the process or its runtime stood still.
+    io_turn: IoTurn,
 }
 
 /// How much is read, and then held as samples, at once, in bytes.
@@ -62,7 +74,8 @@ impl SampleStream {
     ///
     /// # Errors
     ///
-    /// If the server refuses the request, sends something that is no data, or nothing within the
+    /// [`Error::Connection`] with [`ConnectionFault::RejectedByServer`] if the server answers `error`
+    /// and closes the connection, as one does that has too many; else if it refuses the request, sends something that is no data, or nothing within the
     /// request timeout, or the connection is lost. Nothing comes after an error.
     ///
     /// # Cancel safety
@@ -85,15 +98,18 @@ impl SampleStream {
             io.write_all(&request).await?;
             io.flush().await
         };
-        match time::timeout(limit, ask).await {
-            Ok(asked) => asked.map_err(|error| lost(ConnectionFault::Io(error)))?,
-            Err(_) => return Err(late(limit)),
+        match within(limit, ask).await {
+            Some(asked) => asked.map_err(|error| lost(ConnectionFault::Io(error)))?,
+            None => return Err(late(limit)),
         }
         Ok(Self {
             samples: Some(FramedRead::with_capacity(io, SampleDecoder::new(), READ_BUFFER_BYTES)),
+            asked: selector.clone(),
             limit,
+            rejection: None,
             silence: Box::pin(time::sleep(limit)),
             silent: true,
+            io_turn: IoTurn::default(),
         })
     }
 
@@ -101,15 +117,40 @@ impl SampleStream {
         let Some(samples) = &mut self.samples else {
             return Poll::Ready(Ok(None));
         };
+        // Most samples come out of the buffer, where nothing else would make a task give way to others.
+        let budget = ready!(coop::poll_proceed(cx));
+        self.io_turn.observe();
         match Pin::new(samples).poll_next(cx) {
+            Poll::Ready(item) if self.rejection.is_some() => {
+                let message = self.rejection.take().unwrap_or_default();
+                Poll::Ready(Err(match item {
+                    Some(Ok(_)) => Error::Rejected { message },
+                    Some(Err(_)) | None => lost(ConnectionFault::RejectedByServer { message }),
+                }))
+            }
+            Poll::Ready(Some(Ok(Streamed::End(End::Error(message))))) => {
+                self.rejection = Some(message.into());
+                self.silent = true;
+                self.silence.as_mut().reset(Instant::now() + END_WITHIN);
+                self.poll_sample(cx)
+            }
             Poll::Ready(item) => {
+                budget.made_progress();
                 self.silent = false;
                 Poll::Ready(match item {
-                    Some(Ok(Streamed::Sample(sample))) => Ok(Some(sample)),
+                    Some(Ok(Streamed::Sample(sample))) => match &self.asked {
+                        Selector::Key(key) if *key != sample.key => {
+                            Err(lost(ConnectionFault::DataForAnotherKey))
+                        }
+                        _ => Ok(Some(sample)),
+                    },
                     Some(Ok(Streamed::End(End::Ok))) => Ok(None),
                     Some(Ok(Streamed::End(End::Malformed(record)))) => Err(record.into()),
                     Some(Ok(Streamed::End(End::Error(message)))) => {
                         Err(Error::Rejected { message: message.into() })
+                    }
+                    Some(Ok(Streamed::End(End::TooLarge))) => {
+                        Err(Error::ResponseTooLarge { limit: usize::MAX })
                     }
                     Some(Err(error)) => Err(lost(error.into())),
                     None => Err(lost(ConnectionFault::Io(io::ErrorKind::UnexpectedEof.into()))),
@@ -120,7 +161,12 @@ impl SampleStream {
                     self.silent = true;
                     self.silence.as_mut().reset(Instant::now() + self.limit);
                 }
-                self.silence.as_mut().poll(cx).map(|()| Err(late(self.limit)))
+                ready!(self.silence.as_mut().poll(cx));
+                ready!(self.io_turn.poll(cx));
+                Poll::Ready(Err(match self.rejection.take() {
+                    Some(message) => Error::Rejected { message },
+                    None => late(self.limit),
+                }))
             }
         }
     }

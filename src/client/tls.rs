@@ -1,6 +1,6 @@
 //! Connections over TLS.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use tokio_rustls::{
     client::TlsStream,
@@ -10,7 +10,11 @@ use tokio_rustls::{
     },
 };
 
-use super::connect::{Connector, TcpConnector};
+use super::{
+    address::InvalidAddress,
+    connect::{Connector, LONGEST},
+    tcp::TcpConnector,
+};
 use crate::tls::{TlsError, certified_key, provider, roots};
 
 /// Connects over TLS, on top of TCP or of another [`Connector`].
@@ -152,6 +156,10 @@ impl<C: Connector> Connector for TlsConnector<C> {
     type Io = TlsStream<C::Io>;
 
     async fn connect(&self, address: &str) -> io::Result<Self::Io> {
+        self.connect_within(address, LONGEST).await
+    }
+
+    async fn connect_within(&self, address: &str, limit: Duration) -> io::Result<Self::Io> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => parse_name(host(address)).map_err(|fault| {
@@ -159,15 +167,33 @@ impl<C: Connector> Connector for TlsConnector<C> {
                 io::Error::new(io::ErrorKind::InvalidInput, text)
             })?,
         };
-        let io = self.inner.connect(address).await?;
+        let io = self.inner.connect_within(address, limit).await?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
         connector.connect(name, io).await.map_err(|cause| {
             io::Error::new(cause.kind(), HandshakeFailed { remedy: remedy(&cause), cause })
         })
     }
 
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        self.inner.check_address(address)?;
+        if self.server_name.is_none() && parse_name(host(address)).is_err() {
+            return Err(InvalidAddress::new(
+                address,
+                "no certificate can be for its host",
+                "one with a host name or an IP address; for others, name the server with \
+                 `TlsConnector::server_name`",
+            ));
+        }
+        Ok(())
+    }
+
     fn give_up(&self, io: &Self::Io) {
         self.inner.give_up(io.get_ref().0);
+    }
+
+    /// What is beneath may hold no data, as a session ticket does: reading shows it.
+    fn has_input(&self, io: &Self::Io) -> io::Result<Option<bool>> {
+        self.inner.has_input(io.get_ref().0)
     }
 }
 

@@ -4,7 +4,10 @@ use std::io;
 
 use tokio::net::UnixStream;
 
-use super::connect::Connector;
+use super::{
+    address::{InvalidAddress, check_unix},
+    connect::Connector,
+};
 
 /// Connects over a Unix socket: the client's address is the socket's path.
 ///
@@ -43,6 +46,8 @@ impl Connector for UnixConnector {
     type Io = UnixStream;
 
     async fn connect(&self, address: &str) -> io::Result<UnixStream> {
+        check_unix(address)
+            .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
         let connected = match address.strip_prefix('@') {
             // What begins with a zero byte is abstract to Tokio, as it is to the kernel.
             Some(name) if cfg!(target_os = "linux") => {
@@ -52,15 +57,15 @@ impl Connector for UnixConnector {
         };
         connected.map_err(|error| explain(error, address))
     }
+
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        check_unix(address)
+    }
 }
 
 /// Says what an error means for a Unix socket where the system's words do not.
 fn explain(error: io::Error, address: &str) -> io::Error {
     let meaning = match error.kind() {
-        io::ErrorKind::InvalidInput => {
-            "the address of a Unix socket is its path, at most 107 bytes \
-                                        long, such as `/run/metrics.sock`"
-        }
         io::ErrorKind::NotFound => "there is no socket at this path: is the server running?",
         io::ErrorKind::ConnectionRefused if address.starts_with('@') => {
             "nobody listens on this name: is the server running?"

@@ -76,7 +76,7 @@ impl fmt::Display for Escaped<'_> {
 mod tests {
     use super::*;
     use crate::{
-        Error, InvalidRequest, InvalidSample, Key, Request,
+        Error, InvalidAddress, InvalidRequest, InvalidSample, Key, Request,
         protocol::{CodecError, InvalidRecord, Line, NotFinite},
     };
 
@@ -144,6 +144,7 @@ mod tests {
                 Box::new(CodecError::Status(Line::of(text.as_bytes()))),
                 Box::new(Error::Rejected { message: text.as_str().into() }),
                 Box::new(Error::InvalidResponse(InvalidRecord::of(text.as_bytes()))),
+                Box::new(InvalidAddress::new(&text, "it is invalid", "host:port")),
                 Box::new(Error::InvalidKey(Key::new(format!("{c} ")).unwrap_err())),
             ];
             for error in errors {

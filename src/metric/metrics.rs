@@ -1,8 +1,10 @@
 //! What a `get` brings back, grouped by key.
 
+use std::fmt;
+
 use indexmap::IndexMap;
 
-use super::{InvalidKey, Key, Point, Sample};
+use super::{InvalidKey, Key, Point, Sample, sort::Sort};
 
 /// The answer to a `get`: for each key its points, ascending by timestamp, one for each second.
 ///
@@ -30,10 +32,24 @@ use super::{InvalidKey, Key, Point, Sample};
 /// }
 /// # Ok::<(), metrics_client::InvalidKey>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default)]
 pub struct Metrics {
     series: IndexMap<Key, Vec<Point>>,
+    /// What is left to sort, before anybody outside of this crate has them.
+    unsorted: Option<Box<Unsorted>>,
 }
+
+/// Series that are not in ascending order.
+#[derive(Clone)]
+struct Unsorted {
+    /// Their places in the map.
+    places: Vec<usize>,
+    /// The one that is being sorted.
+    current: Option<(usize, Sort)>,
+}
+
+/// How many points are sorted at once where the rest is sorted in steps: some milliseconds' worth.
+const SORTED_AT_ONCE: usize = 64 * 1024;
 
 impl Metrics {
     /// Metrics without a key.
@@ -88,6 +104,43 @@ impl Metrics {
     #[must_use]
     pub fn iter(&self) -> Iter<'_> {
         Iter(self.series.iter())
+    }
+}
+
+impl Metrics {
+    /// Goes on sorting for some milliseconds, and returns whether everything is sorted.
+    pub(crate) fn sort_some(&mut self) -> bool {
+        let mut budget = SORTED_AT_ONCE;
+        while let Some(unsorted) = &mut self.unsorted {
+            let next = unsorted.current.take().or_else(|| {
+                let place = unsorted.places.pop()?;
+                Some((place, Sort::new(std::mem::take(&mut self.series[place]))))
+            });
+            let Some((place, mut sort)) = next else {
+                self.unsorted = None;
+                break;
+            };
+            match sort.step(&mut budget) {
+                Some(points) => self.series[place] = points,
+                None => {
+                    unsorted.current = Some((place, sort));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("series", &self.series).finish()
+    }
+}
+
+impl PartialEq for Metrics {
+    fn eq(&self, other: &Self) -> bool {
+        self.series == other.series
     }
 }
 
@@ -171,9 +224,29 @@ pub(crate) struct MetricsBuilder {
     /// The series being filled, as its place in `series`; its points are in `points` meanwhile.
     current: Option<usize>,
     points: Vec<Point>,
+    /// Whether the current series has had no points before: then `points` is a buffer that is used
+    /// again, and the series gets a copy without room to spare.
+    is_new: bool,
+    /// That buffer, while an older series is being filled.
+    buffer: Vec<Point>,
+    /// How many bytes the keys and the points take that are in `series`.
+    held: usize,
     /// The places of series that are not in ascending order, some of them more than once.
     unsorted: Vec<usize>,
 }
+
+/// How much of a series' points is copied to save room. More than this grows in place.
+const MAX_COPIED_POINTS: usize = 1024;
+
+/// What an allocation takes besides what is asked for, in bytes: glibc's malloc, rounded up.
+const ALLOCATION_BYTES: usize = 16;
+
+/// What a key takes in the map while that grows to twice its size, in bytes: three times an entry,
+/// and three times its share of the index.
+const ENTRY_BYTES: usize = 3 * (size_of::<(u64, Key, Vec<Point>)>() + 12);
+
+/// What a point takes in a vector that grows to twice its size, in bytes.
+const GROWING_POINT_BYTES: usize = 3 * size_of::<Point>();
 
 impl MetricsBuilder {
     /// The points that follow are this key's.
@@ -200,6 +273,14 @@ impl MetricsBuilder {
         }
     }
 
+    /// Returns the most that this takes in memory, in bytes, until one more record is added.
+    pub(crate) fn memory(&self) -> usize {
+        self.held
+            + self.series.len() * ENTRY_BYTES
+            + self.points.len() * GROWING_POINT_BYTES
+            + self.unsorted.len() * 3 * size_of::<usize>()
+    }
+
     pub(crate) fn finish(mut self) -> Metrics {
         self.put_back();
         self.unsorted.sort_unstable();
@@ -216,7 +297,21 @@ impl MetricsBuilder {
                 same
             });
         }
-        Metrics { series: self.series }
+        Metrics { series: self.series, unsorted: None }
+    }
+
+    /// As [`finish`](Self::finish), but leaves it to [`Metrics::sort_some`] to sort more points than it
+    /// takes some milliseconds to sort.
+    pub(crate) fn finish_in_steps(mut self) -> Metrics {
+        self.put_back();
+        self.unsorted.sort_unstable();
+        self.unsorted.dedup();
+        let points = self.unsorted.iter().map(|&place| self.series[place].len());
+        if points.sum::<usize>() <= SORTED_AT_ONCE {
+            return self.finish();
+        }
+        let unsorted = Unsorted { places: self.unsorted, current: None };
+        Metrics { series: self.series, unsorted: Some(Box::new(unsorted)) }
     }
 
     fn extend(&mut self, samples: impl IntoIterator<Item = Sample>) {
@@ -242,23 +337,42 @@ impl MetricsBuilder {
 
     fn add(&mut self, key: Key) {
         self.put_back();
+        self.held += key.as_str().len() + ALLOCATION_BYTES;
         let (place, _) = self.series.insert_full(key, Vec::new());
         self.current = Some(place);
+        self.is_new = true;
     }
 
     fn switch_to(&mut self, place: usize) {
         if self.current != Some(place) {
             self.put_back();
-            self.points = std::mem::take(&mut self.series[place]);
+            let points = std::mem::take(&mut self.series[place]);
+            self.held = self.held.saturating_sub(bytes(&points));
+            self.buffer = std::mem::replace(&mut self.points, points);
             self.current = Some(place);
+            self.is_new = false;
         }
     }
 
     fn put_back(&mut self) {
         if let Some(place) = self.current.take() {
-            self.series[place] = std::mem::take(&mut self.points);
+            let points = if self.is_new && self.points.len() <= MAX_COPIED_POINTS {
+                let copy = self.points.as_slice().into();
+                self.points.clear();
+                copy
+            } else {
+                let buffer = std::mem::take(&mut self.buffer);
+                std::mem::replace(&mut self.points, buffer)
+            };
+            self.held += bytes(&points);
+            self.series[place] = points;
         }
     }
+}
+
+/// What these points take in memory, in bytes.
+fn bytes(points: &Vec<Point>) -> usize {
+    points.capacity() * size_of::<Point>() + ALLOCATION_BYTES
 }
 
 impl From<Metrics> for MetricsBuilder {

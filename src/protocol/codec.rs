@@ -11,6 +11,8 @@ use super::{
     request::{self, Request, RequestRef},
     response::{self, End, RecordSink, Response},
 };
+#[cfg(doc)]
+use crate::metric::Metrics;
 use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 
 /// The client's end: encodes [`Request`]s, decodes [`Response`]s.
@@ -39,19 +41,33 @@ use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 pub struct ClientCodec {
     decoder: response::Decoder,
     records: MetricsBuilder,
+    /// Whether whoever takes a long answer sorts it, in steps.
+    sorts_in_steps: bool,
 }
 
 impl ClientCodec {
     /// The most that a response may have unless said otherwise: 64 MiB, some two million records.
     ///
-    /// It bounds the memory that one answer can claim; what is stored without a bound is read with
+    /// What is stored without a bound is read with
     /// [`MetricsClient::stream`](crate::MetricsClient::stream).
     pub const DEFAULT_MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
     /// Sets the most that a response may have, in bytes, from its status line to its blank line.
+    ///
+    /// In memory its records take at most twelve times as much, or 1 MiB if that is more. Data that is larger, in bytes or in
+    /// memory, is dropped as it comes, and is a [`Response::TooLarge`]; the stream goes on after it.
     #[must_use]
     pub fn max_response_bytes(limit: usize) -> Self {
-        Self { decoder: response::Decoder::new(limit), records: MetricsBuilder::default() }
+        Self {
+            decoder: response::Decoder::new(limit),
+            records: MetricsBuilder::default(),
+            sorts_in_steps: false,
+        }
+    }
+
+    /// Leaves it to [`Metrics::sort_some`] to sort a long answer.
+    pub(crate) fn sorting_in_steps(self) -> Self {
+        Self { sorts_in_steps: true, ..self }
     }
 
     /// Takes the answers that `src` begins with as long as they are plain acknowledgements, without
@@ -63,6 +79,11 @@ impl ClientCodec {
     /// How many bytes have been decoded.
     pub(crate) fn decoded(&self) -> u64 {
         self.decoder.decoded()
+    }
+
+    /// Whether the rest of a response is passed over because it is too large, and the limit.
+    pub(crate) fn oversized(&self) -> Option<usize> {
+        self.decoder.is_oversized().then(|| self.decoder.limit())
     }
 
     /// Whether a response has begun and is not over.
@@ -101,9 +122,11 @@ impl Decoder for ClientCodec {
         Ok(end.map(|end| {
             let records = std::mem::take(&mut self.records);
             match end {
+                End::Ok if self.sorts_in_steps => Response::Ok(records.finish_in_steps()),
                 End::Ok => Response::Ok(records.finish()),
                 End::Malformed(record) => Response::Malformed(record),
                 End::Error(message) => Response::Error(message),
+                End::TooLarge => Response::TooLarge { limit: self.decoder.limit() },
             }
         }))
     }
@@ -124,6 +147,14 @@ impl RecordSink for MetricsBuilder {
     #[inline]
     fn push(&mut self, point: Point) {
         MetricsBuilder::push(self, point);
+    }
+
+    fn memory(&self) -> usize {
+        MetricsBuilder::memory(self)
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -184,6 +215,15 @@ impl RecordSink for Samples {
 
     fn push(&mut self, point: Point) {
         self.decoded.extend(self.key.clone().map(|key| Sample { key, point }));
+    }
+
+    /// A stream has no limit: what is decoded at once is bounded by what is read at once.
+    fn memory(&self) -> usize {
+        0
+    }
+
+    fn clear(&mut self) {
+        self.decoded.clear();
     }
 }
 

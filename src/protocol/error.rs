@@ -23,12 +23,6 @@ pub enum CodecError {
         "the server speaks TLS at this address and we do not: connect with `TlsConnector` (feature `tls`)"
     )]
     TlsAlert,
-    /// A response grew past its limit.
-    #[error("a response is longer than the {limit} bytes that it may have")]
-    ResponseTooLong {
-        /// The most that a response may have, in bytes.
-        limit: usize,
-    },
     /// A line grew past its limit.
     #[error("a line is longer than the {limit} bytes that it may have")]
     LineTooLong {
@@ -41,8 +35,9 @@ pub enum CodecError {
     /// A value that the protocol does not carry was to be sent; nothing of it was written.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
-    /// A response that stands for unreadable bytes was to be sent; nothing of it was written.
-    #[error("a malformed response can be received, but not sent")]
+    /// A response that stands for unreadable data, or for too much of it, was to be sent; nothing of
+    /// it was written.
+    #[error("a response that is malformed or too large can be received, but not sent")]
     Malformed,
 }
 

@@ -198,15 +198,17 @@ impl<'a> RequestRef<'a> {
         Some((key, Point { timestamp, value }, len))
     }
 
-    /// Reads a line without its line break; an empty one is no request.
+    /// Reads a line without its line break; an empty one is not a request. Blanks may stand before,
+    /// between and after the fields.
     ///
     /// # Errors
     ///
     /// [`InvalidRequest`] says what is wrong with the line, and shows its beginning.
     pub fn parse(line: &'a [u8]) -> Result<Option<Self>, InvalidRequest> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let Some(first) = line.iter().position(|&byte| !is_blank(byte)) else { return Ok(None) };
         let line = match line.iter().rposition(|&byte| !is_blank(byte)) {
-            Some(last) => &line[..=last],
+            Some(last) => &line[first..=last],
             None => return Ok(None),
         };
         let (command, mut rest) = split_field(line);

@@ -17,11 +17,18 @@ use crate::metric::{InvalidKey, Metrics, Point};
 pub enum Response {
     /// The request was carried out. A `put` brings no data, a `get` what was found, if anything.
     Ok(Metrics),
-    /// The server refused the request, and this is its message; it may be empty.
+    /// The server refused the request, and this is its message; it may be empty. Of a message that
+    /// is longer than 64 KiB or than the limit on a response, this is the beginning.
     Error(String),
     /// The request was carried out, but a record of the data cannot be read. Only ever received: it
     /// cannot be encoded.
     Malformed(InvalidRecord),
+    /// The request was carried out, but the data takes more than the limit on a response allows,
+    /// and has been dropped. Only ever received: it cannot be encoded.
+    TooLarge {
+        /// The most that a response may have, in bytes.
+        limit: usize,
+    },
 }
 
 impl Response {
@@ -51,7 +58,7 @@ impl Response {
                     dst.put_u8(b'\n');
                 }
             }
-            Self::Malformed(_) => return Err(CodecError::Malformed),
+            Self::Malformed(_) | Self::TooLarge { .. } => return Err(CodecError::Malformed),
         }
         dst.put_u8(b'\n');
         Ok(())
@@ -77,6 +84,14 @@ const MAX_LINE_BYTES: usize = 8 * 1024;
 /// The longest `error` answer, in bytes. The messages seen are below 100.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 
+/// How many times the limit on an answer its records may take in memory. A record of 25 bytes, as
+/// most are, whose key no other has takes 250 bytes while the index of the keys grows: so what
+/// usual keys bring is within the bound whenever its text is within the limit.
+const MEMORY_FACTOR: usize = 12;
+
+/// What the records of an answer may take in memory however low its limit is, in bytes.
+const MIN_MEMORY_BYTES: usize = 1024 * 1024;
+
 /// How much room there is for the rest of an answer that has begun, in bytes: it is likely to be
 /// large, or it would have come as a whole.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
@@ -88,6 +103,12 @@ pub(crate) trait RecordSink {
 
     /// A point of the key last selected.
     fn push(&mut self, point: Point);
+
+    /// Returns how much memory the records take, in bytes, and what it will take to hold one more.
+    fn memory(&self) -> usize;
+
+    /// Drops all records.
+    fn clear(&mut self);
 }
 
 /// How an answer ended.
@@ -99,6 +120,8 @@ pub(crate) enum End {
     Malformed(InvalidRecord),
     /// `error`, with this message.
     Error(String),
+    /// `ok`, with more data than may be.
+    TooLarge,
 }
 
 /// Reads answers out of a buffer, however they are cut into pieces.
@@ -123,7 +146,14 @@ enum State {
     Records,
     /// A record could not be read; the rest of the answer is passed over.
     Skipping(InvalidRecord),
+    /// The answer is too large; the rest of it is passed over.
+    Oversized,
     Message,
+    /// The message is too long; the rest of it is passed over.
+    LongMessage {
+        beginning: String,
+        at_line_start: bool,
+    },
 }
 
 impl Decoder {
@@ -134,6 +164,15 @@ impl Decoder {
     /// Whether the next byte would begin a new answer.
     pub(crate) fn is_between_answers(&self) -> bool {
         matches!(self.state, State::Status)
+    }
+
+    /// Whether the rest of an answer is passed over because it is too large.
+    pub(crate) fn is_oversized(&self) -> bool {
+        matches!(self.state, State::Oversized | State::LongMessage { .. })
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// How many bytes of all answers have been decoded.
@@ -164,7 +203,9 @@ impl Decoder {
         let before = src.len();
         let end = self.decode_on(src, sink);
         self.decoded += (before - src.len()) as u64;
-        if let (Ok(None), State::Records | State::Skipping(_)) = (&end, &self.state) {
+        if let (Ok(None), State::Records | State::Skipping(_) | State::Oversized) =
+            (&end, &self.state)
+        {
             // Without this, each read would be no larger than what the last one left free.
             src.reserve(READ_AHEAD_BYTES);
         }
@@ -182,7 +223,7 @@ impl Decoder {
             return Ok(None);
         }
         let end = match self.state {
-            State::Message => self.message(src)?,
+            State::Message | State::LongMessage { .. } => self.message(src),
             _ => self.records(src, sink)?,
         };
         if end.is_some() {
@@ -224,13 +265,15 @@ impl Decoder {
         let (len, over) = self.whole_lines(src, sink)?;
         src.advance(len);
         self.taken += len;
+        self.check_memory(sink);
         if !over {
-            self.check_line(self.taken, src.len())?;
+            self.check_line(self.taken, src.len(), sink)?;
             self.searched = src.len();
             return Ok(None);
         }
         Ok(Some(match std::mem::replace(&mut self.state, State::Status) {
             State::Skipping(fault) => End::Malformed(fault),
+            State::Oversized => End::TooLarge,
             _ => End::Ok,
         }))
     }
@@ -259,7 +302,7 @@ impl Decoder {
                 return Ok((at, false));
             };
             searched = 0;
-            self.check_line(self.taken + at, end + 1)?;
+            self.check_line(self.taken + at, end + 1, sink)?;
             at += end + 1;
             if end == 0 {
                 return Ok((at, true));
@@ -270,7 +313,7 @@ impl Decoder {
 
     /// Reads one record with whatever it takes.
     fn line(&mut self, line: &[u8], sink: &mut impl RecordSink) {
-        if let State::Skipping(_) = self.state {
+        if !matches!(self.state, State::Records) {
             return;
         }
         let record =
@@ -281,6 +324,7 @@ impl Decoder {
                 self.prefix.extend_from_slice(key.as_bytes());
                 self.prefix.push(b' ');
                 sink.push(point);
+                self.check_memory(sink);
             }
             None => self.state = State::Skipping(InvalidRecord::of(line)),
         }
@@ -291,7 +335,10 @@ impl Decoder {
     }
 
     /// Reads the message of an error, up to the blank line.
-    fn message(&mut self, src: &mut BytesMut) -> Result<Option<End>, CodecError> {
+    fn message(&mut self, src: &mut BytesMut) -> Option<End> {
+        if let State::LongMessage { .. } = self.state {
+            return self.rest_of_message(src);
+        }
         let limit = self.limit.min(MAX_ERROR_BYTES);
         let mut over = None;
         while over.is_none()
@@ -301,25 +348,64 @@ impl Decoder {
             over = src[..at].last().is_none_or(|&before| before == b'\n').then_some(at);
         }
         if self.taken + over.map_or(src.len(), |at| at + 1) > limit {
-            return Err(CodecError::ResponseTooLong { limit });
+            let len = limit.saturating_sub(self.taken);
+            let beginning = src[..len].trim_ascii_end();
+            let beginning = String::from_utf8_lossy(beginning).into_owned();
+            self.state = State::LongMessage { beginning, at_line_start: true };
+            return self.rest_of_message(src);
         }
         let Some(at) = over else {
             self.searched = src.len();
-            return Ok(None);
+            return None;
         };
         let message = String::from_utf8_lossy(&src[..at.saturating_sub(1)]).into_owned();
         src.advance(at + 1);
-        Ok(Some(End::Error(message)))
+        Some(End::Error(message))
+    }
+
+    /// Passes over a message whose beginning is known, up to the blank line.
+    fn rest_of_message(&mut self, src: &mut BytesMut) -> Option<End> {
+        let State::LongMessage { beginning, at_line_start } = &mut self.state else {
+            return None;
+        };
+        while let Some(at) = line_break(src, 0) {
+            let is_blank = at == 0 && *at_line_start;
+            src.advance(at + 1);
+            *at_line_start = true;
+            if is_blank {
+                return Some(End::Error(std::mem::take(beginning)));
+            }
+        }
+        *at_line_start &= src.is_empty();
+        src.clear();
+        None
     }
 
     /// Lets `len` bytes of a line pass if they are within the limits; the answer had `before` bytes
-    /// before it. The limit that the bytes cross first decides which error it is, so that it does
-    /// not depend on how the answer is cut into pieces.
-    fn check_line(&self, before: usize, len: usize) -> Result<(), CodecError> {
-        match self.limit.checked_sub(before) {
-            Some(left) if len <= left.min(MAX_LINE_BYTES) => Ok(()),
-            Some(MAX_LINE_BYTES..) => Err(CodecError::LineTooLong { limit: MAX_LINE_BYTES }),
-            _ => Err(CodecError::ResponseTooLong { limit: self.limit }),
+    /// before it. If the whole answer is too large, its records are dropped, and it goes on.
+    fn check_line(
+        &mut self,
+        before: usize,
+        len: usize,
+        sink: &mut impl RecordSink,
+    ) -> Result<(), CodecError> {
+        if self.limit.checked_sub(before).is_none_or(|left| len > left) {
+            self.state = State::Oversized;
+            sink.clear();
+        }
+        if len > MAX_LINE_BYTES {
+            return Err(CodecError::LineTooLong { limit: MAX_LINE_BYTES });
+        }
+        Ok(())
+    }
+
+    /// Drops the records if they take more memory than they may.
+    fn check_memory(&mut self, sink: &mut impl RecordSink) {
+        if let State::Records = self.state
+            && sink.memory() > self.limit.saturating_mul(MEMORY_FACTOR).max(MIN_MEMORY_BYTES)
+        {
+            self.state = State::Oversized;
+            sink.clear();
         }
     }
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::{
     Recorder,
+    names::{NameSettings, Names},
     registry::{Registry, Settings},
     series::Quantile,
 };
 use crate::{
     metric::{InvalidKey, Key},
-    reporter::Reporter,
+    reporter::{Reporter, WallClock},
 };
 
 /// Builds a [`Recorder`].
@@ -19,10 +20,11 @@ use crate::{
 /// use std::time::Duration;
 /// use metrics_client::{MetricsClient, Reporter, recorder::{Counters, Recorder}};
 ///
-/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let recorder = Recorder::builder(Reporter::new(client))
-///     .prefix("myhost.shop")?
-///     .interval(Duration::from_secs(60))
+///     .prefix("shop")?
+///     .global_label("host", "palm")
+///     .interval(Duration::from_secs(60))?
 ///     .counters(Counters::Rates)
 ///     .quantiles([0.5, 0.99])?
 ///     .install()?;
@@ -33,8 +35,9 @@ use crate::{
 #[must_use = "a builder does nothing until it makes a recorder"]
 pub struct RecorderBuilder {
     reporter: Reporter,
-    interval: Duration,
+    names: NameSettings,
     settings: Settings,
+    clock: WallClock,
 }
 
 /// What is reported of a counter.
@@ -45,7 +48,11 @@ pub enum Counters {
     /// starts anew. A report that is lost leaves a gap and no error.
     #[default]
     Totals,
-    /// How much has been counted each second since the last report, as statsd does.
+    /// How much has been counted each second, over the [interval](RecorderBuilder::interval), as statsd
+    /// does. A report out of turn, by [`flush`](Recorder::flush) or a guard, divides what was counted by
+    /// the whole interval too, so that the values of an interval add up to its rate; where an interval
+    /// was missed, as the runtime stood still, the report divides by the time that has passed. The first `absolute` of a counter says what was counted before
+    /// it was known here, and is no increase.
     Rates,
 }
 
@@ -61,26 +68,48 @@ pub struct InvalidQuantile {
     given: f64,
 }
 
+/// An interval that is too short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "invalid interval {given:?}: a server keeps one value for each second, so it is at least 1s"
+)]
+pub struct InvalidInterval {
+    given: Duration,
+}
+
 impl RecorderBuilder {
     pub(super) fn new(reporter: Reporter) -> Self {
         let settings = Settings {
-            prefix: None,
+            interval: Duration::from_secs(10),
             counters: Counters::default(),
-            quantiles: [0.5, 0.9, 0.99].into_iter().filter_map(Quantile::new).collect(),
             idle_timeout: Duration::from_secs(15 * 60),
+            gauge_idle_timeout: None,
             max_series: 10_000,
         };
-        Self { reporter, interval: Duration::from_secs(10), settings }
+        let quantiles = [0.0, 0.5, 0.9, 0.99, 1.0].into_iter().filter_map(Quantile::new).collect();
+        let names = NameSettings { prefix: None, labels: Vec::new(), quantiles };
+        Self { reporter, names, settings, clock: WallClock::default() }
     }
 
-    /// How often the series are reported, at least a second: the protocol keeps one value for each.
-    /// Default: 10 seconds.
-    pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval.clamp(Duration::from_secs(1), LONGEST);
-        self
+    /// Sets how often the series are reported. Default: 10 seconds.
+    ///
+    /// Reports are made at the beginning of a second of the wall clock.
+    ///
+    /// # Errors
+    ///
+    /// If it is less than a second: a server keeps one value for each.
+    pub fn interval(mut self, interval: Duration) -> Result<Self, InvalidInterval> {
+        if interval < Duration::from_secs(1) {
+            return Err(InvalidInterval { given: interval });
+        }
+        self.settings.interval = interval.min(LONGEST);
+        Ok(self)
     }
 
-    /// What all keys begin with, before a dot. Default: nothing.
+    /// Sets what all keys begin with, before a dot. Default: nothing.
+    ///
+    /// Labels of the prefix are [global labels](Self::global_label): with `shop;env=prod` the counter
+    /// `hits` is reported as `shop.hits;env=prod`.
     ///
     /// # Errors
     ///
@@ -90,8 +119,17 @@ impl RecorderBuilder {
         K: TryInto<Key>,
         InvalidKey: From<K::Error>,
     {
-        self.settings.prefix = Some(prefix.try_into()?);
+        self.names.prefix = Some(prefix.try_into()?);
         Ok(self)
+    }
+
+    /// Adds a label to all series. A label of that name which a metric has itself replaces it, and so
+    /// does one that is added later. Default: none.
+    ///
+    /// What a key cannot hold is percent-encoded, as [`Key::with_labels`] does it.
+    pub fn global_label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.names.labels.push((name.into(), value.into()));
+        self
     }
 
     /// What is reported of a counter. Default: [`Counters::Totals`].
@@ -100,8 +138,12 @@ impl RecorderBuilder {
         self
     }
 
-    /// Which quantiles are reported of a histogram: 0.5 as `.p50`, 0.999 as `.p999`, 0 as `.min` and 1
-    /// as `.max`. Default: 0.5, 0.9 and 0.99.
+    /// Sets which quantiles are reported of a histogram: 0.5 as `.p50`, 0.999 as `.p999`, 0 as `.min` and
+    /// 1 as `.max`. Default: 0, 0.5, 0.9, 0.99 and 1.
+    ///
+    /// They are those of the nearest rank: `.p99` is the smallest value such that 99 % of all are not
+    /// greater. Of less than 100 values that is the greatest. `.min` and `.max` are exact, the others off
+    /// by at most 1 %.
     ///
     /// # Errors
     ///
@@ -111,22 +153,44 @@ impl RecorderBuilder {
         quantiles: impl IntoIterator<Item = f64>,
     ) -> Result<Self, InvalidQuantile> {
         let checked = |given| Quantile::new(given).ok_or(InvalidQuantile { given });
-        self.settings.quantiles = quantiles.into_iter().map(checked).collect::<Result<_, _>>()?;
+        self.names.quantiles = quantiles.into_iter().map(checked).collect::<Result<_, _>>()?;
         Ok(self)
     }
 
-    /// How long a series is reported after its last update; where no handle of it is kept it is then
-    /// forgotten. Default: 15 minutes.
+    /// Sets how long a series is reported after its last update; where no handle of it is kept it is then
+    /// forgotten. Default: 15 minutes. [`Duration::MAX`] means for ever.
+    ///
+    /// A gauge that is not 0 is reported and kept for ever, for it would go on from 0: see
+    /// [`gauge_idle_timeout`](Self::gauge_idle_timeout).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = timeout;
         self
     }
 
-    /// How many series there may be, for labels can make ever new ones. What would be one more counts
-    /// for nothing, and the log tells of the first. Default: 10,000; the memory of histograms counts
-    /// most, with up to 32 KiB each.
+    /// Sets the [idle timeout](Self::idle_timeout) of gauges that are not 0. Default: they have none.
+    ///
+    /// This is for programs whose gauges are set and not counted up and down, and have labels of which
+    /// there are ever new ones: without it, these stay until
+    /// [the limit of series](Self::max_series) is reached.
+    pub fn gauge_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.gauge_idle_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how many series there may be, for labels can make ever new ones. Default: 10,000. The memory
+    /// of histograms counts most, with up to 64 KiB each.
+    ///
+    /// A handle that is taken of one more reports nothing until a series has been forgotten: the first
+    /// update after that makes its series. What a counter or a gauge was told before then counts; what a
+    /// histogram was told does not. The log says when the limit is reached, and when there is room again.
     pub fn max_series(mut self, series: usize) -> Self {
         self.settings.max_series = series as u64;
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn clock(mut self, clock: WallClock) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -137,7 +201,8 @@ impl RecorderBuilder {
     /// If called outside of a Tokio runtime.
     #[must_use = "a recorder ends with its last handle"]
     pub fn build(self) -> Recorder {
-        Recorder::start(Registry::new(self.reporter, self.settings), self.interval)
+        let Self { reporter, names, settings, clock } = self;
+        Recorder::start(Registry::new(reporter, Names::new(names), settings, clock))
     }
 
     /// Makes a recorder and has the whole process report to it.

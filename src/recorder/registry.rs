@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+        atomic::{AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
@@ -15,36 +15,45 @@ use tokio::time::Instant;
 
 use super::{
     builder::Counters,
-    series::{
-        CounterSeries, GaugeSeries, HistogramKeys, HistogramSeries, Quantile, Report, Series,
-    },
+    histogram::HistogramSeries,
+    late::{LateCounter, LateGauge, LateHistogram},
+    names::Names,
+    series::{CounterSeries, GaugeSeries, Report, Series},
 };
 use crate::{
-    metric::{InvalidKey, Key},
-    reporter::{self, Reporter, Seconds},
+    log_limit::LogCondition,
+    reporter::{Refused, Reporter, Seconds, Stamp, WallClock, whole_seconds},
 };
 
 /// What a recorder is told once.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    pub(super) prefix: Option<Key>,
+    pub(super) interval: Duration,
     pub(super) counters: Counters,
-    pub(super) quantiles: Vec<Quantile>,
     pub(super) idle_timeout: Duration,
+    /// That of gauges that are not 0; they are kept without it.
+    pub(super) gauge_idle_timeout: Option<Duration>,
     pub(super) max_series: u64,
 }
 
 pub(super) struct Registry {
     shards: Shards<metrics::Key, Maker>,
+    reporter: Reporter,
+    settings: Settings,
+    clock: WallClock,
     last: Mutex<Last>,
-    /// Whether the log knows that there is no more room.
-    is_full_told: AtomicBool,
+    /// There is no room for another series.
+    full: LogCondition,
 }
 
 /// The last report.
 struct Last {
     at: Instant,
+    /// When the last report of an earlier second was made.
+    before: Instant,
     seconds: Seconds,
+    /// How many samples it had.
+    samples: usize,
 }
 
 /// Counts that are kept with the series.
@@ -57,91 +66,197 @@ pub(super) struct Tally {
 }
 
 impl Registry {
-    pub(super) fn new(reporter: Reporter, settings: Settings) -> Self {
-        let maker = Maker { reporter, settings, tally: Tally::default() };
+    pub(super) fn new(
+        reporter: Reporter,
+        names: Names,
+        settings: Settings,
+        clock: WallClock,
+    ) -> Self {
+        let now = Instant::now();
+        let last = Last { at: now, before: now, seconds: Seconds::default(), samples: 0 };
         Self {
-            shards: Shards::new(maker),
-            last: Mutex::new(Last { at: Instant::now(), seconds: Seconds::default() }),
-            is_full_told: AtomicBool::new(false),
+            shards: Shards::new(Maker { names, tally: Tally::default() }),
+            reporter,
+            settings,
+            clock,
+            last: Mutex::new(last),
+            full: LogCondition::new(),
         }
     }
 
     pub(super) fn reporter(&self) -> &Reporter {
-        &self.shards.storage().reporter
+        &self.reporter
     }
 
     pub(super) fn tally(&self) -> &Tally {
         &self.shards.storage().tally
     }
 
-    pub(super) fn counter(&self, key: &metrics::Key) -> Counter {
-        if self.has_room() {
-            return self.shards.get_or_create_counter(key, |it| Counter::from_arc(Arc::clone(it)));
-        }
-        let known = self.shards.get_counter(key).map(Counter::from_arc);
-        known.unwrap_or_else(|| self.refused(key, Counter::noop()))
+    pub(super) fn clock(&self) -> &WallClock {
+        &self.clock
     }
 
-    pub(super) fn gauge(&self, key: &metrics::Key) -> Gauge {
-        if self.has_room() {
-            return self.shards.get_or_create_gauge(key, |it| Gauge::from_arc(Arc::clone(it)));
-        }
-        let known = self.shards.get_gauge(key).map(Gauge::from_arc);
-        known.unwrap_or_else(|| self.refused(key, Gauge::noop()))
+    pub(super) fn interval(&self) -> Duration {
+        self.settings.interval
     }
 
-    pub(super) fn histogram(&self, key: &metrics::Key) -> Histogram {
-        if self.has_room() {
-            let handle = |it: &Arc<_>| Histogram::from_arc(Arc::clone(it));
-            return self.shards.get_or_create_histogram(key, handle);
+    pub(super) fn counter(self: &Arc<Self>, key: &metrics::Key) -> Counter {
+        match self.find_counter(key) {
+            Some(series) => Counter::from_arc(series),
+            None => Counter::from_arc(Arc::new(LateCounter::new(self.refuse(key)))),
         }
-        let known = self.shards.get_histogram(key).map(Histogram::from_arc);
-        known.unwrap_or_else(|| self.refused(key, Histogram::noop()))
     }
 
-    /// Hands the values of all series to the reporter, and forgets those that are idle.
-    pub(super) fn report(&self) {
-        let Maker { settings, tally, .. } = self.shards.storage();
-        // Held to the end: two reports at once would share what was counted between them.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let report = Report {
-            now,
-            second: last.seconds.next(),
-            // Two reports may come in one moment of the clock.
-            elapsed: (now - last.at).as_secs_f64().max(1e-3),
-            counters: settings.counters,
-            idle_since: now.checked_sub(settings.idle_timeout),
+    pub(super) fn gauge(self: &Arc<Self>, key: &metrics::Key) -> Gauge {
+        match self.find_gauge(key) {
+            Some(series) => Gauge::from_arc(series),
+            None => Gauge::from_arc(Arc::new(LateGauge::new(self.refuse(key)))),
+        }
+    }
+
+    pub(super) fn histogram(self: &Arc<Self>, key: &metrics::Key) -> Histogram {
+        match self.find_histogram(key) {
+            Some(series) => Histogram::from_arc(series),
+            None => Histogram::from_arc(Arc::new(LateHistogram::new(self.refuse(key)))),
+        }
+    }
+
+    /// Returns the series, which is made if there is room.
+    pub(super) fn find_counter(&self, key: &metrics::Key) -> Option<Arc<CounterSeries>> {
+        let found = match self.has_room() {
+            true => Some(self.shards.get_or_create_counter(key, Arc::clone)),
+            false => self.shards.get_counter(key),
         };
-        last.at = now;
-        let mut any_idle = false;
-        self.shards.visit_counters(|_, series| any_idle |= series.report(&report));
-        self.shards.visit_gauges(|_, series| any_idle |= series.report(&report));
-        self.shards.visit_histograms(|_, series| any_idle |= series.report(&report));
-        if any_idle {
-            self.shards.retain_counters(|_, series| tally.retains(series, &report));
-            self.shards.retain_gauges(|_, series| tally.retains(series, &report));
-            self.shards.retain_histograms(|_, series| tally.retains(series, &report));
+        self.names().log_new();
+        found
+    }
+
+    /// Returns the series, which is made if there is room.
+    pub(super) fn find_gauge(&self, key: &metrics::Key) -> Option<Arc<GaugeSeries>> {
+        let found = match self.has_room() {
+            true => Some(self.shards.get_or_create_gauge(key, Arc::clone)),
+            false => self.shards.get_gauge(key),
+        };
+        self.names().log_new();
+        found
+    }
+
+    /// Returns the series, which is made if there is room.
+    pub(super) fn find_histogram(&self, key: &metrics::Key) -> Option<Arc<HistogramSeries>> {
+        let found = match self.has_room() {
+            true => Some(self.shards.get_or_create_histogram(key, Arc::clone)),
+            false => self.shards.get_histogram(key),
+        };
+        self.names().log_new();
+        found
+    }
+
+    /// Hands the values of all series to the reporter, and forgets those that are idle. `due` is when
+    /// the report was due, by the wall clock; it is now where it is made out of turn.
+    pub(super) fn report(&self, due: Option<Duration>) -> Refused {
+        let now = self.clock.now();
+        let due = whole_seconds(due.unwrap_or(now));
+        let aftermath = {
+            // Held until the samples are in the queue: two reports at once would share what was
+            // counted between them, and the older could replace the newer.
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut report = self.begin(&mut last, due, whole_seconds(now));
+            self.shards.visit_counters(|_, series| series.report(&mut report));
+            self.shards.visit_gauges(|_, series| series.report(&mut report));
+            self.shards.visit_histograms(|_, series| series.report(&mut report));
+            last.samples = report.samples.len();
+            let aftermath = self.reporter.record_quietly(&report.samples);
+            if report.any_idle {
+                self.forget_idle(&report);
+            }
+            aftermath
+        };
+        let refused = aftermath.run();
+        self.names().log_due();
+        if self.has_room()
+            && let Some(lasting) = self.full.is_over()
+        {
+            let (handles, seconds) = (lasting.times, lasting.since.as_secs());
+            tracing::info!(handles, seconds, "the recorder has room for new series again");
         }
+        refused
+    }
+
+    /// Returns how many series have updates that have not been reported.
+    pub(super) fn unreported(&self) -> u64 {
+        let mut series = 0;
+        self.shards.visit_counters(|_, it| series += u64::from(it.is_updated()));
+        self.shards.visit_gauges(|_, it| series += u64::from(it.is_updated()));
+        self.shards.visit_histograms(|_, it| series += u64::from(it.is_updated()));
+        series
+    }
+
+    fn begin(&self, last: &mut Last, due: i64, wall: i64) -> Report {
+        let Settings { interval, counters, idle_timeout, gauge_idle_timeout, .. } = self.settings;
+        let now = Instant::now();
+        let Stamp { second, is_shared } = last.seconds.stamp(due, wall);
+        if !is_shared {
+            last.before = last.at;
+        }
+        last.at = now;
+        Report {
+            now,
+            second,
+            is_shared,
+            rated: rated(now - last.before, interval),
+            counters,
+            idle_since: now.checked_sub(idle_timeout),
+            gauge_idle_since: gauge_idle_timeout.and_then(|timeout| now.checked_sub(timeout)),
+            any_idle: false,
+            samples: Vec::with_capacity(last.samples),
+        }
+    }
+
+    fn forget_idle(&self, report: &Report) {
+        let maker = self.shards.storage();
+        self.shards.retain_counters(|_, series| maker.retains(series, report));
+        self.shards.retain_gauges(|_, series| maker.retains(series, report));
+        self.shards.retain_histograms(|_, series| maker.retains(series, report));
+    }
+
+    fn names(&self) -> &Names {
+        &self.shards.storage().names
     }
 
     fn has_room(&self) -> bool {
-        let Maker { settings, tally, .. } = self.shards.storage();
-        tally.series.load(Ordering::Relaxed) < settings.max_series
+        self.tally().series.load(Ordering::Relaxed) < self.settings.max_series
     }
 
-    fn refused<T>(&self, key: &metrics::Key, nothing: T) -> T {
-        let Maker { settings, tally, .. } = self.shards.storage();
-        tally.refused.fetch_add(1, Ordering::Relaxed);
-        if !self.is_full_told.swap(true, Ordering::Relaxed) {
-            let limit = settings.max_series;
-            tracing::warn!(metric = ?key.name(), limit, "too many series: new ones are not recorded");
+    /// Counts a handle of a series for which there is no room. Returns what such a handle needs.
+    fn refuse(self: &Arc<Self>, key: &metrics::Key) -> (metrics::Key, std::sync::Weak<Self>) {
+        self.tally().refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(lasting) = self.full.holds() {
+            let (handles, limit) = (lasting.times, self.settings.max_series);
+            tracing::warn!(
+                metric = ?key.name(),
+                handles,
+                limit,
+                "the limit of series is reached: new ones are not reported"
+            );
         }
-        nothing
+        (key.clone(), Arc::downgrade(self))
     }
 }
 
-impl Tally {
+/// Returns the time that the rates of a report are over: the interval, also where the report is made out
+/// of turn or a little late, unless an interval has been missed.
+fn rated(elapsed: Duration, interval: Duration) -> Duration {
+    if elapsed < interval * 3 / 2 { interval } else { elapsed }
+}
+
+/// Makes series, and the keys under which they are reported. What is worth a log line is kept until
+/// the caller of the shards has released their locks.
+struct Maker {
+    names: Names,
+    tally: Tally,
+}
+
+impl Maker {
     /// Whether a series is kept. It is if it is in use or not idle: nobody can take a handle of it
     /// meanwhile, for that needs the lock that its shard is under.
     fn retains<S: Series>(&self, series: &Arc<S>, report: &Report) -> bool {
@@ -150,50 +265,31 @@ impl Tally {
         }
         // What was done through handles that are gone is seen from here on.
         fence(Ordering::Acquire);
-        let is_kept = series.is_updated() || !report.is_idle(series.used());
+        let is_kept = series.is_updated() || !series.is_idle(report);
         if !is_kept {
-            self.series.fetch_sub(1, Ordering::Relaxed);
+            self.tally.series.fetch_sub(1, Ordering::Relaxed);
+            series.each_key(|name| self.names.release(name));
         }
         is_kept
     }
-}
 
-/// Makes series, and the keys under which they are reported.
-struct Maker {
-    reporter: Reporter,
-    settings: Settings,
-    tally: Tally,
-}
-
-impl Maker {
-    /// Counts a series, and what is reported of it if it can be named.
-    fn name<T>(
-        &self,
-        key: &metrics::Key,
-        name: impl FnOnce() -> Result<T, InvalidKey>,
-    ) -> Option<T> {
+    fn add<S: Series>(&self, key: &metrics::Key, series: S) -> Arc<S> {
         self.tally.series.fetch_add(1, Ordering::Relaxed);
-        match name() {
-            Ok(named) => Some(named),
-            Err(error) => {
-                if self.tally.unnamed.fetch_add(1, Ordering::Relaxed) == 0 {
-                    tracing::warn!(metric = ?key.name(), %error, "a series cannot be reported");
-                }
-                None
-            }
-        }
+        series.each_key(|name| self.names.claim(name, S::KIND, key));
+        Arc::new(series)
     }
 
-    fn gauge_of(
+    fn named<T>(
         &self,
         key: &metrics::Key,
-        part: Option<&str>,
-    ) -> Result<reporter::Gauge, InvalidKey> {
-        let prefix = self.settings.prefix.as_deref();
-        let parts = prefix.into_iter().chain([key.name()]).chain(part);
-        let name = parts.collect::<Vec<_>>().join(".");
-        let labels = key.labels().map(|label| (label.key(), label.value()));
-        self.reporter.gauge(Key::with_labels(name, labels)?)
+        named: Result<T, crate::metric::InvalidKey>,
+    ) -> Option<T> {
+        named
+            .map_err(|fault| {
+                self.tally.unnamed.fetch_add(1, Ordering::Relaxed);
+                self.names.note_unnamed(key, fault);
+            })
+            .ok()
     }
 }
 
@@ -203,27 +299,18 @@ impl Storage<metrics::Key> for Maker {
     type Histogram = Arc<HistogramSeries>;
 
     fn counter(&self, key: &metrics::Key) -> Arc<CounterSeries> {
-        let gauge = self.name(key, || self.gauge_of(key, None));
-        Arc::new(CounterSeries::new(gauge))
+        let name = self.named(key, self.names.key(key, None));
+        self.add(key, CounterSeries::new(name))
     }
 
     fn gauge(&self, key: &metrics::Key) -> Arc<GaugeSeries> {
-        let gauge = self.name(key, || self.gauge_of(key, None));
-        Arc::new(GaugeSeries::new(gauge))
+        let name = self.named(key, self.names.key(key, None));
+        self.add(key, GaugeSeries::new(name))
     }
 
     fn histogram(&self, key: &metrics::Key) -> Arc<HistogramSeries> {
-        let keys = self.name(key, || {
-            let quantiles = self.settings.quantiles.iter();
-            let quantiles = quantiles
-                .map(|quantile| Ok((quantile.value, self.gauge_of(key, Some(&quantile.name))?)));
-            Ok(HistogramKeys {
-                count: self.gauge_of(key, Some("count"))?,
-                sum: self.gauge_of(key, Some("sum"))?,
-                quantiles: quantiles.collect::<Result<_, InvalidKey>>()?,
-            })
-        });
-        Arc::new(HistogramSeries::new(keys, Arc::clone(&self.tally.not_finite)))
+        let names = self.named(key, self.names.histogram_keys(key));
+        self.add(key, HistogramSeries::new(names, Arc::clone(&self.tally.not_finite)))
     }
 }
 

@@ -14,13 +14,14 @@ use crate::{
     metric::{InvalidKey, Key},
 };
 
-/// Builds a [`Reporter`].
+/// Builds a [`Reporter`]. What a setting cannot be is taken for the nearest that it can be; zero never
+/// means "without a limit" ([the rule](crate::ClientBuilder#limits-and-zero)).
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 /// use metrics_client::{MetricsClient, Reporter, WhenFull};
 ///
-/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let reporter = Reporter::builder(client)
 ///     .capacity(1_000_000)
 ///     .max_bytes(128 * 1024 * 1024)
@@ -29,13 +30,14 @@ use crate::{
 ///     .start();
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[must_use = "a builder does nothing until it starts a reporter"]
 pub struct ReporterBuilder {
     client: MetricsClient,
     limits: Limits,
     gather: Duration,
     own: Option<Own>,
+    max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
 }
@@ -49,13 +51,14 @@ impl ReporterBuilder {
             limits,
             gather: Duration::from_millis(10),
             own: None,
+            max_attempts: None,
             #[cfg(feature = "spool")]
             spool: None,
         }
     }
 
     /// How many samples may wait, at least one; those that are being sent, which are at most half of
-    /// that, are among them. Default: 262,144, a quarter of a second at a million samples a second.
+    /// that, are among them, and those that are being written to a spool, at most a quarter. Default: 262,144, a quarter of a second at a million samples a second.
     pub fn capacity(mut self, samples: usize) -> Self {
         self.limits.samples = samples.max(1);
         self
@@ -63,7 +66,8 @@ impl ReporterBuilder {
 
     /// How much memory the samples that wait may be counted as, in bytes: 64 for each and the length
     /// of its key, and 64 more where samples are [coalesced](WhenFull::Coalesce). It is never
-    /// more in truth, and less where samples share a key. Default: 32 MiB.
+    /// more in truth, and less where samples share a key. A sample that counts as more than this by itself is
+    /// dropped, so 0 keeps none. Default: 32 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;
         self
@@ -83,6 +87,18 @@ impl ReporterBuilder {
     /// sample.
     pub fn gather(mut self, time: Duration) -> Self {
         self.gather = time;
+        self
+    }
+
+    /// Sets how many attempts to send a sample may fail, at least one. Then it is dropped, and counted
+    /// as [`Dropped::attempts`](crate::Dropped::attempts). Default: no limit.
+    ///
+    /// An attempt is a batch that failed with the sample in it: because there was no connection within
+    /// the client's [request timeout](crate::ClientBuilder::request_timeout), or because the server
+    /// did not answer. What a server refuses is never sent again. With a spool, samples that are moved
+    /// there are not dropped for this reason.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts.max(1));
         self
     }
 
@@ -107,16 +123,44 @@ impl ReporterBuilder {
     /// Opens a folder to which samples are moved while the server is slow or away, and from which they are
     /// sent later, behind those that come: see [`Spool`]. Samples that lie there already are sent too.
     ///
-    /// This looks through the folder, and blocks meanwhile.
+    /// Returns a builder of the same settings that has the folder, and leaves this one as it is: if the
+    /// folder cannot be used, a reporter can still be started without. A folder belongs to one reporter,
+    /// so a builder cannot be cloned; a second builder with this folder is the error
+    /// [`InUse`](SpoolError::InUse).
+    ///
+    /// ```no_run
+    /// # use metrics_client::{MetricsClient, Reporter, Spool};
+    /// # async fn f() {
+    /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy().unwrap();
+    /// let builder = Reporter::builder(client).capacity(1_000_000);
+    /// let reporter = match builder.spool(Spool::folder("/var/lib/agent/spool")) {
+    ///     Ok(with_spool) => with_spool.start(),
+    ///     Err(error) => {
+    ///         eprintln!("samples wait in memory alone: {error}");
+    ///         builder.start()
+    ///     }
+    /// };
+    /// # }
+    /// ```
+    ///
+    /// This reads all of the segment that was written last, and the headers of the others, and blocks
+    /// until it has.
     ///
     /// # Errors
     ///
     /// If the folder cannot be used, with the reason and the remedy.
     #[cfg(feature = "spool")]
     #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
-    pub fn spool(mut self, spool: Spool) -> Result<Self, SpoolError> {
-        self.spool = Some(OpenSpool::open(spool)?);
-        Ok(self)
+    pub fn spool(&self, spool: Spool) -> Result<Self, SpoolError> {
+        let spool = OpenSpool::open(spool)?;
+        Ok(Self {
+            client: self.client.clone(),
+            limits: self.limits,
+            gather: self.gather,
+            own: self.own.clone(),
+            max_attempts: self.max_attempts,
+            spool: Some(spool),
+        })
     }
 
     /// Starts the reporter: its task lives on the runtime of the caller.
@@ -132,6 +176,7 @@ impl ReporterBuilder {
                 limits: self.limits,
                 gather: self.gather,
                 own: self.own,
+                max_attempts: self.max_attempts,
                 #[cfg(feature = "spool")]
                 spool: self.spool,
             },

@@ -11,8 +11,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{shared::Shared, stats::Reason};
-use crate::{client::MetricsClient, error::Error, metric::Sample};
+#[cfg(feature = "spool")]
+use super::poison::is_hangup;
+use super::{attempts::Attempts, outbox::Settled, poison::Suspects, shared::Shared};
+use crate::{
+    client::{MetricsClient, Outcomes, SampleOutcome},
+    error::Error,
+    metric::Sample,
+};
 
 /// How many samples leave at once: what a connection has in flight, so that it is kept busy, and few
 /// enough that what is sent again after a failure does not count.
@@ -21,20 +27,42 @@ pub(super) const BATCH: usize = 4096;
 /// How many of them are taken from the queue at one go: nobody can record meanwhile.
 const SLICE: usize = 256;
 
-/// The batch that is on its way, if one is.
+/// The batches that are on their way.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
+    /// The one that was taken from the queue.
     current: Option<Flight>,
+    /// The one that was read from the spool.
+    #[cfg(feature = "spool")]
+    replay: Option<Flight>,
+    /// What became of the last one from the spool, until the spool is told.
+    #[cfg(feature = "spool")]
+    replayed: Option<Replayed>,
+    /// Samples that the sender passes over.
+    suspects: Suspects,
+    attempts: Attempts,
     /// How many batches have left.
     left: u64,
 }
 
 struct Flight {
     id: u64,
+    origin: Origin,
     batch: Arc<Vec<Sample>>,
+    outcomes: Arc<Outcomes>,
     call: Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>,
     /// Whoever waits for the outcome.
     waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Queue,
+    #[cfg(feature = "spool")]
+    Spool {
+        /// What is sent is one sample, and it is to blame if the server closes the connection.
+        accused: bool,
+    },
 }
 
 /// What became of a batch.
@@ -44,8 +72,18 @@ pub(super) enum Landed {
     Whole,
     /// Some have none, and wait again.
     Broken(Error),
-    /// Somebody has called it back, and it waits again.
+    /// Somebody has called it back, and what of it has no outcome waits again.
     CalledBack,
+}
+
+/// What became of samples that were sent from the spool.
+#[cfg(feature = "spool")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Replayed {
+    /// So many of the first have their outcome.
+    pub(super) settled: usize,
+    pub(super) rejected: u64,
+    pub(super) poison: u64,
 }
 
 impl Shared {
@@ -58,6 +96,29 @@ impl Shared {
     ) -> Option<Landed> {
         let id = self.take_off(client, holds, most)?;
         Some(self.landed(id).await)
+    }
+
+    /// Sends samples that were read from the spool. However this ends, the spool has to be told what
+    /// became of them: see [`take_replayed`](Self::take_replayed). If the server closes the connection
+    /// at them, and they are `accused` of that, it is proved.
+    #[cfg(feature = "spool")]
+    pub(super) async fn replay(&self, samples: Vec<Sample>, accused: bool) -> Landed {
+        let id = {
+            let mut flights = self.flights();
+            if !self.outbox().may_replay() {
+                return Landed::CalledBack;
+            }
+            let origin = Origin::Spool { accused };
+            let flight = flights.flight(&self.client, origin, samples);
+            flights.replay.insert(flight).id
+        };
+        self.landed(id).await
+    }
+
+    /// What became of the samples that were last sent from the spool, which the spool is to be told.
+    #[cfg(feature = "spool")]
+    pub(super) fn take_replayed(&self) -> Option<Replayed> {
+        self.flights().replayed.take()
     }
 
     async fn landed(&self, id: u64) -> Landed {
@@ -73,8 +134,9 @@ impl Shared {
         .await
     }
 
-    /// Calls back the batch that is on its way. What of it has not been sent will not be, and all of
-    /// it waits again.
+    /// Calls back the batch that was taken from the queue. What of it has not been sent will not be,
+    /// and what of it has no outcome waits again.
+    #[cfg(any(test, feature = "spool"))]
     pub(super) fn call_back(&self) {
         let mut flights = self.flights();
         let flight = flights.current.take();
@@ -93,13 +155,16 @@ impl Shared {
         true
     }
 
-    /// Calls back the batch that is on its way, whosever it is, and keeps everybody from sending.
+    /// Calls back what is on its way, whosever it is, and keeps everybody from sending.
     #[cfg(feature = "spool")]
     pub(super) fn begin_rescue(&self) {
         let mut flights = self.flights();
         self.outbox().begin_rescue();
         let flight = flights.current.take();
         self.return_home(flights, flight);
+        let mut flights = self.flights();
+        let replay = flights.replay.take();
+        self.return_home(flights, replay);
     }
 
     #[cfg(feature = "spool")]
@@ -121,76 +186,178 @@ impl Shared {
         self.note_settled();
     }
 
+    /// Takes no more, drops what waits, and calls back what is on its way: from then on nothing is
+    /// sent. How many samples were dropped.
+    pub(super) fn give_up(&self) -> u64 {
+        let mut flights = self.flights();
+        // Before the batch comes home, so that nobody sends it again.
+        let (dropped, sender) = self.outbox().give_up();
+        let flight = flights.current.take();
+        let dropped = dropped + self.return_home(flights, flight);
+        #[cfg(feature = "spool")]
+        {
+            let mut flights = self.flights();
+            let replay = flights.replay.take();
+            self.return_home(flights, replay);
+        }
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        self.note_settled();
+        dropped
+    }
+
     fn take_off(&self, client: &MetricsClient, holds: bool, most: usize) -> Option<u64> {
         let mut flights = self.flights();
-        let mut batch = Vec::new();
-        while batch.len() < most
-            && self.outbox().take(SLICE.min(most - batch.len()), holds, &mut batch)
-        {}
+        let batch = if flights.suspects.is_empty() {
+            self.take_slices(most, |slice, batch| self.outbox().take(slice, holds, batch))
+        } else {
+            self.take_past(&mut flights.suspects, holds, most)
+        };
         if batch.is_empty() {
             return None;
         }
-        let batch = Arc::new(batch);
-        let call = {
-            let (client, batch) = (client.clone(), Arc::clone(&batch));
-            Box::pin(async move { client.put_all(batch.as_slice()).await })
-        };
-        flights.left += 1;
-        let id = flights.left;
-        flights.current = Some(Flight { id, batch, call, waker: None });
-        Some(id)
+        let flight = flights.flight(client, Origin::Queue, batch);
+        Some(flights.current.insert(flight).id)
+    }
+
+    fn take_slices(
+        &self,
+        most: usize,
+        take: impl Fn(usize, &mut Vec<Sample>) -> bool,
+    ) -> Vec<Sample> {
+        let mut batch = Vec::new();
+        while batch.len() < most && take(SLICE.min(most - batch.len()), &mut batch) {}
+        batch
+    }
+
+    /// A suspect alone if it is its turn, or else all others; or a suspect if there are no others.
+    fn take_past(&self, suspects: &mut Suspects, holds: bool, most: usize) -> Vec<Sample> {
+        let mut batch = Vec::new();
+        if suspects.has_due() {
+            let is_next = |sample: &Sample| suspects.is_next(sample, true);
+            if self.outbox().take_where(1, holds, is_next, &mut batch) {
+                return batch;
+            }
+            suspects.forget_due();
+        }
+        let batch = self.take_slices(most, |slice, batch| {
+            let is_other = |sample: &Sample| !suspects.contains(sample);
+            self.outbox().take_where(slice, holds, is_other, batch)
+        });
+        if !batch.is_empty() {
+            return batch;
+        }
+        let mut batch = batch;
+        let is_next = |sample: &Sample| suspects.is_next(sample, false);
+        self.outbox().take_where(1, holds, is_next, &mut batch);
+        batch
     }
 
     fn land(
         &self,
-        flights: MutexGuard<'_, Flights>,
+        mut flights: MutexGuard<'_, Flights>,
         flight: Flight,
         result: Result<(), Error>,
     ) -> Landed {
-        let total = flight.batch.len();
-        let (settled, rejected) = outcome(&result, total);
-        let fault = result.err();
-        let trouble = fault.clone().filter(|_| settled < total);
-        self.settle(flights, flight, settled, rejected, trouble.clone());
-        if rejected > 0
-            && self.complaints.is_due(Reason::Rejected)
-            && let Some(error) = &fault
-        {
-            tracing::warn!(samples = rejected, %error, "the server refuses samples");
+        let mut outcomes = match result {
+            Ok(()) => vec![SampleOutcome::Acknowledged; flight.batch.len()].into(),
+            Err(_) => flight.outcomes.get(),
+        };
+        let error = result.err();
+        match flight.origin {
+            Origin::Queue => {
+                flights.suspects.judge(&flight.batch, &mut outcomes, error.as_ref());
+            }
+            #[cfg(feature = "spool")]
+            Origin::Spool { accused } => {
+                if accused && error.as_ref().is_some_and(is_hangup) {
+                    outcomes.fill(SampleOutcome::ClosedOn);
+                }
+            }
         }
+        let is_whole = !outcomes.contains(&SampleOutcome::Open);
+        self.settle(flights, flight, Some(outcomes), error.as_ref());
+        let trouble = error.filter(|_| !is_whole);
+        match &trouble {
+            Some(error) => self.log.unsent(error),
+            None => self.log.sent(),
+        }
+        self.note_room();
         trouble.map_or(Landed::Whole, Landed::Broken)
     }
 
-    fn return_home(&self, flights: MutexGuard<'_, Flights>, flight: Option<Flight>) {
-        if let Some(mut flight) = flight {
-            let waker = flight.waker.take();
-            self.settle(flights, flight, 0, 0, None);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+    /// How many of its samples had to be dropped.
+    fn return_home(&self, flights: MutexGuard<'_, Flights>, flight: Option<Flight>) -> u64 {
+        let Some(mut flight) = flight else { return 0 };
+        let waker = flight.waker.take();
+        let dropped = self.settle(flights, flight, None, None);
+        if let Some(waker) = waker {
+            waker.wake();
         }
+        dropped
     }
 
     /// The flight has been taken out of the flights, which stay locked until its samples are settled:
-    /// whoever finds none on its way finds none that is out.
+    /// whoever finds none on its way finds none that is out. Its outcomes are given if it has landed,
+    /// with the error, if there was one. How many samples had to be dropped.
     fn settle(
         &self,
-        flights: MutexGuard<'_, Flights>,
+        mut flights: MutexGuard<'_, Flights>,
         flight: Flight,
-        settled: usize,
-        rejected: usize,
-        trouble: Option<Error>,
-    ) {
-        let Flight { batch, call, .. } = flight;
+        landed: Option<Box<[SampleOutcome]>>,
+        error: Option<&Error>,
+    ) -> u64 {
+        let Flight { batch, call, outcomes, origin, .. } = flight;
+        // From now on no more outcomes come.
         drop(call);
-        let mut batch = Arc::unwrap_or_clone(batch);
-        let open = batch.split_off(settled);
-        let acknowledged = settled - rejected;
-        self.outbox().settle(acknowledged as u64, rejected as u64, open.into_iter(), trouble);
+        let batch = Arc::unwrap_or_clone(batch);
+        let has_landed = landed.is_some();
+        let outcomes = landed.unwrap_or_else(|| outcomes.get());
+        let (sorted, dropped) = match origin {
+            Origin::Queue => {
+                let mut sorted = Sorted::new(batch, &outcomes);
+                let mut open = std::mem::take(&mut sorted.open);
+                let trouble = error.filter(|_| !open.is_empty()).cloned();
+                if has_landed {
+                    sorted.exhausted = flights.attempts.failed(&mut open);
+                }
+                let poison = sorted.poison.len() as u64;
+                let (acknowledged, rejected) = (sorted.acknowledged, sorted.rejected);
+                let exhausted = sorted.exhausted.len() as u64;
+                let settled = Settled { acknowledged, rejected, poison, exhausted };
+                let dropped = self.outbox().settle(settled, open.into_iter(), trouble);
+                (sorted, dropped)
+            }
+            // What has no outcome lies in the spool as it did.
+            #[cfg(feature = "spool")]
+            Origin::Spool { .. } => {
+                let is_open = |outcome: &SampleOutcome| *outcome == SampleOutcome::Open;
+                let settled = outcomes.iter().position(is_open).unwrap_or(outcomes.len());
+                let sorted = Sorted::new(batch, &outcomes[..settled]);
+                let (rejected, poison) = (sorted.rejected, sorted.poison.len() as u64);
+                flights.replayed = Some(Replayed { settled, rejected, poison });
+                (sorted, 0)
+            }
+        };
         drop(flights);
-        // Only now: there may be many keys to let go of.
-        drop(batch);
+        self.complain_of(&sorted, error);
+        drop(sorted);
         self.note_settled();
+        dropped
+    }
+
+    fn complain_of(&self, sorted: &Sorted, error: Option<&Error>) {
+        let samples = sorted.rejected;
+        if samples > 0 {
+            self.log.rejected(samples, error);
+        }
+        for sample in &sorted.poison {
+            self.poison.log(sample);
+        }
+        if !sorted.exhausted.is_empty() {
+            self.log.exhausted(sorted.exhausted.len());
+        }
     }
 
     /// Locked before the outbox.
@@ -199,23 +366,73 @@ impl Shared {
     }
 }
 
-/// How many samples of a batch have their outcome, and how many of those the server has refused.
-pub(super) fn outcome(result: &Result<(), Error>, total: usize) -> (usize, usize) {
-    match result {
-        Ok(()) => (total, 0),
-        Err(Error::Batch(batch)) => (batch.settled, batch.rejected),
-        Err(_) => (0, 0),
+/// The samples of a batch by what became of them.
+#[derive(Default)]
+struct Sorted {
+    acknowledged: u64,
+    rejected: u64,
+    /// The server closes the connection at these.
+    poison: Vec<Sample>,
+    open: Vec<Sample>,
+    /// These have had as many attempts as they may.
+    exhausted: Vec<Sample>,
+    /// Kept until no lock is held: there may be many keys to let go of.
+    _done: Vec<Sample>,
+}
+
+impl Sorted {
+    fn new(batch: Vec<Sample>, outcomes: &[SampleOutcome]) -> Self {
+        let mut sorted = Self { _done: Vec::with_capacity(batch.len()), ..Self::default() };
+        for (sample, outcome) in batch.into_iter().zip(outcomes) {
+            match outcome {
+                SampleOutcome::Open => sorted.open.push(sample),
+                SampleOutcome::ClosedOn => sorted.poison.push(sample),
+                SampleOutcome::Acknowledged => {
+                    sorted.acknowledged += 1;
+                    sorted._done.push(sample);
+                }
+                SampleOutcome::Rejected => {
+                    sorted.rejected += 1;
+                    sorted._done.push(sample);
+                }
+            }
+        }
+        sorted
     }
 }
 
 impl Flights {
+    pub(super) fn new(max_attempts: Option<u32>) -> Self {
+        Self { attempts: Attempts::new(max_attempts), ..Self::default() }
+    }
+
+    fn flight(&mut self, client: &MetricsClient, origin: Origin, batch: Vec<Sample>) -> Flight {
+        self.left += 1;
+        let outcomes = Arc::new(Outcomes::new(batch.len()));
+        let batch = Arc::new(batch);
+        let call = {
+            let (client, batch) = (client.clone(), Arc::clone(&batch));
+            let outcomes = Arc::clone(&outcomes);
+            Box::pin(async move { client.put_all_tracked(&batch, &outcomes).await })
+        };
+        Flight { id: self.left, origin, batch, outcomes, call, waker: None }
+    }
+
+    /// Where the flight is, if it is on its way.
+    fn find(&mut self, id: u64) -> Option<&mut Option<Flight>> {
+        #[cfg(feature = "spool")]
+        if self.replay.as_ref().is_some_and(|flight| flight.id == id) {
+            return Some(&mut self.replay);
+        }
+        self.current.as_ref().is_some_and(|flight| flight.id == id).then_some(&mut self.current)
+    }
+
     /// The outcome of a flight; nothing if it has been called back.
     fn poll(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Option<(Flight, Result<(), Error>)>> {
-        let Some(flight) = self.current.as_mut().filter(|flight| flight.id == id) else {
-            return Poll::Ready(None);
-        };
+        let Some(place) = self.find(id) else { return Poll::Ready(None) };
+        let Some(flight) = place else { return Poll::Ready(None) };
         match flight.call.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(self.current.take().map(|flight| (flight, result))),
+            Poll::Ready(result) => Poll::Ready(place.take().map(|flight| (flight, result))),
             Poll::Pending => {
                 flight.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -233,7 +450,7 @@ struct Returns<'a> {
 impl Drop for Returns<'_> {
     fn drop(&mut self) {
         let mut flights = self.shared.flights();
-        let flight = flights.current.take_if(|flight| flight.id == self.id);
+        let flight = flights.find(self.id).and_then(Option::take);
         self.shared.return_home(flights, flight);
     }
 }
@@ -277,7 +494,7 @@ mod tests {
 
     /// Three samples on their way, and whether their end was hidden.
     fn flying() -> (Arc<Shared>, Arc<AtomicBool>) {
-        let client = MetricsClient::builder("127.0.0.1:1").connect_lazy();
+        let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
         let reporter = Reporter::new(client);
         for second in 0..3 {
             reporter.record_at("a", 0.5, second);
@@ -287,7 +504,15 @@ mod tests {
         assert!(shared.outbox().take(3, false, &mut batch));
         let was_hidden = Arc::new(AtomicBool::new(false));
         let call = Call { shared: Arc::clone(&shared), was_hidden: Arc::clone(&was_hidden) };
-        let flight = Flight { id: 1, batch: Arc::new(batch), call: Box::pin(call), waker: None };
+        let outcomes = Arc::new(Outcomes::new(3));
+        let flight = Flight {
+            id: 1,
+            origin: Origin::Queue,
+            batch: Arc::new(batch),
+            outcomes,
+            call: Box::pin(call),
+            waker: None,
+        };
         shared.flights().current = Some(flight);
         (shared, was_hidden)
     }
@@ -308,5 +533,31 @@ mod tests {
         assert!(was_hidden.load(Ordering::Relaxed));
         let stats = shared.outbox().stats();
         assert_eq!((stats.acknowledged, stats.waiting), (0, 3));
+    }
+
+    /// A sender that is woken, at once, wherever that happens.
+    struct Eager {
+        shared: Arc<Shared>,
+        has_sent: AtomicBool,
+    }
+
+    impl std::task::Wake for Eager {
+        fn wake(self: Arc<Self>) {
+            let id = self.shared.take_off(&self.shared.client, false, BATCH);
+            self.has_sent.store(id.is_some(), Ordering::Relaxed);
+        }
+    }
+
+    // FAULTS A3
+    #[tokio::test]
+    async fn what_is_called_back_at_the_end_is_not_sent_again() {
+        let (shared, _) = flying();
+        let eager = Arc::new(Eager { shared: Arc::clone(&shared), has_sent: false.into() });
+        shared.flights().current.as_mut().unwrap().waker = Some(Waker::from(Arc::clone(&eager)));
+        let _ = shared.outbox().close(tokio::time::Instant::now());
+        assert_eq!(shared.give_up(), 3);
+        assert!(!eager.has_sent.load(Ordering::Relaxed));
+        let stats = shared.outbox().stats();
+        assert_eq!((stats.waiting, stats.dropped.closed), (0, 3));
     }
 }

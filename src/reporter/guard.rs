@@ -1,6 +1,11 @@
 //! The last flush of a program.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use tokio::{
     runtime::{self, Handle, RuntimeFlavor},
@@ -8,11 +13,11 @@ use tokio::{
 };
 
 use super::{
-    Reporter, after,
+    Reporter,
     flight::{BATCH, Landed},
     outbox::Mark,
     sender::PAUSE,
-    shared::Shared,
+    shared::{Shared, Times},
     stats::Unsent,
 };
 use crate::client::MetricsClient;
@@ -45,53 +50,79 @@ impl Drop for ReporterGuard {
         if shared.outbox().unsent(&mark).waiting == 0 {
             return;
         }
-        let shared = Arc::clone(shared);
-        let last =
-            LastFlush { is_stuck: is_on_current_thread(), deadline: after(self.limit), mark };
-        // On a thread of its own, because this one may be what the sender's runtime lives on.
-        let flushing =
-            thread::Builder::new().name("reporter-guard".into()).spawn(move || last.run(&shared));
-        let flushed = flushing.and_then(|thread| {
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
-        });
-        if let Err(error) = flushed {
-            tracing::error!(%error, "the last samples could not be sent");
+        let last = LastFlush {
+            is_stuck: is_on_current_thread(),
+            times: Times::new(self.limit, shared.has_spool()),
+            mark,
+        };
+        if let Err(unsent) = last.run(shared, spawn_thread) {
+            shared.log.guard_failed(&unsent);
         }
     }
 }
 
+type Work = Box<dyn FnOnce() -> io::Result<Result<(), Unsent>> + Send>;
+
+fn spawn_thread(work: Work) -> io::Result<JoinHandle<io::Result<Result<(), Unsent>>>> {
+    thread::Builder::new().name("reporter-guard".into()).spawn(work)
+}
+
 /// A flush that has a thread.
+#[derive(Clone, Copy)]
 struct LastFlush {
     mark: Mark,
-    deadline: Instant,
-    /// Whether the sender's runtime stands still meanwhile.
+    times: Times,
+    /// Whether the sender's runtime stands still while the guard is being dropped.
     is_stuck: bool,
 }
 
 impl LastFlush {
-    fn run(&self, shared: &Shared) -> io::Result<()> {
+    /// Flushes on a thread of its own, because this one may be what the sender's runtime lives on; or
+    /// waits here for the sender, where there is no thread to be had.
+    fn run(
+        self,
+        shared: &Arc<Shared>,
+        spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Result<(), Unsent>>>>,
+    ) -> Result<(), Unsent> {
+        let flushing = {
+            let shared = Arc::clone(shared);
+            spawn(Box::new(move || self.on_thread(&shared)))
+        };
+        let flushed = flushing.and_then(|thread| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+        });
+        let flushed = flushed.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a guard has no thread and waits for the runtime");
+            // Where the sender cannot run, waiting is of no use.
+            let until = if self.is_stuck { Instant::now() } else { self.times.send_until };
+            shared.flushed_blocking(&self.mark, until)
+        });
+        #[cfg(feature = "spool")]
+        let flushed = flushed.or_else(|unsent| shared.rescue(&self.mark, unsent, self.times.until));
+        flushed
+    }
+
+    fn on_thread(&self, shared: &Shared) -> io::Result<Result<(), Unsent>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let flushed = runtime.block_on(self.flush(shared));
         // A name may still be being resolved.
         runtime.shutdown_background();
-        #[cfg(feature = "spool")]
-        let flushed = flushed.or_else(|unsent| shared.rescue(&self.mark, unsent));
-        flushed.map_err(io::Error::other)
+        Ok(flushed)
     }
 
     async fn flush(&self, shared: &Shared) -> Result<(), Unsent> {
         if !self.is_stuck && !self.waits_in_vain(shared).await {
-            return shared.flushed(&self.mark, self.deadline).await;
+            return shared.flushed(&self.mark, self.times.send_until).await;
         }
         match shared.client.another() {
             Some(client) if shared.hold() => {
                 // However slow it is: it is the end.
-                let _ = time::timeout_at(self.deadline, self.send(shared, &client)).await;
+                let _ = time::timeout_at(self.times.send_until, self.send(shared, &client)).await;
                 shared.release();
                 shared.flushed(&self.mark, Instant::now()).await
             }
             None if self.is_stuck => Err(shared.outbox().unsent(&self.mark)),
-            _ => shared.flushed(&self.mark, self.deadline).await,
+            _ => shared.flushed(&self.mark, self.times.send_until).await,
         }
     }
 
@@ -100,7 +131,7 @@ impl LastFlush {
     async fn waits_in_vain(&self, shared: &Shared) -> bool {
         loop {
             let answered = shared.client.stats().acknowledged;
-            let until = self.deadline.min(Instant::now() + PATIENCE);
+            let until = self.times.send_until.min(Instant::now() + PATIENCE);
             match shared.flushed(&self.mark, until).await {
                 Err(unsent) if unsent.waiting > 0 => {
                     if shared.client.stats().acknowledged == answered {
@@ -137,4 +168,53 @@ impl LastFlush {
 fn is_on_current_thread() -> bool {
     Handle::try_current()
         .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reporter::test_server::TestServer;
+
+    fn no_thread(_: Work) -> io::Result<JoinHandle<io::Result<Result<(), Unsent>>>> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// The last flush of a guard in whose place this thread waits, since there is no other.
+    fn flush(reporter: &Reporter, limit: Duration) -> Result<(), Unsent> {
+        let (mark, sender) = reporter.shared().outbox().begin_flush();
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        let times = Times::new(limit, reporter.shared().has_spool());
+        let last = LastFlush { mark, times, is_stuck: is_on_current_thread() };
+        last.run(reporter.shared(), no_thread)
+    }
+
+    // FAULTS A21
+    #[test]
+    fn a_guard_without_a_thread_waits_for_the_runtime() {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let server = TestServer::default();
+        server.set_silent(true);
+        let reporter = runtime.block_on(async { Reporter::new(server.client()) });
+        reporter.record_at("a", 0.5, 1);
+        thread::scope(|scope| {
+            let flushing = scope.spawn(|| flush(&reporter, Duration::from_secs(60)));
+            server.set_silent(false);
+            flushing.join().unwrap().unwrap();
+        });
+        assert_eq!(reporter.stats().acknowledged, 1);
+    }
+
+    // FAULTS A21
+    #[test]
+    fn a_guard_without_a_thread_does_not_wait_for_its_own_runtime() {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let reporter = Reporter::new(TestServer::default().client());
+            reporter.record_at("a", 0.5, 1);
+            assert_eq!(flush(&reporter, Duration::MAX).unwrap_err().waiting, 1);
+        });
+    }
 }

@@ -4,7 +4,7 @@
 use std::task::Poll;
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{task::coop, time::Instant};
 
 use self::{own::Own, queue::Limits, sender::Sender, shared::Shared};
 use crate::{
@@ -12,29 +12,41 @@ use crate::{
     metric::{InvalidKey, Key, Point, unix_seconds},
 };
 
-mod complaints;
+mod attempts;
+#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
+mod bulk;
 mod config;
 mod flight;
 mod guard;
 mod keys;
+mod log;
 mod outbox;
 mod own;
+mod poison;
 mod queue;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod seconds;
 mod sender;
 mod shared;
+#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
+mod sink;
 #[cfg(feature = "spool")]
 mod spool;
 mod stats;
 #[cfg(test)]
+mod test_server;
+#[cfg(test)]
 mod tests;
 
+#[cfg(feature = "recorder")]
+pub(crate) use bulk::Refused;
 pub use config::ReporterBuilder;
 pub use guard::ReporterGuard;
 pub use queue::WhenFull;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-pub(crate) use seconds::Seconds;
+pub(crate) use seconds::{Seconds, Stamp, WallClock, whole_seconds};
+#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
+pub(crate) use sink::Sink;
 #[cfg(feature = "spool")]
 use spool::OpenSpool;
 #[cfg(feature = "spool")]
@@ -50,7 +62,11 @@ pub use stats::{Dropped, ReporterStats, Unsent};
 ///
 /// Cloning is cheap, and clones share the queue. When the last handle is dropped, what waits is still
 /// sent, as long as the runtime runs and the server takes it; to know that it was, use
-/// [`close`](Self::close) or [`guard`](Self::guard).
+/// [`close`](Self::close) or [`guard`](Self::guard). Where the runtime is gone and there is a spool, the
+/// last handle moves what waits there, and waits at most 5 seconds for the disk.
+///
+/// A sample at which the server closes the connection, while it answers other requests, is dropped,
+/// counted as [`Dropped::poison`], and its key is logged once. The others go on.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -86,6 +102,7 @@ struct Settings {
     limits: Limits,
     gather: Duration,
     own: Option<Own>,
+    max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
 }
@@ -107,8 +124,19 @@ impl Reporter {
         ReporterBuilder::new(client)
     }
 
-    fn start(client: MetricsClient, settings: Settings) -> Self {
-        let shared = Arc::new(Shared::new(client, &settings));
+    fn start(
+        client: MetricsClient,
+        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is taken"))]
+        mut settings: Settings,
+    ) -> Self {
+        #[cfg(feature = "spool")]
+        let spool = settings.spool.take();
+        let shared = Arc::new(Shared::new(
+            client,
+            &settings,
+            #[cfg(feature = "spool")]
+            spool,
+        ));
         tokio::spawn(Sender::new(Arc::clone(&shared), &settings).run());
         Self { handle: Arc::new(Handle { shared }) }
     }
@@ -165,23 +193,35 @@ impl Reporter {
     ///
     /// Dropping the future changes nothing: what was recorded is sent all the same.
     pub async fn flush(&self, limit: Duration) -> Result<(), Unsent> {
-        self.shared().flush(after(limit)).await
+        let flushed = self.shared().flush(after(limit)).await;
+        // It may not have waited, and the caller may flush in a loop.
+        coop::consume_budget().await;
+        flushed
     }
 
     /// Takes no more samples, for all clones, sends what there is, and returns once all of it has been
-    /// acknowledged or `limit` has passed. What could not be sent by then is dropped, or with a spool
-    /// moved there, and the folder is given up. The client stays open.
+    /// acknowledged or `limit` has passed, whatever the server and the disk do. From then on nothing
+    /// waits and nothing is sent, but for what the client's connection had taken to be written. The
+    /// client stays open.
+    ///
+    /// Without a spool, what could not be sent by then is dropped. With a spool it is moved there, and
+    /// the folder is released. Of `limit`, the last quarter is for that, at least 100 milliseconds, also
+    /// where `limit` is less, and at most 1 second. What the disk has not taken by then is dropped. If
+    /// the disk takes it after all, it is counted as [`spooled`](ReporterStats::spooled) from then on.
     ///
     /// # Errors
     ///
-    /// As [`flush`](Self::flush); what was dropped for want of time is counted there too.
+    /// As [`flush`](Self::flush); what was dropped for want of time is counted there too, and in
+    /// [`Dropped::closed`]. What the server has acknowledged by then counts as acknowledged.
     ///
     /// # Cancel safety
     ///
     /// When the future is dropped, the reporter takes no more all the same, and sends what it has, until
     /// an attempt fails after `limit`.
     pub async fn close(&self, limit: Duration) -> Result<(), Unsent> {
-        self.shared().close(after(limit)).await
+        let closed = self.shared().close(limit).await;
+        coop::consume_budget().await;
+        closed
     }
 
     /// A guard that, when it is dropped, sends what has been recorded until then, and keeps its thread
@@ -192,11 +232,12 @@ impl Reporter {
     /// # use std::time::Duration;
     /// # use metrics_client::{MetricsClient, Reporter};
     /// #[tokio::main(flavor = "current_thread")]
-    /// async fn main() {
-    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy();
+    /// async fn main() -> Result<(), metrics_client::Error> {
+    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
     ///     let reporter = Reporter::new(client);
     ///     let _guard = reporter.guard(Duration::from_secs(5));
     ///     reporter.record("palm.starts", 1.0);
+    ///     Ok(())
     /// }
     /// ```
     ///
@@ -207,7 +248,10 @@ impl Reporter {
     /// [from a stream](MetricsClient::from_io) cannot dial: then a guard works only while the runtime
     /// runs.
     ///
-    /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there.
+    /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there. The
+    /// limit is divided as that of [`close`](Self::close), and holds whatever the disk does: what the
+    /// disk has not taken by then waits on in memory. Where no thread can be started, the guard waits
+    /// for the runtime to send.
     pub fn guard(&self, limit: Duration) -> ReporterGuard {
         ReporterGuard::new(self.clone(), limit)
     }

@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 use tokio::time::Instant;
 
 use super::{
-    queue::{Limits, Pushed, Queue},
+    queue::{Lane, Limits, Pushed, Queue},
     stats::{Reason, ReporterStats, Unsent},
 };
 use crate::{error::Error, metric::Sample};
@@ -69,6 +69,18 @@ pub(super) struct Mark {
     moved: u64,
     dropped: u64,
     rejected: u64,
+    abandoned: u64,
+}
+
+/// How many samples of a batch have an outcome.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Settled {
+    pub(super) acknowledged: u64,
+    pub(super) rejected: u64,
+    /// The server closes the connection at these.
+    pub(super) poison: u64,
+    /// These have had as many attempts as they may.
+    pub(super) exhausted: u64,
 }
 
 /// What a sender is to do.
@@ -152,15 +164,11 @@ impl Outbox {
     /// were any; whoever [holds](Self::hold) the outbox is asked, or else the sender.
     pub(super) fn take(&mut self, most: usize, holds: bool, batch: &mut Vec<Sample>) -> bool {
         let before = batch.len();
-        #[cfg(feature = "spool")]
-        if self.spool.is_rescued {
-            return false;
-        }
-        if self.held == holds && self.queue.waiting() - self.queue.len() == before {
+        if self.may_take(holds, batch) {
             #[cfg(feature = "spool")]
-            if !self.spool.fence.is_down() {
-                let passes = |sample: &Sample| !self.spool.fence.blocks(sample);
-                self.queue.take_where(most, passes, batch);
+            if self.spool.may_block() {
+                let passes = |sample: &Sample| !self.spool.blocks(sample);
+                self.queue.take_where(Lane::Send, most, passes, batch);
                 return batch.len() > before;
             }
             self.queue.take(most, batch);
@@ -168,22 +176,53 @@ impl Outbox {
         batch.len() > before
     }
 
-    /// How the batch went: how many the server has stored, how many it has refused, which are still
-    /// open, and why.
+    /// As [`take`](Self::take), but only samples that are wanted.
+    pub(super) fn take_where(
+        &mut self,
+        most: usize,
+        holds: bool,
+        is_wanted: impl Fn(&Sample) -> bool,
+        batch: &mut Vec<Sample>,
+    ) -> bool {
+        let before = batch.len();
+        if self.may_take(holds, batch) {
+            #[cfg(feature = "spool")]
+            let is_wanted = |sample: &Sample| !self.spool.blocks(sample) && is_wanted(sample);
+            self.queue.take_where(Lane::Send, most, is_wanted, batch);
+        }
+        batch.len() > before
+    }
+
+    fn may_take(&self, holds: bool, batch: &[Sample]) -> bool {
+        #[cfg(feature = "spool")]
+        if self.spool.rescuers > 0 || (self.spool.is_relieved && !holds) {
+            return false;
+        }
+        let is_in_turn = self.held == holds && self.phase != Phase::Closed;
+        is_in_turn && self.queue.out(Lane::Send) == batch.len()
+    }
+
+    /// How the batch went: how many of its samples have an outcome, which are still open, and why. How
+    /// many of those had to be dropped.
     pub(super) fn settle(
         &mut self,
-        acknowledged: u64,
-        rejected: u64,
+        settled: Settled,
         open: impl DoubleEndedIterator<Item = Sample>,
         trouble: Option<Error>,
-    ) {
+    ) -> u64 {
+        self.count(settled);
+        self.counts.coalesced += self.queue.settle(Lane::Send, open);
+        self.trouble = trouble;
+        if self.phase == Phase::Closed { self.drop_waiting() } else { 0 }
+    }
+
+    fn count(&mut self, settled: Settled) {
+        let Settled { acknowledged, rejected, poison, exhausted } = settled;
         self.counts.acknowledged += acknowledged;
         self.counts.rejected += rejected;
-        self.counts.coalesced += self.queue.settle(open);
-        self.trouble = trouble;
-        if self.phase == Phase::Closed {
-            self.drop_waiting();
-        }
+        self.displaced += poison + exhausted;
+        self.drop_for(Reason::Poison, poison);
+        self.drop_for(Reason::Attempts, exhausted);
     }
 
     /// Somebody else sends from now on; false if somebody does already.
@@ -206,6 +245,7 @@ impl Outbox {
             moved: self.queue.moved(),
             dropped: self.dropped(),
             rejected: self.counts.rejected,
+            abandoned: self.stats().abandoned,
         };
         (mark, self.wake())
     }
@@ -214,7 +254,8 @@ impl Outbox {
     pub(super) fn poll_flushed(&self, mark: &Mark) -> Poll<Result<(), Unsent>> {
         let unsent = self.unsent(mark);
         let waiting = unsent.waiting + unsent.spooled;
-        if waiting == 0 && unsent.dropped == 0 && unsent.rejected == 0 {
+        let failed = unsent.dropped + unsent.rejected + unsent.abandoned;
+        if waiting == 0 && failed == 0 {
             return Poll::Ready(Ok(()));
         }
         let is_over = waiting == 0 || (self.abandoned && !self.is_held());
@@ -223,11 +264,13 @@ impl Outbox {
 
     pub(super) fn unsent(&self, mark: &Mark) -> Unsent {
         let moved = self.queue.moved() - mark.moved;
+        let stats = self.stats();
         Unsent {
             waiting: self.queue.waiting_before(mark.before + moved),
             dropped: self.dropped() - mark.dropped,
             rejected: self.counts.rejected - mark.rejected,
-            spooled: self.stats().spooled,
+            spooled: stats.spooled,
+            abandoned: stats.abandoned - mark.abandoned,
             cause: self.trouble.clone(),
         }
     }
@@ -269,7 +312,7 @@ impl Outbox {
     /// Whether somebody else sends in place of the sender, or moves what waits to the spool.
     pub(super) fn is_held(&self) -> bool {
         #[cfg(feature = "spool")]
-        if self.spool.is_rescued {
+        if self.spool.rescuers > 0 {
             return true;
         }
         self.held
@@ -278,10 +321,15 @@ impl Outbox {
     /// Whether samples are being moved to the spool. Whoever waits is told when they are there.
     pub(super) fn is_moving(&self) -> bool {
         #[cfg(feature = "spool")]
-        if self.spool.is_rescued {
+        if self.spool.rescuers > 0 {
             return true;
         }
         self.held && self.queue.waiting() > self.queue.len()
+    }
+
+    /// Whether at most half of what may wait does.
+    pub(super) fn is_half_empty(&self) -> bool {
+        self.queue.is_half_empty()
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -310,6 +358,8 @@ impl Outbox {
 
     fn drop_waiting(&mut self) -> u64 {
         let dropped = self.queue.clear();
+        #[cfg(feature = "spool")]
+        let dropped = dropped + self.queue.forget(Lane::Spool);
         self.displaced += dropped;
         self.drop_for(Reason::Closed, dropped);
         dropped

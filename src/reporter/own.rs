@@ -18,7 +18,7 @@ pub(super) struct Own {
     spool_counters: [Key; SPOOL_COUNTERS.len()],
 }
 
-const COUNTERS: [&str; 9] = [
+const COUNTERS: [&str; 11] = [
     "recorded",
     "acknowledged",
     "coalesced",
@@ -28,11 +28,14 @@ const COUNTERS: [&str; 9] = [
     "dropped.not_finite",
     "dropped.queue_full",
     "dropped.closed",
+    "dropped.poison",
+    "dropped.attempts",
 ];
 
 fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
     let ReporterStats { recorded, acknowledged, coalesced, rejected, waiting, .. } = *stats;
-    let Dropped { invalid_key, not_finite, queue_full, closed, .. } = stats.dropped;
+    let Dropped { invalid_key, not_finite, queue_full, closed, poison, attempts, .. } =
+        stats.dropped;
     [
         recorded,
         acknowledged,
@@ -43,25 +46,38 @@ fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
         not_finite,
         queue_full,
         closed,
+        poison,
+        attempts,
     ]
 }
 
 /// Those that only a reporter with a spool has.
 #[cfg(feature = "spool")]
-const SPOOL_COUNTERS: [&str; 6] = [
+const SPOOL_COUNTERS: [&str; 8] = [
     "recovered",
     "spooled",
     "dropped.spool_full",
     "dropped.spool_lost",
+    "dropped.spool_expired",
+    "abandoned",
     "spool.bytes",
     "spool.io_errors",
 ];
 
 #[cfg(feature = "spool")]
 fn spool_values(stats: &ReporterStats, spool: &SpoolStats) -> [u64; SPOOL_COUNTERS.len()] {
-    let ReporterStats { recovered, spooled, .. } = *stats;
-    let Dropped { spool_full, spool_lost, .. } = stats.dropped;
-    [recovered, spooled, spool_full, spool_lost, spool.bytes, spool.io_errors.total()]
+    let ReporterStats { recovered, spooled, abandoned, .. } = *stats;
+    let Dropped { spool_full, spool_lost, spool_expired, .. } = stats.dropped;
+    [
+        recovered,
+        spooled,
+        spool_full,
+        spool_lost,
+        spool_expired,
+        abandoned,
+        spool.bytes,
+        spool.io_errors.total(),
+    ]
 }
 
 impl Own {

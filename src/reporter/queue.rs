@@ -29,13 +29,15 @@ pub(super) struct Limits {
     pub(super) when_full: WhenFull,
 }
 
-/// Samples in the order in which they came, and one batch of them that is being sent.
+/// Samples in the order in which they came, and the batches of them that are out: one that is being
+/// sent, and one that is being written to the spool.
 ///
 /// Each has a position: those of later ones are higher. A position can become higher while a sample
-/// waits, when others are taken from behind it or are not needed any more.
+/// waits, when others are taken from behind it, or are not needed any more, or come back from another
+/// batch.
 ///
 /// ```text
-///   [ being sent: out ] [ first . . . . . . | pushed at the end
+///   [ out ] [ first . . . . . . | pushed at the end
 /// ```
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -49,10 +51,22 @@ pub(super) struct Queue {
     places: Option<HashMap<(Key, i64), u64>>,
     /// What the samples count as, those that are out included.
     bytes: usize,
-    out: Out,
+    out: [Out; Lane::COUNT],
 }
 
-/// The batch that is being sent.
+/// Where a batch is taken to. Each lane has one batch at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Send,
+    #[cfg(feature = "spool")]
+    Spool,
+}
+
+impl Lane {
+    const COUNT: usize = if cfg!(feature = "spool") { 2 } else { 1 };
+}
+
+/// A batch that is out.
 #[derive(Clone, Copy, Debug, Default)]
 struct Out {
     samples: usize,
@@ -80,7 +94,6 @@ const PLACE: usize = 2 * size_of::<((Key, i64), u64)>();
 const ROOM: usize = 4 * 1024 * 1024;
 /// At so many samples is looked to find some that are wanted: nobody can record meanwhile. As many as
 /// leave at once.
-#[cfg(feature = "spool")]
 const LOOKED_AT: usize = 4096;
 
 impl Queue {
@@ -94,8 +107,13 @@ impl Queue {
             moved: 0,
             places: coalesces.then(|| HashMap::with_capacity(room)),
             bytes: 0,
-            out: Out::default(),
+            out: [Out::default(); Lane::COUNT],
         }
+    }
+
+    /// Whether at most half of what may wait does.
+    pub(super) fn is_half_empty(&self) -> bool {
+        self.waiting() <= self.limits.samples / 2 && self.bytes <= self.limits.bytes / 2
     }
 
     pub(super) fn push(&mut self, sample: Sample) -> Pushed {
@@ -126,51 +144,43 @@ impl Queue {
         Pushed::Added { dropped }
     }
 
-    /// Moves the oldest samples to `batch`, at most so many, behind those of it that are out already.
-    /// No more are ever out than half of what may wait: what is being sent cannot make room. They
-    /// count as waiting until they are [settled](Self::settle).
+    /// Moves the oldest samples to `batch`, which is to be sent, at most so many, behind those of it
+    /// that are out already. No more are ever out in a lane than [its share](Self::share) of what may
+    /// wait: what is out cannot make room. They count as waiting until they are
+    /// [settled](Self::settle).
     pub(super) fn take(&mut self, most: usize, batch: &mut Vec<Sample>) {
-        debug_assert_eq!(self.out.samples, batch.len(), "one batch is out at a time");
-        if batch.is_empty() {
-            self.out.from = self.first;
-        }
-        let most = self.most_out().min(self.out.samples + most);
+        let lane = Lane::Send;
+        let (most, most_bytes) = self.begin_take(lane, most, batch);
         batch.reserve(most.min(self.waiting()).saturating_sub(batch.len()));
-        while self.out.samples < most
-            && self.out.bytes <= self.limits.bytes / 2
+        while self.out[lane as usize].samples < most
+            && self.out[lane as usize].bytes <= most_bytes
             && let Some(sample) = self.pop()
         {
-            self.out.samples += 1;
-            self.out.bytes += self.cost(&sample);
-            batch.push(sample);
+            self.take_out(lane, sample, batch);
         }
+        self.end_take(lane);
     }
 
-    /// As [`take`](Self::take), but only samples that are wanted, wherever they are among the oldest
-    /// that are looked at.
-    #[cfg(feature = "spool")]
+    /// As [`take`](Self::take) for any lane, but only samples that are wanted, wherever they are among
+    /// the oldest that are looked at.
     pub(super) fn take_where(
         &mut self,
+        lane: Lane,
         most: usize,
         is_wanted: impl Fn(&Sample) -> bool,
         batch: &mut Vec<Sample>,
     ) {
-        debug_assert_eq!(self.out.samples, batch.len(), "one batch is out at a time");
-        if batch.is_empty() {
-            self.out.from = self.first;
-        }
+        let (most, most_bytes) = self.begin_take(lane, most, batch);
         let mut kept = Vec::new();
-        let most = self.most_out().min(self.out.samples + most);
         for _ in 0..LOOKED_AT.min(self.samples.len()) {
-            if self.out.samples >= most || self.out.bytes > self.limits.bytes / 2 {
+            let Out { samples, bytes, .. } = self.out[lane as usize];
+            if samples >= most || bytes > most_bytes {
                 break;
             }
             let Some(sample) = self.pop() else { break };
             if is_wanted(&sample) {
                 self.moved += u64::from(!kept.is_empty());
-                self.out.samples += 1;
-                self.out.bytes += self.cost(&sample);
-                batch.push(sample);
+                self.take_out(lane, sample, batch);
             } else {
                 kept.push(sample);
             }
@@ -182,6 +192,7 @@ impl Queue {
             }
             self.samples.push_front(sample);
         }
+        self.end_take(lane);
     }
 
     /// Whether any of the oldest samples is such a one.
@@ -190,11 +201,43 @@ impl Queue {
         self.samples.iter().take(most).any(is_such)
     }
 
-    /// The batch that is out is not any more. Those of its samples that have no outcome come again,
-    /// before all others; how many of them are not needed any more is returned.
-    pub(super) fn settle(&mut self, open: impl DoubleEndedIterator<Item = Sample>) -> u64 {
-        self.bytes -= self.out.bytes;
-        self.out = Out::default();
+    /// How many samples and bytes may be out in the lane, when `most` more may be.
+    fn begin_take(&mut self, lane: Lane, most: usize, batch: &[Sample]) -> (usize, usize) {
+        let (samples, bytes) = self.share(lane);
+        let first = self.first;
+        let out = &mut self.out[lane as usize];
+        debug_assert_eq!(out.samples, batch.len(), "a lane has one batch at a time");
+        if batch.is_empty() {
+            out.from = first;
+        }
+        (samples.min(out.samples + most), bytes)
+    }
+
+    /// Sees to it that no position from `first` on is that of a sample that is out, as it would be if
+    /// samples have come back from another lane between two takes.
+    fn end_take(&mut self, lane: Lane) {
+        let out = &mut self.out[lane as usize];
+        out.from = out.from.min(self.first - out.samples as u64);
+    }
+
+    fn take_out(&mut self, lane: Lane, sample: Sample, batch: &mut Vec<Sample>) {
+        let cost = self.cost(&sample);
+        let out = &mut self.out[lane as usize];
+        out.samples += 1;
+        out.bytes += cost;
+        batch.push(sample);
+    }
+
+    /// The batch of the lane is not out any more. Those of its samples that have no outcome come
+    /// again, before all others; how many of them are not needed any more is returned.
+    pub(super) fn settle(
+        &mut self,
+        lane: Lane,
+        open: impl DoubleEndedIterator<Item = Sample>,
+    ) -> u64 {
+        let out = std::mem::take(&mut self.out[lane as usize]);
+        self.bytes -= out.bytes;
+        let mut returned = 0;
         let mut coalesced = 0;
         for sample in open.rev() {
             if let Some(places) = &mut self.places {
@@ -208,12 +251,28 @@ impl Queue {
                     }
                 }
             }
+            returned += 1;
             self.first -= 1;
             self.bytes += self.cost(&sample);
             self.samples.push_front(sample);
         }
-        self.moved += coalesced;
+        // The first that had no outcome had this position at least.
+        let had = out.from + out.samples as u64 - returned - coalesced;
+        self.moved += self.first.saturating_sub(had);
         coalesced
+    }
+
+    /// Drops the batch of the lane, whoever has it. How many samples that were.
+    #[cfg(feature = "spool")]
+    pub(super) fn forget(&mut self, lane: Lane) -> u64 {
+        let out = std::mem::take(&mut self.out[lane as usize]);
+        self.bytes -= out.bytes;
+        out.samples as u64
+    }
+
+    /// How many samples of the lane are out.
+    pub(super) fn out(&self, lane: Lane) -> usize {
+        self.out[lane as usize].samples
     }
 
     /// Drops all that wait, but for those that are out.
@@ -232,7 +291,7 @@ impl Queue {
 
     /// How many samples wait, those that are out included.
     pub(super) fn waiting(&self) -> usize {
-        self.samples.len() + self.out.samples
+        self.samples.len() + self.out.iter().map(|out| out.samples).sum::<usize>()
     }
 
     pub(super) fn waiting_bytes(&self) -> usize {
@@ -253,13 +312,22 @@ impl Queue {
     /// How many samples before this position wait, those that are out included.
     pub(super) fn waiting_before(&self, position: u64) -> u64 {
         let queued = position.saturating_sub(self.first).min(self.samples.len() as u64);
-        let out = position.saturating_sub(self.out.from).min(self.out.samples as u64);
-        queued + out
+        let out = self.out.iter().map(|out| {
+            let before = position.saturating_sub(out.from);
+            before.min(out.samples as u64)
+        });
+        queued + out.sum::<u64>()
     }
 
-    /// How many samples may be out.
-    fn most_out(&self) -> usize {
-        self.limits.samples.div_ceil(2)
+    /// How many samples, and at how many bytes no more, may be out in a lane: together at most three
+    /// quarters of what may wait, so that the newest always find room.
+    fn share(&self, lane: Lane) -> (usize, usize) {
+        let part = match lane {
+            Lane::Send => 2,
+            #[cfg(feature = "spool")]
+            Lane::Spool => 4,
+        };
+        (self.limits.samples.div_ceil(part), self.limits.bytes / part)
     }
 
     fn has_room_for(&self, cost: usize) -> bool {

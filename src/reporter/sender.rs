@@ -9,6 +9,7 @@ use super::{
     flight::{BATCH, Landed},
     outbox::Wanted,
     own,
+    poison::is_hangup,
     shared::Shared,
 };
 use crate::error::Error;
@@ -22,6 +23,8 @@ pub(super) struct Sender {
     pub(super) gather: Duration,
     /// From how many samples on there is no need to let more gather.
     pub(super) enough: usize,
+    /// How many samples are sent at once.
+    pub(super) batch: usize,
     /// When the reporter's own counters are due.
     pub(super) own_due: Option<Instant>,
 }
@@ -32,14 +35,17 @@ impl Sender {
             shared,
             gather: settings.gather,
             enough: (settings.limits.samples / 2).max(1),
+            batch: BATCH,
             own_due: settings.own.as_ref().map(|_| Instant::now() + own::EVERY),
         }
     }
 
     pub(super) async fn run(mut self) {
         #[cfg(feature = "spool")]
-        if let Some(keeper) = self.shared.spool.clone() {
-            return self.run_with_spool(keeper).await;
+        if let Some(keeper) = self.shared.spool.clone()
+            && !self.run_with_spool(keeper).await
+        {
+            return;
         }
         while let Wanted::Send = self.wanted().await {
             if !self.send_all().await {
@@ -73,7 +79,8 @@ impl Sender {
 
     /// Sends until nothing waits. False if this was the end.
     async fn send_all(&mut self) -> bool {
-        while let Some(landed) = self.shared.send(&self.shared.client, false, BATCH).await {
+        while let Some(landed) = self.shared.send(&self.shared.client, false, self.batch).await {
+            self.batch = next_batch(self.batch, &landed);
             if let Landed::Broken(error) = landed {
                 if is_closed(&error) {
                     tracing::error!(
@@ -91,10 +98,6 @@ impl Sender {
                     );
                     return false;
                 }
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "samples could not be sent and wait"
-                );
                 time::sleep(PAUSE).await;
             }
             self.record_own();
@@ -120,9 +123,19 @@ impl Drop for Sender {
     }
 }
 
+/// How many samples are sent at once after this outcome. Where the server closes the connection, the
+/// oldest is sent alone, to find out if it is due to that.
+pub(super) fn next_batch(batch: usize, landed: &Landed) -> usize {
+    match landed {
+        Landed::Whole => (2 * batch).min(BATCH),
+        Landed::Broken(error) if is_hangup(error) => 1,
+        Landed::Broken(_) | Landed::CalledBack => batch,
+    }
+}
+
 pub(super) fn is_closed(error: &Error) -> bool {
     match error {
         Error::Batch(batch) => is_closed(&batch.error),
-        error => matches!(error, Error::Closed { .. }),
+        error => matches!(error, Error::Closed { .. } | Error::RuntimeGone { .. }),
     }
 }

@@ -1,10 +1,14 @@
 //! What the handles of a reporter, its sender and its guards share.
 
 #[cfg(feature = "spool")]
-use super::spool::Keeper;
+use super::spool::{Keeper, OpenSpool, Rescue};
 use std::{
+    future::Future,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::Duration,
 };
 
 use tokio::{
@@ -13,18 +17,20 @@ use tokio::{
 };
 
 use super::{
-    Settings,
-    complaints::Complaints,
+    Settings, after,
     flight::Flights,
     keys::Keys,
+    log::ReporterLog,
     outbox::{Mark, Outbox, Recorded},
     own::Own,
+    poison::PoisonKeys,
     stats::{Reason, Unsent},
 };
 use crate::{
     client::MetricsClient,
     metric::{InvalidKey, Key, Point, Sample},
     protocol::NotFinite,
+    wake::survives,
 };
 
 #[derive(Debug)]
@@ -37,25 +43,73 @@ pub(super) struct Shared {
     pub(super) flights: Mutex<Flights>,
     /// Told whenever a batch has an outcome, or samples are found to have none, or a sender has ended.
     settled: Notify,
-    pub(super) complaints: Complaints,
+    pub(super) log: ReporterLog,
+    pub(super) poison: PoisonKeys,
     #[cfg(feature = "spool")]
     pub(super) spool: Option<Arc<Keeper>>,
 }
 
+/// Wakes a thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// How a limit in time is divided.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Until when samples are sent.
+    pub(super) send_until: Instant,
+    /// Until when what is left may be moved to the spool. Without a spool, it is the same.
+    pub(super) until: Instant,
+}
+
+impl Times {
+    pub(super) fn new(limit: Duration, has_spool: bool) -> Self {
+        let until = after(limit);
+        if !has_spool {
+            return Self { send_until: until, until };
+        }
+        let now = Instant::now();
+        let disk = (limit / 4).clamp(MIN_DISK_TIME, MAX_DISK_TIME);
+        let until = until.max(now + disk);
+        Self { send_until: until - disk, until }
+    }
+}
+
+/// The disk gets this much of a limit at least, if need be beyond it: else a limit of zero would lose
+/// what waits. A sync takes a hard disk some 20 milliseconds.
+const MIN_DISK_TIME: Duration = Duration::from_millis(100);
+
+/// The disk gets this much of a limit at most.
+const MAX_DISK_TIME: Duration = Duration::from_secs(1);
+
+/// How long the end of the last handle waits for the disk, where the runtime is gone.
+#[cfg(feature = "spool")]
+const END_TIME_LIMIT: Duration = Duration::from_secs(5);
+
 impl Shared {
-    pub(super) fn new(client: MetricsClient, settings: &Settings) -> Self {
+    pub(super) fn new(
+        client: MetricsClient,
+        settings: &Settings,
+        #[cfg(feature = "spool")] spool: Option<OpenSpool>,
+    ) -> Self {
         #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is told of it"))]
         let mut outbox = Outbox::new(settings.limits);
         Self {
             client,
             #[cfg(feature = "spool")]
-            spool: settings.spool.as_ref().and_then(|spool| spool.keep(&mut outbox)),
+            spool: spool.map(|spool| spool.keep(&mut outbox)),
             outbox: Mutex::new(outbox),
             keys: Keys::default(),
             own: settings.own.clone(),
-            flights: Mutex::default(),
+            flights: Mutex::new(Flights::new(settings.max_attempts)),
             settled: Notify::new(),
-            complaints: Complaints::default(),
+            log: ReporterLog::default(),
+            poison: PoisonKeys::default(),
         }
     }
 
@@ -64,6 +118,12 @@ impl Shared {
     pub(super) fn outbox(&self) -> MutexGuard<'_, Outbox> {
         // Nothing foreign runs under the lock but the cloning of wakers.
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no thread holds a lock of the reporter.
+    #[cfg(test)]
+    pub(super) fn is_unlocked(&self) -> bool {
+        self.outbox.try_lock().is_ok() && self.flights.try_lock().is_ok()
     }
 
     #[inline]
@@ -138,9 +198,29 @@ impl Shared {
         }
     }
 
+    /// As [`flushed`](Self::flushed), without a runtime: this thread waits.
+    pub(super) fn flushed_blocking(&self, mark: &Mark, deadline: Instant) -> Result<(), Unsent> {
+        let unpark = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut cx = Context::from_waker(&unpark);
+        loop {
+            let mut settled = pin!(self.settled.notified());
+            let is_noted = settled.as_mut().poll(&mut cx).is_ready();
+            if let Poll::Ready(flushed) = self.outbox().poll_flushed(mark) {
+                return flushed;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.outbox().unsent(mark));
+            }
+            if !is_noted {
+                thread::park_timeout(left);
+            }
+        }
+    }
+
     /// Tells those who wait for it that a batch has an outcome, or a sender has ended.
     pub(super) fn note_settled(&self) {
-        self.settled.notify_waiters();
+        survives(|| self.settled.notify_waiters());
     }
 
     /// Ready when they are told the next time from now on.
@@ -148,22 +228,31 @@ impl Shared {
         self.settled.notified()
     }
 
-    /// Takes no more, and sends what there is.
-    pub(super) async fn close(self: &Arc<Self>, deadline: Instant) -> Result<(), Unsent> {
+    /// Takes no more, sends what there is, and returns when that is done or the time is over, whatever
+    /// the server and the disk do.
+    pub(super) async fn close(self: &Arc<Self>, limit: Duration) -> Result<(), Unsent> {
+        let times = Times::new(limit, self.has_spool());
         self.record_own();
         let (mark, sender) = {
             let mut outbox = self.outbox();
             let (mark, _) = outbox.begin_flush();
-            (mark, outbox.close(deadline))
+            (mark, outbox.close(times.send_until))
         };
         if let Some(sender) = sender {
             sender.wake();
         }
-        let flushed = self.flushed(&mark, deadline).await;
+        let flushed = self.flushed(&mark, times.send_until).await;
         #[cfg(feature = "spool")]
         if let Some(keeper) = self.spool.clone() {
-            let shared = Arc::clone(self);
-            let _ = tokio::task::spawn_blocking(move || keeper.close(&shared)).await;
+            let _rescue = Rescue::begin(self);
+            let is_late = time::timeout_at(times.until, keeper.close(self)).await.is_err();
+            let samples = self.give_up();
+            if is_late {
+                tracing::error!(
+                    samples,
+                    "the spool's disk did not answer in time: dropped what it had not taken"
+                );
+            }
         }
         self.give_up();
         match flushed {
@@ -176,7 +265,7 @@ impl Shared {
     }
 
     /// The last handle is gone.
-    pub(super) fn end(&self) {
+    pub(super) fn end(self: &Arc<Self>) {
         if !self.outbox().is_open() {
             return;
         }
@@ -191,7 +280,7 @@ impl Shared {
         if is_abandoned {
             #[cfg(feature = "spool")]
             if let Some(keeper) = &self.spool {
-                keeper.close(self);
+                keeper.close_blocking(self, END_TIME_LIMIT);
             }
             let dropped = self.give_up();
             if dropped > 0 {
@@ -202,39 +291,47 @@ impl Shared {
 
     /// Moves what waits to the spool, if there is one, and says whether that was all that was amiss.
     #[cfg(feature = "spool")]
-    pub(super) fn rescue(&self, mark: &Mark, unsent: Unsent) -> Result<(), Unsent> {
+    pub(super) fn rescue(
+        self: &Arc<Self>,
+        mark: &Mark,
+        unsent: Unsent,
+        until: Instant,
+    ) -> Result<(), Unsent> {
         let Some(keeper) = &self.spool else { return Err(unsent) };
-        keeper.rescue(self);
+        keeper.rescue(self, until.saturating_duration_since(Instant::now()));
         let cause = unsent.cause;
         let unsent = Unsent { cause, ..self.outbox().unsent(mark) };
-        if unsent.waiting > 0 || unsent.dropped > 0 || unsent.rejected > 0 {
+        if unsent.waiting + unsent.dropped + unsent.rejected + unsent.abandoned > 0 {
             return Err(unsent);
         }
-        tracing::warn!(samples = unsent.spooled, "what could not be sent lies in the spool");
+        self.log.guard_spooled(unsent.spooled);
         Ok(())
     }
 
-    /// Drops what waits and takes no more. How many samples that were.
-    pub(super) fn give_up(&self) -> u64 {
-        self.call_back();
-        let (dropped, sender) = self.outbox().give_up();
-        if let Some(sender) = sender {
-            sender.wake();
+    /// Notes in the log that samples are not dropped any more, if the queue has room again.
+    pub(super) fn note_room(&self) {
+        let has_room = self.outbox().is_half_empty();
+        if has_room {
+            self.log.has_room();
         }
-        self.note_settled();
-        dropped
+    }
+
+    pub(super) fn has_spool(&self) -> bool {
+        #[cfg(feature = "spool")]
+        let has_spool = self.spool.is_some();
+        #[cfg(not(feature = "spool"))]
+        let has_spool = false;
+        has_spool
     }
 
     #[cold]
-    fn refuse(&self, reason: Reason, fault: &dyn std::error::Error) {
+    pub(super) fn refuse(&self, reason: Reason, fault: &dyn std::error::Error) {
         let _ = self.outbox().refuse(reason);
-        if self.complaints.is_due(reason) {
-            tracing::warn!(error = %fault, "a sample was dropped");
-        }
+        self.log.refused(reason, fault);
     }
 
     #[inline]
-    fn after(&self, recorded: Recorded) {
+    pub(super) fn after(&self, recorded: Recorded) {
         let Recorded { sender, dropped } = recorded;
         if let Some(sender) = sender {
             sender.wake();
@@ -246,13 +343,6 @@ impl Shared {
 
     #[cold]
     fn complain(&self, reason: Reason) {
-        if self.complaints.is_due(reason) {
-            let so_far = *self.outbox().stats().lost_for(reason);
-            if reason == Reason::Closed {
-                tracing::warn!(so_far, "samples come after the reporter was closed");
-            } else {
-                tracing::warn!(so_far, "samples are dropped: as many wait as may");
-            }
-        }
+        self.log.dropped(reason, || *self.outbox().stats().lost_for(reason));
     }
 }

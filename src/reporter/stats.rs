@@ -5,7 +5,8 @@ use crate::error::Error;
 /// What a reporter has done so far; clones of a handle share it.
 ///
 /// Every sample is accounted for. In each snapshot,
-/// `recorded + recovered = acknowledged + coalesced + rejected + dropped.total() + waiting + spooled`.
+/// `recorded + recovered =
+/// acknowledged + coalesced + rejected + dropped.total() + waiting + spooled + abandoned`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReporterStats {
@@ -26,6 +27,9 @@ pub struct ReporterStats {
     pub waiting_bytes: u64,
     /// Samples that lie in the spool, if there is one, and will be sent.
     pub spooled: u64,
+    /// Samples left in a spool that was moved or taken over by another process while this reporter had
+    /// it open: whichever process opens it next sends them.
+    pub abandoned: u64,
     /// Samples of earlier processes that lay in the spool when this reporter was made.
     pub recovered: u64,
 }
@@ -46,14 +50,33 @@ pub struct Dropped {
     pub spool_full: u64,
     /// They lay in a part of the spool that cannot be read any more.
     pub spool_lost: u64,
+    /// They were older than the spool's `max_age` when it was their turn.
+    pub spool_expired: u64,
+    /// The server closes the connection at them, while it answers other requests. The key of each is
+    /// logged once.
+    pub poison: u64,
+    /// As many attempts to send them failed as
+    /// [`max_attempts`](crate::ReporterBuilder::max_attempts) allows.
+    pub attempts: u64,
 }
 
 impl Dropped {
     /// How many samples were dropped for whatever reason.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Self { invalid_key, not_finite, queue_full, closed, spool_full, spool_lost } = self;
-        invalid_key + not_finite + queue_full + closed + spool_full + spool_lost
+        let Self {
+            invalid_key,
+            not_finite,
+            queue_full,
+            closed,
+            spool_full,
+            spool_lost,
+            spool_expired,
+            poison,
+            attempts,
+        } = self;
+        let in_spool = spool_full + spool_lost + spool_expired;
+        invalid_key + not_finite + queue_full + closed + in_spool + poison + attempts
     }
 }
 
@@ -65,10 +88,12 @@ pub(super) enum Reason {
     QueueFull,
     Closed,
     Rejected,
+    Poison,
+    Attempts,
 }
 
 impl Reason {
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 7;
 }
 
 impl ReporterStats {
@@ -79,18 +104,26 @@ impl ReporterStats {
             Reason::QueueFull => &mut self.dropped.queue_full,
             Reason::Closed => &mut self.dropped.closed,
             Reason::Rejected => &mut self.rejected,
+            Reason::Poison => &mut self.dropped.poison,
+            Reason::Attempts => &mut self.dropped.attempts,
         }
     }
 }
 
-fn in_spool(samples: u64) -> String {
-    if samples == 0 { String::new() } else { format!(", {samples} lie in the spool") }
+fn in_spool(spooled: u64, abandoned: u64) -> String {
+    let mut text = String::new();
+    for (samples, what) in [(spooled, "lie in the spool"), (abandoned, "were left in a spool")] {
+        if samples > 0 {
+            text += &format!(", {samples} {what}");
+        }
+    }
+    text
 }
 
 /// Not everything that was to be sent has been stored.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "not everything was stored: {waiting} samples still wait, {dropped} were dropped, {rejected} were refused{}", in_spool(*spooled)
+    "not everything was stored: {waiting} samples still wait, {dropped} were dropped, {rejected} were refused{}", in_spool(*spooled, *abandoned)
 )]
 #[non_exhaustive]
 pub struct Unsent {
@@ -102,6 +135,8 @@ pub struct Unsent {
     pub rejected: u64,
     /// Samples that lie in the spool, if there is one, whenever they were recorded.
     pub spooled: u64,
+    /// Samples left in a spool that was moved or taken over by another process in the meantime.
+    pub abandoned: u64,
     /// Why the last attempt to send failed, if it did.
     #[source]
     pub cause: Option<Error>,

@@ -17,7 +17,9 @@ fn paused() -> Runtime {
 
 /// A reporter whose runtime is gone.
 fn abandoned() -> Reporter {
-    paused().block_on(async { Reporter::new(MetricsClient::builder("127.0.0.1:1").connect_lazy()) })
+    paused().block_on(async {
+        Reporter::new(MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap())
+    })
 }
 
 #[test]
@@ -44,7 +46,7 @@ mod with_a_spool {
     fn abandoned() -> (tempfile::TempDir, Reporter) {
         let folder = tempfile::tempdir().unwrap();
         let reporter = paused().block_on(async {
-            let client = MetricsClient::builder("127.0.0.1:1").connect_lazy();
+            let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
             Reporter::builder(client).spool(Spool::folder(folder.path())).unwrap().start()
         });
         for second in 0..10 {
@@ -59,10 +61,10 @@ mod with_a_spool {
         let shared = reporter.shared();
         assert!(shared.hold());
         paused().block_on(async {
-            let client = MetricsClient::builder("127.0.0.1:1").connect_lazy();
+            let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
             let mut sending = pin!(shared.send(&client, true, 3));
             assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx).is_pending())).await);
-            shared.spool.as_ref().unwrap().close(shared);
+            shared.spool.as_ref().unwrap().close(shared).await;
         });
         shared.give_up();
         let stats = reporter.stats();

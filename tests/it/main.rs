@@ -7,6 +7,8 @@ mod client;
 mod client_driver;
 mod codec;
 mod corpus;
+#[cfg(feature = "recorder")]
+mod counting;
 mod exchanges;
 mod faults;
 mod invariants;

@@ -136,7 +136,81 @@ async fn what_was_added_since_the_last_export_is_not_replaced_by_the_next() {
         world.exported().await;
     }
     let metrics = world.client.get_all().await.unwrap();
-    assert_eq!(values(&metrics, "requests"), [3.0, 4.0, 5.0]);
+    assert_eq!(values(&metrics, "requests").iter().sum::<f64>(), 12.0);
+}
+
+// FAULTS A7
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_after_the_reporter_is_closed_says_what_is_lost() {
+    let client = client().await;
+    let reporter = Reporter::new(client);
+    let exporter = Exporter::new(reporter.clone());
+    let provider = provider(exporter);
+    let meter = provider.meter("test");
+    meter.u64_counter("requests").build().add(1, &[]);
+    meter.u64_counter("errors").build().add(1, &[]);
+    reporter.close(LONG).await.unwrap();
+    let (flushed, shut_down) =
+        tokio::task::spawn_blocking(move || (provider.force_flush(), provider.shutdown()))
+            .await
+            .unwrap();
+    assert!(flushed.is_err() && shut_down.is_err(), "{flushed:?} {shut_down:?}");
+}
+
+// FAULTS A7
+#[tokio::test(flavor = "multi_thread")]
+async fn flush_after_a_full_queue_says_how_many_points_are_lost() {
+    let (near, _far) = tokio::io::duplex(64);
+    let reporter = Reporter::builder(MetricsClient::from_io(near)).capacity(4).start();
+    let exporter = Exporter::new(reporter.clone()).flush_timeout(Duration::from_millis(10));
+    (0..10).for_each(|second| reporter.record_at("a", 1.0, second));
+    let lost = reporter.stats().dropped.queue_full;
+    assert!(lost > 0);
+    let flush = move || (exporter.force_flush(), exporter.force_flush(), exporter.shutdown());
+    let (first, second, third) = tokio::task::spawn_blocking(flush).await.unwrap();
+    let error = first.unwrap_err().to_string();
+    assert!(error.contains(&format!("{lost} points were lost")), "{error}");
+    // The rest only waits, and has been told of.
+    assert!(matches!(second, Err(OTelSdkError::Timeout(_))), "{second:?}");
+    assert!(matches!(third, Err(OTelSdkError::Timeout(_))), "{third:?}");
+}
+
+// FAULTS A23
+#[tokio::test(flavor = "multi_thread")]
+async fn attribute_of_a_point_replaces_that_of_the_resource() {
+    let world = world(|exporter| exporter.resource_attributes(["service.name"])).await;
+    let meter = world.meter();
+    let other = [KeyValue::new("service.name", "other")];
+    meter.u64_counter("requests").build().add(1, &other);
+    let latency = meter.f64_histogram("latency").with_boundaries(vec![0.5]).build();
+    latency.record(0.25, &[KeyValue::new("le", "mine")]);
+    let metrics = world.exported().await;
+    assert_eq!(values(&metrics, "requests;service.name=other"), [1.0]);
+    // A bucket's bound is its label `le`.
+    assert_eq!(values(&metrics, "latency.bucket;le=0.5;service.name=a%20shop"), [1.0]);
+    assert_eq!(values(&metrics, "latency.count;le=mine;service.name=a%20shop"), [1.0]);
+    assert!(metrics.keys().all(|key| key.matches("le=").count() <= 1), "{metrics:?}");
+}
+
+// FAULTS A26
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_of_a_prefix_are_labels_of_all_series() {
+    let world = world(|exporter| exporter.prefix("shop;env=prod").unwrap()).await;
+    world.meter().u64_counter("requests").build().add(1, &[KeyValue::new("z", "1")]);
+    let metrics = world.exported().await;
+    assert_eq!(values(&metrics, "shop.requests;env=prod;z=1"), [1.0]);
+}
+
+// FAULTS A24
+#[tokio::test(flavor = "multi_thread")]
+async fn sum_of_a_histogram_saturates() {
+    let world = world(|exporter| exporter).await;
+    let sizes = world.meter().f64_histogram("size").build();
+    sizes.record(f64::MAX, &[]);
+    sizes.record(f64::MAX, &[]);
+    let metrics = world.exported().await;
+    assert_eq!(values(&metrics, "size.sum"), [f64::MAX]);
+    assert_eq!(values(&metrics, "size.count"), [2.0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,7 +279,7 @@ async fn a_flush_of_which_something_was_refused_says_so() {
     let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
     assert_eq!(
         flushed.unwrap_err().to_string(),
-        "Operation failed: not everything was stored: 0 samples still wait, 0 were dropped, 1 were refused"
+        "Operation failed: 1 points were lost: 0 were dropped, 1 were rejected; 0 still wait, 0 are in the spool"
     );
 }
 
@@ -220,6 +294,6 @@ async fn a_flush_that_left_something_in_the_spool_says_so() {
     reporter.record_at("a", 1.0, 1);
     let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
     let error = flushed.unwrap_err().to_string();
-    assert!(error.ends_with("1 lie in the spool"), "{error}");
+    assert!(error.ends_with("1 are in the spool"), "{error}");
     assert_eq!(reporter.stats().spooled, 1);
 }

@@ -4,11 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use metrics::{counter, gauge, histogram, with_local_recorder};
 use metrics_client::{
-    MetricsClient, Pipelining, Reporter,
-    recorder::{Counters, Recorder, RecorderBuilder},
+    MetricsClient, Pipelining, Reporter, ReporterBuilder,
+    recorder::{Recorder, RecorderBuilder},
 };
 use metrics_server::{Limits, MemoryStore, Server, serve_connection};
 use tokio::time;
+
+use crate::counting;
 
 /// The interval at which these recorders report.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -24,11 +26,19 @@ struct World {
 
 impl World {
     fn new(tell: impl FnOnce(RecorderBuilder) -> RecorderBuilder) -> Self {
+        Self::with(|reporter| reporter, tell)
+    }
+
+    fn with(
+        reporter: impl FnOnce(ReporterBuilder) -> ReporterBuilder,
+        tell: impl FnOnce(RecorderBuilder) -> RecorderBuilder,
+    ) -> Self {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let store = Arc::new(MemoryStore::new());
         tokio::spawn(serve_connection(far, store, Limits::default()));
         let client = MetricsClient::builder("a pipe").pipelining(Pipelining::On).with_io(near);
-        let builder = Recorder::builder(Reporter::new(client.clone())).interval(INTERVAL);
+        let reporter = reporter(Reporter::builder(client.clone())).start();
+        let builder = Recorder::builder(reporter).interval(INTERVAL).unwrap();
         Self { recorder: tell(builder).build(), client }
     }
 
@@ -63,85 +73,12 @@ async fn reports(world: &World, count: u32) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_interval_is_reported_by_itself() {
-    let world = World::new(|builder| builder);
-    world.run(|| counter!("jobs").increment(2));
-    world.pass(1).await;
-    assert_eq!(world.values("jobs").await.first(), Some(&2.0));
-    world.run(|| counter!("jobs").increment(3));
-    world.pass(1).await;
-    let values = world.values("jobs").await;
-    assert_eq!(values.last(), Some(&5.0), "{values:?}");
-    assert!(values.is_sorted(), "{values:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn reports_within_one_second_do_not_replace_each_other() {
-    let world = World::new(|builder| builder);
-    for _ in 0..5 {
-        world.run(|| histogram!("size").record(7.0));
-        reports(&world, 1).await;
-    }
-    assert_eq!(world.values("size.count").await, [1.0; 5]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_counter_is_a_total_or_a_rate() {
-    // Thirty in five seconds, none in five, ten in five.
-    let reported = [(Counters::Totals, [30.0, 30.0, 40.0]), (Counters::Rates, [6.0, 0.0, 2.0])];
-    for (counters, expected) in reported {
-        // Nothing is reported but what the test flushes.
-        let world = World::new(|builder| builder.counters(counters).interval(1000 * INTERVAL));
-        for count in [30, 0, 10] {
-            world.run(|| counter!("jobs").increment(count));
-            time::sleep(INTERVAL / 2).await;
-            reports(&world, 1).await;
-        }
-        let values = world.values("jobs").await;
-        let is_near = |(value, expected): (&f64, &f64)| (value - expected).abs() < 0.1;
-        assert!(values.iter().zip(&expected).all(is_near) && values.len() == 3, "{values:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_absolute_counter_never_goes_back() {
     let world = World::new(|builder| builder);
     world.run(|| counter!("jobs").absolute(7));
     world.run(|| counter!("jobs").absolute(5));
     reports(&world, 1).await;
     assert_eq!(world.values("jobs").await, [7.0]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_gauge_is_reported_from_its_first_value_on() {
-    let world = World::new(|builder| builder);
-    let queue = world.run(|| gauge!("queue"));
-    reports(&world, 1).await;
-    assert!(world.values("queue").await.is_empty());
-    queue.set(4.0);
-    queue.increment(3.0);
-    queue.decrement(1.5);
-    reports(&world, 2).await;
-    assert_eq!(world.values("queue").await, [5.5, 5.5]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_histogram_is_what_was_recorded_since_the_last_report() {
-    let world = World::new(|builder| builder.quantiles([0.0, 0.5, 0.99, 1.0]).unwrap());
-    let latency = world.run(|| histogram!("latency"));
-    (1..=1000).for_each(|value| latency.record(f64::from(value)));
-    reports(&world, 1).await;
-    latency.record_many(8.0, 5);
-    reports(&world, 1).await;
-    reports(&world, 1).await;
-    assert_eq!(world.values("latency.count").await, [1000.0, 5.0, 0.0]);
-    assert_eq!(world.values("latency.sum").await, [500_500.0, 40.0, 0.0]);
-    for (key, exact) in [("min", 1.0), ("p50", 500.0), ("p99", 990.0), ("max", 1000.0)] {
-        let values = world.values(&format!("latency.{key}")).await;
-        assert_eq!(values.len(), 2, "an empty interval has no {key}");
-        assert!((values[0] / exact - 1.0).abs() < 0.011, "{key}: {values:?}");
-        assert!((values[1] / 8.0 - 1.0).abs() < 0.011, "{key}: {values:?}");
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,46 +93,6 @@ async fn labels_and_prefix_are_in_the_key() {
     let expected =
         ["shop.hits;method=GET;route=/a%20b", "shop.time.count;n=1", "shop.time.sum;n=1"];
     assert_eq!(world.keys().await, expected);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_idle_series_is_forgotten_and_one_that_is_held_goes_on() {
-    let world = World::new(|builder| builder.idle_timeout(3 * INTERVAL));
-    let held = world.run(|| counter!("held"));
-    let also_held = world.run(|| (gauge!("held.gauge"), histogram!("held.histogram")));
-    held.increment(1);
-    also_held.0.set(1.0);
-    also_held.1.record(1.0);
-    world.run(|| {
-        counter!("loose").increment(1);
-        gauge!("loose.gauge").set(1.0);
-        histogram!("loose.histogram").record(1.0);
-    });
-    assert_eq!(world.recorder.stats().series, 6);
-    world.pass(8).await;
-    assert_eq!(world.recorder.stats().series, 3);
-    let reported = world.values("held").await.len();
-    world.pass(4).await;
-    for idle in ["held", "held.gauge", "held.histogram.count", "loose"] {
-        assert_eq!(world.values(idle).await.len(), reported, "{idle} is reported, and idle");
-    }
-
-    held.increment(1);
-    world.run(|| counter!("loose").increment(1));
-    reports(&world, 1).await;
-    assert_eq!(world.values("held").await.last(), Some(&2.0));
-    assert_eq!(world.values("loose").await.last(), Some(&1.0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_gauge_that_is_set_to_the_same_value_is_not_idle() {
-    let world = World::new(|builder| builder.idle_timeout(3 * INTERVAL));
-    for _ in 0..10 {
-        world.run(|| gauge!("queue").set(1.0));
-        world.pass(1).await;
-    }
-    assert_eq!(world.recorder.stats().series, 1);
-    assert!(world.values("queue").await.len() >= 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,4 +182,197 @@ fn a_guard_reports_when_it_is_dropped_also_on_the_thread_of_the_runtime() {
         assert_eq!(found.latest("jobs").unwrap().value, 3.0);
     });
     servers.shutdown_background();
+}
+
+// FAULTS A1
+#[tokio::test(flavor = "multi_thread")]
+async fn layer_that_counts_log_lines_may_meet_a_series_without_a_key() {
+    let world = World::new(|builder| builder);
+    let recorder = world.recorder.clone();
+    let lines = counting::counted(&world.recorder, move || {
+        with_local_recorder(&recorder, || {
+            for id in 0..32 {
+                let long = format!("{}{id}", "x".repeat(1025));
+                counter!(long.clone()).increment(1);
+                gauge!(long.clone()).set(1.0);
+                histogram!(long).record(1.0);
+            }
+        });
+    });
+    assert!(!lines.with("a series cannot be reported").is_empty());
+    assert_eq!(world.recorder.stats().unnamed, 96);
+}
+
+// FAULTS A1
+#[tokio::test(flavor = "multi_thread")]
+async fn layer_that_counts_log_lines_may_meet_a_full_queue() {
+    let world = World::with(|reporter| reporter.capacity(1), |builder| builder);
+    let recorder = world.recorder.clone();
+    let lines = counting::counted(&world.recorder, move || {
+        with_local_recorder(&recorder, || {
+            for id in 0..32 {
+                counter!("jobs", "id" => id.to_string()).increment(1);
+                gauge!("queue", "id" => id.to_string()).set(1.0);
+                gauge!("infinite", "id" => id.to_string()).set(f64::INFINITY);
+                histogram!("time", "id" => id.to_string()).record(1.0);
+            }
+        });
+        // The first reports when it is dropped.
+        drop(recorder.guard(Duration::ZERO));
+    });
+    assert!(!lines.with("samples are dropped").is_empty());
+    assert!(!lines.with("a sample was dropped").is_empty());
+}
+
+// FAULTS A1
+#[tokio::test(flavor = "multi_thread")]
+async fn layer_that_counts_log_lines_may_meet_the_limit_of_series() {
+    let world = World::new(|builder| builder.max_series(2));
+    let recorder = world.recorder.clone();
+    let lines = counting::counted(&world.recorder, move || {
+        with_local_recorder(&recorder, || {
+            (0..8).for_each(|id| counter!("jobs", "id" => id.to_string()).increment(1));
+        });
+    });
+    assert_eq!(lines.with("limit of series").len(), 1);
+}
+
+// FAULTS A10
+#[tokio::test(start_paused = true)]
+async fn histogram_takes_any_number_of_equal_values_at_once() {
+    let world = World::new(|builder| builder);
+    let sizes = world.run(|| histogram!("size"));
+    // One by one, these would take years.
+    sizes.record_many(1.0, 1 << 60);
+    sizes.record_many(3.0, (1 << 60) + 5);
+    sizes.record_many(4.0, 0);
+    reports(&world, 1).await;
+    let count = (1_u64 << 61) as f64;
+    assert_eq!(world.values("size.count").await, [count]);
+    assert_eq!(world.values("size.sum").await, [2.0 * count]);
+    assert_eq!(world.values("size.min").await, [1.0]);
+    assert_eq!(world.values("size.max").await, [3.0]);
+    sizes.record_many(1.0, usize::MAX);
+    sizes.record_many(1.0, usize::MAX);
+}
+
+// FAULTS A15
+#[tokio::test(start_paused = true)]
+async fn quantiles_are_nearest_rank_beside_min_and_max() {
+    let world = World::new(|builder| builder);
+    let latency = world.run(|| histogram!("latency"));
+    (1..=99).for_each(|_| latency.record(1.0));
+    latency.record(1000.0);
+    reports(&world, 1).await;
+    assert_eq!(world.values("latency.min").await, [1.0]);
+    assert_eq!(world.values("latency.max").await, [1000.0]);
+    // The 99th of 100.
+    assert!(world.values("latency.p99").await[0] < 1.02);
+
+    let latency = world.run(|| histogram!("few"));
+    (1..=49).for_each(|_| latency.record(1.0));
+    latency.record(1000.0);
+    reports(&world, 1).await;
+    // The last of 50: the smallest value that 99 % are not greater than.
+    assert_eq!(world.values("few.p99").await, [1000.0]);
+    assert!(world.values("few.p50").await[0] < 1.02);
+}
+
+// FAULTS A24
+#[tokio::test(start_paused = true)]
+async fn histogram_of_the_greatest_values_saturates() {
+    let world = World::new(|builder| builder);
+    let sizes = world.run(|| histogram!("size"));
+    sizes.record(f64::MAX);
+    sizes.record_many(f64::MAX, 3);
+    sizes.record(-1.0);
+    let lowest = world.run(|| histogram!("lowest"));
+    lowest.record_many(f64::MIN, 2);
+    reports(&world, 1).await;
+    for part in ["sum", "p50", "p99", "max"] {
+        assert_eq!(world.values(&format!("size.{part}")).await, [f64::MAX], "{part}");
+        assert_eq!(world.values(&format!("lowest.{part}")).await, [f64::MIN], "{part}");
+    }
+}
+
+// FAULTS A14
+#[tokio::test(start_paused = true)]
+async fn handle_beyond_the_limit_works_once_there_is_room() {
+    let world = World::new(|builder| builder.max_series(1).idle_timeout(3 * INTERVAL));
+    world.run(|| counter!("first").increment(1));
+    let (jobs, queue, time) = world.run(|| (counter!("jobs"), gauge!("queue"), histogram!("time")));
+    jobs.increment(2);
+    queue.increment(7.0);
+    queue.decrement(3.0);
+    time.record(1.0);
+    world.pass(2).await;
+    assert_eq!(world.keys().await, ["first"]);
+    assert_eq!(world.recorder.stats().refused, 3);
+
+    // The first one is idle, and forgotten.
+    world.pass(6).await;
+    assert_eq!(world.recorder.stats().series, 0);
+    jobs.increment(3);
+    reports(&world, 1).await;
+    assert_eq!(world.values("jobs").await.last(), Some(&5.0));
+    drop(jobs);
+    world.pass(8).await;
+    queue.increment(1.0);
+    reports(&world, 1).await;
+    assert_eq!(world.values("queue").await.last(), Some(&5.0));
+}
+
+// FAULTS A11
+#[tokio::test(start_paused = true)]
+async fn gauge_that_is_not_zero_is_kept() {
+    let world = World::new(|builder| builder.idle_timeout(3 * INTERVAL));
+    world.run(|| gauge!("open").increment(1.0));
+    world.run(|| gauge!("closed").increment(1.0));
+    world.run(|| gauge!("closed").decrement(1.0));
+    world.pass(10).await;
+    assert_eq!(world.recorder.stats().series, 1);
+    world.run(|| gauge!("open").decrement(1.0));
+    reports(&world, 1).await;
+    assert_eq!(world.values("open").await.last(), Some(&0.0));
+}
+
+// FAULTS A9
+#[tokio::test(start_paused = true)]
+async fn two_metrics_with_one_key_are_logged_once() {
+    let world = World::new(|builder| builder);
+    let ((), lines) = counting::logged(|| {
+        world.run(|| {
+            for id in 0..10 {
+                counter!("jobs", "id" => id.to_string()).increment(1);
+                gauge!("jobs", "id" => id.to_string()).set(1.0);
+                counter!("time.count", "id" => id.to_string()).increment(1);
+                histogram!("time", "id" => id.to_string()).record(1.0);
+            }
+        });
+    });
+    let lines = lines.with("two metrics have one key");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("jobs") && lines[1].contains("time.count"), "{lines:?}");
+}
+
+// FAULTS A26
+#[tokio::test(start_paused = true)]
+async fn labels_of_a_prefix_are_labels_of_all_series() {
+    let world = World::new(|builder| builder.prefix("shop;env=prod").unwrap());
+    world.run(|| counter!("hits", "method" => "GET").increment(1));
+    reports(&world, 1).await;
+    assert_eq!(world.keys().await, ["shop.hits;env=prod;method=GET"]);
+}
+
+// FAULTS A26
+#[test]
+fn recorder_whose_runtime_is_gone_says_so() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let recorder = runtime.block_on(async {
+        let (near, _far) = tokio::io::duplex(64);
+        Recorder::builder(Reporter::new(MetricsClient::from_io(near))).build()
+    });
+    with_local_recorder(&recorder, || counter!("jobs").increment(1));
+    let ((), lines) = counting::logged(|| drop(runtime));
+    assert_eq!(lines.with("recorder stops with its runtime").len(), 1);
 }

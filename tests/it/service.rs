@@ -231,7 +231,7 @@ async fn a_client_that_closes_tells_services_that_are_ready_and_those_that_wait(
 #[tokio::test(start_paused = true)]
 async fn a_future_keeps_the_client_open() {
     let (client, mut peer, _network) = client_with_room_for(1).await;
-    let state = client.state();
+    let state = client.watch_state();
     let mut service = client.service();
     let call = service.ready().await.unwrap().call(put("a"));
     drop((client, service));
@@ -239,7 +239,7 @@ async fn a_future_keeps_the_client_open() {
     call.unwrap();
     peer.expect_end().await;
     settle().await;
-    assert_eq!(*state.borrow(), ConnectionState::Closed);
+    assert_eq!(state.get(), ConnectionState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -341,7 +341,8 @@ async fn with_several_connections_a_service_is_ready_when_each_has_room() {
         .connections(2)
         .max_buffered_bytes(PLACE)
         .request_timeout(Duration::from_secs(60))
-        .connect_lazy();
+        .connect_lazy()
+        .unwrap();
     let [mut one, mut two] = [client.service(), client.service()];
     assert!(is_ready(&mut one).await);
     assert!(!is_ready(&mut two).await);
@@ -367,4 +368,37 @@ async fn with_several_connections_a_service_is_ready_when_each_has_room() {
         services.spawn(async move { service.ready().await.map(drop).unwrap() });
     }
     soon(services.join_all()).await;
+}
+
+// FAULTS C13
+#[tokio::test(start_paused = true)]
+async fn idle_services_do_not_starve_the_next_one() {
+    for connections in [1, 3] {
+        let (network, builder) = Network::new();
+        network.black_hole();
+        let timeout_of_calls = Duration::from_secs(5);
+        let client = builder
+            .connections(connections)
+            .max_buffered_bytes(4 * PLACE)
+            .request_timeout(timeout_of_calls)
+            .connect_lazy()
+            .unwrap();
+        let mut idle = [(); 4].map(|()| client.service());
+        for service in &mut idle {
+            service.ready().await.unwrap();
+        }
+        let mut next = client.service();
+        let start = Instant::now();
+        next.ready().await.unwrap();
+        let waited = start.elapsed();
+        assert!(waited <= timeout_of_calls + Duration::from_millis(1), "{waited:?}");
+
+        // What has lost its place is asked again, or called all the same, and has its deadline.
+        let late = timeout(timeout_of_calls * 2, idle[0].call(put("a"))).await.unwrap();
+        assert!(
+            matches!(late, Err(Error::Timeout { delivery: Delivery::NotSent, .. })),
+            "{late:?}"
+        );
+        assert!(timeout(timeout_of_calls * 2, idle[1].ready()).await.is_ok());
+    }
 }

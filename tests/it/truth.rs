@@ -1,7 +1,7 @@
 //! A store that keeps the truth, and the line server that a client ought to find.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
@@ -16,6 +16,9 @@ pub(crate) struct Truth {
     pub(crate) series: BTreeMap<String, BTreeMap<i64, f64>>,
     /// Every put that was carried out, in order.
     pub(crate) log: Vec<Put>,
+    /// The connections on which the client looks for a request at which the server closes: there
+    /// the first put is a question, and comes again in its turn.
+    pub(crate) checked: BTreeSet<usize>,
     /// The newest connection that has put anything for a key.
     newest: BTreeMap<String, usize>,
 }
@@ -32,6 +35,9 @@ pub(crate) type Shared = Arc<Mutex<Truth>>;
 
 /// What begins the keys of the question whether a server can pipeline.
 pub(crate) const PROBE: &str = "pipelining-probe.";
+
+/// What begins the keys of the question whether a server answers at all.
+pub(crate) const HANGUP_PROBE: &str = "hangup-probe.";
 
 /// What a server answers to what is no request.
 pub(crate) const WRONG_COMMAND: &str = "error\nwrong command\n\n";
@@ -60,6 +66,9 @@ impl Truth {
                 Some("ok\n\n".into())
             }
             ["get", selector] => {
+                if selector.starts_with(HANGUP_PROBE) {
+                    self.checked.insert(connection);
+                }
                 let series = self.series.iter();
                 let wanted = series.filter(|(key, _)| selector == "*" || *key == selector);
                 let records = wanted.flat_map(|(key, points)| {

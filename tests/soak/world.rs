@@ -142,6 +142,7 @@ pub(crate) fn impatient(
         .max_buffered_bytes(4000)
         .overflow(overflow)
         .connect_lazy()
+        .unwrap()
 }
 
 pub(crate) fn key(at: usize) -> String {

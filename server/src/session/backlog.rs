@@ -9,6 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::turns::Work;
+use metrics_client::internal::wake::wake_each;
 
 /// What sessions hold while their peers do not take their answers.
 ///
@@ -70,13 +71,15 @@ impl Place {
         Self { backlog, work, place: None }
     }
 
-    /// Waits on, since `since` and with so many bytes. Ready when this session is given up.
+    /// Waits on, since `since` and with so many bytes, besides those that TLS holds. Ready when this
+    /// session is given up.
     pub(super) fn poll_given_up(
         &mut self,
         cx: &Context<'_>,
         since: Instant,
         bytes: usize,
     ) -> Poll<()> {
+        let bytes = bytes + self.work.held();
         let mut waiting = self.backlog.waiting();
         if let Some(place) = self.place.take()
             && waiting.remove(place).is_none()
@@ -105,7 +108,7 @@ impl Place {
         drop(waiting);
         // Woken without the lock, for the first thing that a session then does is to take it. This
         // one may be among them, and then finds out when it is polled again.
-        given_up.into_iter().for_each(Waker::wake);
+        wake_each(given_up);
         Poll::Pending
     }
 
@@ -200,6 +203,23 @@ mod tests {
         first.place.leave();
         assert!(!first.place.work.is_over());
         assert_eq!(backlog.waiting().bytes, 60);
+    }
+
+    // FAULTS S9
+    #[cfg(feature = "tls")]
+    #[test]
+    fn what_tls_holds_of_a_connection_counts() {
+        let backlog = Arc::new(Backlog::new(100));
+        let [mut first, mut second] = [(); 2].map(|()| Waiter::new(&backlog));
+        let now = Instant::now();
+        first.place.work.set_held(50);
+        second.place.work.set_held(50);
+        assert!(!first.is_given_up(now, 10));
+        assert!(!second.is_given_up(now + Duration::from_secs(1), 10));
+        assert!(first.is_given_up(now, 10));
+        assert_eq!(backlog.waiting().bytes, 60);
+        second.place.leave();
+        assert_eq!(backlog.waiting().bytes, 0);
     }
 
     #[test]

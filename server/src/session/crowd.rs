@@ -75,7 +75,7 @@ impl Drop for Member {
 
 /// What is counted as one place: an IPv4 address, or the 64 bits of an IPv6 address that say which
 /// network it is in, for whoever has one address of a network has all of them (RFC 6177).
-fn origin(addr: IpAddr) -> IpAddr {
+pub(super) fn origin(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {
         IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64).into(),
         v4 => v4,

@@ -20,6 +20,9 @@ use metrics_client::codec::ServerCodec;
 /// kept waiting by thousands that send without a pause: under each of the attacks of that bench an honest
 /// client that puts one point after the other keeps a tenth of its rate or more.
 ///
+/// What a limit cannot be is taken for the nearest that it can be. Zero never means "without a limit"; the rule is
+/// that of [`ClientBuilder`](crate::ClientBuilder#limits-and-zero).
+///
 /// ```
 /// use std::time::Duration;
 /// use metrics_server::Limits;
@@ -36,41 +39,46 @@ pub struct Limits {
     pub(super) idle_time: Duration,
     pub(super) line_time: Duration,
     pub(super) write_time: Duration,
+    pub(super) store_time: Duration,
     pub(super) grace_time: Duration,
 }
 
 impl Limits {
-    /// The most connections at once: 10,000, as for Redis (`maxclients`).
+    /// The most connections at once, from 1: 10,000, as for Redis (`maxclients`).
     ///
     /// Another is accepted and closed at once, without a word: whoever meets a closed connection
     /// tries again later, while an `error` would be taken for the answer to a request. Each
-    /// connection takes a file descriptor; where the process may open fewer, the server leaves new
-    /// connections waiting until there is room.
+    /// connection takes a file descriptor; where the process may open fewer, this limit is lowered when the
+    /// server [begins](crate::Server::serve_until). Where others have taken the descriptors later, new
+    /// connections wait until there is room.
     #[must_use]
     pub fn max_connections(self, max_connections: usize) -> Self {
-        Self { max_connections, ..self }
+        Self { max_connections: max_connections.max(1), ..self }
     }
 
     /// The most connections from one IPv4 address, or from one IPv6 network (the first 64 bits of
-    /// the address): 5,000, so that no single one can take all places.
+    /// the address), from 1: 5,000, so that no single one can take all places.
     ///
     /// One more is closed at once, like one too many of [all](Self::max_connections). Raise it
     /// where many peers come through one address: a proxy, a NAT.
     #[must_use]
     pub fn max_connections_per_address(self, max_connections_per_address: usize) -> Self {
-        Self { max_connections_per_address, ..self }
+        Self { max_connections_per_address: max_connections_per_address.max(1), ..self }
     }
 
-    /// The longest line, in bytes with its line break: [`ServerCodec::DEFAULT_MAX_LINE_BYTES`].
+    /// The longest line, in bytes with its line break, from the 6 of the shortest request:
+    /// [`ServerCodec::DEFAULT_MAX_LINE_BYTES`].
     ///
-    /// A longer one is answered with `wrong command`, and its connection closed.
+    /// A longer one is answered with `wrong command`, and its connection closed; of what the peer
+    /// still sends, up to 128 MiB are passed over so that it can read the answer. While a line comes,
+    /// it takes up to twice its length in memory.
     #[must_use]
     pub fn max_line_bytes(self, max_line_bytes: usize) -> Self {
-        Self { max_line_bytes, ..self }
+        Self { max_line_bytes: max_line_bytes.max(LEAST_LINE_BYTES), ..self }
     }
 
     /// How many bytes of answers may wait for a peer to take them before the server reads no more
-    /// of its requests: 128 KiB, enough for the answers to 32,000 puts.
+    /// of its requests, from 1: 128 KiB, enough for the answers to 32,000 puts.
     ///
     /// Large answers are made and sent in pieces of this size. From 32 KiB to 512 KiB no difference
     /// in the speed of a large `get` could be measured.
@@ -83,7 +91,8 @@ impl Limits {
     /// How many bytes may be held, over all connections, for peers that do not take their answers:
     /// 256 MiB, enough for a thousand such peers.
     ///
-    /// They hold their answers, and the requests behind these. Where they hold more, the peer that
+    /// They hold their answers, and the requests behind these; over TLS, 128 KiB more are counted for
+    /// each, as much as rustls holds. Where they hold more, the peer that
     /// has left an answer unread longest is cut off, and the next, until they do not: a peer that
     /// reads nothing before one that reads slowly.
     #[must_use]
@@ -92,10 +101,10 @@ impl Limits {
     }
 
     /// How long a connection may be without a request: 10 minutes, twice the longest interval at
-    /// which agents usually report.
+    /// which agents usually report. A blank line is not a request.
     #[must_use]
     pub fn idle_time(self, idle_time: Duration) -> Self {
-        Self { idle_time, ..self }
+        Self { idle_time: idle_time.max(SHORTEST), ..self }
     }
 
     /// How long a peer may take over one line, from its first byte to its line break: 30 s.
@@ -105,7 +114,7 @@ impl Limits {
     /// whose connection counts as one from the beginning.
     #[must_use]
     pub fn line_time(self, line_time: Duration) -> Self {
-        Self { line_time, ..self }
+        Self { line_time: line_time.max(SHORTEST), ..self }
     }
 
     /// How long a peer may leave an answer unread once there is no more room for it on the way:
@@ -115,16 +124,34 @@ impl Limits {
     /// [`max_unsent_bytes`](Self::max_unsent_bytes) in it, 4 KiB a second.
     #[must_use]
     pub fn write_time(self, write_time: Duration) -> Self {
-        Self { write_time, ..self }
+        Self { write_time: write_time.max(SHORTEST), ..self }
     }
 
-    /// How long connections may go on when the server is told to stop: 5 s, half of what Docker
-    /// gives a container.
+    /// Sets how long the [`Store`](crate::Store) may take over one batch of puts, or over the next
+    /// block of an answer: 30 s, longer than a client waits for an answer by default.
+    ///
+    /// A store that takes longer has failed in a way that [passes](crate::store::StoreError::transient):
+    /// its future is dropped, and the connection ends without an answer. While the store works on a
+    /// request, the server does not see that the peer has gone; this is how long such a connection may
+    /// stay.
+    #[must_use]
+    pub fn store_time(self, store_time: Duration) -> Self {
+        Self { store_time: store_time.max(SHORTEST), ..self }
+    }
+
+    /// How long connections may go on when the server stops, from no time at all: 5 s, half of what
+    /// Docker gives a container.
     #[must_use]
     pub fn grace_time(self, grace_time: Duration) -> Self {
         Self { grace_time, ..self }
     }
 }
+
+/// The length of `get k` with its line break.
+const LEAST_LINE_BYTES: usize = 6;
+
+/// The least that a time limit can be: the timers of Tokio count milliseconds.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 impl Default for Limits {
     fn default() -> Self {
@@ -137,6 +164,7 @@ impl Default for Limits {
             idle_time: Duration::from_secs(10 * 60),
             line_time: Duration::from_secs(30),
             write_time: Duration::from_secs(30),
+            store_time: Duration::from_secs(30),
             grace_time: Duration::from_secs(5),
         }
     }

@@ -1,16 +1,6 @@
 //! One connection: requests in, answers out, in order.
 
-use std::{
-    fmt,
-    future::poll_fn,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
-};
+use std::{fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll};
 
 use bytes::BufMut;
 use tokio::{
@@ -18,18 +8,22 @@ use tokio::{
     sync::watch,
     task::yield_now,
 };
-use tokio_util::codec::Encoder;
-use tracing::{debug, error, field::DisplayValue, info};
+use tracing::{debug, field::DisplayValue, info};
 
 use metrics_client::{
     Selector,
-    codec::{Escaped, RequestRef, Response, ServerCodec, encode_records},
+    codec::{Excerpt, RequestRef, ServerCodec},
 };
 
-use crate::store::{Block, PutBatch, Snapshot, Store, StoreError};
+use crate::store::{PutBatch, Store};
 
 mod backlog;
 mod crowd;
+mod deadline;
+#[cfg(unix)]
+pub(crate) mod descriptors;
+#[cfg(feature = "tls")]
+mod handshakes;
 mod limits;
 pub(crate) mod listener;
 mod log;
@@ -50,6 +44,8 @@ use turns::Turns;
 pub(crate) use turns::Work;
 use wire::{Input, MAX_READ, MIN_READ, Wire};
 
+mod store;
+
 /// What all sessions of a server share.
 #[derive(Debug)]
 pub(crate) struct Shared<S> {
@@ -60,8 +56,6 @@ pub(crate) struct Shared<S> {
     /// Whose turn it is. Empty for a session that nobody gave any.
     turns: Arc<Turns>,
     backlog: Arc<Backlog>,
-    /// Whether the store failed when it was last asked: a store that stays broken is logged once.
-    store_fails: AtomicBool,
     /// Makes TLS of a connection before it is served, if that is what peers expect.
     #[cfg(feature = "tls")]
     tls: Option<TlsAcceptor>,
@@ -76,7 +70,6 @@ impl<S> Shared<S> {
             log: Log::default(),
             turns: Arc::new(Turns::new()),
             backlog: Arc::new(Backlog::new(limits.max_total_unsent_bytes)),
-            store_fails: AtomicBool::new(false),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -101,15 +94,23 @@ async fn welcome<Io, S>(
     work: Work,
     stop: watch::Receiver<bool>,
 ) where
-    Io: AsyncRead + AsyncWrite + Unpin + Send,
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Store,
 {
     #[cfg(feature = "tls")]
     if let Some(tls) = &shared.tls {
         let mut stop = stop;
-        match tls.accept(io, &shared.limits, &work, &mut stop).await {
+        match tls.accept(io, peer.ip(), &shared.limits, &work, &mut stop).await {
             // In a box of its own, so that a session without TLS need not keep room for it.
             Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), work, stop)).await,
+            Err(end @ (End::Handshake(_) | End::SlowHandshake)) => {
+                shared.counters.failed_handshakes.add(1);
+                if shared.log.failed_handshakes.should_log() {
+                    info!(%peer, reason = %end, "no TLS");
+                } else {
+                    debug!(%peer, reason = %end, "no TLS");
+                }
+            }
             Err(end) => debug!(%peer, reason = %end, "no TLS"),
         }
         return;
@@ -137,13 +138,19 @@ pub(crate) async fn run<Io, S>(
         wire: Wire::new(io, limits, Place::new(Arc::clone(&shared.backlog), work.clone()), work),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
+        is_new: true,
         turn_bytes: 0,
         peer: peer.clone(),
         shared: Arc::clone(&shared),
     };
     debug!(peer, "connected");
     match session.serve(stop).await {
-        end @ (End::Idle | End::SlowLine | End::Unread | End::GivenUp)
+        end @ (End::Idle
+        | End::SlowLine
+        | End::LineTooLong
+        | End::Foreign
+        | End::Unread
+        | End::GivenUp)
             if shared.log.cut_off.should_log() =>
         {
             info!(peer, reason = %end, "cut off");
@@ -160,6 +167,8 @@ enum End {
     /// The server stops.
     Stopped,
     LineTooLong,
+    /// What the peer speaks is HTTP or TLS.
+    Foreign,
     Idle,
     SlowLine,
     Unread,
@@ -167,6 +176,8 @@ enum End {
     GivenUp,
     /// The store failed when half of an answer was gone.
     Store,
+    /// The store failed in a way that passes, so the peer is to send again what was not answered.
+    StoreTransient,
     Io(io::Error),
     /// The peer took too long over making TLS of the connection.
     #[cfg(feature = "tls")]
@@ -181,6 +192,7 @@ impl fmt::Display for End {
             Self::Closed => "the peer closed the connection",
             Self::Stopped => "the server stops",
             Self::LineTooLong => "the peer sent a line that is too long",
+            Self::Foreign => "the peer does not speak this protocol, but HTTP or TLS",
             Self::Idle => "the peer sent no request for too long",
             Self::SlowLine => "the peer took too long over a line",
             Self::Unread => "the peer left an answer unread for too long",
@@ -188,6 +200,7 @@ impl fmt::Display for End {
                 "peers left too many answers unread, and this one its own for the longest time"
             }
             Self::Store => "the store failed in the middle of an answer",
+            Self::StoreTransient => "the store cannot do now what the peer asked for",
             Self::Io(error) => return write!(f, "the connection failed: {error}"),
             #[cfg(feature = "tls")]
             Self::SlowHandshake => "the peer took too long over the TLS handshake",
@@ -212,6 +225,8 @@ struct Session<Io, S> {
     codec: ServerCodec,
     /// Puts that were read, to be applied before anything else is answered.
     puts: PutBatch,
+    /// Whether the peer has not sent a request yet, nor a line that might have been one.
+    is_new: bool,
     /// How many bytes were read since others last had their turn.
     turn_bytes: usize,
     peer: Option<DisplayValue<SocketAddr>>,
@@ -230,8 +245,11 @@ where
                 Err(end) => break end,
             }
         };
+        if matches!(end, End::Closed) {
+            self.drop_unfinished_line();
+        }
         match end {
-            End::Closed | End::Stopped | End::LineTooLong => {
+            End::Closed | End::Stopped | End::LineTooLong | End::Foreign | End::StoreTransient => {
                 if let Err(end) = self.drain().await {
                     return end;
                 }
@@ -319,6 +337,7 @@ where
             let selector = match RequestRef::parse(&self.wire.input()[..line]) {
                 Ok(Some(RequestRef::Put(key, point))) => {
                     self.puts.push_ref(key, point);
+                    self.is_new = false;
                     self.wire.consume(line + 1);
                     continue;
                 }
@@ -330,6 +349,14 @@ where
                 }
                 Err(fault) => Err(fault),
             };
+            if let Err(fault) = &selector
+                && std::mem::take(&mut self.is_new)
+                && is_foreign(&self.wire.input()[..line])
+            {
+                self.refuse(fault);
+                return Err(End::Foreign);
+            }
+            self.is_new = false;
             self.wire.consume(line + 1);
             self.apply().await?;
             match selector {
@@ -360,111 +387,47 @@ where
             len += put_len;
         }
         if len > 0 {
+            self.is_new = false;
             self.wire.consume(len);
         }
     }
 
-    /// Applies the puts that have gathered, and answers them.
-    async fn apply(&mut self) -> Result<(), End> {
-        let count = self.puts.len();
-        if count == 0 {
-            return Ok(());
-        }
-        match self.shared.store.apply(&self.puts).await {
-            Ok(()) => {
-                self.succeeded();
-                self.shared.counters.puts.add(count);
-                let output = &mut self.wire.output;
-                output.reserve(count * PUT_DONE.len());
-                (0..count).for_each(|_| output.put_slice(PUT_DONE));
-            }
-            // What the store says may be much longer than the puts.
-            Err(error) => {
-                for _ in 0..count {
-                    self.fail(&error);
-                    self.make_room().await?;
-                }
-            }
-        }
-        self.puts.clear();
-        Ok(())
-    }
-
-    /// Answers a get, block by block.
-    async fn get(&mut self, selector: &Selector) -> Result<(), End> {
-        let shared = Arc::clone(&self.shared);
-        shared.counters.gets.add(1);
-        let mut snapshot = match shared.store.get(selector).await {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                self.fail(&error);
-                return Ok(());
-            }
-        };
-        let begin = self.wire.output.len();
-        let mut has_left = false;
-        self.wire.output.put_slice(OK);
-        loop {
-            let Block { key, points } = match snapshot.next_block().await {
-                Ok(Some(block)) => block,
-                Ok(None) => break,
-                Err(error) if has_left => {
-                    self.fail(&error);
-                    return Err(End::Store);
-                }
-                Err(error) => {
-                    self.wire.output.truncate(begin);
-                    self.fail(&error);
-                    return Ok(());
-                }
-            };
-            for points in points.chunks(POINTS_BETWEEN_LOOKS) {
-                encode_records(&mut self.wire.output, key.into(), points);
-                if self.wire.is_full() {
-                    self.drain().await?;
-                    has_left = true;
-                    self.let_others_go_first().await?;
-                }
-            }
-        }
-        self.wire.output.put_u8(b'\n');
-        self.succeeded();
-        Ok(())
-    }
-
     fn refuse(&mut self, fault: &dyn fmt::Display) {
-        debug!(peer = self.peer, %fault, "refused a request");
+        if self.shared.log.refused.should_log() {
+            info!(peer = self.peer, %fault, "refused a line");
+        } else {
+            debug!(peer = self.peer, %fault, "refused a line");
+        }
         self.shared.counters.refused.add(1);
         self.wire.output.put_slice(WRONG_COMMAND);
     }
 
-    fn succeeded(&self) {
-        if self.shared.store_fails.load(Ordering::Relaxed)
-            && self.shared.store_fails.swap(false, Ordering::Relaxed)
-            && self.shared.log.store.should_log()
-        {
-            info!("the store works again");
+    /// Says that the peer's last line has no end. It is not carried out: the number that it ends with
+    /// may be the beginning of another.
+    fn drop_unfinished_line(&mut self) {
+        let line = self.wire.input();
+        if line.iter().all(|byte| b" \t\r".contains(byte)) {
+            return;
         }
-    }
-
-    fn fail(&mut self, fault: &StoreError) {
-        self.shared.counters.failed.add(1);
-        let message = fault.to_string();
-        let shown = Escaped(&message);
-        if self.shared.store_fails.swap(true, Ordering::Relaxed)
-            || !self.shared.log.store.should_log()
-        {
-            debug!(peer = self.peer, fault = %shown, "the store failed");
+        let line = Excerpt::of(line);
+        self.shared.counters.unfinished.add(1);
+        if self.shared.log.refused.should_log() {
+            info!(peer = self.peer, %line, "dropped a line without a line break");
         } else {
-            let cause = std::error::Error::source(fault).map(ToString::to_string);
-            let cause = cause.as_deref().map(Escaped).map(tracing::field::display);
-            error!(peer = self.peer, fault = %shown, cause, "the store failed");
+            debug!(peer = self.peer, %line, "dropped a line without a line break");
         }
-        let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
-        self.codec
-            .encode(Response::Error(message), &mut self.wire.output)
-            .expect("only a malformed response cannot be encoded");
     }
+}
+
+/// Whether a line that is not a request begins another protocol: HTTP, or TLS. A web page can make a
+/// browser send both to any port of this machine, and choose what the next lines are.
+fn is_foreign(line: &[u8]) -> bool {
+    let is_http = || {
+        let mut fields = line.rsplit(u8::is_ascii_whitespace);
+        fields.find(|field| !field.is_empty()).is_some_and(|last| last.starts_with(b"HTTP/"))
+    };
+    // A record of a handshake (RFC 8446, section 5.1).
+    line.starts_with(&[22, 3]) || is_http()
 }
 
 /// How many sessions may wait for their turn before each of them gives its buffers back meanwhile,
@@ -472,16 +435,7 @@ where
 /// half a megabyte for each, and long turns of many make everybody else wait.
 const MAX_WAITING_AT_EASE: usize = 32;
 
-const OK: &[u8] = b"ok\n";
-const PUT_DONE: &[u8] = b"ok\n\n";
 const WRONG_COMMAND: &[u8] = b"error\nwrong command\n\n";
-
-/// How much of a store's message goes to the other end.
-const MAX_MESSAGE_CHARS: usize = 200;
-
-/// How many records may be made before a look at how many bytes they are: a block may have
-/// thousands of points of a key of 1 KiB.
-const POINTS_BETWEEN_LOOKS: usize = 64;
 
 #[cfg(test)]
 mod tests;

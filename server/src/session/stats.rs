@@ -21,8 +21,14 @@ pub struct ServerStats {
     pub gets: u64,
     /// Lines refused as `wrong command`.
     pub refused: u64,
-    /// Puts and gets that the store failed.
+    /// Puts and gets that the store failed: answered with an error, or left without an answer where
+    /// the failure passes.
     pub failed: u64,
+    /// Last lines of connections that ended without a line break. They are not carried out, since
+    /// more may have been meant to follow.
+    pub unfinished: u64,
+    /// TLS handshakes that failed, or took too long.
+    pub failed_handshakes: u64,
 }
 
 /// Reads a server's [`ServerStats`] while it serves.
@@ -33,7 +39,17 @@ impl Monitor {
     /// The numbers now. Each is true by itself; together they may be a moment apart.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
-        let Counters { accepted, ended, turned_away, puts, gets, refused, failed } = &*self.0;
+        let Counters {
+            accepted,
+            ended,
+            turned_away,
+            puts,
+            gets,
+            refused,
+            failed,
+            unfinished,
+            failed_handshakes,
+        } = &*self.0;
         // Read before `accepted`, so that no connection has ended without having begun.
         let ended = ended.get();
         let accepted = accepted.get();
@@ -45,6 +61,8 @@ impl Monitor {
             gets: gets.get(),
             refused: refused.get(),
             failed: failed.get(),
+            unfinished: unfinished.get(),
+            failed_handshakes: failed_handshakes.get(),
         }
     }
 }
@@ -58,6 +76,8 @@ pub(crate) struct Counters {
     pub(super) gets: Counter,
     pub(super) refused: Counter,
     pub(super) failed: Counter,
+    pub(super) unfinished: Counter,
+    pub(super) failed_handshakes: Counter,
 }
 
 #[derive(Debug, Default)]

@@ -1,18 +1,17 @@
 //! TLS at the server's end.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::timeout,
 };
 use tokio_rustls::{
     rustls::{ServerConfig, server::WebPkiClientVerifier, sign::SingleCertAndKey},
     server::TlsStream,
 };
 
-use super::{End, Limits, turns::Work, wire};
+use super::{End, Limits, deadline::within, handshakes::Handshakes, turns::Work, wire};
 use metrics_client::tls::{TlsError, certified_key, provider, roots};
 
 /// Speaks TLS with those who connect to a [`Server`](crate::Server), versions 1.2 and 1.3; given to
@@ -25,6 +24,7 @@ use metrics_client::tls::{TlsError, certified_key, provider, roots};
 #[derive(Clone)]
 pub struct TlsAcceptor {
     config: Arc<ServerConfig>,
+    handshakes: Arc<Handshakes>,
 }
 
 impl TlsAcceptor {
@@ -55,7 +55,7 @@ impl TlsAcceptor {
     /// revocation lists, a certificate that changes, other cryptography.
     #[must_use]
     pub fn with_config(config: Arc<ServerConfig>) -> Self {
-        Self { config }
+        Self { config, handshakes: Arc::default() }
     }
 
     fn build(chain: &[u8], key: &[u8], client_roots: Option<&[u8]>) -> Result<Self, TlsError> {
@@ -82,31 +82,42 @@ impl TlsAcceptor {
     pub(super) async fn accept<Io>(
         &self,
         io: Io,
+        from: IpAddr,
         limits: &Limits,
         work: &Work,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<TlsStream<Io>, End>
     where
-        Io: AsyncRead + AsyncWrite + Unpin,
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config));
-        let handshake = timeout(limits.line_time, acceptor.accept(io).into_fallible());
+        let handshake = self.handshakes.accept(io, from, Arc::clone(&self.config), work);
+        let handshake = within(limits.line_time, handshake);
         let outcome = tokio::select! {
             biased;
             outcome = handshake => outcome,
             _ = stop.wait_for(|&stop| stop) => return Err(End::Stopped),
         };
         match outcome {
-            Ok(Ok(io)) => Ok(io),
+            Ok(Ok(io)) => {
+                work.set_held(HELD_BYTES);
+                Ok(io)
+            }
             Ok(Err((error, io))) => {
                 // The peer has been told why, and may still be sending.
-                wire::linger(io, work).await;
+                if let Some(io) = io {
+                    wire::linger(io, work).await;
+                }
                 Err(End::Handshake(error))
             }
             Err(_) => Err(End::SlowHandshake),
         }
     }
 }
+
+/// What rustls holds of a connection whose peer takes no answers, in bytes: up to 64 KiB of records that
+/// wait to be written, as many as its buffer takes by default, records that are read, decoded or not, and its
+/// state. A test measures it (`tests/it/tls/memory.rs`).
+const HELD_BYTES: usize = 128 * 1024;
 
 impl fmt::Debug for TlsAcceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,11 +132,16 @@ mod tests {
     use rcgen::generate_simple_self_signed;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-        task::JoinHandle,
+        task::{JoinHandle, JoinSet},
         time::{Instant, sleep},
     };
+    use tokio_rustls::rustls::ClientConfig;
 
     use super::*;
+    use crate::{
+        session::{Shared, welcome},
+        store::MemoryStore,
+    };
 
     /// A handshake under way, with the peer's end of the pipe.
     struct Talk {
@@ -142,8 +158,9 @@ mod tests {
             let (peer, io) = duplex(64 * 1024);
             let (stop, mut stopped) = watch::channel(false);
             let handshake = tokio::spawn(async move {
-                let accepted =
-                    acceptor.accept(io, &Limits::default(), &Work::default(), &mut stopped).await;
+                let from = [10, 0, 0, 1].into();
+                let (limits, work) = (Limits::default(), Work::default());
+                let accepted = acceptor.accept(io, from, &limits, &work, &mut stopped).await;
                 accepted.expect_err("no peer here speaks TLS")
             });
             Self { peer, stop, handshake }
@@ -164,6 +181,45 @@ mod tests {
         assert!((limit..limit + Duration::from_secs(2)).contains(&begin.elapsed()));
         let end = talk.handshake.await.unwrap();
         assert_eq!(end.to_string(), "the peer took too long over the TLS handshake");
+    }
+
+    // FAULTS S9
+    #[tokio::test(start_paused = true)]
+    async fn peers_that_read_nothing_cost_what_the_budget_says() {
+        let own = generate_simple_self_signed(["localhost".into()]).unwrap();
+        let acceptor = TlsAcceptor::new(own.cert.pem(), own.signing_key.serialize_pem()).unwrap();
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots(own.cert.pem().as_bytes()).unwrap())
+            .with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        // Without what rustls holds, all of them would cost less than this.
+        let limits =
+            Limits::default().max_unsent_bytes(4 * 1024).max_total_unsent_bytes(400 * 1024);
+        let shared = Shared::new(MemoryStore::new(), limits, Arc::default());
+        let shared = Arc::new(shared.tls(Some(acceptor)));
+        let (_stop, stopped) = watch::channel(false);
+        let (mut sessions, mut peers) = (JoinSet::new(), JoinSet::new());
+        for number in 0..8 {
+            let (near, far) = duplex(64 * 1024);
+            let from = ([10, 0, 0, number], 1).into();
+            let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
+            sessions.spawn(welcome(far, from, shared, Work::default(), stopped));
+            let connector = connector.clone();
+            peers.spawn(async move {
+                let name = "localhost".try_into().unwrap();
+                let mut io = connector.connect(name, near).await.unwrap();
+                // Until nothing moves any more, or the connection ends.
+                while io.write_all(&b"bad\n".repeat(1024)).await.is_ok() {}
+            });
+        }
+        // Well before a limit in time for one of them.
+        let begin = Instant::now();
+        for _ in 0..4 {
+            sessions.join_next().await.unwrap().unwrap();
+        }
+        assert!(begin.elapsed() < limits.write_time, "no peer was cut off");
     }
 
     #[tokio::test(start_paused = true)]

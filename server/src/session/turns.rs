@@ -14,6 +14,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, task::yield_now};
 
 use super::crowd::Member;
+use metrics_client::internal::wake::wake_each;
 
 /// The turns of all sessions: fair queueing, with the clock of start-time fair queueing (P. Goyal, H. Vin
 /// and H. Cheng, SIGCOMM 1996).
@@ -93,7 +94,7 @@ impl Turns {
             self.wanted.notified().await;
             // Lets the runtime look who else is woken, for one of them may have had less.
             yield_now().await;
-            self.give_what_there_is().into_iter().for_each(Waker::wake);
+            wake_each(self.give_what_there_is());
         }
     }
 
@@ -148,6 +149,8 @@ pub(crate) struct Work(Arc<Done>);
 #[derive(Debug, Default)]
 struct Done {
     bytes: AtomicUsize,
+    /// What TLS holds of a connection, in bytes.
+    held: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -159,6 +162,17 @@ impl Work {
     /// Whether the session is to end: it then waits for no turn, for it holds memory that others need.
     pub(super) fn set_over(&self, is_over: bool) {
         self.0.is_over.store(is_over, Ordering::Relaxed);
+    }
+
+    /// TLS holds so much of the connection whose answers are not taken.
+    #[cfg(feature = "tls")]
+    pub(super) fn set_held(&self, bytes: usize) {
+        self.0.held.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What is held of the connection beneath the session, if its answers are not taken.
+    pub(super) fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -13,10 +13,15 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     task::yield_now,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep_until},
 };
 
-use super::{End, Limits, backlog::Place, turns::Work};
+use super::{
+    End, Limits,
+    backlog::Place,
+    deadline::{LATE, SECOND_LOOK, within},
+    turns::Work,
+};
 use metrics_client::codec::MAX_REQUEST_LEN;
 
 /// Reads requests into a buffer and writes answers out of one, both at a time.
@@ -35,7 +40,7 @@ pub(super) struct Wire<Io> {
     read_size: usize,
     /// Whether bytes were written that may still be in a buffer of `io`.
     unflushed: bool,
-    /// When the peer was last heard, or the last answer left.
+    /// When the last answer left: each request has one, and a blank line is not a request.
     quiet_since: Instant,
     /// When the line in `input` began.
     line_since: Option<Instant>,
@@ -47,6 +52,16 @@ pub(super) struct Wire<Io> {
     work: Work,
     /// Fires at a deadline or before it: moved when it fires, not whenever the deadline moves.
     timer: Pin<Box<Sleep>>,
+    /// The look at the socket that follows a deadline.
+    second_look: Option<SecondLook>,
+}
+
+/// The last chance of a peer whose deadline has passed: what it did in time may not have been seen.
+struct SecondLook {
+    deadline: Instant,
+    until: Instant,
+    /// Whether the deadline passed while the process stood still.
+    is_late: bool,
 }
 
 struct Unread {
@@ -82,6 +97,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             place,
             work,
             timer: Box::pin(sleep_until(after(now, limits.idle_time))),
+            second_look: None,
         }
     }
 
@@ -140,6 +156,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             if is_crowded {
                 self.release();
             }
+            // It may send what is not a request.
+            if self.line_since.is_none()
+                && Instant::now() >= after(self.quiet_since, self.limits.idle_time)
+                && let Poll::Ready(end) = self.poll_deadline(cx)
+            {
+                return Err(end);
+            }
         }
         Ok(())
     }
@@ -147,10 +170,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
     /// Gives back the memory that the buffers take beyond what is in them, for there may be long to
     /// wait, or many others that wait. Says how much they take now.
     fn release(&mut self) -> usize {
-        let input = *self.input_held.get_or_insert_with(|| {
-            self.input = BytesMut::from(&*self.input);
-            self.input.capacity()
-        });
+        let input = match self.input_held {
+            Some(held) => held,
+            None => {
+                let len = self.input.len();
+                // What is held of a long line is less than twice its length, for to cut it back would
+                // copy it with each read.
+                if len <= MAX_READ || self.input.capacity() > 2 * len {
+                    self.move_input(len);
+                }
+                *self.input_held.insert(self.input.capacity())
+            }
+        };
         let is_wasteful = if self.output.is_empty() {
             self.output_left + self.output.capacity() > MAX_KEPT
         } else {
@@ -161,6 +192,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             self.output_left = 0;
         }
         input + self.output_left + self.output.capacity()
+    }
+
+    /// Moves the input to a buffer of this capacity.
+    fn move_input(&mut self, capacity: usize) {
+        let mut input = BytesMut::with_capacity(capacity);
+        input.extend_from_slice(&self.input);
+        self.input = input;
+        #[cfg(test)]
+        effort::COPIED.set(effort::COPIED.get() + self.input.len());
     }
 
     /// Closes without losing what was written.
@@ -196,9 +236,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             self.output_left += written;
             self.work.add(written);
             self.unflushed = true;
+            let since_stop = self.seen_after_stop();
             self.unread = self.unread.take().and_then(|Unread { since, bytes }| {
                 let bytes = bytes.checked_sub(written).filter(|&bytes| bytes > 0)?;
-                Some(Unread { since, bytes })
+                Some(Unread { since: since_stop.unwrap_or(since), bytes })
             });
         }
         if self.unflushed {
@@ -225,9 +266,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
                 // To reserve would keep room for what has been consumed, in front. Of the next read
                 // as much may be left, in the same buffer.
                 let rest = self.input.len().max(MAX_REQUEST_LEN);
-                let mut input = BytesMut::with_capacity(rest + self.read_size);
-                input.extend_from_slice(&self.input);
-                self.input = input;
+                // A long line gets twice its room, so that it is copied a few times and not with each read.
+                let room = self.read_size.max(self.input.len());
+                self.move_input(rest + room);
             }
             self.input_held = None;
         }
@@ -241,7 +282,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
         if read == room {
             self.read_size = (self.read_size * 2).min(MAX_READ);
         }
-        self.quiet_since = Instant::now();
         Poll::Ready(Ok(if read == 0 { Input::End } else { Input::Bytes(read) }))
     }
 
@@ -258,31 +298,48 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Wire<Io> {
             (None, Some(since)) => (after(since, self.limits.line_time), End::SlowLine),
             (None, None) => (after(self.quiet_since, self.limits.idle_time), End::Idle),
         };
-        if deadline < self.timer.deadline() {
-            self.timer.as_mut().reset(deadline);
+        self.second_look.take_if(|look| look.deadline != deadline);
+        let mut until = self.second_look.as_ref().map_or(deadline, |look| look.until);
+        if until < self.timer.deadline() {
+            self.timer.as_mut().reset(until);
         }
         while self.timer.as_mut().poll(cx).is_ready() {
-            if self.timer.deadline() >= deadline {
-                return Poll::Ready(end);
+            if self.timer.deadline() >= until {
+                if self.second_look.is_some() {
+                    return Poll::Ready(end);
+                }
+                let now = Instant::now();
+                let is_late = now.saturating_duration_since(deadline) >= LATE;
+                until = now + SECOND_LOOK;
+                self.second_look = Some(SecondLook { deadline, until, is_late });
             }
-            self.timer.as_mut().reset(deadline);
+            self.timer.as_mut().reset(until);
         }
         Poll::Pending
+    }
+
+    /// Says when the time for unread answers begins again, where the process stood still until after
+    /// it was over: the peer has read what there was, and could not be sent more.
+    fn seen_after_stop(&self) -> Option<Instant> {
+        let unread = self.unread.as_ref()?;
+        let look = self.second_look.as_ref().filter(|look| look.is_late)?;
+        (look.deadline == after(unread.since, self.limits.write_time)).then(Instant::now)
     }
 }
 
 /// Closes without losing what was written: a socket that is closed while there is something to
 /// read resets the connection, and a peer that is reset may never see the last answer.
 ///
-/// What is passed over counts as `work`, and others have their turn as after any other.
+/// What is passed over counts as `work`, and others have their turn as after any other. A peer that
+/// sends more than [`LINGER_BYTES`] does not look for an answer.
 pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin, work: &Work) {
     let until_end = async {
         io.shutdown().await?;
-        let mut turn_bytes = 0;
-        while let Ok(read) = timeout(LINGER_QUIET, poll_fn(|cx| poll_pass_over(&mut io, cx))).await
-        {
+        let (mut turn_bytes, mut left) = (0, LINGER_BYTES);
+        while let Ok(read) = within(LINGER_QUIET, poll_fn(|cx| poll_pass_over(&mut io, cx))).await {
             let read = read?;
-            if read == 0 {
+            left = left.saturating_sub(read);
+            if read == 0 || left == 0 {
                 break;
             }
             work.add(read);
@@ -295,7 +352,7 @@ pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin, work: &W
         Ok(())
     };
     // Whatever goes wrong now, the connection is over.
-    let _ = timeout(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
+    let _ = within(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
 }
 
 /// Reads what there is, and says how much it was. Nothing is held between two reads.
@@ -339,3 +396,17 @@ const LINGER_QUIET: Duration = Duration::from_secs(1);
 /// How long to read on from a peer that never stops, once it has its last answer: as long as nginx
 /// does (`lingering_time`).
 const LINGER_TIME: Duration = Duration::from_secs(30);
+
+/// How much to read on from a peer that has its last answer, in bytes: enough to pass over a line of
+/// a hundred megabytes, so that its sender sees the answer, and done in a fraction of a second.
+const LINGER_BYTES: usize = 128 * 1024 * 1024;
+
+/// How many bytes of input were moved: a test shows that a long line is not moved with each read.
+#[cfg(test)]
+pub(super) mod effort {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(crate) static COPIED: Cell<usize> = const { Cell::new(0) };
+    }
+}

@@ -59,7 +59,10 @@ impl MemoryStore {
     /// Snapshots count with what they keep of what has changed since, as a slow reader makes them:
     /// where there is no more room, the oldest of them are given up first, and whoever reads one of
     /// these is told so by an error. When that does not help either, the store is full, and takes no
-    /// put any more: nothing that was stored is ever removed for another. The process
+    /// put any more: nothing that was stored is ever removed for another. A full store does not
+    /// become less full by itself, so a put then fails with a final error, `store full`, and no client
+    /// sends it again; that a snapshot was dropped is [transient](StoreError::is_transient), since a
+    /// new one can be read. The process
     /// needs somewhat more than what is counted: up to a sixteenth is kept for snapshots to come,
     /// and allocators have their own expenses.
     #[must_use]
@@ -145,7 +148,8 @@ impl Snapshot for MemorySnapshot {
         self.block = None;
         let view = self.view.series();
         let Some(series) = &*view else {
-            return Err(StoreError::new("the store is full, and this answer took longest to read"));
+            let message = "the store is full, and this answer took longest to read";
+            return Err(StoreError::transient(message));
         };
         while let Some(Series { key, points }) = series.get(self.place) {
             if let Some(chunk) = points.chunk(self.after) {

@@ -42,7 +42,8 @@ async fn whatever_is_no_request_is_refused_and_leaves_nothing() {
         b"PUT a 1 1",
         b"Get a",
         b"hello",
-        b" put a 1 1",
+        b" PUT a 1 1",
+        b"\xc2\xa0put a 1 1",
         b"put",
         b"put a",
         b"put a 1",
@@ -92,15 +93,25 @@ async fn whatever_is_no_request_is_refused_and_leaves_nothing() {
 async fn blanks_and_carriage_returns_are_accepted() {
     let mut peer = Running::start().await.connect().await;
     for (at, put) in
-        ["put a 1 0\r\n", "put  a\t1 \t 1\n", "put a 1 2 \n", "put a 1 3\t \r\n", "put a 1.0 +4\n"]
-            .into_iter()
-            .enumerate()
+        // FAULTS S14: blanks before the command, as both published references take them.
+        [
+            "put a 1 0\r\n",
+            "put  a\t1 \t 1\n",
+            "put a 1 2 \n",
+            "put a 1 3\t \r\n",
+            "put a 1.0 +4\n",
+            " put a 1 5\n",
+            "\t \tput\t\ta  1\t6\n",
+        ]
+        .into_iter()
+        .enumerate()
     {
         peer.send(put).await;
         peer.expect("ok\n\n").await;
         peer.ask("get  a \r\n", &records("a", at + 1)).await;
     }
-    peer.ask("get\t*\n", &records("a", 5)).await;
+    peer.ask("get\t*\n", &records("a", 7)).await;
+    peer.ask(" get *\n", &records("a", 7)).await;
 }
 
 fn records(key: &str, count: usize) -> String {

@@ -16,7 +16,9 @@ use tokio::{
 mod connection;
 mod crowd;
 mod grammar;
+mod listening;
 mod pipelining;
+mod stop;
 mod store;
 
 /// A server that serves until it is told to stop, or the test is over.

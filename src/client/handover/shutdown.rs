@@ -181,14 +181,17 @@ fn begin_to_close(client: &MetricsClient) {
 
 async fn is_refused(client: &MetricsClient) {
     match client.put_at("b", 0.5, 0).await {
-        Err(Error::Closed { delivery: Delivery::NotSent, .. }) => {}
+        Err(
+            Error::Closed { delivery: Delivery::NotSent, .. }
+            | Error::RuntimeGone { delivery: Delivery::NotSent },
+        ) => {}
         outcome => panic!("{outcome:?}"),
     }
 }
 
 fn is_stored_or_closed(outcome: Result<(), Error>) {
     match outcome {
-        Ok(()) | Err(Error::Closed { .. }) => {}
+        Ok(()) | Err(Error::Closed { .. } | Error::RuntimeGone { .. }) => {}
         Err(error) => panic!("{error:?}"),
     }
 }

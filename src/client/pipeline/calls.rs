@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::{
     Phase, Pipeline,
-    line::InLine,
     queue::{Entry, Kind},
     waiters::{Answer, Progress, Removed, Slot, WaiterId},
 };
@@ -79,10 +78,12 @@ impl Pipeline {
     ) -> Result<Option<Waker>, Error> {
         self.check_open()?;
         let mut entry = self.entry(batch, Kind::Put, now);
+        let seq = entry.seq;
         (entry.index, entry.requests) = (index, requests);
         // A batch holds back by itself, so it waits for room where others may not.
         self.accept(entry, WhenFull::Is(Overflow::Wait), |bytes| bytes.extend_from_slice(puts))?;
-        self.waiters.grow(batch, requests);
+        let Self { waiters, queue, overflow, .. } = self;
+        waiters.grow(batch, seq, requests, |seq| queue.contains(seq) || overflow.contains(seq));
         Ok(self.driver_to_wake(requests))
     }
 
@@ -123,19 +124,14 @@ impl Pipeline {
         match removed {
             Removed::Finished => return slot,
             Removed::One(seq) => left.extend(self.remove_entry(seq)),
-            Removed::Batch => {
-                let seqs = self
-                    .entries()
-                    .filter(|entry| entry.waiter == Some(waiter))
-                    .map(|entry| entry.seq)
-                    .collect::<Vec<_>>();
+            Removed::Batch(seqs) => {
                 left.extend(seqs.into_iter().filter_map(|seq| self.remove_entry(seq)));
             }
         }
         for entry in left {
             self.counters.cancelled += (entry.requests - entry.answered) as u64;
         }
-        self.admit(wakers);
+        self.admit(now, wakers);
         self.note_due(now);
         // There may be room for another request, or nothing left to drain.
         wakers.extend(self.driver.take());
@@ -200,19 +196,19 @@ impl Pipeline {
         let limit = self.settings.max_buffered_bytes;
         // While nothing waits to be sent, no request is in line either.
         let has_room =
-            waiting == 0 || (self.overflow.is_empty() && waiting + self.kept + len <= limit);
+            waiting == 0 || (self.line_is_empty() && waiting + self.kept() + len <= limit);
         match when_full {
             WhenFull::Is(overflow) if !has_room => {
                 let bytes = self.queue.pull_back(len);
                 match overflow {
-                    Overflow::Wait => self.overflow.push_back(InLine::Request(entry, bytes)),
+                    Overflow::Wait => self.overflow.push(entry.seq, (entry, bytes)),
                     Overflow::Fail => return Err(Error::QueueFull { limit }),
                 }
             }
             // All is looked up, expires and is settled by the order in which it was accepted.
-            WhenFull::NeverIs if self.overflow.iter().any(|in_line| in_line.entry().is_some()) => {
+            WhenFull::NeverIs if !self.overflow.is_empty() => {
                 let bytes = self.queue.pull_back(len);
-                self.overflow.push_back(InLine::Request(entry, bytes));
+                self.overflow.push(entry.seq, (entry, bytes));
             }
             _ => self.queue.push(entry, len),
         }
@@ -243,20 +239,24 @@ impl Pipeline {
     }
 
     fn remove_entry(&mut self, seq: u64) -> Option<Entry> {
-        if let Some(entry) = self.queue.abandon(seq) {
-            return Some(entry);
-        }
-        let place = self.in_line(seq)?;
-        self.overflow.remove(place)?.entry().copied()
+        self.queue.abandon(seq).or_else(|| self.overflow.remove(seq).map(|(entry, _)| entry))
     }
 
     #[inline]
-    pub(super) fn check_open(&self) -> Result<(), Error> {
+    pub(in crate::client) fn check_open(&self) -> Result<(), Error> {
         match self.phase {
             Phase::Open => Ok(()),
-            Phase::Draining | Phase::Closed => {
-                Err(Error::Closed { delivery: Delivery::NotSent, cause: self.trouble.clone() })
-            }
+            Phase::Draining | Phase::Closed => Err(self.closed(Delivery::NotSent)),
+        }
+    }
+
+    /// Why a request cannot be served any more.
+    #[cold]
+    pub(super) fn closed(&self, delivery: Delivery) -> Error {
+        if self.is_orphaned {
+            Error::RuntimeGone { delivery }
+        } else {
+            Error::Closed { delivery, cause: self.trouble.clone() }
         }
     }
 }

@@ -39,7 +39,7 @@ impl Pipeline {
         wakers: &mut Vec<Waker>,
     ) {
         if self.queue.take(self.width, dst) > 0 {
-            self.admit(wakers);
+            self.admit(now, wakers);
             self.note_due(now);
         }
     }
@@ -59,11 +59,12 @@ impl Pipeline {
     }
 
     /// When [`expire`](Self::expire) has to be called next.
-    pub(in crate::client) fn next_expiry(&self) -> Option<Instant> {
+    pub(in crate::client) fn next_expiry(&mut self) -> Option<Instant> {
         let stalled = self.due_since.map(|since| since + self.settings.stall_timeout);
-        let deadline =
-            self.entries().find(|entry| entry.waiter.is_some()).map(|entry| entry.deadline);
-        [stalled, deadline].into_iter().flatten().min()
+        let waiting = self.overflow.front().map(|(_, (entry, _))| entry.deadline);
+        let deadline = self.queue.first_wanted().map(|entry| entry.deadline).or(waiting);
+        let idle = if self.in_line.is_empty() { None } else { self.reserved_until() };
+        [stalled, deadline, idle, self.trim_due()].into_iter().flatten().min()
     }
 
     /// Remembers the driver, to be woken by the next request that it can send; or, if it wants to ask
@@ -103,6 +104,11 @@ impl Pipeline {
         Ok(())
     }
 
+    /// What has been found for callers who have left, to be dropped when the lock is released.
+    pub(in crate::client) fn take_unclaimed(&mut self) -> Vec<Metrics> {
+        std::mem::take(&mut self.unclaimed)
+    }
+
     /// Whether the oldest answer is later than it may be.
     pub(in crate::client) fn is_stalled(&self, now: Instant) -> bool {
         self.due_since.is_some_and(|since| now >= since + self.settings.stall_timeout)
@@ -125,7 +131,7 @@ impl Pipeline {
             };
             self.fail(&entry, &error, wakers);
         }
-        self.admit(wakers);
+        self.admit(now, wakers);
         self.note_due(now);
         self.next_expiry()
     }
@@ -196,6 +202,11 @@ impl Pipeline {
         self.open() == 0
     }
 
+    /// The driver's runtime is gone: the errors say so when everything [ends](Self::end).
+    pub(in crate::client) fn orphan(&mut self) {
+        self.is_orphaned = true;
+    }
+
     /// Ends everything: whoever waits is told, whoever comes is refused.
     pub(in crate::client) fn end(
         &mut self,
@@ -212,12 +223,12 @@ impl Pipeline {
             false
         });
         self.dismiss(wakers);
-        left.extend(self.overflow.drain(..).filter_map(|request| request.entry().copied()));
+        left.extend(self.overflow.drain().map(|(entry, _)| entry));
         for entry in left {
             let delivery = delivery(&entry);
             let error = match fault {
                 Some(fault) => Error::Connection { fault: Arc::clone(fault), delivery },
-                None => Error::Closed { delivery, cause: self.trouble.clone() },
+                None => self.closed(delivery),
             };
             self.fail(&entry, &error, wakers);
         }
@@ -235,13 +246,21 @@ impl Pipeline {
         let kind = self.due(unwritten)?;
         let outcome = match (kind, response) {
             (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
+            (Kind::Get, Response::Ok(metrics)) if !self.queue.asked_for_all(&metrics) => {
+                return Err(ConnectionFault::DataForAnotherKey);
+            }
             (Kind::Get, Response::Ok(metrics)) => Ok(Answer::Found(metrics)),
             (Kind::Get, Response::Malformed(record)) => Err(record.into()),
+            (Kind::Get, Response::TooLarge { limit }) => Err(Error::ResponseTooLarge { limit }),
             (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Answer::Stored),
             (Kind::Put, _) => return Err(ConnectionFault::DataForPut),
         };
-        if let Some(Answered { waiter: Some(waiter), index, requests }) = self.queue.answer(1) {
-            self.finish(waiter, index, requests, outcome, wakers);
+        match (self.queue.answer(1), outcome) {
+            (Some(Answered { waiter: Some(waiter), index, requests }), outcome) => {
+                self.finish(waiter, index, requests, outcome, wakers);
+            }
+            (_, Ok(Answer::Found(metrics))) => self.unclaimed.push(metrics),
+            _ => {}
         }
         Ok(())
     }

@@ -4,13 +4,14 @@
 //! handles share it under one lock, tell it the time, and wake whom it names once the lock is
 //! released.
 
-use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
+use std::{sync::Arc, task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
 use self::{
-    line::InLine,
     queue::{Entry, Queue},
+    trim::Trim,
+    wait_queue::WaitQueue,
     waiters::Waiters,
 };
 use super::{
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{ConnectionFault, Error},
+    metric::Metrics,
     protocol::MAX_REQUEST_LEN,
 };
 
@@ -27,6 +29,10 @@ mod driving;
 #[cfg_attr(not(feature = "tower"), expect(dead_code, reason = "a service alone keeps places"))]
 mod line;
 mod queue;
+mod steps;
+mod suspect;
+mod trim;
+mod wait_queue;
 mod waiters;
 
 #[cfg(test)]
@@ -37,7 +43,8 @@ pub(super) use driving::Answers;
 #[cfg(feature = "tower")]
 pub(super) use line::PlaceId;
 pub(super) use queue::Kind;
-pub(super) use waiters::{Answer, Progress, Settled, WaiterId};
+pub(super) use suspect::RequestId;
+pub(super) use waiters::{Answer, Progress, Settled, Slot, WaiterId};
 
 /// What the pipeline is told once, when it is made.
 #[derive(Clone, Debug)]
@@ -55,17 +62,24 @@ pub(super) struct Settings {
 pub(super) struct Pipeline {
     settings: Settings,
     queue: Queue,
-    /// Those for whom the queue had no room, in their order.
-    overflow: VecDeque<InLine>,
-    /// How many bytes of the queue are kept for requests to come.
-    kept: usize,
+    /// The requests for which the queue had no room.
+    overflow: WaitQueue<(Entry, Box<[u8]>)>,
+    /// The tasks that wait for a reservation, in one line with [`Self::overflow`]: the sequence
+    /// numbers say who comes first.
+    in_line: WaitQueue<Waker>,
+    /// The reservations, each of the longest request, and since when each has been held.
+    reserved: WaitQueue<Instant>,
     waiters: Waiters,
     next_seq: u64,
     /// How many requests may be in flight at once.
     width: usize,
+    /// How many puts a batch should have in the queue at least.
+    wanted_puts: usize,
     /// Since when the answer that is due next has been due.
     due_since: Option<Instant>,
     phase: Phase,
+    /// Whether the runtime on which the driver lived has ended.
+    is_orphaned: bool,
     /// Why there is no connection, if there is none.
     trouble: Option<Arc<ConnectionFault>>,
     /// The driver's task, while it has nothing to do until a handle has something for it.
@@ -73,7 +87,12 @@ pub(super) struct Pipeline {
     /// Whether the driver wants to know when a request has to wait for the answer to another.
     wants_probe: bool,
     close_failure: Option<Error>,
+    /// What was found for callers who have left. Dropping it can take long, and is not done under the
+    /// lock.
+    unclaimed: Vec<Metrics>,
     counters: Counters,
+    /// When to look again whether memory can be given back, if much is held.
+    trim: Option<Trim>,
 }
 
 #[derive(Debug)]
@@ -90,18 +109,23 @@ impl Pipeline {
         Self {
             settings,
             queue: Queue::default(),
-            overflow: VecDeque::new(),
-            kept: 0,
+            overflow: WaitQueue::new(),
+            in_line: WaitQueue::new(),
+            reserved: WaitQueue::new(),
             waiters: Waiters::default(),
             next_seq: 0,
             width: 1,
+            wanted_puts: 0,
             due_since: None,
             phase: Phase::Open,
+            is_orphaned: false,
             trouble: None,
             driver: None,
             wants_probe: false,
             close_failure: None,
+            unclaimed: Vec::new(),
             counters: Counters::default(),
+            trim: None,
         }
     }
 
@@ -129,31 +153,49 @@ impl Pipeline {
         &mut self.counters
     }
 
-    /// Gives those in line the room that the queue has again. Who gets a place is to be woken.
-    fn admit(&mut self, wakers: &mut Vec<Waker>) {
-        while let Some(first) = self.overflow.front() {
-            let next = match first {
-                InLine::Request(_, bytes) if self.has_room(bytes.len()) => Some(0),
-                InLine::Place { .. } if self.has_room_for_place() => Some(0),
-                // Places are kept, perhaps for long, while nothing waits to be sent: who has a request
-                // need not wait for that.
-                InLine::Place { .. } if self.queue.waiting_len() == 0 => {
-                    self.overflow.iter().position(|in_line| in_line.entry().is_some())
-                }
-                _ => None,
+    /// Gives those in line the room that the queue has again, and that reservations have which were
+    /// held too long. Who gets a reservation is to be woken; so is the driver, for the next one's
+    /// sake.
+    fn admit(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
+        let mut granted = false;
+        loop {
+            let request = self.overflow.front().map(|(seq, (_, bytes))| (seq, bytes.len()));
+            let place = self.in_line.front().map(|(seq, _)| seq);
+            let place_is_first = match (place, request) {
+                (Some(place), Some((request, _))) => place < request,
+                (place, _) => place.is_some(),
             };
-            match next.and_then(|next| self.overflow.remove(next)) {
-                Some(InLine::Request(entry, bytes)) => {
-                    let len = self.queue.encode(|queue| queue.extend_from_slice(&bytes));
-                    self.queue.push(entry, len);
-                }
-                Some(InLine::Place { waker, .. }) => {
-                    self.kept += MAX_REQUEST_LEN;
-                    wakers.push(waker);
-                }
-                None => break,
+            // Reservations are held, perhaps for long, while nothing waits to be sent: a
+            // request need not wait for that.
+            let admits = request.is_some_and(|(_, len)| {
+                if place_is_first { self.queue.waiting_len() == 0 } else { self.has_room(len) }
+            });
+            if place_is_first && self.has_room_for_place() {
+                wakers.extend(self.in_line.pop());
+                self.reserved.push(place.unwrap_or_default(), now);
+                granted = true;
+            } else if admits && let Some((entry, bytes)) = self.overflow.pop() {
+                let len = self.queue.encode(|queue| queue.extend_from_slice(&bytes));
+                self.queue.push(entry, len);
+            } else if (place.is_none() && request.is_none()) || !self.take_back_idle(now) {
+                break;
             }
         }
+        if granted && !self.in_line.is_empty() {
+            // It may not know yet when this reservation has been held too long.
+            wakers.extend(self.driver.take());
+        }
+    }
+
+    /// Takes back the oldest reservation, if it has been held for the request timeout. Says whether.
+    fn take_back_idle(&mut self, now: Instant) -> bool {
+        let due = self.reserved_until();
+        due.is_some_and(|due| due <= now) && self.reserved.pop().is_some()
+    }
+
+    /// When the oldest reservation has been held for the request timeout.
+    fn reserved_until(&self) -> Option<Instant> {
+        self.reserved.front().map(|(_, &since)| since + self.settings.request_timeout)
     }
 
     /// Whether the queue has room for a request of so many bytes. One may always wait, however long it
@@ -161,20 +203,32 @@ impl Pipeline {
     #[inline]
     fn has_room(&self, len: usize) -> bool {
         let waiting = self.queue.waiting_len();
-        waiting == 0 || waiting + self.kept + len <= self.settings.max_buffered_bytes
+        waiting == 0 || waiting + self.kept() + len <= self.settings.max_buffered_bytes
     }
 
     fn has_room_for_place(&self) -> bool {
-        let taken = self.queue.waiting_len() + self.kept;
+        let taken = self.queue.waiting_len() + self.kept();
         taken == 0 || taken + MAX_REQUEST_LEN <= self.settings.max_buffered_bytes
+    }
+
+    #[inline]
+    fn line_is_empty(&self) -> bool {
+        self.overflow.is_empty() && self.in_line.is_empty()
+    }
+
+    /// How many bytes of the queue are kept for requests to come.
+    #[inline]
+    fn kept(&self) -> usize {
+        self.reserved.len() * MAX_REQUEST_LEN
     }
 
     /// Every request that is not settled, in order.
     fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.queue.entries().chain(self.overflow.iter().filter_map(InLine::entry))
+        self.queue.entries().chain(self.overflow.values().map(|(entry, _)| entry))
     }
 
-    /// Keeps [`Self::due_since`] true after what is in flight has changed.
+    /// Keeps [`Self::due_since`] true after what is in flight has changed, and has memory given back in
+    /// time.
     #[inline]
     fn note_due(&mut self, now: Instant) {
         if self.queue.in_flight() == 0 {
@@ -182,6 +236,7 @@ impl Pipeline {
         } else if self.due_since.is_none() {
             self.due_since = Some(now);
         }
+        self.note_memory(now);
     }
 
     #[inline]

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
-use super::waiters::WaiterId;
+use super::{steps, trim::KEPT_CALLS, waiters::WaiterId};
+use crate::metric::Metrics;
 
 /// Requests and their bytes, in the order in which they were accepted.
 ///
@@ -28,6 +29,10 @@ pub(super) struct Queue {
     dead: usize,
     /// How many requests have been taken and not been answered.
     in_flight: usize,
+    /// How many entries at the front are known to have no caller that waits for them.
+    unwanted: usize,
+    /// How many bytes the buffer has taken at most since it was made.
+    buffer_len: usize,
 }
 
 /// One request, or a run of puts of one batch that lie one after the other.
@@ -97,6 +102,7 @@ impl Queue {
     pub(super) fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) -> usize {
         let before = self.bytes.len();
         encode(&mut self.bytes);
+        self.buffer_len = self.buffer_len.max(self.bytes.capacity());
         self.bytes.len() - before
     }
 
@@ -142,6 +148,25 @@ impl Queue {
         self.entries.iter()
     }
 
+    /// The place and the bytes of each entry that a caller waits for and of which nothing has been
+    /// sent over this connection.
+    pub(super) fn texts(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let ends = self.entries.iter().scan(0, |at, entry| {
+            *at += entry.len;
+            Some(*at)
+        });
+        let all = self.entries.iter().zip(ends).enumerate();
+        all.filter(|(_, (entry, _))| entry.waiter.is_some() && entry.sent == 0)
+            .map(|(place, (entry, end))| (place, &self.bytes[end - entry.len..end]))
+    }
+
+    /// The entry at this place has been sent in part, to whatever end.
+    pub(super) fn note_attempted(&mut self, place: usize) {
+        if let Some(entry) = self.entries.get_mut(place) {
+            entry.retried = true;
+        }
+    }
+
     /// Appends to `dst` as many requests as may be in flight at once, and says how many those were.
     pub(super) fn take(&mut self, width: usize, dst: &mut BytesMut) -> usize {
         let before = self.in_flight;
@@ -178,6 +203,17 @@ impl Queue {
         self.entries.front().filter(|entry| entry.answered < entry.sent).map(|entry| entry.kind)
     }
 
+    /// Whether the request whose answer is due next, a get, asks for every key in the answer.
+    pub(super) fn asked_for_all(&self, metrics: &Metrics) -> bool {
+        let Some(entry) = self.entries.front() else { return false };
+        let asked = self.bytes[..entry.len].strip_prefix(b"get ");
+        match asked.and_then(|asked| asked.strip_suffix(b"\n")) {
+            Some(b"*") => true,
+            Some(asked) => metrics.keys().all(|key| key.as_bytes() == asked),
+            None => false,
+        }
+    }
+
     /// At most so many answers that are due have come: says whose they are. All belong to one entry,
     /// so they may be fewer.
     #[inline]
@@ -194,13 +230,27 @@ impl Queue {
         Some(answered)
     }
 
+    /// Whether the entry is not settled.
+    pub(super) fn contains(&self, seq: u64) -> bool {
+        self.find(seq).is_some()
+    }
+
+    /// The first entry that a caller waits for.
+    pub(super) fn first_wanted(&mut self) -> Option<&Entry> {
+        while self.entries.get(self.unwanted).is_some_and(|entry| entry.waiter.is_none()) {
+            steps::count(1);
+            self.unwanted += 1;
+        }
+        self.entries.get(self.unwanted)
+    }
+
     /// Nobody waits for this entry any more: what of it has not been sent will not be. Returns it as
-    /// it was.
+    /// it was, if a caller waited for it.
     pub(super) fn abandon(&mut self, seq: u64) -> Option<Entry> {
-        let place = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let place = self.find(seq)?;
         let entry = self.entries.get_mut(place)?;
         let before = *entry;
-        entry.waiter = None;
+        entry.waiter.take()?;
         let unsent = entry.len - entry.sent_len;
         if entry.sent == 0 {
             entry.dead = true;
@@ -222,14 +272,14 @@ impl Queue {
 
     /// The entries whose deadline has passed, which nobody waits for from then on.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Entry> {
-        let late = self
-            .entries
-            .iter()
-            .take_while(|entry| entry.deadline <= now)
-            .filter(|entry| entry.waiter.is_some())
-            .map(|entry| entry.seq)
-            .collect::<Vec<_>>();
-        late.into_iter().filter_map(|seq| self.abandon(seq)).collect()
+        let mut late = Vec::new();
+        while let Some(entry) = self.first_wanted()
+            && entry.deadline <= now
+        {
+            let seq = entry.seq;
+            late.extend(self.abandon(seq));
+        }
+        late
     }
 
     /// Readies the queue for another connection: nothing is in flight, and only what `keep` wants
@@ -258,10 +308,39 @@ impl Queue {
         }
     }
 
+    pub(super) fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffer_len(&self) -> usize {
+        self.buffer_len
+    }
+
+    pub(super) fn holds_many_bytes(&self) -> bool {
+        self.buffer_len / 4 > KEPT_BYTES
+    }
+
+    /// Gives back the room for more than twice as many entries as given, if there is much more, and
+    /// likewise for bytes.
+    pub(super) fn shrink_to(&mut self, entries: usize) {
+        if self.entries.capacity() / 4 > entries {
+            self.entries.shrink_to(2 * entries);
+        }
+        let bytes = entries.saturating_mul(KEPT_BYTES / KEPT_CALLS).max(self.bytes.len());
+        if self.buffer_len / 4 > bytes {
+            let held = std::mem::replace(&mut self.bytes, BytesMut::with_capacity(2 * bytes));
+            self.bytes.extend_from_slice(&held);
+            self.buffer_len = self.bytes.capacity();
+        }
+    }
+
     /// Gives back the room of the entries that died before they were sent.
     fn compact(&mut self) {
         let waiting = self.bytes.split_off(self.sent);
         let mut at = 0;
+        self.unwanted = self.unwanted.min(self.passed);
+        steps::count(self.entries.len() - self.passed);
         for entry in self.entries.split_off(self.passed) {
             let len = entry.len - entry.sent_len;
             if !entry.dead {
@@ -271,6 +350,14 @@ impl Queue {
             at += len;
         }
         self.dead = 0;
+    }
+
+    fn find(&self, seq: u64) -> Option<usize> {
+        let seq_of = |entry: &Entry| {
+            steps::count(1);
+            entry.seq
+        };
+        self.entries.binary_search_by_key(&seq, seq_of).ok()
     }
 
     #[inline]
@@ -284,6 +371,7 @@ impl Queue {
     fn pop_front(&mut self) {
         if let Some(entry) = self.entries.pop_front() {
             self.bytes.advance(entry.len);
+            self.unwanted = self.unwanted.saturating_sub(1);
             if self.passed > 0 {
                 self.passed -= 1;
                 self.sent -= entry.len;
@@ -293,6 +381,9 @@ impl Queue {
         }
     }
 }
+
+/// So many bytes are always kept: 256 for each call, more than most requests have.
+const KEPT_BYTES: usize = 256 * KEPT_CALLS;
 
 /// How long the first `lines` lines of `text` are, in bytes.
 fn lines_len(text: &[u8], lines: usize) -> usize {

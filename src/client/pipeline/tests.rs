@@ -19,10 +19,12 @@ use crate::{
 
 mod edges;
 mod events;
+mod leaving;
 #[cfg(feature = "tower")]
 mod line;
 mod model;
 mod random;
+mod trim;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 //! Who waits for what: one slot for each call that is under way.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     task::{Poll, Waker},
 };
@@ -45,11 +46,16 @@ pub(in crate::client) struct Progress {
     pub(in crate::client) delivery: Option<Delivery>,
     /// The requests that the server has refused, by their places.
     pub(in crate::client) refused: Vec<usize>,
+    /// The requests at which the server closes the connection, by their places.
+    pub(in crate::client) closed_on: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    slots: Slab<Slot>,
+    /// Of two slabs, one takes the calls that come, and the other one is empty or has calls from before
+    /// a burst was over: one of these at its end would keep all of it.
+    slabs: [Slab<Slot>; 2],
+    current: usize,
     settled: Arc<Settled>,
 }
 
@@ -87,6 +93,16 @@ pub(in crate::client) struct Slot {
     call: Call,
 }
 
+impl Slot {
+    /// Returns how far its batch had come, if it was one.
+    pub(in crate::client) fn into_progress(self) -> Option<Progress> {
+        match self.call {
+            Call::Batch { progress, .. } => Some(progress),
+            Call::One(_) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Call {
     One(Option<Result<Answer, Error>>),
@@ -94,6 +110,9 @@ enum Call {
         progress: Progress,
         /// The task is woken when no more than this many requests are unfinished.
         wake_at: usize,
+        /// Its entries, in their order; of those that are settled, only what came after one that is
+        /// not.
+        entries: VecDeque<u64>,
     },
 }
 
@@ -102,13 +121,32 @@ impl Waiters {
     #[inline]
     pub(super) fn add_one(&mut self, seq: u64, waker: Waker) -> WaiterId {
         let slot = Slot { waker: Some(waker), seq, call: Call::One(None) };
-        WaiterId { slot: self.slots.insert(slot), seq }
+        self.add(slot)
     }
 
     /// A slot for a batch that has no request yet.
     pub(super) fn add_batch(&mut self, seq: u64) -> WaiterId {
-        let call = Call::Batch { progress: Progress::default(), wake_at: 0 };
-        WaiterId { slot: self.slots.insert(Slot { waker: None, seq, call }), seq }
+        let call =
+            Call::Batch { progress: Progress::default(), wake_at: 0, entries: VecDeque::new() };
+        self.add(Slot { waker: None, seq, call })
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.slabs.iter().map(Slab::capacity).sum()
+    }
+
+    /// Gives back the slots that no call has, but keeps so many, where there are many more. Those that a
+    /// call keeps from being given back are, the next time, if it has ended by then.
+    pub(super) fn shrink_to(&mut self, calls: usize) {
+        if self.capacity() / 4 <= calls {
+            return;
+        }
+        self.slabs.iter_mut().for_each(Slab::shrink_to_fit);
+        if self.slabs[self.current].capacity() / 4 > calls {
+            self.current = 1 - self.current;
+        }
+        let slab = &mut self.slabs[self.current];
+        slab.reserve(calls.saturating_sub(slab.len()));
     }
 
     pub(super) fn settled(&self) -> &Arc<Settled> {
@@ -121,10 +159,20 @@ impl Waiters {
         self.settled.before.store(seq, Ordering::Release);
     }
 
-    /// More requests of the batch have been accepted.
-    pub(super) fn grow(&mut self, id: WaiterId, requests: usize) {
-        if let Some(Slot { call: Call::Batch { progress, .. }, .. }) = self.get_mut(id) {
+    /// More requests of the batch have been accepted, as the entry `seq`.
+    pub(super) fn grow(
+        &mut self,
+        id: WaiterId,
+        seq: u64,
+        requests: usize,
+        is_open: impl Fn(u64) -> bool,
+    ) {
+        if let Some(Slot { call: Call::Batch { progress, entries, .. }, .. }) = self.get_mut(id) {
             progress.unfinished += requests;
+            while entries.front().is_some_and(|&first| !is_open(first)) {
+                entries.pop_front();
+            }
+            entries.push_back(seq);
         }
     }
 
@@ -143,7 +191,7 @@ impl Waiters {
             && let Some(outcome) = outcome.take()
         {
             let waker = slot.waker.take();
-            self.slots.remove(id.slot);
+            self.take(id);
             self.forget(&outcome);
             return (Poll::Ready(outcome), waker);
         }
@@ -159,7 +207,7 @@ impl Waiters {
         waker: &Waker,
     ) -> (Poll<&Progress>, Option<Waker>) {
         match self.get_mut(id) {
-            Some(Slot { waker: slot, call: Call::Batch { progress, wake_at }, .. }) => {
+            Some(Slot { waker: slot, call: Call::Batch { progress, wake_at, .. }, .. }) => {
                 if progress.unfinished <= at || (progress.broken.is_some() && at > 0) {
                     return (Poll::Ready(progress), None);
                 }
@@ -170,16 +218,27 @@ impl Waiters {
         }
     }
 
+    /// Every batch is to look again how many requests it may add.
+    pub(super) fn rouse_batches(&mut self, wakers: &mut Vec<Waker>) {
+        for (_, slot) in self.slabs.iter_mut().flatten() {
+            if let Call::Batch { .. } = slot.call {
+                wakers.extend(slot.waker.take());
+            }
+        }
+    }
+
     /// The call has left: frees its slot, and says what of it is still open.
     pub(super) fn remove(&mut self, id: WaiterId) -> (Removed, Option<Slot>) {
-        let slot = self.get_mut(id).is_some().then(|| self.slots.remove(id.slot));
+        let mut slot = self.get_mut(id).is_some().then(|| self.take(id));
         if let Some(Slot { call: Call::One(Some(outcome)), .. }) = &slot {
             self.forget(outcome);
         }
-        let removed = match &slot {
+        let removed = match &mut slot {
             Some(Slot { call: Call::One(None), seq, .. }) => Removed::One(*seq),
-            Some(Slot { call: Call::Batch { progress, .. }, .. }) if progress.unfinished > 0 => {
-                Removed::Batch
+            Some(Slot { call: Call::Batch { progress, entries, .. }, .. })
+                if progress.unfinished > 0 =>
+            {
+                Removed::Batch(std::mem::take(entries))
             }
             _ => Removed::Finished,
         };
@@ -197,13 +256,14 @@ impl Waiters {
         outcome: Result<Answer, Error>,
         wakers: &mut Vec<Waker>,
     ) {
-        let Some(slot) = self.slots.get_mut(id.slot).filter(|slot| slot.seq == id.seq) else {
+        let slot = self.slabs[id.slot % 2].get_mut(id.slot / 2);
+        let Some(slot) = slot.filter(|slot| slot.seq == id.seq) else {
             return;
         };
         let wake = match &mut slot.call {
             Call::One(place) => {
                 if let Ok(Answer::Stored) = outcome {
-                    wakers.extend(self.slots.remove(id.slot).waker);
+                    wakers.extend(self.take(id).waker);
                     return;
                 }
                 if outcome.is_err() {
@@ -212,7 +272,7 @@ impl Waiters {
                 *place = Some(outcome);
                 true
             }
-            Call::Batch { progress, wake_at } => {
+            Call::Batch { progress, wake_at, .. } => {
                 progress.unfinished -= requests;
                 match outcome {
                     Ok(_) => progress.acknowledged += requests,
@@ -226,10 +286,21 @@ impl Waiters {
         }
     }
 
+    #[inline]
+    fn add(&mut self, slot: Slot) -> WaiterId {
+        let seq = slot.seq;
+        WaiterId { slot: self.slabs[self.current].insert(slot) * 2 + self.current, seq }
+    }
+
+    #[inline]
+    fn take(&mut self, id: WaiterId) -> Slot {
+        self.slabs[id.slot % 2].remove(id.slot / 2)
+    }
+
     /// The slot of a call, if it is still this call's.
     #[inline]
     fn get_mut(&mut self, id: WaiterId) -> Option<&mut Slot> {
-        self.slots.get_mut(id.slot).filter(|slot| slot.seq == id.seq)
+        self.slabs[id.slot % 2].get_mut(id.slot / 2).filter(|slot| slot.seq == id.seq)
     }
 
     /// An outcome has been taken, or will never be.
@@ -244,8 +315,8 @@ impl Waiters {
 pub(super) enum Removed {
     /// The outcome of the entry of this number is still open.
     One(u64),
-    /// Any number of its entries may be open.
-    Batch,
+    /// Some of these entries may be open.
+    Batch(VecDeque<u64>),
     /// Nothing.
     Finished,
 }
@@ -256,6 +327,9 @@ impl Progress {
         if let Error::Rejected { .. } = error {
             // Refusals come one by one.
             self.refused.push(index);
+        } else if error.is_closed_on_request() {
+            // Only this request fails, as with a refusal.
+            self.closed_on.push(index);
         } else if self.broken.is_none_or(|(first, _)| index < first) {
             self.broken = Some((index, error.is_retryable()));
         }

@@ -7,17 +7,22 @@ fn parse(line: &str) -> Result<Option<RequestRef<'_>>, InvalidRequest> {
 }
 
 #[test]
-fn blanks_between_and_after_fields_are_accepted() {
+fn blanks_around_fields_are_accepted() {
     let put = RequestRef::Put(KeyRef::new("palm.cpu").unwrap(), Point::new(1150864247, 23.7));
     for line in [
         "put palm.cpu 23.7 1150864247",
         "put palm.cpu 23.7 1150864247\r",
         "put  palm.cpu\t23.7 \t 1150864247 \t",
         "put palm.cpu 23.7 1150864247 \r",
+        // FAULTS S14
+        " put palm.cpu 23.7 1150864247",
+        "\t  put\tpalm.cpu   23.7\t\t1150864247\t \r",
     ] {
         assert_eq!(parse(line), Ok(Some(put)), "{line:?}");
     }
     assert_eq!(parse("get  * "), Ok(Some(RequestRef::GetAll)));
+    assert_eq!(parse(" \tget *"), Ok(Some(RequestRef::GetAll)));
+    assert!(matches!(parse("\rget *"), Err(InvalidRequest::Command(_))));
     assert_eq!(parse("get a"), Ok(Some(RequestRef::Get(KeyRef::new("a").unwrap()))));
     assert_eq!(parse("get **"), Ok(Some(RequestRef::Get(KeyRef::new("**").unwrap()))));
 }
@@ -57,7 +62,8 @@ fn every_kind_of_bad_request_is_refused() {
         ("got test_key", command),
         ("PUT a 1 1", command),
         ("Get a", command),
-        (" put a 1 1", command),
+        (" PUT a 1 1", command),
+        (" put a 1 1 1", fields),
         ("a b c d e f", command),
         ("put", fields),
         ("put a", fields),
@@ -178,6 +184,37 @@ proptest! {
         let at = at.index(put.len());
         put.splice(at..(at + removed).min(put.len()), piece);
         check_quick_way(&put);
+    }
+
+    // FAULTS S14
+    #[test]
+    fn blanks_do_not_change_what_a_line_asks(
+        fields in prop::collection::vec(
+            prop_oneof![
+                Just("put".to_owned()),
+                Just("get".to_owned()),
+                Just("*".to_owned()),
+                "[!-~]{1,5}",
+                "-?[0-9]{1,3}(\\.[0-9])?",
+            ],
+            1..6,
+        ),
+        blanks in prop::collection::vec("[ \t]{1,3}", 8),
+        before in "[ \t]{0,3}",
+        after in "[ \t]{0,3}\r?",
+    ) {
+        let line = fields.join(" ");
+        let mut loose = before;
+        for (field, blank) in fields.iter().zip(&blanks) {
+            loose += field;
+            loose += blank;
+        }
+        loose += &after;
+        match (parse(&line), parse(&loose)) {
+            (Ok(strict), Ok(loose)) => prop_assert_eq!(strict, loose),
+            (Err(_), Err(_)) => {}
+            (strict, loose) => prop_assert!(false, "{strict:?} is not {loose:?}"),
+        }
     }
 
     #[test]

@@ -4,18 +4,25 @@ use std::task::{Poll, Waker};
 
 use tokio::time::Instant;
 
-use super::{Outbox, Phase, ReporterStats};
+use super::{Outbox, Phase, ReporterStats, Settled};
 use crate::{
     metric::Sample,
-    reporter::spool::{Fence, SpoolStats},
+    reporter::{
+        queue::Lane,
+        spool::{Fence, SpoolStats},
+    },
 };
 
 #[derive(Debug, Default)]
 pub(in crate::reporter) struct Spooling {
-    pub(super) fence: Fence,
-    /// All that waits is being moved to the spool, and nobody sends, neither the sender nor whoever
-    /// holds the outbox.
-    pub(super) is_rescued: bool,
+    fence: Fence,
+    /// What is being written to the folder, which nothing of its keys and seconds may overtake.
+    pending: Fence,
+    /// The sender waits for a moment, so that what waits can be moved to the folder.
+    pub(super) is_relieved: bool,
+    /// How many are moving all that waits to the spool. Then nobody sends, neither the sender nor
+    /// whoever holds the outbox.
+    pub(super) rescuers: u32,
     /// As they were when the folder was last used.
     stats: SpoolStats,
 }
@@ -35,12 +42,24 @@ impl Spooling {
         stats.spooled = self.stats.waiting;
         stats.dropped.spool_full = self.stats.dropped;
         stats.dropped.spool_lost = self.stats.lost;
+        stats.dropped.spool_expired = self.stats.expired;
+        stats.abandoned = self.stats.abandoned;
         stats
+    }
+
+    /// Whether an older sample of the same key and second may lie in the spool, or be on its way there.
+    pub(super) fn blocks(&self, sample: &Sample) -> bool {
+        self.fence.blocks(sample) || self.pending.blocks(sample)
+    }
+
+    /// Whether any sample may have to go through the spool.
+    pub(super) fn may_block(&self) -> bool {
+        !self.fence.is_down() || !self.pending.is_down()
     }
 
     /// How many samples have been in the spool and will never be sent.
     pub(super) fn dropped(&self) -> u64 {
-        self.stats.dropped + self.stats.lost
+        self.stats.dropped + self.stats.lost + self.stats.expired
     }
 }
 
@@ -60,12 +79,23 @@ impl Outbox {
 
     /// Nobody sends from now on: all that waits is moved to the spool.
     pub(in crate::reporter) fn begin_rescue(&mut self) {
-        self.spool.is_rescued = true;
+        self.spool.rescuers += 1;
     }
 
-    /// Whoever was to send does so again.
+    /// Whoever was to send does so again, unless another rescue goes on.
     pub(in crate::reporter) fn end_rescue(&mut self) -> Option<Waker> {
-        self.spool.is_rescued = false;
+        self.spool.rescuers -= 1;
+        self.wake()
+    }
+
+    /// The sender waits from now on, until [`end_relief`](Self::end_relief), and what is not out can be
+    /// moved to the spool.
+    pub(in crate::reporter) fn begin_relief(&mut self) {
+        self.spool.is_relieved = true;
+    }
+
+    pub(in crate::reporter) fn end_relief(&mut self) -> Option<Waker> {
+        self.spool.is_relieved = false;
         self.wake()
     }
 
@@ -78,16 +108,20 @@ impl Outbox {
         is_rescue: bool,
         batch: &mut Vec<Sample>,
     ) -> bool {
-        let is_in_turn = if is_rescue { self.spool.is_rescued } else { !self.is_held() };
-        if is_in_turn && self.queue.waiting() == self.queue.len() {
+        let is_in_turn = if is_rescue { self.spool.rescuers > 0 } else { !self.is_held() };
+        // What is being sent is older, and goes first; but what is blocked is of other seconds.
+        let is_first = moving == Moving::Blocked || self.queue.out(Lane::Send) == 0;
+        if is_in_turn && is_first && self.phase != Phase::Closed {
             let fence = &self.spool.fence;
             let is_moved = |sample: &Sample| moving == Moving::All || fence.blocks(sample);
-            self.queue.take_where(most, is_moved, batch);
+            self.queue.take_where(Lane::Spool, most, is_moved, batch);
+            self.spool.pending.raise(batch);
         }
         !batch.is_empty()
     }
 
-    /// The first `stored` of the samples that were taken lie in the spool; the others wait again.
+    /// The first `stored` of the samples that were taken lie in the spool; the others wait again. If
+    /// they were dropped because that came too late, those that lie there are not.
     pub(in crate::reporter) fn spooled(
         &mut self,
         batch: Vec<Sample>,
@@ -95,8 +129,15 @@ impl Outbox {
         stats: SpoolStats,
     ) {
         self.spool.fence.raise(&batch[..stored]);
+        self.spool.pending.clear();
         self.spool.stats = stats;
-        self.counts.coalesced += self.queue.settle(batch.into_iter().skip(stored));
+        if self.queue.out(Lane::Spool) == batch.len() {
+            let open = batch.into_iter().skip(stored);
+            self.counts.coalesced += self.queue.settle(Lane::Spool, open);
+        } else {
+            self.displaced -= stored as u64;
+            self.counts.dropped.closed -= stored as u64;
+        }
         if self.phase == Phase::Closed {
             self.drop_waiting();
         }
@@ -105,13 +146,11 @@ impl Outbox {
     /// What became of samples that were sent from the spool.
     pub(in crate::reporter) fn replayed(
         &mut self,
-        acknowledged: u64,
-        rejected: u64,
+        settled: Settled,
         stats: SpoolStats,
         is_drained: bool,
     ) {
-        self.counts.acknowledged += acknowledged;
-        self.counts.rejected += rejected;
+        self.count(settled);
         self.spool.stats = stats;
         if is_drained {
             self.spool.fence.clear();
@@ -124,9 +163,19 @@ impl Outbox {
         !fence.is_down() && self.queue.any(most, |sample| fence.blocks(sample))
     }
 
+    /// Whether a batch is being sent.
+    pub(in crate::reporter) fn is_sending(&self) -> bool {
+        self.queue.out(Lane::Send) > 0
+    }
+
     /// Whether the sender has something to send from the spool.
     pub(in crate::reporter) fn may_replay(&self) -> bool {
-        self.spool.stats.waiting > 0 && !self.is_held()
+        self.spool.stats.waiting > 0 && !self.is_held() && self.phase != Phase::Closed
+    }
+
+    /// Whether samples wait, those that are out included.
+    pub(in crate::reporter) fn has_waiting(&self) -> bool {
+        self.queue.waiting() > 0
     }
 
     /// How many samples wait to be sent from memory.
@@ -154,26 +203,41 @@ impl Outbox {
         }
     }
 
-    /// Ready once so many samples wait to be sent, or it is urgent, or the end has come.
-    pub(in crate::reporter) fn poll_gathered(
+    /// Whether there is nothing left to do: the reporter takes no more, and has sent what it had; what
+    /// lies in the spool too, as far as there is time for it.
+    pub(in crate::reporter) fn is_over(&self, now: Instant) -> bool {
+        let has_time = match self.phase {
+            Phase::Open => return false,
+            Phase::Closing { until } => now < until,
+            Phase::Closed => return true,
+        };
+        let is_empty = self.queue.waiting() == 0 && !self.is_held();
+        is_empty && !(has_time && self.may_replay())
+    }
+
+    /// Ready once the sender may send, and so many samples wait to be sent or it is urgent; or once the
+    /// reporter is closed.
+    pub(in crate::reporter) fn poll_sendable(
         &mut self,
         samples: usize,
         sender: &Waker,
     ) -> Poll<()> {
         let len = self.queue.len();
         let is_urgent = len > 0 && self.queue.end() - (len as u64) < self.urgent_before;
-        let is_over = match self.phase {
-            Phase::Open => false,
-            Phase::Closing { .. } => len > 0 || self.spool.stats.waiting == 0,
-            Phase::Closed => true,
-        };
-        let is_ready = !self.is_held() && (len >= samples || is_urgent || is_over);
-        self.ready_or_wake(is_ready, samples, sender)
+        let is_free = !self.is_held() && !self.spool.is_relieved;
+        let is_ready = is_free && (len >= samples || is_urgent);
+        self.ready_or_wake(is_ready || self.is_closed(), samples, sender)
     }
 
-    /// Ready once so many samples wait to be sent.
-    pub(in crate::reporter) fn poll_pressed(&mut self, samples: usize, sender: &Waker) -> Poll<()> {
-        self.ready_or_wake(self.queue.len() >= samples, samples, sender)
+    /// Ready once so many samples wait to be sent, or the end has come.
+    pub(in crate::reporter) fn poll_queued(
+        &mut self,
+        samples: usize,
+        now: Instant,
+        sender: &Waker,
+    ) -> Poll<()> {
+        let is_ready = self.queue.len() >= samples || self.is_over(now);
+        self.ready_or_wake(is_ready, samples, sender)
     }
 
     fn ready_or_wake(&mut self, is_ready: bool, samples: usize, sender: &Waker) -> Poll<()> {
@@ -183,7 +247,8 @@ impl Outbox {
         if !self.sender.as_ref().is_some_and(|known| known.will_wake(sender)) {
             self.sender = Some(sender.clone());
         }
-        self.wake_at = samples;
+        // One task waits for several things.
+        self.wake_at = samples.min(self.wake_at);
         Poll::Pending
     }
 }

@@ -17,6 +17,10 @@ fn taken(outbox: &mut Outbox) -> Vec<Sample> {
     batch
 }
 
+fn acknowledged(samples: u64) -> Settled {
+    Settled { acknowledged: samples, ..Settled::default() }
+}
+
 #[track_caller]
 fn assert_waits(outbox: &Outbox, mark: &Mark) {
     let flushed = outbox.poll_flushed(mark);
@@ -32,12 +36,12 @@ fn a_flush_waits_for_a_sample_behind_which_another_was_coalesced() {
     let batch = taken(&mut outbox);
     let _ = outbox.record(sample("b", 2.0, 1));
     // The connection is cut, and nothing has an outcome.
-    outbox.settle(0, 0, batch.into_iter(), None);
+    outbox.settle(Settled::default(), batch.into_iter(), None);
     assert_eq!(outbox.stats().coalesced, 1);
     assert_waits(&outbox, &mark);
     let batch = taken(&mut outbox);
     assert_waits(&outbox, &mark);
-    outbox.settle(batch.len() as u64, 0, [].into_iter(), None);
+    outbox.settle(acknowledged(batch.len() as u64), [].into_iter(), None);
     assert!(matches!(outbox.poll_flushed(&mark), Poll::Ready(Ok(()))));
 }
 
@@ -57,17 +61,16 @@ mod with_a_spool {
         let (mark, _) = outbox.begin_flush();
         let _ = outbox.record(sample("b", 1.0, 6));
         assert_eq!(taken(&mut outbox), [sample("b", 1.0, 6)]);
-        outbox.settle(1, 0, [].into_iter(), None);
+        outbox.settle(acknowledged(1), [].into_iter(), None);
         outbox.replayed(
-            1,
-            0,
+            acknowledged(1),
             SpoolStats { recovered: 1, replayed: 1, ..SpoolStats::default() },
             true,
         );
         assert_waits(&outbox, &mark);
         assert_eq!(taken(&mut outbox), [sample("a", 1.0, 5)]);
         assert_waits(&outbox, &mark);
-        outbox.settle(1, 0, [].into_iter(), None);
+        outbox.settle(acknowledged(1), [].into_iter(), None);
         assert!(matches!(outbox.poll_flushed(&mark), Poll::Ready(Ok(()))));
     }
 
@@ -79,7 +82,7 @@ mod with_a_spool {
         outbox.spool_opened(before, Some(5));
         let (mark, _) = outbox.begin_flush();
         let after = SpoolStats { dropped: 4, lost: 4, waiting: 0, replayed: 1, ..before };
-        outbox.replayed(1, 0, after, true);
+        outbox.replayed(acknowledged(1), after, true);
         let flushed = outbox.poll_flushed(&mark);
         assert!(matches!(&flushed, Poll::Ready(Err(Unsent { dropped: 5, .. }))), "{flushed:?}");
         let (later, _) = outbox.begin_flush();

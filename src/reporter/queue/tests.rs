@@ -17,6 +17,8 @@ struct Walk {
     coalesced: u64,
     dropped: u64,
     batch: Vec<Sample>,
+    /// What is being written to the spool.
+    spooling: Vec<Sample>,
     mark: Mark,
     /// What a server has.
     stored: HashMap<(Key, i64), f64>,
@@ -46,6 +48,7 @@ impl Walk {
             coalesced: 0,
             dropped: 0,
             batch: Vec::new(),
+            spooling: Vec::new(),
             mark: Mark::default(),
             stored: HashMap::new(),
             last: HashMap::new(),
@@ -75,13 +78,25 @@ impl Walk {
     fn take(&mut self) {
         let most = self.random.usize(1..10);
         #[cfg(feature = "spool")]
-        if self.random.bool() {
+        if self.random.bool() || !self.spooling.is_empty() {
             let held_back = ["a", "b"][self.random.usize(0..2)];
-            let is_wanted = |sample: &Sample| sample.key.as_str() != held_back;
-            self.queue.take_where(most, is_wanted, &mut self.batch);
+            let place = |sample: &Sample| (sample.key.clone(), sample.point.timestamp);
+            let spooling: Vec<_> = self.spooling.iter().map(place).collect();
+            let is_wanted = |sample: &Sample| {
+                sample.key.as_str() != held_back && !spooling.contains(&place(sample))
+            };
+            self.queue.take_where(Lane::Send, most, is_wanted, &mut self.batch);
             return;
         }
         self.queue.take(most, &mut self.batch);
+    }
+
+    #[cfg(feature = "spool")]
+    fn take_to_spool(&mut self) {
+        if self.batch.is_empty() {
+            let most = self.random.usize(1..10);
+            self.queue.take_where(Lane::Spool, most, |_| true, &mut self.spooling);
+        }
     }
 
     fn set_mark(&mut self) {
@@ -95,24 +110,37 @@ impl Walk {
 
     /// The server has stored some of the batch, and of the rest nobody knows.
     fn settle(&mut self, settled: usize) {
-        let open = self.batch.split_off(settled);
+        let batch = std::mem::take(&mut self.batch);
+        self.settle_lane(Lane::Send, batch, settled);
+    }
+
+    /// Some of what was to go to the spool lies there.
+    #[cfg(feature = "spool")]
+    fn settle_spooled(&mut self) {
+        let stored = self.random.usize(0..=self.spooling.len());
+        let batch = std::mem::take(&mut self.spooling);
+        self.settle_lane(Lane::Spool, batch, stored);
+    }
+
+    fn settle_lane(&mut self, lane: Lane, mut batch: Vec<Sample>, settled: usize) {
+        let open = batch.split_off(settled);
         self.settled += settled as u64;
-        for Sample { key, point } in self.batch.drain(..) {
+        for Sample { key, point } in batch {
             let before = self.stored.insert((key, point.timestamp), point.value);
             assert!(
                 before.is_none_or(|before| before < point.value),
                 "a newer value was overtaken"
             );
         }
-        self.coalesced += self.queue.settle(open.into_iter());
+        self.coalesced += self.queue.settle(lane, open.into_iter());
     }
 
     fn check(&self) {
         let Self { queue, .. } = self;
-        let all = || queue.samples.iter().chain(&self.batch);
+        let all = || queue.samples.iter().chain(&self.batch).chain(&self.spooling);
         let waiting = queue.waiting() as u64;
         assert_eq!(self.recorded, self.settled + self.coalesced + self.dropped + waiting);
-        assert_eq!(waiting, queue.len() as u64 + self.batch.len() as u64);
+        assert_eq!(waiting, (queue.len() + self.batch.len() + self.spooling.len()) as u64);
         assert_eq!(queue.waiting_before(queue.end()), waiting);
         if self.dropped == self.mark.dropped {
             let Mark { before, moved, recorded, .. } = self.mark;
@@ -138,10 +166,14 @@ fn walk(when_full: WhenFull) {
     for seed in 0..300 {
         let mut walk = Walk::new(when_full, seed);
         for _ in 0..300 {
-            match walk.random.u8(0..11) {
+            match walk.random.u8(0..13) {
                 0..7 => walk.push(),
                 10 => walk.set_mark(),
                 7 => walk.take(),
+                #[cfg(feature = "spool")]
+                11 => walk.take_to_spool(),
+                #[cfg(feature = "spool")]
+                12 => walk.settle_spooled(),
                 _ => {
                     let settled = walk.random.usize(0..=walk.batch.len());
                     walk.settle(settled);
@@ -151,6 +183,8 @@ fn walk(when_full: WhenFull) {
         }
         loop {
             walk.settle(walk.batch.len());
+            #[cfg(feature = "spool")]
+            walk.settle_spooled();
             if walk.queue.waiting() == 0 {
                 break;
             }
@@ -194,7 +228,7 @@ fn a_position_passes_when_all_before_it_are_settled() {
     // A batch may be taken in several goes.
     queue.take(2, &mut batch);
     assert_eq!((batch.len(), queue.waiting_before(mark), queue.len()), (3, 2, 0));
-    queue.settle(batch.split_off(1).into_iter());
+    queue.settle(Lane::Send, batch.split_off(1).into_iter());
     assert_eq!((queue.waiting_before(mark), queue.len()), (1, 2));
     queue.clear();
     assert_eq!(queue.waiting_before(mark), 0);
@@ -209,7 +243,7 @@ fn no_more_are_out_than_half_of_what_may_wait_however_they_are_taken() {
         queue.push(Sample::new("a", 0.5, second).unwrap());
     }
     let mut batch = Vec::new();
-    queue.take_where(8, |_| true, &mut batch);
+    queue.take_where(Lane::Send, 8, |_| true, &mut batch);
     assert_eq!((batch.len(), queue.len()), (5, 5));
     queue.take(8, &mut batch);
     assert_eq!((batch.len(), queue.len()), (5, 5));
@@ -224,7 +258,7 @@ fn samples_are_found_behind_those_that_are_not_wanted() {
         queue.push(Sample::new("a", 0.5, second).unwrap());
     }
     let mut batch = Vec::new();
-    queue.take_where(10, |sample| sample.point.timestamp >= 500, &mut batch);
+    queue.take_where(Lane::Send, 10, |sample| sample.point.timestamp >= 500, &mut batch);
     let seconds: Vec<_> = batch.iter().map(|sample| sample.point.timestamp).collect();
     assert_eq!(seconds, Vec::from_iter(500..510));
     assert_eq!(queue.len(), 990);

@@ -27,7 +27,13 @@ pub(crate) trait Disk: fmt::Debug {
     fn open_to_read(&self, path: &Path) -> io::Result<Self::File>;
     /// Locks a file against all others that lock it. False if somebody else holds it.
     fn lock(&self, file: &Self::File) -> io::Result<bool>;
-    /// How long a file is.
+    /// Which file is at a path.
+    fn identity(&self, path: &Path) -> io::Result<Identity>;
+    /// Which file this is.
+    fn file_identity(&self, file: &Self::File) -> io::Result<Identity>;
+    /// Whether an open file still has a name, wherever: whether it was not removed.
+    fn has_name(&self, file: &Self::File) -> io::Result<bool>;
+    /// How long a file is. An error for what is no file.
     fn len(&self, path: &Path) -> io::Result<u64>;
     /// Reads until the buffer is full or the file is over, and says how much that was.
     fn read_at(&self, file: &mut Self::File, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
@@ -43,6 +49,28 @@ pub(crate) trait Disk: fmt::Debug {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Gives a file another name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+}
+
+/// What a file is known by, whatever its name. It is used for no other as long as the file is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+}
+
+impl Identity {
+    #[cfg(unix)]
+    fn of(metadata: &fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    /// Windows has file numbers too, but std does not tell them, and a folder with open files cannot be
+    /// moved there. So all files are taken for one, and only a file that is missing is noticed.
+    #[cfg(not(unix))]
+    fn of(_: &fs::Metadata) -> Self {
+        Self { device: 0, inode: 0 }
+    }
 }
 
 /// The operating system's file system.
@@ -99,8 +127,32 @@ impl Disk for OsDisk {
         }
     }
 
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        fs::metadata(path).map(|metadata| Identity::of(&metadata))
+    }
+
+    fn file_identity(&self, file: &File) -> io::Result<Identity> {
+        file.metadata().map(|metadata| Identity::of(&metadata))
+    }
+
+    #[cfg(unix)]
+    fn has_name(&self, file: &File) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        file.metadata().map(|metadata| metadata.nlink() > 0)
+    }
+
+    #[cfg(not(unix))]
+    fn has_name(&self, _: &File) -> io::Result<bool> {
+        Ok(false)
+    }
+
     fn len(&self, path: &Path) -> io::Result<u64> {
-        fs::metadata(path).map(|metadata| metadata.len())
+        let metadata = fs::metadata(path)?;
+        if metadata.is_file() {
+            Ok(metadata.len())
+        } else {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
     }
 
     fn read_at(&self, file: &mut File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

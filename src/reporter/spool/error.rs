@@ -12,6 +12,13 @@ pub enum SpoolError {
         /// The folder.
         folder: PathBuf,
     },
+    /// The folder was moved, or its lock file removed or replaced, while it was open. Another process
+    /// may have it now, so it is left alone, with what waits there.
+    #[error("the spool {folder:?} was moved or its lock file replaced: it is left to others")]
+    NotOwned {
+        /// The folder, where it was.
+        folder: PathBuf,
+    },
     /// A segment was written by a version of this crate that is newer than this one.
     #[error(
         "{path:?} has format {version}, of which this version knows nothing: let a newer one drain it"

@@ -1,17 +1,29 @@
 //! The spool of a running reporter: its folder, and what the reporter has in it.
 //!
-//! Everything here blocks, and runs where that disturbs nobody.
+//! What blocks on the disk runs on a thread of its own, one thing after the other.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use super::{Spool, error::SpoolError, folder::Folder};
+use super::{
+    Spool,
+    disk::Disk,
+    disk_thread::DiskThread,
+    error::SpoolError,
+    folder::Folder,
+    locked::{FolderGuard, LockedFolder, Log},
+    notices::{Notice, SpoolLog},
+    stats::SpoolStats,
+};
 use crate::{
     metric::Sample,
     reporter::{
-        outbox::{Moving, Outbox},
+        flight::Replayed,
+        outbox::{Moving, Outbox, Settled},
         shared::Shared,
     },
 };
@@ -22,50 +34,158 @@ pub(super) const BATCH: usize = 512;
 #[derive(Debug)]
 pub(in crate::reporter) struct Keeper {
     pub(in crate::reporter) settings: Spool,
-    /// Locked by whoever moves all that waits to the folder, before the folder.
-    rescue: Mutex<()>,
-    /// Locked before the outbox. None once the reporter is closed: then another may have it.
-    folder: Mutex<Option<Folder>>,
+    path: PathBuf,
+    disk: DiskThread,
+    /// Locked by the disk's thread alone, before the outbox and the flights.
+    folder: LockedFolder,
 }
 
 /// A spool whose folder is open, and which no reporter keeps yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::reporter) struct OpenSpool {
     settings: Spool,
-    /// Clones of a builder share it; the first reporter has it.
-    folder: Arc<Mutex<Option<Folder>>>,
+    path: PathBuf,
+    folder: Box<dyn Log>,
 }
 
 impl OpenSpool {
     pub(in crate::reporter) fn open(settings: Spool) -> Result<Self, SpoolError> {
         let folder = settings.open()?;
-        Ok(Self { settings, folder: Arc::new(Mutex::new(Some(folder))) })
+        Ok(Self::on(settings, folder))
     }
 
-    pub(in crate::reporter) fn keep(&self, outbox: &mut Outbox) -> Option<Arc<Keeper>> {
-        let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(folder) = folder else {
-            tracing::error!("this spool belongs to another reporter already: going on without");
-            return None;
-        };
+    /// The spool, with a folder that is open, whatever its settings say of it.
+    pub(super) fn on<D>(settings: Spool, folder: Folder<D>) -> Self
+    where
+        D: Disk + Send + 'static,
+        D::File: Send,
+    {
+        let path = folder.path.clone();
+        Self { settings, path, folder: Box::new(folder) }
+    }
+
+    pub(in crate::reporter) fn keep(self, outbox: &mut Outbox) -> Arc<Keeper> {
+        let Self { settings, path, folder } = self;
         let stats = folder.stats();
         outbox.spool_opened(stats, folder.latest().filter(|_| stats.waiting > 0));
-        Some(Arc::new(Keeper {
-            settings: self.settings.clone(),
-            rescue: Mutex::default(),
-            folder: Mutex::new(Some(folder)),
-        }))
+        let disk = DiskThread::default();
+        // Later there may be no thread to be had.
+        disk.start();
+        let folder = LockedFolder::new(path.clone(), folder, SpoolLog::default());
+        Arc::new(Keeper { settings, path, disk, folder })
     }
 }
 
+/// What the reporter's tasks ask for. It waits for the disk without blocking; however often it is
+/// dropped, the disk does what it was asked.
 impl Keeper {
-    fn folder(&self) -> MutexGuard<'_, Option<Folder>> {
-        // A folder whose calls were broken off is one whose process was: what it has said was written.
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Syncs what was appended.
+    pub(super) async fn sync(self: &Arc<Self>) {
+        let keeper = Arc::clone(self);
+        let _ = self.disk.run(move || keeper.sync_now()).await;
     }
 
-    /// Syncs what was appended.
-    pub(super) fn sync(&self) {
+    /// Moves samples from the queue to the folder, for the sender.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`] if the folder does not take them: they wait in the queue, as they did.
+    pub(super) async fn store(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        moving: Moving,
+    ) -> Result<(), SpoolError> {
+        let (keeper, shared) = (Arc::clone(self), Arc::clone(shared));
+        let stored = self.disk.run(move || keeper.store_now(&shared, moving, false)).await;
+        stored.unwrap_or_else(|error| Err(self.no_thread(error)))
+    }
+
+    /// The oldest samples in the folder.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`] if they cannot be read now.
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        most: usize,
+    ) -> Result<Option<Vec<Sample>>, SpoolError> {
+        let (keeper, shared) = (Arc::clone(self), Arc::clone(shared));
+        let read = self.disk.run(move || keeper.read_now(&shared, most)).await;
+        read.unwrap_or_else(|error| Err(self.no_thread(error)))
+    }
+
+    /// Tells the folder what became of the samples that were read last.
+    pub(super) async fn settle(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let (keeper, shared) = (Arc::clone(self), Arc::clone(shared));
+        let _ = self.disk.run(move || keeper.settle_now(&shared)).await;
+    }
+
+    /// Moves all samples that wait to the folder, and gives it up. Nobody sends from now on, until
+    /// this returns or is dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// When it is dropped, the disk's thread stops moving samples, and gives the folder up when it gets
+    /// there.
+    pub(in crate::reporter) async fn close(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let _rescue = Rescue::begin(shared);
+        let (keeper, shared) = (Arc::clone(self), Arc::clone(shared));
+        let closed = self.disk.run(move || keeper.close_now(&shared)).await;
+        if let Err(error) = closed {
+            self.say_lost(&self.no_thread(error));
+            if let Some(mut folder) = self.folder.try_lock() {
+                *folder = None;
+            }
+        }
+    }
+
+    /// As [`close`](Self::close), where there is no runtime, for at most so long.
+    pub(in crate::reporter) fn close_blocking(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        limit: Duration,
+    ) {
+        let _rescue = Rescue::begin(shared);
+        let (keeper, shared) = (Arc::clone(self), Arc::clone(shared));
+        let closed = self.disk.run_blocking(limit, move || keeper.close_now(&shared));
+        if let Err(error) = closed {
+            self.say_lost(&self.no_thread(error));
+        }
+    }
+
+    /// Moves all samples that wait to the folder, and syncs it, for the end may be near; for at most so
+    /// long.
+    pub(in crate::reporter) fn rescue(self: &Arc<Self>, shared: &Arc<Shared>, limit: Duration) {
+        let _rescue = Rescue::begin(shared);
+        let (keeper, shared) = (Arc::clone(self), Arc::clone(shared));
+        let moved = self.disk.run_blocking(limit, move || keeper.move_all(&shared));
+        if let Err(error) = moved {
+            self.say_lost(&self.no_thread(error));
+        }
+    }
+
+    fn say_lost(&self, error: &SpoolError) {
+        self.folder.log.not_rescued(error);
+    }
+
+    /// Whether the folder has turned out not to be ours any more: the reporter goes on without.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.folder.is_abandoned()
+    }
+
+    fn no_thread(&self, source: io::Error) -> SpoolError {
+        SpoolError::Io { action: "work in time on", path: self.path.clone(), source }
+    }
+}
+
+/// What the disk's thread does.
+impl Keeper {
+    fn folder(&self) -> FolderGuard<'_> {
+        self.folder.lock()
+    }
+
+    fn sync_now(&self) {
         if let Some(folder) = self.folder().as_mut() {
             folder.sync();
         }
@@ -74,16 +194,12 @@ impl Keeper {
     /// Whether a loss of power would cost nothing of what was appended.
     #[cfg(test)]
     pub(super) fn is_synced(&self) -> bool {
-        self.folder().as_ref().is_none_or(|folder| folder.unsynced_since.is_none())
+        self.folder().as_ref().is_none_or(|folder| folder.is_synced())
     }
 
     /// Moves samples from the queue to the folder, in a [rescue](Outbox::begin_rescue) or else for the
     /// sender.
-    ///
-    /// # Errors
-    ///
-    /// [`SpoolError`] if the folder does not take them: they wait in the queue, as they did.
-    pub(in crate::reporter) fn store(
+    fn store_now(
         &self,
         shared: &Shared,
         moving: Moving,
@@ -92,19 +208,22 @@ impl Keeper {
         let mut folder = self.folder();
         let Some(folder) = folder.as_mut() else { return Ok(()) };
         loop {
-            let mut batch = Vec::new();
-            if !shared.outbox().take_to_spool(BATCH, moving, is_rescue, &mut batch) {
+            let mut batch = Taken::new(shared);
+            if !shared.outbox().take_to_spool(BATCH, moving, is_rescue, &mut batch.samples) {
                 return Ok(());
             }
-            let mut stored = 0;
             let mut result = Ok(());
-            while stored < batch.len() && result.is_ok() {
+            while batch.stored < batch.samples.len() && result.is_ok() {
                 result = folder
-                    .append(Instant::now(), &batch[stored..])
-                    .map(|samples| stored += samples);
+                    .append(Instant::now(), &batch.samples[batch.stored..])
+                    .map(|samples| batch.stored += samples);
             }
-            shared.outbox().spooled(batch, stored, folder.stats());
-            shared.note_settled();
+            batch.stats = Some(folder.stats());
+            drop(batch);
+            if folder.is_abandoned() {
+                let is_drained = folder.is_drained();
+                shared.outbox().replayed(Settled::default(), folder.stats(), is_drained);
+            }
             if moving == Moving::Blocked {
                 return result;
             }
@@ -112,71 +231,94 @@ impl Keeper {
         }
     }
 
-    /// Moves all samples that wait to the folder, and gives it up.
-    pub(in crate::reporter) fn close(&self, shared: &Shared) {
-        // Whoever comes second must not give up the folder under the first.
-        let _turn = self.turn();
+    fn close_now(&self, shared: &Shared) {
         self.move_all(shared);
-        *self.folder() = None;
-    }
-
-    /// Moves all samples that wait to the folder, and syncs it: the end may be near.
-    pub(in crate::reporter) fn rescue(&self, shared: &Shared) {
-        let _turn = self.turn();
-        self.move_all(shared);
-    }
-
-    /// The turn to move all that waits: it is waited for, but for no longer than the disk takes.
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        self.rescue.lock().unwrap_or_else(PoisonError::into_inner)
+        let folder = self.folder().take();
+        drop(folder);
     }
 
     fn move_all(&self, shared: &Shared) {
-        shared.begin_rescue();
-        let stored = self.store(shared, Moving::All, true);
-        if let Some(folder) = self.folder().as_mut() {
-            folder.sync();
-        }
-        shared.end_rescue();
+        self.settle_now(shared);
+        let stored = self.store_now(shared, Moving::All, true);
+        self.sync_now();
         if let Err(error) = stored {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "samples that could not be sent cannot be stored either"
-            );
+            self.say_lost(&error);
         }
     }
 
-    /// The oldest samples in the folder.
-    ///
-    /// # Errors
-    ///
-    /// [`SpoolError`] if they cannot be read now.
-    pub(in crate::reporter) fn read(
-        &self,
-        shared: &Shared,
-        most: usize,
-    ) -> Result<Option<Vec<Sample>>, SpoolError> {
-        let mut folder = self.folder();
-        let Some(folder) = folder.as_mut() else { return Ok(None) };
-        let samples = folder.read(most);
-        shared.outbox().replayed(0, 0, folder.stats(), folder.is_drained());
+    fn read_now(&self, shared: &Shared, most: usize) -> Result<Option<Vec<Sample>>, SpoolError> {
+        // What is settled must not be read again.
+        self.settle_now(shared);
+        let mut guard = self.folder();
+        let Some(folder) = guard.as_mut() else { return Ok(None) };
+        let samples = folder.read_since(self.settings.oldest(), most);
+        shared.outbox().replayed(Settled::default(), folder.stats(), folder.is_drained());
+        drop(guard);
         // What a flush waits for may have been lost.
         shared.note_settled();
         samples
     }
 
-    /// Says what became of the first `settled` samples that were read last.
-    pub(in crate::reporter) fn settle(&self, shared: &Shared, settled: usize, rejected: usize) {
-        let mut folder = self.folder();
-        let Some(folder) = folder.as_mut() else { return };
-        if let Err(error) = folder.settle(settled) {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "samples may be sent once more by the next process"
-            );
+    fn settle_now(&self, shared: &Shared) {
+        let mut guard = self.folder();
+        let Some(folder) = guard.as_mut() else { return };
+        let Some(replayed) = shared.take_replayed() else { return };
+        let Replayed { settled, rejected, poison } = replayed;
+        let written = folder.settle(settled);
+        let acknowledged = settled as u64 - rejected - poison;
+        let counts = Settled { acknowledged, rejected, poison, exhausted: 0 };
+        shared.outbox().replayed(counts, folder.stats(), folder.is_drained());
+        if let Err(error) = written {
+            folder.note(Notice::PositionUnsaved(error));
         }
-        let (acknowledged, rejected) = ((settled - rejected) as u64, rejected as u64);
-        shared.outbox().replayed(acknowledged, rejected, folder.stats(), folder.is_drained());
+        drop(guard);
         shared.note_settled();
+    }
+}
+
+/// Keeps everybody from sending, so that all that waits can be moved to the folder.
+pub(in crate::reporter) struct Rescue<'a>(&'a Shared);
+
+impl<'a> Rescue<'a> {
+    pub(in crate::reporter) fn begin(shared: &'a Shared) -> Self {
+        shared.begin_rescue();
+        Self(shared)
+    }
+}
+
+impl Drop for Rescue<'_> {
+    fn drop(&mut self) {
+        self.0.end_rescue();
+    }
+}
+
+/// Samples that were taken from the queue to be stored. Those that are not stored when it is dropped,
+/// if only by a panic, wait again.
+struct Taken<'a> {
+    shared: &'a Shared,
+    samples: Vec<Sample>,
+    stored: usize,
+    stats: Option<SpoolStats>,
+}
+
+impl<'a> Taken<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self { shared, samples: Vec::new(), stored: 0, stats: None }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let samples = std::mem::take(&mut self.samples);
+        if samples.is_empty() {
+            return;
+        }
+        let mut outbox = self.shared.outbox();
+        let stats = self.stats.unwrap_or_else(|| outbox.spool_stats());
+        // What is known to be stored is so with the folder's counters alone.
+        let stored = if self.stats.is_some() { self.stored } else { 0 };
+        outbox.spooled(samples, stored, stats);
+        drop(outbox);
+        self.shared.note_settled();
     }
 }

@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::warn;
-
 use super::{
     disk::Disk,
     error::SpoolError,
-    folder::{Folder, POSITION, Segment, position_bytes, segment_name},
+    folder::{Folder, POSITION, Segment, segment_name},
+    notices::{Aside, Notice},
+    recovery::Position,
     segment::{HEADER_LEN, Header, encode_block},
     stats::SpoolStats,
+    trim::Loss,
 };
 use crate::metric::Sample;
 
@@ -24,6 +25,7 @@ impl<D: Disk> Folder<D> {
         if samples.is_empty() {
             return Ok(0);
         }
+        self.check_owner()?;
         let mut block = std::mem::take(&mut self.block);
         let header = encode_block(self.next, samples, &mut block);
         let written = self.write(&block);
@@ -31,11 +33,12 @@ impl<D: Disk> Folder<D> {
         self.block = block;
         written?;
         if let Some(segment) = self.segments.back_mut() {
+            self.usage.subtract(segment.bytes);
             segment.bytes += len;
             segment.end = header.end();
             segment.latest = segment.latest.max(header.latest);
+            self.usage.add(segment.bytes);
         }
-        self.bytes += len;
         self.next = header.end();
         self.counters.spooled += u64::from(header.count);
         self.unsynced_since.get_or_insert(now);
@@ -49,10 +52,12 @@ impl<D: Disk> Folder<D> {
         self.check_active();
         if self.segments.back().is_none_or(|last| last.bytes + len > self.limits.segment_bytes()) {
             self.sync();
-            self.active = None;
+            self.retire_active();
         }
-        while self.bytes + HEADER_LEN as u64 + len > self.limits.max_bytes {
-            if !self.make_room()? {
+        while let Some(excess) =
+            self.disk_bytes_with(len).checked_sub(self.limits.max_bytes).filter(|&more| more > 0)
+        {
+            if !self.make_room(excess)? {
                 break;
             }
         }
@@ -65,9 +70,23 @@ impl<D: Disk> Folder<D> {
         // What an earlier attempt may have left behind the segment's end is written over.
         if let Err(error) = self.disk.write_at(file, segment.bytes, block) {
             let path = segment.path.clone();
+            self.has_torn_end = true;
             return Err(self.failed("write", &path, error));
         }
         Ok(())
+    }
+
+    /// Appends no more to the active segment.
+    fn retire_active(&mut self) {
+        let torn = std::mem::take(&mut self.has_torn_end);
+        if let (Some(mut file), Some(segment), true) =
+            (self.active.take(), self.segments.back(), torn)
+            && let Err(error) = self.disk.truncate(&mut file, segment.bytes)
+        {
+            // What is there has numbers that the next segment has too.
+            let path = segment.path.clone();
+            self.report("cut", &path, error);
+        }
     }
 
     /// Sees to it that the active segment is still there, as it was written.
@@ -77,22 +96,25 @@ impl<D: Disk> Folder<D> {
         if self.disk.len(&segment.path).is_ok_and(|len| len >= segment.bytes) {
             return;
         }
-        warn!(segment = ?segment.path, "the spool's segment was removed or cut by somebody else");
+        self.notices.push(Notice::SegmentGone { segment: segment.path.clone() });
         self.active = None;
         self.count_gone();
     }
 
     fn start_segment(&mut self) -> Result<(), SpoolError> {
-        // Of this name there may be one into which nothing could be written.
-        if self.segments.back().is_some_and(|last| last.first == self.next)
-            && let Some(empty) = self.segments.pop_back()
-        {
-            self.bytes -= if empty.gone { 0 } else { empty.bytes };
-        }
+        self.has_torn_end = false;
         let path = self.path.join(segment_name(self.next));
+        // Of this name there may be one into which nothing could be written, or one that was put there.
+        if self.segments.back().is_some_and(|last| last.first == self.next) {
+            if let Some(empty) = self.segments.pop_back().filter(|empty| !empty.gone) {
+                self.usage.subtract(empty.bytes);
+            }
+        } else if self.disk.len(&path).is_ok_and(|len| len > HEADER_LEN as u64) {
+            self.set_aside(&path, Aside::Settled);
+        }
         let mut opened = self.disk.open(&path);
         if opened.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-            warn!(folder = ?self.path, "the spool's folder was removed: made anew");
+            self.notices.push(Notice::FolderGone);
             self.reopen()?;
             self.count_gone();
             opened = self.disk.open(&path);
@@ -111,7 +133,7 @@ impl<D: Disk> Folder<D> {
             }
         }
         let (first, bytes) = (self.next, HEADER_LEN as u64);
-        self.bytes += bytes;
+        self.usage.add(bytes);
         self.segments.push_back(Segment::empty(path, first, bytes));
         if let Err(error) = self.disk.sync_folder(&self.path) {
             let path = self.path.clone();
@@ -120,57 +142,20 @@ impl<D: Disk> Folder<D> {
         Ok(())
     }
 
-    /// Removes a file that is settled, or drops the oldest segment. False if there is none.
-    fn make_room(&mut self) -> Result<bool, SpoolError> {
-        if let Some(segment) = self.stale.pop() {
-            if let Err(error) = self.remove(&segment) {
-                self.stale.push(segment);
-                return Err(error);
-            }
-            return Ok(true);
-        }
-        let Some(segment) = self.segments.pop_front() else { return Ok(false) };
-        if let Err(error) = self.remove(&segment) {
-            self.segments.push_front(segment);
-            return Err(error);
-        }
-        if self.segments.is_empty() {
-            self.active = None;
-        }
-        self.reader = None;
-        if !segment.gone {
-            self.counters.dropped += self.orphan(segment.first, segment.end);
-            self.counters.dropped_bytes += segment.bytes;
-        }
-        self.settled = self.settled.max(segment.end);
-        self.save_position();
-        Ok(true)
-    }
-
     /// Removes a segment's file, if it is there.
-    fn remove(&mut self, segment: &Segment) -> Result<(), SpoolError> {
-        if !segment.gone {
+    pub(super) fn remove(&mut self, segment: &Segment) -> Result<(), SpoolError> {
+        if segment.aside && !segment.gone {
+            self.set_aside(&segment.path, Aside::Settled);
+            self.usage.subtract(segment.bytes);
+        } else if !segment.gone {
             match self.disk.remove(&segment.path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(self.failed("remove", &segment.path, error));
                 }
-                _ => self.bytes -= segment.bytes,
+                _ => self.usage.subtract(segment.bytes),
             }
         }
         Ok(())
-    }
-
-    /// How many samples from `first` to `end` are neither settled nor in somebody's hands. Those that
-    /// are, are no longer on disk.
-    fn orphan(&mut self, first: u64, end: u64) -> u64 {
-        let unsettled = end - first.max(self.settled).min(end);
-        match &mut self.outstanding {
-            Some(batch) if !batch.orphaned && (first..end).contains(&batch.first) => {
-                batch.orphaned = true;
-                unsettled - batch.count
-            }
-            _ => unsettled,
-        }
     }
 
     /// Counts as lost what was in files that are not there any more.
@@ -186,9 +171,9 @@ impl<D: Disk> Folder<D> {
                 continue;
             }
             segment.gone = true;
-            self.bytes -= segment.bytes;
+            self.usage.subtract(segment.bytes);
             let (first, end) = (segment.first, segment.end);
-            self.counters.lost += self.orphan(first, end);
+            self.counters.lost += self.orphan(first, end, Loss::Lost);
             if at == 0 {
                 self.reader = None;
             }
@@ -206,14 +191,9 @@ impl<D: Disk> Folder<D> {
     /// [`SpoolError`] if this could not be written down: they are settled, but not for the next
     /// process.
     pub(crate) fn settle(&mut self, samples: usize) -> Result<(), SpoolError> {
-        if let Some(batch) = self.outstanding.take() {
-            let settled = batch.count.min(samples as u64);
-            self.counters.replayed += settled;
-            if batch.orphaned {
-                self.counters.dropped += batch.count - settled;
-            } else {
-                self.settled = batch.first + settled;
-            }
+        self.settle_outstanding(samples as u64);
+        if self.check_owner().is_err() {
+            return Ok(());
         }
         let saved = self.write_position();
         self.trim();
@@ -228,20 +208,57 @@ impl<D: Disk> Folder<D> {
         saved
     }
 
+    /// Counts the outcomes of what was read: of the first `samples` that were handed out, and of those
+    /// of the others that cannot be read again.
+    pub(super) fn settle_outstanding(&mut self, samples: u64) {
+        let Some(batch) = self.outstanding.take() else { return };
+        let (mut end, mut replayed, mut expired) = (batch.first, 0, 0);
+        let mut too_old = batch.expired.iter().copied().peekable();
+        while end < batch.first + batch.count {
+            if too_old.next_if_eq(&end).is_some() {
+                expired += 1;
+            } else if replayed < samples {
+                replayed += 1;
+            } else {
+                break;
+            }
+            end += 1;
+        }
+        let mut left = batch.first + batch.count - end;
+        for (orphaned, loss) in batch.orphaned {
+            let unsettled = orphaned.end.saturating_sub(orphaned.start.max(end));
+            left -= unsettled;
+            match loss {
+                Loss::Dropped => self.counters.dropped += unsettled,
+                Loss::Lost => self.counters.lost += unsettled,
+            }
+        }
+        self.counters.replayed += replayed;
+        self.counters.expired += expired;
+        if expired > 0 {
+            self.notices.push(Notice::Expired { samples: expired });
+        }
+        if self.is_abandoned() {
+            self.counters.abandoned += left;
+        }
+        self.settled = self.settled.max(end);
+    }
+
     pub(super) fn save_position(&mut self) {
         if let Err(error) = self.write_position() {
-            warn!(error = &error as &dyn std::error::Error, "some samples may be sent twice");
+            self.notices.push(Notice::PositionUnsaved(error));
         }
     }
 
-    fn write_position(&mut self) -> Result<(), SpoolError> {
+    pub(super) fn write_position(&mut self) -> Result<(), SpoolError> {
         self.position_saved = false;
-        self.disk.write_at(&mut self.position, 0, &position_bytes(self.settled)).map_err(
-            |error| {
-                let path = self.path.join(POSITION);
-                self.failed("write", &path, error)
-            },
-        )?;
+        let kept = self.segments.iter().chain(&self.stale).map(|segment| segment.first).min();
+        let removed = kept.unwrap_or(self.settled).min(self.settled);
+        let position = Position { settled: self.settled, removed };
+        self.disk.write_at(&mut self.position, 0, &position.bytes()).map_err(|error| {
+            let path = self.path.join(POSITION);
+            self.failed("write", &path, error)
+        })?;
         self.position_saved = true;
         Ok(())
     }
@@ -249,6 +266,7 @@ impl<D: Disk> Folder<D> {
     /// Removes the segments in front that are settled.
     pub(super) fn trim(&mut self) {
         let mut settled = std::mem::take(&mut self.stale);
+        let had = settled.len() + self.segments.len();
         while self.segments.front().is_some_and(|first| first.end <= self.settled) {
             settled.extend(self.segments.pop_front());
             self.reader = None;
@@ -260,9 +278,13 @@ impl<D: Disk> Folder<D> {
         }
         for segment in settled {
             if let Err(error) = self.remove(&segment) {
-                warn!(error = &error as &dyn std::error::Error, "the spool goes on without");
+                self.notices.push(Notice::Failed(error));
                 self.stale.push(segment);
             }
+        }
+        if self.stale.len() + self.segments.len() < had && self.position_saved {
+            // From now on they are known to have been removed.
+            self.save_position();
         }
     }
 
@@ -280,7 +302,7 @@ impl<D: Disk> Folder<D> {
         if let Err(error) = self.disk.sync(file) {
             // After a failure, the system may believe that everything is written (fsyncgate): another
             // file begins clean.
-            self.active = None;
+            self.retire_active();
             if let Some(path) = self.segments.back().map(|segment| segment.path.clone()) {
                 self.report("sync", &path, error);
             }
@@ -300,10 +322,12 @@ impl<D: Disk> Folder<D> {
 
     /// The counters.
     pub(crate) fn stats(&self) -> SpoolStats {
-        let SpoolStats { recovered, spooled, replayed, dropped, lost, .. } = self.counters;
+        let SpoolStats { recovered, spooled, replayed, dropped, expired, lost, abandoned, .. } =
+            self.counters;
         SpoolStats {
-            waiting: recovered + spooled - replayed - dropped - lost,
-            bytes: self.bytes,
+            waiting: recovered + spooled - replayed - dropped - expired - lost - abandoned,
+            bytes: self.usage.bytes,
+            disk_bytes: self.usage.disk_bytes,
             segments: self.segments.len() as u64,
             ..self.counters
         }

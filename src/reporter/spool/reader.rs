@@ -90,7 +90,7 @@ impl<F> Reader<F> {
     }
 
     /// As many bytes from `from` on as there are in front of `end`, `len` at most.
-    fn bytes(
+    pub(super) fn bytes(
         &mut self,
         disk: &impl Disk<File = F>,
         from: u64,

@@ -2,23 +2,28 @@
 
 use std::{io, path::Path};
 
-use tracing::warn;
-
 use super::{
     disk::Disk,
     error::SpoolError,
     folder::{Folder, Outstanding},
+    notices::{Aside, Notice},
     reader::{Found, Reader},
 };
 use crate::metric::Sample;
 
 /// After so many failures in a row, a segment is left behind: a bad sector must not hold up the
 /// samples behind it for ever.
-const MOST_READ_FAILURES: u32 = 5;
+pub(super) const MOST_READ_FAILURES: u32 = 5;
 
 impl<D: Disk> Folder<D> {
-    /// The oldest samples that have had no outcome, `max` at most. They stay where they are until
-    /// they are
+    /// As [`read_since`](Self::read_since), however old the samples are.
+    #[cfg(test)]
+    pub(crate) fn read(&mut self, max: usize) -> Result<Option<Vec<Sample>>, SpoolError> {
+        self.read_since(i64::MIN, max)
+    }
+
+    /// The oldest samples that have had no outcome, `max` at most, but for those with timestamps before
+    /// `oldest`: they are dropped. The others stay where they are until they are
     /// [settled](Self::settle); what was read before and is not settled is read again. None if
     /// nothing waits.
     ///
@@ -26,10 +31,15 @@ impl<D: Disk> Folder<D> {
     ///
     /// [`SpoolError`] if the file system refuses. It may work again later. If a segment that is open
     /// cannot be read five times in a row, it is set aside, and its samples count as lost.
-    pub(crate) fn read(&mut self, max: usize) -> Result<Option<Vec<Sample>>, SpoolError> {
-        if let Some(batch) = self.outstanding.take().filter(|batch| batch.orphaned) {
-            self.counters.dropped += batch.count;
-        }
+    pub(crate) fn read_since(
+        &mut self,
+        oldest: i64,
+        max: usize,
+    ) -> Result<Option<Vec<Sample>>, SpoolError> {
+        let max = max.max(1);
+        // Nothing of it was settled, and what the disk does not have any more cannot be read again.
+        self.settle_outstanding(0);
+        self.check_owner()?;
         loop {
             self.trim();
             let Some(segment) = self.segments.front() else { return Ok(None) };
@@ -46,23 +56,70 @@ impl<D: Disk> Folder<D> {
                 None => self.disk.open_to_read(&path).map(Reader::new),
             };
             let is_open = reader.is_ok();
-            match reader.and_then(|reader| self.read_first(reader, max.max(1))) {
+            match reader.and_then(|reader| self.read_first(reader, max)) {
                 Ok(samples) if samples.is_empty() => {}
-                Ok(samples) => {
+                Ok(mut samples) => {
                     self.read_failures = 0;
-                    let count = samples.len() as u64;
-                    self.outstanding =
-                        Some(Outstanding { first: self.settled, count, orphaned: false });
-                    return Ok(Some(samples));
+                    self.read_on(&mut samples, max);
+                    if let Some(samples) = self.hand_out(samples, oldest) {
+                        return Ok(Some(samples));
+                    }
+                    self.settle_outstanding(0);
+                    self.save_position();
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.counters.io_errors.count(&error);
-                    warn!(folder = ?self.path, "a segment of the spool was removed by somebody else");
+                    self.notices.push(Notice::SegmentGone { segment: path });
                     self.count_gone();
                 }
                 // It says nothing of the segment: there may be no file descriptor left.
                 Err(error) if !is_open => return Err(self.failed("open", &path, error)),
                 Err(error) => return Err(self.read_failed(&path, error)),
+            }
+        }
+    }
+
+    /// Notes that samples are in hand, and leaves out those that are too old. None if all are.
+    fn hand_out(&mut self, mut samples: Vec<Sample>, oldest: i64) -> Option<Vec<Sample>> {
+        let (first, count) = (self.settled, samples.len() as u64);
+        let (mut number, mut expired) = (first, Vec::new());
+        samples.retain(|sample| {
+            let is_wanted = sample.point.timestamp >= oldest;
+            if !is_wanted {
+                expired.push(number);
+            }
+            number += 1;
+            is_wanted
+        });
+        self.outstanding = Some(Outstanding { first, count, expired, orphaned: Vec::new() });
+        (!samples.is_empty()).then_some(samples)
+    }
+
+    /// Reads on behind the first segment, as long as nothing is amiss: what is will be found when its
+    /// segment is the first.
+    fn read_on(&self, samples: &mut Vec<Sample>, max: usize) {
+        for segment in self.segments.iter().skip(1) {
+            let expected = self.settled + samples.len() as u64;
+            if samples.len() >= max || segment.gone || segment.first != expected {
+                return;
+            }
+            let Ok(mut reader) = self.disk.open_to_read(&segment.path).map(Reader::new) else {
+                return;
+            };
+            let mut from = reader.offset;
+            while let Ok(Some(found)) = reader.find(&self.disk, from, segment.bytes) {
+                let expected = self.settled + samples.len() as u64;
+                let is_next = found.at == from && found.header.first == expected;
+                let left = segment.end.saturating_sub(expected);
+                let room = max - samples.len();
+                let room = usize::try_from(left).map_or(room, |left| left.min(room));
+                if !is_next || room == 0 {
+                    break;
+                }
+                let Ok(Some(mut block)) = reader.samples(&self.disk, &found) else { return };
+                block.truncate(room);
+                samples.append(&mut block);
+                from = found.end();
             }
         }
     }
@@ -88,6 +145,9 @@ impl<D: Disk> Folder<D> {
                 from = found.payload_at();
                 continue;
             };
+            if found.header.first >= segment_end {
+                break;
+            }
             if found.header.first > expected {
                 // The samples in between are told apart from these by being settled first.
                 if !samples.is_empty() {
@@ -103,7 +163,10 @@ impl<D: Disk> Folder<D> {
             block.drain(
                 ..usize::try_from(known).map_or(block.len(), |known| known.min(block.len())),
             );
-            block.truncate(max - samples.len());
+            // It may have more, of numbers that the next segment has too.
+            let left = segment_end.saturating_sub(self.settled + samples.len() as u64);
+            let room = max - samples.len();
+            block.truncate(usize::try_from(left).map_or(room, |left| left.min(room)));
             samples.append(&mut block);
             from = found.end();
         }
@@ -125,7 +188,7 @@ impl<D: Disk> Folder<D> {
     fn lose_until(&mut self, number: u64) {
         let missing = number.saturating_sub(self.settled);
         if missing > 0 {
-            warn!(folder = ?self.path, samples = missing, "samples in the spool cannot be read any more");
+            self.notices.push(Notice::Lost { samples: missing });
             self.counters.lost += missing;
             self.settled = number;
         }
@@ -137,8 +200,8 @@ impl<D: Disk> Folder<D> {
             && let Some(segment) = self.segments.pop_front()
         {
             self.read_failures = 0;
-            self.set_aside(&segment);
-            self.bytes -= segment.bytes;
+            self.set_aside(&segment.path, Aside::Unreadable);
+            self.usage.subtract(segment.bytes);
             self.lose_until(segment.end);
             if self.segments.is_empty() {
                 self.active = None;

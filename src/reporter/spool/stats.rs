@@ -4,7 +4,8 @@ use std::io;
 
 /// What a spool has done since it was opened.
 ///
-/// At any time, `recovered + spooled = replayed + dropped + lost + waiting`.
+/// At any time,
+/// `recovered + spooled = replayed + dropped + expired + lost + abandoned + waiting`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SpoolStats {
@@ -18,12 +19,20 @@ pub struct SpoolStats {
     pub dropped: u64,
     /// Bytes of the segments that were dropped, samples that had been replayed already among them.
     pub dropped_bytes: u64,
+    /// Samples dropped because they were older than they [may be](crate::Spool::max_age).
+    pub expired: u64,
     /// Samples that could not be read any more: damaged, or their file was gone or unreadable.
     pub lost: u64,
+    /// Samples left in the folder when it was moved or taken over: whichever process opens it next
+    /// sends them.
+    pub abandoned: u64,
     /// Samples that wait in the folder.
     pub waiting: u64,
     /// Bytes of segments in the folder.
     pub bytes: u64,
+    /// What the segments take on disk, in bytes: whole blocks of 4,096. This is what
+    /// [`max_bytes`](crate::Spool::max_bytes) bounds.
+    pub disk_bytes: u64,
     /// Segments in the folder.
     pub segments: u64,
     /// Bytes in which no samples were found when they were read.
@@ -31,7 +40,9 @@ pub struct SpoolStats {
     /// Bytes cut from the end of the last segment when the folder was opened: what a process was
     /// writing when it was killed.
     pub torn_bytes: u64,
-    /// Files set aside, under a name with a suffix, because nothing in them could be read.
+    /// Files set aside, under a name with a suffix: `.unreadable` where nothing in them could be read,
+    /// `.settled` where their samples count as sent, as in a segment that was put back from a backup.
+    /// What is in them can be read with [`salvage`](crate::Spool::salvage).
     pub set_aside: u64,
     /// What the file system refused.
     pub io_errors: IoErrors,

@@ -1,299 +1,453 @@
 //! The task that sends, where there is a spool: what waits too long in memory goes to the folder, and
 //! what lies there is sent behind what comes.
+//!
+//! Sending what comes and working on the folder are two futures of one task, so that what comes never
+//! waits for the disk.
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
 
-use tokio::{
-    task::spawn_blocking,
-    time::{self, Instant},
-};
+use tokio::time::{self, Instant};
 
 use super::{
     error::SpoolError,
-    keeper::{self, Keeper},
+    keeper::{self, Keeper, Rescue},
     pace::Pace,
 };
-use crate::reporter::{
-    after,
-    flight::{BATCH, Landed, outcome},
-    outbox::Moving,
-    sender::{PAUSE, Sender, is_closed},
-    shared::Shared,
+use crate::{
+    error::Error,
+    log_limit::Lasting,
+    log_state::LogState,
+    metric::Sample,
+    reporter::{
+        flight::Landed,
+        outbox::Moving,
+        poison::{ENOUGH_FAILURES, is_hangup},
+        sender::{PAUSE, Sender, is_closed, next_batch},
+        shared::Shared,
+    },
 };
 
 /// How long a disk that has refused something is left alone.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
-/// What is on its way gets this long to land, however many samples wait.
+/// What is on its way gets this long to land before what waits is moved to the folder, and then the
+/// disk gets as long before the sender goes on beside it.
 const GRACE: Duration = Duration::from_millis(100);
+/// How often a sender looks for samples behind those that have to go through the folder.
+const LOOK: Duration = Duration::from_millis(10);
 /// The least that is sent at once to a server that is slow.
 const LEAST_BATCH: usize = 16;
 
-pub(in crate::reporter) struct Takeover {
+/// Works on the folder, beside the sender.
+struct Takeover {
+    shared: Arc<Shared>,
     keeper: Arc<Keeper>,
-    /// How many samples are sent at once.
-    batch: usize,
+    /// From how many samples on that wait in memory they are moved at once.
+    enough: usize,
+    /// The sender's last attempt has failed.
+    has_failed: Arc<AtomicBool>,
     pace: Pace,
+    suspect: Suspect,
     /// What was recorded before this position had been recorded at this time.
     aged: (u64, Instant),
     /// When the disk may be asked again to take something. One that is full still gives.
     write_due: Instant,
     /// When it may be asked again for something.
     read_due: Instant,
+    /// Whether it refuses to take, and to give.
+    write_failing: LogState,
+    read_failing: LogState,
 }
 
-/// Whether the sender goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// Nothing was sent.
-    Idle,
-    /// Something was.
-    Go,
-    /// The server did not take what it was sent.
-    Pause,
-    End,
+/// The oldest sample in the folder, if the server may close the connection at it, and the client does
+/// not find that out by itself because it was told not to retry.
+#[derive(Debug, Default)]
+struct Suspect {
+    /// Whether the server has closed the connection at several samples, so that the oldest is sent alone.
+    is_sought: bool,
+    /// How often the server has closed the connection at it alone, each time after it had
+    /// acknowledged another sample.
+    failures: u32,
+    /// How many samples had been acknowledged when it did so last.
+    acknowledged: u64,
+    /// Which sample behind it is sent to find out whether the server acknowledges that.
+    witness: usize,
 }
 
-impl Takeover {
-    pub(in crate::reporter) fn new(keeper: Arc<Keeper>) -> Self {
-        let now = Instant::now();
-        let pace = Pace::new(keeper.settings.replay_rate, now);
-        Self { keeper, batch: BATCH, pace, aged: (0, now), write_due: now, read_due: now }
-    }
+/// So many samples behind a suspect are tried one after the other.
+const MAX_WITNESSES: usize = 64;
 
-    /// Whether samples have waited for as long as they may.
-    fn is_late(&mut self, shared: &Shared, now: Instant) -> bool {
-        let outbox = shared.outbox();
-        if outbox.waiting_before(self.aged.0) == 0 {
-            self.aged = (outbox.end(), now);
-        }
-        now.saturating_duration_since(self.aged.1) >= self.keeper.settings.after
-    }
+/// The sender is at its end.
+#[derive(Debug)]
+enum Over {
+    /// Somebody has closed the reporter.
+    Closed,
+    /// All is sent.
+    Sent,
+    /// The spool is not ours any more: the sender goes on without.
+    Abandoned,
+    /// Nothing more can be sent, or there is no more time for it.
+    Broken(Error),
 }
 
 impl Sender {
-    pub(in crate::reporter) async fn run_with_spool(mut self, keeper: Arc<Keeper>) {
+    /// Sends until the end, or until the spool is not ours any more. False if it was the end.
+    pub(in crate::reporter) async fn run_with_spool(&mut self, keeper: Arc<Keeper>) -> bool {
         let syncing = Arc::downgrade(&keeper);
         if let Some(every) = keeper.settings.sync_every_or_never() {
             tokio::spawn(async move {
                 loop {
                     time::sleep(every).await;
                     let Some(keeper) = syncing.upgrade() else { return };
-                    let _ = spawn_blocking(move || keeper.sync()).await;
+                    keeper.sync().await;
                 }
             });
         }
-        let mut spool = Takeover::new(keeper);
+        let shared = Arc::clone(&self.shared);
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let mut spool = Takeover::new(self, Arc::clone(&keeper), Arc::clone(&has_failed));
+        let over = either(self.send_live(&has_failed), spool.run()).await;
+        match over {
+            Over::Closed => return false,
+            Over::Abandoned => return true,
+            Over::Sent | Over::Broken(_) => {}
+        }
+        let _rescue = Rescue::begin(&shared);
+        keeper.close(&shared).await;
+        shared.give_up();
+        if let Over::Broken(error) = over {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the reporter is at its end: what waits lies in its spool");
+        }
+        false
+    }
+
+    /// Sends what waits in memory, and never waits for the disk.
+    async fn send_live(&mut self, has_failed: &AtomicBool) -> Over {
+        let shared = Arc::clone(&self.shared);
         loop {
             self.record_own();
-            if self.shared.outbox().is_closed() {
-                return;
+            let sendable = self.sendable(1);
+            match self.own_due {
+                None => sendable.await,
+                Some(due) => {
+                    if time::timeout_at(due, sendable).await.is_err() {
+                        continue;
+                    }
+                }
             }
-            self.relieve(&mut spool).await;
-            let live = self.send_live(&mut spool).await;
-            let next = match live {
-                Next::Idle | Next::Go => self.replay(&mut spool).await,
-                next => next,
-            };
-            match next {
-                Next::Idle | Next::Go => {}
-                Next::Pause => time::sleep(PAUSE).await,
-                Next::End => return,
+            if shared.outbox().is_closed() {
+                return Over::Closed;
             }
-            if !self.wait(&spool, live).await {
-                return;
+            let landed = shared.send(&shared.client, false, self.batch).await;
+            if let Some(landed) = &landed {
+                self.batch = next_batch(self.batch, landed);
+            }
+            match landed {
+                // What waits has to go through the folder.
+                None => {
+                    let more = shared.outbox().queued() + 1;
+                    let _ = time::timeout(PAUSE, self.queued(more)).await;
+                    time::sleep(LOOK).await;
+                }
+                Some(Landed::Whole) => {
+                    let _ = time::timeout(self.gather, self.sendable(self.enough)).await;
+                }
+                Some(Landed::CalledBack) => {
+                    self.batch = (self.batch / 2).max(LEAST_BATCH);
+                    has_failed.store(true, Ordering::Relaxed);
+                }
+                Some(Landed::Broken(error)) => {
+                    has_failed.store(true, Ordering::Relaxed);
+                    if is_closed(&error) || shared.outbox().gives_up(Instant::now()) {
+                        return Over::Broken(error);
+                    }
+                    time::sleep(PAUSE).await;
+                }
             }
         }
     }
 
-    /// Moves what waits to the folder, if it has waited too long or is too much.
-    async fn relieve(&mut self, spool: &mut Takeover) {
+    /// Waits until the sender may send, and so many samples wait or it is urgent.
+    async fn sendable(&self, samples: usize) {
+        poll_fn(|cx| self.shared.outbox().poll_sendable(samples, cx.waker())).await;
+    }
+
+    /// Waits until so many samples wait.
+    async fn queued(&self, samples: usize) {
+        poll_fn(|cx| self.shared.outbox().poll_queued(samples, Instant::now(), cx.waker())).await;
+    }
+}
+
+impl Takeover {
+    fn new(sender: &Sender, keeper: Arc<Keeper>, has_failed: Arc<AtomicBool>) -> Self {
         let now = Instant::now();
-        let is_needed = spool.is_late(&self.shared, now) || self.is_pressed();
-        if is_needed && self.store(spool, Moving::All).await {
-            spool.aged = (self.shared.outbox().end(), Instant::now());
+        Self {
+            shared: Arc::clone(&sender.shared),
+            enough: sender.enough,
+            has_failed,
+            pace: Pace::new(keeper.settings.replay_rate, now),
+            suspect: Suspect::default(),
+            aged: (0, now),
+            write_due: now,
+            read_due: now,
+            write_failing: LogState::new(),
+            read_failing: LogState::new(),
+            keeper,
         }
+    }
+
+    async fn run(&mut self) -> Over {
+        loop {
+            self.relieve().await;
+            if let Some(error) = self.replay().await {
+                return Over::Broken(error);
+            }
+            {
+                let outbox = self.shared.outbox();
+                if outbox.is_closed() {
+                    return Over::Closed;
+                }
+                if outbox.is_over(Instant::now()) {
+                    return Over::Sent;
+                }
+            }
+            if self.keeper.is_abandoned() {
+                return Over::Abandoned;
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Moves to the folder what has to go through it, and all that waits if it has waited too long or
+    /// is too much.
+    async fn relieve(&mut self) {
+        if Instant::now() < self.write_due || self.shared.outbox().is_held() {
+            return;
+        }
+        if self.shared.outbox().has_blocked(keeper::BATCH) {
+            self.store(Moving::Blocked).await;
+        }
+        if !self.is_late(Instant::now()) && !self.is_pressed() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let relief = Relief::begin(&shared);
+        // What is on its way is the oldest, and has to be moved first.
+        let _ = time::timeout(GRACE, landed(&shared)).await;
+        shared.call_back();
+        let end = shared.outbox().end();
+        let is_stored = {
+            let mut storing = pin!(self.store(Moving::All));
+            match time::timeout(GRACE, storing.as_mut()).await {
+                Ok(is_stored) => is_stored,
+                // The server may take what waits sooner than the disk does.
+                Err(_) => {
+                    drop(relief);
+                    storing.await
+                }
+            }
+        };
+        if is_stored {
+            self.aged = (end, Instant::now());
+        }
+    }
+
+    async fn store(&mut self, moving: Moving) -> bool {
+        let stored = self.keeper.store(&self.shared, moving).await;
+        self.shared.note_room();
+        disk_answered(&mut self.write_due, &self.write_failing, stored).is_some()
+    }
+
+    /// Whether samples have waited for as long as they may.
+    fn is_late(&mut self, now: Instant) -> bool {
+        let outbox = self.shared.outbox();
+        if outbox.waiting_before(self.aged.0) == 0 {
+            self.aged = (outbox.end(), now);
+        }
+        now.saturating_duration_since(self.aged.1) >= self.keeper.settings.after
     }
 
     fn is_pressed(&self) -> bool {
         self.shared.outbox().queued() >= self.enough
     }
 
-    async fn store(&self, spool: &mut Takeover, moving: Moving) -> bool {
-        if Instant::now() < spool.write_due {
-            return false;
-        }
-        let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
-        let stored = spawn_blocking(move || keeper.store(&shared, moving, false)).await;
-        disk_answered(&mut spool.write_due, stored.unwrap_or(Ok(()))).is_some()
-    }
-
-    /// Sends one batch of what waits in memory, if something does.
-    async fn send_live(&mut self, spool: &mut Takeover) -> Next {
-        if self.shared.outbox().has_blocked(keeper::BATCH) {
-            self.store(spool, Moving::Blocked).await;
-        }
-        let shared = Arc::clone(&self.shared);
-        let mut flight = pin!(shared.send(&shared.client, false, spool.batch));
-        let landed = match before(flight.as_mut(), self.needed(spool)).await {
-            Some(landed) => landed,
-            // What is on its way is the oldest, and has to be moved first.
-            None => {
-                shared.call_back();
-                flight.await
-            }
-        };
-        match landed {
-            None => Next::Idle,
-            Some(Landed::Whole) => {
-                spool.batch = (2 * spool.batch).min(BATCH);
-                Next::Go
-            }
-            Some(Landed::CalledBack) => {
-                spool.batch = (spool.batch / 2).max(LEAST_BATCH);
-                spool.pace.failed(PAUSE, Instant::now());
-                Next::Go
-            }
-            Some(Landed::Broken(error)) => {
-                spool.pace.failed(PAUSE, Instant::now());
-                if is_closed(&error) || self.shared.outbox().gives_up(Instant::now()) {
-                    self.end(spool).await;
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(
-                        error,
-                        "the reporter is at its end: what waits lies in its spool"
-                    );
-                    return Next::End;
-                }
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(error, "samples could not be sent and wait");
-                Next::Pause
-            }
-        }
-    }
-
-    /// Sends some of what lies in the folder, if it is their turn.
-    async fn replay(&mut self, spool: &mut Takeover) -> Next {
+    /// Sends some of what lies in the folder, if it is their turn. The error, if it was the last
+    /// attempt.
+    async fn replay(&mut self) -> Option<Error> {
         let now = Instant::now();
-        let is_due = spool.pace.due() <= now && spool.read_due <= now;
+        if self.has_failed.swap(false, Ordering::Relaxed) {
+            self.pace.failed(PAUSE, now);
+        }
+        let is_due = self.pace.due() <= now && self.read_due <= now;
         if !is_due || !self.shared.outbox().may_replay() || self.is_pressed() {
-            return Next::Idle;
+            return None;
         }
-        let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
-        let most = spool.pace.batch();
-        let read = spawn_blocking(move || keeper.read(&shared, most)).await;
-        let read = disk_answered(&mut spool.read_due, read.unwrap_or(Ok(None)));
-        let Some(samples) = read.flatten() else { return Next::Idle };
-        let sent = Instant::now();
-        let client = self.shared.client.clone();
-        let mut put = pin!(client.put_all(samples.as_slice()));
-        let result = loop {
-            match before(put.as_mut(), self.needed(spool)).await {
-                Some(result) => break result,
-                None => self.relieve(spool).await,
+        let most = match self.suspect {
+            Suspect { failures: 1.., witness, .. } => 2 + witness,
+            Suspect { is_sought: true, .. } => 1,
+            Suspect { .. } => self.pace.batch(),
+        };
+        let read = self.keeper.read(&self.shared, most).await;
+        let mut samples = disk_answered(&mut self.read_due, &self.read_failing, read).flatten()?;
+        let mut is_proof = true;
+        if self.suspect.failures > 0 {
+            let witness = samples.split_off(1).pop();
+            is_proof = self.has_acknowledged_another(witness).await;
+        }
+        let is_alone = samples.len() == 1;
+        let accused = is_alone && is_proof && self.suspect.failures + 1 >= ENOUGH_FAILURES;
+        let (total, sent) = (samples.len(), Instant::now());
+        let shared = Arc::clone(&self.shared);
+        let mut replay = pin!(shared.replay(samples, accused));
+        let landed = loop {
+            match time::timeout(GRACE, replay.as_mut()).await {
+                Ok(landed) => break landed,
+                Err(_) => self.relieve().await,
             }
         };
-        let (settled, rejected) = outcome(&result, samples.len());
         let now = Instant::now();
-        if settled == samples.len() {
-            spool.pace.answered(settled, sent, now);
-        } else {
-            spool.pace.failed(PAUSE, now);
-        }
-        let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
-        let _ = spawn_blocking(move || keeper.settle(&shared, settled, rejected)).await;
-        if let Err(error) = result
-            && settled < samples.len()
-        {
-            if self.shared.outbox().gives_up(now) || is_closed(&error) {
-                self.end(spool).await;
-                return Next::End;
+        match &landed {
+            Landed::Whole => {
+                self.suspect = Suspect::default();
+                self.pace.answered(total, sent, now);
             }
-            return Next::Pause;
-        }
-        Next::Go
-    }
-
-    /// Waits until samples have to be moved to the folder.
-    async fn needed(&self, spool: &mut Takeover) {
-        let after = spool.keeper.settings.after;
-        loop {
-            time::sleep(after.min(GRACE)).await;
-            let pressed = poll_fn(|cx| self.shared.outbox().poll_pressed(self.enough, cx.waker()));
-            let _ = time::timeout(after, pressed).await;
-            let now = Instant::now();
-            if spool.write_due <= now && (self.is_pressed() || spool.is_late(&self.shared, now)) {
-                return;
+            Landed::Broken(error) if is_hangup(error) => {
+                self.suspect.is_sought = true;
+                if is_alone && is_proof {
+                    self.suspect.failures += 1;
+                    self.suspect.acknowledged = shared.outbox().stats().acknowledged;
+                }
+                self.pace.failed(PAUSE, now);
             }
+            Landed::Broken(_) | Landed::CalledBack => self.pace.failed(PAUSE, now),
+        }
+        self.keeper.settle(&shared).await;
+        match landed {
+            Landed::Broken(error) if is_closed(&error) || shared.outbox().gives_up(now) => {
+                Some(error)
+            }
+            _ => None,
         }
     }
 
-    /// Waits until there is something to do. False if there never will be.
-    async fn wait(&mut self, spool: &Takeover, live: Next) -> bool {
-        let now = Instant::now();
-        let (may_replay, is_over, is_stuck) = {
-            let outbox = self.shared.outbox();
-            let may_replay = outbox.may_replay();
-            let has_time = outbox.closing_until().is_some_and(|until| now < until);
-            let is_over = !outbox.is_open() && outbox.queued() == 0 && !(may_replay && has_time);
-            // Somebody else sends, or the disk does not take what has to go through the spool.
-            let is_stuck = outbox.is_held() || outbox.has_blocked(1);
-            (may_replay, is_over && !outbox.is_held(), is_stuck)
-        };
-        if is_over {
-            self.end(spool).await;
-            return false;
-        }
-        let mut due = now + DISK_PAUSE;
-        if may_replay {
-            due = due.min(spool.pace.due().max(spool.read_due));
-        }
-        if let Some(own) = self.own_due {
-            due = due.min(own);
-        }
-        if live == Next::Idle && is_stuck {
-            time::sleep_until(due.min(now + PAUSE)).await;
+    /// Whether the server has acknowledged another sample since it closed the connection at the
+    /// suspect. If there was none, the witness is sent, which is sent again in its turn.
+    async fn has_acknowledged_another(&mut self, witness: Option<Sample>) -> bool {
+        if self.shared.outbox().stats().acknowledged > self.suspect.acknowledged {
             return true;
         }
-        let enough = if live == Next::Go { self.enough } else { 1 };
-        if live == Next::Go {
-            due = due.min(after(self.gather));
+        let Some(witness) = witness else { return false };
+        let is_acknowledged = self.shared.client.put_all([witness]).await.is_ok();
+        if !is_acknowledged {
+            self.suspect.witness = (self.suspect.witness + 1) % MAX_WITNESSES;
         }
-        let gathered = poll_fn(|cx| self.shared.outbox().poll_gathered(enough, cx.waker()));
-        let _ = time::timeout_at(due, gathered).await;
-        true
+        is_acknowledged
     }
 
-    /// Moves what waits to the folder, and takes no more.
-    async fn end(&self, spool: &Takeover) {
-        let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&spool.keeper));
-        let _ = spawn_blocking(move || keeper.close(&shared)).await;
-        self.shared.give_up();
+    /// Waits until there may be something to do.
+    async fn wait(&self) {
+        let now = Instant::now();
+        let after = self.keeper.settings.after;
+        let (is_idle, may_replay, until, is_pressed) = {
+            let outbox = self.shared.outbox();
+            let is_pressed = outbox.queued() >= self.enough;
+            (!outbox.has_waiting(), outbox.may_replay(), outbox.closing_until(), is_pressed)
+        };
+        let mut due = now + if is_idle { DISK_PAUSE } else { GRACE.min(after) };
+        if may_replay {
+            due = due.min(self.pace.due().max(self.read_due));
+        }
+        if let Some(until) = until {
+            due = due.min(until);
+        }
+        let samples = match (is_idle, is_pressed) {
+            (true, _) => 1,
+            (false, false) => self.enough,
+            (false, true) => usize::MAX,
+        };
+        let queued =
+            poll_fn(|cx| self.shared.outbox().poll_queued(samples, Instant::now(), cx.waker()));
+        let _ = time::timeout_at(due, queued).await;
+    }
+}
+
+/// Keeps the sender waiting while it lasts.
+struct Relief<'a>(&'a Shared);
+
+impl<'a> Relief<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.outbox().begin_relief();
+        Self(shared)
+    }
+}
+
+impl Drop for Relief<'_> {
+    fn drop(&mut self) {
+        let sender = self.0.outbox().end_relief();
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+    }
+}
+
+/// Waits until nothing that was taken from the queue is on its way to the server.
+async fn landed(shared: &Shared) {
+    loop {
+        let settled = shared.next_settled();
+        if !shared.outbox().is_sending() {
+            return;
+        }
+        settled.await;
     }
 }
 
 /// What the disk has given; if it has refused, it is left alone for a while.
-fn disk_answered<T>(due: &mut Instant, result: Result<T, SpoolError>) -> Option<T> {
-    result
-        .inspect_err(|error| {
+fn disk_answered<T>(
+    due: &mut Instant,
+    failing: &LogState,
+    result: Result<T, SpoolError>,
+) -> Option<T> {
+    match result {
+        Ok(given) => {
+            if let Some(Lasting { since, times }) = failing.is_over() {
+                tracing::info!(lasted = ?since, times, "the spool works again");
+            }
+            Some(given)
+        }
+        Err(error) => {
             *due = Instant::now() + DISK_PAUSE;
-            let error = error as &dyn std::error::Error;
-            tracing::warn!(error, "the spool failed and is tried again after a pause");
-        })
-        .ok()
+            // One that is not ours any more has said so, and is not tried again.
+            if !matches!(error, SpoolError::NotOwned { .. })
+                && let Some(Lasting { since, times }) = failing.holds()
+            {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    ?since,
+                    times,
+                    "the spool failed and is tried again after a pause"
+                );
+            }
+            None
+        }
+    }
 }
 
-/// What the first comes to, if it does before the other.
-async fn before<T>(mut first: Pin<&mut impl Future<Output = T>>, other: impl Future) -> Option<T> {
-    let mut other = pin!(other);
-    poll_fn(|cx| match first.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
-        Poll::Pending => other.as_mut().poll(cx).map(|_| None),
+/// What the one or the other comes to, whichever is ready first.
+async fn either<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|cx| match one.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => other.as_mut().poll(cx),
     })
     .await
 }
@@ -323,7 +477,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_appended_is_synced_at_the_next_turn_however_new_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        let client = MetricsClient::builder("peer").connector(Nowhere).connect_lazy();
+        let client = MetricsClient::builder("peer").connector(Nowhere).connect_lazy().unwrap();
         let spool = Spool::folder(folder.path()).sync_every(3600 * SECOND);
         let reporter = Reporter::builder(client).spool(spool).unwrap().start();
         let keeper = Arc::clone(reporter.shared().spool.as_ref().unwrap());

@@ -1,13 +1,15 @@
 //! What a put allocates once everything is warm, and what a stream holds at once.
 
 use std::{
+    cell::Cell,
     io::{Read, Write},
     net::TcpListener,
     thread,
+    time::Duration,
 };
 
-use metrics_client::{MetricsClient, Pipelining};
-use tokio::{join, runtime};
+use metrics_client::{Error, MetricsClient, Pipelining};
+use tokio::{join, runtime, task::JoinSet};
 
 use crate::peer::Network;
 
@@ -60,7 +62,7 @@ fn allocated_by(connections: usize, put: impl AsyncFn(&MetricsClient)) -> u64 {
     let client =
         MetricsClient::builder(address).pipelining(Pipelining::On).connections(connections);
     // The one key that there is has the client make one connection.
-    let client = runtime.block_on(async { client.connect_lazy() });
+    let client = runtime.block_on(async { client.connect_lazy().unwrap() });
     let puts = |number: usize| {
         runtime.block_on(async {
             for _ in 0..number {
@@ -107,4 +109,104 @@ fn a_stream_of_a_million_records_holds_few_of_them_at_once() {
     });
     // The answer has 19 MB. What the stream says that it holds, and the pipes, are half of this.
     assert!(counted.bytes_max < 2 * 1024 * 1024, "{counted:?}");
+}
+
+// FAULTS C18
+#[test]
+fn a_quiet_client_gives_back_what_a_burst_took() {
+    const CALLS: usize = 30_000;
+    let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime = runtime.unwrap();
+    let (client, connected) = runtime.block_on(async {
+        let (mut network, builder) = Network::with_buffer(64 * 1024);
+        let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+        (client, Cell::new(Some(network.accept().await)))
+    });
+    let burst = || {
+        runtime.block_on(async {
+            let mut peer = connected.take().unwrap();
+            let mut puts = JoinSet::new();
+            for _ in 0..CALLS {
+                let client = client.clone();
+                puts.spawn(async move { client.put("palm.cpu", 23.7).await.unwrap() });
+            }
+            let server = async {
+                let mut answered = 0;
+                while answered < CALLS {
+                    let requests = peer.read_some().await.matches('\n').count();
+                    peer.send(&"ok\n\n".repeat(requests)).await;
+                    answered += requests;
+                }
+            };
+            join!(server, puts.join_all());
+            // And one large answer.
+            let records: String = (0..2000).map(|at| format!("rack{at:03}.cpu 23.7 1\n")).collect();
+            let server = async {
+                peer.answer("get *\n", "ok\n").await;
+                for _ in 0..100 {
+                    peer.send(&records).await;
+                }
+                peer.send("\n").await;
+            };
+            let (_, metrics) = join!(server, client.get_all());
+            assert_eq!(metrics.unwrap().len(), 2000);
+            connected.set(Some(peer));
+        });
+    };
+    let counted = allocation_counter::measure(burst);
+    assert!(counted.bytes_current > 4 * 1024 * 1024, "this was no burst: {counted:?}");
+    let quiet = allocation_counter::measure(|| {
+        runtime.block_on(async { tokio::time::sleep(Duration::from_secs(30)).await });
+    });
+    let kept = counted.bytes_current + quiet.bytes_current;
+    // Pipes and buffers of usual size among them.
+    assert!(kept < 1024 * 1024, "{kept} bytes are kept");
+}
+
+// FAULTS C15
+#[test]
+fn answer_takes_no_more_memory_than_is_said() {
+    const LIMIT: usize = 1024 * 1024;
+    let keys = |text: fn(usize) -> String| {
+        let mut records = String::new();
+        for number in 0.. {
+            let record = text(number);
+            if records.len() + record.len() + 16 > LIMIT {
+                return records;
+            }
+            records += &record;
+        }
+        records
+    };
+    for (name, records, fits) in [
+        ("short keys", keys(|number| format!("{number:x} 1 1\n")), false),
+        ("usual keys", keys(|number| format!("rack{number:05}.cpu 23.7 1150864247\n")), true),
+        ("one key", keys(|number| format!("a 1 {number}\n")), true),
+        ("one second", keys(|number| format!("a 1 {}\n", number % 2)), true),
+        ("by time", keys(|number| format!("rack{:03}.cpu 23.7 {number}\n", number % 500)), true),
+    ] {
+        let mut taken = None;
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let counted = allocation_counter::measure(|| {
+            runtime.block_on(async {
+                let (mut network, builder) = Network::with_buffer(64 * 1024);
+                let client = builder.max_response_bytes(LIMIT).connect().await.unwrap();
+                let mut peer = network.accept().await;
+                let server = async {
+                    peer.answer("get *\n", "ok\n").await;
+                    peer.send(&records).await;
+                    peer.send("\n").await;
+                };
+                taken = Some(join!(client.get_all(), server).0);
+            });
+        });
+        match taken.unwrap() {
+            Ok(_) => assert!(fits, "{name}: {counted:?}"),
+            Err(Error::ResponseTooLarge { limit: LIMIT }) => assert!(!fits, "{name}: {counted:?}"),
+            Err(error) => panic!("{name}: {error:?}"),
+        }
+        // The pipes and what was read of them take the rest.
+        assert!(counted.bytes_max < 12 * LIMIT as u64 + 512 * 1024, "{name}: {counted:?}");
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionFault, Delivery, Error, Overflow, Pipelining, Sample};
-use tokio::join;
+use metrics_client::{Delivery, Error, Overflow, Pipelining, Sample};
+use tokio::{join, time::Instant};
 
 use crate::peer::Network;
 
@@ -88,18 +88,65 @@ async fn no_more_requests_are_in_flight_than_may_be() {
     all.unwrap();
 }
 
+// FAULTS C7
 #[tokio::test(start_paused = true)]
-async fn an_answer_past_its_limit_ends_the_connection() {
+async fn answer_past_its_limit_fails_its_call_alone() {
     let (mut network, builder) = Network::new();
+    let builder = builder.pipelining(Pipelining::On).retry(false);
     let client = builder.max_response_bytes(16).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
-        peer.answer("get a\n", "ok\na 1.0 1\na 1.0 2\n\n").await;
-        peer.expect_end().await;
+        peer.expect("get a\nput b 1.0 1\nput c 1.0 1\n").await;
+        peer.send("ok\na 1.0 1\na 1.0 2\n").await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        peer.send("a 1.0 3\n\nok\n\nerror\nthis is a long story\nof which little is told\n\n")
+            .await;
+        peer.answer("put d 1.0 1\n", "ok\n\n").await;
     };
-    let (get, ()) = join!(client.get("a"), server);
-    let Err(Error::Connection { fault, .. }) = get else { panic!("{get:?}") };
-    assert!(matches!(&*fault, ConnectionFault::Codec(_)), "{fault:?}");
+    let calls = async {
+        let (get, b, c) =
+            join!(client.get("a"), client.put_at("b", 1.0, 1), client.put_at("c", 1.0, 1));
+        let error = get.unwrap_err();
+        assert!(matches!(error, Error::ResponseTooLarge { limit: 16 }), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            "the response is larger than max_response_bytes (16) allows; read it with `stream`"
+        );
+        assert!(!error.is_retryable());
+        b.unwrap();
+        let Err(Error::Rejected { message }) = c else { panic!("{c:?}") };
+        assert_eq!(&*message, "this is a");
+        client.put_at("d", 1.0, 1).await.unwrap();
+    };
+    join!(calls, server);
+    network.expect_no_dial(Duration::from_secs(60)).await;
+}
+
+// FAULTS C7
+#[tokio::test(start_paused = true)]
+async fn answer_past_its_limit_holds_others_up_for_a_second() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).max_response_bytes(16).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let start = Instant::now();
+    let server = async {
+        peer.expect("get a\nput b 1.0 1\n").await;
+        peer.send("ok\n").await;
+        let endless = async {
+            loop {
+                peer.send("a 1.0 1\n").await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = endless => unreachable!("it sends for ever"),
+            mut peer = network.accept() => peer.answer("put b 1.0 1\n", "ok\n\n").await,
+        }
+    };
+    let (get, b, ()) = join!(client.get("a"), client.put_at("b", 1.0, 1), server);
+    assert!(matches!(get, Err(Error::ResponseTooLarge { limit: 16 })), "{get:?}");
+    b.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(1100), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,7 +48,7 @@ async fn no_turn() {
 async fn a_dial_that_never_ends() {
     let (network, builder) = Network::new();
     network.black_hole();
-    let client = builder.connect_lazy();
+    let client = builder.connect_lazy().unwrap();
     let start = Instant::now();
     assert_timeout(soon(client.put("a", 1.0)).await, start, Delivery::NotSent);
 }
@@ -57,7 +57,7 @@ async fn a_dial_that_never_ends() {
 async fn nobody_listens_and_the_error_says_so() {
     let (network, builder) = Network::new();
     network.refuse(1_000_000);
-    let client = builder.connect_lazy();
+    let client = builder.connect_lazy().unwrap();
     let start = Instant::now();
     let error = assert_timeout(soon(client.put("a", 1.0)).await, start, Delivery::NotSent);
     let cause = error.source().unwrap();
@@ -126,7 +126,7 @@ async fn a_connection_whose_oldest_answer_is_late_is_replaced() {
     };
     let (put, _peer) = join!(client.put_at("b", 1.0, 1), server);
     put.unwrap();
-    assert_eq!(*client.state().borrow(), ConnectionState::Connected);
+    assert_eq!(client.state(), ConnectionState::Connected);
 }
 
 #[tokio::test(start_paused = true)]

@@ -149,3 +149,48 @@ async fn what_the_probe_has_found_is_told() {
         "{lines:#?}"
     );
 }
+
+// FAULTS A25
+#[tokio::test(start_paused = true)]
+async fn server_that_is_away_is_said_reminded_of_and_over() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).finish();
+    let _guard = told(subscriber);
+
+    let (mut network, builder) = Network::new();
+    network.refuse(1_000_000);
+    let client = builder.pipelining(Pipelining::Off).connect_lazy().unwrap();
+    // The deadline of a put is 5 seconds.
+    for second in 0..30 {
+        client.put_at("a", 1.0, second).await.unwrap_err();
+    }
+    let attempts = 1_000_000 - network.refusals_left();
+    assert!(attempts > 30, "{attempts}");
+    let away = "WARN metrics_client::client::driver: no connection error=";
+    assert_told(&log.take(), &[away; 3]);
+
+    network.refuse(0);
+    let server = async {
+        let mut peer = network.accept().await;
+        peer.answer("put a 1.0 99\n", "ok\n\n").await;
+        peer
+    };
+    let (put, peer) = join!(client.put_at("a", 1.0, 99), server);
+    put.unwrap();
+    let lines = log.take();
+    assert_told(&lines, &["INFO metrics_client::client::driver: connected address=\"peer\""]);
+    assert!(lines[0].contains("unreachable=15"), "{lines:?}");
+
+    // One that closes each connection at once does not fill the log either.
+    drop(peer);
+    for second in 100..200 {
+        let server = async {
+            let mut peer = network.accept().await;
+            peer.answer(&format!("put a 1.0 {second}\n"), "ok\n\n").await;
+        };
+        let (put, ()) = join!(client.put_at("a", 1.0, second), server);
+        put.unwrap();
+    }
+    let lines = log.take();
+    assert!((5..=30).contains(&lines.len()), "{lines:#?}");
+}

@@ -1,6 +1,12 @@
 //! Every request has one outcome.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
 
 use metrics_client::{
     ConnectionFault, ConnectionState, Connector, Delivery, Error, MetricsClient, Pipelining,
@@ -100,7 +106,7 @@ async fn put_all_speaks_for_all_samples_and_not_for_the_first_that_failed() {
 async fn put_all_that_could_not_send_says_so() {
     let (network, builder) = Network::new();
     network.black_hole();
-    let client = builder.connect_lazy();
+    let client = builder.connect_lazy().unwrap();
     let samples = (0..1000).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
     let error = client.put_all(&samples).await.unwrap_err();
     assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, true));
@@ -142,7 +148,7 @@ async fn without_another_connection_the_loss_of_the_one_closes_the_client() {
     let Err(Error::Connection { fault, delivery }) = put else { panic!("{put:?}") };
     assert!(matches!(*fault, ConnectionFault::ClosedByServer));
     assert_eq!(delivery, Delivery::Unknown);
-    assert_eq!(*client.state().borrow(), ConnectionState::Closed);
+    assert_eq!(client.state(), ConnectionState::Closed);
     assert!(matches!(client.put("a", 1.0).await, Err(Error::Closed { .. })));
 }
 
@@ -158,12 +164,45 @@ impl Connector for Panicking {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_the_driver_tells_everyone() {
-    let client = MetricsClient::builder("nowhere").connector(Panicking).connect_lazy();
+    let client = MetricsClient::builder("nowhere").connector(Panicking).connect_lazy().unwrap();
     let (a, b) = join!(soon(client.put("a", 1.0)), soon(client.get("b")));
     assert!(matches!(a, Err(Error::Closed { delivery: Delivery::NotSent, .. })), "{a:?}");
     assert!(matches!(b, Err(Error::Closed { .. })));
     assert!(matches!(client.put("c", 1.0).await, Err(Error::Closed { .. })));
     soon(client.close()).await.unwrap();
+}
+
+struct PanicsWhenWoken;
+
+impl Wake for PanicsWhenWoken {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker's bug; this message is part of the test")
+    }
+}
+
+// FAULTS C4
+#[tokio::test(start_paused = true)]
+async fn a_panicking_waker_keeps_no_other_caller_asleep() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let put = |key| client.put_at(key, 1.0, 1);
+    let mut bad = pin!(put("bad"));
+    let bad_waker = Waker::from(Arc::new(PanicsWhenWoken));
+    let mut on_bad_waker = Context::from_waker(&bad_waker);
+    assert!(bad.as_mut().poll(&mut on_bad_waker).is_pending());
+    let server = async {
+        peer.expect("put bad 1.0 1\nput last 1.0 1\n").await;
+        peer.send("ok\n\nok\n\n").await;
+        peer.answer("put next 1.0 1\n", "ok\n\n").await;
+    };
+    let others = async {
+        soon(put("last")).await.unwrap();
+        soon(put("next")).await.unwrap();
+    };
+    join!(others, server);
+    assert!(matches!(bad.poll(&mut on_bad_waker), Poll::Ready(Ok(()))));
+    network.expect_no_dial(Duration::from_secs(60)).await;
 }
 
 #[test]
@@ -180,9 +219,50 @@ fn the_end_of_its_runtime_tells_everyone() {
     away.block_on(async {
         let ending = async { home.shutdown_background() };
         let (put, ()) = join!(soon(client.put("a", 1.0)), ending);
-        assert!(matches!(put, Err(Error::Closed { .. })), "{put:?}");
+        assert!(matches!(put, Err(Error::RuntimeGone { .. })), "{put:?}");
     });
     drop(io);
+}
+
+// FAULTS C19
+#[test]
+fn a_client_whose_runtime_is_gone_says_so() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let second = runtime();
+    for (connections, panics) in [(1, false), (1, true), (4, false), (4, true)] {
+        let first = runtime();
+        let client = first.block_on(async {
+            MetricsClient::builder("127.0.0.1:1").connections(connections).connect_lazy().unwrap()
+        });
+        // As where a test fails and others have the client in a `static`.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _first = first;
+            assert!(!panics, "this message is part of the test");
+        }));
+        assert_eq!(ended.is_err(), panics);
+        second.block_on(async {
+            let samples = [Sample::new("a", 1.0, 1).unwrap()];
+            let batch = match client.put_all(&samples).await {
+                Err(Error::Batch(batch)) => Err(batch.error.clone()),
+                outcome => outcome,
+            };
+            let outcomes = [
+                client.put("a", 1.0).await,
+                client.get("a").await.map(drop),
+                client.get_all().await.map(drop),
+                client.stream("*").await.map(drop),
+                batch,
+            ];
+            for outcome in outcomes {
+                let error = outcome.unwrap_err();
+                assert!(matches!(error, Error::RuntimeGone { .. }), "{error:?}");
+                assert_eq!(error.to_string(), "the runtime on which the client was made is gone");
+                assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, false));
+            }
+            assert_eq!(client.state(), ConnectionState::Closed);
+            client.close().await.unwrap();
+        });
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,9 +294,9 @@ async fn closing_reports_what_found_no_answer() {
 async fn a_client_that_never_connected_can_be_closed() {
     let (network, builder) = Network::new();
     network.black_hole();
-    let idle = builder.clone().connect_lazy();
+    let idle = builder.clone().connect_lazy().unwrap();
     idle.close().await.unwrap();
-    let dialling = builder.connect_lazy();
+    let dialling = builder.connect_lazy().unwrap();
     let (put, closed) = join!(dialling.put("a", 1.0), dialling.close());
     put.unwrap_err();
     closed.unwrap_err();

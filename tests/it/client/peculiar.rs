@@ -147,3 +147,24 @@ async fn data_in_answer_to_a_put_ends_the_connection() {
         assert!(matches!(*fault, ConnectionFault::DataForPut));
     }
 }
+
+// FAULTS C1
+#[tokio::test(start_paused = true)]
+async fn a_record_of_another_key_ends_the_connection() {
+    for answer in ["ok\nb 2.0 2\n\n", "ok\na 2.0 2\nb 2.0 2\n\n"] {
+        let (mut network, builder) = Network::new();
+        let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+        let mut peer = network.accept().await;
+        let server = async {
+            peer.expect("get a\nget b\n").await;
+            peer.send(answer).await;
+            peer.expect_end().await;
+        };
+        let (a, b, ()) = join!(client.get("a"), client.get("b"), server);
+        for error in [a.unwrap_err(), b.unwrap_err()] {
+            let Error::Connection { fault, .. } = error else { panic!("{error:?}") };
+            assert!(matches!(*fault, ConnectionFault::DataForAnotherKey), "{fault:?}");
+            assert!(fault.is_protocol_violation());
+        }
+    }
+}

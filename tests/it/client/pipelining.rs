@@ -161,6 +161,55 @@ async fn after_a_stall_with_several_in_flight_the_successors_stay_at_one() {
     join!(puts, server);
 }
 
+/// Two puts of which one has to wait for the other.
+async fn two_puts(client: &MetricsClient) {
+    let (a, b) = join!(client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1));
+    a.unwrap();
+    b.unwrap();
+}
+
+// FAULTS C3
+#[tokio::test(start_paused = true)]
+async fn distrust_after_a_stall_ends_later_and_later() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    for minutes in [0, 1, 2, 4] {
+        if minutes > 0 {
+            let server = async {
+                peer = network.accept().await;
+                peer.answer("put a 1.0 1\n", "ok\n\n").await;
+                peer.answer("put b 1.0 1\n", "ok\n\n").await;
+                // Most of the time, as the stall was some seconds ago.
+                network.expect_no_dial(Duration::from_secs(50 * minutes)).await;
+                peer.answer("put a 1.0 1\n", "ok\n\n").await;
+                peer.answer("put b 1.0 1\n", "ok\n\n").await;
+                network.expect_no_dial(Duration::from_secs(10 * minutes)).await;
+            };
+            let puts = async {
+                two_puts(&client).await;
+                tokio::time::sleep(Duration::from_secs(50 * minutes)).await;
+                two_puts(&client).await;
+            };
+            join!(puts, server);
+        }
+        let server = async {
+            peer.expect("put a 1.0 1\n").await;
+            let mut beside = network.accept().await;
+            expect_probe(&mut beside).await;
+            beside.send("ok\n\nok\n\nok\n\n").await;
+            peer.expect("put b 1.0 1\n").await;
+            peer.send("ok\n\nok\n\n").await;
+        };
+        join!(two_puts(&client), server);
+        let (a, b) = join!(client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1));
+        a.unwrap_err();
+        b.unwrap_err();
+        peer.expect("put a 1.0 1\nput b 1.0 1\n").await;
+        peer.expect_end().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn on_a_given_stream_requests_go_one_at_a_time() {
     let (ours, theirs) = tokio::io::duplex(1024);

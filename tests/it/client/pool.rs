@@ -263,7 +263,7 @@ async fn a_connection_that_is_down_keeps_its_keys_and_disturbs_no_others() {
         put.unwrap();
     }
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    assert_eq!(*client.state().borrow(), ConnectionState::Connected);
+    assert_eq!(client.state(), ConnectionState::Connected);
     let error = waiting.await.unwrap().unwrap_err();
     assert_eq!(error.delivery(), Delivery::NotSent);
     other.expect_silence(Duration::from_secs(1)).await;
@@ -448,16 +448,16 @@ async fn closing_serves_what_each_connection_has_accepted() {
     for (key, _) in &peers {
         assert!(matches!(client.put(key, 1.0).await, Err(Error::Closed { .. })));
     }
-    let mut state = client.state();
+    let state = client.watch_state();
     for (_, mut peer) in peers {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(*state.borrow_and_update(), ConnectionState::Connected);
+        assert_eq!(state.get(), ConnectionState::Connected);
         assert!(!closing.is_finished());
         peer.send("ok\n\n").await;
         peer.expect_end().await;
     }
     closing.await.unwrap().unwrap();
-    assert_eq!(*state.borrow(), ConnectionState::Closed);
+    assert_eq!(state.get(), ConnectionState::Closed);
     while let Some(put) = puts.join_next().await {
         put.unwrap();
     }
@@ -485,15 +485,15 @@ async fn the_counters_are_those_of_all_connections() {
 #[tokio::test(start_paused = true)]
 async fn the_client_is_connected_as_long_as_one_connection_is() {
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(2).connect_lazy();
-    let mut state = client.state();
-    assert_eq!(*state.borrow_and_update(), ConnectionState::Disconnected);
+    let client = builder.pipelining(Pipelining::Off).connections(2).connect_lazy().unwrap();
+    let mut state = client.watch_state();
+    assert_eq!(state.get(), ConnectionState::Disconnected);
     network.black_hole();
     let get = tokio::spawn({
         let client = client.clone();
         async move { client.get_all().await }
     });
-    state.wait_for(|&state| state == ConnectionState::Connecting).await.unwrap();
+    state.wait_for(|state| state == ConnectionState::Connecting).await.unwrap();
     network.refuse(0);
     get.await.unwrap().unwrap_err();
 
@@ -512,12 +512,12 @@ async fn the_client_is_connected_as_long_as_one_connection_is() {
     }
     let mut peers = peers.await;
     calls.shutdown().await;
-    assert_eq!(*state.borrow_and_update(), ConnectionState::Connected);
+    assert_eq!(state.get(), ConnectionState::Connected);
     drop(peers.pop());
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(*state.borrow_and_update(), ConnectionState::Connected);
+    assert_eq!(state.get(), ConnectionState::Connected);
     drop(peers.pop());
-    soon(state.wait_for(|&state| state == ConnectionState::Disconnected)).await.unwrap();
+    soon(state.wait_for(|state| state == ConnectionState::Disconnected)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -541,7 +541,7 @@ async fn without_another_connection_the_loss_of_one_closes_the_client() {
     other.answer(&format!("put {key} 1.0 1\n"), "ok\n\n").await;
     put.await.unwrap().unwrap();
     other.expect_end().await;
-    soon(client.state().wait_for(|&state| state == ConnectionState::Closed)).await.unwrap();
+    soon(client.watch_state().wait_for(|state| state == ConnectionState::Closed)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

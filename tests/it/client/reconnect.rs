@@ -120,7 +120,7 @@ async fn connect_fails_at_once_with_the_reason() {
 async fn a_lazy_client_dials_when_it_is_asked_for_something() {
     let (mut network, builder) = Network::new();
     network.refuse(3);
-    let client = builder.connect_lazy();
+    let client = builder.connect_lazy().unwrap();
     network.expect_no_dial(Duration::from_secs(60)).await;
     assert_eq!(network.refusals_left(), 3);
     let server = async { network.accept().await.answer("put a 1.0 1\n", "ok\n\n").await };
@@ -133,7 +133,7 @@ async fn a_lazy_client_dials_when_it_is_asked_for_something() {
 async fn a_client_that_has_failed_to_connect_dials_on_though_nobody_waits() {
     let (mut network, builder) = Network::new();
     network.refuse(1000);
-    let client = builder.connect_lazy();
+    let client = builder.connect_lazy().unwrap();
     client.put_at("a", 1.0, 1).await.unwrap_err();
     let refused = network.refusals_left();
     tokio::time::sleep(Duration::from_secs(300)).await;
@@ -189,9 +189,9 @@ async fn a_server_that_accepts_and_hangs_up_is_dialled_ever_less_often() {
 #[tokio::test(start_paused = true)]
 async fn the_state_tells_of_every_change() {
     let (mut network, builder) = Network::new();
-    let client = builder.request_timeout(Duration::from_secs(60)).connect_lazy();
-    let mut state = client.state();
-    assert_eq!(*state.borrow_and_update(), ConnectionState::Disconnected);
+    let client = builder.request_timeout(Duration::from_secs(60)).connect_lazy().unwrap();
+    let mut state = client.watch_state();
+    assert_eq!(state.get(), ConnectionState::Disconnected);
     let server = async {
         let mut peer = network.accept().await;
         peer.answer("put a 1.0 1\n", "ok\n\n").await;
@@ -199,11 +199,11 @@ async fn the_state_tells_of_every_change() {
     };
     let (put, peer) = join!(client.put_at("a", 1.0, 1), server);
     put.unwrap();
-    assert_eq!(*state.borrow_and_update(), ConnectionState::Connected);
+    assert_eq!(state.get(), ConnectionState::Connected);
     drop(peer);
     // Nobody wants a connection, until somebody does; and then nobody answers the dial until its
     // time is over.
-    state.wait_for(|&state| state == ConnectionState::Disconnected).await.unwrap();
+    state.wait_for(|state| state == ConnectionState::Disconnected).await.unwrap();
     network.black_hole();
     let put = tokio::spawn({
         let client = client.clone();
@@ -212,15 +212,15 @@ async fn the_state_tells_of_every_change() {
     for expected in
         [ConnectionState::Connecting, ConnectionState::Disconnected, ConnectionState::Connecting]
     {
-        state.wait_for(|&state| state == expected).await.unwrap();
+        state.wait_for(|state| state == expected).await.unwrap();
     }
     network.refuse(0);
     let mut peer = network.accept().await;
     peer.answer("put b 1.0 1\n", "ok\n\n").await;
     put.await.unwrap().unwrap();
-    assert_eq!(*state.borrow_and_update(), ConnectionState::Connected);
+    assert_eq!(state.get(), ConnectionState::Connected);
     client.close().await.unwrap();
-    assert_eq!(*state.borrow(), ConnectionState::Closed);
+    assert_eq!(state.get(), ConnectionState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,7 +231,7 @@ async fn an_idle_connection_that_the_server_closes_is_made_anew_by_the_next_requ
     for second in 0..100 {
         drop(peer);
         network.expect_no_dial(Duration::from_secs(300)).await;
-        assert_eq!(*client.state().borrow(), ConnectionState::Disconnected);
+        assert_eq!(client.state(), ConnectionState::Disconnected);
         let asked = Instant::now();
         let server = async {
             let mut peer = network.accept().await;

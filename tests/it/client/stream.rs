@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{Error, MetricsClient};
+use metrics_client::{ConnectionFault, Error, MetricsClient, Point};
 use tokio::join;
 
 use crate::peer::{Network, soon};
@@ -47,7 +47,8 @@ async fn a_stream_that_breaks_off_is_an_error_and_then_over() {
         assert!(samples.next().await.is_none());
     }
     let mut samples = client.stream("*").await.unwrap();
-    network.accept().await.answer("get *\n", "error\nno\n\n").await;
+    let mut beside = network.accept().await;
+    beside.answer("get *\n", "error\nno\n\n").await;
     assert!(matches!(samples.next().await, Some(Err(Error::Rejected { .. }))));
     assert!(samples.next().await.is_none());
 }
@@ -80,4 +81,114 @@ async fn a_client_on_a_given_stream_cannot_make_another() {
     let (ours, _theirs) = tokio::io::duplex(64);
     let client = MetricsClient::from_io(ours);
     assert!(matches!(client.stream("*").await, Err(Error::CannotDial)));
+}
+
+/// How often the other tasks of the runtime have their turn until this is over.
+async fn turns_of_others(during: impl Future<Output = ()>) -> usize {
+    let mut turns = 0;
+    let others = async {
+        loop {
+            tokio::task::yield_now().await;
+            turns += 1;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = others => {}
+        () = during => {}
+    }
+    turns
+}
+
+// FAULTS C14
+#[tokio::test(start_paused = true)]
+async fn a_stream_gives_way_to_other_tasks() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let _main = network.accept().await;
+    let mut samples = client.stream("*").await.unwrap();
+    let answer = format!("ok\n{}\n", "a 1.0 1\n".repeat(10_000));
+    network.accept().await.answer("get *\n", &answer).await;
+    let reader = tokio::spawn(async move {
+        let mut count = 0;
+        while let Some(sample) = samples.next().await {
+            sample.unwrap();
+            count += 1;
+        }
+        count
+    });
+    let turns = turns_of_others(async { assert_eq!(reader.await.unwrap(), 10_000) }).await;
+    // Tokio lets a task do 128 things before others have their turn.
+    assert!(turns >= 10_000 / 128, "{turns}");
+}
+
+// FAULTS C14
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_is_read_in_many_turns() {
+    let (mut network, builder) = Network::with_buffer(16 * 1024 * 1024);
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let answer = format!("ok\n{}\n", "a 1.0 1\n".repeat(1024 * 1024));
+    let get = tokio::spawn(async move { client.get("a").await.map(drop) });
+    peer.answer("get a\n", &answer).await;
+    let turns = turns_of_others(async { get.await.unwrap().unwrap() }).await;
+    // 8 MiB, of which 256 KiB are read in one.
+    assert!(turns >= 32, "{turns}");
+}
+
+// FAULTS C3
+#[tokio::test(start_paused = true)]
+async fn a_late_timer_is_no_silence_of_a_stream() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let _main = network.accept().await;
+    let mut samples = client.stream("a").await.unwrap();
+    let mut peer = network.accept().await;
+    peer.expect("get a\n").await;
+    let mut next = Box::pin(samples.next());
+    assert!(futures_util::poll!(&mut next).is_pending());
+    tokio::time::advance(Duration::from_secs(60)).await;
+    // The timer has run out, and is asked before the IO driver tells of what has come.
+    assert!(futures_util::poll!(&mut next).is_pending());
+    peer.send("ok\na 1.0 1\n").await;
+    assert_eq!(soon(next).await.unwrap().unwrap().to_string(), "a 1.0 1");
+}
+
+// FAULTS C14
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_in_any_order_is_sorted_in_many_turns() {
+    let (mut network, builder) = Network::with_buffer(16 * 1024 * 1024);
+    let client = builder.connect().await.unwrap();
+    let mut peer = network.accept().await;
+    // Each second twice, in an order without runs.
+    let second = |place: usize| place * 7919 % 250_000;
+    let rows = (0..500_000).map(|place| format!("a {place} {}\n", second(place)));
+    let answer = format!("ok\n{}\n", rows.collect::<String>());
+    let get = tokio::spawn(async move { client.get("a").await.unwrap() });
+    peer.answer("get a\n", &answer).await;
+    let mut metrics = None;
+    let turns = turns_of_others(async { metrics = Some(get.await.unwrap()) }).await;
+    let metrics = metrics.unwrap();
+    let points = metrics.points("a");
+    assert!(points.iter().map(|point| point.timestamp).eq(0..250_000));
+    let is_last = |point: &Point| point.value >= 250_000.0;
+    assert!(points.iter().all(is_last));
+    // Of these some 30 are for reading, and the rest for 500,000 points in seven rounds.
+    assert!(turns >= 60, "{turns}");
+}
+
+// FAULTS C1
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_one_key_ends_at_a_record_of_another() {
+    let (mut network, builder) = Network::new();
+    let client = builder.connect().await.unwrap();
+    let _main = network.accept().await;
+    let mut samples = client.stream("a").await.unwrap();
+    network.accept().await.answer("get a\n", "ok\na 1.0 1\nb 1.0 1\na 2.0 2\n\n").await;
+    assert_eq!(samples.next().await.unwrap().unwrap().to_string(), "a 1.0 1");
+    let Some(Err(Error::Connection { fault, .. })) = samples.next().await else {
+        panic!("a record of another key is no record of this one")
+    };
+    assert!(matches!(*fault, ConnectionFault::DataForAnotherKey));
+    assert!(samples.next().await.is_none());
 }

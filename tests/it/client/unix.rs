@@ -88,8 +88,19 @@ async fn a_socket_that_is_not_there_or_not_served_is_told_apart() {
     assert!(cause(path).await.contains("there is no socket at this path"));
     drop(UnixListener::bind(&socket.0).unwrap());
     assert!(cause(path).await.contains("left the file behind"));
+}
+
+// FAULTS C9
+#[tokio::test]
+async fn a_path_that_is_too_long_is_refused_at_once() {
     let long = format!("/{}", "x".repeat(200));
-    assert!(cause(&long).await.contains("at most 107 bytes"));
+    let builder = MetricsClient::builder(long).connector(UnixConnector::default());
+    for refused in [builder.clone().connect_lazy(), soon(builder.connect()).await] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
+        assert!(!error.is_retryable());
+        assert!(error.to_string().contains("at most 10"), "{error}");
+    }
 }
 
 #[tokio::test]

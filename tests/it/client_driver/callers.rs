@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionState, Error, MetricsClient, Sample, SampleStream};
+use metrics_client::{ConnectionState, Error, MetricsClient, Sample, SampleStream, StateWatcher};
 use tokio::{
-    sync::watch,
     task::{self, JoinHandle},
     time::{self, Instant},
 };
@@ -18,7 +17,7 @@ use super::{
 pub(super) struct Callers {
     world: Shared,
     handles: Vec<MetricsClient>,
-    state: watch::Receiver<ConnectionState>,
+    state: StateWatcher,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -27,7 +26,7 @@ const MOST_ACTS: usize = 64;
 
 impl Callers {
     pub(super) fn new(world: Shared, client: MetricsClient) -> Self {
-        Self { world, state: client.state(), handles: vec![client], tasks: Vec::new() }
+        Self { world, state: client.watch_state(), handles: vec![client], tasks: Vec::new() }
     }
 
     /// Plays to the end, or to where the script ends the runtime: returns calls that are then to be
@@ -76,8 +75,8 @@ impl Callers {
         self.handles.clear();
         let rest = CLOSE_TIMEOUT + SLACK;
         let ended = time::timeout(rest, self.state.wait_for(|_| false)).await;
-        assert!(ended.expect("the client's task must end").is_err(), "nobody holds the state");
-        assert_eq!(*self.state.borrow(), ConnectionState::Closed);
+        assert_eq!(ended.expect("the client's task must end"), None);
+        assert_eq!(self.state.get(), ConnectionState::Closed);
         let world = self.world.lock();
         world.is_content();
         assert!(world.is_quiet(), "a connection is left");
@@ -151,7 +150,7 @@ impl Callers {
             let stats = client.stats();
             world.lock().judge_close(since, &stats);
             assert!(closed.is_ok() || stats.failed > 0, "{closed:?}");
-            assert_eq!(*client.state().borrow(), ConnectionState::Closed);
+            assert_eq!(client.state(), ConnectionState::Closed);
         }));
     }
 }

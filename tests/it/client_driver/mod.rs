@@ -94,6 +94,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the shutdown of a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The shortest request timeout that a client takes.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// How far the runtime's timers are from exact, and several of them together.
 const SLACK: Duration = Duration::from_millis(10);
 
@@ -121,8 +124,8 @@ impl Rules {
                 b'r' => rules.retry = false,
                 b'n' => rules.reconnect = false,
                 b't' => rules.request_timeout = Duration::from_millis(100),
-                b'T' => rules.request_timeout = Duration::ZERO,
-                b's' => rules.stall_timeout = Duration::from_millis(50),
+                b'T' => rules.request_timeout = SHORTEST,
+                b's' => rules.stall_timeout = Duration::from_millis(200),
                 b'm' => rules.max_response_bytes = 24,
                 b'c' => rules.start = Start::Connect,
                 b'g' => rules.start = Start::Given,
@@ -155,7 +158,7 @@ async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
         .retry(rules.retry)
         .reconnect(if rules.reconnect { Reconnect::backoff(min, max) } else { Reconnect::never() });
     match rules.start {
-        Start::Lazy => Some(builder.connect_lazy()),
+        Start::Lazy => Some(builder.connect_lazy().unwrap()),
         Start::Given => Some(builder.with_io(Line::accepted(world.clone()))),
         Start::Connect => {
             let connecting = time::timeout(CONNECT_TIMEOUT + SLACK, builder.connect()).await;

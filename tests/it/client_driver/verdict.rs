@@ -6,7 +6,7 @@ use metrics_client::{BatchError, Delivery, Error, Response, Sample};
 use tokio::time::Instant;
 
 use super::{
-    CLOSE_TIMEOUT, CONNECT_TIMEOUT, SLACK,
+    CLOSE_TIMEOUT, CONNECT_TIMEOUT, SHORTEST, SLACK,
     wire::Asked,
     world::{Ask, Outcome, World},
 };
@@ -27,7 +27,10 @@ impl World {
         let limit = self.limit(ask);
         assert!(taken <= limit + SLACK, "{ask:?} took {taken:?}: {outcome:?}");
         if call.was_late && ask != Ask::Nonsense {
-            let closed = matches!(outcome, Err(Error::Closed { .. } | Error::CannotDial));
+            let closed = matches!(
+                outcome,
+                Err(Error::Closed { .. } | Error::RuntimeGone { .. } | Error::CannotDial)
+            );
             assert!(closed, "{ask:?} after the close: {outcome:?}");
         }
         match outcome {
@@ -35,7 +38,7 @@ impl World {
             Err(Error::QueueFull { .. }) => {
                 assert_eq!(self.rules.overflow, metrics_client::Overflow::Fail);
             }
-            Err(Error::Closed { .. }) => {
+            Err(Error::Closed { .. } | Error::RuntimeGone { .. }) => {
                 assert!(self.closing || self.rules.may_give_up(), "{ask:?}: nobody has closed");
             }
             _ => {}
@@ -68,6 +71,10 @@ impl World {
 
     /// The outcome is what the server has answered to this request, and if it has, that is the outcome.
     fn judge_one(&self, tag: usize, ask: Ask, outcome: &Outcome) {
+        if let Err(Error::ResponseTooLarge { .. }) = outcome {
+            // As soon as it is, and as late as it ends.
+            return self.is_excused(ask, outcome);
+        }
         let said = || self.answers(Asked::One(tag));
         if is_final(outcome) {
             let all = said().map(|(_, response)| response).collect::<Vec<_>>();
@@ -101,12 +108,15 @@ impl World {
             error => error,
         };
         let expected = !self.all_are_prompt
-            || self.rules.request_timeout.is_zero()
-            || matches!(cause, Error::QueueFull { .. } | Error::Closed { .. })
+            || self.rules.request_timeout == SHORTEST
+            || matches!(
+                cause,
+                Error::QueueFull { .. } | Error::Closed { .. } | Error::RuntimeGone { .. }
+            )
             || matches!(cause, Error::CannotDial if ask == Ask::Stream)
-            // Only what is longer than allowed brings a prompt server's connection to its end.
+            // Only what is longer than allowed goes wrong with a prompt server.
             || (self.rules.max_response_bytes < 100
-                && matches!(cause, Error::Connection { fault, .. } if fault.is_protocol_violation()));
+                && matches!(cause, Error::ResponseTooLarge { .. }));
         assert!(expected, "{ask:?} failed, and every server is prompt: {error:?}");
     }
 

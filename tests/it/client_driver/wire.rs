@@ -18,8 +18,9 @@ pub(super) struct Wire {
     pub(super) is_sound: bool,
     /// Whether the client ever had to keep back what it wanted to write.
     pub(super) was_blocked: bool,
-    /// Whether the client has let go of it.
+    /// Whether the client has let go of it, and when.
     pub(super) over: bool,
+    pub(super) over_at: Option<Instant>,
     max_response_bytes: usize,
     /// The decoder, once something has been read.
     codec: Option<ClientCodec>,
@@ -41,6 +42,8 @@ pub(super) enum Asked {
     Sample(usize, usize),
     All,
     Stream(usize),
+    /// Of none: the client asks whether the server answers at all.
+    Question,
     /// Of none.
     Nothing,
 }
@@ -70,6 +73,7 @@ impl Wire {
             is_sound: true,
             was_blocked: false,
             over: false,
+            over_at: None,
             max_response_bytes,
             codec: None,
             unread: BytesMut::new(),
@@ -176,6 +180,7 @@ fn asked(text: &str) -> Asked {
     match letter {
         Some('*') => Some(Asked::All),
         Some('p' | 'g') => number(rest).map(Asked::One),
+        Some('h') if rest.starts_with("angup-probe.") => Some(Asked::Question),
         Some('s') => number(rest).map(Asked::Stream),
         Some('b') => rest
             .split_once('.')

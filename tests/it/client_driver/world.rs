@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use metrics_client::{Error, Metrics, Pipelining, Response, Stats};
@@ -10,8 +11,11 @@ use tokio::time::Instant;
 
 use super::{
     Rules, Start,
-    wire::{Asked, Nature, Wire},
+    wire::{Answer, Asked, Nature, Request, Wire},
 };
+
+/// How long the end of a connection may come behind an error that comes before anything else.
+const GREETING: Duration = Duration::from_millis(50);
 
 /// The world, which the callers and the servers of a play share.
 #[derive(Clone)]
@@ -85,6 +89,7 @@ impl World {
 
     pub(super) fn disconnect(&mut self, id: usize) {
         self.wires[id].over = true;
+        self.wires[id].over_at = Some(Instant::now());
     }
 
     /// The client has written; it might have written more.
@@ -132,7 +137,9 @@ impl World {
             }
             (_, Asked::All) => format!("ok\na {id}.5 {place}\nb {id}.5 {place}\n\n"),
             (_, Asked::Stream(tag)) => format!("ok\ns{tag} 0.5 1\ns{tag} 0.5 2\n\n"),
-            (_, Asked::One(_) | Asked::Sample(..) | Asked::Nothing) => "ok\n\n".into(),
+            (_, Asked::One(_) | Asked::Sample(..) | Asked::Question | Asked::Nothing) => {
+                "ok\n\n".into()
+            }
         })
     }
 
@@ -156,11 +163,17 @@ impl World {
     fn fault(&self, id: usize, place: usize) -> Option<String> {
         let wire = &self.wires[id];
         let (before, request) = (&wire.requests[..place], &wire.requests[place]);
+        let is_question = self.is_question(id, place);
+        let before = before.iter().enumerate();
+        let mut before =
+            before.filter(|&(place, _)| !self.is_question(id, place)).map(|(_, other)| other);
         let text = &request.text;
         let (tag, index) = match request.asked {
             Asked::One(tag) => (tag, 0),
             Asked::Sample(tag, index) => (tag, index),
             Asked::All => return None,
+            Asked::Question if is_question => return None,
+            Asked::Question => return Some(format!("{text:?} comes late")),
             Asked::Stream(_) | Asked::Nothing => return Some(format!("nobody asks {text:?}")),
         };
         let call = &self.calls[tag];
@@ -168,15 +181,14 @@ impl World {
             return Some(format!("{text:?} is garbled"));
         }
         let is_later = match call.ask {
-            Ask::Batch(_) => before.iter().all(|other| match other.asked {
+            Ask::Batch(_) => before.all(|other| match other.asked {
                 Asked::Sample(other, before) => other != tag || before < index,
                 _ => true,
             }),
-            _ => {
-                before.iter().all(|other| !matches!(other.asked, Asked::One(other) if other >= tag))
-            }
+            _ => before.all(|other| !matches!(other.asked, Asked::One(other) if other >= tag)),
         };
-        let mut again = self.wires[..id].iter().flat_map(Wire::exchanges);
+        let is_later = is_later || is_question;
+        let mut again = (0..id).flat_map(|id| self.exchanges_of(id));
         let is_put = !matches!(call.ask, Ask::Get);
         let complaint = if !is_later {
             "is out of order"
@@ -184,9 +196,11 @@ impl World {
             "has been withdrawn"
         } else if !wire.is_sound && !wire.was_blocked {
             "goes to a server that answers out of turn"
-        } else if again.any(|(other, answer)| {
-            other.asked == request.asked && (answer.is_some() || (is_put && !self.rules.retry))
-        }) {
+        } else if !is_question
+            && again.any(|(other, answer)| {
+                other.asked == request.asked && (answer.is_some() || (is_put && !self.rules.retry))
+            })
+        {
             "goes again"
         } else {
             return None;
@@ -255,10 +269,56 @@ impl World {
         self.wires.iter().all(|wire| wire.over)
     }
 
+    /// The requests of a connection that are not questions, with their answers.
+    fn exchanges_of(&self, id: usize) -> impl Iterator<Item = (&Request, Option<&Answer>)> {
+        let all = self.wires[id].exchanges().enumerate();
+        all.filter(move |&(place, _)| !self.is_question(id, place)).map(move |(place, exchange)| {
+            let (request, answer) = exchange;
+            (request, answer.filter(|answer| place > 0 || !self.is_about_connection(id, answer)))
+        })
+    }
+
+    /// Whether the first answer on a connection speaks of the connection: an error, and its end.
+    fn is_about_connection(&self, id: usize, answer: &Answer) -> bool {
+        let wire = &self.wires[id];
+        let has_ended = wire.over_at.is_some_and(|at| at <= answer.at + GREETING);
+        self.may_be_rejected(answer) && has_ended && wire.is_sound && wire.answers.len() == 1
+    }
+
+    fn may_be_rejected(&self, answer: &Answer) -> bool {
+        matches!(answer.response, Response::Error(_)) && !self.rules.may_give_up()
+    }
+
+    /// Whether a request only asks whether the server answers: up to two of them come first, the
+    /// second of which may be a put that comes again in its turn. If the server closes behind the
+    /// first, the second comes over the next connection.
+    fn is_question(&self, id: usize, place: usize) -> bool {
+        let asks = |wire: &Wire, place: usize| {
+            wire.requests.get(place).is_some_and(|request| request.asked == Asked::Question)
+        };
+        let wire = &self.wires[id];
+        match place {
+            0 if asks(wire, 0) => true,
+            0 => {
+                let mut before = self.wires[..id].iter().rev();
+                let is_put =
+                    wire.requests.first().is_some_and(|first| first.text.starts_with("put"));
+                let before = before.find(|wire| wire.nature() == Nature::Main);
+                let has_one = |wire: &Wire| asks(wire, 0) && wire.answers.len() == 1;
+                is_put && before.is_some_and(has_one)
+            }
+            1 => asks(wire, 0),
+            _ => false,
+        }
+    }
+
     fn exchanges(&self) -> impl Iterator<Item = (Asked, (Instant, &Response))> {
-        let mains = self.wires.iter().filter(|wire| wire.nature() == Nature::Main);
-        mains.flat_map(Wire::exchanges).filter_map(|(request, answer)| {
-            answer.map(|answer| (request.asked, (answer.at, &answer.response)))
+        let ids = (0..self.wires.len()).filter(|&id| self.wires[id].nature() == Nature::Main);
+        ids.flat_map(|id| self.exchanges_of(id)).filter_map(|(request, answer)| {
+            // If it is the first on its connection, the client hears of it later.
+            let held =
+                |answer| if self.may_be_rejected(answer) { GREETING } else { Duration::ZERO };
+            answer.map(|answer| (request.asked, (answer.at + held(answer), &answer.response)))
         })
     }
 }

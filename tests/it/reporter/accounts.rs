@@ -26,7 +26,8 @@ fn adds_up(policy: WhenFull) {
     let runtime =
         runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let reporter = runtime.block_on(async {
-        let client = MetricsClient::builder(address).pipelining(Pipelining::On).connect_lazy();
+        let client =
+            MetricsClient::builder(address).pipelining(Pipelining::On).connect_lazy().unwrap();
         let reporter = Reporter::builder(client).capacity(10_000).when_full(policy);
         reporter.gather(Duration::from_millis(1)).start()
     });

@@ -9,7 +9,7 @@ fn recording_a_known_key_allocates_nothing() {
         // Allocations are counted by thread, and the sender has no turn on this one.
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let reporter = runtime.block_on(async {
-            let client = MetricsClient::builder("127.0.0.1:1").connect_lazy();
+            let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
             Reporter::builder(client).capacity(2000).when_full(policy).start()
         });
         let gauge = reporter.gauge("palm.memory").unwrap();

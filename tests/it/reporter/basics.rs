@@ -175,18 +175,20 @@ async fn the_own_counters_are_metrics_too() {
             "put me.dropped.not_finite 0.0",
             "put me.dropped.queue_full 0.0",
             "put me.dropped.closed 0.0",
+            "put me.dropped.poison 0.0",
+            "put me.dropped.attempts 0.0",
         ]
     );
-    assert_eq!(accounted(&reporter).recorded, 11);
+    assert_eq!(accounted(&reporter).recorded, 13);
 }
 
 #[tokio::test]
 async fn own_counters_have_keys() {
     let (ours, _theirs) = tokio::io::duplex(64);
-    let builder = Reporter::builder(metrics_client::MetricsClient::from_io(ours));
-    assert!(builder.clone().self_metrics("a b").is_err());
+    let client = metrics_client::MetricsClient::from_io(ours);
+    assert!(Reporter::builder(client.clone()).self_metrics("a b").is_err());
     let longest = "k".repeat(Key::MAX_LEN);
-    assert!(builder.self_metrics(longest).is_err());
+    assert!(Reporter::builder(client).self_metrics(longest).is_err());
 }
 
 /// Nothing but the recording runs on this runtime for a while: it must neither wait nor lose anything.

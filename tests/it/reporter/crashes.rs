@@ -63,7 +63,7 @@ fn the_folder_of_a_living_process_is_refused_and_that_of_a_killed_one_is_not() {
     while !agent.lines.recv_timeout(LIMIT).unwrap().starts_with("recording") {}
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
-    let client = MetricsClient::builder("nobody:1").connect_lazy();
+    let client = MetricsClient::builder("nobody:1").connect_lazy().unwrap();
     let open =
         || Reporter::builder(client.clone()).spool(Spool::folder(folder.path().join("spool")));
     assert!(matches!(open(), Err(SpoolError::InUse { .. })));
@@ -286,7 +286,8 @@ fn an_agent() {
             .connector(Socket(folder().join("socket")))
             .pipelining(Pipelining::On)
             .reconnect(Reconnect::backoff(Duration::from_millis(1), Duration::from_millis(50)))
-            .connect_lazy();
+            .connect_lazy()
+            .unwrap();
         let spool = Spool::folder(folder().join("spool")).after(Duration::from_millis(50));
         let reporter = Reporter::builder(client).spool(spool).unwrap().start();
         if from == u64::MAX {

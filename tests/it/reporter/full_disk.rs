@@ -42,7 +42,7 @@ async fn on_a_small_disk() {
     let folder = PathBuf::from(env::var_os(FOLDER).unwrap());
     let (mut network, builder) = Network::new();
     network.black_hole();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter: Reporter = spooling(client, Spool::folder(&folder));
     // Twice of what there is room for.
     for second in 0..20_000 {

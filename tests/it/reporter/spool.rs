@@ -16,7 +16,7 @@ use crate::peer::{Network, Peer};
 fn alone(folder: &Path) -> (Network, Reporter) {
     let (network, builder) = Network::new();
     network.black_hole();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     (network, spooling(client, Spool::folder(folder)))
 }
 
@@ -108,7 +108,7 @@ async fn what_a_reporter_could_not_send_before_it_closed_is_sent_by_the_next_one
     drop(reporter);
 
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder));
     assert_eq!(accounted(&reporter).recovered, 1000);
     let mut received = Received::default();
@@ -154,7 +154,7 @@ async fn a_newer_value_is_not_replaced_by_one_that_an_earlier_process_has_spoole
     }
     reporter.close(SECOND).await.unwrap_err();
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder));
     for key in 0..500 {
         reporter.record_at(format!("k{key}"), 2.0, 7);
@@ -175,7 +175,7 @@ async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there
     // What stands where the next segment would is as good as a full disk.
     fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder));
     // It has to follow the one in the folder, and would go there.
     reporter.record_at("a", 2.0, 7);
@@ -191,7 +191,7 @@ async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there
 async fn samples_may_gather_for_ever() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = Reporter::builder(client).gather(Duration::MAX);
     let reporter = reporter.spool(Spool::folder(&folder)).unwrap().start();
     reporter.record_at("a", 1.0, 1);
@@ -208,7 +208,7 @@ async fn samples_may_gather_for_ever() {
 async fn a_slow_server_gets_what_it_can_take_and_the_rest_waits_on_disk() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter =
         Reporter::builder(client).capacity(2000).spool(Spool::folder(&folder)).unwrap().start();
     let recorder = reporter.clone();
@@ -242,7 +242,7 @@ async fn a_full_spool_drops_the_oldest_and_everything_adds_up() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     network.black_hole();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder).max_bytes(1024 * 1024));
     for second in 0..100 {
         for _ in 0..1000 {
@@ -268,7 +268,7 @@ async fn a_flush_tells_of_what_a_full_spool_drops_meanwhile() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     network.black_hole();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder).max_bytes(1));
     for second in 0..100_000 {
         reporter.record_at("some.key.of.ordinary.length", 0.5, second);
@@ -326,7 +326,7 @@ async fn live_samples_pass_those_that_have_to_go_through_a_spool_that_cannot_be_
     fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
 
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect_lazy();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::folder(&folder));
     for key in 0..1000 {
         reporter.record_at(format!("a{key}"), 2.0, 5);
@@ -390,7 +390,7 @@ async fn its_own_counters_tell_of_the_spool() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     network.black_hole();
-    let reporter = Reporter::builder(builder.pipelining(Pipelining::On).connect_lazy())
+    let reporter = Reporter::builder(builder.pipelining(Pipelining::On).connect_lazy().unwrap())
         .spool(Spool::folder(&folder))
         .unwrap()
         .self_metrics("me")
@@ -405,7 +405,7 @@ async fn its_own_counters_tell_of_the_spool() {
     network.refuse(0);
     let mut peer = network.accept().await;
     let mut received = Received::default();
-    received.take(&mut peer, 5 + 15).await;
+    received.take(&mut peer, 5 + 19).await;
     let told = |name: &str| {
         let put = received.puts.iter().find(|put| put.starts_with(&format!("me.{name} ")));
         put.and_then(|put| put.split(' ').nth(1)?.parse::<f64>().ok())
@@ -413,7 +413,14 @@ async fn its_own_counters_tell_of_the_spool() {
     assert_eq!(told("spooled"), Some(5.0));
     assert_eq!(told("recorded"), Some(5.0));
     assert_eq!(told("spool.bytes"), Some(bytes as f64));
-    for none in ["recovered", "dropped.spool_full", "dropped.spool_lost", "spool.io_errors"] {
+    for none in [
+        "recovered",
+        "dropped.spool_full",
+        "dropped.spool_lost",
+        "dropped.spool_expired",
+        "abandoned",
+        "spool.io_errors",
+    ] {
         assert_eq!(told(none), Some(0.0), "{none}");
     }
 }
@@ -423,9 +430,137 @@ async fn a_folder_belongs_to_one_reporter() {
     let folder = TempDir::new().unwrap();
     let (_network, _reporter) = alone(folder.path());
     let (_other, builder) = Network::new();
-    let error =
-        Reporter::builder(builder.connect_lazy()).spool(Spool::folder(&folder)).unwrap_err();
+    let error = Reporter::builder(builder.connect_lazy().unwrap())
+        .spool(Spool::folder(&folder))
+        .unwrap_err();
     assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
+}
+
+// FAULTS A16
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn reporter_goes_on_without_a_spool_that_was_moved() {
+    let root = TempDir::new().unwrap();
+    let (folder, moved) = (root.path().join("spool"), root.path().join("moved"));
+    let (mut network, reporter) = alone(&folder);
+    reporter.record_at("a", 0.5, 1);
+    spooled(&reporter, 1).await;
+    fs::rename(&folder, &moved).unwrap();
+    let (_other_network, other) = alone(&folder);
+    reporter.record_at("a", 0.5, 2);
+    let limit = Instant::now() + LONG;
+    while accounted(&reporter).abandoned != 1 {
+        assert!(Instant::now() < limit, "{reporter:?}");
+        time::sleep(Duration::from_millis(100)).await;
+    }
+    network.refuse(0);
+    let mut peer = network.accept().await;
+    let (flushed, ()) = join!(reporter.flush(LONG), peer.answer("put a 0.5 2\n", "ok\n\n"));
+    flushed.unwrap();
+    // It works as one that never had a spool: a server that is slow is waited for.
+    reporter.record_at("a", 0.5, 3);
+    peer.expect("put a 0.5 3\n").await;
+    time::sleep(3 * SECOND).await;
+    reporter.record_at("a", 0.5, 4);
+    peer.send("ok\n\n").await;
+    peer.answer("put a 0.5 4\n", "ok\n\n").await;
+    reporter.close(LONG).await.unwrap();
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.dropped.total(), stats.spooled), (3, 0, 0));
+    assert_eq!(accounted(&other).recovered, 0);
+    // What was left is there.
+    assert_eq!(accounted(&alone(&moved).1).recovered, 1);
+}
+
+// FAULTS A16: a flush that waits for what is left behind says so.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn flush_tells_of_samples_left_in_a_spool_that_was_moved() {
+    let root = TempDir::new().unwrap();
+    let (folder, moved) = (root.path().join("spool"), root.path().join("moved"));
+    let (network, reporter) = alone(&folder);
+    for second in 0..10 {
+        reporter.record_at("a", 0.5, second);
+    }
+    let moving = async {
+        spooled(&reporter, 10).await;
+        fs::rename(&folder, &moved).unwrap();
+        network.refuse(0);
+    };
+    let start = Instant::now();
+    let (flushed, ()) = join!(reporter.flush(LONG), moving);
+    let unsent = flushed.unwrap_err();
+    assert_eq!((unsent.abandoned, unsent.dropped, unsent.spooled), (10, 0, 0));
+    assert!(unsent.to_string().ends_with("10 were left in a spool"), "{unsent}");
+    assert!(start.elapsed() < LONG);
+}
+
+// FAULTS A17
+#[tokio::test(start_paused = true)]
+async fn samples_in_hand_when_the_folder_is_removed_are_lost_not_dropped() {
+    let root = TempDir::new().unwrap();
+    let folder = root.path().join("spool");
+    let (mut network, reporter) = alone(&folder);
+    for second in 0..10 {
+        reporter.record_at("a", 0.5, second);
+    }
+    spooled(&reporter, 10).await;
+    network.refuse(0);
+    let mut peer = network.accept().await;
+    peer.read_some().await;
+    fs::remove_dir_all(&folder).unwrap();
+    // A later one has to be written, which is when the removal is noticed.
+    network.black_hole();
+    reporter.record_at("a", 0.5, 100);
+    drop(peer);
+    let limit = Instant::now() + LONG;
+    while accounted(&reporter).dropped.spool_lost != 10 {
+        assert!(Instant::now() < limit, "{reporter:?}");
+        time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(accounted(&reporter).dropped.spool_full, 0);
+}
+
+// FAULTS A26
+#[tokio::test]
+async fn builder_survives_a_spool_that_cannot_be_opened() {
+    let folder = TempDir::new().unwrap();
+    let (_network, _reporter) = alone(folder.path());
+    let (_other, builder) = Network::new();
+    let builder = Reporter::builder(builder.connect_lazy().unwrap());
+    let error = builder.spool(Spool::folder(&folder)).unwrap_err();
+    assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
+    let elsewhere = TempDir::new().unwrap();
+    let with_spool = builder.spool(Spool::folder(&elsewhere)).unwrap();
+    // As long as it has the folder, no second reporter can have it.
+    let second = builder.spool(Spool::folder(&elsewhere)).unwrap_err();
+    assert!(matches!(second, SpoolError::InUse { .. }), "{second}");
+    assert!(with_spool.start().spool_stats().is_some());
+    assert!(builder.start().spool_stats().is_none());
+}
+
+// Asked for: an age bound for what is replayed.
+#[tokio::test(start_paused = true)]
+async fn samples_older_than_max_age_are_not_replayed() {
+    let folder = TempDir::new().unwrap();
+    let (_network, reporter) = alone(folder.path());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = now.as_secs() as i64;
+    for age in [7200, 10, 7300, 20] {
+        reporter.record_at("a", f64::from(age), now - i64::from(age));
+    }
+    reporter.close(SECOND).await.unwrap_err();
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
+    let spool = Spool::folder(&folder).max_age(3600 * SECOND);
+    let reporter = spooling(client, spool);
+    let mut received = Received::default();
+    received.take(&mut network.accept().await, 2).await;
+    // It says that two were dropped, if that was not before it began.
+    let _ = reporter.flush(LONG).await;
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.dropped.spool_expired, stats.spooled), (2, 2, 0));
+    assert_eq!(received.puts[0].split(' ').nth(1), Some("10.0"));
 }
 
 #[test]
@@ -435,7 +570,7 @@ fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
     let reporter = runtime.block_on(async {
         // Nobody listens on a port that was just given back.
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = MetricsClient::builder(socket.local_addr().unwrap()).connect_lazy();
+        let client = MetricsClient::builder(socket.local_addr().unwrap()).connect_lazy().unwrap();
         drop(socket);
         let reporter = spooling(client, Spool::folder(&folder));
         let _guard = reporter.guard(Duration::from_millis(200));
@@ -446,4 +581,33 @@ fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
     });
     let stats = accounted(&reporter);
     assert_eq!((stats.spooled, stats.waiting, stats.dropped.total()), (1000, 0, 0), "{stats:?}");
+}
+
+// FAULTS A20
+#[tokio::test(start_paused = true)]
+async fn what_was_replayed_before_the_limit_counts_as_that() {
+    let folder = TempDir::new().unwrap();
+    let (_network, reporter) = alone(folder.path());
+    for second in 0..4 {
+        reporter.record_at("a", 0.5, second);
+    }
+    reporter.close(SECOND).await.unwrap_err();
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
+    let reporter = spooling(client, Spool::folder(&folder));
+    let mut peer = network.accept().await;
+    let (closed, ()) = join!(reporter.close(4 * SECOND), async {
+        peer.expect("put a 0.5 0\nput a 0.5 1\nput a 0.5 2\nput a 0.5 3\n").await;
+        peer.send("ok\n\nerror\nno\n\nok\n\n").await;
+    });
+    let unsent = closed.unwrap_err();
+    assert_eq!((unsent.spooled, unsent.rejected, unsent.dropped), (1, 1, 0), "{unsent}");
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.rejected, stats.spooled), (2, 1, 1));
+    drop(reporter);
+    // The next process sends the one that had no answer, and no other.
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
+    let _reporter = spooling(client, Spool::folder(&folder));
+    network.accept().await.answer("put a 0.5 3\n", "ok\n\n").await;
 }

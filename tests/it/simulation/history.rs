@@ -33,6 +33,9 @@ pub(super) struct History {
     pub(super) puts: Vec<Put>,
     pub(super) applied: Vec<Applied>,
     pub(super) connections: BTreeMap<SocketAddr, Connection>,
+    /// The connections on which a client looks for a request at which the server closes: there the
+    /// first put is a question, and comes again in its turn.
+    pub(super) checked: BTreeSet<SocketAddr>,
     pub(super) stored: Series,
     /// What must not have happened.
     pub(super) violations: Vec<String>,
@@ -226,13 +229,15 @@ impl History {
     fn judge_applied(&self, retries: &[bool], violations: &mut Vec<String>) {
         let mut known = BTreeSet::new();
         let mut before = BTreeSet::new();
+        let mut checked = self.checked.clone();
         for applied in &self.applied {
             let &Applied { put: id, connection: address, at } = applied;
+            let is_question = checked.remove(&address);
             let (put, connection) = (&self.puts[id], &self.connections[&address]);
             if put.client != connection.client {
                 violations.push(format!("put {id} came over another client's connection"));
             }
-            if !known.insert((id, address)) {
+            if !is_question && !known.insert((id, address)) {
                 violations.push(format!("put {id} came twice over one connection"));
             }
             if !before.insert(id) && !retries[put.client] {
@@ -242,8 +247,9 @@ impl History {
                 if outcome == Outcome::NotSent {
                     violations.push(format!("put {id} was not sent, and came"));
                 }
-                let was_sent_again =
-                    retries[put.client] && connection.given_up.is_some_and(|moment| moment < ended);
+                let was_sent_again = is_question
+                    || retries[put.client]
+                        && connection.given_up.is_some_and(|moment| moment < ended);
                 if outcome == Outcome::Rejected && !was_sent_again {
                     violations.push(format!("put {id} was refused, and came"));
                 }
@@ -260,7 +266,11 @@ impl History {
     /// Over one connection the puts of an agent come in the order in which it made them.
     fn judge_order(&self, violations: &mut Vec<String>) {
         let mut last = BTreeMap::new();
+        let mut checked = self.checked.clone();
         for &Applied { put, connection, .. } in &self.applied {
+            if checked.remove(&connection) {
+                continue;
+            }
             let before = last.insert((connection, self.puts[put].agent), put);
             if let Some(before) = before.filter(|&before| before > put) {
                 violations.push(format!("put {put} came after {before} over one connection"));

@@ -22,6 +22,7 @@ use tokio::{
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::history;
+use crate::truth::HANGUP_PROBE;
 
 /// The hosts that serve. One store is behind both.
 pub(super) const SERVERS: [&str; 2] = ["north", "south"];
@@ -190,6 +191,11 @@ impl Store for Witness {
     }
 
     async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
+        if let Selector::Key(key) = selector
+            && key.starts_with(HANGUP_PROBE)
+        {
+            self.world.history.lock().unwrap().checked.insert(self.connection);
+        }
         self.world.pause(|conditions| conditions.storing).await;
         self.fail()?;
         let snapshot = self.world.store.get(selector).await;
@@ -201,7 +207,9 @@ impl Store for Witness {
 impl Witness {
     fn fail(&self) -> Result<(), StoreError> {
         if fastrand::u32(..100) < self.world.conditions.lock().unwrap().failing {
-            return Err(StoreError::new("disk full"));
+            // What is final is told to the caller; what passes, the client sends again.
+            let kinds = [StoreError::new, StoreError::transient];
+            return Err(kinds[fastrand::usize(..2)]("disk full"));
         }
         Ok(())
     }

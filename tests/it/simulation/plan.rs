@@ -38,6 +38,9 @@ const ROUND_TRIPS: Duration = Duration::from_millis(300);
 /// How long the client gives a connection to be shut down on which everything is answered.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
+/// The least that a client takes.
+const SHORTEST_STALL: Duration = Duration::from_millis(200);
+
 impl Plan {
     pub(super) fn new(faults: Duration) -> Self {
         let millis = |range| Duration::from_millis(fastrand::u64(range));
@@ -47,7 +50,7 @@ impl Plan {
         Self {
             request_timeout,
             connect_timeout: millis(50..1000),
-            stall_timeout: request_timeout.mul_f64(0.3 + 1.7 * fastrand::f64()),
+            stall_timeout: request_timeout.mul_f64(0.3 + 1.7 * fastrand::f64()).max(SHORTEST_STALL),
             backoff: (first, first + millis(0..400)),
             pipelining: pipelining[fastrand::usize(..3)],
             max_in_flight: [1, 2, 7, 4096][fastrand::usize(..4)],
@@ -73,6 +76,7 @@ impl Plan {
             .overflow(if self.fails_when_full { Overflow::Fail } else { Overflow::Wait })
             .retry(self.retry)
             .connect_lazy()
+            .unwrap()
     }
 
     /// Lives one client's life.
@@ -92,7 +96,7 @@ impl Plan {
             self.close(&client, &world, id).await;
         } else {
             until(self.faults + TOLERANCE).await;
-            let state = *client.state().borrow();
+            let state = client.state();
             own.recover(self.recovery_time(state)).await;
         }
         let tallies = [vec![own.tally], agents.join_all().await].concat();
@@ -129,10 +133,10 @@ impl Plan {
             self.close(&client, world, id).await;
             return;
         }
-        let mut state = client.state();
+        let mut state = client.watch_state();
         drop(client);
         let limit = SHUTDOWN + TOLERANCE;
-        let closed = state.wait_for(|&state| state == ConnectionState::Closed);
+        let closed = state.wait_for(|state| state == ConnectionState::Closed);
         if time::timeout(limit, closed).await.is_err() {
             let violation = format!("client {id} has no handle, and is not closed after {limit:?}");
             world.history.lock().unwrap().violation(violation);
@@ -145,7 +149,7 @@ impl Plan {
         // What failed meanwhile was told to its caller, who minds it.
         let _ = client.close().await;
         let (taken, limit) = (begun.elapsed(), self.request_timeout + SHUTDOWN + TOLERANCE);
-        let state = *client.state().borrow();
+        let state = client.state();
         if taken > limit || state != ConnectionState::Closed {
             let violation = format!("client {id} is {state:?} {taken:?} after it was closed");
             world.history.lock().unwrap().violation(violation);

@@ -1,11 +1,11 @@
 //! No file descriptor left, at either end.
 
-use std::{env, fs::File};
+use std::{env, fs::File, net::SocketAddr};
 
 use metrics_client::{ConnectionFault, Delivery, Error, MetricsClient};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time,
 };
 
@@ -35,7 +35,7 @@ async fn a_client_without_a_descriptor_says_so_keeps_its_connection_and_dials_on
     };
     end_with_parent();
     let connected = MetricsClient::connect(&address).await.unwrap();
-    let lazy = builder(address.parse().unwrap()).connect_lazy();
+    let lazy = builder(address.parse().unwrap()).connect_lazy().unwrap();
     connected.put_at("a", 1.0, 1).await.unwrap();
 
     rlimit::setrlimit(rlimit::Resource::NOFILE, 64, 64).unwrap();
@@ -93,4 +93,49 @@ async fn a_server_without_a_descriptor_serves_whom_it_has_and_lets_others_wait_f
     works_again(&waiting).await;
     soon(last.read_exact(&mut answer)).await.unwrap();
     assert_eq!(answer, *b"ok\na 1.0 1\na 1");
+}
+
+// FAULTS S6
+#[tokio::test]
+async fn a_server_with_few_descriptors_keeps_half_for_others() {
+    const FILES: u64 = 120;
+    let port = Port::reserve();
+    let _server = Process::with_limits(port.address, FILES, FILES);
+    let served = served_of(FILES as usize, port.address).await;
+    assert!((20..=FILES as usize / 2).contains(&served.len()), "{} are served", served.len());
+    // Another address has its half.
+    let mut other = connect_from([127, 0, 0, 2], port.address).await;
+    assert!(is_served(&mut other).await);
+}
+
+#[tokio::test]
+async fn a_server_raises_its_soft_limit_of_descriptors() {
+    const PEERS: usize = 200;
+    let port = Port::reserve();
+    let _server = Process::with_limits(port.address, 40, 1000);
+    assert_eq!(served_of(PEERS, port.address).await.len(), PEERS);
+}
+
+/// Those of so many connections from one address that the server serves.
+async fn served_of(peers: usize, server: SocketAddr) -> Vec<TcpStream> {
+    let mut served = Vec::new();
+    for _ in 0..peers {
+        let mut peer = connect_from([127, 0, 0, 1], server).await;
+        if is_served(&mut peer).await {
+            served.push(peer);
+        }
+    }
+    served
+}
+
+async fn connect_from(from: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    soon(socket.connect(server)).await.unwrap()
+}
+
+/// Whether it has an answer; otherwise it has its end.
+async fn is_served(peer: &mut TcpStream) -> bool {
+    let mut answer = [0; 4];
+    peer.write_all(b"get a\n").await.is_ok() && soon(peer.read_exact(&mut answer)).await.is_ok()
 }

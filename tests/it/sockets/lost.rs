@@ -124,8 +124,8 @@ fn an_idle_connection_into_a_black_hole_is_noticed_before_anybody_calls() {
         client.put_at("a", 1.0, 1).await.unwrap();
         network.swallow(Way::ToServer);
         network.swallow(Way::ToClient);
-        let mut state = client.state();
-        soon(state.wait_for(|state| *state == ConnectionState::Disconnected)).await.unwrap();
+        let mut state = client.watch_state();
+        soon(state.wait_for(|state| state == ConnectionState::Disconnected)).await.unwrap();
         // The server does not ask, but does not keep an idle peer for ever either.
         until(|| connections(&serving) == 0).await;
 
@@ -148,7 +148,7 @@ fn a_stream_into_a_black_hole_ends_at_both_ends() {
         drop(client);
         until(|| connections(&serving) == 0).await;
 
-        let client = builder(Network::ADDRESS).connect_lazy();
+        let client = builder(Network::ADDRESS).connect_lazy().unwrap();
         let mut samples = client.stream("*").await.unwrap();
         samples.next().await.unwrap().unwrap();
         network.swallow(Way::ToClient);

@@ -15,6 +15,7 @@ mod lost;
 mod network;
 mod process;
 mod scripted;
+mod signals;
 mod stopped;
 
 /// Longer than any wait of a test but one for ever.

@@ -18,9 +18,11 @@ use nix::{
 };
 use socket2::{Domain, Socket, Type};
 
-/// Where the process is to listen, and how many files it may have open.
+/// Where the process is to listen, how many files it may have open once it serves, and how many from the
+/// beginning: the soft and the hard limit.
 const ADDRESS: &str = "SOCKETS_SERVER";
 const FILES: &str = "SOCKETS_FILES";
+const LIMITS: &str = "SOCKETS_LIMITS";
 
 const READY: &str = "the server is ready";
 
@@ -31,20 +33,27 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn start(address: SocketAddr) -> Self {
-        Self::start_with(address, None)
+        Self::start_with(address, |_| {})
     }
 
-    /// A server that may have so many files open.
+    /// A server that may have so many files open, from when it serves.
     pub(super) fn with_files(address: SocketAddr, files: u64) -> Self {
-        Self::start_with(address, Some(files))
+        Self::start_with(address, |command| {
+            command.env(FILES, files.to_string());
+        })
     }
 
-    fn start_with(address: SocketAddr, files: Option<u64>) -> Self {
+    /// A server that begins with these limits of open files.
+    pub(super) fn with_limits(address: SocketAddr, soft: u64, hard: u64) -> Self {
+        Self::start_with(address, |command| {
+            command.env(LIMITS, format!("{soft} {hard}"));
+        })
+    }
+
+    fn start_with(address: SocketAddr, set: impl FnOnce(&mut Command)) -> Self {
         let mut command = this_test("sockets::process::serves_where_another_test_has_asked_for_it");
         command.env(ADDRESS, address.to_string()).stdout(Stdio::piped());
-        if let Some(files) = files {
-            command.env(FILES, files.to_string());
-        }
+        set(&mut command);
         let mut child = command.spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
         let is_ready = output.by_ref().map_while(Result::ok).any(|line| line.contains(READY));
@@ -102,13 +111,21 @@ pub(super) fn end_with_parent() {
 async fn serves_where_another_test_has_asked_for_it() {
     let Ok(address) = env::var(ADDRESS) else { return };
     end_with_parent();
+    if let Ok(limits) = env::var(LIMITS) {
+        let (soft, hard) = limits.split_once(' ').unwrap();
+        let (soft, hard) = (soft.parse().unwrap(), hard.parse().unwrap());
+        rlimit::setrlimit(rlimit::Resource::NOFILE, soft, hard).unwrap();
+    }
     let server = Server::bind(address).await.unwrap();
+    let serving = tokio::spawn(server.serve_until(std::future::pending()));
+    // It begins, and looks at its limits.
+    tokio::task::yield_now().await;
     if let Ok(files) = env::var(FILES) {
         let files = files.parse().unwrap();
         rlimit::setrlimit(rlimit::Resource::NOFILE, files, files).unwrap();
     }
     println!("\n{READY}");
-    server.serve_until(std::future::pending()).await;
+    serving.await.unwrap();
 }
 
 /// A port that nobody else is given, for a server that comes and goes.

@@ -39,7 +39,7 @@ async fn reset_after(mut io: TcpStream, request: &str, answer: &str) {
 #[tokio::test]
 async fn a_get_whose_answer_is_cut_by_a_reset_is_asked_again_and_mixes_no_answers() {
     let listener = listen(None).await;
-    let client = MetricsClient::builder(listener.local_addr().unwrap()).connect_lazy();
+    let client = MetricsClient::builder(listener.local_addr().unwrap()).connect_lazy().unwrap();
     let server = async {
         let (io, _) = listener.accept().await.unwrap();
         reset_after(io, "get a\n", "ok\na 1.0 1\na 2").await;
@@ -59,7 +59,7 @@ async fn a_put_whose_answer_is_cut_by_a_reset_goes_again_unless_it_may_not() {
     for retry in [true, false] {
         let listener = listen(None).await;
         let address = listener.local_addr().unwrap();
-        let client = MetricsClient::builder(address).retry(retry).connect_lazy();
+        let client = MetricsClient::builder(address).retry(retry).connect_lazy().unwrap();
         let server = async {
             let (io, _) = listener.accept().await.unwrap();
             reset_after(io, "put a 1.0 1\n", "ok").await;
@@ -77,7 +77,7 @@ async fn a_put_whose_answer_is_cut_by_a_reset_goes_again_unless_it_may_not() {
 #[tokio::test]
 async fn a_stream_that_is_cut_by_a_reset_says_so_after_what_has_come() {
     let listener = listen(None).await;
-    let client = MetricsClient::builder(listener.local_addr().unwrap()).connect_lazy();
+    let client = MetricsClient::builder(listener.local_addr().unwrap()).connect_lazy().unwrap();
     let server = async {
         let (io, _) = listener.accept().await.unwrap();
         reset_after(io, "get a\n", "ok\na 1.0 1\na 2.0 2\na 3").await;
@@ -102,7 +102,8 @@ async fn a_stream_that_is_cut_by_a_reset_says_so_after_what_has_come() {
 async fn a_server_that_never_reads_or_never_answers_fails_each_call_in_time_and_is_left() {
     for reads in [true, false] {
         let listener = listen(None).await;
-        let client = builder(listener.local_addr().unwrap()).max_in_flight(50).connect_lazy();
+        let client =
+            builder(listener.local_addr().unwrap()).max_in_flight(50).connect_lazy().unwrap();
         let mut calls = JoinSet::new();
         for at in 0..200 {
             let client = client.clone();
@@ -132,7 +133,8 @@ async fn a_window_that_stays_shut_is_given_up_by_the_kernel_and_what_was_sent_go
         .connector(TcpConnector::default().user_timeout(SHORT))
         .request_timeout(2 * HANG)
         .stall_timeout(2 * HANG)
-        .connect_lazy();
+        .connect_lazy()
+        .unwrap();
     // Much more than the window.
     let key: Arc<str> = "k".repeat(1000).into();
     let mut calls = JoinSet::new();

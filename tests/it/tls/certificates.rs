@@ -152,7 +152,8 @@ async fn a_call_that_is_tried_again_until_its_deadline_still_says_what_the_serve
     let server = strict(&servers, &clients).await;
     let client = client("localhost", &server, servers.connector())
         .request_timeout(Duration::from_secs(1))
-        .connect_lazy();
+        .connect_lazy()
+        .unwrap();
     let text = said(&client.put_at("a", 1.0, 1).await.unwrap_err());
     assert!(text.ends_with("received fatal alert: CertificateRequired"), "{text}");
     // It backs off: eight waits or so, not hundreds.

@@ -119,7 +119,7 @@ async fn scripted(authority: &Authority) -> (Peers, MetricsClient) {
 }
 
 /// Somebody who speaks TLS, and then writes and reads bytes.
-async fn raw_client<Io>(authority: &Authority, io: Io) -> client::TlsStream<Io>
+pub(super) async fn raw_client<Io>(authority: &Authority, io: Io) -> client::TlsStream<Io>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

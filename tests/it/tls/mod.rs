@@ -21,6 +21,7 @@ use crate::running::Running;
 
 mod certificates;
 mod ends;
+mod memory;
 mod pem;
 mod strangers;
 mod traffic;

@@ -1,6 +1,6 @@
 //! What TLS is made from, and what is said of it where it is no good.
 
-use metrics_client::{MetricsClient, TlsConnector, TlsError};
+use metrics_client::{Error, MetricsClient, TlsConnector, TlsError};
 use metrics_server::TlsAcceptor;
 
 use super::{Authority, Identity, said};
@@ -56,12 +56,12 @@ fn each_thing_that_can_be_wrong_is_named() {
 #[tokio::test]
 async fn an_address_without_a_name_asks_for_one() {
     let connector = Authority::new("root").connector();
-    for address in ["/run/metrics.sock", "[::1:8889", ":8889"] {
-        let error = MetricsClient::builder(address)
-            .connector(connector.clone())
-            .connect()
-            .await
-            .unwrap_err();
+    let lazy = MetricsClient::builder("/run/metrics.sock")
+        .connector(connector.clone().over(|| async { Ok(tokio::io::duplex(1).0) }))
+        .connect_lazy();
+    let dialled = MetricsClient::builder("\u{fc}ber:8889").connector(connector).connect().await;
+    for error in [lazy.unwrap_err(), dialled.unwrap_err()] {
+        assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
         let text = said(&error);
         assert!(text.ends_with("name the server with `TlsConnector::server_name`"), "{text}");
     }

@@ -134,7 +134,8 @@ async fn a_client_that_was_refused_gets_in_once_the_certificate_is_renewed() {
     let client = MetricsClient::builder("localhost:1")
         .connector(authority.connector().over(pipe))
         .request_timeout(Duration::from_secs(60))
-        .connect_lazy();
+        .connect_lazy()
+        .unwrap();
     let renew = async {
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert!((5..50).contains(&*dials.lock().unwrap()), "{dials:?}");

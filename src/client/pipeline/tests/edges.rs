@@ -323,7 +323,7 @@ fn a_put_sees_without_the_lock_that_it_is_stored_unless_an_error_waits_to_be_tak
 pub(super) struct Bench {
     pub(super) pipeline: Pipeline,
     pub(super) now: Instant,
-    driver: Arc<Task>,
+    pub(super) driver: Arc<Task>,
 }
 
 pub(super) fn settings() -> Settings {
@@ -406,7 +406,13 @@ impl Bench {
         next
     }
 
-    fn park(&mut self) {
+    /// As the driver does when its timer has run out.
+    pub(super) fn expire_and_trim(&mut self) {
+        self.pipeline.trim(self.now);
+        self.expire();
+    }
+
+    pub(super) fn park(&mut self) {
         self.pipeline.park(&Waker::from(Arc::clone(&self.driver)), false);
     }
 

@@ -8,10 +8,7 @@ use super::{
     edges::{Bench, settings},
     *,
 };
-use crate::{
-    client::pipeline::line::{InLine, PlaceId},
-    protocol::MAX_REQUEST_LEN,
-};
+use crate::{client::pipeline::line::PlaceId, protocol::MAX_REQUEST_LEN};
 
 /// A service that wants a place.
 #[derive(Default)]
@@ -20,13 +17,18 @@ struct Service {
     task: Arc<Task>,
     /// Whether it has been told to wait.
     waits: bool,
+    /// Since when it was known to have its reservation.
+    since: Option<Instant>,
 }
 
 impl Service {
     /// Whether it has a place.
     fn is_ready(&mut self, bench: &mut Bench) -> bool {
         let waker = Waker::from(Arc::clone(&self.task));
-        match bench.pipeline.poll_place(&mut self.place, &waker).0 {
+        let mut wakers = Vec::new();
+        let asked = bench.pipeline.poll_place(&mut self.place, (&waker, bench.now), &mut wakers).0;
+        wakers.into_iter().for_each(Waker::wake);
+        match asked {
             Poll::Ready(Ok(())) => self.waits = false,
             Poll::Pending => self.waits = true,
             Poll::Ready(Err(error)) => panic!("{error:?}"),
@@ -44,13 +46,15 @@ impl Service {
             bench.pipeline.fill(&mut self.place, Kind::Put, caller, encode, &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
         assert_eq!(self.place, None);
-        submitted.unwrap().waiter
+        let Ok(Submitted { waiter, driver }) = submitted else { panic!("refused") };
+        driver.into_iter().for_each(Waker::wake);
+        waiter
     }
 
     fn leave(&mut self, bench: &mut Bench) {
         let mut wakers = Vec::new();
         if let Some(place) = self.place.take() {
-            bench.pipeline.give_back(place, &mut wakers);
+            bench.pipeline.give_back(place, bench.now, &mut wakers);
         }
         self.waits = false;
         wakers.into_iter().for_each(Waker::wake);
@@ -92,10 +96,10 @@ fn a_request_is_accepted_in_its_place_also_while_others_wait() {
     // One may always wait, and the other one finds no room.
     bench.put(&long());
     bench.put(&long());
-    assert_eq!(bench.pipeline.overflow.len(), 1);
+    assert_eq!(in_line(&bench.pipeline), 1);
     let filled = service.put(&mut bench, "a");
-    assert_eq!(bench.pipeline.overflow.len(), 2, "those who came before it go first");
-    assert_eq!(bench.pipeline.kept, 0);
+    assert_eq!(in_line(&bench.pipeline), 2, "those who came before it go first");
+    assert_eq!(bench.pipeline.kept(), 0);
     let put = format!("put {} 0.5 7\n", long());
     for sent in [&put, &put, "put a 0.5 7\n"] {
         assert_eq!(bench.take(), sent);
@@ -115,7 +119,7 @@ fn filled_while_another_waits() -> (Bench, WaiterId, WaiterId) {
     bench.put("a");
     bench.now += SECOND;
     let waited = bench.put(&long());
-    assert_eq!(bench.pipeline.overflow.len(), 1);
+    assert_eq!(in_line(&bench.pipeline), 1);
     bench.now += 3 * SECOND;
     let filled = service.put(&mut bench, "filled");
     (bench, waited, filled)
@@ -165,14 +169,19 @@ fn callers_and_those_who_want_a_place_go_in_the_order_in_which_they_came() {
     assert!(!one.is_ready(&mut bench));
     let behind = bench.put("behind");
     assert!(!two.is_ready(&mut bench));
-    assert_eq!(bench.pipeline.overflow.len(), 3, "no small request overtakes a place");
+    assert_eq!(in_line(&bench.pipeline), 3, "no small request overtakes a place");
     bench.take();
     assert!(one.task.was_woken() && !two.task.was_woken());
     assert!(one.is_ready(&mut bench));
-    assert_eq!(bench.pipeline.in_line(behind_seq(&bench)), None);
+    assert!(!bench.pipeline.overflow.contains(behind_seq(&bench)));
     one.leave(&mut bench);
     assert!(two.task.was_woken());
     bench.abandon(behind);
+}
+
+/// How many requests and services wait for room.
+fn in_line(pipeline: &Pipeline) -> usize {
+    pipeline.overflow.len() + pipeline.in_line.len()
 }
 
 fn behind_seq(bench: &Bench) -> u64 {
@@ -195,7 +204,7 @@ fn who_holds_a_place_keeps_no_request_waiting_while_nothing_else_waits() {
     bench.put("d");
     bench.put(&long());
     bench.put("e");
-    assert_eq!(bench.pipeline.overflow.len(), 3);
+    assert_eq!(in_line(&bench.pipeline), 3);
     for key in ["d", &long(), "e"] {
         assert_eq!(bench.take(), format!("put {key} 0.5 7\n"));
         bench.answer([Response::ok()]);
@@ -254,8 +263,6 @@ fn whoever_is_late_leaves_the_line_and_the_others_keep_their_order() {
     bench.now += 2 * SECOND;
     bench.expire();
     assert_eq!(bench.outcome(late), Some(Outcome::Timeout(Delivery::NotSent)));
-    let seqs = bench.pipeline.overflow.iter().map(InLine::seq).collect::<Vec<_>>();
-    assert!(seqs.is_sorted(), "{seqs:?}");
     assert!(services[0].is_ready(&mut bench), "the queue is empty");
     assert!(!services[1].is_ready(&mut bench) && !services[2].is_ready(&mut bench));
 }
@@ -276,13 +283,86 @@ fn the_end_tells_those_in_line() {
         wakers.into_iter().for_each(Waker::wake);
         assert!(two.task.was_woken());
         for service in [&mut one, &mut two] {
-            let (told, _) = bench.pipeline.poll_place(&mut service.place, Waker::noop());
+            let asked = (Waker::noop(), bench.now);
+            let (told, _) = bench.pipeline.poll_place(&mut service.place, asked, &mut Vec::new());
             assert!(matches!(told, Poll::Ready(Err(Error::Closed { .. }))), "{told:?}");
         }
         one.leave(&mut bench);
         two.leave(&mut bench);
-        assert_eq!(bench.pipeline.kept, 0);
+        assert_eq!(bench.pipeline.kept(), 0);
     }
+}
+
+// FAULTS C13
+#[test]
+fn a_reservation_held_too_long_is_taken_back_for_others() {
+    let mut bench = bench(2);
+    let [mut idle, mut fresh, mut other, mut last] = <[Service; 4]>::default();
+    bench.park();
+    assert!(idle.is_ready(&mut bench));
+    bench.now += 2 * SECOND;
+    assert!(fresh.is_ready(&mut bench));
+    bench.now += SECOND;
+    assert!(!bench.driver.was_woken());
+    assert!(!other.is_ready(&mut bench));
+    assert!(bench.driver.was_woken(), "a deadline has come up");
+    bench.park();
+    assert!(!last.is_ready(&mut bench));
+    assert_eq!(bench.pipeline.next_expiry(), Some(bench.now + 2 * SECOND));
+    bench.now += 2 * SECOND;
+    assert_eq!(bench.expire(), Some(bench.now + 2 * SECOND));
+    assert!(other.task.was_woken() && other.is_ready(&mut bench));
+    assert!(!last.task.was_woken());
+    assert!(fresh.is_ready(&mut bench), "it was held for 3 s of 5");
+    assert!(!idle.is_ready(&mut bench), "it gets in line again");
+}
+
+#[test]
+fn a_reservation_is_kept_while_no_one_waits() {
+    let mut bench = bench(1);
+    let [mut idle, mut other] = <[Service; 2]>::default();
+    assert!(idle.is_ready(&mut bench));
+    bench.now += 60 * SECOND;
+    assert_eq!(bench.expire(), None);
+    assert!(idle.is_ready(&mut bench));
+    assert!(other.is_ready(&mut bench), "it has been idle for long");
+}
+
+#[test]
+fn a_call_whose_reservation_was_taken_back_is_accepted() {
+    for overflow in [Overflow::Wait, Overflow::Fail] {
+        let max_buffered_bytes = MAX_REQUEST_LEN;
+        let mut bench = Bench::with(Settings { max_buffered_bytes, overflow, ..settings() }, 1);
+        let [mut idle, mut other] = <[Service; 2]>::default();
+        assert!(idle.is_ready(&mut bench));
+        bench.now += 5 * SECOND;
+        assert!(other.is_ready(&mut bench));
+        bench.put("a");
+        let called = idle.put(&mut bench, "late");
+        assert_eq!((bench.outcome(called), in_line(&bench.pipeline)), (None, 1));
+        assert_eq!(bench.take(), "put a 0.5 7\n");
+        bench.answer([Response::ok()]);
+        assert_eq!(bench.take(), "put late 0.5 7\n");
+        bench.answer([Response::ok()]);
+        assert_eq!(bench.outcome(called), Some(Outcome::Stored));
+        assert!(other.is_ready(&mut bench));
+    }
+}
+
+#[test]
+fn a_request_in_line_gets_the_room_of_an_idle_reservation() {
+    let mut bench = bench(1);
+    let mut idle = Service::default();
+    assert!(idle.is_ready(&mut bench));
+    bench.now += 4 * SECOND;
+    bench.put("a");
+    bench.put(&long());
+    assert_eq!(in_line(&bench.pipeline), 1);
+    bench.now += SECOND;
+    bench.put("b");
+    bench.expire();
+    assert_eq!(in_line(&bench.pipeline), 0);
+    assert!(!idle.is_ready(&mut bench));
 }
 
 /// What may happen around a queue.
@@ -292,6 +372,8 @@ enum Event {
     Ask(usize),
     /// Fills it, if it has one, with a request of about so many bytes.
     Fill(usize, usize),
+    /// Fills what it was told that it has, without asking again.
+    Call(usize, usize),
     Leave(usize),
     /// A caller puts about so many bytes.
     Put(usize),
@@ -310,6 +392,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => service.clone().prop_map(Event::Ask),
         3 => (service.clone(), 1_usize..1024).prop_map(|(service, len)| Event::Fill(service, len)),
+        1 => (service.clone(), 1_usize..1024).prop_map(|(service, len)| Event::Call(service, len)),
         1 => service.prop_map(Event::Leave),
         3 => (1_usize..1024).prop_map(Event::Put),
         1 => Just(Event::Abandon),
@@ -330,12 +413,21 @@ proptest! {
         let mut bench = Bench::with(Settings { max_buffered_bytes: limit, ..settings() }, 1);
         let mut services = <[Service; SERVICES]>::default();
         let mut calls = VecDeque::new();
+        let mut timer = None;
+        bench.park();
         for event in events {
+            let is_drivers = matches!(event, Event::Take | Event::Answer | Event::Wait(_));
             match event {
                 Event::Ask(service) => _ = services[service].is_ready(&mut bench),
                 Event::Fill(service, len) => {
                     let service = &mut services[service];
                     if service.place.is_some() && service.is_ready(&mut bench) {
+                        calls.push_back(service.put(&mut bench, &"k".repeat(len)));
+                    }
+                }
+                Event::Call(service, len) => {
+                    let service = &mut services[service];
+                    if service.place.is_some() && !service.waits {
                         calls.push_back(service.put(&mut bench, &"k".repeat(len)));
                     }
                 }
@@ -347,10 +439,21 @@ proptest! {
                 Event::Answer => {}
                 Event::Wait(seconds) => {
                     bench.now += seconds * SECOND;
-                    bench.expire();
+                    timer = bench.expire();
+                    let is_later = timer.is_none_or(|at| at > bench.now);
+                    assert!(is_later || bench.pipeline.is_stalled(bench.now));
                 }
             }
-            check(&bench.pipeline, &mut services);
+            if bench.driver.was_woken() || is_drivers {
+                timer = timer.into_iter().chain(bench.pipeline.next_expiry()).min();
+                bench.park();
+            }
+            let due = bench.pipeline.next_expiry();
+            assert!(
+                due.is_none_or(|due| timer.is_some_and(|at| at <= due)),
+                "the driver sleeps until {timer:?}, beyond {due:?}"
+            );
+            check(&bench, &mut services);
         }
         // Whoever is in line gets there once the others have gone.
         services.iter_mut().filter(|service| !service.waits).for_each(|service| service.leave(&mut bench));
@@ -367,32 +470,44 @@ proptest! {
             let woken = services.iter_mut().filter(|service| service.task.was_woken());
             woken.for_each(|service| service.leave(&mut bench));
         }
-        assert_eq!(bench.pipeline.kept, 0);
-        assert!(bench.pipeline.overflow.is_empty());
+        assert_eq!(bench.pipeline.kept(), 0);
+        assert_eq!(in_line(&bench.pipeline), 0);
     }
 }
 
-fn check(pipeline: &Pipeline, services: &mut [Service]) {
+fn check(bench: &Bench, services: &mut [Service]) {
+    let pipeline = &bench.pipeline;
     let limit = pipeline.settings.max_buffered_bytes;
     let has_place = |service: &Service| {
-        service.place.as_ref().is_some_and(|place| pipeline.in_line(place.seq()).is_none())
+        service.place.as_ref().is_some_and(|place| pipeline.reserved.contains(place.seq()))
     };
     let held = services.iter().filter(|service| has_place(service)).count();
-    assert_eq!(pipeline.kept, held * MAX_REQUEST_LEN);
-    assert!(pipeline.kept <= limit.max(MAX_REQUEST_LEN));
+    assert_eq!(pipeline.reserved.len(), held);
+    assert!(pipeline.kept() <= limit.max(MAX_REQUEST_LEN));
     let waiting = pipeline.queue.waiting_len();
-    assert!(waiting + pipeline.kept <= limit.max(MAX_REQUEST_LEN) + MAX_REQUEST_LEN);
+    assert!(waiting + pipeline.kept() <= limit.max(MAX_REQUEST_LEN) + MAX_REQUEST_LEN);
     for service in services.iter().filter(|service| service.waits && has_place(service)) {
         assert!(service.task.is_woken(), "a service sleeps on its place");
     }
-    assert!(pipeline.overflow.iter().map(InLine::seq).is_sorted());
+    for service in services {
+        let is_in_line =
+            service.place.as_ref().is_some_and(|place| pipeline.in_line.contains(place.seq()));
+        assert!(!is_in_line || service.waits);
+        if has_place(service) {
+            service.since.get_or_insert(bench.now);
+        } else if let Some(since) = service.since.take()
+            && service.place.is_some()
+            && !is_in_line
+        {
+            assert!(bench.now >= since + pipeline.settings.request_timeout, "taken back early");
+        }
+    }
     assert!(pipeline.entries().map(|entry| entry.seq).is_sorted());
     assert!(pipeline.entries().map(|entry| entry.deadline).is_sorted());
-    let is_waiting = pipeline.overflow.iter().any(|in_line| in_line.entry().is_some());
-    assert!(!is_waiting || waiting > 0, "nothing would admit the request");
-    let can_go = pipeline.overflow.front().is_some_and(|first| match first {
-        InLine::Request(_, bytes) => pipeline.has_room(bytes.len()),
-        InLine::Place { .. } => pipeline.has_room_for_place(),
-    });
+    assert!(pipeline.overflow.is_empty() || waiting > 0, "nothing would admit the request");
+    let request =
+        pipeline.overflow.front().map(|(seq, (_, bytes))| (seq, pipeline.has_room(bytes.len())));
+    let place = pipeline.in_line.front().map(|(seq, _)| (seq, pipeline.has_room_for_place()));
+    let can_go = [request, place].into_iter().flatten().min().is_some_and(|(_, can_go)| can_go);
     assert!(!can_go, "there is room, and someone in line for it");
 }

@@ -394,7 +394,7 @@ impl Caller {
 }
 
 fn check_batch(progress: &Progress, model: &Model, call: usize) {
-    let Progress { unfinished, acknowledged, ref failure, broken, delivery, ref refused } =
+    let Progress { unfinished, acknowledged, ref failure, broken, delivery, ref refused, .. } =
         *progress;
     let first_failed = failure.as_ref().map(|&(index, _)| index);
     let broken_at = broken.map(|(index, _)| index);

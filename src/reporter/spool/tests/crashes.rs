@@ -253,3 +253,64 @@ fn segments_that_cannot_be_removed_are_removed_later() {
     assert!(first > 1 && disk.segments().is_empty());
     assert_eq!(spool.stats().bytes, 0);
 }
+
+// FAULTS A18: whatever happens while a segment of a far larger bound is made smaller, the newest samples
+// stay, and those that were dropped are known to be.
+#[test]
+fn fault_at_any_operation_of_trimming_keeps_the_newest() {
+    let wide = Limits { max_bytes: 128 * 1024 * 1024, sync_every: Duration::ZERO };
+    let narrow = Limits { max_bytes: 256 * 1024, sync_every: Duration::ZERO };
+    // Long keys, so that few samples have many bytes.
+    let sample =
+        |n: u64| Sample::new(format!("{}{n}", "k".repeat(1000)), n as f64, 1_150_864_247).unwrap();
+    let prepared = TestDisk::default();
+    let all: Vec<Sample> = (0..400).map(sample).collect();
+    let mut spool = Folder::open(prepared.clone(), folder(), wide).unwrap();
+    let mut rest = &all[..];
+    while !rest.is_empty() {
+        rest = &rest[spool.append(Instant::now(), rest).unwrap()..];
+    }
+    drop(spool);
+    let copy = |seed| {
+        let disk = TestDisk::seeded(seed);
+        for (name, content) in prepared.files() {
+            disk.put(&folder().join(name), &content);
+        }
+        disk
+    };
+    let trim = |disk: &TestDisk| {
+        let Ok(mut spool) = Folder::open(disk.clone(), folder(), narrow) else { return };
+        let _ = spool.append(Instant::now(), &[sample(400)]);
+    };
+    let counted = copy(0);
+    trim(&counted);
+    for at in 0..counted.operations() {
+        for (fault, loses_power) in [
+            (Faults::Killed(at), false),
+            (Faults::Killed(at), true),
+            (Faults::At(at, io::ErrorKind::StorageFull), false),
+        ] {
+            let disk = copy(at);
+            disk.faults(fault);
+            trim(&disk);
+            disk.faults(Faults::None);
+            if loses_power {
+                disk.lose_power();
+            }
+            if disk.files().keys().any(|name| name.ends_with(".unreadable")) {
+                // It could not be read when the folder was opened.
+                continue;
+            }
+            let mut spool = Folder::open(disk.clone(), folder(), narrow).unwrap();
+            assert!(spool.stats().disk_bytes <= narrow.max_bytes, "{fault:?}");
+            let left = drain(&mut spool);
+            let (first, last) = (left[0], left[left.len() - 1]);
+            assert!((1..300).contains(&first), "{fault:?}: {first}");
+            assert!([399, 400].contains(&last), "{fault:?}: {last}");
+            assert_eq!(left, (first..=last).collect::<Vec<_>>(), "{fault:?}");
+            assert_eq!(spool.stats().lost, 0, "{fault:?}");
+            let is_left = |name: &String| name.ends_with(".tmp") || name.ends_with(".settled");
+            assert!(!disk.files().keys().any(is_left), "{fault:?}");
+        }
+    }
+}

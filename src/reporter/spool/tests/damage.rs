@@ -1,8 +1,10 @@
 //! Segments that are not what was written.
 
+use std::io;
+
 use proptest::prelude::*;
 
-use super::*;
+use super::{disk::Faults, *};
 
 /// Three blocks of three samples, in one segment.
 fn nine() -> (TestDisk, String, Vec<u8>) {
@@ -141,6 +143,127 @@ fn a_segment_removed_while_the_spool_is_open_counts_as_lost() {
     append(&mut spool, 300..400).unwrap();
     assert_eq!(drain(&mut spool), (300..400).collect::<Vec<_>>());
     assert_waiting(&mut spool, 0);
+}
+
+/// The name of the only segment there is, and what is in it.
+fn only_segment(disk: &TestDisk) -> (String, Vec<u8>) {
+    let mut segments = disk.segments();
+    assert_eq!(segments.len(), 1);
+    segments.remove(0)
+}
+
+// FAULTS A12
+#[test]
+fn segment_put_back_from_a_backup_is_set_aside() {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    append(&mut spool, 0..10).unwrap();
+    let (name, backup) = only_segment(&disk);
+    assert_eq!(drain(&mut spool).len(), 10);
+    append(&mut spool, 10..12).unwrap();
+    drop(spool);
+    disk.put(&folder().join(&name), &backup);
+    let mut spool = open(&disk);
+    assert_eq!((spool.stats().recovered, spool.stats().set_aside), (2, 1));
+    let aside = format!("{name}.settled");
+    assert_eq!(disk.files().get(&aside), Some(&backup));
+    assert_eq!(drain(&mut spool), [10, 11]);
+    drop(spool);
+    // Once more: the first one is not written over, and neither is looked at again.
+    disk.put(&folder().join(&name), &backup[..50]);
+    disk.put(&folder().join(&name), &backup);
+    let spool = open(&disk);
+    assert_eq!((spool.stats().recovered, spool.stats().set_aside), (0, 1));
+    assert_eq!(disk.files().get(&aside), Some(&backup));
+    assert_eq!(disk.files().get(&format!("{aside}.1")), Some(&backup));
+    drop(spool);
+    assert_eq!(open(&disk).stats().set_aside, 0);
+}
+
+// FAULTS A12: what a kill leaves behind is no such segment.
+#[test]
+fn settled_segment_left_behind_by_a_kill_is_removed() {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    append(&mut spool, 0..10_000).unwrap();
+    disk.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
+    let first = disk.segments().len();
+    disk.faults(Faults::None);
+    while let Some(samples) = spool.read(100).unwrap() {
+        disk.faults(Faults::Removing(".spool", io::ErrorKind::PermissionDenied));
+        spool.settle(samples.len()).unwrap();
+        disk.faults(Faults::None);
+    }
+    drop(spool);
+    let mut spool = open(&disk);
+    assert_eq!((spool.stats().recovered, spool.stats().set_aside), (0, 0));
+    assert!(first > 1 && disk.segments().is_empty());
+    append(&mut spool, 0..1).unwrap();
+    assert_eq!(drain(&mut spool), [0]);
+}
+
+// FAULTS A12: a segment of another spool, whose numbers begin inside of ours.
+#[test]
+fn segment_that_overlaps_another_is_not_deleted_unsent() {
+    let other = TestDisk::default();
+    let mut spool = open(&other);
+    append(&mut spool, 0..10).unwrap();
+    drain(&mut spool);
+    append(&mut spool, 510..520).unwrap();
+    let (name, foreign) = only_segment(&other);
+    assert_eq!(name, format!("{:020}.spool", 10));
+
+    let disk = TestDisk::default();
+    append(&mut open(&disk), 0..20).unwrap();
+    disk.put(&folder().join(&name), &foreign);
+    let mut spool = open(&disk);
+    assert_eq!(spool.stats().set_aside, 1);
+    assert_eq!(disk.files().get(&format!("{name}.settled")), Some(&foreign));
+    assert_eq!(drain(&mut spool), (0..20).collect::<Vec<_>>());
+    drop(spool);
+
+    // This one reaches beyond ours: what of ours it covers is kept in a file.
+    let disk = TestDisk::default();
+    append(&mut open(&disk), 0..15).unwrap();
+    let (ours, bytes) = only_segment(&disk);
+    disk.put(&folder().join(&name), &foreign);
+    let mut spool = open(&disk);
+    assert_eq!(drain(&mut spool), (0..10).chain(510..520).collect::<Vec<_>>());
+    assert_eq!(spool.stats().set_aside, 1);
+    assert_eq!(disk.files().get(&format!("{ours}.settled")), Some(&bytes));
+}
+
+// FAULTS A12: put there while the spool is open, under the name of the segment that comes next.
+#[test]
+fn segment_in_the_place_of_the_next_is_set_aside() {
+    let (other, _, foreign) = nine();
+    drop(other);
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    let name = format!("{:020}.spool", 0);
+    disk.put(&folder().join(&name), &foreign);
+    append(&mut spool, 100..101).unwrap();
+    assert_eq!(disk.files().get(&format!("{name}.settled")), Some(&foreign));
+    assert_eq!((spool.stats().set_aside, drain(&mut spool)), (1, vec![100]));
+}
+
+// FAULTS A17
+#[test]
+fn samples_in_hand_are_lost_when_the_folder_is_removed() {
+    for settled in [0, 30, 100] {
+        let disk = TestDisk::default();
+        let mut spool = open(&disk);
+        append(&mut spool, 0..100).unwrap();
+        assert_eq!(spool.read(100).unwrap().unwrap().len(), 100);
+        disk.remove_all();
+        append(&mut spool, 100..200).unwrap();
+        assert_waiting(&mut spool, 200);
+        spool.settle(settled as usize).unwrap();
+        let stats = spool.stats();
+        assert_eq!((stats.replayed, stats.dropped, stats.lost), (settled, 0, 100 - settled));
+        assert_eq!(drain(&mut spool), (100..200).collect::<Vec<_>>());
+        assert_waiting(&mut spool, 0);
+    }
 }
 
 proptest! {

@@ -10,7 +10,7 @@ use std::{
 
 use fastrand::Rng;
 
-use super::Disk;
+use super::{super::disk::Identity, Disk};
 
 /// A disk; clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +52,8 @@ pub(super) enum Faults {
     OpeningToWrite(&'static str, io::ErrorKind),
     /// All that read from such a file.
     Reading(&'static str, io::ErrorKind),
+    /// All that remove such a file.
+    Removing(&'static str, io::ErrorKind),
 }
 
 /// An open file.
@@ -206,6 +208,22 @@ impl Disk for TestDisk {
         Ok(free)
     }
 
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        self.operation(path)?;
+        let state = self.0.borrow();
+        Ok(identity(state.files.get(path).ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn file_identity(&self, file: &TestFile) -> io::Result<Identity> {
+        self.operation(&file.path)?;
+        Ok(identity(&file.bytes))
+    }
+
+    fn has_name(&self, file: &TestFile) -> io::Result<bool> {
+        self.operation(&file.path)?;
+        Ok(self.0.borrow().files.values().any(|bytes| Rc::ptr_eq(bytes, &file.bytes)))
+    }
+
     fn len(&self, path: &Path) -> io::Result<u64> {
         self.operation(path)?;
         let state = self.0.borrow();
@@ -277,6 +295,11 @@ impl Disk for TestDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.operation(path)?;
+        if let Faults::Removing(name, kind) = self.0.borrow().faults
+            && path.to_string_lossy().contains(name)
+        {
+            return Err(kind.into());
+        }
         let removed = self.0.borrow_mut().files.remove(path);
         removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
@@ -288,4 +311,9 @@ impl Disk for TestDisk {
         state.files.insert(to.to_owned(), bytes);
         Ok(())
     }
+}
+
+/// A file is what its names lead to.
+fn identity(bytes: &Rc<RefCell<Bytes>>) -> Identity {
+    Identity { device: 1, inode: Rc::as_ptr(bytes).addr() as u64 }
 }

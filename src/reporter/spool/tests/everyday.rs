@@ -1,6 +1,6 @@
 //! A folder in ordinary use.
 
-use super::*;
+use super::{super::folder::segment_name, *};
 
 #[test]
 fn what_was_appended_is_read_in_order_and_settled_once() {
@@ -152,4 +152,159 @@ fn a_block_is_no_longer_than_it_may_be() {
     let sample = Sample::new("k".repeat(1024), 1.0, 2).unwrap();
     let appended = spool.append(Instant::now(), &vec![sample; 100]).unwrap();
     assert_eq!(appended, (MAX_BLOCK_LEN - 36) / (1024 + 18));
+}
+
+/// A folder with so many samples, in as many segments as there are calls of `append`.
+fn restarted(disk: &TestDisk, samples: u64) {
+    for n in 0..samples {
+        append(&mut open(disk), n..n + 1).unwrap();
+    }
+}
+
+// FAULTS A19
+#[test]
+fn read_spans_segments() {
+    let disk = TestDisk::default();
+    restarted(&disk, 200);
+    assert_eq!(disk.segments().len(), 200);
+    let mut spool = open(&disk);
+    let read = spool.read(150).unwrap().unwrap();
+    assert_eq!(numbers(&read), (0..150).collect::<Vec<_>>());
+    spool.settle(120).unwrap();
+    assert_eq!(disk.segments().len(), 80);
+    assert_waiting(&mut spool, 80);
+    let read = spool.read(1000).unwrap().unwrap();
+    assert_eq!(numbers(&read), (120..200).collect::<Vec<_>>());
+    spool.settle(80).unwrap();
+    assert!(disk.segments().is_empty() && spool.is_drained());
+}
+
+// FAULTS A19
+#[test]
+fn small_segments_count_as_the_disk_blocks_they_take() {
+    let disk = TestDisk::default();
+    restarted(&disk, 300);
+    let segments = disk.segments().len() as u64;
+    assert!(segments * 4096 <= LIMITS.max_bytes, "{segments} segments");
+    assert!(segments * 4096 > LIMITS.max_bytes - 2 * 4096, "{segments} segments");
+    let mut spool = open(&disk);
+    assert_eq!(drain(&mut spool), (300 - segments..300).collect::<Vec<_>>());
+}
+
+// FAULTS A19: samples of several segments are in hand, of which some go.
+#[test]
+fn samples_in_hand_of_dropped_segments_count_once() {
+    for settled in [0, 3, 5, 50] {
+        let disk = TestDisk::default();
+        restarted(&disk, 50);
+        let mut spool = open(&disk);
+        assert_eq!(spool.read(50).unwrap().unwrap().len(), 50);
+        let mut next = 50;
+        // Until some of them are dropped, and not all.
+        while disk.segments()[0].0 < segment_name(5) {
+            append(&mut spool, next..next + 1).unwrap();
+            next += 1;
+            if next % 10 == 0 {
+                spool.active = None;
+            }
+        }
+        assert_eq!(disk.segments()[0].0, segment_name(5));
+        assert_eq!(spool.stats().dropped, 0);
+        assert_waiting(&mut spool, next);
+        spool.settle(settled as usize).unwrap();
+        let stats = spool.stats();
+        let dropped = 5_u64.saturating_sub(settled);
+        assert_eq!((stats.replayed, stats.dropped), (settled, dropped));
+        assert_eq!(drain(&mut spool), (settled.max(5)..next).collect::<Vec<_>>());
+        assert_waiting(&mut spool, 0);
+    }
+}
+
+// FAULTS A18
+#[test]
+fn smaller_bound_trims_at_start_oldest_first() {
+    let disk = TestDisk::default();
+    let wide = Limits { max_bytes: 128 * 1024 * 1024, ..LIMITS };
+    let mut spool = Folder::open(disk.clone(), folder(), wide).unwrap();
+    append(&mut spool, 0..100_000).unwrap();
+    drop(spool);
+    assert_eq!(disk.segments().len(), 1);
+
+    let mut spool = open(&disk);
+    let stats = spool.stats();
+    assert_eq!(stats.dropped + stats.waiting, 100_000);
+    let used = |disk: &TestDisk| disk.segments().iter().map(|(_, b)| b.len() as u64).sum::<u64>();
+    assert!(used(&disk) <= LIMITS.max_bytes, "{}", used(&disk));
+    assert!(used(&disk) > LIMITS.max_bytes / 8 * 7, "{}", used(&disk));
+    // One append drops no more than it always does.
+    append(&mut spool, 100_000..100_100).unwrap();
+    assert!(used(&disk) <= LIMITS.max_bytes, "{}", used(&disk));
+    assert!(used(&disk) > LIMITS.max_bytes / 8 * 7, "{}", used(&disk));
+    append(&mut spool, 100_100..103_000).unwrap();
+    assert!(used(&disk) <= LIMITS.max_bytes, "{}", used(&disk));
+    assert!(used(&disk) > LIMITS.max_bytes / 8 * 7, "{}", used(&disk));
+    let dropped = spool.stats().dropped;
+    assert_eq!(drain(&mut spool), (dropped..103_000).collect::<Vec<_>>());
+    assert_eq!((spool.stats().lost, spool.stats().dropped), (0, dropped));
+    drop(spool);
+    assert_eq!(open(&disk).stats().recovered, 0);
+}
+
+/// Samples of which every third is old.
+fn aged(numbers: std::ops::Range<u64>) -> Vec<Sample> {
+    let mut samples = samples(numbers.clone());
+    for (sample, number) in samples.iter_mut().zip(numbers) {
+        sample.point.timestamp = if number % 3 == 0 { 10 } else { 20 };
+    }
+    samples
+}
+
+// Asked for: an age bound for what is replayed.
+#[test]
+fn samples_that_are_too_old_are_dropped_when_read() {
+    let mut spool = open(&TestDisk::default());
+    spool.append(Instant::now(), &aged(0..10)).unwrap();
+    assert_eq!(numbers(&spool.read_since(20, 3).unwrap().unwrap()), [1, 2]);
+    spool.settle(1).unwrap();
+    let stats = spool.stats();
+    assert_eq!((stats.replayed, stats.expired, stats.waiting), (1, 1, 8));
+    assert_eq!(numbers(&spool.read_since(20, 100).unwrap().unwrap()), [2, 4, 5, 7, 8]);
+    // The last one is too old, and settled with those in front of it.
+    spool.settle(5).unwrap();
+    let stats = spool.stats();
+    assert_eq!((stats.replayed, stats.expired, stats.waiting), (6, 4, 0));
+    assert!(spool.is_drained());
+}
+
+#[test]
+fn samples_that_are_all_too_old_leave_nothing_behind() {
+    let disk = TestDisk::default();
+    let mut spool = open(&disk);
+    append(&mut spool, 0..10_000).unwrap();
+    assert!(spool.read_since(i64::MAX, 100).unwrap().is_none());
+    assert_eq!((spool.stats().expired, spool.stats().waiting), (10_000, 0));
+    assert!(spool.is_drained() && disk.segments().is_empty());
+    drop(spool);
+    assert_eq!(open(&disk).stats().recovered, 0);
+}
+
+#[test]
+fn samples_that_are_too_old_count_once_when_their_segment_goes() {
+    for settled in [0, 3, 66] {
+        let mut spool = open(&TestDisk::default());
+        spool.append(Instant::now(), &aged(0..100)).unwrap();
+        assert_eq!(spool.read_since(20, 100).unwrap().unwrap().len(), 66);
+        let mut all = 100;
+        while spool.stats().dropped == 0 {
+            append(&mut spool, all..all + 100).unwrap();
+            all += 100;
+        }
+        let dropped = spool.stats().dropped;
+        spool.settle(settled as usize).unwrap();
+        let stats = spool.stats();
+        assert_eq!(stats.replayed, settled);
+        assert_eq!(stats.replayed + stats.expired + stats.dropped, dropped + 100);
+        assert_eq!(drain(&mut spool), (dropped + 100..all).collect::<Vec<_>>());
+        assert_waiting(&mut spool, 0);
+    }
 }

@@ -4,6 +4,7 @@ mod crashes;
 mod damage;
 mod disk;
 mod everyday;
+mod hanging;
 mod real;
 
 use std::{

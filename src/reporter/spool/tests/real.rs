@@ -47,3 +47,86 @@ fn a_path_that_is_a_file_is_refused_with_the_remedy() {
     let error = Folder::open(OsDisk, &path, LIMITS).unwrap_err().to_string();
     assert!(error.ends_with("the spool's path must be a folder"), "{error}");
 }
+
+/// What must hold of a spool that has found out that its folder is not its own any more.
+#[cfg(unix)]
+fn assert_abandoned(spool: &mut Folder, samples: u64) {
+    let waiting = spool.stats();
+    assert!(matches!(append(spool, 90..91), Err(SpoolError::NotOwned { .. })));
+    assert!(matches!(spool.read(1), Err(SpoolError::NotOwned { .. })));
+    spool.sync();
+    spool.settle(1).unwrap();
+    let stats = spool.stats();
+    assert_eq!((stats.abandoned, stats.waiting), (samples, 0), "{waiting:?}");
+    assert_eq!((stats.lost, stats.dropped), (0, 0));
+    assert!(spool.is_drained());
+}
+
+// FAULTS A16
+#[cfg(unix)]
+#[test]
+fn moved_folder_is_left_to_others() {
+    let root = tempfile::tempdir().unwrap();
+    let (path, moved) = (root.path().join("spool"), root.path().join("moved"));
+    let mut first = open_real(&path);
+    append(&mut first, 0..10).unwrap();
+    fs::rename(&path, &moved).unwrap();
+    // Another process, whose first segment has the same name.
+    let mut second = open_real(&path);
+    append(&mut second, 50..60).unwrap();
+    assert_abandoned(&mut first, 10);
+    assert_eq!(drain(&mut second), (50..60).collect::<Vec<_>>());
+    assert_eq!(second.stats().lost, 0);
+    // It is not locked any more.
+    assert_eq!(drain(&mut open_real(&moved)), (0..10).collect::<Vec<_>>());
+}
+
+// FAULTS A16
+#[cfg(unix)]
+#[test]
+fn moved_folder_is_noticed_before_anybody_else_comes() {
+    let root = tempfile::tempdir().unwrap();
+    let (path, moved) = (root.path().join("spool"), root.path().join("moved"));
+    let mut spool = open_real(&path);
+    append(&mut spool, 0..10).unwrap();
+    fs::rename(&path, &moved).unwrap();
+    assert_abandoned(&mut spool, 10);
+    assert!(!path.exists());
+    assert_eq!(drain(&mut open_real(&moved)), (0..10).collect::<Vec<_>>());
+}
+
+// FAULTS A16
+#[cfg(unix)]
+#[test]
+fn removed_lock_file_gives_the_folder_to_others() {
+    for settled in [0, 4, 10] {
+        let root = tempfile::tempdir().unwrap();
+        let mut first = open_real(root.path());
+        append(&mut first, 0..10).unwrap();
+        assert_eq!(first.read(10).unwrap().unwrap().len(), 10);
+        fs::remove_file(root.path().join("lock")).unwrap();
+        let mut second = open_real(root.path());
+        assert_eq!(second.stats().recovered, 10);
+        // The first still has the samples in hand, and is told what became of them.
+        first.settle(settled as usize).unwrap();
+        assert_abandoned(&mut first, 10 - settled);
+        assert_eq!(first.stats().replayed, settled);
+        assert_eq!(drain(&mut second), (0..10).collect::<Vec<_>>());
+        assert_eq!(second.stats().lost, 0);
+    }
+}
+
+// FAULTS A16: a folder that was removed is still ours, but not if another process has made it again.
+#[cfg(unix)]
+#[test]
+fn removed_folder_that_another_process_has_made_again_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("spool");
+    let mut first = open_real(&path);
+    append(&mut first, 0..10).unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    let mut second = open_real(&path);
+    append(&mut second, 50..60).unwrap();
+    assert_abandoned(&mut first, 10);
+    assert_eq!(drain(&mut second), (50..60).collect::<Vec<_>>());
+}

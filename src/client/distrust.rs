@@ -1,0 +1,52 @@
+//! When a server is asked again whether it can pipeline.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Until when a server is not asked whether it can pipeline.
+///
+/// A connection that has stalled with several requests in flight speaks against it, and so it is asked
+/// again only after a while, which grows with each such stall: a trial that fails costs callers their
+/// deadlines. A connection that the server has closed before the probe was through does too, for a short
+/// while.
+#[derive(Default)]
+pub(super) struct Distrust {
+    /// When the server may be asked again, and how long it had not been asked by then.
+    since_stall: Option<(Instant, Duration)>,
+    /// When the server may be asked again after it has closed a connection early.
+    since_close: Option<Instant>,
+}
+
+impl Distrust {
+    /// A connection has stalled with several requests in flight.
+    pub(super) fn stalled(&mut self, now: Instant) {
+        let wait = match self.since_stall {
+            // Believed for longer than it had been distrusted: it has earned a fresh start.
+            Some((ends_at, wait)) if now < ends_at + wait => (2 * wait).min(LONGEST_DISTRUST),
+            _ => FIRST_DISTRUST,
+        };
+        self.since_stall = Some((now + wait, wait));
+    }
+
+    /// The server has closed a connection before it was known whether it can pipeline.
+    pub(super) fn closed_during_probe(&mut self, now: Instant) {
+        self.since_close = Some(now + UNPROBED_FOR);
+    }
+
+    /// When the server may be asked whether it can pipeline; `None` means at any time.
+    pub(super) fn ends_at(&self) -> Option<Instant> {
+        self.since_stall.map(|(ends_at, _)| ends_at).max(self.since_close)
+    }
+}
+
+/// For how long a server is not asked whether it can pipeline after the first stall with several
+/// requests in flight: six times as long as the stall itself took, with the default stall timeout.
+const FIRST_DISTRUST: Duration = Duration::from_secs(60);
+
+const LONGEST_DISTRUST: Duration = Duration::from_secs(60 * 60);
+
+/// How long a server counts as one that takes one request at a time after it has closed a connection
+/// before the probe was through. One that closes after each answer would cost a second connection for
+/// each, and one that was restarted is slower for a moment.
+const UNPROBED_FOR: Duration = Duration::from_secs(10);

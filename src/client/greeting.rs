@@ -1,0 +1,90 @@
+//! An `error` before anything else on a new connection: about the connection, or about a request?
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{self, Sleep};
+
+use crate::{error::ConnectionFault, protocol::Response};
+
+/// How long the end of a connection may come behind the `error` that announces it: a server at its
+/// limit of connections writes and closes in one go. As long as the pause of the probe. Only the
+/// first answer on a connection is held back so long, and only if it is an `error`.
+pub(super) const END_WITHIN: Duration = if cfg!(loom_model) {
+    // Time stands still in a model.
+    Duration::ZERO
+} else {
+    Duration::from_millis(50)
+};
+
+/// Holds back an `error` that is the first answer on a connection until it is clear what it is
+/// about: the connection, if that ends now, and the first request otherwise.
+#[derive(Debug)]
+pub(super) enum Greeting {
+    /// Nothing has come yet.
+    Awaited,
+    Held {
+        message: String,
+        until: Pin<Box<Sleep>>,
+    },
+    /// Answers are answers.
+    Over,
+}
+
+impl Greeting {
+    pub(super) fn new(may_be_rejected: bool) -> Self {
+        if may_be_rejected && !END_WITHIN.is_zero() { Self::Awaited } else { Self::Over }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. })
+    }
+
+    /// Takes note of an answer, which is returned unless it is held back.
+    pub(super) fn pass(&mut self, response: Response) -> Option<Response> {
+        match (&self, response) {
+            (Self::Awaited, Response::Error(message)) => {
+                let until = Box::pin(time::sleep(END_WITHIN));
+                *self = Self::Held { message, until };
+                None
+            }
+            (_, response) => {
+                *self = Self::Over;
+                Some(response)
+            }
+        }
+    }
+
+    /// Returns what was held back: it is an answer.
+    pub(super) fn release(&mut self) -> Option<Response> {
+        if !self.is_held() {
+            return None;
+        }
+        match std::mem::replace(self, Self::Over) {
+            Self::Held { message, .. } => Some(Response::Error(message)),
+            Self::Awaited | Self::Over => None,
+        }
+    }
+
+    /// Ready once the connection has gone on for long enough.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Held { until, .. } => until.as_mut().poll(cx),
+            Self::Awaited | Self::Over => Poll::Ready(()),
+        }
+    }
+
+    /// Returns why the connection has ended, given how.
+    pub(super) fn explain(&mut self, fault: ConnectionFault) -> ConnectionFault {
+        if matches!(fault, ConnectionFault::ClosedByServer | ConnectionFault::Io(_))
+            && let Some(Response::Error(message)) = self.release()
+        {
+            return ConnectionFault::RejectedByServer { message: message.into() };
+        }
+        fault
+    }
+}

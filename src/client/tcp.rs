@@ -1,0 +1,282 @@
+//! Connections over TCP.
+
+use std::{future::Future, io, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{self, Instant},
+};
+
+use super::{
+    address::{InvalidAddress, TcpAddress},
+    connect::{Connector, LONGEST},
+    resolver::Resolver,
+};
+
+/// Connects over TCP: looks the name up for each dial and tries every address that it finds.
+///
+/// The addresses are tried in their order, each beside those before it once these have had a while:
+/// 250 milliseconds (RFC 8305, section 5), or less where the
+/// [connect timeout](crate::ClientBuilder::connect_timeout) is too short for all of them. The first that
+/// connects is taken.
+///
+/// Names are looked up by the system, one at a time for each client: dials of its connections that come
+/// while a look-up is under way share it. A look-up has a thread of its own, so one that hangs costs the
+/// process one thread for each client; it takes none of the runtime's, and does not keep the runtime from
+/// ending.
+///
+/// Each connection has `TCP_NODELAY`, so that a request leaves at once; keepalive, so that an idle
+/// connection whose other end has vanished is noticed; and on Linux `TCP_USER_TIMEOUT`, so that one
+/// with unacknowledged bytes is too.
+#[derive(Clone, Debug)]
+pub struct TcpConnector {
+    keepalive: Duration,
+    user_timeout: Option<Duration>,
+    resolver: Resolver,
+}
+
+/// What Linux takes for `TCP_KEEPIDLE` and `TCP_KEEPINTVL`, in whole seconds (`MAX_TCP_KEEPIDLE`).
+const KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
+
+/// What Linux takes for `TCP_USER_TIMEOUT`: milliseconds in an `int`, of which 0 switches it off.
+const USER_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_millis(i32::MAX as u64);
+
+impl TcpConnector {
+    /// Sets after how long without traffic the peer is asked whether it is there, and how long
+    /// after that it is asked again: from 1 second to 32,767 seconds, in whole seconds, which is what
+    /// Linux takes. Default: 30 seconds.
+    #[must_use]
+    pub fn keepalive(mut self, interval: Duration) -> Self {
+        self.keepalive = clamp(interval, KEEPALIVE);
+        self
+    }
+
+    /// Sets how long sent bytes may stay unacknowledged by the peer's kernel before the connection
+    /// is closed (`TCP_USER_TIMEOUT`, RFC 5482), on Linux: from 1 millisecond to 2,147,483,647, which
+    /// are 24 days and 20 hours; `None` leaves it to the system. Default: 20 seconds.
+    #[must_use]
+    pub fn user_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.user_timeout = limit.into().map(|limit| clamp(limit, USER_TIMEOUT));
+        self
+    }
+
+    fn configure(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive);
+        socket.set_tcp_keepalive(&keepalive)?;
+        #[cfg(target_os = "linux")]
+        if let Some(limit) = self.user_timeout {
+            socket.set_tcp_user_timeout(Some(limit))?;
+        }
+        Ok(())
+    }
+}
+
+impl Default for TcpConnector {
+    fn default() -> Self {
+        Self {
+            keepalive: Duration::from_secs(30),
+            user_timeout: Some(Duration::from_secs(20)),
+            resolver: Resolver::default(),
+        }
+    }
+}
+
+impl Connector for TcpConnector {
+    type Io = TcpStream;
+
+    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+        self.connect_within(address, LONGEST).await
+    }
+
+    async fn connect_within(&self, address: &str, limit: Duration) -> io::Result<TcpStream> {
+        let deadline = Instant::now() + limit.min(LONGEST);
+        let address = TcpAddress::from_str(address)
+            .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
+        let addresses = self.resolver.resolve(&address).await?;
+        let stream = connect_to_any(&addresses, deadline, |address| async move {
+            let stream = TcpStream::connect(address).await?;
+            if is_of_itself(&stream) { Err(nobody_listens()) } else { Ok(stream) }
+        })
+        .await?;
+        self.configure(&stream)?;
+        Ok(stream)
+    }
+
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        TcpAddress::from_str(address).map(drop)
+    }
+
+    /// Else the kernel goes on sending what is not acknowledged for as long as the user timeout
+    /// lasts, whoever has closed the connection.
+    fn give_up(&self, io: &TcpStream) {
+        // Fails only if the connection is gone.
+        let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Tries the addresses one after the other, each once those before it have had their share of the time
+/// until `deadline`, and returns the first connection that there is.
+async fn connect_to_any<Io, Attempt>(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+    attempt: impl Fn(SocketAddr) -> Attempt,
+) -> io::Result<Io>
+where
+    Io: Send + 'static,
+    Attempt: Future<Output = io::Result<Io>> + Send + 'static,
+{
+    let mut untried = addresses.iter();
+    let mut attempts = JoinSet::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        let wait = match untried.next() {
+            Some(&address) => {
+                attempts.spawn(attempt(address));
+                let left = deadline.saturating_duration_since(Instant::now());
+                let sharing = u32::try_from(1 + untried.len()).unwrap_or(u32::MAX);
+                ATTEMPT_DELAY.min(left / sharing)
+            }
+            None if attempts.is_empty() => return Err(failure),
+            None => Duration::MAX,
+        };
+        // Those that are still under way when one has succeeded are ended with the set.
+        match time::timeout(wait, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(io)))) => return Ok(io),
+            Ok(Some(Ok(Err(error)))) => failure = error,
+            Ok(Some(Err(ended))) => failure = ended.into(),
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+/// The end of `range` that is nearest to `value`, if it is not inside.
+fn clamp(value: Duration, range: RangeInclusive<Duration>) -> Duration {
+    value.clamp(*range.start(), *range.end())
+}
+
+/// Whether a connection leads to itself: who dials a port of this machine on which nobody listens may
+/// be given that very port for his own end, and then TCP opens it from both sides at once (RFC 9293,
+/// section 3.5). Nobody would answer, and the server could not have its port back.
+fn is_of_itself(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+}
+
+fn nobody_listens() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens on the port")
+}
+
+/// How long an address may take before the next one is tried beside it (RFC 8305, section 5), unless that
+/// is more than its share of the time.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::pending,
+        sync::{Mutex, atomic::Ordering},
+    };
+
+    use super::{super::resolver::tests::Hanging, *};
+    use crate::{
+        client::MetricsClient,
+        error::{Delivery, Error},
+    };
+
+    /// Dials `addresses` with so much time, where only the last one answers, and returns when each of
+    /// them was tried.
+    async fn tried(addresses: usize, limit: Duration) -> Vec<Duration> {
+        let addresses: Vec<_> =
+            (1..=addresses as u16).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
+        let last = addresses[addresses.len() - 1];
+        let (start, tried) = (Instant::now(), Mutex::new(Vec::new()));
+        let dial = connect_to_any(&addresses, start + limit, |address| {
+            tried.lock().unwrap().push(start.elapsed());
+            async move { if address == last { Ok(address) } else { pending().await } }
+        });
+        assert_eq!(time::timeout(limit, dial).await.unwrap().unwrap(), last);
+        tried.into_inner().unwrap()
+    }
+
+    // FAULTS C16
+    #[tokio::test(start_paused = true)]
+    async fn the_attempts_share_the_time_that_there_is() {
+        let millis = Duration::from_millis;
+        assert_eq!(tried(2, millis(100)).await, [millis(0), millis(50)]);
+        assert_eq!(tried(3, millis(5000)).await, [millis(0), millis(250), millis(500)]);
+        let many = tried(100, millis(5000)).await;
+        assert_eq!((many.len(), many[1], many[99]), (100, millis(50), millis(4950)));
+    }
+
+    // FAULTS C16
+    #[tokio::test(start_paused = true)]
+    async fn the_next_address_is_tried_at_once_when_one_fails() {
+        let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let start = Instant::now();
+        let dial = connect_to_any(&addresses, start + LONGEST, |address| async move {
+            if address.port() == 2 { Ok(()) } else { Err(nobody_listens()) }
+        });
+        dial.await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    // FAULTS C8
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_hangs_takes_one_thread_of_a_client() {
+        let (hanging, resolver) = Hanging::new();
+        let connector = TcpConnector { resolver, ..TcpConnector::default() };
+        let builder = MetricsClient::builder("metrics.internal:8888").connector(connector);
+        let client = builder.connections(16).connect_lazy().unwrap();
+        let mut calls = JoinSet::new();
+        for key in 0..64 {
+            let client = client.clone();
+            calls.spawn(async move {
+                for _ in 0..100 {
+                    let error = client.put(format!("k{key}"), 1.0).await.unwrap_err();
+                    assert_eq!(error.delivery(), Delivery::NotSent);
+                    let error = client.stream("*").await.unwrap_err();
+                    assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+                }
+            });
+        }
+        // As a guard's client, or a probe's connection.
+        #[cfg(feature = "reporter")]
+        client.another().unwrap().put("k", 1.0).await.unwrap_err();
+        calls.join_all().await;
+        // The thread may not even have begun: time is paused, and takes no time.
+        assert!(hanging.begun.load(Ordering::SeqCst) <= 1);
+    }
+
+    // FAULTS C5
+    #[tokio::test]
+    async fn every_duration_of_a_socket_option_is_one_that_the_system_takes() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let day = Duration::from_secs(24 * 60 * 60);
+        for limit in [
+            Some(Duration::ZERO),
+            Some(Duration::from_nanos(1)),
+            Some(24 * day),
+            Some(25 * day),
+            Some(50 * day),
+            Some(Duration::MAX),
+            None,
+        ] {
+            let connector = TcpConnector::default()
+                .user_timeout(limit)
+                .keepalive(limit.unwrap_or(Duration::from_millis(1999)));
+            let stream = connector.connect(&address).await.unwrap();
+            let socket = SockRef::from(&stream);
+            #[cfg(target_os = "linux")]
+            assert_eq!(
+                socket.tcp_user_timeout().unwrap().filter(|set| !set.is_zero()),
+                limit.map(|limit| clamp(limit, USER_TIMEOUT))
+            );
+            assert!(KEEPALIVE.contains(&socket.tcp_keepalive_time().unwrap()));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What one export says: the points of all series, by their keys.
+
+use ::opentelemetry::{InstrumentationScope, KeyValue};
+use indexmap::{IndexMap, map::Entry};
+use opentelemetry_sdk::metrics::{
+    Temporality,
+    data::{
+        AggregatedMetrics, ExponentialHistogram, Histogram, Metric, MetricData, ResourceMetrics,
+    },
+};
+
+use crate::metric::{InvalidKey, Key};
+
+pub(super) type Label = (String, String);
+
+/// How series are named.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Naming {
+    /// Before a dot.
+    pub(super) prefix: Option<String>,
+    /// Those of the prefix. Attributes replace them.
+    pub(super) labels: Vec<Label>,
+    pub(super) resource_attributes: Vec<String>,
+    /// Whether the scope's name and version are labels.
+    pub(super) is_scope_label: bool,
+}
+
+/// The points of an export.
+#[derive(Debug, Default)]
+pub(super) struct Points {
+    pub(super) values: IndexMap<Key, Value>,
+    /// Instruments of which one has replaced a point of the other.
+    pub(super) pairs: Vec<Pair>,
+    /// Points without a key.
+    pub(super) unnamed: Vec<Unnamed>,
+}
+
+#[derive(Debug)]
+pub(super) struct Value {
+    pub(super) value: f64,
+    pub(super) merge: Merge,
+    owner: Owner,
+}
+
+/// What two reports of one second come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Merge {
+    /// The later one: gauges, and what was counted since the beginning.
+    Last,
+    /// What was counted since the last report.
+    Sum,
+    Min,
+    Max,
+}
+
+/// The instrument that a point is of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Owner {
+    pub(super) scope: String,
+    pub(super) kind: &'static str,
+    pub(super) name: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) key: Key,
+    pub(super) first: Owner,
+    pub(super) second: Owner,
+}
+
+#[derive(Debug)]
+pub(super) struct Unnamed {
+    pub(super) metric: String,
+    pub(super) fault: InvalidKey,
+}
+
+impl Merge {
+    fn of(temporality: Temporality, delta: Self) -> Self {
+        if temporality == Temporality::Delta { delta } else { Self::Last }
+    }
+
+    pub(super) fn merge(self, earlier: f64, later: f64) -> f64 {
+        match self {
+            Self::Last => later,
+            Self::Sum => finite(earlier + later),
+            Self::Min => earlier.min(later),
+            Self::Max => earlier.max(later),
+        }
+    }
+}
+
+impl Points {
+    pub(super) fn of(metrics: &ResourceMetrics, naming: &Naming) -> Self {
+        let mut points = Self::default();
+        let is_wanted = |name: &str| naming.resource_attributes.iter().any(|it| it == name);
+        let resource = metrics.resource().iter().filter(|(name, _)| is_wanted(name.as_str()));
+        let resource = resource.map(|(name, value)| (name.to_string(), value.to_string()));
+        let resource: Vec<_> = naming.labels.iter().cloned().chain(resource).collect();
+        for scope in metrics.scope_metrics() {
+            let mut common = resource.clone();
+            if naming.is_scope_label {
+                common.extend(scope_labels(scope.scope()));
+            }
+            for metric in scope.metrics() {
+                let owner = Owner {
+                    scope: scope.scope().name().to_string(),
+                    kind: "gauge",
+                    name: metric.name().to_string(),
+                };
+                Instrument { points: &mut points, naming, common: &common, owner }.metric(metric);
+            }
+        }
+        points
+    }
+}
+
+/// The name and the version of a scope, under the names that OpenTelemetry gives them.
+fn scope_labels(scope: &InstrumentationScope) -> impl Iterator<Item = Label> {
+    let version = scope.version().map(|version| ("otel.scope.version", version));
+    [("otel.scope.name", scope.name())]
+        .into_iter()
+        .chain(version)
+        .map(|(label, value)| (label.to_string(), value.to_string()))
+}
+
+/// One instrument, whose points are added.
+struct Instrument<'a> {
+    points: &'a mut Points,
+    naming: &'a Naming,
+    /// Labels that all points of its scope have.
+    common: &'a [Label],
+    owner: Owner,
+}
+
+/// The labels of one series: of several with one name, the last that was added.
+type Labels = IndexMap<String, String>;
+
+impl Instrument<'_> {
+    fn metric(mut self, metric: &Metric) {
+        match metric.data() {
+            AggregatedMetrics::F64(data) => self.data(data),
+            AggregatedMetrics::U64(data) => self.data(data),
+            AggregatedMetrics::I64(data) => self.data(data),
+        }
+    }
+
+    fn data<T: Number>(&mut self, data: &MetricData<T>) {
+        match data {
+            MetricData::Gauge(gauge) => {
+                for point in gauge.data_points() {
+                    let labels = self.labels(point.attributes());
+                    self.put(&labels, None, point.value().to_f64(), Merge::Last);
+                }
+            }
+            MetricData::Sum(sum) => {
+                self.owner.kind = "sum";
+                let merge = Merge::of(sum.temporality(), Merge::Sum);
+                for point in sum.data_points() {
+                    let labels = self.labels(point.attributes());
+                    self.put(&labels, None, point.value().to_f64(), merge);
+                }
+            }
+            MetricData::Histogram(histogram) => self.histogram(histogram),
+            MetricData::ExponentialHistogram(histogram) => self.exponential(histogram),
+        }
+    }
+
+    fn histogram<T: Number>(&mut self, histogram: &Histogram<T>) {
+        self.owner.kind = "histogram";
+        let temporality = histogram.temporality();
+        for point in histogram.data_points() {
+            let mut labels = self.labels(point.attributes());
+            let (count, sum) = (point.count(), point.sum());
+            self.summary(&labels, temporality, (count, sum, point.min(), point.max()));
+            let bounds = point.bounds().map(|bound| bound.to_string()).chain(["+Inf".to_string()]);
+            let mut count = 0;
+            for (bound, bucket) in bounds.zip(point.bucket_counts()) {
+                count += bucket;
+                labels.insert("le".to_string(), bound);
+                let merge = Merge::of(temporality, Merge::Sum);
+                self.put(&labels, Some("bucket"), count as f64, merge);
+            }
+        }
+    }
+
+    fn exponential<T: Number>(&mut self, histogram: &ExponentialHistogram<T>) {
+        self.owner.kind = "histogram";
+        for point in histogram.data_points() {
+            let labels = self.labels(point.attributes());
+            let summary = (point.count() as u64, point.sum(), point.min(), point.max());
+            self.summary(&labels, histogram.temporality(), summary);
+        }
+    }
+
+    fn summary<T: Number>(
+        &mut self,
+        labels: &Labels,
+        temporality: Temporality,
+        (count, sum, min, max): (u64, T, Option<T>, Option<T>),
+    ) {
+        let merge = Merge::of(temporality, Merge::Sum);
+        self.put(labels, Some("count"), count as f64, merge);
+        // Finite values may have an infinite sum.
+        self.put(labels, Some("sum"), finite(sum.to_f64()), merge);
+        for (part, value, delta) in [("min", min, Merge::Min), ("max", max, Merge::Max)] {
+            if let Some(value) = value {
+                self.put(labels, Some(part), value.to_f64(), Merge::of(temporality, delta));
+            }
+        }
+    }
+
+    fn labels<'a>(&self, attributes: impl Iterator<Item = &'a KeyValue>) -> Labels {
+        let own = attributes.map(|it| (it.key.to_string(), it.value.to_string()));
+        self.common.iter().cloned().chain(own).collect()
+    }
+
+    fn put(&mut self, labels: &Labels, part: Option<&str>, value: f64, merge: Merge) {
+        let Owner { name, .. } = &self.owner;
+        let parts = self.naming.prefix.as_deref().into_iter().chain([name.as_str()]).chain(part);
+        let full = parts.collect::<Vec<_>>().join(".");
+        let key = match Key::with_labels(full, labels) {
+            Ok(key) => key,
+            Err(fault) => {
+                self.points.unnamed.push(Unnamed { metric: name.clone(), fault });
+                return;
+            }
+        };
+        let value = Value { value, merge, owner: self.owner.clone() };
+        match self.points.values.entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(value);
+            }
+            Entry::Occupied(mut taken) => {
+                let second = value.owner.clone();
+                let first = taken.insert(value).owner;
+                self.points.pairs.push(Pair { key: taken.key().clone(), first, second });
+            }
+        }
+    }
+}
+
+/// What a point may hold.
+trait Number: Copy {
+    fn to_f64(self) -> f64;
+}
+
+impl Number for f64 {
+    fn to_f64(self) -> f64 {
+        self
+    }
+}
+
+/// Whole numbers beyond 2^53 lose their last digits: the protocol's values are floats.
+impl Number for u64 {
+    fn to_f64(self) -> f64 {
+        self as f64
+    }
+}
+
+impl Number for i64 {
+    fn to_f64(self) -> f64 {
+        self as f64
+    }
+}
+
+fn finite(value: f64) -> f64 {
+    value.clamp(f64::MIN, f64::MAX)
+}

@@ -1,0 +1,141 @@
+//! Handles of series for which there was no room when they were taken. They work from their first
+//! update on that finds room.
+
+use std::sync::{
+    Arc, Mutex, OnceLock, Weak,
+    atomic::{AtomicU64, Ordering},
+};
+
+use metrics::{CounterFn, GaugeFn, HistogramFn};
+
+use super::{
+    histogram::HistogramSeries,
+    registry::Registry,
+    series::{CounterSeries, GaugeSeries, locked},
+};
+
+/// A series that is looked for again with each update, until it is found.
+struct Late<S> {
+    key: metrics::Key,
+    registry: Weak<Registry>,
+    series: OnceLock<Arc<S>>,
+}
+
+impl<S> Late<S> {
+    fn new((key, registry): (metrics::Key, Weak<Registry>)) -> Self {
+        Self { key, registry, series: OnceLock::new() }
+    }
+
+    fn find(
+        &self,
+        find: impl FnOnce(&Registry, &metrics::Key) -> Option<Arc<S>>,
+    ) -> Option<&Arc<S>> {
+        if self.series.get().is_none()
+            && let Some(series) = find(&*self.registry.upgrade()?, &self.key)
+        {
+            // Where another thread was faster, it has found the same series.
+            let _ = self.series.set(series);
+        }
+        self.series.get()
+    }
+}
+
+pub(super) struct LateCounter {
+    late: Late<CounterSeries>,
+    /// What was counted while there was no series.
+    kept: AtomicU64,
+}
+
+impl LateCounter {
+    pub(super) fn new(wanted: (metrics::Key, Weak<Registry>)) -> Self {
+        Self { late: Late::new(wanted), kept: AtomicU64::new(0) }
+    }
+}
+
+impl CounterFn for LateCounter {
+    fn increment(&self, value: u64) {
+        self.kept.fetch_add(value, Ordering::Relaxed);
+        if let Some(series) = self.late.find(Registry::find_counter) {
+            series.increment(self.kept.swap(0, Ordering::Relaxed));
+        }
+    }
+
+    fn absolute(&self, value: u64) {
+        if let Some(series) = self.late.find(Registry::find_counter) {
+            series.absolute(value);
+        }
+    }
+}
+
+pub(super) struct LateGauge {
+    late: Late<GaugeSeries>,
+    kept: Mutex<Kept>,
+}
+
+/// What a gauge was told while there was no series.
+#[derive(Clone, Copy, Default)]
+struct Kept {
+    set: Option<f64>,
+    /// By how much it has changed since.
+    change: f64,
+}
+
+impl LateGauge {
+    pub(super) fn new(wanted: (metrics::Key, Weak<Registry>)) -> Self {
+        Self { late: Late::new(wanted), kept: Mutex::default() }
+    }
+
+    fn update(&self, update: impl Fn(&mut Kept)) {
+        let series = self.late.find(Registry::find_gauge);
+        let Kept { set, change } = {
+            let mut kept = locked(&self.kept);
+            update(&mut kept);
+            if series.is_none() {
+                return;
+            }
+            std::mem::take(&mut *kept)
+        };
+        if let Some(series) = series {
+            match set {
+                Some(value) => series.set(value + change),
+                None => series.increment(change),
+            }
+        }
+    }
+}
+
+impl GaugeFn for LateGauge {
+    fn increment(&self, value: f64) {
+        self.update(|kept| kept.change += value);
+    }
+
+    fn decrement(&self, value: f64) {
+        self.update(|kept| kept.change -= value);
+    }
+
+    fn set(&self, value: f64) {
+        self.update(|kept| *kept = Kept { set: Some(value), change: 0.0 });
+    }
+}
+
+pub(super) struct LateHistogram {
+    late: Late<HistogramSeries>,
+}
+
+impl LateHistogram {
+    pub(super) fn new(wanted: (metrics::Key, Weak<Registry>)) -> Self {
+        Self { late: Late::new(wanted) }
+    }
+}
+
+impl HistogramFn for LateHistogram {
+    fn record(&self, value: f64) {
+        self.record_many(value, 1);
+    }
+
+    fn record_many(&self, value: f64, count: usize) {
+        if let Some(series) = self.late.find(Registry::find_histogram) {
+            series.record_many(value, count);
+        }
+    }
+}

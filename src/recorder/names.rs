@@ -1,0 +1,212 @@
+//! The keys under which series are reported, and which metric has which.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    fmt, mem,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use indexmap::IndexMap;
+use metrics::KeyName;
+
+use super::{histogram::HistogramKeys, series::Quantile};
+use crate::{
+    log_limit::LogLimiter,
+    metric::{InvalidKey, Key},
+};
+
+/// What all keys of a recorder have in common.
+#[derive(Clone, Debug)]
+pub(super) struct NameSettings {
+    pub(super) prefix: Option<Key>,
+    pub(super) labels: Vec<(String, String)>,
+    pub(super) quantiles: Vec<Quantile>,
+}
+
+/// Makes keys, and finds those that two metrics have. It logs nothing but in
+/// [`log_new`](Self::log_new) and [`log_due`](Self::log_due), for all else runs under a lock.
+pub(super) struct Names {
+    /// Before a dot.
+    prefix: String,
+    /// Those of a metric's own replace them.
+    labels: Vec<(String, String)>,
+    quantiles: Vec<Quantile>,
+    state: Mutex<State>,
+    /// There is something to be logged.
+    is_news: AtomicBool,
+    unnamed: LogLimiter,
+    shared: LogLimiter,
+}
+
+#[derive(Default)]
+struct State {
+    claims: HashMap<Key, Claim>,
+    /// Pairs of metrics that have had a key in common.
+    pairs: HashSet<(Owner, Owner)>,
+    untold_pairs: Vec<Pair>,
+    untold_unnamed: Vec<(KeyName, InvalidKey)>,
+}
+
+/// The metrics that have a key.
+struct Claim {
+    first: Owner,
+    owners: u32,
+}
+
+/// A metric, with all its series.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Owner {
+    kind: Kind,
+    name: KeyName,
+}
+
+struct Pair {
+    key: Key,
+    first: Owner,
+    second: Owner,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// How many pairs of metrics are remembered, and logged. A program has a handful at most, unless its
+/// metrics' names are made of data.
+const MAX_PAIRS: usize = 1000;
+
+impl Names {
+    pub(super) fn new(settings: NameSettings) -> Self {
+        let NameSettings { prefix, labels, quantiles } = settings;
+        let (prefix, mut common) = prefix.map(|prefix| prefix.labels()).unwrap_or_default();
+        common.extend(labels);
+        Self {
+            prefix,
+            labels: common,
+            quantiles,
+            state: Mutex::default(),
+            is_news: AtomicBool::new(false),
+            unnamed: LogLimiter::new(),
+            shared: LogLimiter::new(),
+        }
+    }
+
+    /// Returns the key of a part of a metric. Of several labels with one name the last counts, and
+    /// those of the metric come after those of the recorder.
+    pub(super) fn key(&self, metric: &metrics::Key, part: Option<&str>) -> Result<Key, InvalidKey> {
+        let prefix = Some(self.prefix.as_str()).filter(|prefix| !prefix.is_empty());
+        let parts = prefix.into_iter().chain([metric.name()]).chain(part);
+        let name = parts.collect::<Vec<_>>().join(".");
+        let common = self.labels.iter().map(|(label, value)| (label.as_str(), value.as_str()));
+        let own = metric.labels().map(|label| (label.key(), label.value()));
+        Key::with_labels(name, common.chain(own).collect::<IndexMap<_, _>>())
+    }
+
+    pub(super) fn histogram_keys(
+        &self,
+        metric: &metrics::Key,
+    ) -> Result<HistogramKeys, InvalidKey> {
+        let quantiles = self.quantiles.iter();
+        let quantiles =
+            quantiles.map(|quantile| Ok((quantile.value, self.key(metric, Some(&quantile.name))?)));
+        Ok(HistogramKeys {
+            count: self.key(metric, Some("count"))?,
+            sum: self.key(metric, Some("sum"))?,
+            quantiles: quantiles.collect::<Result<_, InvalidKey>>()?,
+        })
+    }
+
+    /// Notes that a metric has this key.
+    pub(super) fn claim(&self, key: &Key, kind: Kind, metric: &metrics::Key) {
+        let mut state = self.state();
+        let State { claims, pairs, untold_pairs, .. } = &mut *state;
+        let owner = Owner { kind, name: metric.name_shared() };
+        match claims.entry(key.clone()) {
+            Entry::Vacant(free) => {
+                free.insert(Claim { first: owner, owners: 1 });
+            }
+            Entry::Occupied(taken) => {
+                let claim = taken.into_mut();
+                claim.owners += 1;
+                let pair = (claim.first.clone(), owner);
+                if pairs.len() < MAX_PAIRS && pairs.insert(pair.clone()) {
+                    let (first, second) = pair;
+                    untold_pairs.push(Pair { key: key.clone(), first, second });
+                    self.is_news.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Notes that a series which had this key is gone.
+    pub(super) fn release(&self, key: &Key) {
+        let mut state = self.state();
+        if let Some(claim) = state.claims.get_mut(key) {
+            claim.owners -= 1;
+            if claim.owners == 0 {
+                state.claims.remove(key);
+            }
+        }
+    }
+
+    /// Notes that a metric has no key.
+    pub(super) fn note_unnamed(&self, metric: &metrics::Key, fault: InvalidKey) {
+        self.state().untold_unnamed.push((metric.name_shared(), fault));
+        self.is_news.store(true, Ordering::Relaxed);
+    }
+
+    /// Logs what has been noted since, if anything has. The caller holds no lock.
+    #[inline]
+    pub(super) fn log_new(&self) {
+        if self.is_news.load(Ordering::Relaxed) {
+            self.log_due();
+        }
+    }
+
+    /// As [`log_new`](Self::log_new), and what the rate limit has kept back so far.
+    #[cold]
+    pub(super) fn log_due(&self) {
+        self.is_news.store(false, Ordering::Relaxed);
+        // The lock is released before the first line is logged.
+        let unnamed = mem::take(&mut self.state().untold_unnamed);
+        for (metric, error) in unnamed {
+            if self.unnamed.should_log() {
+                let suppressed = self.unnamed.take_suppressed();
+                tracing::warn!(?metric, %error, suppressed, "a series cannot be reported");
+            }
+        }
+        // Each pair is logged, sooner or later: there will be no other line about it.
+        while let Some(Pair { key, first, second }) = self.next_pair() {
+            tracing::warn!(
+                ?key, %first, %second,
+                "two metrics have one key: the second replaces the first"
+            );
+        }
+    }
+
+    fn next_pair(&self) -> Option<Pair> {
+        let mut state = self.state();
+        let is_due = !state.untold_pairs.is_empty() && self.shared.should_log();
+        is_due.then(|| state.untold_pairs.remove(0))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        write!(f, "{kind} {:?}", self.name.as_str())
+    }
+}

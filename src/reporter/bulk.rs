@@ -1,0 +1,114 @@
+//! Recording many samples under a lock of the caller.
+//!
+//! A sample that is recorded may wake the task that sends, and may be worth a log line. Neither may
+//! happen under a lock: a waker and a tracing subscriber are foreign code. So this records first, and
+//! leaves the rest to a value that the caller runs once it has released its locks.
+
+use std::sync::Arc;
+#[cfg(feature = "recorder")]
+use std::time::Duration;
+
+#[cfg(feature = "recorder")]
+use super::Unsent;
+use super::{Reporter, outbox::Recorded, shared::Shared, stats::Reason};
+use crate::{metric::Sample, protocol::NotFinite};
+
+/// What is left to do after samples have been recorded.
+#[must_use = "the task that sends is not woken otherwise"]
+pub(crate) struct Aftermath {
+    shared: Arc<Shared>,
+    /// Those that say something new.
+    recorded: Vec<Recorded>,
+    not_finite: Vec<NotFinite>,
+    refused: Refused,
+}
+
+/// How many samples were dropped while these were recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// The reporter was closed.
+    pub(crate) closed: u64,
+    /// The queue was full: these samples were dropped, or older ones.
+    pub(crate) queue_full: u64,
+}
+
+/// How many samples are recorded at one go, which other threads wait for: some microseconds.
+const SLICE_SAMPLES: usize = 256;
+
+impl Reporter {
+    /// Records samples in this order. Wakes no task and logs nothing.
+    pub(crate) fn record_quietly(&self, samples: &[Sample]) -> Aftermath {
+        let mut aftermath = Aftermath {
+            shared: Arc::clone(self.shared()),
+            recorded: Vec::new(),
+            not_finite: Vec::new(),
+            refused: Refused::default(),
+        };
+        for slice in samples.chunks(SLICE_SAMPLES) {
+            let mut outbox = self.shared().outbox();
+            let full_before = outbox.stats().dropped.queue_full;
+            for sample in slice {
+                match NotFinite::check(&sample.key, sample.point.value) {
+                    Ok(()) => aftermath.note(outbox.record(sample.clone())),
+                    Err(fault) => aftermath.not_finite.push(fault),
+                }
+            }
+            aftermath.refused.queue_full += outbox.stats().dropped.queue_full - full_before;
+        }
+        aftermath
+    }
+
+    /// As [`flush`](Self::flush), where samples were dropped right before.
+    #[cfg(feature = "recorder")]
+    pub(crate) async fn flush_after(
+        &self,
+        refused: Refused,
+        limit: Duration,
+    ) -> Result<(), Unsent> {
+        let flushed = self.flush(limit).await;
+        let dropped = refused.closed + refused.queue_full;
+        let unsent = match flushed {
+            Ok(()) if dropped == 0 => return Ok(()),
+            Ok(()) => self.shared().nothing_unsent(),
+            Err(unsent) => unsent,
+        };
+        Err(Unsent { dropped: unsent.dropped + dropped, ..unsent })
+    }
+}
+
+#[cfg(feature = "recorder")]
+impl Shared {
+    /// What is unsent of what waits for nothing.
+    fn nothing_unsent(&self) -> Unsent {
+        let (sender, unsent) = {
+            let mut outbox = self.outbox();
+            let (mark, sender) = outbox.begin_flush();
+            (sender, Unsent { waiting: 0, ..outbox.unsent(&mark) })
+        };
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        unsent
+    }
+}
+
+impl Aftermath {
+    /// Wakes the task that sends, and logs what is worth it. The caller holds no lock.
+    pub(crate) fn run(self) -> Refused {
+        for recorded in self.recorded {
+            self.shared.after(recorded);
+        }
+        for fault in self.not_finite {
+            self.shared.refuse(Reason::NotFinite, &fault);
+        }
+        self.refused
+    }
+
+    fn note(&mut self, recorded: Recorded) {
+        self.refused.closed += u64::from(recorded.dropped == Some(Reason::Closed));
+        let is_known = |reason| self.recorded.iter().any(|known| known.dropped == Some(reason));
+        if recorded.sender.is_some() || recorded.dropped.is_some_and(|reason| !is_known(reason)) {
+            self.recorded.push(recorded);
+        }
+    }
+}

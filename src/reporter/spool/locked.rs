@@ -1,0 +1,249 @@
+//! A folder behind a lock, under which nothing is logged.
+
+use std::{
+    fmt::Debug,
+    ops::{Deref, DerefMut},
+    path::PathBuf,
+    sync::{
+        Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use super::{
+    disk::Disk,
+    error::SpoolError,
+    folder::Folder,
+    notices::{Health, Notice, SpoolLog},
+    stats::SpoolStats,
+};
+use crate::metric::Sample;
+
+/// What is asked of a folder, on whatever disk it lies.
+pub(super) trait Log: Debug + Send {
+    fn append(&mut self, now: Instant, samples: &[Sample]) -> Result<usize, SpoolError>;
+    fn read_since(&mut self, oldest: i64, most: usize) -> Result<Option<Vec<Sample>>, SpoolError>;
+    fn settle(&mut self, samples: usize) -> Result<(), SpoolError>;
+    fn sync(&mut self);
+    fn is_drained(&self) -> bool;
+    fn is_abandoned(&self) -> bool;
+    fn latest(&self) -> Option<i64>;
+    fn stats(&self) -> SpoolStats;
+    fn health(&self) -> Health;
+    fn note(&mut self, notice: Notice);
+    fn take_notices(&mut self) -> Vec<Notice>;
+    /// Whether a loss of power would cost nothing of what was appended.
+    #[cfg(test)]
+    fn is_synced(&self) -> bool;
+}
+
+impl<D> Log for Folder<D>
+where
+    D: Disk + Send,
+    D::File: Send,
+{
+    fn append(&mut self, now: Instant, samples: &[Sample]) -> Result<usize, SpoolError> {
+        Self::append(self, now, samples)
+    }
+
+    fn read_since(&mut self, oldest: i64, most: usize) -> Result<Option<Vec<Sample>>, SpoolError> {
+        Self::read_since(self, oldest, most)
+    }
+
+    fn settle(&mut self, samples: usize) -> Result<(), SpoolError> {
+        Self::settle(self, samples)
+    }
+
+    fn sync(&mut self) {
+        Self::sync(self);
+    }
+
+    fn is_drained(&self) -> bool {
+        Self::is_drained(self)
+    }
+
+    fn is_abandoned(&self) -> bool {
+        Self::is_abandoned(self)
+    }
+
+    fn latest(&self) -> Option<i64> {
+        Self::latest(self)
+    }
+
+    fn stats(&self) -> SpoolStats {
+        Self::stats(self)
+    }
+
+    fn health(&self) -> Health {
+        Self::health(self)
+    }
+
+    fn note(&mut self, notice: Notice) {
+        self.notices.push(notice);
+    }
+
+    fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    #[cfg(test)]
+    fn is_synced(&self) -> bool {
+        self.unsynced_since.is_none()
+    }
+}
+
+/// A folder that several threads use. None once the reporter is closed: then another may have it.
+#[derive(Debug)]
+pub(super) struct LockedFolder {
+    folder: Mutex<Option<Box<dyn Log>>>,
+    path: PathBuf,
+    is_abandoned: AtomicBool,
+    pub(super) log: SpoolLog,
+}
+
+impl LockedFolder {
+    pub(super) fn new(path: PathBuf, folder: Box<dyn Log>, log: SpoolLog) -> Self {
+        Self { folder: Mutex::new(Some(folder)), path, is_abandoned: AtomicBool::new(false), log }
+    }
+
+    /// Locks the folder. What it has to say is logged when the guard has released the lock.
+    pub(super) fn lock(&self) -> FolderGuard<'_> {
+        // A folder whose calls were broken off is one whose process was: what it has said was written.
+        let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        self.guard(folder)
+    }
+
+    /// As [`lock`](Self::lock), if nothing else is done with the folder.
+    pub(super) fn try_lock(&self) -> Option<FolderGuard<'_>> {
+        match self.folder.try_lock() {
+            Ok(folder) => Some(self.guard(folder)),
+            Err(TryLockError::Poisoned(folder)) => Some(self.guard(folder.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn guard<'a>(&'a self, folder: MutexGuard<'a, Option<Box<dyn Log>>>) -> FolderGuard<'a> {
+        let after = After { locked: self, notices: Vec::new(), health: Health::default() };
+        FolderGuard { folder, after }
+    }
+
+    /// Whether the folder has turned out not to be ours any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Relaxed)
+    }
+}
+
+pub(super) struct FolderGuard<'a> {
+    folder: MutexGuard<'a, Option<Box<dyn Log>>>,
+    // Dropped behind the lock's guard, because it is declared behind it.
+    after: After<'a>,
+}
+
+/// What is left to do once the lock is released.
+struct After<'a> {
+    locked: &'a LockedFolder,
+    notices: Vec<Notice>,
+    health: Health,
+}
+
+impl Drop for FolderGuard<'_> {
+    fn drop(&mut self) {
+        let Some(folder) = self.folder.as_mut() else { return };
+        self.after.notices = folder.take_notices();
+        self.after.health = folder.health();
+        if folder.is_abandoned() {
+            self.after.locked.is_abandoned.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for After<'_> {
+    fn drop(&mut self) {
+        let LockedFolder { log, path, .. } = self.locked;
+        log.write(path, std::mem::take(&mut self.notices), self.health);
+    }
+}
+
+impl Deref for FolderGuard<'_> {
+    type Target = Option<Box<dyn Log>>;
+
+    fn deref(&self) -> &Option<Box<dyn Log>> {
+        &self.folder
+    }
+}
+
+impl DerefMut for FolderGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Option<Box<dyn Log>> {
+        &mut self.folder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        sync::{Arc, OnceLock},
+        time::{Duration, Instant},
+    };
+
+    use tokio::time;
+
+    use super::*;
+    use crate::{Spool, log_watch::LogWatch, metric::Sample};
+
+    // FAULTS A25, and A1: nothing is logged under a lock.
+    #[test]
+    fn notices_are_logged_once_and_without_the_lock() {
+        let root = tempfile::tempdir().unwrap();
+        let locked = Arc::new(OnceLock::<LockedFolder>::new());
+        let seen = Arc::clone(&locked);
+        let watch = LogWatch::calling(move || {
+            let is_locked = |locked: &LockedFolder| locked.folder.try_lock().is_err();
+            assert!(!seen.get().is_some_and(is_locked), "logged under the lock");
+        });
+        let _default = watch.watch();
+        let folder = Spool::folder(root.path()).open().unwrap();
+        let locked = locked.get_or_init(|| {
+            LockedFolder::new(root.path().to_owned(), Box::new(folder), SpoolLog::default())
+        });
+        let sample = [Sample::new("a", 1.0, 1).unwrap()];
+        let append = || locked.lock().as_mut().unwrap().append(Instant::now(), &sample);
+        append().unwrap();
+        assert_eq!(watch.take(), [""; 0]);
+        fs::remove_file(root.path().join(format!("{:020}.spool", 0))).unwrap();
+        append().unwrap();
+        let message = "a segment of the spool was removed or cut by another process";
+        assert_eq!(watch.take(), [message]);
+        #[cfg(unix)]
+        {
+            fs::remove_file(root.path().join("lock")).unwrap();
+            for _ in 0..3 {
+                append().unwrap_err();
+            }
+            let lines = watch.take();
+            assert!(lines.len() == 1 && lines[0].contains("taken over"), "{lines:?}");
+            assert!(locked.is_abandoned());
+        }
+    }
+
+    // FAULTS A25
+    #[tokio::test(start_paused = true)]
+    async fn full_spool_is_said_reminded_of_and_over() {
+        let root = tempfile::tempdir().unwrap();
+        let watch = LogWatch::default();
+        let log = SpoolLog::default();
+        let _default = watch.watch();
+        let drop_some =
+            || log.write(root.path(), vec![Notice::Dropped { samples: 700 }], Health::default());
+        for _ in 0..100 {
+            drop_some();
+        }
+        assert_eq!(watch.take(), ["the spool is full: its oldest samples are dropped"]);
+        time::advance(Duration::from_secs(60)).await;
+        drop_some();
+        assert_eq!(watch.take(), ["the spool is full: its oldest samples are dropped"]);
+        log.write(root.path(), Vec::new(), Health { has_room: true, ..Health::default() });
+        assert_eq!(watch.take(), ["the spool has room again"]);
+    }
+}

@@ -1,0 +1,271 @@
+//! What lies in a folder when it is opened.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    disk::Disk,
+    error::SpoolError,
+    folder::{Folder, LOCK, POSITION, SEGMENT, Segment, TEMPORARY, io_error},
+    notices::{Aside, Notice},
+    reader::Reader,
+    segment::{HEADER_LEN, Header},
+};
+
+impl<D: Disk> Folder<D> {
+    /// Takes over what lies in the folder. Segments with numbers before `removed` had been removed from
+    /// it.
+    pub(super) fn recover(
+        &mut self,
+        files: Vec<(String, u64)>,
+        removed: u64,
+    ) -> Result<(), SpoolError> {
+        let mut found: Vec<Segment> = Vec::new();
+        for (name, bytes) in files {
+            let path = self.path.join(&name);
+            match FileName::of(&name) {
+                FileName::Segment(first) => found.push(Segment::empty(path, first, bytes)),
+                // A process was killed while it made a segment smaller, which is there as it was.
+                FileName::Temporary => {
+                    if let Err(error) = self.disk.remove(&path) {
+                        self.report("remove", &path, error);
+                    }
+                }
+                FileName::Ours => {}
+                FileName::Foreign => self.notices.push(Notice::ForeignFile { file: name }),
+            }
+        }
+        found.sort_by_key(|segment| segment.first);
+        while let Some(mut segment) = found.pop() {
+            // Only what was written last can be torn, and only there is it worth reading everything.
+            let is_last = self.segments.is_empty();
+            let file = match self.disk.open_to_read(&segment.path) {
+                Ok(file) => Reader::new(file),
+                // Removed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.report("open", &segment.path, error);
+                    continue;
+                }
+                // It says nothing of the segment: there may be no file descriptor left.
+                Err(error) => return Err(io_error("open", &segment.path, error)),
+            };
+            match self.survey(&mut segment, file, is_last) {
+                Ok(Contents::Blocks) => {
+                    self.usage.add(segment.bytes);
+                    self.segments.push_front(segment);
+                }
+                Ok(Contents::Nothing) => {
+                    self.counters.torn_bytes += segment.bytes;
+                    if let Err(error) = self.disk.remove(&segment.path) {
+                        self.report("remove", &segment.path, error);
+                    }
+                }
+                Ok(Contents::Foreign) => self.set_aside(&segment.path, Aside::Unreadable),
+                Ok(Contents::Newer { version }) => {
+                    return Err(SpoolError::Newer { path: segment.path, version });
+                }
+                Err(error) => {
+                    self.report("read", &segment.path, error);
+                    self.set_aside(&segment.path, Aside::Unreadable);
+                }
+            }
+        }
+        self.resolve_overlaps();
+        self.set_aside_before(removed);
+        let end = self.segments.back().map_or(0, |last| last.end);
+        self.next = end.max(self.settled);
+        let first = self.segments.front().map_or(self.next, |first| first.first);
+        self.settled = self.settled.max(first);
+        self.counters.recovered = self.next - self.settled;
+        for Segment { path: segment, first, end, .. } in &self.segments {
+            if *end <= self.settled {
+                let (segment, samples) = (segment.clone(), end - first);
+                self.notices.push(Notice::Leftover { segment, samples });
+            }
+        }
+        self.trim();
+        Ok(())
+    }
+
+    /// Sees to it that no two segments have samples of the same numbers, as they do if one of them is of
+    /// another spool. Only one of the two can be read.
+    fn resolve_overlaps(&mut self) {
+        let mut at = 0;
+        while let (Some(this), Some(next)) = (self.segments.get(at), self.segments.get(at + 1)) {
+            if this.end <= next.first {
+                at += 1;
+            } else if next.end <= this.end {
+                if let Some(inner) = self.segments.remove(at + 1) {
+                    self.usage.subtract(inner.bytes);
+                    self.set_aside(&inner.path, Aside::Settled);
+                }
+            } else {
+                let end = next.first;
+                let this = &mut self.segments[at];
+                (this.end, this.aside) = (end, true);
+                at += 1;
+            }
+        }
+    }
+
+    /// Sets aside segments that are older than what was ever removed: they were put back.
+    fn set_aside_before(&mut self, removed: u64) {
+        while self.segments.front().is_some_and(|first| first.end <= removed) {
+            let Some(segment) = self.segments.pop_front() else { return };
+            self.usage.subtract(segment.bytes);
+            self.set_aside(&segment.path, Aside::Settled);
+        }
+    }
+
+    /// Finds out what a segment holds; cuts what is torn, if it was written last.
+    fn survey(
+        &mut self,
+        segment: &mut Segment,
+        mut file: Reader<D::File>,
+        is_last: bool,
+    ) -> io::Result<Contents> {
+        let header = Header::read(&file.header(&self.disk)?);
+        if let Header::Unknown { version } = header {
+            return Ok(Contents::Newer { version });
+        }
+        let mut tail = HEADER_LEN as u64;
+        let mut from = tail;
+        while let Some(found) = file.find(&self.disk, from, segment.bytes)? {
+            if is_last && file.samples(&self.disk, &found)?.is_none() {
+                from = found.payload_at();
+                continue;
+            }
+            (tail, from) = (found.end(), found.end());
+            segment.end = segment.end.max(found.header.end());
+            segment.latest = segment.latest.max(found.header.latest);
+        }
+        let is_torn = segment.bytes < HEADER_LEN as u64;
+        if segment.end == segment.first {
+            let is_empty =
+                tail == HEADER_LEN as u64 && (is_torn || matches!(header, Header::Valid { .. }));
+            return Ok(if is_empty { Contents::Nothing } else { Contents::Foreign });
+        }
+        if is_last && tail < segment.bytes {
+            let cut = segment.bytes - tail;
+            self.notices.push(Notice::Torn { segment: segment.path.clone(), bytes: cut });
+            self.counters.torn_bytes += cut;
+            let file = self.disk.open(&segment.path);
+            match file.and_then(|mut file| self.disk.truncate(&mut file, tail)) {
+                Ok(()) => segment.bytes = tail,
+                // Nothing is read from behind the last block anyway.
+                Err(error) => self.report("cut", &segment.path, error),
+            }
+        }
+        Ok(Contents::Blocks)
+    }
+
+    /// Gives a file a name by which it is no segment any more.
+    pub(super) fn set_aside(&mut self, path: &Path, why: Aside) {
+        let suffix = match why {
+            Aside::Unreadable => ".unreadable",
+            Aside::Settled => ".settled",
+        };
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(suffix);
+        let mut free = PathBuf::from(&aside);
+        let mut number = 0;
+        // What was set aside before is not written over.
+        while self.disk.len(&free).is_ok() {
+            number += 1;
+            let mut numbered = aside.clone();
+            numbered.push(format!(".{number}"));
+            free = numbered.into();
+        }
+        self.counters.set_aside += 1;
+        match self.disk.rename(path, &free) {
+            Ok(()) => self.notices.push(Notice::SetAside { file: free, why }),
+            Err(error) => self.report("rename", path, error),
+        }
+    }
+}
+
+/// What was found in a file that is named like a segment.
+enum Contents {
+    Blocks,
+    /// It is a segment, of which not even one block was written.
+    Nothing,
+    Foreign,
+    Newer {
+        version: u8,
+    },
+}
+
+/// What `position` says.
+///
+/// ```text
+/// position = settled:u64  check:u32  removed:u64  check:u32
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The number of the first sample that has had no outcome.
+    pub(super) settled: u64,
+    /// All segments that end at or before this number had been removed. One that is found all the same
+    /// was put back, from a backup for example.
+    pub(super) removed: u64,
+}
+
+impl Position {
+    /// Reads it from its file. Where that does not say, nothing is settled, and all that is settled was
+    /// removed: the first sends samples twice, the second deletes nothing.
+    pub(super) fn read<D: Disk>(disk: &D, file: &mut D::File) -> Self {
+        let mut bytes = [0; POSITION_LEN];
+        let is_read = disk.read_at(file, 0, &mut bytes).is_ok();
+        let settled = read_checked(&bytes[..CHECKED_LEN]).filter(|_| is_read).unwrap_or(0);
+        let removed = read_checked(&bytes[CHECKED_LEN..]).unwrap_or(settled).min(settled);
+        Self { settled, removed }
+    }
+
+    pub(super) fn bytes(self) -> [u8; POSITION_LEN] {
+        let mut bytes = [0; POSITION_LEN];
+        for (bytes, number) in bytes.chunks_exact_mut(CHECKED_LEN).zip([self.settled, self.removed])
+        {
+            let number = number.to_le_bytes();
+            bytes[..8].copy_from_slice(&number);
+            bytes[8..].copy_from_slice(&crc32fast::hash(&number).to_le_bytes());
+        }
+        bytes
+    }
+}
+
+fn read_checked(bytes: &[u8]) -> Option<u64> {
+    let (number, check) = bytes.split_first_chunk::<8>()?;
+    (check == crc32fast::hash(number).to_le_bytes()).then(|| u64::from_le_bytes(*number))
+}
+
+/// A number and its CRC-32.
+const CHECKED_LEN: usize = 12;
+const POSITION_LEN: usize = 2 * CHECKED_LEN;
+
+/// What a file is by its name.
+enum FileName {
+    /// A segment, with the number of its first sample.
+    Segment(u64),
+    /// What was to replace a segment.
+    Temporary,
+    /// The lock, the position, or a segment that was set aside.
+    Ours,
+    Foreign,
+}
+
+impl FileName {
+    fn of(name: &str) -> Self {
+        if [LOCK, POSITION].contains(&name) {
+            return Self::Ours;
+        }
+        let Some((digits, suffix)) = name.split_once(SEGMENT) else { return Self::Foreign };
+        let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        match (digits.parse(), suffix) {
+            (Ok(first), "") if is_number => Self::Segment(first),
+            (Ok(_), TEMPORARY) if is_number => Self::Temporary,
+            (Ok(_), suffix) if is_number && suffix.starts_with('.') => Self::Ours,
+            _ => Self::Foreign,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Waking tasks that are not ours.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    task::Waker,
+};
+
+use crate::log_limit::LogLimiter;
+
+/// Wakes tasks. The caller holds no lock: a task may run at once, and want it.
+///
+/// A waker is its executor's code and may panic, which concerns one caller. So the others are woken all the
+/// same, and the panic ends here: what goes on from here serves all callers. The panic hook has told of
+/// it by then.
+#[inline]
+pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
+    if !wakers.is_empty() {
+        wake_each(wakers.drain(..));
+    }
+}
+
+/// Wakes tasks, as [`wake_all`] does.
+pub fn wake_each(wakers: impl IntoIterator<Item = Waker>) {
+    let mut wakers = wakers.into_iter();
+    // Goes on behind the waker that has panicked, which has been taken by then.
+    while !survives(|| wakers.by_ref().for_each(Waker::wake)) {}
+}
+
+/// Runs what wakes tasks, and returns whether none of their wakers panicked.
+pub(crate) fn survives(wake: impl FnOnce()) -> bool {
+    static LOG: LogLimiter = LogLimiter::new();
+
+    let Err(panic) = catch_unwind(AssertUnwindSafe(wake)) else {
+        return true;
+    };
+    // Dropping it could panic again.
+    std::mem::forget(panic);
+    if LOG.should_log() {
+        tracing::error!(suppressed = LOG.take_suppressed(), "a waker panicked");
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::Wake,
+    };
+
+    use super::*;
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker that panics")
+        }
+    }
+
+    // FAULTS C4
+    #[test]
+    fn a_panicking_waker_keeps_nobody_asleep() {
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let good = || Waker::from(Arc::clone(&count));
+        let bad = || Waker::from(Arc::new(Panics));
+        let mut wakers = vec![bad(), good(), bad(), bad(), good(), bad()];
+        wake_all(&mut wakers);
+        assert!(wakers.is_empty());
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+    }
+}

@@ -1,0 +1,84 @@
+//! Addresses that can never work are refused when the client is made.
+
+use std::{io, time::Duration};
+
+use metrics_client::{Connector, Delivery, Error, InvalidAddress, MetricsClient, TcpConnector};
+use tokio::{net::TcpStream, time::Instant};
+
+const INVALID: [&str; 7] = [
+    "127.0.0.1",
+    "tcp://127.0.0.1:8888",
+    "127.0.0.1:99999",
+    "127.0.0.1:8888 ",
+    " 127.0.0.1:8888",
+    "::1",
+    ":8888",
+];
+
+// FAULTS C9
+#[tokio::test(start_paused = true)]
+async fn an_invalid_address_is_refused_at_once() {
+    let start = Instant::now();
+    for address in INVALID {
+        let lazy = MetricsClient::builder(address).connect_lazy();
+        for refused in [lazy, MetricsClient::connect(address).await] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
+            assert_eq!((error.is_retryable(), error.delivery()), (false, Delivery::NotSent));
+            let text = error.to_string();
+            assert!(text.starts_with(&format!("invalid address {address:?}: ")), "{text}");
+            assert!(text.contains("an address is host:port"), "{text}");
+        }
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+/// Passes addresses on, and does not ask whether they are good.
+struct Wrapped(TcpConnector);
+
+impl Connector for Wrapped {
+    type Io = TcpStream;
+
+    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+        self.0.connect(address).await
+    }
+}
+
+// FAULTS C9
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_wraps_another_need_not_check_the_address() {
+    for address in INVALID {
+        let builder = MetricsClient::builder(address).connector(Wrapped(TcpConnector::default()));
+        let error = builder.connect().await.unwrap_err();
+        assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
+    }
+}
+
+/// Takes nothing but `pipe:` with a number.
+struct Pipes;
+
+impl Connector for Pipes {
+    type Io = tokio::io::DuplexStream;
+
+    async fn connect(&self, _: &str) -> io::Result<Self::Io> {
+        Ok(tokio::io::duplex(64).0)
+    }
+
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        match address.strip_prefix("pipe:").map(str::parse::<u32>) {
+            Some(Ok(_)) => Ok(()),
+            _ => Err(InvalidAddress::new(address, "it is no pipe", "pipe:number, such as pipe:7")),
+        }
+    }
+}
+
+// FAULTS C9
+#[tokio::test(start_paused = true)]
+async fn a_connector_says_which_addresses_it_takes() {
+    MetricsClient::builder("pipe:7").connector(Pipes).connect_lazy().unwrap();
+    let error = MetricsClient::builder("pope:7").connector(Pipes).connect_lazy().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "invalid address \"pope:7\": it is no pipe; an address is pipe:number, such as pipe:7"
+    );
+}
