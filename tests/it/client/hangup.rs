@@ -7,7 +7,7 @@ use tokio::{join, task::JoinSet, time::Instant};
 
 use crate::peer::Network;
 
-/// What "soon" is: four connections, of which no more than two have to wait, 50 and 100 ms at most.
+/// What "soon" is: seven connections, of which no more than two have to wait, 50 and 100 ms at most.
 const SOON: Duration = Duration::from_millis(200);
 
 /// What a server does at requests.
