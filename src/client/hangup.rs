@@ -233,16 +233,16 @@ pub(super) async fn dial<C: Connector>(
         return Ok(Dialed { io, has_answered: false, has_proof: false });
     };
     let first = ask(&mut io, &harmless(), limits).await?;
-    let (second, proves) = match check {
+    let second = || match check {
         Check::Gets => (harmless(), true),
         Check::Put { skip } => match shared.pipeline().witness(skip) {
             Some(put) => (put, true),
             None => (harmless(), false),
         },
     };
-    let is_put = matches!(check, Check::Put { .. }) && proves;
+    let (mut question, mut proves) = second();
     let mut closes_after_answer = false;
-    let mut answer = ask(&mut io, &second, limits).await;
+    let mut answer = ask(&mut io, &question, limits).await;
     if let (
         Err(ConnectionFault::ClosedByServer | ConnectionFault::Io(_)),
         Response::Error(message),
@@ -254,11 +254,14 @@ pub(super) async fn dial<C: Connector>(
         // Perhaps it closes after each answer: then it does so after this one.
         closes_after_answer = true;
         io = dial().await?;
-        answer = ask(&mut io, &second, limits).await;
+        // The put may have ended since, and must not be sent any more.
+        (question, proves) = second();
+        answer = ask(&mut io, &question, limits).await;
         if answer.is_ok() && ask(&mut io, &harmless(), limits).await.is_ok() {
             return Err(ConnectionFault::ClosedByServer);
         }
     }
+    let is_put = matches!(check, Check::Put { .. }) && proves;
     let has_proof = match answer? {
         Response::Error(_) => proves && !is_put,
         Response::Ok(metrics) if is_put && metrics.is_empty() => true,
