@@ -3,9 +3,10 @@
 use std::{
     io,
     sync::{Arc, LazyLock, Mutex},
+    time::Duration,
 };
 
-use metrics_client::Pipelining;
+use metrics_client::{Pipelining, Reconnect};
 use tokio::join;
 use tracing::{
     Dispatch, Subscriber,
@@ -159,8 +160,10 @@ async fn server_that_is_away_is_said_reminded_of_and_over() {
 
     let (mut network, builder) = Network::new();
     network.refuse(1_000_000);
-    let client = builder.pipelining(Pipelining::Off).connect_lazy().unwrap();
-    // The deadline of a put is 5 seconds.
+    // The deadline of a put is 5 seconds, so that there are attempts within each.
+    let reconnect = Reconnect::backoff(Duration::from_millis(50), Duration::from_secs(1));
+    let builder = builder.pipelining(Pipelining::Off).reconnect(reconnect);
+    let client = builder.connect_lazy().unwrap();
     for second in 0..30 {
         client.put_at("a", 1.0, second).await.unwrap_err();
     }

@@ -155,6 +155,14 @@ impl History {
         }
     }
 
+    /// The connections that a client has made and not dropped.
+    pub(super) fn kept(&self, client: usize) -> impl Iterator<Item = SocketAddr> {
+        let kept = self.connections.iter().filter(move |(_, connection)| {
+            connection.client == client && connection.given_up.is_none()
+        });
+        kept.map(|(&address, _)| address)
+    }
+
     /// The store carries out a batch that came over a connection, all of it at this moment.
     pub(super) fn apply(&mut self, connection: SocketAddr, puts: &PutBatch) {
         let ids = puts
@@ -170,7 +178,7 @@ impl History {
     }
 
     pub(super) fn hangs_up_at_puts(&mut self, connection: SocketAddr, puts: &PutBatch) {
-        for (key, point) in puts.iter() {
+        for (key, point) in puts {
             if let Some(put) = self.identify(key, point.timestamp, point.value) {
                 self.hangups.push(Hangup::Put(put));
             }
