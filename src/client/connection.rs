@@ -68,7 +68,7 @@ pub(super) struct Connection<Io> {
     io_turn: IoTurn,
     /// Up to how many received bytes are read before something is judged late, while that is open.
     judge_at: Option<u64>,
-    /// Whether the server has given an answer that was due.
+    /// Whether the server has given an answer that was due, or a proof before.
     proven: bool,
     /// Whether it has shown that it answers requests other than the one that is suspected.
     has_proof: bool,
@@ -119,7 +119,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             looked: None,
             io_turn: IoTurn::default(),
             judge_at: None,
-            proven: false,
+            proven: has_proof,
             has_proof,
             gathering: Gathering::default(),
             greeting: Greeting::new(is_replaceable && !has_answered),

@@ -300,6 +300,7 @@ impl<C: Connector> Driver<C> {
     fn not_connected(&mut self, fault: ConnectionFault) {
         let fault = Arc::new(fault);
         self.log.not_connected(Chain(&fault));
+        self.search.not_connected();
         self.shared.pipeline().not_connected(Arc::clone(&fault));
         self.back_off(&fault);
     }

@@ -121,6 +121,12 @@ impl Shared {
         self.flights().replayed.take()
     }
 
+    /// How often the server has closed the connection at a sample alone that it was not suspected to.
+    #[cfg(feature = "spool")]
+    pub(super) fn closed_at_others(&self) -> u64 {
+        self.flights().suspects.closed_at_others()
+    }
+
     async fn landed(&self, id: u64) -> Landed {
         // The future may be dropped with its runtime.
         let _returns = Returns { shared: self, id };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    client::SampleOutcome,
+    client::{ENOUGH_PROOFS, SampleOutcome},
     error::{ConnectionFault, Error},
     metric::{Key, Point, Sample},
 };
@@ -44,50 +44,59 @@ impl PoisonKeys {
 /// find out by itself at which request that happens, because it was told not to retry.
 ///
 /// A suspect is passed over until the server has acknowledged another sample, and then sent alone once
-/// more. A server that closes whatever it is sent acknowledges nothing, so that there it is a delay.
+/// more: if the server closes the connection again, that is a proof. A server that closes whatever it is
+/// sent acknowledges nothing, so that there it is a delay. For one that fails at random, the proofs have
+/// to come in a row, as many as the client needs: they are void once the server has closed at a sample
+/// of another key that was alone.
 #[derive(Debug, Default)]
-pub(super) struct Suspects(Vec<Suspect>);
+pub(super) struct Suspects {
+    list: Vec<Suspect>,
+    /// How often the server has closed the connection at a sample alone of no suspect's key.
+    closed_at_others: u64,
+}
 
 #[derive(Debug)]
 struct Suspect {
     key: Key,
     timestamp: i64,
     /// How often the server has closed the connection at it, after it had acknowledged another.
-    failures: u32,
+    proofs: u32,
     /// Whether the server has acknowledged another since it was sent last.
     is_due: bool,
 }
-
-/// How often a suspect is sent alone.
-pub(super) const ENOUGH_FAILURES: u32 = 3;
 
 /// So many are passed over at most.
 const MAX_SUSPECTS: usize = 64;
 
 impl Suspects {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
+    }
+
+    #[cfg(feature = "spool")]
+    pub(super) fn closed_at_others(&self) -> u64 {
+        self.closed_at_others
     }
 
     /// Whether the sample is a suspect, or would replace one.
     pub(super) fn contains(&self, sample: &Sample) -> bool {
-        self.0.iter().any(|suspect| suspect.is(sample))
+        self.list.iter().any(|suspect| suspect.is(sample))
     }
 
     /// Whether the sample is the suspect that is to be sent next, if it is `due` or any.
     pub(super) fn is_next(&self, sample: &Sample, due: bool) -> bool {
-        let next = self.0.iter().find(|suspect| suspect.is_due || !due);
+        let next = self.list.iter().find(|suspect| suspect.is_due || !due);
         next.is_some_and(|suspect| suspect.is(sample))
     }
 
     /// Whether a suspect is to be sent.
     pub(super) fn has_due(&self) -> bool {
-        self.0.iter().any(|suspect| suspect.is_due)
+        self.list.iter().any(|suspect| suspect.is_due)
     }
 
     /// The suspects that were due are not there any more.
     pub(super) fn forget_due(&mut self) {
-        self.0.retain(|suspect| !suspect.is_due);
+        self.list.retain(|suspect| !suspect.is_due);
     }
 
     /// Learns from a batch that was sent, and notes in its outcomes if it is proved that the server
@@ -99,8 +108,11 @@ impl Suspects {
         error: Option<&Error>,
     ) {
         let alone = if let [alone] = batch { Some(alone) } else { None };
-        if outcomes.contains(&SampleOutcome::Acknowledged) {
-            for suspect in &mut self.0 {
+        // If the connection has ended in the middle of a batch, what ended it is sent alone first.
+        let is_good = outcomes.contains(&SampleOutcome::Acknowledged)
+            && !error.is_some_and(|error| alone.is_none() && is_hangup(error));
+        if is_good {
+            for suspect in &mut self.list {
                 suspect.is_due |= !alone.is_some_and(|alone| suspect.is(alone));
             }
         }
@@ -110,7 +122,7 @@ impl Suspects {
                     *outcome = SampleOutcome::ClosedOn;
                 }
             }
-            (Some(alone), _) => self.0.retain(|suspect| !suspect.is(alone)),
+            (Some(alone), _) => self.list.retain(|suspect| !suspect.is(alone)),
             (None, _) => {}
         }
     }
@@ -118,18 +130,23 @@ impl Suspects {
     /// The server has closed the connection when this sample was alone. Whether it is proved that it is
     /// due to the sample.
     fn has_closed_at(&mut self, sample: &Sample) -> bool {
-        let Some(place) = self.0.iter().position(|suspect| suspect.is(sample)) else {
-            if self.0.len() < MAX_SUSPECTS {
+        let Some(place) = self.list.iter().position(|suspect| suspect.is(sample)) else {
+            // The next sample of a poison key is no surprise.
+            if self.list.iter().all(|suspect| suspect.key != sample.key) {
+                self.closed_at_others += 1;
+                self.list.iter_mut().for_each(|suspect| suspect.proofs = 0);
+            }
+            if self.list.len() < MAX_SUSPECTS {
                 let (key, timestamp) = (sample.key.clone(), sample.point.timestamp);
-                self.0.push(Suspect { key, timestamp, failures: 1, is_due: false });
+                self.list.push(Suspect { key, timestamp, proofs: 0, is_due: false });
             }
             return false;
         };
-        let suspect = &mut self.0[place];
-        suspect.failures += u32::from(std::mem::take(&mut suspect.is_due));
-        let is_proved = suspect.failures >= ENOUGH_FAILURES;
+        let suspect = &mut self.list[place];
+        suspect.proofs += u32::from(std::mem::take(&mut suspect.is_due));
+        let is_proved = suspect.proofs >= ENOUGH_PROOFS;
         if is_proved {
-            self.0.remove(place);
+            self.list.remove(place);
         }
         is_proved
     }

@@ -23,6 +23,7 @@ use super::{
     pace::Pace,
 };
 use crate::{
+    client::ENOUGH_PROOFS,
     error::Error,
     log_limit::Lasting,
     log_state::LogState,
@@ -30,7 +31,7 @@ use crate::{
     reporter::{
         flight::Landed,
         outbox::Moving,
-        poison::{ENOUGH_FAILURES, is_hangup},
+        poison::is_hangup,
         sender::{PAUSE, Sender, is_closed, next_batch},
         shared::Shared,
     },
@@ -73,9 +74,12 @@ struct Takeover {
 struct Suspect {
     /// Whether the server has closed the connection at several samples, so that the oldest is sent alone.
     is_sought: bool,
-    /// How often the server has closed the connection at it alone, each time after it had
-    /// acknowledged another sample.
-    failures: u32,
+    /// Whether the server has closed the connection at it alone.
+    was_alone: bool,
+    /// How often in a row it has done so after it had acknowledged another sample.
+    proofs: u32,
+    /// How often it had closed the connection at others when it did so last.
+    closed_at_others: u64,
     /// How many samples had been acknowledged when it did so last.
     acknowledged: u64,
     /// Which sample behind it is sent to find out whether the server acknowledges that.
@@ -292,19 +296,19 @@ impl Takeover {
             return None;
         }
         let most = match self.suspect {
-            Suspect { failures: 1.., witness, .. } => 2 + witness,
+            Suspect { was_alone: true, witness, .. } => 2 + witness,
             Suspect { is_sought: true, .. } => 1,
             Suspect { .. } => self.pace.batch(),
         };
         let read = self.keeper.read(&self.shared, most).await;
         let mut samples = disk_answered(&mut self.read_due, &self.read_failing, read).flatten()?;
-        let mut is_proof = true;
-        if self.suspect.failures > 0 {
+        let mut is_proof = false;
+        if self.suspect.was_alone {
             let witness = samples.split_off(1).pop();
             is_proof = self.has_acknowledged_another(witness).await;
         }
         let is_alone = samples.len() == 1;
-        let accused = is_alone && is_proof && self.suspect.failures + 1 >= ENOUGH_FAILURES;
+        let accused = is_alone && is_proof && self.suspect.proofs + 1 >= ENOUGH_PROOFS;
         let (total, sent) = (samples.len(), Instant::now());
         let shared = Arc::clone(&self.shared);
         let mut replay = pin!(shared.replay(samples, accused));
@@ -322,9 +326,11 @@ impl Takeover {
             }
             Landed::Broken(error) if is_hangup(error) => {
                 self.suspect.is_sought = true;
-                if is_alone && is_proof {
-                    self.suspect.failures += 1;
+                if is_alone {
+                    self.suspect.was_alone = true;
+                    self.suspect.proofs += u32::from(is_proof);
                     self.suspect.acknowledged = shared.outbox().stats().acknowledged;
+                    self.suspect.closed_at_others = shared.closed_at_others();
                 }
                 self.pace.failed(PAUSE, now);
             }
@@ -342,12 +348,16 @@ impl Takeover {
     /// Whether the server has acknowledged another sample since it closed the connection at the
     /// suspect. If there was none, the witness is sent, which is sent again in its turn.
     async fn has_acknowledged_another(&mut self, witness: Option<Sample>) -> bool {
+        if self.shared.closed_at_others() != self.suspect.closed_at_others {
+            self.suspect.proofs = 0;
+        }
         if self.shared.outbox().stats().acknowledged > self.suspect.acknowledged {
             return true;
         }
         let Some(witness) = witness else { return false };
         let is_acknowledged = self.shared.client.put_all([witness]).await.is_ok();
         if !is_acknowledged {
+            self.suspect.proofs = 0;
             self.suspect.witness = (self.suspect.witness + 1) % MAX_WITNESSES;
         }
         is_acknowledged

@@ -7,7 +7,7 @@ use tokio::{join, task::JoinSet, time::Instant};
 
 use crate::peer::Network;
 
-/// What "soon" is: four connections, of which no more than two have to wait, 50 and 100 ms at most.
+/// What "soon" is: seven connections, of which no more than two have to wait, 50 and 100 ms at most.
 const SOON: Duration = Duration::from_millis(200);
 
 /// What a server does at requests.
@@ -218,4 +218,62 @@ async fn server_that_closes_after_each_answer_is_searched_too() {
         () = serve(&mut network, server) => unreachable!("it serves for ever"),
         () = calls => assert!(start.elapsed() < SOON * 2, "{:?}", start.elapsed()),
     }
+}
+
+// FAULTS C12
+#[tokio::test(start_paused = true)]
+async fn put_that_has_ended_is_not_sent_ahead() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
+    let put = |key: &'static str| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put_at(key, 1.0, 1).await })
+    };
+    let _suspect = put("a");
+    let witness = put("b");
+    for _ in 0..2 {
+        network.accept().await.expect("put a 1.0 1\n").await;
+    }
+    let mut peer = network.accept().await;
+    assert!(peer.read_some().await.starts_with("get hangup-probe."));
+    peer.send("ok\n\n").await;
+    peer.expect("put b 1.0 1\n").await;
+    witness.abort();
+    assert!(witness.await.unwrap_err().is_cancelled());
+    drop(peer);
+    let asked = network.accept().await.read_some().await;
+    assert!(asked.starts_with("get hangup-probe."), "{asked}");
+}
+
+// FAULTS C12: a server that fails at random.
+#[tokio::test(start_paused = true)]
+async fn proofs_of_a_random_failure_begin_again() {
+    let (mut network, builder) = Network::new();
+    let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
+    let put = |key: &'static str| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put_at(key, 1.0, 1).await })
+    };
+    let (suspect, witness) = (put("a"), put("b"));
+    for _ in 0..2 {
+        network.accept().await.expect("put a 1.0 1\n").await;
+    }
+    for at in 0..8 {
+        let mut peer = network.accept().await;
+        assert!(peer.read_some().await.starts_with("get hangup-probe."));
+        if at == 4 {
+            continue;
+        }
+        peer.send("ok\n\n").await;
+        peer.answer("put b 1.0 1\n", "ok\n\n").await;
+        peer.expect("put a 1.0 1\n").await;
+    }
+    let mut peer = network.accept().await;
+    assert!(peer.read_some().await.starts_with("get hangup-probe."));
+    peer.send("ok\n\n").await;
+    peer.answer("put b 1.0 1\n", "ok\n\n").await;
+    peer.answer("put a 1.0 1\n", "ok\n\n").await;
+    peer.answer("put b 1.0 1\n", "ok\n\n").await;
+    suspect.await.unwrap().unwrap();
+    witness.await.unwrap().unwrap();
 }

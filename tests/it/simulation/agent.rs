@@ -130,7 +130,10 @@ impl Agent {
                 if batch.total != count || batch.acknowledged < batch.first_failed {
                     self.history().violation(format_args!("{batch:?} of {count} samples"));
                 }
-                self.check_error(&batch.error);
+                for &at in &batch.closed_on {
+                    self.check_closed_on(self.history().seems_to_be_the_cause(puts[at]));
+                }
+                self.check_error(&batch.error, !batch.closed_on.is_empty());
                 (batch.acknowledged, Outcome::from(&Err(batch.error.clone())))
             }
             Some(Err(error)) => {
@@ -172,7 +175,10 @@ impl Agent {
         self.count(result.as_ref());
         match result {
             Some(Ok(found)) => self.history().end_get(reading, &found),
-            Some(Err(error)) => self.check_error(&error),
+            Some(Err(error)) => {
+                let is_cause = self.history().get_seems_to_be_the_cause(&reading);
+                self.check_error(&error, is_cause);
+            }
             None => {}
         }
     }
@@ -207,7 +213,8 @@ impl Agent {
     fn end_put(&mut self, put: PutId, result: Option<Result<(), Error>>) {
         self.count(result.as_ref());
         if let Some(Err(error)) = &result {
-            self.check_error(error);
+            let is_cause = self.history().seems_to_be_the_cause(put);
+            self.check_error(error, is_cause);
         }
         self.history().end_put(put, result.as_ref().map_or(Outcome::Unknown, Outcome::from));
     }
@@ -257,13 +264,15 @@ impl Agent {
     }
 
     /// The network may fail, the queue be full and the store refuse, if that is what this simulation
-    /// has; but all is sound that was sent, and a client that tries again fails with its deadline.
-    fn check_error(&self, error: &Error) {
+    /// has; but all is sound that was sent, and a client that tries again fails with its deadline,
+    /// unless the request seems to be the cause of it all.
+    fn check_error(&self, error: &Error, is_cause: bool) {
         let is_sound = match error {
             Error::Timeout { after, .. } => *after == self.plan.request_timeout,
             Error::QueueFull { limit } => {
                 self.plan.fails_when_full && *limit == self.plan.max_buffered_bytes
             }
+            Error::Connection { .. } if error.is_closed_on_request() => is_cause,
             Error::Connection { fault, .. } => !self.plan.retry && !fault.is_protocol_violation(),
             Error::Rejected { message } => **message == *"disk full",
             Error::Closed { .. } => self.is_closing(),
@@ -274,11 +283,17 @@ impl Agent {
         }
     }
 
+    fn check_closed_on(&self, is_cause: bool) {
+        if !is_cause {
+            self.history().violation(format_args!("a sound sample ends connections"));
+        }
+    }
+
     fn check_stream_error(&self, error: &Error) {
         let is_sound = match error {
             Error::Connect { .. } | Error::Timeout { .. } => true,
             Error::Connection { fault, .. } => !fault.is_protocol_violation(),
-            error => return self.check_error(error),
+            error => return self.check_error(error, false),
         };
         if !is_sound {
             self.history().violation(format_args!("a stream ends with {error:?}"));

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Delivery, Error, Metrics, Sample};
+use metrics_client::{Delivery, Error, Metrics, Sample, Selector};
 use metrics_server::store::PutBatch;
 
 /// A place in the order of all events. A simulation runs on one thread, so there is one order.
@@ -36,6 +36,8 @@ pub(super) struct History {
     /// The connections on which a client looks for a request at which the server closes: there the
     /// first put is a question, and comes again in its turn.
     pub(super) checked: BTreeSet<SocketAddr>,
+    /// At what the server has closed a connection because the store failed for a while.
+    hangups: Vec<Hangup>,
     pub(super) stored: Series,
     /// What must not have happened.
     pub(super) violations: Vec<String>,
@@ -76,9 +78,21 @@ pub(super) struct Connection {
     pub(super) given_up: Option<Moment>,
 }
 
+/// The store fails for a while at a request, and the server closes its client's connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Hangup {
+    Put(PutId),
+    Get { client: usize, key: Option<String> },
+}
+
+/// How often that has to happen to a request until a client may take the request for the cause.
+const ENOUGH_HANGUPS: usize = 5;
+
 /// What was stored when a get began.
 #[derive(Debug)]
 pub(super) struct Reading {
+    client: usize,
+    hangups: usize,
     key: Option<String>,
     stored: Series,
     applied: usize,
@@ -142,6 +156,14 @@ impl History {
         }
     }
 
+    /// The connections that a client has made and not dropped.
+    pub(super) fn kept(&self, client: usize) -> impl Iterator<Item = SocketAddr> {
+        let kept = self.connections.iter().filter(move |(_, connection)| {
+            connection.client == client && connection.given_up.is_none()
+        });
+        kept.map(|(&address, _)| address)
+    }
+
     /// The store carries out a batch that came over a connection, all of it at this moment.
     pub(super) fn apply(&mut self, connection: SocketAddr, puts: &PutBatch) {
         let ids = puts
@@ -156,10 +178,42 @@ impl History {
         }
     }
 
+    pub(super) fn hangs_up_at_puts(&mut self, connection: SocketAddr, puts: &PutBatch) {
+        for (key, point) in puts {
+            if let Some(put) = self.identify(key, point.timestamp, point.value) {
+                self.hangups.push(Hangup::Put(put));
+            }
+        }
+        self.note(format_args!("the store fails, and {connection} is hung up"));
+    }
+
+    pub(super) fn hangs_up_at_get(&mut self, connection: SocketAddr, selector: &Selector) {
+        let client = self.connections[&connection].client;
+        let key = if let Selector::Key(key) = selector { Some(key.to_string()) } else { None };
+        self.note(format_args!("the store fails, and {connection} is hung up at {key:?}"));
+        self.hangups.push(Hangup::Get { client, key });
+    }
+
+    /// Whether the store has failed so often at this put that it looks like the cause.
+    pub(super) fn seems_to_be_the_cause(&self, put: PutId) -> bool {
+        let hangups = self.hangups.iter().filter(|hangup| **hangup == Hangup::Put(put));
+        hangups.count() >= ENOUGH_HANGUPS
+    }
+
+    /// The same for a get, since it began.
+    pub(super) fn get_seems_to_be_the_cause(&self, reading: &Reading) -> bool {
+        let (client, key) = (reading.client, reading.key.clone());
+        let get = Hangup::Get { client, key };
+        let hangups = self.hangups[reading.hangups..].iter().filter(|hangup| **hangup == get);
+        hangups.count() >= ENOUGH_HANGUPS
+    }
+
     /// A get begins, of a key or of all.
     pub(super) fn begin_get(&mut self, who: (usize, usize), key: Option<&str>) -> Reading {
         self.note(format_args!("{}.{} gets {}", who.0, who.1, key.unwrap_or("*")));
         Reading {
+            client: who.0,
+            hangups: self.hangups.len(),
             key: key.map(str::to_string),
             stored: self.stored.clone(),
             applied: self.applied.len(),
@@ -170,7 +224,7 @@ impl History {
     pub(super) fn end_get(&mut self, reading: Reading, found: &Metrics) {
         self.note(format_args!("a get has found {} points", found.point_count()));
         let series = self.series(found);
-        let Reading { key, mut stored, applied } = reading;
+        let Reading { key, mut stored, applied, .. } = reading;
         let is_wanted = |name: &str| key.as_deref().is_none_or(|key| key == name);
         stored.retain(|name, _| is_wanted(name));
         let mut was_true = stored == series;

@@ -183,7 +183,12 @@ impl Store for Witness {
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
         self.world.pause(|conditions| conditions.storing).await;
-        self.fail()?;
+        if let Err(error) = self.fail() {
+            if error.is_transient() {
+                self.world.history.lock().unwrap().hangs_up_at_puts(self.connection, puts);
+            }
+            return Err(error);
+        }
         self.world.store.apply(puts).await?;
         self.world.history.lock().unwrap().apply(self.connection, puts);
         self.world.pause(|conditions| conditions.storing).await;
@@ -197,7 +202,12 @@ impl Store for Witness {
             self.world.history.lock().unwrap().checked.insert(self.connection);
         }
         self.world.pause(|conditions| conditions.storing).await;
-        self.fail()?;
+        if let Err(error) = self.fail() {
+            if error.is_transient() {
+                self.world.history.lock().unwrap().hangs_up_at_get(self.connection, selector);
+            }
+            return Err(error);
+        }
         let snapshot = self.world.store.get(selector).await;
         self.world.pause(|conditions| conditions.storing).await;
         snapshot

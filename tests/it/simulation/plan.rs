@@ -97,7 +97,8 @@ impl Plan {
         } else {
             until(self.faults + TOLERANCE).await;
             let state = client.state();
-            own.recover(self.recovery_time(state)).await;
+            let is_asking = world.history.lock().unwrap().kept(id).next().is_some();
+            own.recover(self.recovery_time(state, is_asking)).await;
         }
         let tallies = [vec![own.tally], agents.join_all().await].concat();
         drop(own);
@@ -106,21 +107,21 @@ impl Plan {
             self.end(client, &world, id).await;
         }
         let history = &mut *world.history.lock().unwrap();
-        let kept = history
-            .connections
-            .iter()
-            .find(|(_, connection)| connection.client == id && connection.given_up.is_none());
-        if let Some((&address, _)) = kept {
+        let kept = history.kept(id).next();
+        if let Some(address) = kept {
             history.violation(format_args!("client {id} is closed, and keeps {address}"));
         }
         Ok(())
     }
 
     /// How long after all faults the client works again at the latest: it finds out what has become
-    /// of the connection that it has or is making, if any, and waits once before it dials.
-    fn recovery_time(&self, state: ConnectionState) -> Duration {
+    /// of the connection that it has or is making, if any, and waits once before it dials. While it looks
+    /// for a request at which the server closes, it is still connecting when it `is_asking` the server
+    /// something first, and that answer may take as long as any.
+    fn recovery_time(&self, state: ConnectionState, is_asking: bool) -> Duration {
         let finding_out = match state {
             ConnectionState::Connected => self.stall_timeout,
+            ConnectionState::Connecting if is_asking => self.stall_timeout,
             ConnectionState::Connecting => self.connect_timeout,
             _ => Duration::ZERO,
         };
