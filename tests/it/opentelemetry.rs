@@ -245,7 +245,12 @@ async fn a_flush_that_reaches_nobody_ends_in_time_and_says_so() {
     assert!(matches!(exporter.force_flush(), Err(OTelSdkError::Timeout(_))));
 }
 
-/// An exporter whose reporter has a sample that gathers until it is flushed, and is then answered so.
+/// Returns an exporter whose reporter has a sample that is not sent before it is flushed, and what the
+/// peer then answers.
+///
+/// The test's runtime must be the current thread's: then the sender, which has told the first flush
+/// that it is over, is sure to have come to its pause before the second sample is recorded. Beside it,
+/// that sample could be sent, and `b` be recorded, before the exporter is flushed at all.
 async fn exporter_with_one(answer: &'static str) -> Exporter {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
@@ -267,14 +272,14 @@ async fn exporter_with_one(answer: &'static str) -> Exporter {
     Exporter::new(reporter)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_flush_is_not_kept_by_what_others_record_meanwhile() {
     let exporter = exporter_with_one("ok\n\n").await;
     let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
     assert!(flushed.is_ok(), "{flushed:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_flush_of_which_something_was_refused_says_so() {
     let exporter = exporter_with_one("error\nno\n\n").await;
     let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
