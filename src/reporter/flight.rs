@@ -363,6 +363,10 @@ impl Shared {
     }
 
     /// Locked before the outbox.
+    ///
+    /// The client's future is polled and dropped under this lock, which may wake the client's tasks:
+    /// whoever calls a batch back counts on its being home when that returns. So this lock must not be
+    /// taken where a task is woken or something is logged. Recording and the counts do not take it.
     fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
