@@ -141,12 +141,14 @@ impl Shared {
     }
 
     /// Calls back the batch that was taken from the queue. What of it has not been sent will not be,
-    /// and what of it has no outcome waits again.
+    /// and what of it has no outcome waits again. Returns whether there was one.
     #[cfg(any(test, feature = "spool"))]
-    pub(super) fn call_back(&self) {
+    pub(super) fn call_back(&self) -> bool {
         let mut flights = self.flights();
         let flight = flights.current.take();
+        let has_flown = flight.is_some();
         self.return_home(flights, flight);
+        has_flown
     }
 
     /// Calls back the batch that is on its way, and keeps the sender from sending; false if somebody
@@ -367,6 +369,10 @@ impl Shared {
     }
 
     /// Locked before the outbox.
+    ///
+    /// The client's future is polled and dropped under this lock, which may wake the client's tasks:
+    /// whoever calls a batch back counts on its being home when that returns. So this lock must not be
+    /// taken where a task is woken or something is logged. Recording and the counts do not take it.
     fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -535,7 +541,7 @@ mod tests {
     #[tokio::test]
     async fn a_batch_is_called_back_in_one_go() {
         let (shared, was_hidden) = flying();
-        shared.call_back();
+        assert!(shared.call_back());
         assert!(was_hidden.load(Ordering::Relaxed));
         let stats = shared.outbox().stats();
         assert_eq!((stats.acknowledged, stats.waiting), (0, 3));

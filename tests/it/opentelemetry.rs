@@ -10,14 +10,14 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::{
     Resource,
-    error::OTelSdkError,
+    error::{OTelSdkError, OTelSdkResult},
     metrics::{
         Aggregation, Instrument, PeriodicReader, SdkMeterProvider, Stream, Temporality,
         exporter::PushMetricExporter,
     },
 };
 
-use crate::peer::Network;
+use crate::peer::Peer;
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(60 * 60);
@@ -244,12 +244,18 @@ async fn a_flush_that_reaches_nobody_ends_in_time_and_says_so() {
     assert!(matches!(exporter.force_flush(), Err(OTelSdkError::Timeout(_))));
 }
 
-/// An exporter whose reporter has a sample that gathers until it is flushed, and is then answered so.
-async fn exporter_with_one(answer: &'static str) -> Exporter {
-    let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
+/// Returns what a flush comes to of an exporter whose reporter has a sample that is not sent before, and
+/// is then answered so.
+///
+/// The runtime must be that of the current thread: then the sender, which has told the first flush that
+/// it is over, is sure to be in its pause before the second sample is recorded. Beside it, that sample
+/// could be sent, and `b` be recorded, before the exporter is flushed at all.
+async fn flushed_with_one(answer: &'static str) -> OTelSdkResult {
+    // The client cannot dial, so that the flush waits for the reporter's task, however long that takes.
+    let (near, far) = tokio::io::duplex(1024);
+    let client = MetricsClient::builder("a pipe").pipelining(Pipelining::On).with_io(near);
     let reporter = Reporter::builder(client).gather(LONG).start();
-    let mut peer = network.accept().await;
+    let mut peer = Peer::on(far);
     // The first one does not wait for more.
     reporter.record_at("first", 1.0, 1);
     peer.answer("put first 1.0 1\n", "ok\n\n").await;
@@ -263,20 +269,22 @@ async fn exporter_with_one(answer: &'static str) -> Exporter {
         peer.send(answer).await;
         std::future::pending::<()>().await;
     });
-    Exporter::new(reporter)
+    let exporter = Exporter::new(reporter).flush_timeout(LONG);
+    let (done, flushed) = tokio::sync::oneshot::channel();
+    // A thread outside of the runtime, as that of a `PeriodicReader`.
+    std::thread::spawn(move || done.send(exporter.force_flush()));
+    flushed.await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_flush_is_not_kept_by_what_others_record_meanwhile() {
-    let exporter = exporter_with_one("ok\n\n").await;
-    let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
+    let flushed = flushed_with_one("ok\n\n").await;
     assert!(flushed.is_ok(), "{flushed:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_flush_of_which_something_was_refused_says_so() {
-    let exporter = exporter_with_one("error\nno\n\n").await;
-    let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
+    let flushed = flushed_with_one("error\nno\n\n").await;
     assert_eq!(
         flushed.unwrap_err().to_string(),
         "Operation failed: 1 points were lost: 0 were dropped, 1 were rejected; 0 still wait, 0 are in the spool"

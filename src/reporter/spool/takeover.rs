@@ -53,7 +53,7 @@ struct Takeover {
     keeper: Arc<Keeper>,
     /// From how many samples on that wait in memory they are moved at once.
     enough: usize,
-    /// The sender's last attempt has failed.
+    /// The sender's last attempt has failed, or was called back to be moved to the folder.
     has_failed: Arc<AtomicBool>,
     pace: Pace,
     suspect: Suspect,
@@ -167,7 +167,6 @@ impl Sender {
                 }
                 Some(Landed::CalledBack) => {
                     self.batch = (self.batch / 2).max(LEAST_BATCH);
-                    has_failed.store(true, Ordering::Relaxed);
                 }
                 Some(Landed::Broken(error)) => {
                     has_failed.store(true, Ordering::Relaxed);
@@ -247,7 +246,11 @@ impl Takeover {
         let relief = Relief::begin(&shared);
         // What is on its way is the oldest, and has to be moved first.
         let _ = time::timeout(GRACE, landed(&shared)).await;
-        shared.call_back();
+        if shared.call_back() {
+            // Noted here, and not where the sender learns of it, which may be later: what is moved to
+            // the folder now is not to be sent again at once.
+            self.has_failed.store(true, Ordering::Relaxed);
+        }
         let end = shared.outbox().end();
         let is_stored = {
             let mut storing = pin!(self.store(Moving::All));
