@@ -56,6 +56,7 @@ pub use config::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect};
 #[cfg(feature = "reporter")]
 pub(crate) use hangup::ENOUGH_PROOFS;
+#[cfg(feature = "reporter")]
 pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use place::{Calling, Places};

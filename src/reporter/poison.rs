@@ -52,6 +52,7 @@ impl PoisonKeys {
 pub(super) struct Suspects {
     list: Vec<Suspect>,
     /// How often the server has closed the connection at a sample alone of no suspect's key.
+    #[cfg(feature = "spool")]
     closed_at_others: u64,
 }
 
@@ -133,7 +134,10 @@ impl Suspects {
         let Some(place) = self.list.iter().position(|suspect| suspect.is(sample)) else {
             // The next sample of a poison key is no surprise.
             if self.list.iter().all(|suspect| suspect.key != sample.key) {
-                self.closed_at_others += 1;
+                #[cfg(feature = "spool")]
+                {
+                    self.closed_at_others += 1;
+                }
                 self.list.iter_mut().for_each(|suspect| suspect.proofs = 0);
             }
             if self.list.len() < MAX_SUSPECTS {
