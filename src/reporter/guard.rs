@@ -47,17 +47,22 @@ impl Drop for ReporterGuard {
         if let Some(sender) = sender {
             sender.wake();
         }
-        if shared.outbox().unsent(&mark).waiting == 0 {
-            return;
-        }
-        let last = LastFlush {
-            is_stuck: is_on_current_thread(),
-            times: Times::new(self.limit, shared.has_spool()),
-            mark,
-        };
-        if let Err(unsent) = last.run(shared, spawn_thread) {
-            shared.log.guard_failed(&unsent);
-        }
+        flush_marked(shared, mark, self.limit);
+    }
+}
+
+/// Sends what was recorded before the mark, as a guard does: what others record later is not waited for.
+pub(super) fn flush_marked(shared: &Arc<Shared>, mark: Mark, limit: Duration) {
+    if shared.outbox().unsent(&mark).waiting == 0 {
+        return;
+    }
+    let last = LastFlush {
+        is_stuck: is_on_current_thread(),
+        times: Times::new(limit, shared.has_spool()),
+        mark,
+    };
+    if let Err(unsent) = last.run(shared, spawn_thread) {
+        shared.log.guard_failed(&unsent);
     }
 }
 

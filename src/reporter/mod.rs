@@ -264,7 +264,7 @@ impl Reporter {
         if let Some(sender) = sender {
             sender.wake();
         }
-        drop(self.guard(limit));
+        guard::flush_marked(self.shared(), mark, limit);
         let outbox = self.shared().outbox();
         match outbox.poll_flushed(&mark) {
             Poll::Ready(flushed) => flushed,
