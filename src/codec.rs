@@ -23,6 +23,7 @@ pub use crate::{
     metric::{Escaped, Excerpt, KeyRef},
     protocol::{
         ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line,
-        MAX_REQUEST_LEN, NotFinite, Request, RequestRef, Response, ServerCodec, encode_records,
+        MAX_REQUEST_LEN, NonFiniteValue, Request, RequestRef, Response, ServerCodec,
+        encode_records,
     },
 };

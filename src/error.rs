@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use crate::{
     client::InvalidAddress,
     metric::{Escaped, InvalidKey},
-    protocol::{CodecError, InvalidRecord, InvalidSample, NotFinite},
+    protocol::{CodecError, InvalidRecord, InvalidSample, NonFiniteValue},
 };
 
 /// Why a call of [`MetricsClient`](crate::MetricsClient) failed.
@@ -23,7 +23,7 @@ pub enum Error {
 
     /// The value is NaN or infinite. Nothing was sent.
     #[error(transparent)]
-    NotFinite(#[from] NotFinite),
+    NonFiniteValue(#[from] NonFiniteValue),
 
     /// No connection can ever be made to the address. Nothing was sent, and no client was made.
     #[error(transparent)]
@@ -56,7 +56,7 @@ pub enum Error {
         delivery: Delivery,
         /// Why there is no connection, if there is none.
         #[source]
-        cause: Option<Arc<ConnectionFault>>,
+        cause: Option<Arc<ConnectionError>>,
     },
 
     /// The server answered `error`.
@@ -88,7 +88,7 @@ pub enum Error {
     Connection {
         /// Why it ended; the same for all who waited.
         #[source]
-        fault: Arc<ConnectionFault>,
+        fault: Arc<ConnectionError>,
         /// Whether the request had been sent.
         delivery: Delivery,
     },
@@ -109,7 +109,7 @@ pub enum Error {
         delivery: Delivery,
         /// Why there was no connection any more, if that is why it is closed.
         #[source]
-        cause: Option<Arc<ConnectionFault>>,
+        cause: Option<Arc<ConnectionError>>,
     },
 
     /// Some of the samples of a `put_all` were not stored.
@@ -141,7 +141,7 @@ impl Error {
             }
             Self::Batch(batch) => batch.retryable,
             Self::InvalidKey(_)
-            | Self::NotFinite(_)
+            | Self::NonFiniteValue(_)
             | Self::InvalidAddress(_)
             | Self::Rejected { .. }
             | Self::InvalidResponse(_)
@@ -153,7 +153,7 @@ impl Error {
     }
 
     /// Returns true if the server closes the connection at this very request, while it answers
-    /// others ([`ConnectionFault::ClosedOnRequest`]). Sending the request again meets the same.
+    /// others ([`ConnectionError::ClosedOnRequest`]). Sending the request again meets the same.
     ///
     /// For a [`put_all`](crate::MetricsClient::put_all) it is about the first sample that failed;
     /// [`BatchError::closed_on`] lists all such samples.
@@ -174,7 +174,7 @@ impl Error {
     pub fn delivery(&self) -> Delivery {
         match self {
             Self::InvalidKey(_)
-            | Self::NotFinite(_)
+            | Self::NonFiniteValue(_)
             | Self::InvalidAddress(_)
             | Self::Connect { .. }
             | Self::QueueFull { .. }
@@ -194,7 +194,7 @@ impl From<InvalidSample> for Error {
     fn from(fault: InvalidSample) -> Self {
         match fault {
             InvalidSample::Key(fault) => fault.into(),
-            InvalidSample::NotFinite(fault) => fault.into(),
+            InvalidSample::NonFiniteValue(fault) => fault.into(),
         }
     }
 }
@@ -225,7 +225,7 @@ impl Delivery {
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ConnectionFault {
+pub enum ConnectionError {
     /// It could not be made.
     #[error("cannot connect to {address}")]
     Dial {
@@ -288,7 +288,7 @@ pub enum ConnectionFault {
     DataForAnotherKey,
 }
 
-impl ConnectionFault {
+impl ConnectionError {
     /// Whether the server sent what it must not send, so that another connection will not help.
     #[must_use]
     pub fn is_protocol_violation(&self) -> bool {
@@ -306,7 +306,7 @@ impl ConnectionFault {
     }
 }
 
-impl From<CodecError> for ConnectionFault {
+impl From<CodecError> for ConnectionError {
     fn from(error: CodecError) -> Self {
         match error {
             CodecError::Io(error) => Self::Io(error),
@@ -334,7 +334,7 @@ pub struct BatchError {
     /// How many of the settled samples the server has refused.
     pub rejected: usize,
     /// The places of the settled samples at which the server closes the connection
-    /// ([`ConnectionFault::ClosedOnRequest`]), in ascending order. They do not keep the rest from
+    /// ([`ConnectionError::ClosedOnRequest`]), in ascending order. They do not keep the rest from
     /// being stored, and sending them again does not help.
     pub closed_on: Vec<usize>,
     /// Why it failed.

@@ -37,16 +37,16 @@ pub use client::{
     ClientBuilder, ConnectionState, Connector, InvalidAddress, MetricsClient, Overflow, Pipelining,
     Reconnect, SampleStream, StateWatcher, Stats, TcpConnector,
 };
-pub use error::{BatchError, ConnectionFault, Delivery, Error};
+pub use error::{BatchError, ConnectionError, Delivery, Error};
 pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};
 pub use protocol::{
-    ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NotFinite,
+    ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NonFiniteValue,
     Request, Response, ServerCodec,
 };
 #[cfg(feature = "reporter")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]
 pub use reporter::{
-    Dropped, Gauge, Reporter, ReporterBuilder, ReporterGuard, ReporterStats, Unsent, WhenFull,
+    Dropped, FlushError, Gauge, Reporter, ReporterBuilder, ReporterGuard, ReporterStats, WhenFull,
 };
 #[cfg(feature = "spool")]
 #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]

@@ -2,12 +2,12 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc, time::SystemTime};
 
-mod excerpt;
+mod escape;
 mod labels;
 mod metrics;
 mod sort;
 
-pub use excerpt::{Escaped, Excerpt};
+pub use escape::{Escaped, Excerpt};
 pub(crate) use metrics::MetricsBuilder;
 pub use metrics::{IntoIter, Iter, Metrics};
 
@@ -66,20 +66,20 @@ impl Key {
     /// Whether `name` may be a key; what [`Key::new`] does, without keeping the name.
     pub(crate) fn check(name: &str) -> Result<(), InvalidKey> {
         let reason = if name.is_empty() {
-            KeyFault::Empty
+            KeyErrorKind::Empty
         } else if name.len() > Self::MAX_LEN {
-            KeyFault::TooLong { len: name.len() }
+            KeyErrorKind::TooLong { len: name.len() }
         } else if name == "*" {
-            KeyFault::Everything
+            KeyErrorKind::Everything
         } else if name.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(());
         } else {
             match name.chars().find(|c| c.is_whitespace() || c.is_control()) {
-                Some(found) => KeyFault::Character { found },
+                Some(found) => KeyErrorKind::Character { found },
                 None => return Ok(()),
             }
         };
-        Err(InvalidKey { excerpt: Excerpt::of(name.as_bytes()), reason })
+        Err(InvalidKey { escape: Excerpt::of(name.as_bytes()), reason })
     }
 }
 
@@ -245,10 +245,10 @@ impl TryFrom<&Key> for Key {
 
 /// A name that cannot be a [`Key`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{excerpt} cannot be a key: {reason}")]
+#[error("{escape} cannot be a key: {reason}")]
 pub struct InvalidKey {
-    excerpt: Excerpt,
-    reason: KeyFault,
+    escape: Excerpt,
+    reason: KeyErrorKind,
 }
 
 impl From<std::convert::Infallible> for InvalidKey {
@@ -258,14 +258,14 @@ impl From<std::convert::Infallible> for InvalidKey {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum KeyFault {
+enum KeyErrorKind {
     Empty,
     TooLong { len: usize },
     Everything,
     Character { found: char },
 }
 
-impl fmt::Display for KeyFault {
+impl fmt::Display for KeyErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("it is empty"),

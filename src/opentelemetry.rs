@@ -19,7 +19,7 @@ use self::points::{Merge, Naming, Owner, Pair, Points, Unnamed};
 use crate::{
     log_limit::LogLimiter,
     metric::{InvalidKey, Key, Point, Sample},
-    reporter::{Reporter, ReporterStats, Seconds, Stamp, WallClock, whole_seconds},
+    reporter::{Reporter, ReporterStats, Stamp, UniqueSeconds, WallClock, whole_seconds},
 };
 
 mod points;
@@ -116,7 +116,7 @@ struct Shared {
 /// What the exports of the last export's second said.
 #[derive(Default)]
 struct Said {
-    seconds: Seconds,
+    seconds: UniqueSeconds,
     /// Of series that are not their last value.
     values: HashMap<Key, f64>,
 }

@@ -10,7 +10,7 @@ use std::{
 use tower_service::Service;
 
 use crate::{
-    client::{Calling, MetricsClient, Places},
+    client::{CallFuture, MetricsClient, Reservations},
     error::Error,
     metric::Metrics,
     protocol::Request,
@@ -61,14 +61,14 @@ use crate::{
 /// ```
 pub struct MetricsService {
     client: MetricsClient,
-    places: Places,
+    places: Reservations,
 }
 
 impl MetricsClient {
     /// This client as a [`tower`](https://docs.rs/tower) service.
     #[must_use]
     pub fn service(&self) -> MetricsService {
-        MetricsService { client: self.clone(), places: Places::default() }
+        MetricsService { client: self.clone(), places: Reservations::default() }
     }
 }
 
@@ -134,7 +134,7 @@ impl fmt::Debug for MetricsService {
 /// stored. No other call is touched.
 #[must_use = "nothing is sent before it is polled"]
 pub struct ResponseFuture {
-    calling: Calling,
+    calling: CallFuture,
 }
 
 impl Future for ResponseFuture {

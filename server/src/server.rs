@@ -15,7 +15,7 @@ use tracing::info;
 #[cfg(feature = "tls")]
 use crate::session::TlsAcceptor;
 use crate::{
-    session::{self, Counters, Limits, Monitor, Shared, Work, listener},
+    session::{self, Counters, Limits, Monitor, Shared, Usage, listener},
     store::{MemoryStore, Store},
 };
 
@@ -277,8 +277,8 @@ where
     // Kept to the end: a sender that is gone is a stop.
     let (_stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared::new(store, limits, Arc::default()));
-    session::run(io, None, Arc::clone(&shared), Work::default(), stopped).await;
-    shared.log.sum_up();
+    session::run(io, None, Arc::clone(&shared), Usage::default(), stopped).await;
+    shared.log_limits.log_suppressed();
 }
 
 /// Listens on all addresses that this machine has, with one port for those that ask for any.

@@ -13,18 +13,18 @@ use tokio::{task::coop, time::Instant};
 use super::{
     outcomes::Outcomes,
     pipeline::{Progress, WaiterId},
-    pool::{Pool, Several},
+    pool::{Pool, ShardedConnections},
     shared::Shared,
 };
 use crate::{
     error::{BatchError, Delivery, Error},
     metric::Sample,
-    protocol::{self, NotFinite},
+    protocol::{self, NonFiniteValue},
 };
 
 /// How many samples become one entry of the pipeline: enough that what an entry costs does not
 /// count, few enough that other callers get their turn between them.
-const BLOCK: usize = 512;
+const BLOCK_SAMPLES: usize = 512;
 
 pub(super) async fn put_all(
     pool: &Pool,
@@ -35,7 +35,7 @@ pub(super) async fn put_all(
         coop::consume_budget().await;
     }
     for sample in samples {
-        NotFinite::check(&sample.key, sample.point.value)?;
+        NonFiniteValue::check(&sample.key, sample.point.value)?;
     }
     let stored = match pool.several() {
         None => {
@@ -44,9 +44,9 @@ pub(super) async fn put_all(
         }
         Some(several) => store_by_key(several, samples, outcomes).await,
     };
-    let Stored { acknowledged, failure, refused, mut closed_on, settled, broken, delivery } =
+    let BatchOutcome { acknowledged, failure, refused, mut closed_on, settled, broken, delivery } =
         stored;
-    closed_on.retain(|&place| place < settled);
+    closed_on.retain(|&reservation| reservation < settled);
     closed_on.sort_unstable();
     match failure {
         None => Ok(()),
@@ -55,7 +55,7 @@ pub(super) async fn put_all(
             total: samples.len(),
             first_failed,
             settled,
-            rejected: refused.into_iter().filter(|&place| place < settled).count(),
+            rejected: refused.into_iter().filter(|&reservation| reservation < settled).count(),
             closed_on,
             delivery: delivery.filter(|_| acknowledged == 0).unwrap_or(Delivery::Unknown),
             retryable: broken.is_some_and(|(_, retryable)| retryable),
@@ -73,7 +73,7 @@ struct Track<'a> {
 
 /// What has become of samples.
 #[derive(Default)]
-struct Stored {
+struct BatchOutcome {
     acknowledged: usize,
     /// The first that failed, by its place, and why.
     failure: Option<(usize, Error)>,
@@ -90,7 +90,7 @@ struct Stored {
     delivery: Option<Delivery>,
 }
 
-impl Stored {
+impl BatchOutcome {
     /// Of one part of `total` samples, which has these `places` in the whole: as seen from there.
     fn among_all(mut self, places: impl Iterator<Item = usize>, total: usize) -> Self {
         let Some((first_failed, _)) = &mut self.failure else {
@@ -98,11 +98,11 @@ impl Stored {
         };
         // Thousands may have been refused, so each is looked up and not searched for.
         let places = places.collect::<Vec<_>>();
-        let broken = self.broken.iter_mut().map(|(place, _)| place);
+        let broken = self.broken.iter_mut().map(|(reservation, _)| reservation);
         let first = [first_failed, &mut self.settled];
         let failed = self.refused.iter_mut().chain(&mut self.closed_on);
-        for place in failed.chain(first).chain(broken) {
-            *place = places.get(*place).copied().unwrap_or(total);
+        for reservation in failed.chain(first).chain(broken) {
+            *reservation = places.get(*reservation).copied().unwrap_or(total);
         }
         self
     }
@@ -119,26 +119,28 @@ impl Stored {
 }
 
 fn earliest<T>(one: Option<(usize, T)>, other: Option<(usize, T)>) -> Option<(usize, T)> {
-    [one, other].into_iter().flatten().min_by_key(|&(place, _)| place)
+    [one, other].into_iter().flatten().min_by_key(|&(reservation, _)| reservation)
 }
 
 /// Stores each sample over the connection of its key, over all connections at once.
 async fn store_by_key(
-    several: &Several,
+    several: &ShardedConnections,
     samples: &[Sample],
     outcomes: Option<&Outcomes>,
-) -> Stored {
-    let routes = &*several.routes(samples);
+) -> BatchOutcome {
+    let shard_indices = &*several.shard_indices(samples);
     let parts = several.all().iter().enumerate().map(|(number, shared)| async move {
-        let places =
-            || (0..samples.len()).filter(move |&place| usize::from(routes[place]) == number);
-        let part = places().map(|place| &samples[place]);
+        let places = || {
+            (0..samples.len())
+                .filter(move |&reservation| usize::from(shard_indices[reservation]) == number)
+        };
+        let part = places().map(|reservation| &samples[reservation]);
         let track = outcomes.map(|outcomes| Track { outcomes, places: Some(places().collect()) });
         let stored = store(shared, part, places().count(), track).await;
         stored.among_all(places(), samples.len())
     });
     let mut parts = parts.map(Box::pin).collect::<Vec<_>>();
-    let mut stored = Stored { settled: samples.len(), ..Stored::default() };
+    let mut stored = BatchOutcome { settled: samples.len(), ..BatchOutcome::default() };
     poll_fn(|cx| {
         parts.retain_mut(|part| match part.as_mut().poll(cx) {
             Poll::Ready(part) => {
@@ -159,7 +161,7 @@ async fn store<'a>(
     mut samples: impl Iterator<Item = &'a Sample>,
     number: usize,
     track: Option<Track<'_>>,
-) -> Stored {
+) -> BatchOutcome {
     let mut batch = Batch::begin(shared, track);
     let mut puts = BytesMut::new();
     let mut accepted = 0;
@@ -182,7 +184,7 @@ async fn store<'a>(
     let progress = batch.finished().await;
     let left = failure.as_ref().map(|&(at, ref error)| (at, error.is_retryable()));
     let unsent = (accepted < number).then_some(Delivery::NotSent);
-    Stored {
+    BatchOutcome {
         acknowledged: progress.acknowledged,
         failure: progress.failure.or(failure),
         refused: progress.refused,
@@ -198,14 +200,14 @@ async fn store<'a>(
 struct Batch<'a> {
     shared: &'a Shared,
     waiter: WaiterId,
-    pace: Pace,
+    pace: SendWindow,
     track: Option<Track<'a>>,
 }
 
 impl<'a> Batch<'a> {
     fn begin(shared: &'a Shared, track: Option<Track<'a>>) -> Self {
         let mut pipeline = shared.pipeline();
-        let pace = Pace::new(pipeline.request_timeout(), Instant::now());
+        let pace = SendWindow::new(pipeline.request_timeout(), Instant::now());
         let waiter = pipeline.begin_batch();
         Self { shared, waiter, pace, track }
     }
@@ -215,8 +217,8 @@ impl<'a> Batch<'a> {
     async fn room(&mut self, accepted: usize) -> Option<usize> {
         poll_fn(|cx| {
             let mut pipeline = self.shared.pipeline();
-            let window = self.pace.window.min(2 * pipeline.width()).max(pipeline.wanted_puts());
-            let block = (window / 2).clamp(1, BLOCK);
+            let window = self.pace.window.min(2 * pipeline.window()).max(pipeline.wanted_puts());
+            let block = (window / 2).clamp(1, BLOCK_SAMPLES);
             let (progress, unneeded) = pipeline.poll_batch(self.waiter, window - block, cx.waker());
             let progress =
                 progress.map(|progress| (progress.unfinished, progress.broken.is_some()));
@@ -254,7 +256,7 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        let progress = self.shared.abandon(self.waiter);
+        let progress = self.shared.cancel(self.waiter);
         if let (Some(Track { outcomes, places }), Some(progress)) = (&self.track, progress) {
             outcomes.note(&progress, places.as_deref());
         }
@@ -267,7 +269,7 @@ impl Drop for Batch<'_> {
 /// Begins with a few and doubles as long as the server answers them in good time, as TCP does with
 /// segments (RFC 5681, slow start).
 #[derive(Debug)]
-struct Pace {
+struct SendWindow {
     window: usize,
     limit: Duration,
     /// When the present window began, and how many samples had an outcome then.
@@ -275,7 +277,7 @@ struct Pace {
     finished: usize,
 }
 
-impl Pace {
+impl SendWindow {
     /// At ten puts a second, the slowest server that is worth a thought, this takes 1.6 seconds.
     const FIRST: usize = 16;
 
@@ -307,7 +309,7 @@ mod tests {
     fn the_window_grows_while_answers_come_in_good_time_and_shrinks_when_they_do_not() {
         let start = Instant::now();
         let after = |millis| start + Duration::from_millis(millis);
-        let mut pace = Pace::new(Duration::from_secs(4), start);
+        let mut pace = SendWindow::new(Duration::from_secs(4), start);
         pace.note(15, 16, after(1));
         assert_eq!(pace.window, 16);
         pace.note(16, 16, after(999));

@@ -15,9 +15,9 @@ use tokio::{
 };
 
 #[cfg(feature = "reporter")]
-use super::{MetricsClient, config, driver::Plan, pool::Pool};
+use super::{MetricsClient, builder, driver::ConnectionConfig, pool::Pool};
 use super::{address::InvalidAddress, turn::within};
-use crate::error::{ConnectionFault, Error};
+use crate::error::{ConnectionError, Error};
 
 /// Makes connections: TCP unless the client is told otherwise.
 ///
@@ -157,13 +157,13 @@ fn peek(socket: SockRef<'_>) -> io::Result<bool> {
 }
 
 /// As good as for ever, and small enough to be added to any time: ten years.
-pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+pub(super) const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The least that a time limit can be: the timers of Tokio count milliseconds.
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The lowest ceiling that doubles to more: the timers of Tokio count milliseconds.
-const LEAST_CEILING: Duration = SHORTEST;
+const MIN_BACKOFF: Duration = SHORTEST;
 
 /// A connector with what it needs to dial: an address and a time limit.
 #[derive(Debug)]
@@ -194,8 +194,8 @@ impl<C: Connector> Dialer<C> {
         }
     }
 
-    pub(super) fn fault(&self, cause: Arc<io::Error>) -> ConnectionFault {
-        ConnectionFault::Dial { address: Arc::clone(&self.address), cause }
+    pub(super) fn fault(&self, cause: Arc<io::Error>) -> ConnectionError {
+        ConnectionError::Dial { address: Arc::clone(&self.address), cause }
     }
 }
 
@@ -206,15 +206,15 @@ impl<Io: AsyncRead + AsyncWrite + Send + Unpin> Stream for Io {}
 
 /// Stands in for a connector where there is one connection and never another.
 #[derive(Debug)]
-pub(super) struct Given<Io>(PhantomData<fn() -> Io>);
+pub(super) struct NoReconnect<Io>(PhantomData<fn() -> Io>);
 
-impl<Io> Default for Given<Io> {
+impl<Io> Default for NoReconnect<Io> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connector for Given<Io> {
+impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connector for NoReconnect<Io> {
     type Io = Io;
 
     async fn connect(&self, _: &str) -> io::Result<Io> {
@@ -230,7 +230,7 @@ pub(super) trait Dial: Send + Sync {
 
     /// Another client that dials like this, on the runtime of the caller.
     #[cfg(feature = "reporter")]
-    fn client(self: Arc<Self>, plan: Plan) -> MetricsClient;
+    fn client(self: Arc<Self>, plan: ConnectionConfig) -> MetricsClient;
 }
 
 impl<C: Connector> Dial for Dialer<C> {
@@ -244,8 +244,8 @@ impl<C: Connector> Dial for Dialer<C> {
     }
 
     #[cfg(feature = "reporter")]
-    fn client(self: Arc<Self>, plan: Plan) -> MetricsClient {
-        config::start(Pool::new(1, &plan.settings), plan, self, None)
+    fn client(self: Arc<Self>, plan: ConnectionConfig) -> MetricsClient {
+        builder::start(Pool::new(1, &plan.settings), plan, self, None)
     }
 }
 
@@ -285,9 +285,9 @@ impl Reconnect {
     /// the client never wait. `max` is at least `min`.
     #[must_use]
     pub fn backoff(min: Duration, max: Duration) -> Self {
-        let least = if max.is_zero() { Duration::ZERO } else { LEAST_CEILING };
-        let min = min.clamp(least, LONGEST);
-        Self { backoff: Some((min, max.clamp(min, LONGEST))) }
+        let least = if max.is_zero() { Duration::ZERO } else { MIN_BACKOFF };
+        let min = min.clamp(least, MAX_DURATION);
+        Self { backoff: Some((min, max.clamp(min, MAX_DURATION))) }
     }
 
     /// Give up: the client is closed with its connection.
@@ -325,7 +325,7 @@ impl Backoff {
     }
 
     /// Whether there is always another attempt.
-    pub(super) fn is_endless(&self) -> bool {
+    pub(super) fn is_enabled(&self) -> bool {
         self.policy.backoff.is_some()
     }
 

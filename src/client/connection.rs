@@ -20,15 +20,15 @@ use tokio_util::codec::Framed;
 use super::{
     budgeted::Budgeted,
     connect::{BoxFuture, Connector},
-    gathering::{Gathering, Leave},
     greeting::Greeting,
     hangup::Dialed,
-    pipeline::Answers,
+    pipeline::Responses,
     shared::{Shared, wake_all},
     turn::IoTurn,
+    write_coalescing::{Leave, WriteCoalescer},
 };
 use crate::{
-    error::ConnectionFault,
+    error::ConnectionError,
     metric::Metrics,
     protocol::{ClientCodec, CodecError, Request},
 };
@@ -37,7 +37,7 @@ use crate::{
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// How many answers, or runs of acknowledgements, are handed out under one lock.
-const ANSWERS_AT_ONCE: usize = 1024;
+const RESPONSE_BATCH: usize = 1024;
 
 /// How many bytes may wait for the socket before no more requests are taken: they would only wait
 /// here instead of in the pipeline, where they can still be withdrawn.
@@ -59,9 +59,9 @@ const READ_BEFORE_JUDGING_BYTES: u64 = 8 * 1024 * 1024;
 pub(super) struct Connection<Io> {
     framed: Framed<Budgeted<Io>, ClientCodec>,
     /// Answers on their way to the pipeline.
-    answers: Vec<Answers>,
+    answers: Vec<Responses>,
     /// How many of the decoded bytes have been counted.
-    counted: u64,
+    bytes_reported: u64,
     /// Up to how many received bytes the last look at the socket, by reading or asking, goes, and when it
     /// was.
     looked: Option<(u64, Instant)>,
@@ -69,10 +69,10 @@ pub(super) struct Connection<Io> {
     /// Up to how many received bytes are read before something is judged late, while that is open.
     judge_at: Option<u64>,
     /// Whether the server has given an answer that was due, or a proof before.
-    proven: bool,
+    got_response: bool,
     /// Whether it has shown that it answers requests other than the one that is suspected.
     has_proof: bool,
-    gathering: Gathering,
+    write_coalescing: WriteCoalescer,
     greeting: Greeting,
     /// Runs while the rest of an answer is passed over that is too large.
     skipping: Option<Pin<Box<Sleep>>>,
@@ -84,12 +84,12 @@ pub(super) struct Connection<Io> {
 }
 
 /// How far a connection has come with what there was to move.
-pub(super) enum Moved {
+pub(super) enum IoProgress {
     All,
     /// It will go on in its next turn, which has been asked for.
     Waits,
     /// It is at its end, for this reason.
-    Ended(ConnectionFault),
+    Ended(ConnectionError),
 }
 
 /// Where the question stands whether this server can pipeline.
@@ -115,13 +115,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         Self {
             framed: Framed::with_capacity(Budgeted::new(io), codec, READ_BUFFER_BYTES),
             answers: Vec::new(),
-            counted: 0,
+            bytes_reported: 0,
             looked: None,
             io_turn: IoTurn::default(),
             judge_at: None,
-            proven: has_proof,
+            got_response: has_proof,
             has_proof,
-            gathering: Gathering::default(),
+            write_coalescing: WriteCoalescer::default(),
             greeting: Greeting::new(is_replaceable && !has_answered),
             skipping: None,
             is_replaceable,
@@ -139,8 +139,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         self.framed.get_mut().renew();
     }
 
-    pub(super) fn is_proven(&self) -> bool {
-        self.proven
+    pub(super) fn has_responded(&self) -> bool {
+        self.got_response
     }
 
     pub(super) fn has_proof(&self) -> bool {
@@ -154,36 +154,36 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         connector: &impl Connector<Io = Io>,
         shared: &Shared,
         wakers: &mut Vec<Waker>,
-    ) -> Moved {
+    ) -> IoProgress {
         loop {
             // Reading comes first and never waits for writing: two ends that both only write would
             // wait for each other for ever. And bytes that nobody asked for must be seen before the
             // next request makes them look like its answer.
             if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
-                return Moved::Ended(fault);
+                return IoProgress::Ended(fault);
             }
-            match self.gathering.look(|| shared.pipeline().waiting()) {
+            match self.write_coalescing.look(|| shared.pipeline().waiting()) {
                 Leave::Now => {}
                 Leave::NextTurn => {
                     cx.waker().wake_by_ref();
-                    return Moved::Waits;
+                    return IoProgress::Waits;
                 }
                 Leave::WhenIdle => {
                     // Polled once, it has told the runtime.
                     let _ = pin!(yield_now()).poll(cx);
-                    return Moved::Waits;
+                    return IoProgress::Waits;
                 }
             }
             let taken = match self.take(cx, connector, shared, wakers) {
                 Ok(Poll::Ready(taken)) => taken,
-                Ok(Poll::Pending) => return Moved::Waits,
-                Err(error) => return Moved::Ended(ConnectionFault::Io(error)),
+                Ok(Poll::Pending) => return IoProgress::Waits,
+                Err(error) => return IoProgress::Ended(ConnectionError::Io(error)),
             };
             if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
-                return Moved::Ended(error.into());
+                return IoProgress::Ended(error.into());
             }
             if !taken {
-                return Moved::All;
+                return IoProgress::All;
             }
         }
     }
@@ -196,21 +196,21 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         connector: &impl Connector<Io = Io>,
         shared: &Shared,
         wakers: &mut Vec<Waker>,
-    ) -> Moved {
+    ) -> IoProgress {
         let received = self.framed.get_ref().received();
         let judge_at = *self.judge_at.get_or_insert(received + READ_BEFORE_JUDGING_BYTES);
         if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
-            return Moved::Ended(fault);
+            return IoProgress::Ended(fault);
         }
         if self.framed.get_ref().received() < judge_at {
             match self.is_all_read(cx, connector) {
                 Ok(true) => {}
-                Ok(false) => return Moved::Waits,
-                Err(error) => return Moved::Ended(ConnectionFault::Io(error)),
+                Ok(false) => return IoProgress::Waits,
+                Err(error) => return IoProgress::Ended(ConnectionError::Io(error)),
             }
         }
         self.end_look();
-        Moved::All
+        IoProgress::All
     }
 
     /// What is late is judged now, whatever has come.
@@ -248,7 +248,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
 
     /// Begins to find out whether the server can pipeline, if that is open. Says whether it was.
     pub(super) fn start_probe(&mut self, probe: impl FnOnce() -> BoxFuture<bool>) -> bool {
-        let due = self.wants_probe();
+        let due = self.probe_on_queueing();
         if due {
             self.probe = Probe::Running(probe());
         }
@@ -261,7 +261,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     }
 
     /// Whether it is open whether the server can pipeline.
-    pub(super) fn wants_probe(&self) -> bool {
+    pub(super) fn probe_on_queueing(&self) -> bool {
         match self.probe {
             Probe::Due(after) => after.is_none_or(|at| Instant::now() >= at),
             Probe::Running(_) | Probe::Done => false,
@@ -285,38 +285,40 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         cx: &mut Context<'_>,
         shared: &Shared,
         wakers: &mut Vec<Waker>,
-    ) -> Poll<ConnectionFault> {
+    ) -> Poll<ConnectionError> {
         self.io_turn.observe();
         loop {
             let mut all_read = false;
             let end = match Pin::new(&mut self.framed).poll_next(cx) {
                 Poll::Ready(Some(Ok(response))) => {
-                    self.answers.extend(self.greeting.release().map(Answers::One));
+                    self.answers.extend(self.greeting.release().map(Responses::One));
                     let Some(response) = self.greeting.pass(response) else {
                         if let Some(fault) = self.rejected_unasked(shared) {
                             return Poll::Ready(fault);
                         }
                         continue;
                     };
-                    self.answers.push(Answers::One(response));
-                    self.take_acknowledgements();
-                    if self.answers.len() < ANSWERS_AT_ONCE {
+                    self.answers.push(Responses::One(response));
+                    self.drain_acks();
+                    if self.answers.len() < RESPONSE_BATCH {
                         continue;
                     }
                     None
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    let fault = self.greeting.explain(error.into());
-                    self.answers.extend(self.greeting.release().map(Answers::One));
+                    let fault = self.greeting.describe_error(error.into());
+                    self.answers.extend(self.greeting.release().map(Responses::One));
                     Some(fault)
                 }
-                Poll::Ready(None) => Some(self.greeting.explain(ConnectionFault::ClosedByServer)),
+                Poll::Ready(None) => {
+                    Some(self.greeting.describe_error(ConnectionError::ClosedByServer))
+                }
                 Poll::Pending => {
                     if self.greeting.is_held() {
                         if self.greeting.poll(cx).is_pending() {
                             return Poll::Pending;
                         }
-                        self.answers.extend(self.greeting.release().map(Answers::One));
+                        self.answers.extend(self.greeting.release().map(Responses::One));
                     }
                     all_read = true;
                     self.poll_skipping(cx)
@@ -335,37 +337,37 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
 
     /// Returns why the connection is at its end if the `error` that is held back has come before
     /// any request was written.
-    fn rejected_unasked(&mut self, shared: &Shared) -> Option<ConnectionFault> {
-        let is_asked = shared.pipeline().in_flight() > self.unwritten();
-        (!is_asked).then(|| self.greeting.explain(ConnectionFault::ClosedByServer))
+    fn rejected_unasked(&mut self, shared: &Shared) -> Option<ConnectionError> {
+        let is_asked = shared.pipeline().in_flight() > self.unsent_requests();
+        (!is_asked).then(|| self.greeting.describe_error(ConnectionError::ClosedByServer))
     }
 
     /// How many of the requests taken are not written to their end: each ends with a line break
     /// and has no other.
-    fn unwritten(&self) -> usize {
+    fn unsent_requests(&self) -> usize {
         memchr::memchr_iter(b'\n', self.framed.write_buffer()).count()
     }
 
     /// Returns why the connection is at its end if the rest of an answer that is too large takes too
     /// long.
-    fn poll_skipping(&mut self, cx: &mut Context<'_>) -> Option<ConnectionFault> {
+    fn poll_skipping(&mut self, cx: &mut Context<'_>) -> Option<ConnectionError> {
         let Some(limit) = self.framed.codec().oversized().filter(|_| self.is_replaceable) else {
             self.skipping = None;
             return None;
         };
         let skipping = self.skipping.get_or_insert_with(|| Box::pin(time::sleep(SKIP_WITHIN)));
         let is_late = skipping.as_mut().poll(cx).is_ready();
-        is_late.then_some(ConnectionFault::ResponseTooLarge { limit })
+        is_late.then_some(ConnectionError::ResponseTooLarge { limit })
     }
 
     /// Counts the acknowledgements that have come and lie next in the buffer: with many puts in
     /// flight most answers are, and need not be decoded one by one.
-    fn take_acknowledgements(&mut self) {
+    fn drain_acks(&mut self) {
         let mut read = std::mem::take(self.framed.read_buffer_mut());
         let count = self.framed.codec_mut().skip_acknowledgements(&mut read);
         *self.framed.read_buffer_mut() = read;
         if count > 0 {
-            self.answers.push(Answers::Acknowledgements(count));
+            self.answers.push(Responses::Acknowledgements(count));
         }
     }
 
@@ -375,11 +377,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         all_read: bool,
         shared: &Shared,
         wakers: &mut Vec<Waker>,
-    ) -> Result<(), ConnectionFault> {
+    ) -> Result<(), ConnectionError> {
         let codec = self.framed.codec();
-        let amid = all_read && (codec.is_amid_response() || !self.framed.read_buffer().is_empty());
+        let mid_response =
+            all_read && (codec.is_amid_response() || !self.framed.read_buffer().is_empty());
         let decoded = codec.decoded();
-        if self.answers.is_empty() && !amid {
+        if self.answers.is_empty() && !mid_response {
             return Ok(());
         }
         let buffers = [self.framed.read_buffer(), self.framed.write_buffer()];
@@ -390,17 +393,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         if self.looked.is_none_or(|(before, _)| before < received) {
             self.looked = Some((received, now));
         }
-        let unwritten = self.unwritten();
+        let unsent_requests = self.unsent_requests();
         let mut pipeline = shared.pipeline();
-        pipeline.counters_mut().bytes_received += decoded - self.counted;
-        self.counted = decoded;
-        let result = pipeline.complete(self.answers.drain(..), amid, unwritten, now, wakers);
+        pipeline.counters_mut().bytes_received += decoded - self.bytes_reported;
+        self.bytes_reported = decoded;
+        let result =
+            pipeline.complete(self.answers.drain(..), mid_response, unsent_requests, now, wakers);
         let unclaimed = pipeline.take_unclaimed();
         drop(pipeline);
         unclaimed.into_iter().for_each(dispose);
-        self.gathering.rouse(wakers.len());
+        self.write_coalescing.on_woken(wakers.len());
         wake_all(wakers);
-        self.proven |= any && result.is_ok();
+        self.got_response |= any && result.is_ok();
         result
     }
 

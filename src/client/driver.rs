@@ -17,9 +17,9 @@ use std::{
 use tokio::time::{self, Instant, Sleep};
 
 use super::{
-    config::Pipelining,
+    builder::Pipelining,
     connect::{Backoff, BoxFuture, ConnectionState, Connector, Dialer, Reconnect},
-    connection::{Connection, Moved},
+    connection::{Connection, IoProgress},
     distrust::Distrust,
     driver_log::DriverLog,
     hangup::{self, Dialed, Loss},
@@ -27,11 +27,11 @@ use super::{
     probe,
     shared::{Shared, wake_all},
 };
-use crate::error::{ConnectionFault, Delivery, Error};
+use crate::error::{ConnectionError, Delivery, Error};
 
 /// What a driver is told once, when it is made.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct ConnectionConfig {
     pub(super) settings: Settings,
     pub(super) pipelining: Pipelining,
     pub(super) max_in_flight: usize,
@@ -41,16 +41,16 @@ pub(super) struct Plan {
 
 pub(super) struct Driver<C: Connector> {
     shared: Arc<Shared>,
-    plan: Plan,
+    plan: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
-    link: Link<C::Io>,
+    state: State<C::Io>,
     backoff: Backoff,
     timer: Timer,
     distrust: Distrust,
     /// Whether it is being polled, and so has panicked if it is dropped.
     is_polled: bool,
     /// How many requests may be in flight on this connection, apart from the search.
-    width: usize,
+    window: usize,
     search: hangup::Search,
     /// Tasks to be woken once the pipeline's lock is released.
     wakers: Vec<Waker>,
@@ -58,10 +58,10 @@ pub(super) struct Driver<C: Connector> {
 }
 
 /// Where the driver stands with its connection.
-enum Link<Io> {
+enum State<Io> {
     /// There is none, and nobody has asked for anything yet.
     Idle,
-    Dialing(BoxFuture<Result<Dialed<Io>, ConnectionFault>>),
+    Dialing(BoxFuture<Result<Dialed<Io>, ConnectionError>>),
     /// Waiting to dial.
     Backoff(Pin<Box<Sleep>>),
     Up(Box<Connection<Io>>),
@@ -81,20 +81,20 @@ impl<C: Connector> Driver<C> {
     /// A driver, on the connection if there is one already.
     pub(super) fn new(
         shared: Arc<Shared>,
-        plan: Plan,
+        plan: ConnectionConfig,
         dialer: Arc<Dialer<C>>,
         io: Option<C::Io>,
     ) -> Self {
         let mut driver = Self {
             shared,
             dialer,
-            link: Link::Idle,
+            state: State::Idle,
             backoff: Backoff::new(plan.reconnect),
             plan,
             timer: Timer::new(),
             distrust: Distrust::default(),
             is_polled: false,
-            width: 1,
+            window: 1,
             search: hangup::Search::default(),
             wakers: Vec::new(),
             log: DriverLog::new(),
@@ -105,56 +105,56 @@ impl<C: Connector> Driver<C> {
         driver
     }
 
-    fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.link {
-            Link::Idle => {
+    fn poll_state(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.state {
+            State::Idle => {
                 if self.shared.pipeline().is_drained() {
-                    return self.poll_unwanted(cx);
+                    return self.poll_disconnected(cx);
                 }
                 self.dial();
             }
-            Link::Dialing(dialling) => match dialling.as_mut().poll(cx) {
+            State::Dialing(dialling) => match dialling.as_mut().poll(cx) {
                 Poll::Ready(Ok(dialed)) => self.connected(dialed),
-                Poll::Ready(Err(fault)) => self.not_connected(fault),
-                Poll::Pending => return self.poll_unwanted(cx),
+                Poll::Ready(Err(fault)) => self.on_connect_failed(fault),
+                Poll::Pending => return self.poll_disconnected(cx),
             },
-            Link::Backoff(wait) => match wait.as_mut().poll(cx) {
+            State::Backoff(wait) => match wait.as_mut().poll(cx) {
                 Poll::Ready(()) => self.dial(),
-                Poll::Pending => return self.poll_unwanted(cx),
+                Poll::Pending => return self.poll_disconnected(cx),
             },
-            Link::Up(_) => return self.poll_up(cx),
-            Link::Closing(connection, limit) => {
+            State::Up(_) => return self.poll_connected(cx),
+            State::Closing(connection, limit) => {
                 if connection.poll_close(cx).is_pending() && limit.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
                 self.closed(None);
             }
-            Link::Closed => return Poll::Pending,
+            State::Closed => return Poll::Pending,
         }
         Poll::Ready(())
     }
 
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Link::Up(connection) = &mut self.link else {
+    fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let State::Up(connection) = &mut self.state else {
             return Poll::Ready(());
         };
         if let Poll::Ready(can_pipeline) = connection.poll_probe(cx) {
             tracing::debug!(address = &*self.dialer.address, can_pipeline, "asked the server");
             if can_pipeline {
-                self.width = self.plan.max_in_flight;
+                self.window = self.plan.max_in_flight;
                 if !self.search.is_on() {
-                    self.shared.pipeline().set_width(self.width);
+                    self.shared.pipeline().set_window(self.window);
                 }
             }
         }
         let moved = connection.poll(cx, &self.dialer.connector, &self.shared, &mut self.wakers);
-        if connection.is_proven() {
+        if connection.has_responded() {
             self.backoff.reset();
         }
         match moved {
-            Moved::All => {}
-            Moved::Waits => return Poll::Pending,
-            Moved::Ended(fault) => {
+            IoProgress::All => {}
+            IoProgress::Waits => return Poll::Pending,
+            IoProgress::Ended(fault) => {
                 self.disconnected(fault);
                 return Poll::Ready(());
             }
@@ -162,28 +162,28 @@ impl<C: Connector> Driver<C> {
         let mut pipeline = self.shared.pipeline();
         if self.search.is_on() {
             let oldest = pipeline.oldest().map(|(request, _)| request);
-            let width = self.search.width(self.width, oldest, pipeline.finished());
-            pipeline.set_width(width);
+            let window = self.search.window(self.window, oldest, pipeline.finished());
+            pipeline.set_window(window);
             pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
         }
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
-            if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Closed) {
+            if let State::Up(connection) = std::mem::replace(&mut self.state, State::Closed) {
                 let limit = Box::pin(time::sleep(CLOSE_TIME_LIMIT));
-                self.link = Link::Closing(connection, limit);
+                self.state = State::Closing(connection, limit);
             }
             return Poll::Ready(());
         }
         let dialer = &self.dialer;
-        let probing = pipeline.is_held_back()
-            && connection.start_probe(|| Box::pin(probe(Arc::clone(dialer))));
-        pipeline.park(cx.waker(), connection.wants_probe());
+        let probing =
+            pipeline.has_queued() && connection.start_probe(|| Box::pin(probe(Arc::clone(dialer))));
+        pipeline.park(cx.waker(), connection.probe_on_queueing());
         if connection.holds_much() {
             pipeline.trim_later(Instant::now());
         }
         // Nothing may have come between the last look and this one that nobody will rouse us for.
         let sendable = pipeline.can_send() && connection.has_room();
-        if probing || sendable || self.timer.bring_forward(pipeline.next_expiry()) {
+        if probing || sendable || self.timer.set_if_earlier(pipeline.next_expiry()) {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -191,7 +191,7 @@ impl<C: Connector> Driver<C> {
 
     /// Ready when something has changed: nobody will want a connection any more, or the timer must
     /// be set. Otherwise the next request, or the end of the last handle, rouses the driver.
-    fn poll_unwanted(&mut self, cx: &Context<'_>) -> Poll<()> {
+    fn poll_disconnected(&mut self, cx: &Context<'_>) -> Poll<()> {
         let mut pipeline = self.shared.pipeline();
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
@@ -199,8 +199,8 @@ impl<C: Connector> Driver<C> {
             return Poll::Ready(());
         }
         pipeline.park(cx.waker(), false);
-        let idle = matches!(self.link, Link::Idle) && !pipeline.is_drained();
-        if idle || self.timer.bring_forward(pipeline.next_expiry()) {
+        let idle = matches!(self.state, State::Idle) && !pipeline.is_drained();
+        if idle || self.timer.set_if_earlier(pipeline.next_expiry()) {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -216,36 +216,36 @@ impl<C: Connector> Driver<C> {
             }
             let now = Instant::now();
             let is_late = self.shared.pipeline().next_expiry().is_some_and(|at| at <= now);
-            if is_late && let Link::Up(connection) = &mut self.link {
+            if is_late && let State::Up(connection) = &mut self.state {
                 let connector = &self.dialer.connector;
                 match connection.poll_before_judging(cx, connector, &self.shared, &mut self.wakers)
                 {
-                    Moved::Waits if !self.timer.is_held => {
+                    IoProgress::Waits if !self.timer.is_held => {
                         self.timer.hold(now + LOOK_TIME_LIMIT);
                         continue;
                     }
-                    Moved::Waits if !has_run_out => return,
-                    Moved::Waits => connection.end_look(),
-                    Moved::All => {}
-                    Moved::Ended(fault) => self.disconnected(fault),
+                    IoProgress::Waits if !has_run_out => return,
+                    IoProgress::Waits => connection.end_look(),
+                    IoProgress::All => {}
+                    IoProgress::Ended(fault) => self.disconnected(fault),
                 }
             }
             if self.shared.pipeline().is_stalled(now) {
                 if self.shared.pipeline().in_flight() > 1 {
                     self.distrust.stalled(now);
                 }
-                if let Link::Up(connection) = &self.link {
+                if let State::Up(connection) = &self.state {
                     self.dialer.connector.give_up(connection.io());
                 }
                 let after = self.plan.settings.stall_timeout;
-                self.disconnected(ConnectionFault::Stalled { after });
+                self.disconnected(ConnectionError::Stalled { after });
             }
             let is_quiet = self.shared.pipeline().trim(now);
             let next = self.shared.pipeline().expire(now, &mut self.wakers);
             wake_all(&mut self.wakers);
             if is_quiet {
                 self.wakers = Vec::new();
-                if let Link::Up(connection) = &mut self.link {
+                if let State::Up(connection) = &mut self.state {
                     connection.trim();
                 }
             }
@@ -271,43 +271,43 @@ impl<C: Connector> Driver<C> {
             time: self.plan.settings.stall_timeout,
             bytes: self.plan.max_response_bytes,
         };
-        self.link = Link::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
+        self.state = State::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
     }
 
     fn connected(&mut self, dialed: Dialed<C::Io>) {
-        let (width, may_probe) = match self.plan.pipelining {
+        let (window, may_probe) = match self.plan.pipelining {
             Pipelining::On => (self.plan.max_in_flight, false),
             Pipelining::Off => (1, false),
             Pipelining::Auto => (1, self.plan.max_in_flight > 1),
         };
         let probe_after = may_probe.then(|| self.distrust.ends_at());
-        self.width = width;
+        self.window = window;
         let mut pipeline = self.shared.pipeline();
         self.search.connected(pipeline.finished());
-        pipeline.connected(if self.search.is_on() { 1 } else { width });
+        pipeline.connected(if self.search.is_on() { 1 } else { window });
         drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
         let limit = self.plan.max_response_bytes;
-        self.link = Link::Up(Box::new(Connection::new(
+        self.state = State::Up(Box::new(Connection::new(
             dialed,
             limit,
             probe_after,
-            self.backoff.is_endless(),
+            self.backoff.is_enabled(),
         )));
         self.log.connected(&self.dialer.address);
     }
 
-    fn not_connected(&mut self, fault: ConnectionFault) {
+    fn on_connect_failed(&mut self, fault: ConnectionError) {
         let fault = Arc::new(fault);
-        self.log.not_connected(Chain(&fault));
-        self.search.not_connected();
-        self.shared.pipeline().not_connected(Arc::clone(&fault));
+        self.log.on_connect_failed(ErrorChain(&fault));
+        self.search.on_connect_failed();
+        self.shared.pipeline().on_connect_failed(Arc::clone(&fault));
         self.back_off(&fault);
     }
 
-    fn disconnected(&mut self, fault: ConnectionFault) {
+    fn disconnected(&mut self, fault: ConnectionError) {
         let too_large = match fault {
-            ConnectionFault::ResponseTooLarge { limit } => Some(Error::ResponseTooLarge { limit }),
+            ConnectionError::ResponseTooLarge { limit } => Some(Error::ResponseTooLarge { limit }),
             _ => None,
         };
         let fault = Arc::new(fault);
@@ -316,45 +316,45 @@ impl<C: Connector> Driver<C> {
         if let Some(error) = too_large {
             self.shared.pipeline().fail_due(error, &mut self.wakers);
         }
-        if self.backoff.is_endless() {
+        if self.backoff.is_enabled() {
             is_explained |= self.search_for_cause(&fault);
             retried = self.shared.pipeline().disconnected(&fault, &mut self.wakers);
             wake_all(&mut self.wakers);
         }
         let address = &*self.dialer.address;
         if fault.is_protocol_violation() {
-            self.log.violated(address, Chain(&fault), retried);
+            self.log.violated(address, ErrorChain(&fault), retried);
         } else {
-            self.log.disconnected(address, Chain(&fault), retried);
+            self.log.disconnected(address, ErrorChain(&fault), retried);
         }
-        let (is_proven, is_probing) = match &self.link {
-            Link::Up(connection) => (connection.is_proven(), connection.is_probing()),
+        let (has_responded, is_probing) = match &self.state {
+            State::Up(connection) => (connection.has_responded(), connection.is_probing()),
             _ => (false, false),
         };
         if is_probing {
             self.distrust.closed_during_probe(Instant::now());
         }
         let wanted = !self.shared.pipeline().is_drained();
-        let is_good = is_explained || (is_proven && !fault.is_protocol_violation());
-        if wanted && is_good && self.backoff.is_endless() {
+        let is_good = is_explained || (has_responded && !fault.is_protocol_violation());
+        if wanted && is_good && self.backoff.is_enabled() {
             // A server may close after each answer: it has to be as fast as it can be so.
             self.dial();
         } else if wanted
-            || !self.backoff.is_endless()
+            || !self.backoff.is_enabled()
             || fault.is_protocol_violation()
-            || matches!(*fault, ConnectionFault::RejectedByServer { .. })
+            || matches!(*fault, ConnectionError::RejectedByServer { .. })
         {
             self.back_off(&fault);
         } else {
             // Nobody is in want of a connection, so this is no failure: servers close idle ones.
-            self.link = Link::Idle;
+            self.state = State::Idle;
             self.shared.set_state(ConnectionState::Disconnected);
         }
     }
 
     /// Fails the request that ended the connection, if it is known to have done so: says whether.
-    fn search_for_cause(&mut self, fault: &ConnectionFault) -> bool {
-        let Link::Up(connection) = &self.link else {
+    fn search_for_cause(&mut self, fault: &ConnectionError) -> bool {
+        let State::Up(connection) = &self.state else {
             return false;
         };
         let mut pipeline = self.shared.pipeline();
@@ -371,7 +371,7 @@ impl<C: Connector> Driver<C> {
             wake_all(&mut self.wakers);
             return false;
         }
-        let fault = Arc::new(ConnectionFault::ClosedOnRequest);
+        let fault = Arc::new(ConnectionError::ClosedOnRequest);
         let error = Error::Connection { fault: Arc::clone(&fault), delivery: Delivery::Unknown };
         pipeline.fail_due(error, &mut self.wakers);
         drop(pipeline);
@@ -382,18 +382,18 @@ impl<C: Connector> Driver<C> {
         true
     }
 
-    fn back_off(&mut self, fault: &Arc<ConnectionFault>) {
+    fn back_off(&mut self, fault: &Arc<ConnectionError>) {
         match self.backoff.next(Instant::now()) {
             Some(at) => {
-                self.link = Link::Backoff(Box::pin(time::sleep_until(at)));
+                self.state = State::Backoff(Box::pin(time::sleep_until(at)));
                 self.shared.set_state(ConnectionState::Disconnected);
             }
             None => self.closed(Some(fault)),
         }
     }
 
-    fn closed(&mut self, fault: Option<&Arc<ConnectionFault>>) {
-        self.link = Link::Closed;
+    fn closed(&mut self, fault: Option<&Arc<ConnectionError>>) {
+        self.state = State::Closed;
         self.shared.pipeline().end(fault, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.shared.set_state(ConnectionState::Closed);
@@ -407,15 +407,15 @@ impl<C: Connector> Future for Driver<C> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         driver.is_polled = true;
-        if let Link::Up(connection) = &mut driver.link {
+        if let State::Up(connection) = &mut driver.state {
             connection.renew_budget();
         }
         let polled = loop {
             driver.poll_timer(cx);
-            if let Link::Closed = driver.link {
+            if let State::Closed = driver.state {
                 break Poll::Ready(());
             }
-            if driver.poll_link(cx).is_pending() {
+            if driver.poll_state(cx).is_pending() {
                 break Poll::Pending;
             }
         };
@@ -427,7 +427,7 @@ impl<C: Connector> Future for Driver<C> {
 /// However the driver ends, by a panic or with its runtime: nobody waits for ever.
 impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
-        if !matches!(self.link, Link::Closed) {
+        if !matches!(self.state, State::Closed) {
             if !self.is_polled {
                 self.shared.pipeline().orphan();
             }
@@ -470,7 +470,7 @@ impl Timer {
     }
 
     /// Sees to it that it runs out at `at` or before, and says whether it has to be polled again.
-    fn bring_forward(&mut self, at: Option<Instant>) -> bool {
+    fn set_if_earlier(&mut self, at: Option<Instant>) -> bool {
         match at {
             Some(at) if !self.is_held && self.at.is_none_or(|set| at < set) => {
                 self.set(at);
@@ -492,9 +492,9 @@ impl Timer {
 }
 
 /// An error with all that lies beneath it, in one line.
-struct Chain<'a>(&'a ConnectionFault);
+struct ErrorChain<'a>(&'a ConnectionError);
 
-impl fmt::Display for Chain<'_> {
+impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let mut cause = self.0.source();

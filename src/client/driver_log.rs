@@ -45,7 +45,7 @@ impl DriverLog {
     }
 
     /// An attempt to connect has failed.
-    pub(super) fn not_connected(&self, fault: impl Display) {
+    pub(super) fn on_connect_failed(&self, fault: impl Display) {
         if let Some(Lasting { since, times }) = self.unreachable.holds() {
             let since = (since > Duration::ZERO).then_some(field::debug(since));
             warn!(target: TARGET, error = %fault, since, attempts = times, "no connection");

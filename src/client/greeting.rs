@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::{self, Sleep};
 
-use crate::{error::ConnectionFault, protocol::Response};
+use crate::{error::ConnectionError, protocol::Response};
 
 /// How long the end of a connection may come behind the `error` that announces it: a server at its
 /// limit of connections writes and closes in one go. As long as the pause of the probe. Only the
@@ -79,11 +79,11 @@ impl Greeting {
     }
 
     /// Returns why the connection has ended, given how.
-    pub(super) fn explain(&mut self, fault: ConnectionFault) -> ConnectionFault {
-        if matches!(fault, ConnectionFault::ClosedByServer | ConnectionFault::Io(_))
+    pub(super) fn describe_error(&mut self, fault: ConnectionError) -> ConnectionError {
+        if matches!(fault, ConnectionError::ClosedByServer | ConnectionError::Io(_))
             && let Some(Response::Error(message)) = self.release()
         {
-            return ConnectionFault::RejectedByServer { message: message.into() };
+            return ConnectionError::RejectedByServer { message: message.into() };
         }
         fault
     }

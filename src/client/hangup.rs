@@ -31,7 +31,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    error::ConnectionFault,
+    error::ConnectionError,
     protocol::{ClientCodec, Response},
 };
 
@@ -111,9 +111,9 @@ pub(super) struct Dialed<Io> {
 impl Search {
     /// Takes note of a connection that has ended. Returns true if the request that was due is the
     /// one at which the server closes.
-    pub(super) fn lost(&mut self, fault: &ConnectionFault, loss: Loss) -> bool {
-        let was_rejected = matches!(fault, ConnectionFault::RejectedByServer { .. });
-        let is_hangup = matches!(fault, ConnectionFault::ClosedByServer | ConnectionFault::Io(_));
+    pub(super) fn lost(&mut self, fault: &ConnectionError, loss: Loss) -> bool {
+        let was_rejected = matches!(fault, ConnectionError::RejectedByServer { .. });
+        let is_hangup = matches!(fault, ConnectionError::ClosedByServer | ConnectionError::Io(_));
         if !is_hangup && !was_rejected {
             *self = Self::default();
             return false;
@@ -146,7 +146,7 @@ impl Search {
 
     /// Takes note of a connection that could not be made, or on which the server did not answer what
     /// it was asked first: what it does at the suspect shows nothing any more.
-    pub(super) fn not_connected(&mut self) {
+    pub(super) fn on_connect_failed(&mut self) {
         if let Some(suspect) = &mut self.suspect {
             suspect.proofs = 0;
         }
@@ -189,7 +189,7 @@ impl Search {
 
     /// Returns how many requests may be in flight, of the `limit` that there may be otherwise: at
     /// first one, and one more for each answer, which doubles it with each round trip.
-    pub(super) fn width(
+    pub(super) fn window(
         &mut self,
         limit: usize,
         oldest: Option<RequestId>,
@@ -226,7 +226,7 @@ pub(super) async fn dial<C: Connector>(
     shared: Arc<Shared>,
     check: Option<Check>,
     limits: Limits,
-) -> Result<Dialed<C::Io>, ConnectionFault> {
+) -> Result<Dialed<C::Io>, ConnectionError> {
     let dial = async || dialer.dial().await.map_err(|cause| dialer.fault(cause));
     let mut io = dial().await?;
     let Some(check) = check else {
@@ -244,13 +244,13 @@ pub(super) async fn dial<C: Connector>(
     let mut closes_after_answer = false;
     let mut answer = ask(&mut io, &question, limits).await;
     if let (
-        Err(ConnectionFault::ClosedByServer | ConnectionFault::Io(_)),
+        Err(ConnectionError::ClosedByServer | ConnectionError::Io(_)),
         Response::Error(message),
     ) = (&answer, &first)
     {
-        return Err(ConnectionFault::RejectedByServer { message: message.as_str().into() });
+        return Err(ConnectionError::RejectedByServer { message: message.as_str().into() });
     }
-    if let Err(ConnectionFault::ClosedByServer | ConnectionFault::Io(_)) = answer {
+    if let Err(ConnectionError::ClosedByServer | ConnectionError::Io(_)) = answer {
         // Perhaps it closes after each answer: then it does so after this one.
         closes_after_answer = true;
         io = dial().await?;
@@ -258,14 +258,14 @@ pub(super) async fn dial<C: Connector>(
         (question, proves) = second();
         answer = ask(&mut io, &question, limits).await;
         if answer.is_ok() && ask(&mut io, &harmless(), limits).await.is_ok() {
-            return Err(ConnectionFault::ClosedByServer);
+            return Err(ConnectionError::ClosedByServer);
         }
     }
     let is_put = matches!(check, Check::Put { .. }) && proves;
     let has_proof = match answer? {
         Response::Error(_) => proves && !is_put,
         Response::Ok(metrics) if is_put && metrics.is_empty() => true,
-        _ if is_put => return Err(ConnectionFault::DataForPut),
+        _ if is_put => return Err(ConnectionError::DataForPut),
         _ => proves,
     };
     if closes_after_answer {
@@ -284,7 +284,7 @@ async fn ask(
     io: &mut (impl AsyncRead + AsyncWrite + Unpin),
     question: &[u8],
     limits: Limits,
-) -> Result<Response, ConnectionFault> {
+) -> Result<Response, ConnectionError> {
     let conversation = async {
         // A server that rejects the connection may have said why before it closed.
         let written = match io.write_all(question).await {
@@ -296,16 +296,16 @@ async fn ask(
         loop {
             if let Some(response) = codec.decode(&mut buffer)? {
                 let is_over = buffer.iter().all(|&byte| byte == b'\n');
-                return if is_over { Ok(response) } else { Err(ConnectionFault::Unsolicited) };
+                return if is_over { Ok(response) } else { Err(ConnectionError::Unsolicited) };
             }
-            if io.read_buf(&mut buffer).await.map_err(ConnectionFault::Io)? == 0 {
+            if io.read_buf(&mut buffer).await.map_err(ConnectionError::Io)? == 0 {
                 return Err(
-                    written.map_or_else(ConnectionFault::Io, |()| ConnectionFault::ClosedByServer)
+                    written.map_or_else(ConnectionError::Io, |()| ConnectionError::ClosedByServer)
                 );
             }
         }
     };
-    let late = |_| Err(ConnectionFault::Stalled { after: limits.time });
+    let late = |_| Err(ConnectionError::Stalled { after: limits.time });
     time::timeout(limits.time, conversation).await.unwrap_or_else(late)
 }
 
@@ -313,7 +313,7 @@ async fn ask(
 mod tests {
     use super::*;
 
-    const CLOSED: ConnectionFault = ConnectionFault::ClosedByServer;
+    const CLOSED: ConnectionError = ConnectionError::ClosedByServer;
 
     fn request(seq: u64) -> RequestId {
         RequestId::new(seq, 0)
@@ -347,7 +347,7 @@ mod tests {
     fn proofs_count_only_in_a_row() {
         let mut search = Search::default();
         let interruptions: [fn(&mut Search); 3] = [
-            Search::not_connected,
+            Search::on_connect_failed,
             |search| assert!(!search.lost(&CLOSED, loss(1, 1, false))),
             |search| assert!(!search.lost(&CLOSED, loss(1, 2, true))),
         ];
@@ -371,7 +371,7 @@ mod tests {
             assert!(!search.lost(&CLOSED, loss(1, 2, true)));
         }
         // Another kind of end is another story.
-        assert!(!search.lost(&ConnectionFault::Unsolicited, loss(1, 1, true)));
+        assert!(!search.lost(&ConnectionError::Unsolicited, loss(1, 1, true)));
         assert!(!search.lost(&CLOSED, loss(1, 1, true)));
     }
 
@@ -383,9 +383,9 @@ mod tests {
         for skip in [0, 1, 3, 7] {
             assert_eq!(check(&search, 1, Kind::Put), Some(Check::Put { skip }));
             assert!(search.wanted_puts() > skip + 2);
-            search.not_connected();
+            search.on_connect_failed();
         }
-        (0..100).for_each(|_| search.not_connected());
+        (0..100).for_each(|_| search.on_connect_failed());
         assert_eq!(check(&search, 1, Kind::Put), Some(Check::Put { skip: 1023 }));
         assert_eq!(search.wanted_puts(), 4096);
     }
@@ -397,17 +397,17 @@ mod tests {
         assert!(!search.is_on());
         assert!(!search.lost(&CLOSED, loss(1, 8, false)));
         search.connected(100);
-        for (oldest, finished, width) in [(1, 100, 1), (2, 101, 2), (4, 103, 4), (8, 107, 5)] {
-            assert_eq!(search.width(5, Some(request(oldest)), finished), width);
+        for (oldest, finished, window) in [(1, 100, 1), (2, 101, 2), (4, 103, 4), (8, 107, 5)] {
+            assert_eq!(search.window(5, Some(request(oldest)), finished), window);
         }
-        assert_eq!(search.width(5, Some(request(9)), 108), 5);
+        assert_eq!(search.window(5, Some(request(9)), 108), 5);
         assert!(!search.is_on());
     }
 
     #[test]
     fn rejection_is_checked_at_once() {
         let mut search = Search::default();
-        let rejected = ConnectionFault::RejectedByServer { message: "no".into() };
+        let rejected = ConnectionError::RejectedByServer { message: "no".into() };
         assert!(!search.lost(&rejected, loss(1, 1, false)));
         assert_eq!(check(&search, 1, Kind::Put), Some(Check::Gets));
     }

@@ -13,33 +13,32 @@ use self::{
 use crate::{
     error::Error,
     metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
-    protocol::{NotFinite, Numbers},
+    protocol::{NonFiniteValue, Numbers},
 };
 
 mod address;
 mod batch;
 mod budgeted;
-mod config;
+mod builder;
 mod connect;
 mod connection;
 mod distrust;
 mod driver;
 mod driver_log;
-mod gathering;
 mod greeting;
+mod hangup;
 #[cfg(test)]
 #[cfg(loom_model)]
-mod handover;
-mod hangup;
+mod loom_tests;
 mod outcomes;
 mod pipeline;
-#[cfg(feature = "tower")]
-mod place;
 mod pool;
 mod probe;
+#[cfg(feature = "tower")]
+mod reservation;
 mod resolver;
 mod shared;
-mod standing;
+mod state;
 mod state_watcher;
 mod stats;
 mod stream;
@@ -50,16 +49,17 @@ mod tls;
 mod turn;
 #[cfg(unix)]
 mod unix;
+mod write_coalescing;
 
 pub use address::InvalidAddress;
-pub use config::{ClientBuilder, Overflow, Pipelining};
+pub use builder::{ClientBuilder, Overflow, Pipelining};
 pub use connect::{ConnectionState, Connector, Reconnect};
 #[cfg(feature = "reporter")]
 pub(crate) use hangup::ENOUGH_PROOFS;
 #[cfg(feature = "reporter")]
 pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
-pub(crate) use place::{Calling, Places};
+pub(crate) use reservation::{CallFuture, Reservations};
 pub use state_watcher::StateWatcher;
 pub use stats::Stats;
 pub use stream::SampleStream;
@@ -97,14 +97,14 @@ pub struct MetricsClient {
 struct Handle {
     pool: Pool,
     /// `None` where there is nothing to dial.
-    beside: Option<Beside>,
+    reconnector: Option<Reconnector>,
 }
 
 /// What makes connections beside the main one.
-struct Beside {
+struct Reconnector {
     dialer: Arc<dyn Dial>,
     #[cfg(feature = "reporter")]
-    plan: driver::Plan,
+    plan: driver::ConnectionConfig,
 }
 
 impl MetricsClient {
@@ -150,15 +150,15 @@ impl MetricsClient {
         Self::builder("a given stream").with_io(io)
     }
 
-    fn new(pool: Pool, beside: Option<Beside>) -> Self {
-        Self { handle: Arc::new(Handle { pool, beside }) }
+    fn new(pool: Pool, reconnector: Option<Reconnector>) -> Self {
+        Self { handle: Arc::new(Handle { pool, reconnector }) }
     }
 
     /// A client like this one with one connection, its own, driven by the runtime of the caller;
     /// `None` if this one was made from a stream.
     #[cfg(feature = "reporter")]
-    pub(crate) fn another(&self) -> Option<Self> {
-        let Beside { dialer, plan } = self.handle.beside.as_ref()?;
+    pub(crate) fn detached_clone(&self) -> Option<Self> {
+        let Reconnector { dialer, plan } = self.handle.reconnector.as_ref()?;
         Some(Arc::clone(dialer).client(plan.clone()))
     }
 
@@ -198,7 +198,7 @@ impl MetricsClient {
         let key = key.as_ref();
         cooperative(async {
             Key::check(key)?;
-            NotFinite::check(key, value)?;
+            NonFiniteValue::check(key, value)?;
             // Made before the pipeline is locked: it takes longer than all that is done under the lock.
             let numbers = Numbers::of(Point { timestamp, value });
             let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
@@ -265,7 +265,7 @@ impl MetricsClient {
             let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
             Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
                 Answer::Found(metrics) => metrics,
-                Answer::Stored => Metrics::new(),
+                Answer::BatchOutcome => Metrics::new(),
             })
         })
         .await
@@ -305,7 +305,7 @@ impl MetricsClient {
     {
         cooperative(async {
             let selector = selector.try_into().map_err(InvalidKey::from)?;
-            let Some(Beside { dialer, .. }) = &self.handle.beside else {
+            let Some(Reconnector { dialer, .. }) = &self.handle.reconnector else {
                 return Err(Error::CannotDial);
             };
             let limit = {

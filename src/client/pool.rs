@@ -10,10 +10,10 @@ use tokio::sync::watch;
 
 use super::{
     connect::{ConnectionState, Connector, Dialer},
-    driver::{Driver, Plan},
+    driver::{ConnectionConfig, Driver},
     pipeline::Settings,
     shared::Shared,
-    standing::Standing,
+    state::StateTracker,
     stats::Stats,
 };
 use crate::{
@@ -21,15 +21,15 @@ use crate::{
     metric::{Sample, Selector},
 };
 
-/// The most connections that a client may have: [`Several::routes`] has a byte for each sample.
-pub(super) const MOST_CONNECTIONS: usize = 256;
+/// The most connections that a client may have: [`ShardedConnections::shard_indices`] has a byte for each sample.
+pub(super) const MAX_CONNECTIONS: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Pool {
     first: Arc<Shared>,
     /// All of them, if there are more than the first.
-    several: Option<Several>,
-    standing: Arc<Standing>,
+    several: Option<ShardedConnections>,
+    state: Arc<StateTracker>,
 }
 
 /// Connections that share the requests of one client.
@@ -37,7 +37,7 @@ pub(super) struct Pool {
 /// What concerns a key goes over the key's own connection, whatever becomes of that: puts of one key
 /// are stored in their order, and a get finds what was put before it.
 #[derive(Debug)]
-pub(super) struct Several {
+pub(super) struct ShardedConnections {
     all: Arc<[Arc<Shared>]>,
     /// Keyed, so that nobody who chooses keys can bring them all onto one connection.
     hasher: RandomState,
@@ -46,23 +46,22 @@ pub(super) struct Several {
 impl Pool {
     /// As many pipelines as there are to be connections, none of which has a driver.
     pub(super) fn new(connections: usize, settings: &Settings) -> Self {
-        let connections = connections.clamp(1, MOST_CONNECTIONS);
-        let standing = Arc::new(Standing::new(connections));
-        let shared =
-            |number| Arc::new(Shared::new(settings.clone(), Arc::clone(&standing), number));
+        let connections = connections.clamp(1, MAX_CONNECTIONS);
+        let state = Arc::new(StateTracker::new(connections));
+        let shared = |number| Arc::new(Shared::new(settings.clone(), Arc::clone(&state), number));
         let first = shared(0);
-        let several = (connections > 1).then(|| Several {
+        let several = (connections > 1).then(|| ShardedConnections {
             all: [Arc::clone(&first)].into_iter().chain((1..connections).map(shared)).collect(),
             hasher: RandomState::new(),
         });
-        Self { first, several, standing }
+        Self { first, several, state }
     }
 
     /// Gives each connection its driver, and the first one `io`, if that is there already. The others
     /// dial when there is something for them.
     pub(super) fn drive<C: Connector>(
         &self,
-        plan: &Plan,
+        plan: &ConnectionConfig,
         dialer: &Arc<Dialer<C>>,
         io: Option<C::Io>,
     ) {
@@ -70,13 +69,13 @@ impl Pool {
             Driver::new(Arc::clone(shared), plan.clone(), Arc::clone(dialer), io)
         };
         let first = driver(&self.first, io);
-        let Some(Several { all, .. }) = &self.several else {
+        let Some(ShardedConnections { all, .. }) = &self.several else {
             tokio::spawn(first);
             return;
         };
         let others = all[1..].iter().map(|shared| driver(shared, None));
         for driver in [first].into_iter().chain(others) {
-            let end = EndOfAll(Arc::clone(all));
+            let end = CloseAllOnDrop(Arc::clone(all));
             tokio::spawn(async move {
                 let _end = end;
                 driver.await;
@@ -94,7 +93,7 @@ impl Pool {
     pub(super) fn of(&self, key: &str) -> &Arc<Shared> {
         match &self.several {
             None => &self.first,
-            Some(several) => &several.all[several.route(key)],
+            Some(several) => &several.all[several.shard_of(key)],
         }
     }
 
@@ -102,17 +101,17 @@ impl Pool {
     pub(super) fn for_get(&self, selector: &Selector) -> &Arc<Shared> {
         match (selector, &self.several) {
             (_, None) => &self.first,
-            (Selector::Key(key), Some(several)) => &several.all[several.route(key)],
-            (Selector::All, Some(Several { all, .. })) => {
-                let burden = |number: &usize| {
-                    (all[*number].pipeline().open(), !self.standing.is_connected(*number))
+            (Selector::Key(key), Some(several)) => &several.all[several.shard_of(key)],
+            (Selector::All, Some(ShardedConnections { all, .. })) => {
+                let load = |number: &usize| {
+                    (all[*number].pipeline().open(), !self.state.is_connected(*number))
                 };
-                (0..all.len()).min_by_key(burden).map_or(&self.first, |number| &all[number])
+                (0..all.len()).min_by_key(load).map_or(&self.first, |number| &all[number])
             }
         }
     }
 
-    pub(super) fn several(&self) -> Option<&Several> {
+    pub(super) fn several(&self) -> Option<&ShardedConnections> {
         self.several.as_ref()
     }
 
@@ -124,7 +123,7 @@ impl Pool {
     }
 
     pub(super) fn state(&self) -> &watch::Sender<ConnectionState> {
-        self.standing.together()
+        self.state.aggregate()
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -141,26 +140,26 @@ impl Pool {
     }
 }
 
-impl Several {
+impl ShardedConnections {
     pub(super) fn all(&self) -> &[Arc<Shared>] {
         &self.all
     }
 
     /// The number of the connection of each sample.
-    pub(super) fn routes(&self, samples: &[Sample]) -> Box<[u8]> {
-        samples.iter().map(|sample| self.route(&sample.key) as u8).collect()
+    pub(super) fn shard_indices(&self, samples: &[Sample]) -> Box<[u8]> {
+        samples.iter().map(|sample| self.shard_of(&sample.key) as u8).collect()
     }
 
-    fn route(&self, key: &str) -> usize {
+    fn shard_of(&self, key: &str) -> usize {
         (self.hasher.hash_one(key) % self.all.len() as u64) as usize
     }
 }
 
 /// Closes the client when one of its connections is at its end for good: as one that gives up, or
 /// whose driver has panicked. The keys of that connection have nowhere to go any more.
-struct EndOfAll(Arc<[Arc<Shared>]>);
+struct CloseAllOnDrop(Arc<[Arc<Shared>]>);
 
-impl Drop for EndOfAll {
+impl Drop for CloseAllOnDrop {
     fn drop(&mut self) {
         self.0.iter().for_each(|shared| shared.close());
     }

@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// How long the server may take over all answers, from when it has the whole of the last request. A server that is wedged by the probe never
 /// answers, and one that is only slow is sent one request at a time meanwhile.
-pub(super) const TIME_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a server answers that frames its requests by line: three times "nothing is stored".
 const EXPECTED: &[u8] = b"ok\n\nok\n\nok\n\n";
@@ -28,8 +28,8 @@ const EXPECTED: &[u8] = b"ok\n\nok\n\nok\n\n";
 /// answers as expected; anything else, and silence, means one request at a time.
 pub(super) async fn can_pipeline(mut io: impl AsyncRead + AsyncWrite + Unpin) -> bool {
     // Two limits: where this process stood still in the pause, the server has still its time to answer.
-    matches!(within(TIME_LIMIT, ask(&mut io)).await, Some(Ok(())))
-        && matches!(within(TIME_LIMIT, listen(io)).await, Some(Ok(true)))
+    matches!(within(PROBE_TIMEOUT, ask(&mut io)).await, Some(Ok(())))
+        && matches!(within(PROBE_TIMEOUT, listen(io)).await, Some(Ok(true)))
 }
 
 async fn ask(io: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {

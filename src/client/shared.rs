@@ -15,8 +15,10 @@ use tokio::{
 
 use super::{
     connect::ConnectionState,
-    pipeline::{Answer, Kind, Pipeline, Progress, Settings, Settled, Slot, Submitted, WaiterId},
-    standing::Standing,
+    pipeline::{
+        AckWatermark, Answer, Kind, Pipeline, Progress, Settings, Slot, Submitted, WaiterId,
+    },
+    state::StateTracker,
     sync::{Mutex, MutexGuard},
 };
 pub(super) use crate::wake::wake_all;
@@ -25,17 +27,17 @@ use crate::{error::Error, metric::Metrics, wake::survives};
 #[derive(Debug)]
 pub(super) struct Shared {
     pipeline: Mutex<Pipeline>,
-    settled: Arc<Settled>,
+    settled: Arc<AckWatermark>,
     /// Where all connections of the client stand, and which of them this one is.
-    standing: Arc<Standing>,
+    state: Arc<StateTracker>,
     number: usize,
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, standing: Arc<Standing>, number: usize) -> Self {
+    pub(super) fn new(settings: Settings, state: Arc<StateTracker>, number: usize) -> Self {
         let pipeline = Pipeline::new(settings);
         let settled = Arc::clone(pipeline.settled());
-        Self { pipeline: Mutex::new(pipeline), settled, standing, number }
+        Self { pipeline: Mutex::new(pipeline), settled, state, number }
     }
 
     /// The pipeline. Held for moments, and never while a task is woken.
@@ -49,7 +51,7 @@ impl Shared {
 
     pub(super) fn set_state(&self, state: ConnectionState) {
         // Wakes those who watch the state.
-        survives(|| self.standing.set(self.number, state));
+        survives(|| self.state.set(self.number, state));
     }
 
     /// Takes no more requests. What has been accepted is served.
@@ -57,7 +59,7 @@ impl Shared {
         let mut wakers = Vec::new();
         let mut pipeline = self.pipeline();
         wakers.extend(pipeline.close());
-        pipeline.dismiss(&mut wakers);
+        pipeline.cancel_reservations(&mut wakers);
         drop(pipeline);
         wake_all(&mut wakers);
     }
@@ -90,9 +92,9 @@ impl Shared {
     }
 
     /// The caller of `waiter` has left. Returns how far it had come, if it was a batch.
-    pub(super) fn abandon(&self, waiter: WaiterId) -> Option<Progress> {
+    pub(super) fn cancel(&self, waiter: WaiterId) -> Option<Progress> {
         let mut wakers = Vec::new();
-        let left_behind = self.pipeline().abandon(waiter, Instant::now(), &mut wakers);
+        let left_behind = self.pipeline().cancel(waiter, Instant::now(), &mut wakers);
         let progress = left_behind.and_then(Slot::into_progress);
         wake_all(&mut wakers);
         progress
@@ -150,9 +152,9 @@ impl<S: Deref<Target = Shared>> Call<S> {
         let Some(waiter) = self.waiter else {
             return self.poll_sorted(cx);
         };
-        if self.kind == Kind::Put && self.shared.settled.has_stored(waiter) {
+        if self.kind == Kind::Put && self.shared.settled.is_acked(waiter) {
             self.waiter = None;
-            return Poll::Ready(Ok(Answer::Stored));
+            return Poll::Ready(Ok(Answer::BatchOutcome));
         }
         let (outcome, _unneeded) = self.shared.pipeline().poll(waiter, cx.waker());
         let outcome = ready!(outcome);
@@ -178,7 +180,7 @@ impl<S: Deref<Target = Shared>> Call<S> {
 impl<S: Deref<Target = Shared>> Drop for Call<S> {
     fn drop(&mut self) {
         if let Some(waiter) = self.waiter {
-            self.shared.abandon(waiter);
+            self.shared.cancel(waiter);
         }
     }
 }

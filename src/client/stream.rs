@@ -25,7 +25,7 @@ use super::{
     turn::{IoTurn, within},
 };
 use crate::{
-    error::{ConnectionFault, Delivery, Error},
+    error::{ConnectionError, Delivery, Error},
     metric::{Sample, Selector},
     protocol::{self, End, SampleDecoder, Streamed},
 };
@@ -74,7 +74,7 @@ impl SampleStream {
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] with [`ConnectionFault::RejectedByServer`] if the server answers `error`
+    /// [`Error::Connection`] with [`ConnectionError::RejectedByServer`] if the server answers `error`
     /// and closes the connection, as one does that has too many; else if it refuses the request, sends something that is no data, or nothing within the
     /// request timeout, or the connection is lost. Nothing comes after an error.
     ///
@@ -99,7 +99,7 @@ impl SampleStream {
             io.flush().await
         };
         match within(limit, ask).await {
-            Some(asked) => asked.map_err(|error| lost(ConnectionFault::Io(error)))?,
+            Some(asked) => asked.map_err(|error| lost(ConnectionError::Io(error)))?,
             None => return Err(late(limit)),
         }
         Ok(Self {
@@ -125,7 +125,7 @@ impl SampleStream {
                 let message = self.rejection.take().unwrap_or_default();
                 Poll::Ready(Err(match item {
                     Some(Ok(_)) => Error::Rejected { message },
-                    Some(Err(_)) | None => lost(ConnectionFault::RejectedByServer { message }),
+                    Some(Err(_)) | None => lost(ConnectionError::RejectedByServer { message }),
                 }))
             }
             Poll::Ready(Some(Ok(Streamed::End(End::Error(message))))) => {
@@ -140,7 +140,7 @@ impl SampleStream {
                 Poll::Ready(match item {
                     Some(Ok(Streamed::Sample(sample))) => match &self.asked {
                         Selector::Key(key) if *key != sample.key => {
-                            Err(lost(ConnectionFault::DataForAnotherKey))
+                            Err(lost(ConnectionError::DataForAnotherKey))
                         }
                         _ => Ok(Some(sample)),
                     },
@@ -153,7 +153,7 @@ impl SampleStream {
                         Err(Error::ResponseTooLarge { limit: usize::MAX })
                     }
                     Some(Err(error)) => Err(lost(error.into())),
-                    None => Err(lost(ConnectionFault::Io(io::ErrorKind::UnexpectedEof.into()))),
+                    None => Err(lost(ConnectionError::Io(io::ErrorKind::UnexpectedEof.into()))),
                 })
             }
             Poll::Pending => {
@@ -191,7 +191,7 @@ impl fmt::Debug for SampleStream {
     }
 }
 
-fn lost(fault: ConnectionFault) -> Error {
+fn lost(fault: ConnectionError) -> Error {
     Error::Connection { fault: Arc::new(fault), delivery: Delivery::Unknown }
 }
 

@@ -1,5 +1,5 @@
 //! What handles and driver share memory with: the standard library's locks and atomics, but loom's where
-//! `handover.rs` checks what is done with them.
+//! `loom_tests.rs` checks what is done with them.
 
 #[cfg(all(test, loom_model))]
 pub(super) use loom::sync::{

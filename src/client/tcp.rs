@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     address::{InvalidAddress, TcpAddress},
-    connect::{Connector, LONGEST},
+    connect::{Connector, MAX_DURATION},
     resolver::Resolver,
 };
 
@@ -90,17 +90,17 @@ impl Connector for TcpConnector {
     type Io = TcpStream;
 
     async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        self.connect_within(address, LONGEST).await
+        self.connect_within(address, MAX_DURATION).await
     }
 
     async fn connect_within(&self, address: &str, limit: Duration) -> io::Result<TcpStream> {
-        let deadline = Instant::now() + limit.min(LONGEST);
+        let deadline = Instant::now() + limit.min(MAX_DURATION);
         let address = TcpAddress::from_str(address)
             .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
         let addresses = self.resolver.resolve(&address).await?;
         let stream = connect_to_any(&addresses, deadline, |address| async move {
             let stream = TcpStream::connect(address).await?;
-            if is_of_itself(&stream) { Err(nobody_listens()) } else { Ok(stream) }
+            if is_self_connected(&stream) { Err(connection_refused()) } else { Ok(stream) }
         })
         .await?;
         self.configure(&stream)?;
@@ -139,7 +139,7 @@ where
                 attempts.spawn(attempt(address));
                 let left = deadline.saturating_duration_since(Instant::now());
                 let sharing = u32::try_from(1 + untried.len()).unwrap_or(u32::MAX);
-                ATTEMPT_DELAY.min(left / sharing)
+                CONNECTION_ATTEMPT_DELAY.min(left / sharing)
             }
             None if attempts.is_empty() => return Err(failure),
             None => Duration::MAX,
@@ -162,17 +162,17 @@ fn clamp(value: Duration, range: RangeInclusive<Duration>) -> Duration {
 /// Whether a connection leads to itself: who dials a port of this machine on which nobody listens may
 /// be given that very port for his own end, and then TCP opens it from both sides at once (RFC 9293,
 /// section 3.5). Nobody would answer, and the server could not have its port back.
-fn is_of_itself(stream: &TcpStream) -> bool {
+fn is_self_connected(stream: &TcpStream) -> bool {
     matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
 }
 
-fn nobody_listens() -> io::Error {
+fn connection_refused() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens on the port")
 }
 
 /// How long an address may take before the next one is tried beside it (RFC 8305, section 5), unless that
 /// is more than its share of the time.
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -217,8 +217,8 @@ mod tests {
     async fn the_next_address_is_tried_at_once_when_one_fails() {
         let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let start = Instant::now();
-        let dial = connect_to_any(&addresses, start + LONGEST, |address| async move {
-            if address.port() == 2 { Ok(()) } else { Err(nobody_listens()) }
+        let dial = connect_to_any(&addresses, start + MAX_DURATION, |address| async move {
+            if address.port() == 2 { Ok(()) } else { Err(connection_refused()) }
         });
         dial.await.unwrap();
         assert_eq!(start.elapsed(), Duration::ZERO);
@@ -245,7 +245,7 @@ mod tests {
         }
         // As a guard's client, or a probe's connection.
         #[cfg(feature = "reporter")]
-        client.another().unwrap().put("k", 1.0).await.unwrap_err();
+        client.detached_clone().unwrap().put("k", 1.0).await.unwrap_err();
         calls.join_all().await;
         // The thread may not even have begun: time is paused, and takes no time.
         assert!(hanging.begun.load(Ordering::SeqCst) <= 1);

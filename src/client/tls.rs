@@ -12,7 +12,7 @@ use tokio_rustls::{
 
 use super::{
     address::InvalidAddress,
-    connect::{Connector, LONGEST},
+    connect::{Connector, MAX_DURATION},
     tcp::TcpConnector,
 };
 use crate::tls::{TlsError, certified_key, provider, roots};
@@ -82,7 +82,7 @@ impl TlsConnector {
             tracing::warn!(%error, "some of the system's roots cannot be read");
         }
         tracing::debug!(roots = added, ignored, "read the system's roots");
-        Ok(Self::trusting(roots))
+        Ok(Self::from_roots(roots))
     }
 
     /// Trusts these roots and no others: the text of a PEM file with one certificate or more.
@@ -91,7 +91,7 @@ impl TlsConnector {
     ///
     /// If there is no certificate in it, or one that cannot be used.
     pub fn with_roots(pem: impl AsRef<[u8]>) -> Result<Self, TlsError> {
-        Ok(Self::trusting(roots(pem.as_ref())?))
+        Ok(Self::from_roots(roots(pem.as_ref())?))
     }
 
     /// Does as `config` says, for all that the other ways to make a connector do not offer: roots
@@ -101,7 +101,7 @@ impl TlsConnector {
         Self { inner: TcpConnector::default(), config, server_name: None }
     }
 
-    fn trusting(roots: RootCertStore) -> Self {
+    fn from_roots(roots: RootCertStore) -> Self {
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring has cipher suites for both versions")
@@ -156,7 +156,7 @@ impl<C: Connector> Connector for TlsConnector<C> {
     type Io = TlsStream<C::Io>;
 
     async fn connect(&self, address: &str) -> io::Result<Self::Io> {
-        self.connect_within(address, LONGEST).await
+        self.connect_within(address, MAX_DURATION).await
     }
 
     async fn connect_within(&self, address: &str, limit: Duration) -> io::Result<Self::Io> {

@@ -55,7 +55,7 @@ impl Connector for UnixConnector {
             }
             _ => UnixStream::connect(address).await,
         };
-        connected.map_err(|error| explain(error, address))
+        connected.map_err(|error| describe_error(error, address))
     }
 
     fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
@@ -64,7 +64,7 @@ impl Connector for UnixConnector {
 }
 
 /// Says what an error means for a Unix socket where the system's words do not.
-fn explain(error: io::Error, address: &str) -> io::Error {
+fn describe_error(error: io::Error, address: &str) -> io::Error {
     let meaning = match error.kind() {
         io::ErrorKind::NotFound => "there is no socket at this path: is the server running?",
         io::ErrorKind::ConnectionRefused if address.starts_with('@') => {

@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::{
-    error::{CodecError, InvalidRequest, NotFinite},
+    error::{CodecError, InvalidRequest, NonFiniteValue},
     line_break,
     request::{self, Request, RequestRef},
     response::{self, End, RecordSink, Response},
@@ -104,7 +104,7 @@ impl Encoder<Request> for ClientCodec {
     fn encode(&mut self, request: Request, dst: &mut BytesMut) -> Result<(), CodecError> {
         match request {
             Request::Put(Sample { key, point }) => {
-                NotFinite::check(&key, point.value)?;
+                NonFiniteValue::check(&key, point.value)?;
                 request::encode_put(dst, &key, point);
             }
             Request::Get(selector) => request::encode_get(dst, &selector),

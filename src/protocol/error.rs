@@ -34,7 +34,7 @@ pub enum CodecError {
     Truncated,
     /// A value that the protocol does not carry was to be sent; nothing of it was written.
     #[error(transparent)]
-    NotFinite(#[from] NotFinite),
+    NonFiniteValue(#[from] NonFiniteValue),
     /// A response that stands for unreadable data, or for too much of it, was to be sent; nothing of
     /// it was written.
     #[error("a response that is malformed or too large can be received, but not sent")]
@@ -60,12 +60,12 @@ impl std::fmt::Display for Line {
 /// A value that cannot be sent because it is NaN or infinite.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("the value of {key:?} is {value}, and only finite values can be sent")]
-pub struct NotFinite {
+pub struct NonFiniteValue {
     key: Box<str>,
     value: f64,
 }
 
-impl NotFinite {
+impl NonFiniteValue {
     /// Lets a finite value pass.
     pub(crate) fn check(key: &str, value: f64) -> Result<(), Self> {
         if value.is_finite() { Ok(()) } else { Err(Self { key: key.into(), value }) }
@@ -92,7 +92,7 @@ pub enum InvalidSample {
     Key(#[from] InvalidKey),
     /// Its value is NaN or infinite.
     #[error(transparent)]
-    NotFinite(#[from] NotFinite),
+    NonFiniteValue(#[from] NonFiniteValue),
 }
 
 /// A record in an answer that is not `key value timestamp`.

@@ -11,7 +11,7 @@ mod response;
 
 pub use codec::{ClientCodec, ServerCodec};
 pub(crate) use codec::{SampleDecoder, Streamed};
-pub use error::{CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NotFinite};
+pub use error::{CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NonFiniteValue};
 pub use records::encode_records;
 pub use request::{MAX_REQUEST_LEN, Request, RequestRef};
 pub use response::Response;

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    error::{InvalidRequest, InvalidSample, Line, NotFinite},
+    error::{InvalidRequest, InvalidSample, Line, NonFiniteValue},
     number::{self, Number},
 };
 use crate::metric::{InvalidKey, Key, KeyRef, Point, Sample, Selector};
@@ -41,7 +41,7 @@ impl Request {
         InvalidKey: From<K::Error>,
     {
         let sample = Sample::new(key, value, timestamp)?;
-        NotFinite::check(&sample.key, value)?;
+        NonFiniteValue::check(&sample.key, value)?;
         Ok(Self::Put(sample))
     }
 

@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Histogram, KeyName, Metadata, SharedString, Unit};
 use tokio::time;
 
 use self::registry::Registry;
-use crate::reporter::{Reporter, ReporterGuard, Unsent};
+use crate::reporter::{FlushError, Reporter, ReporterGuard};
 
 mod builder;
 mod histogram;
@@ -89,7 +89,7 @@ pub struct RecorderStats {
     pub refused: u64,
     /// Series that are not reported because their name and labels make no key; the log has shown the
     /// first ones.
-    pub unnamed: u64,
+    pub invalid_names: u64,
     /// Values of histograms that were left out because they are NaN or infinite.
     pub not_finite: u64,
 }
@@ -119,7 +119,7 @@ impl Recorder {
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing: what was reported is sent all the same.
-    pub async fn flush(&self, limit: Duration) -> Result<(), Unsent> {
+    pub async fn flush(&self, limit: Duration) -> Result<(), FlushError> {
         let refused = self.registry.report(None);
         self.registry.reporter().flush_after(refused, limit).await
     }
@@ -138,7 +138,7 @@ impl Recorder {
         RecorderStats {
             series: tally.series.load(Ordering::Relaxed),
             refused: tally.refused.load(Ordering::Relaxed),
-            unnamed: tally.unnamed.load(Ordering::Relaxed),
+            invalid_names: tally.invalid_names.load(Ordering::Relaxed),
             not_finite: tally.not_finite.load(Ordering::Relaxed),
         }
     }

@@ -37,7 +37,7 @@ pub(super) struct Names {
     state: Mutex<State>,
     /// There is something to be logged.
     is_news: AtomicBool,
-    unnamed: LogLimiter,
+    invalid_names: LogLimiter,
     shared: LogLimiter,
 }
 
@@ -91,7 +91,7 @@ impl Names {
             quantiles,
             state: Mutex::default(),
             is_news: AtomicBool::new(false),
-            unnamed: LogLimiter::new(),
+            invalid_names: LogLimiter::new(),
             shared: LogLimiter::new(),
         }
     }
@@ -173,10 +173,10 @@ impl Names {
     pub(super) fn log_due(&self) {
         self.is_news.store(false, Ordering::Relaxed);
         // The lock is released before the first line is logged.
-        let unnamed = mem::take(&mut self.state().untold_unnamed);
-        for (metric, error) in unnamed {
-            if self.unnamed.should_log() {
-                let suppressed = self.unnamed.take_suppressed();
+        let invalid_names = mem::take(&mut self.state().untold_unnamed);
+        for (metric, error) in invalid_names {
+            if self.invalid_names.should_log() {
+                let suppressed = self.invalid_names.take_suppressed();
                 tracing::warn!(?metric, %error, suppressed, "a series cannot be reported");
             }
         }

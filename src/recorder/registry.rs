@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     log_limit::LogCondition,
-    reporter::{Refused, Reporter, Seconds, Stamp, WallClock, whole_seconds},
+    reporter::{Refused, Reporter, Stamp, UniqueSeconds, WallClock, whole_seconds},
 };
 
 /// What a recorder is told once.
@@ -37,7 +37,7 @@ pub(super) struct Settings {
 }
 
 pub(super) struct Registry {
-    shards: Shards<metrics::Key, Maker>,
+    shards: Shards<metrics::Key, SeriesFactory>,
     reporter: Reporter,
     settings: Settings,
     clock: WallClock,
@@ -51,17 +51,17 @@ struct Last {
     at: Instant,
     /// When the last report of an earlier second was made.
     before: Instant,
-    seconds: Seconds,
+    seconds: UniqueSeconds,
     /// How many samples it had.
     samples: usize,
 }
 
 /// Counts that are kept with the series.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct RecorderCounters {
     pub(super) series: AtomicU64,
     pub(super) refused: AtomicU64,
-    pub(super) unnamed: AtomicU64,
+    pub(super) invalid_names: AtomicU64,
     pub(super) not_finite: Arc<AtomicU64>,
 }
 
@@ -73,9 +73,9 @@ impl Registry {
         clock: WallClock,
     ) -> Self {
         let now = Instant::now();
-        let last = Last { at: now, before: now, seconds: Seconds::default(), samples: 0 };
+        let last = Last { at: now, before: now, seconds: UniqueSeconds::default(), samples: 0 };
         Self {
-            shards: Shards::new(Maker { names, tally: Tally::default() }),
+            shards: Shards::new(SeriesFactory { names, tally: RecorderCounters::default() }),
             reporter,
             settings,
             clock,
@@ -88,7 +88,7 @@ impl Registry {
         &self.reporter
     }
 
-    pub(super) fn tally(&self) -> &Tally {
+    pub(super) fn tally(&self) -> &RecorderCounters {
         &self.shards.storage().tally
     }
 
@@ -251,12 +251,12 @@ fn rated(elapsed: Duration, interval: Duration) -> Duration {
 
 /// Makes series, and the keys under which they are reported. What is worth a log line is kept until
 /// the caller of the shards has released their locks.
-struct Maker {
+struct SeriesFactory {
     names: Names,
-    tally: Tally,
+    tally: RecorderCounters,
 }
 
-impl Maker {
+impl SeriesFactory {
     /// Whether a series is kept. It is if it is in use or not idle: nobody can take a handle of it
     /// meanwhile, for that needs the lock that its shard is under.
     fn retains<S: Series>(&self, series: &Arc<S>, report: &Report) -> bool {
@@ -286,14 +286,14 @@ impl Maker {
     ) -> Option<T> {
         named
             .map_err(|fault| {
-                self.tally.unnamed.fetch_add(1, Ordering::Relaxed);
+                self.tally.invalid_names.fetch_add(1, Ordering::Relaxed);
                 self.names.note_unnamed(key, fault);
             })
             .ok()
     }
 }
 
-impl Storage<metrics::Key> for Maker {
+impl Storage<metrics::Key> for SeriesFactory {
     type Counter = Arc<CounterSeries>;
     type Gauge = Arc<GaugeSeries>;
     type Histogram = Arc<HistogramSeries>;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::flight::BATCH;
+use super::in_flight::BATCH;
 use crate::metric::{Key, Sample};
 
 /// Counts the failed attempts of each sample that had one. Without a bound it counts nothing.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "recorder")]
-use super::Unsent;
-use super::{Reporter, outbox::Recorded, shared::Shared, stats::Reason};
-use crate::{metric::Sample, protocol::NotFinite};
+use super::FlushError;
+use super::{Reporter, outbox::Recorded, shared::Shared, stats::DropReason};
+use crate::{metric::Sample, protocol::NonFiniteValue};
 
 /// What is left to do after samples have been recorded.
 #[must_use = "the task that sends is not woken otherwise"]
@@ -19,7 +19,7 @@ pub(crate) struct Aftermath {
     shared: Arc<Shared>,
     /// Those that say something new.
     recorded: Vec<Recorded>,
-    not_finite: Vec<NotFinite>,
+    not_finite: Vec<NonFiniteValue>,
     refused: Refused,
 }
 
@@ -48,7 +48,7 @@ impl Reporter {
             let mut outbox = self.shared().outbox();
             let full_before = outbox.stats().dropped.queue_full;
             for sample in slice {
-                match NotFinite::check(&sample.key, sample.point.value) {
+                match NonFiniteValue::check(&sample.key, sample.point.value) {
                     Ok(()) => aftermath.note(outbox.record(sample.clone())),
                     Err(fault) => aftermath.not_finite.push(fault),
                 }
@@ -64,7 +64,7 @@ impl Reporter {
         &self,
         refused: Refused,
         limit: Duration,
-    ) -> Result<(), Unsent> {
+    ) -> Result<(), FlushError> {
         let flushed = self.flush(limit).await;
         let dropped = refused.closed + refused.queue_full;
         let unsent = match flushed {
@@ -72,21 +72,21 @@ impl Reporter {
             Ok(()) => self.shared().nothing_unsent(),
             Err(unsent) => unsent,
         };
-        Err(Unsent { dropped: unsent.dropped + dropped, ..unsent })
+        Err(FlushError { dropped: unsent.dropped + dropped, ..unsent })
     }
 }
 
 #[cfg(feature = "recorder")]
 impl Shared {
     /// What is unsent of what waits for nothing.
-    fn nothing_unsent(&self) -> Unsent {
-        let (sender, unsent) = {
+    fn nothing_unsent(&self) -> FlushError {
+        let (worker, unsent) = {
             let mut outbox = self.outbox();
-            let (mark, sender) = outbox.begin_flush();
-            (sender, Unsent { waiting: 0, ..outbox.unsent(&mark) })
+            let (mark, worker) = outbox.begin_flush();
+            (worker, FlushError { waiting: 0, ..outbox.unsent(&mark) })
         };
-        if let Some(sender) = sender {
-            sender.wake();
+        if let Some(worker) = worker {
+            worker.wake();
         }
         unsent
     }
@@ -99,15 +99,15 @@ impl Aftermath {
             self.shared.after(recorded);
         }
         for fault in self.not_finite {
-            self.shared.refuse(Reason::NotFinite, &fault);
+            self.shared.refuse(DropReason::NonFiniteValue, &fault);
         }
         self.refused
     }
 
     fn note(&mut self, recorded: Recorded) {
-        self.refused.closed += u64::from(recorded.dropped == Some(Reason::Closed));
+        self.refused.closed += u64::from(recorded.dropped == Some(DropReason::Closed));
         let is_known = |reason| self.recorded.iter().any(|known| known.dropped == Some(reason));
-        if recorded.sender.is_some() || recorded.dropped.is_some_and(|reason| !is_known(reason)) {
+        if recorded.worker.is_some() || recorded.dropped.is_some_and(|reason| !is_known(reason)) {
             self.recorded.push(recorded);
         }
     }

@@ -14,11 +14,11 @@ use tokio::{
 
 use super::{
     Reporter,
-    flight::{BATCH, Landed},
+    in_flight::{BATCH, SendOutcome},
     outbox::Mark,
-    sender::PAUSE,
     shared::{Shared, Times},
-    stats::Unsent,
+    stats::FlushError,
+    worker::PAUSE,
 };
 use crate::client::MetricsClient;
 
@@ -31,7 +31,7 @@ pub struct ReporterGuard {
 }
 
 /// How long the sender may make no progress before the guard sends in its place.
-const PATIENCE: Duration = Duration::from_millis(500);
+const STALL_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl ReporterGuard {
     pub(super) fn new(reporter: Reporter, limit: Duration) -> Self {
@@ -42,10 +42,10 @@ impl ReporterGuard {
 impl Drop for ReporterGuard {
     fn drop(&mut self) {
         let shared = self.reporter.shared();
-        shared.record_own();
-        let (mark, sender) = shared.outbox().begin_flush();
-        if let Some(sender) = sender {
-            sender.wake();
+        shared.record_self_metrics();
+        let (mark, worker) = shared.outbox().begin_flush();
+        if let Some(worker) = worker {
+            worker.wake();
         }
         flush_marked(shared, mark, self.limit);
     }
@@ -56,8 +56,8 @@ pub(super) fn flush_marked(shared: &Arc<Shared>, mark: Mark, limit: Duration) {
     if shared.outbox().unsent(&mark).waiting == 0 {
         return;
     }
-    let last = LastFlush {
-        is_stuck: is_on_current_thread(),
+    let last = FinalFlush {
+        runtime_blocked: is_on_current_thread(),
         times: Times::new(limit, shared.has_spool()),
         mark,
     };
@@ -66,29 +66,29 @@ pub(super) fn flush_marked(shared: &Arc<Shared>, mark: Mark, limit: Duration) {
     }
 }
 
-type Work = Box<dyn FnOnce() -> io::Result<Result<(), Unsent>> + Send>;
+type Work = Box<dyn FnOnce() -> io::Result<Result<(), FlushError>> + Send>;
 
-fn spawn_thread(work: Work) -> io::Result<JoinHandle<io::Result<Result<(), Unsent>>>> {
+fn spawn_thread(work: Work) -> io::Result<JoinHandle<io::Result<Result<(), FlushError>>>> {
     thread::Builder::new().name("reporter-guard".into()).spawn(work)
 }
 
 /// A flush that has a thread.
 #[derive(Clone, Copy)]
-struct LastFlush {
+struct FinalFlush {
     mark: Mark,
     times: Times,
     /// Whether the sender's runtime stands still while the guard is being dropped.
-    is_stuck: bool,
+    runtime_blocked: bool,
 }
 
-impl LastFlush {
+impl FinalFlush {
     /// Flushes on a thread of its own, because this one may be what the sender's runtime lives on; or
     /// waits here for the sender, where there is no thread to be had.
     fn run(
         self,
         shared: &Arc<Shared>,
-        spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Result<(), Unsent>>>>,
-    ) -> Result<(), Unsent> {
+        spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Result<(), FlushError>>>>,
+    ) -> Result<(), FlushError> {
         let flushing = {
             let shared = Arc::clone(shared);
             spawn(Box::new(move || self.on_thread(&shared)))
@@ -99,7 +99,7 @@ impl LastFlush {
         let flushed = flushed.unwrap_or_else(|error| {
             tracing::warn!(%error, "a guard has no thread and waits for the runtime");
             // Where the sender cannot run, waiting is of no use.
-            let until = if self.is_stuck { Instant::now() } else { self.times.send_until };
+            let until = if self.runtime_blocked { Instant::now() } else { self.times.send_until };
             shared.flushed_blocking(&self.mark, until)
         });
         #[cfg(feature = "spool")]
@@ -107,7 +107,7 @@ impl LastFlush {
         flushed
     }
 
-    fn on_thread(&self, shared: &Shared) -> io::Result<Result<(), Unsent>> {
+    fn on_thread(&self, shared: &Shared) -> io::Result<Result<(), FlushError>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let flushed = runtime.block_on(self.flush(shared));
         // A name may still be being resolved.
@@ -115,28 +115,28 @@ impl LastFlush {
         Ok(flushed)
     }
 
-    async fn flush(&self, shared: &Shared) -> Result<(), Unsent> {
-        if !self.is_stuck && !self.waits_in_vain(shared).await {
+    async fn flush(&self, shared: &Shared) -> Result<(), FlushError> {
+        if !self.runtime_blocked && !self.worker_stalled(shared).await {
             return shared.flushed(&self.mark, self.times.send_until).await;
         }
-        match shared.client.another() {
+        match shared.client.detached_clone() {
             Some(client) if shared.hold() => {
                 // However slow it is: it is the end.
                 let _ = time::timeout_at(self.times.send_until, self.send(shared, &client)).await;
                 shared.release();
                 shared.flushed(&self.mark, Instant::now()).await
             }
-            None if self.is_stuck => Err(shared.outbox().unsent(&self.mark)),
+            None if self.runtime_blocked => Err(shared.outbox().unsent(&self.mark)),
             _ => shared.flushed(&self.mark, self.times.send_until).await,
         }
     }
 
     /// Whether the sender comes to a standstill before everything is sent. While it does not, its way is
     /// the better one: nothing is sent twice.
-    async fn waits_in_vain(&self, shared: &Shared) -> bool {
+    async fn worker_stalled(&self, shared: &Shared) -> bool {
         loop {
             let answered = shared.client.stats().acknowledged;
-            let until = self.times.send_until.min(Instant::now() + PATIENCE);
+            let until = self.times.send_until.min(Instant::now() + STALL_TIMEOUT);
             match shared.flushed(&self.mark, until).await {
                 Err(unsent) if unsent.waiting > 0 => {
                     if shared.client.stats().acknowledged == answered {
@@ -159,8 +159,8 @@ impl LastFlush {
                 return;
             }
             match shared.send(client, true, BATCH).await {
-                Some(Landed::Broken(_)) => time::sleep(PAUSE).await,
-                Some(Landed::Whole | Landed::CalledBack) => {}
+                Some(SendOutcome::Broken(_)) => time::sleep(PAUSE).await,
+                Some(SendOutcome::Whole | SendOutcome::Recalled) => {}
                 // What is being moved may come back.
                 None if was_moving || shared.outbox().is_moving() => settled.await,
                 None => return,
@@ -180,18 +180,18 @@ mod tests {
     use super::*;
     use crate::reporter::test_server::TestServer;
 
-    fn no_thread(_: Work) -> io::Result<JoinHandle<io::Result<Result<(), Unsent>>>> {
+    fn no_thread(_: Work) -> io::Result<JoinHandle<io::Result<Result<(), FlushError>>>> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// The last flush of a guard in whose place this thread waits, since there is no other.
-    fn flush(reporter: &Reporter, limit: Duration) -> Result<(), Unsent> {
-        let (mark, sender) = reporter.shared().outbox().begin_flush();
-        if let Some(sender) = sender {
-            sender.wake();
+    fn flush(reporter: &Reporter, limit: Duration) -> Result<(), FlushError> {
+        let (mark, worker) = reporter.shared().outbox().begin_flush();
+        if let Some(worker) = worker {
+            worker.wake();
         }
         let times = Times::new(limit, reporter.shared().has_spool());
-        let last = LastFlush { mark, times, is_stuck: is_on_current_thread() };
+        let last = FinalFlush { mark, times, runtime_blocked: is_on_current_thread() };
         last.run(reporter.shared(), no_thread)
     }
 

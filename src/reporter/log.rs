@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use tracing::{error, info, warn};
 
-use super::stats::{Reason, Unsent};
+use super::stats::{DropReason, FlushError};
 use crate::{
     error::Error,
     log_limit::{Lasting, LogLimiter},
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct ReporterLog {
     /// One for each reason for which a sample is not stored.
-    reasons: [LogLimiter; Reason::COUNT],
+    reasons: [LogLimiter; DropReason::COUNT],
     full: LogState,
     unsent: LogState,
     last: LogLimiter,
@@ -22,7 +22,7 @@ pub(super) struct ReporterLog {
 
 impl ReporterLog {
     /// A sample cannot be sent, whatever the server says.
-    pub(super) fn refused(&self, reason: Reason, fault: &dyn StdError) {
+    pub(super) fn refused(&self, reason: DropReason, fault: &dyn StdError) {
         let limiter = self.of(reason);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
@@ -31,8 +31,8 @@ impl ReporterLog {
     }
 
     /// Samples were dropped for this reason; `so_far` is asked how many there have been.
-    pub(super) fn dropped(&self, reason: Reason, so_far: impl FnOnce() -> u64) {
-        if reason == Reason::QueueFull {
+    pub(super) fn dropped(&self, reason: DropReason, so_far: impl FnOnce() -> u64) {
+        if reason == DropReason::QueueFull {
             if let Some(Lasting { since, times }) = self.full.holds() {
                 let so_far = so_far();
                 warn!(so_far, ?since, times, "the queue is full: samples are dropped");
@@ -55,7 +55,7 @@ impl ReporterLog {
 
     /// The server has refused samples.
     pub(super) fn rejected(&self, samples: u64, error: Option<&Error>) {
-        let limiter = self.of(Reason::Rejected);
+        let limiter = self.of(DropReason::Rejected);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
             let error = error.map(tracing::field::display);
@@ -65,7 +65,7 @@ impl ReporterLog {
 
     /// Samples were dropped after their last attempt.
     pub(super) fn exhausted(&self, samples: usize) {
-        let limiter = self.of(Reason::Attempts);
+        let limiter = self.of(DropReason::Attempts);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
             warn!(samples, suppressed, "samples are dropped: all attempts to send them failed");
@@ -88,10 +88,10 @@ impl ReporterLog {
     }
 
     /// What a guard was to send could not be sent.
-    pub(super) fn guard_failed(&self, unsent: &Unsent) {
+    pub(super) fn guard_failed(&self, unsent: &FlushError) {
         if self.last.should_log() {
             let suppressed = self.last.take_suppressed();
-            let Unsent { waiting, dropped, rejected, .. } = *unsent;
+            let FlushError { waiting, dropped, rejected, .. } = *unsent;
             let error = unsent as &dyn StdError;
             error!(
                 error,
@@ -109,7 +109,7 @@ impl ReporterLog {
         }
     }
 
-    fn of(&self, reason: Reason) -> &LogLimiter {
+    fn of(&self, reason: DropReason) -> &LogLimiter {
         &self.reasons[reason as usize]
     }
 }

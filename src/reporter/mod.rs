@@ -6,27 +6,26 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{task::coop, time::Instant};
 
-use self::{own::Own, queue::Limits, sender::Sender, shared::Shared};
+use self::{queue::Limits, self_metrics::Own, shared::Shared, worker::Worker};
 use crate::{
     client::MetricsClient,
     metric::{InvalidKey, Key, Point, unix_seconds},
 };
 
 mod attempts;
+mod builder;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod bulk;
-mod config;
-mod flight;
 mod guard;
-mod keys;
+mod in_flight;
+mod interner;
 mod log;
 mod outbox;
-mod own;
 mod poison;
 mod queue;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-mod seconds;
-mod sender;
+mod report_clock;
+mod self_metrics;
 mod shared;
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 mod sink;
@@ -37,21 +36,22 @@ mod stats;
 mod test_server;
 #[cfg(test)]
 mod tests;
+mod worker;
 
+pub use builder::ReporterBuilder;
 #[cfg(feature = "recorder")]
 pub(crate) use bulk::Refused;
-pub use config::ReporterBuilder;
 pub use guard::ReporterGuard;
 pub use queue::WhenFull;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-pub(crate) use seconds::{Seconds, Stamp, WallClock, whole_seconds};
+pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 pub(crate) use sink::Sink;
 #[cfg(feature = "spool")]
 use spool::OpenSpool;
 #[cfg(feature = "spool")]
 pub use spool::{IoErrors, Spool, SpoolError, SpoolStats};
-pub use stats::{Dropped, ReporterStats, Unsent};
+pub use stats::{Dropped, FlushError, ReporterStats};
 
 /// Records measurements without waiting for anything, and sends them in the background.
 ///
@@ -137,7 +137,7 @@ impl Reporter {
             #[cfg(feature = "spool")]
             spool,
         ));
-        tokio::spawn(Sender::new(Arc::clone(&shared), &settings).run());
+        tokio::spawn(Worker::new(Arc::clone(&shared), &settings).run());
         Self { handle: Arc::new(Handle { shared }) }
     }
 
@@ -192,7 +192,7 @@ impl Reporter {
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing: what was recorded is sent all the same.
-    pub async fn flush(&self, limit: Duration) -> Result<(), Unsent> {
+    pub async fn flush(&self, limit: Duration) -> Result<(), FlushError> {
         let flushed = self.shared().flush(after(limit)).await;
         // It may not have waited, and the caller may flush in a loop.
         coop::consume_budget().await;
@@ -218,7 +218,7 @@ impl Reporter {
     ///
     /// When the future is dropped, the reporter takes no more all the same, and sends what it has, until
     /// an attempt fails after `limit`.
-    pub async fn close(&self, limit: Duration) -> Result<(), Unsent> {
+    pub async fn close(&self, limit: Duration) -> Result<(), FlushError> {
         let closed = self.shared().close(limit).await;
         coop::consume_budget().await;
         closed
@@ -259,10 +259,10 @@ impl Reporter {
     /// As [`flush`](Self::flush), as far as a [guard](Self::guard) gets: it keeps its thread, and does not
     /// wait for what lies in the spool.
     #[cfg(feature = "opentelemetry")]
-    pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), Unsent> {
-        let (mark, sender) = self.shared().outbox().begin_flush();
-        if let Some(sender) = sender {
-            sender.wake();
+    pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
+        let (mark, worker) = self.shared().outbox().begin_flush();
+        if let Some(worker) = worker {
+            worker.wake();
         }
         guard::flush_marked(self.shared(), mark, limit);
         let outbox = self.shared().outbox();

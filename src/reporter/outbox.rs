@@ -6,17 +6,17 @@ use std::task::{Poll, Waker};
 use tokio::time::Instant;
 
 use super::{
-    queue::{Lane, Limits, Pushed, Queue},
-    stats::{Reason, ReporterStats, Unsent},
+    queue::{Lane, Limits, PushOutcome, Queue},
+    stats::{DropReason, FlushError, ReporterStats},
 };
 use crate::{error::Error, metric::Sample};
 
 #[cfg(feature = "spool")]
-mod spooling;
+mod spill;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "spool")]
-pub(super) use spooling::Moving;
+pub(super) use spill::Spill;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -24,21 +24,21 @@ pub(super) struct Outbox {
     /// All counts but those of what waits.
     counts: ReporterStats,
     /// Samples that had been waiting in the queue and were dropped.
-    displaced: u64,
+    evicted: u64,
     phase: Phase,
     /// Somebody else sends in place of the sender.
     held: bool,
     /// The sender's task has ended.
     abandoned: bool,
     /// Why the last attempt to send failed.
-    trouble: Option<Error>,
+    last_error: Option<Error>,
     /// What comes before this position is to be sent without waiting for more.
-    urgent_before: u64,
-    sender: Option<Waker>,
+    flush_before: u64,
+    worker: Option<Waker>,
     /// The sender is woken when so many samples wait to be sent.
-    wake_at: usize,
+    wake_threshold: usize,
     #[cfg(feature = "spool")]
-    pub(super) spool: spooling::Spooling,
+    pub(super) spool: spill::SpillState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +56,9 @@ enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Recorded {
     /// The sender, to be woken.
-    pub(super) sender: Option<Waker>,
+    pub(super) worker: Option<Waker>,
     /// Why a sample was dropped, this one or another.
-    pub(super) dropped: Option<Reason>,
+    pub(super) dropped: Option<DropReason>,
 }
 
 /// What a flush waits for.
@@ -85,7 +85,7 @@ pub(super) struct Settled {
 
 /// What a sender is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum Work {
     Send,
     /// There will never be more.
     End,
@@ -96,16 +96,16 @@ impl Outbox {
         Self {
             queue: Queue::new(limits),
             counts: ReporterStats::default(),
-            displaced: 0,
+            evicted: 0,
             phase: Phase::Open,
             held: false,
             abandoned: false,
-            trouble: None,
-            urgent_before: 0,
-            sender: None,
-            wake_at: usize::MAX,
+            last_error: None,
+            flush_before: 0,
+            worker: None,
+            wake_threshold: usize::MAX,
             #[cfg(feature = "spool")]
-            spool: spooling::Spooling::default(),
+            spool: spill::SpillState::default(),
         }
     }
 
@@ -113,50 +113,50 @@ impl Outbox {
     #[inline]
     pub(super) fn record(&mut self, sample: Sample) -> Recorded {
         if self.phase != Phase::Open {
-            return self.refuse(Reason::Closed);
+            return self.refuse(DropReason::Closed);
         }
         self.counts.recorded += 1;
         let mut recorded = Recorded::default();
         match self.queue.push(sample) {
-            Pushed::Added { dropped: 0 } => {}
-            Pushed::Added { dropped } => {
-                self.displaced += dropped;
-                recorded.dropped = Some(self.drop_for(Reason::QueueFull, dropped));
+            PushOutcome::Added { dropped: 0 } => {}
+            PushOutcome::Added { dropped } => {
+                self.evicted += dropped;
+                recorded.dropped = Some(self.drop_for(DropReason::QueueFull, dropped));
             }
-            Pushed::Coalesced => self.counts.coalesced += 1,
-            Pushed::Refused { dropped } => {
-                self.displaced += dropped;
-                recorded.dropped = Some(self.drop_for(Reason::QueueFull, dropped + 1));
+            PushOutcome::Coalesced => self.counts.coalesced += 1,
+            PushOutcome::Refused { dropped } => {
+                self.evicted += dropped;
+                recorded.dropped = Some(self.drop_for(DropReason::QueueFull, dropped + 1));
             }
         }
-        if self.queue.len() >= self.wake_at {
-            recorded.sender = self.wake();
+        if self.queue.len() >= self.wake_threshold {
+            recorded.worker = self.wake();
         }
         recorded
     }
 
     /// A sample has been recorded that cannot be sent.
-    pub(super) fn refuse(&mut self, reason: Reason) -> Recorded {
+    pub(super) fn refuse(&mut self, reason: DropReason) -> Recorded {
         self.counts.recorded += 1;
-        Recorded { sender: None, dropped: Some(self.drop_for(reason, 1)) }
+        Recorded { worker: None, dropped: Some(self.drop_for(reason, 1)) }
     }
 
     /// What the sender is to do, once so many samples wait to be sent or it is urgent.
-    pub(super) fn poll_wanted(&mut self, samples: usize, sender: &Waker) -> Poll<Wanted> {
+    pub(super) fn poll_work(&mut self, samples: usize, worker: &Waker) -> Poll<Work> {
         if !self.held {
             let first = self.queue.end() - self.queue.len() as u64;
-            if self.queue.len() >= samples || (self.queue.len() > 0 && first < self.urgent_before) {
-                return Poll::Ready(Wanted::Send);
+            if self.queue.len() >= samples || (self.queue.len() > 0 && first < self.flush_before) {
+                return Poll::Ready(Work::Send);
             }
             if self.queue.waiting() == 0 && self.phase != Phase::Open {
                 self.phase = Phase::Closed;
-                return Poll::Ready(Wanted::End);
+                return Poll::Ready(Work::End);
             }
         }
-        if !self.sender.as_ref().is_some_and(|known| known.will_wake(sender)) {
-            self.sender = Some(sender.clone());
+        if !self.worker.as_ref().is_some_and(|known| known.will_wake(worker)) {
+            self.worker = Some(worker.clone());
         }
-        self.wake_at = samples;
+        self.wake_threshold = samples;
         Poll::Pending
     }
 
@@ -208,11 +208,11 @@ impl Outbox {
         &mut self,
         settled: Settled,
         open: impl DoubleEndedIterator<Item = Sample>,
-        trouble: Option<Error>,
+        last_error: Option<Error>,
     ) -> u64 {
         self.count(settled);
         self.counts.coalesced += self.queue.settle(Lane::Send, open);
-        self.trouble = trouble;
+        self.last_error = last_error;
         if self.phase == Phase::Closed { self.drop_waiting() } else { 0 }
     }
 
@@ -220,9 +220,9 @@ impl Outbox {
         let Settled { acknowledged, rejected, poison, exhausted } = settled;
         self.counts.acknowledged += acknowledged;
         self.counts.rejected += rejected;
-        self.displaced += poison + exhausted;
-        self.drop_for(Reason::Poison, poison);
-        self.drop_for(Reason::Attempts, exhausted);
+        self.evicted += poison + exhausted;
+        self.drop_for(DropReason::Poison, poison);
+        self.drop_for(DropReason::Attempts, exhausted);
     }
 
     /// Somebody else sends from now on; false if somebody does already.
@@ -239,7 +239,7 @@ impl Outbox {
     /// All that has been recorded is to be sent at once.
     pub(super) fn begin_flush(&mut self) -> (Mark, Option<Waker>) {
         let before = self.queue.end();
-        self.urgent_before = before;
+        self.flush_before = before;
         let mark = Mark {
             before,
             moved: self.queue.moved(),
@@ -251,7 +251,7 @@ impl Outbox {
     }
 
     /// How the flush went, if it is over.
-    pub(super) fn poll_flushed(&self, mark: &Mark) -> Poll<Result<(), Unsent>> {
+    pub(super) fn poll_flushed(&self, mark: &Mark) -> Poll<Result<(), FlushError>> {
         let unsent = self.unsent(mark);
         let waiting = unsent.waiting + unsent.spooled;
         let failed = unsent.dropped + unsent.rejected + unsent.abandoned;
@@ -262,16 +262,16 @@ impl Outbox {
         if is_over { Poll::Ready(Err(unsent)) } else { Poll::Pending }
     }
 
-    pub(super) fn unsent(&self, mark: &Mark) -> Unsent {
+    pub(super) fn unsent(&self, mark: &Mark) -> FlushError {
         let moved = self.queue.moved() - mark.moved;
         let stats = self.stats();
-        Unsent {
+        FlushError {
             waiting: self.queue.waiting_before(mark.before + moved),
             dropped: self.dropped() - mark.dropped,
             rejected: self.counts.rejected - mark.rejected,
             spooled: stats.spooled,
             abandoned: stats.abandoned - mark.abandoned,
-            cause: self.trouble.clone(),
+            cause: self.last_error.clone(),
         }
     }
 
@@ -279,7 +279,7 @@ impl Outbox {
     pub(super) fn close(&mut self, until: Instant) -> Option<Waker> {
         if self.phase == Phase::Open {
             self.phase = Phase::Closing { until };
-            self.urgent_before = self.queue.end();
+            self.flush_before = self.queue.end();
         }
         self.wake()
     }
@@ -302,7 +302,7 @@ impl Outbox {
     /// The sender's task has ended.
     pub(super) fn abandon(&mut self) {
         self.abandoned = true;
-        self.sender = None;
+        self.worker = None;
     }
 
     pub(super) fn is_abandoned(&self) -> bool {
@@ -353,25 +353,25 @@ impl Outbox {
         let spool = self.spool.dropped();
         #[cfg(not(feature = "spool"))]
         let spool = 0;
-        self.displaced + spool
+        self.evicted + spool
     }
 
     fn drop_waiting(&mut self) -> u64 {
         let dropped = self.queue.clear();
         #[cfg(feature = "spool")]
         let dropped = dropped + self.queue.forget(Lane::Spool);
-        self.displaced += dropped;
-        self.drop_for(Reason::Closed, dropped);
+        self.evicted += dropped;
+        self.drop_for(DropReason::Closed, dropped);
         dropped
     }
 
-    fn drop_for(&mut self, reason: Reason, samples: u64) -> Reason {
-        *self.counts.lost_for(reason) += samples;
+    fn drop_for(&mut self, reason: DropReason, samples: u64) -> DropReason {
+        *self.counts.counter_mut(reason) += samples;
         reason
     }
 
     fn wake(&mut self) -> Option<Waker> {
-        self.wake_at = usize::MAX;
-        self.sender.take()
+        self.wake_threshold = usize::MAX;
+        self.worker.take()
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     client::{ENOUGH_PROOFS, SampleOutcome},
-    error::{ConnectionFault, Error},
+    error::{ConnectionError, Error},
     metric::{Key, Point, Sample},
 };
 
@@ -167,7 +167,7 @@ pub(super) fn is_hangup(error: &Error) -> bool {
     match error {
         Error::Batch(batch) => is_hangup(&batch.error),
         Error::Connection { fault, .. } => {
-            matches!(**fault, ConnectionFault::ClosedByServer | ConnectionFault::Io(_))
+            matches!(**fault, ConnectionError::ClosedByServer | ConnectionError::Io(_))
         }
         _ => false,
     }
@@ -284,7 +284,7 @@ mod tests {
         async fn poison_samples_in_the_spool_are_counted_and_the_others_arrive() {
             for retry in [true, false] {
                 let folder = tempfile::tempdir().unwrap();
-                let spool = Spool::folder(folder.path());
+                let spool = Spool::dir(folder.path());
                 let server = TestServer::default();
                 server.set_away(true);
                 let client = server.builder().retry(retry).connect_lazy().unwrap();

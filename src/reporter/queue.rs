@@ -77,7 +77,7 @@ struct Out {
 
 /// What a new sample has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pushed {
+pub(super) enum PushOutcome {
     /// It waits, and so many older ones had to go.
     Added { dropped: u64 },
     /// It has taken the place of another.
@@ -87,14 +87,14 @@ pub(super) enum Pushed {
 }
 
 /// What a key's text costs besides its bytes: the two counts of an `Arc`, and what the allocator keeps.
-const SHARED_TEXT: usize = 32;
+const ARC_STR_OVERHEAD: usize = 32;
 /// An entry of `places`, in a table that is half full.
 const PLACE: usize = 2 * size_of::<((Key, i64), u64)>();
 /// For so many samples there is room from the beginning; the system gives memory as it is used.
 const ROOM: usize = 4 * 1024 * 1024;
 /// At so many samples is looked to find some that are wanted: nobody can record meanwhile. As many as
 /// leave at once.
-const LOOKED_AT: usize = 4096;
+const SCAN_LIMIT: usize = 4096;
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
@@ -116,12 +116,12 @@ impl Queue {
         self.waiting() <= self.limits.samples / 2 && self.bytes <= self.limits.bytes / 2
     }
 
-    pub(super) fn push(&mut self, sample: Sample) -> Pushed {
+    pub(super) fn push(&mut self, sample: Sample) -> PushOutcome {
         if let Some(places) = &mut self.places
             && let Some(&at) = places.get(&(sample.key.clone(), sample.point.timestamp))
         {
             self.samples[(at - self.first) as usize].point.value = sample.point.value;
-            return Pushed::Coalesced;
+            return PushOutcome::Coalesced;
         }
         let cost = self.cost(&sample);
         let mut dropped = 0;
@@ -130,7 +130,7 @@ impl Queue {
                 || cost > self.limits.bytes
                 || self.samples.is_empty();
             if is_refused {
-                return Pushed::Refused { dropped };
+                return PushOutcome::Refused { dropped };
             }
             self.drop_oldest();
             dropped += 1;
@@ -141,7 +141,7 @@ impl Queue {
         }
         self.bytes += cost;
         self.samples.push_back(sample);
-        Pushed::Added { dropped }
+        PushOutcome::Added { dropped }
     }
 
     /// Moves the oldest samples to `batch`, which is to be sent, at most so many, behind those of it
@@ -172,7 +172,7 @@ impl Queue {
     ) {
         let (most, most_bytes) = self.begin_take(lane, most, batch);
         let mut kept = Vec::new();
-        for _ in 0..LOOKED_AT.min(self.samples.len()) {
+        for _ in 0..SCAN_LIMIT.min(self.samples.len()) {
             let Out { samples, bytes, .. } = self.out[lane as usize];
             if samples >= most || bytes > most_bytes {
                 break;
@@ -353,6 +353,6 @@ impl Queue {
     /// worst.
     fn cost(&self, sample: &Sample) -> usize {
         let place = if self.places.is_some() { PLACE } else { 0 };
-        size_of::<Sample>() + SHARED_TEXT + sample.key.len() + place
+        size_of::<Sample>() + ARC_STR_OVERHEAD + sample.key.len() + place
     }
 }

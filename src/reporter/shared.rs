@@ -1,7 +1,7 @@
 //! What the handles of a reporter, its sender and its guards share.
 
 #[cfg(feature = "spool")]
-use super::spool::{Keeper, OpenSpool, Rescue};
+use super::spool::{OpenSpool, Rescue, SpoolHandle};
 use std::{
     future::Future,
     pin::pin,
@@ -18,18 +18,18 @@ use tokio::{
 
 use super::{
     Settings, after,
-    flight::Flights,
-    keys::Keys,
+    in_flight::InFlightSlot,
+    interner::KeyInterner,
     log::ReporterLog,
     outbox::{Mark, Outbox, Recorded},
-    own::Own,
     poison::PoisonKeys,
-    stats::{Reason, Unsent},
+    self_metrics::Own,
+    stats::{DropReason, FlushError},
 };
 use crate::{
     client::MetricsClient,
     metric::{InvalidKey, Key, Point, Sample},
-    protocol::NotFinite,
+    protocol::NonFiniteValue,
     wake::survives,
 };
 
@@ -37,16 +37,16 @@ use crate::{
 pub(super) struct Shared {
     pub(super) client: MetricsClient,
     outbox: Mutex<Outbox>,
-    keys: Keys,
+    keys: KeyInterner,
     own: Option<Own>,
     /// The batch that is being sent. Locked before the outbox.
-    pub(super) flights: Mutex<Flights>,
+    pub(super) flights: Mutex<InFlightSlot>,
     /// Told whenever a batch has an outcome, or samples are found to have none, or a sender has ended.
     settled: Notify,
     pub(super) log: ReporterLog,
     pub(super) poison: PoisonKeys,
     #[cfg(feature = "spool")]
-    pub(super) spool: Option<Arc<Keeper>>,
+    pub(super) spool: Option<Arc<SpoolHandle>>,
 }
 
 /// Wakes a thread that waits.
@@ -74,9 +74,9 @@ impl Times {
             return Self { send_until: until, until };
         }
         let now = Instant::now();
-        let disk = (limit / 4).clamp(MIN_DISK_TIME, MAX_DISK_TIME);
-        let until = until.max(now + disk);
-        Self { send_until: until - disk, until }
+        let fs = (limit / 4).clamp(MIN_DISK_TIME, MAX_DISK_TIME);
+        let until = until.max(now + fs);
+        Self { send_until: until - fs, until }
     }
 }
 
@@ -104,9 +104,9 @@ impl Shared {
             #[cfg(feature = "spool")]
             spool: spool.map(|spool| spool.keep(&mut outbox)),
             outbox: Mutex::new(outbox),
-            keys: Keys::default(),
+            keys: KeyInterner::default(),
             own: settings.own.clone(),
-            flights: Mutex::new(Flights::new(settings.max_attempts)),
+            flights: Mutex::new(InFlightSlot::new(settings.max_attempts)),
             settled: Notify::new(),
             log: ReporterLog::default(),
             poison: PoisonKeys::default(),
@@ -130,18 +130,18 @@ impl Shared {
     pub(super) fn record(&self, name: &str, point: Point) {
         match self.keys.get(name) {
             Ok(key) => self.record_key(key, point),
-            Err(fault) => self.refuse(Reason::InvalidKey, &fault),
+            Err(fault) => self.refuse(DropReason::InvalidKey, &fault),
         }
     }
 
     #[inline]
     pub(super) fn record_key(&self, key: Key, point: Point) {
-        match NotFinite::check(&key, point.value) {
+        match NonFiniteValue::check(&key, point.value) {
             Ok(()) => {
                 let recorded = self.outbox().record(Sample { key, point });
                 self.after(recorded);
             }
-            Err(fault) => self.refuse(Reason::NotFinite, &fault),
+            Err(fault) => self.refuse(DropReason::NonFiniteValue, &fault),
         }
     }
 
@@ -150,7 +150,7 @@ impl Shared {
     }
 
     /// Records the reporter's own counters, if it was asked to and still takes samples.
-    pub(super) fn record_own(&self) {
+    pub(super) fn record_self_metrics(&self) {
         let Some(own) = &self.own else {
             return;
         };
@@ -174,15 +174,15 @@ impl Shared {
     }
 
     /// Sees to it that what has been recorded is sent at once, and waits for it.
-    pub(super) async fn flush(&self, deadline: Instant) -> Result<(), Unsent> {
-        let (mark, sender) = self.outbox().begin_flush();
-        if let Some(sender) = sender {
-            sender.wake();
+    pub(super) async fn flush(&self, deadline: Instant) -> Result<(), FlushError> {
+        let (mark, worker) = self.outbox().begin_flush();
+        if let Some(worker) = worker {
+            worker.wake();
         }
         self.flushed(&mark, deadline).await
     }
 
-    pub(super) async fn flushed(&self, mark: &Mark, deadline: Instant) -> Result<(), Unsent> {
+    pub(super) async fn flushed(&self, mark: &Mark, deadline: Instant) -> Result<(), FlushError> {
         let flushed = async {
             loop {
                 let settled = self.settled.notified();
@@ -199,7 +199,11 @@ impl Shared {
     }
 
     /// As [`flushed`](Self::flushed), without a runtime: this thread waits.
-    pub(super) fn flushed_blocking(&self, mark: &Mark, deadline: Instant) -> Result<(), Unsent> {
+    pub(super) fn flushed_blocking(
+        &self,
+        mark: &Mark,
+        deadline: Instant,
+    ) -> Result<(), FlushError> {
         let unpark = Waker::from(Arc::new(Unpark(thread::current())));
         let mut cx = Context::from_waker(&unpark);
         loop {
@@ -230,24 +234,24 @@ impl Shared {
 
     /// Takes no more, sends what there is, and returns when that is done or the time is over, whatever
     /// the server and the disk do.
-    pub(super) async fn close(self: &Arc<Self>, limit: Duration) -> Result<(), Unsent> {
+    pub(super) async fn close(self: &Arc<Self>, limit: Duration) -> Result<(), FlushError> {
         let times = Times::new(limit, self.has_spool());
-        self.record_own();
-        let (mark, sender) = {
+        self.record_self_metrics();
+        let (mark, worker) = {
             let mut outbox = self.outbox();
             let (mark, _) = outbox.begin_flush();
             (mark, outbox.close(times.send_until))
         };
-        if let Some(sender) = sender {
-            sender.wake();
+        if let Some(worker) = worker {
+            worker.wake();
         }
         let flushed = self.flushed(&mark, times.send_until).await;
         #[cfg(feature = "spool")]
-        if let Some(keeper) = self.spool.clone() {
+        if let Some(handle) = self.spool.clone() {
             let _rescue = Rescue::begin(self);
-            let is_late = time::timeout_at(times.until, keeper.close(self)).await.is_err();
+            let is_overdue = time::timeout_at(times.until, handle.close(self)).await.is_err();
             let samples = self.give_up();
-            if is_late {
+            if is_overdue {
                 tracing::error!(
                     samples,
                     "the spool's disk did not answer in time: dropped what it had not taken"
@@ -259,7 +263,7 @@ impl Shared {
             Ok(()) => Ok(()),
             Err(unsent) => {
                 let cause = unsent.cause;
-                Err(Unsent { cause, ..self.outbox().unsent(&mark) })
+                Err(FlushError { cause, ..self.outbox().unsent(&mark) })
             }
         }
     }
@@ -269,18 +273,18 @@ impl Shared {
         if !self.outbox().is_open() {
             return;
         }
-        self.record_own();
-        let (sender, is_abandoned) = {
+        self.record_self_metrics();
+        let (worker, is_abandoned) = {
             let mut outbox = self.outbox();
             (outbox.close(Instant::now()), outbox.is_abandoned())
         };
-        if let Some(sender) = sender {
-            sender.wake();
+        if let Some(worker) = worker {
+            worker.wake();
         }
         if is_abandoned {
             #[cfg(feature = "spool")]
-            if let Some(keeper) = &self.spool {
-                keeper.close_blocking(self, END_TIME_LIMIT);
+            if let Some(handle) = &self.spool {
+                handle.close_blocking(self, END_TIME_LIMIT);
             }
             let dropped = self.give_up();
             if dropped > 0 {
@@ -294,13 +298,13 @@ impl Shared {
     pub(super) fn rescue(
         self: &Arc<Self>,
         mark: &Mark,
-        unsent: Unsent,
+        unsent: FlushError,
         until: Instant,
-    ) -> Result<(), Unsent> {
-        let Some(keeper) = &self.spool else { return Err(unsent) };
-        keeper.rescue(self, until.saturating_duration_since(Instant::now()));
+    ) -> Result<(), FlushError> {
+        let Some(handle) = &self.spool else { return Err(unsent) };
+        handle.rescue(self, until.saturating_duration_since(Instant::now()));
         let cause = unsent.cause;
-        let unsent = Unsent { cause, ..self.outbox().unsent(mark) };
+        let unsent = FlushError { cause, ..self.outbox().unsent(mark) };
         if unsent.waiting + unsent.dropped + unsent.rejected + unsent.abandoned > 0 {
             return Err(unsent);
         }
@@ -325,16 +329,16 @@ impl Shared {
     }
 
     #[cold]
-    pub(super) fn refuse(&self, reason: Reason, fault: &dyn std::error::Error) {
+    pub(super) fn refuse(&self, reason: DropReason, fault: &dyn std::error::Error) {
         let _ = self.outbox().refuse(reason);
         self.log.refused(reason, fault);
     }
 
     #[inline]
     pub(super) fn after(&self, recorded: Recorded) {
-        let Recorded { sender, dropped } = recorded;
-        if let Some(sender) = sender {
-            sender.wake();
+        let Recorded { worker, dropped } = recorded;
+        if let Some(worker) = worker {
+            worker.wake();
         }
         if let Some(reason) = dropped {
             self.complain(reason);
@@ -342,7 +346,7 @@ impl Shared {
     }
 
     #[cold]
-    fn complain(&self, reason: Reason) {
-        self.log.dropped(reason, || *self.outbox().stats().lost_for(reason));
+    fn complain(&self, reason: DropReason) {
+        self.log.dropped(reason, || *self.outbox().stats().counter_mut(reason));
     }
 }

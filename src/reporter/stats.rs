@@ -82,9 +82,9 @@ impl Dropped {
 
 /// Why a sample was not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(super) enum DropReason {
     InvalidKey,
-    NotFinite,
+    NonFiniteValue,
     QueueFull,
     Closed,
     Rejected,
@@ -92,20 +92,20 @@ pub(super) enum Reason {
     Attempts,
 }
 
-impl Reason {
+impl DropReason {
     pub(super) const COUNT: usize = 7;
 }
 
 impl ReporterStats {
-    pub(super) fn lost_for(&mut self, reason: Reason) -> &mut u64 {
+    pub(super) fn counter_mut(&mut self, reason: DropReason) -> &mut u64 {
         match reason {
-            Reason::InvalidKey => &mut self.dropped.invalid_key,
-            Reason::NotFinite => &mut self.dropped.not_finite,
-            Reason::QueueFull => &mut self.dropped.queue_full,
-            Reason::Closed => &mut self.dropped.closed,
-            Reason::Rejected => &mut self.rejected,
-            Reason::Poison => &mut self.dropped.poison,
-            Reason::Attempts => &mut self.dropped.attempts,
+            DropReason::InvalidKey => &mut self.dropped.invalid_key,
+            DropReason::NonFiniteValue => &mut self.dropped.not_finite,
+            DropReason::QueueFull => &mut self.dropped.queue_full,
+            DropReason::Closed => &mut self.dropped.closed,
+            DropReason::Rejected => &mut self.rejected,
+            DropReason::Poison => &mut self.dropped.poison,
+            DropReason::Attempts => &mut self.dropped.attempts,
         }
     }
 }
@@ -126,7 +126,7 @@ fn in_spool(spooled: u64, abandoned: u64) -> String {
     "not everything was stored: {waiting} samples still wait, {dropped} were dropped, {rejected} were refused{}", in_spool(*spooled, *abandoned)
 )]
 #[non_exhaustive]
-pub struct Unsent {
+pub struct FlushError {
     /// Samples that still wait. After [`close`](crate::Reporter::close) none do.
     pub waiting: u64,
     /// Samples that had been waiting and were dropped meanwhile.

@@ -47,7 +47,7 @@ mod with_a_spool {
         let folder = tempfile::tempdir().unwrap();
         let reporter = paused().block_on(async {
             let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
-            Reporter::builder(client).spool(Spool::folder(folder.path())).unwrap().start()
+            Reporter::builder(client).spool(Spool::dir(folder.path())).unwrap().start()
         });
         for second in 0..10 {
             reporter.record_at("a", 0.5, second);

@@ -209,7 +209,7 @@ fn a_value_that_is_not_finite_is_not_encoded() {
         let request = Request::Put(Sample::new("palm.cpu", value, 1).unwrap());
         let mut wire = BytesMut::from("untouched");
         let fault = ClientCodec::default().encode(request.clone(), &mut wire).unwrap_err();
-        assert!(matches!(fault, CodecError::NotFinite(_)));
+        assert!(matches!(fault, CodecError::NonFiniteValue(_)));
         assert_eq!(wire, "untouched");
     }
 }

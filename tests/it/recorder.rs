@@ -123,7 +123,7 @@ async fn what_cannot_be_reported_is_counted() {
     });
     reports(&world, 1).await;
     let stats = world.recorder.stats();
-    assert_eq!((stats.series, stats.unnamed, stats.not_finite), (3, 1, 3));
+    assert_eq!((stats.series, stats.invalid_names, stats.not_finite), (3, 1, 3));
     assert_eq!(world.values("time.count").await, [1.0]);
     assert_eq!(world.values("good").await, [1.0]);
 }
@@ -200,7 +200,7 @@ async fn layer_that_counts_log_lines_may_meet_a_series_without_a_key() {
         });
     });
     assert!(!lines.with("a series cannot be reported").is_empty());
-    assert_eq!(world.recorder.stats().unnamed, 96);
+    assert_eq!(world.recorder.stats().invalid_names, 96);
 }
 
 // FAULTS A1

@@ -67,7 +67,7 @@ async fn a_put_brings_nothing_and_a_get_brings_points() {
         assert_eq!(metrics.points("a")[0].value, 2.5);
         let nan = Request::Put(metrics_client::Sample::new("a", f64::NAN, 7).unwrap());
         let error = service.ready().await.unwrap().call(nan).await.unwrap_err();
-        assert!(matches!(error, Error::NotFinite(_)), "{error:?}");
+        assert!(matches!(error, Error::NonFiniteValue(_)), "{error:?}");
     };
     let server = async {
         peer.answer("put a 2.5 7\n", "ok\n\n").await;

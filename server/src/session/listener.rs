@@ -25,7 +25,7 @@ use tracing::{debug, error, info, warn};
 
 use metrics_client::internal::log_limit::{self, Lasting};
 
-use super::{Shared, crowd::Crowd, turns::Work, welcome};
+use super::{Shared, conn_limit::PerSourceLimit, scheduler::Usage, serve_accepted};
 use crate::store::Store;
 
 /// Where connections come from.
@@ -84,10 +84,10 @@ pub(crate) async fn run<A, S>(
     // Aborts its sessions when it is dropped: none outlives this future.
     let mut sessions = JoinSet::new();
     let mut giver = JoinSet::new();
-    giver.spawn(Arc::clone(&shared.turns).give());
+    giver.spawn(Arc::clone(&shared.scheduler).give());
     let mut door =
-        Door { listener, pause: Duration::ZERO, shut_until: None, shared: Arc::clone(&shared) };
-    let crowd = Crowd::new(shared.limits.max_connections_per_address);
+        Acceptor { listener, pause: Duration::ZERO, retry_at: None, shared: Arc::clone(&shared) };
+    let conn_limit = PerSourceLimit::new(shared.limits.max_connections_per_address);
     let mut summary = interval(log_limit::WINDOW);
     summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
@@ -96,28 +96,28 @@ pub(crate) async fn run<A, S>(
             biased;
             () = &mut shutdown => break,
             Some(ended) = sessions.join_next() => {
-                see_out(&shared, ended);
+                on_session_end(&shared, ended);
                 continue;
             }
             _ = summary.tick() => {
-                shared.log.sum_up();
+                shared.log_limits.log_suppressed();
                 continue;
             }
             connection = door.next() => connection,
         };
         while let Some(ended) = sessions.try_join_next() {
-            see_out(&shared, ended);
+            on_session_end(&shared, ended);
         }
         let entry = if sessions.len() >= shared.limits.max_connections {
             Err("max_connections")
         } else {
-            crowd.enter(peer.ip()).ok_or("max_connections_per_address")
+            conn_limit.enter(peer.ip()).ok_or("max_connections_per_address")
         };
         let member = match entry {
             Ok(member) => member,
             Err(limit) => {
-                shared.counters.turned_away.add(1);
-                if shared.log.turned_away.should_log() {
+                shared.counters.rejected_connections.add(1);
+                if shared.log_limits.rejected_connections.should_log() {
                     let connections = sessions.len();
                     warn!(%peer, connections, limit, "turned away: too many connections");
                 }
@@ -125,9 +125,9 @@ pub(crate) async fn run<A, S>(
             }
         };
         shared.counters.accepted.add(1);
-        let work = Work::default();
-        let session = welcome(io, peer, Arc::clone(&shared), work.clone(), stopped.clone());
-        sessions.spawn(shared.turns.take(session, work, member));
+        let work = Usage::default();
+        let session = serve_accepted(io, peer, Arc::clone(&shared), work.clone(), stopped.clone());
+        sessions.spawn(shared.scheduler.take(session, work, member));
     }
     // Whoever connects from now on is refused instead of kept waiting.
     drop(door);
@@ -135,7 +135,7 @@ pub(crate) async fn run<A, S>(
     let grace = shared.limits.grace_time;
     let all_ended = async {
         while let Some(ended) = sessions.join_next().await {
-            see_out(&shared, ended);
+            on_session_end(&shared, ended);
         }
     };
     if Alarm::set(grace).timeout(all_ended).await.is_none() {
@@ -147,7 +147,7 @@ pub(crate) async fn run<A, S>(
             error!(connections, "the store blocks, and is left behind");
         }
     }
-    shared.log.sum_up();
+    shared.log_limits.log_suppressed();
     info!("stopped");
 }
 
@@ -190,7 +190,7 @@ impl Alarm {
 /// that blocks.
 const MAX_ABORT_TIME: Duration = Duration::from_millis(100);
 
-fn see_out<S>(shared: &Shared<S>, ended: Result<(), JoinError>) {
+fn on_session_end<S>(shared: &Shared<S>, ended: Result<(), JoinError>) {
     shared.counters.ended.add(1);
     if let Err(error) = ended {
         error!(%error, "a session failed");
@@ -199,15 +199,15 @@ fn see_out<S>(shared: &Shared<S>, ended: Result<(), JoinError>) {
 
 /// Accepts connections, and waits a while when none can be: without file descriptors `accept` fails
 /// at once, again and again, while the connection that it failed for stays in the queue.
-struct Door<A, S> {
+struct Acceptor<A, S> {
     listener: A,
     /// How long to wait after the next failure.
     pause: Duration,
-    shut_until: Option<Instant>,
+    retry_at: Option<Instant>,
     shared: Arc<Shared<S>>,
 }
 
-impl<A: Accept, S: Store> Door<A, S> {
+impl<A: Accept, S: Store> Acceptor<A, S> {
     const MIN_PAUSE: Duration = Duration::from_millis(10);
     /// Short enough that nobody who waits gives up.
     const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -215,24 +215,29 @@ impl<A: Accept, S: Store> Door<A, S> {
     /// The next connection, however long it takes.
     async fn next(&mut self) -> (A::Io, SocketAddr) {
         loop {
-            if let Some(until) = self.shut_until {
+            if let Some(until) = self.retry_at {
                 sleep_until(until).await;
-                self.shut_until = None;
+                self.retry_at = None;
             }
             match self.listener.accept().await {
                 Ok(connection) => {
                     self.pause = Duration::ZERO;
-                    if let Some(Lasting { since, times }) = self.shared.log.not_accepting.is_over()
+                    if let Some(Lasting { since, times }) =
+                        self.shared.log_limits.not_accepting.is_evicted()
                     {
                         info!(failed_for = ?since, times, "accepts connections again");
                     }
                     return connection;
                 }
-                Err(error) if is_of_one_peer(&error) => debug!(%error, "a peer left at once"),
+                Err(error) if is_per_connection_error(&error) => {
+                    debug!(%error, "a peer left at once")
+                }
                 Err(error) => {
                     self.pause = (self.pause * 2).clamp(Self::MIN_PAUSE, Self::MAX_PAUSE);
-                    self.shut_until = Some(Instant::now() + self.pause);
-                    if let Some(Lasting { since, times }) = self.shared.log.not_accepting.holds() {
+                    self.retry_at = Some(Instant::now() + self.pause);
+                    if let Some(Lasting { since, times }) =
+                        self.shared.log_limits.not_accepting.holds()
+                    {
                         let pause = self.pause;
                         warn!(%error, ?pause, failed_for = ?since, times, "cannot accept connections");
                     }
@@ -244,7 +249,7 @@ impl<A: Accept, S: Store> Door<A, S> {
 
 /// Whether `accept` failed because of the connection that it would have returned; `man 2 accept`
 /// asks to try again then.
-fn is_of_one_peer(error: &io::Error) -> bool {
+fn is_per_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
@@ -371,7 +376,7 @@ mod tests {
         assert_eq!(ask(&mut running.connect()).await.unwrap(), 4);
         assert_eq!(ask(&mut second).await.unwrap(), 4);
         let stats = running.monitor.stats();
-        assert_eq!((stats.accepted, stats.turned_away, stats.gets), (3, 1, 4));
+        assert_eq!((stats.accepted, stats.rejected_connections, stats.gets), (3, 1, 4));
     }
 
     #[tokio::test(start_paused = true)]
@@ -385,13 +390,13 @@ mod tests {
         drop(first);
         tokio::time::sleep(SECOND).await;
         assert_eq!(ask(&mut running.connect()).await.unwrap(), 4);
-        assert_eq!(running.monitor.stats().turned_away, 1);
+        assert_eq!(running.monitor.stats().rejected_connections, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_log_tells_of_few_peers_and_counts_the_rest() {
-        let log = Lines::default();
-        let writer = log.clone();
+        let log_limits = Lines::default();
+        let writer = log_limits.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::INFO)
             .with_ansi(false)
@@ -419,7 +424,7 @@ mod tests {
         }
         // The slow ones are cut off after 30 s, and summed up within 10 s.
         tokio::time::sleep(45 * SECOND).await;
-        let told = log.take();
+        let told = log_limits.take();
         let count = |what: &str| told.lines().filter(|line| line.contains(what)).count();
         assert_eq!(count("turned away: too many connections"), 5, "{told}");
         assert_eq!(count("more connections were turned away count=595"), 1, "{told}");
@@ -434,7 +439,7 @@ mod tests {
         let mut last = running.connect();
         tokio::time::sleep(200 * SECOND).await;
         assert_eq!(ask(&mut last).await.unwrap(), 4);
-        let told = log.take();
+        let told = log_limits.take();
         let count = |what: &str| told.lines().filter(|line| line.contains(what)).count();
         assert_eq!(count("cannot accept connections"), 1, "{told}");
         assert_eq!(count("accepts connections again"), 1, "{told}");

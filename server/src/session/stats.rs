@@ -14,7 +14,7 @@ pub struct ServerStats {
     /// Connections served so far, the open ones among them.
     pub accepted: u64,
     /// Connections closed at once because there were too many.
-    pub turned_away: u64,
+    pub rejected_connections: u64,
     /// Puts that the store took.
     pub puts: u64,
     /// Gets.
@@ -42,7 +42,7 @@ impl Monitor {
         let Counters {
             accepted,
             ended,
-            turned_away,
+            rejected_connections,
             puts,
             gets,
             refused,
@@ -56,7 +56,7 @@ impl Monitor {
         ServerStats {
             connections: accepted.saturating_sub(ended),
             accepted,
-            turned_away: turned_away.get(),
+            rejected_connections: rejected_connections.get(),
             puts: puts.get(),
             gets: gets.get(),
             refused: refused.get(),
@@ -71,7 +71,7 @@ impl Monitor {
 pub(crate) struct Counters {
     pub(super) accepted: Counter,
     pub(super) ended: Counter,
-    pub(super) turned_away: Counter,
+    pub(super) rejected_connections: Counter,
     pub(super) puts: Counter,
     pub(super) gets: Counter,
     pub(super) refused: Counter,

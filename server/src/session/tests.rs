@@ -10,7 +10,7 @@ use tokio::{
 
 use metrics_client::{Key, Point};
 
-use super::{store::PUT_DONE, *};
+use super::{store::ACK, *};
 use crate::{
     session::deadline::SECOND_LOOK,
     store::{Block, MemorySnapshot, MemoryStore, Snapshot, StoreError},
@@ -85,7 +85,7 @@ impl Talk {
         let (peer, io) = duplex(pipe_bytes);
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::clone(shared);
-        let session = tokio::spawn(run(io, None, shared, Work::default(), stopped));
+        let session = tokio::spawn(run(io, None, shared, Usage::default(), stopped));
         Self { peer, stop, session }
     }
 
@@ -215,7 +215,7 @@ async fn who_has_left_answers_unread_longest_makes_room_for_others() {
 #[tokio::test(start_paused = true)]
 async fn in_a_crowd_answers_still_come_in_order_and_nothing_is_lost() {
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
-    shared.turns.crowd(MAX_WAITING_AT_EASE + 1);
+    shared.scheduler.conn_limit(CONTENTION_THRESHOLD + 1);
     let mut talk = Talk::among(&shared, 256 * 1024);
     // More than one read, cut amid lines.
     let puts: String = (0..8000).map(|at| format!("put some.key 1.5 {at}\n")).collect();
@@ -244,7 +244,7 @@ async fn a_slow_but_steady_reader_gets_all_of_a_large_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn reading_stops_while_too_many_answers_are_unread() {
-    for (request, answer) in [("put a 1 1\n", PUT_DONE), ("bad\n", WRONG_COMMAND)] {
+    for (request, answer) in [("put a 1 1\n", ACK), ("bad\n", WRONG_COMMAND)] {
         let limits = Limits::default().max_unsent_bytes(4096);
         let mut talk = Talk::with(MemoryStore::new(), limits, 1024);
         let mut sent = 0;
@@ -366,7 +366,7 @@ async fn a_stop_comes_before_anything_more_is_read() {
     // This peer is always ready, so nothing else in the session ever has its turn.
     let requests = b"put a 1 1\n".repeat(100_000);
     let io = tokio::io::join(&requests[..], tokio::io::sink());
-    run(io, None, Arc::new(shared), Work::default(), stopped).await;
+    run(io, None, Arc::new(shared), Usage::default(), stopped).await;
     assert_eq!(crate::session::Monitor(counters).stats().puts, 0);
 }
 
@@ -410,7 +410,7 @@ impl Store for Broken {
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
         match self.next() {
-            Some(Fail::Apply) => Err(StoreError::new("disk\nfull").caused_by("no space left")),
+            Some(Fail::Apply) => Err(StoreError::new("disk\nfull").with_source("no space left")),
             Some(Fail::ApplyAtLength) => Err(StoreError::new("x".repeat(200))),
             _ => self.memory.apply(puts).await,
         }

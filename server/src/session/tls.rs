@@ -11,7 +11,9 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::{End, Limits, deadline::within, handshakes::Handshakes, turns::Work, wire};
+use super::{
+    CloseReason, Limits, deadline::within, handshakes::Handshakes, scheduler::Usage, transport,
+};
 use metrics_client::tls::{TlsError, certified_key, provider, roots};
 
 /// Speaks TLS with those who connect to a [`Server`](crate::Server), versions 1.2 and 1.3; given to
@@ -84,9 +86,9 @@ impl TlsAcceptor {
         io: Io,
         from: IpAddr,
         limits: &Limits,
-        work: &Work,
+        work: &Usage,
         stop: &mut watch::Receiver<bool>,
-    ) -> Result<TlsStream<Io>, End>
+    ) -> Result<TlsStream<Io>, CloseReason>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -95,7 +97,7 @@ impl TlsAcceptor {
         let outcome = tokio::select! {
             biased;
             outcome = handshake => outcome,
-            _ = stop.wait_for(|&stop| stop) => return Err(End::Stopped),
+            _ = stop.wait_for(|&stop| stop) => return Err(CloseReason::Stopped),
         };
         match outcome {
             Ok(Ok(io)) => {
@@ -105,11 +107,11 @@ impl TlsAcceptor {
             Ok(Err((error, io))) => {
                 // The peer has been told why, and may still be sending.
                 if let Some(io) = io {
-                    wire::linger(io, work).await;
+                    transport::linger(io, work).await;
                 }
-                Err(End::Handshake(error))
+                Err(CloseReason::Handshake(error))
             }
-            Err(_) => Err(End::SlowHandshake),
+            Err(_) => Err(CloseReason::HandshakeTimeout),
         }
     }
 }
@@ -139,7 +141,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        session::{Shared, welcome},
+        session::{Shared, serve_accepted},
         store::MemoryStore,
     };
 
@@ -147,7 +149,7 @@ mod tests {
     struct Talk {
         peer: DuplexStream,
         stop: watch::Sender<bool>,
-        handshake: JoinHandle<End>,
+        handshake: JoinHandle<CloseReason>,
     }
 
     impl Talk {
@@ -159,7 +161,7 @@ mod tests {
             let (stop, mut stopped) = watch::channel(false);
             let handshake = tokio::spawn(async move {
                 let from = [10, 0, 0, 1].into();
-                let (limits, work) = (Limits::default(), Work::default());
+                let (limits, work) = (Limits::default(), Usage::default());
                 let accepted = acceptor.accept(io, from, &limits, &work, &mut stopped).await;
                 accepted.expect_err("no peer here speaks TLS")
             });
@@ -205,7 +207,7 @@ mod tests {
             let (near, far) = duplex(64 * 1024);
             let from = ([10, 0, 0, number], 1).into();
             let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
-            sessions.spawn(welcome(far, from, shared, Work::default(), stopped));
+            sessions.spawn(serve_accepted(far, from, shared, Usage::default(), stopped));
             let connector = connector.clone();
             peers.spawn(async move {
                 let name = "localhost".try_into().unwrap();
@@ -228,7 +230,7 @@ mod tests {
         sleep(Duration::from_secs(1)).await;
         let begin = Instant::now();
         talk.stop.send_replace(true);
-        assert!(matches!(talk.handshake.await.unwrap(), End::Stopped));
+        assert!(matches!(talk.handshake.await.unwrap(), CloseReason::Stopped));
         assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 
@@ -247,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_reason_that_quotes_the_peer_is_one_harmless_line() {
-        let end = End::Handshake(std::io::Error::other("a\nput b 1 1\u{1b}[2J"));
+        let end = CloseReason::Handshake(std::io::Error::other("a\nput b 1 1\u{1b}[2J"));
         assert_eq!(end.to_string(), "the TLS handshake failed: a\\nput b 1 1\\u{1b}[2J");
     }
 }

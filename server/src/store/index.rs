@@ -21,7 +21,7 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn get(&self, key: &str) -> Option<usize> {
         let hash = self.hasher.hash_one(key);
-        let entry = self.tables[table_of(hash)].find(hash, |(known, _)| &**known == key);
+        let entry = self.tables[shard_of(hash)].find(hash, |(known, _)| &**known == key);
         entry.map(|&(_, place)| place)
     }
 
@@ -29,7 +29,7 @@ impl Index {
     #[inline]
     pub(super) fn get_or_add(&mut self, key: &str, add: impl FnOnce() -> (Key, usize)) -> usize {
         let hash = self.hasher.hash_one(key);
-        let table = &mut self.tables[table_of(hash)];
+        let table = &mut self.tables[shard_of(hash)];
         if let Some(&(_, place)) = table.find(hash, |(known, _)| &**known == key) {
             return place;
         }
@@ -42,18 +42,18 @@ impl Index {
 
 impl Default for Index {
     fn default() -> Self {
-        Self { tables: (0..TABLES).map(|_| HashTable::new()).collect(), hasher: RandomState::new() }
+        Self { tables: (0..SHARDS).map(|_| HashTable::new()).collect(), hasher: RandomState::new() }
     }
 }
 
 /// A table finds its entries by the lowest and the highest bits of a hash; these are between them.
-fn table_of(hash: u64) -> usize {
-    (hash >> 40) as usize % TABLES
+fn shard_of(hash: u64) -> usize {
+    (hash >> 40) as usize % SHARDS
 }
 
 /// With six million keys, about as many as the store has room for by default, the largest move is of
 /// some fourteen thousand: a few milliseconds.
-const TABLES: usize = 256;
+const SHARDS: usize = 256;
 
 #[cfg(test)]
 mod tests {

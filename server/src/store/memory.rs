@@ -9,8 +9,8 @@ use imbl::Vector;
 
 use super::{
     Block, PutBatch, Snapshot, Store, StoreError,
+    accounting::MemoryAccount,
     index::Index,
-    meter::Meter,
     points::{Chunk, Points},
 };
 use metrics_client::{Key, Selector};
@@ -43,7 +43,7 @@ use metrics_client::{Key, Selector};
 #[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
-    meter: Meter,
+    accounting: MemoryAccount,
     max_bytes: usize,
 }
 
@@ -74,10 +74,10 @@ impl MemoryStore {
     /// snapshots keep.
     fn make_room(&self) -> bool {
         // Where they do, no snapshot's end would make room.
-        let has_room = self.meter.stored() <= self.max_bytes;
-        while has_room && self.meter.bytes() > self.max_bytes {
+        let has_room = self.accounting.stored() <= self.max_bytes;
+        while has_room && self.accounting.bytes() > self.max_bytes {
             // Nobody needs to wait while it is freed, and whoever looks meanwhile finds none.
-            let Some(oldest) = self.state().give_up_oldest() else { break };
+            let Some(oldest) = self.state().evict_oldest() else { break };
             drop(oldest);
         }
         has_room
@@ -99,9 +99,9 @@ impl Store for MemoryStore {
                 "it holds the {} bytes that it may; MemoryStore::max_bytes can allow more",
                 self.max_bytes
             );
-            return Err(StoreError::new("store full").caused_by(remedy));
+            return Err(StoreError::new("store full").with_source(remedy));
         }
-        self.state().apply(puts, &self.meter);
+        self.state().apply(puts, &self.accounting);
         // What was too much is not kept until somebody puts again.
         self.make_room();
         Ok(())
@@ -115,15 +115,15 @@ impl Store for MemoryStore {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        let meter = Meter::default();
-        Self { state: Mutex::default(), meter, max_bytes: 1 << 30 }
+        let accounting = MemoryAccount::default();
+        Self { state: Mutex::default(), accounting, max_bytes: 1 << 30 }
     }
 }
 
 /// What a [`MemoryStore`] held at one moment.
 #[derive(Clone, Debug)]
 pub struct MemorySnapshot {
-    view: Arc<View>,
+    view: Arc<SnapshotData>,
     /// The series that is being read.
     place: usize,
     /// Where the last block of that series began.
@@ -134,9 +134,9 @@ pub struct MemorySnapshot {
 
 /// The series of a snapshot, until it is given up.
 #[derive(Debug)]
-struct View(Mutex<Option<Vector<Series>>>);
+struct SnapshotData(Mutex<Option<Vector<Series>>>);
 
-impl View {
+impl SnapshotData {
     fn series(&self) -> MutexGuard<'_, Option<Vector<Series>>> {
         // Readers change nothing, and who gives it up does so in one step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -178,15 +178,15 @@ struct State {
     /// The places of the keys of a batch, while it is applied.
     places: Vec<usize>,
     /// The snapshots that may still be read, the oldest first.
-    views: VecDeque<Weak<View>>,
+    snapshots: VecDeque<Weak<SnapshotData>>,
     /// How many snapshots there may be before those that nobody reads any more are forgotten.
-    views_before_sweep: usize,
+    sweep_threshold: usize,
 }
 
 impl State {
-    fn apply(&mut self, puts: &PutBatch, meter: &Meter) {
+    fn apply(&mut self, puts: &PutBatch, accounting: &MemoryAccount) {
         let mut places = std::mem::take(&mut self.places);
-        places.extend(puts.runs().map(|run| self.place(run.key, meter)));
+        places.extend(puts.runs().map(|run| self.place(run.key, accounting)));
         let mut series = self.series.focus_mut();
         for (place, run) in places.drain(..).zip(puts.runs()) {
             let points = &mut series.index_mut(place).points;
@@ -195,19 +195,19 @@ impl State {
         self.places = places;
     }
 
-    fn view(&mut self, selector: &Selector) -> Arc<View> {
-        if self.views.len() >= self.views_before_sweep {
-            self.views.retain(|view| view.strong_count() > 0);
+    fn view(&mut self, selector: &Selector) -> Arc<SnapshotData> {
+        if self.snapshots.len() >= self.sweep_threshold {
+            self.snapshots.retain(|view| view.strong_count() > 0);
             // So that each snapshot pays for looking at two.
-            self.views_before_sweep = 64 + 2 * self.views.len();
+            self.sweep_threshold = 64 + 2 * self.snapshots.len();
         }
-        let view = Arc::new(View(Mutex::new(Some(self.get(selector)))));
-        self.views.push_back(Arc::downgrade(&view));
+        let view = Arc::new(SnapshotData(Mutex::new(Some(self.get(selector)))));
+        self.snapshots.push_back(Arc::downgrade(&view));
         view
     }
 
-    fn give_up_oldest(&mut self) -> Option<Vector<Series>> {
-        while let Some(view) = self.views.pop_front() {
+    fn evict_oldest(&mut self) -> Option<Vector<Series>> {
+        while let Some(view) = self.snapshots.pop_front() {
             if let Some(series) = view.upgrade().and_then(|view| view.series().take()) {
                 return Some(series);
             }
@@ -226,12 +226,12 @@ impl State {
     }
 
     /// The place of `key`, which has one from now on.
-    fn place(&mut self, key: &str, meter: &Meter) -> usize {
+    fn place(&mut self, key: &str, accounting: &MemoryAccount) -> usize {
         let series = &mut self.series;
         self.index.get_or_add(key, || {
             let (key, place) = (Key::new(key).expect("a batch holds valid keys"), series.len());
-            meter.add(KEY_BYTES + key.len());
-            series.push_back(Series { key: key.clone(), points: Points::new(meter) });
+            accounting.add(KEY_BYTES + key.len());
+            series.push_back(Series { key: key.clone(), points: Points::new(accounting) });
             (key, place)
         })
     }
@@ -288,7 +288,7 @@ mod tests {
             put(&store, 10, 1000, f64::from(version)).await.unwrap();
             snapshots.push(store.get(&Selector::All).await.unwrap());
         }
-        assert!(store.meter.bytes() <= 1 << 20);
+        assert!(store.accounting.bytes() <= 1 << 20);
         let mut kept = 0;
         for (version, snapshot) in (0..).zip(snapshots) {
             match snapshot.into_metrics().await {
@@ -327,32 +327,32 @@ mod tests {
     async fn a_put_is_not_refused_for_what_another_thread_is_about_to_free() {
         let store = MemoryStore::new();
         put(&store, 100, 100, 0.5).await.unwrap();
-        let bytes = store.meter.bytes();
+        let bytes = store.accounting.bytes();
         let store = store.max_bytes(bytes * 3 / 2);
         let snapshot = store.get(&Selector::All).await.unwrap();
         put(&store, 40, 100, 1.5).await.unwrap();
-        let kept = store.state().give_up_oldest();
+        let kept = store.state().evict_oldest();
         put(&store, 100, 100, 2.5).await.unwrap();
-        assert!(store.meter.bytes() > store.max_bytes);
+        assert!(store.accounting.bytes() > store.max_bytes);
         put(&store, 100, 100, 3.5).await.unwrap();
         drop((snapshot, kept));
-        assert_eq!(store.meter.bytes(), store.meter.stored());
+        assert_eq!(store.accounting.bytes(), store.accounting.stored());
     }
 
     #[tokio::test]
     async fn snapshots_that_were_read_leave_nothing_behind() {
         let store = MemoryStore::new();
         put(&store, 10, 1000, 0.5).await.unwrap();
-        let bytes = store.meter.bytes();
+        let bytes = store.accounting.bytes();
         let held = store.get(&Selector::All).await.unwrap();
         for version in 0..1000 {
             let snapshot = store.get(&Selector::All).await.unwrap();
             put(&store, 1, 1, f64::from(version)).await.unwrap();
             drop(snapshot);
-            assert!(store.state().views.len() <= 64 + 2);
+            assert!(store.state().snapshots.len() <= 64 + 2);
         }
         drop(held);
         put(&store, 1, 1, 0.5).await.unwrap();
-        assert_eq!(store.meter.bytes(), bytes);
+        assert_eq!(store.accounting.bytes(), bytes);
     }
 }

@@ -7,12 +7,12 @@ use std::{error::Error, fmt, future::Future, sync::Arc};
 
 use metrics_client::{Key, Metrics, Point, Sample, Selector};
 
+mod accounting;
 mod batch;
+mod chunk_pool;
 mod index;
 mod memory;
-mod meter;
 mod points;
-mod spares;
 
 pub use batch::{Iter, PutBatch};
 pub use memory::{MemorySnapshot, MemoryStore};
@@ -203,7 +203,7 @@ impl StoreError {
 
     /// Adds what lies beneath.
     #[must_use]
-    pub fn caused_by(self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn with_source(self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into().into()), ..self }
     }
 
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(some.to_string(), "2 puts failed, the first with: a");
         assert!(!some.is_transient() && !some.is_of_all());
 
-        let all = StoreError::transient("disk full").caused_by("no space left");
+        let all = StoreError::transient("disk full").with_source("no space left");
         assert!(all.of_put(5).is_some_and(StoreError::is_transient) && all.is_of_all());
         assert!(StoreError::of_puts([(1, all)]).is_transient());
         assert!(!no("never").is_transient());

@@ -5,8 +5,8 @@ use std::{ops::Bound, sync::Arc};
 use imbl::OrdMap;
 
 use super::{
-    meter::{Meter, Metered},
-    spares::Spares,
+    accounting::{Accounted, MemoryAccount},
+    chunk_pool::ChunkPool,
 };
 use metrics_client::Point;
 
@@ -21,7 +21,7 @@ use metrics_client::Point;
 /// `imbl::Vector` would do the first of these as well, but insert by splitting and joining whole
 /// vectors, and would begin with 1 KiB for a key of five points.
 #[derive(Clone, Debug)]
-pub(super) struct Points<const CHUNK: usize = { Spares::POINTS }> {
+pub(super) struct Points<const CHUNK: usize = { ChunkPool::POINTS }> {
     /// All chunks but the last, each under its first timestamp.
     sealed: OrdMap<i64, Arc<Chunk>>,
     /// The chunk with the highest timestamps; empty only if there is no point at all.
@@ -31,17 +31,17 @@ pub(super) struct Points<const CHUNK: usize = { Spares::POINTS }> {
     last: Option<i64>,
     /// What this takes besides its chunks; a snapshot that is held while one of its neighbours
     /// changes keeps it a second time.
-    metered: Metered,
+    metered: Accounted,
 }
 
 impl<const CHUNK: usize> Points<CHUNK> {
-    /// None yet; `meter` counts what they will take.
-    pub(super) fn new(meter: &Meter) -> Self {
+    /// None yet; `accounting` counts what they will take.
+    pub(super) fn new(accounting: &MemoryAccount) -> Self {
         Self {
             sealed: OrdMap::new(),
-            tail: Arc::new(Chunk::new(meter)),
+            tail: Arc::new(Chunk::new(accounting)),
             last: None,
-            metered: Metered::new(meter, size_of::<Self>()),
+            metered: Accounted::new(accounting, size_of::<Self>()),
         }
     }
 
@@ -52,7 +52,7 @@ impl<const CHUNK: usize> Points<CHUNK> {
             return self.put_before_end(point);
         }
         if self.tail.points.len() >= CHUNK {
-            self.seal(Chunk::new(self.metered.meter()));
+            self.seal(Chunk::new(self.metered.accounting()));
         }
         Arc::make_mut(&mut self.tail).push(point);
         self.last = Some(point.timestamp);
@@ -120,7 +120,7 @@ impl<const CHUNK: usize> Points<CHUNK> {
 #[derive(Debug)]
 pub(super) struct Chunk {
     points: Vec<Point>,
-    metered: Metered,
+    metered: Accounted,
 }
 
 /// What a chunk had no more room for: points that all come before, or all after, those it kept.
@@ -131,12 +131,12 @@ enum Overflow {
 }
 
 impl Chunk {
-    fn new(meter: &Meter) -> Self {
-        Self::of(Vec::new(), meter)
+    fn new(accounting: &MemoryAccount) -> Self {
+        Self::of(Vec::new(), accounting)
     }
 
-    fn of(points: Vec<Point>, meter: &Meter) -> Self {
-        let mut chunk = Self { points, metered: Metered::new(meter, 0) };
+    fn of(points: Vec<Point>, accounting: &MemoryAccount) -> Self {
+        let mut chunk = Self { points, metered: Accounted::new(accounting, 0) };
         chunk.count();
         chunk
     }
@@ -179,7 +179,7 @@ impl Chunk {
         }
         if at == 0 {
             // Who writes backwards leaves full chunks too.
-            return Overflow::Before(Self::of(vec![point], self.metered.meter()));
+            return Overflow::Before(Self::of(vec![point], self.metered.accounting()));
         }
         let half = self.points.len() / 2;
         let mut upper = self.points.split_off(half);
@@ -187,16 +187,16 @@ impl Chunk {
         let (side, at) = if at <= half { (&mut self.points, at) } else { (&mut upper, at - half) };
         side.insert(at, point);
         self.count();
-        Overflow::After(Self::of(upper, self.metered.meter()))
+        Overflow::After(Self::of(upper, self.metered.accounting()))
     }
 }
 
 /// A copy has room for as many points as the original: it is made to be written to.
 impl Clone for Chunk {
     fn clone(&self) -> Self {
-        let meter = self.metered.meter();
+        let accounting = self.metered.accounting();
         let mut points = match self.points.capacity() {
-            Spares::POINTS => meter.spares().take(),
+            ChunkPool::POINTS => accounting.chunk_pool().take(),
             room => Vec::with_capacity(room),
         };
         points.extend_from_slice(&self.points);
@@ -206,8 +206,8 @@ impl Clone for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let meter = self.metered.meter();
-        meter.spares().put(std::mem::take(&mut self.points), meter.bytes());
+        let accounting = self.metered.accounting();
+        accounting.chunk_pool().put(std::mem::take(&mut self.points), accounting.bytes());
     }
 }
 
@@ -239,9 +239,9 @@ mod tests {
 
     #[test]
     fn chunks_are_left_full_by_who_writes_in_order_or_backwards() {
-        let meter = Meter::default();
-        let mut ascending = Points::<8>::new(&meter);
-        let mut descending = Points::<8>::new(&meter);
+        let accounting = MemoryAccount::default();
+        let mut ascending = Points::<8>::new(&accounting);
+        let mut descending = Points::<8>::new(&accounting);
         for at in 0..32 {
             ascending.put(Point::new(at, 0.0));
             descending.put(Point::new(-at, 0.0));
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_chunk_has_no_more_room_than_it_may_need() {
-        let mut points = Points::<512>::new(&Meter::default());
+        let mut points = Points::<512>::new(&MemoryAccount::default());
         let mut snapshots = Vec::new();
         for at in 0..2000 {
             points.put(Point::new(at, 0.0));
@@ -268,8 +268,8 @@ mod tests {
 
     #[test]
     fn what_a_snapshot_kept_is_room_for_the_next_copy() {
-        let meter = Meter::default();
-        let mut points = Points::<512>::new(&meter);
+        let accounting = MemoryAccount::default();
+        let mut points = Points::<512>::new(&accounting);
         (0..20 * 512).for_each(|at| points.put(Point::new(at, 0.0)));
         let snapshot = points.clone();
         points.put(Point::new(0, 1.0));
@@ -289,8 +289,8 @@ mod tests {
             puts in prop::collection::vec((-40i64..40, -1e3f64..1e3), 0..200),
             snapshot_at in 0usize..200,
         ) {
-            let meter = Meter::default();
-            let mut points = Points::<4>::new(&meter);
+            let accounting = MemoryAccount::default();
+            let mut points = Points::<4>::new(&accounting);
             let mut model = BTreeMap::new();
             let mut snapshot = None;
             for (at, (timestamp, value)) in puts.into_iter().enumerate() {
@@ -307,9 +307,9 @@ mod tests {
             }
             let chunks = points.sealed.values().chain([&points.tail]);
             let bytes: usize = chunks.map(|c| CHUNK_BYTES + c.points.capacity() * 16).sum();
-            prop_assert_eq!(meter.bytes(), bytes + size_of::<Points<4>>(), "with no snapshot left");
+            prop_assert_eq!(accounting.bytes(), bytes + size_of::<Points<4>>(), "with no snapshot left");
             drop(points);
-            prop_assert_eq!(meter.bytes(), 0);
+            prop_assert_eq!(accounting.bytes(), 0);
         }
     }
 }

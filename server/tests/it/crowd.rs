@@ -137,7 +137,7 @@ async fn a_connection_too_many_is_closed_without_a_word() {
     second.ask("get a\n", "ok\na 1.0 1\n\n").await;
     let mut third = running.connect().await;
     assert_eq!(third.rest().await, "");
-    assert_eq!(running.monitor.stats().turned_away, 1);
+    assert_eq!(running.monitor.stats().rejected_connections, 1);
     first.ask("get a\n", "ok\na 1.0 1\n\n").await;
 }
 

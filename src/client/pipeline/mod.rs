@@ -9,26 +9,26 @@ use std::{sync::Arc, task::Waker, time::Duration};
 use tokio::time::Instant;
 
 use self::{
-    queue::{Entry, Queue},
+    send_queue::{Entry, SendQueue},
     trim::Trim,
     wait_queue::WaitQueue,
     waiters::Waiters,
 };
 use super::{
-    config::Overflow,
+    builder::Overflow,
     stats::{Counters, Stats},
 };
 use crate::{
-    error::{ConnectionFault, Error},
+    error::{ConnectionError, Error},
     metric::Metrics,
     protocol::MAX_REQUEST_LEN,
 };
 
-mod calls;
-mod driving;
+mod driver_side;
+mod handle_side;
 #[cfg_attr(not(feature = "tower"), expect(dead_code, reason = "a service alone keeps places"))]
-mod line;
-mod queue;
+mod reservations;
+mod send_queue;
 mod steps;
 mod suspect;
 mod trim;
@@ -38,13 +38,13 @@ mod waiters;
 #[cfg(test)]
 mod tests;
 
-pub(super) use calls::Submitted;
-pub(super) use driving::Answers;
+pub(super) use driver_side::Responses;
+pub(super) use handle_side::Submitted;
 #[cfg(feature = "tower")]
-pub(super) use line::PlaceId;
-pub(super) use queue::Kind;
+pub(super) use reservations::ReservationId;
+pub(super) use send_queue::Kind;
 pub(super) use suspect::RequestId;
-pub(super) use waiters::{Answer, Progress, Settled, Slot, WaiterId};
+pub(super) use waiters::{AckWatermark, Answer, Progress, Slot, WaiterId};
 
 /// What the pipeline is told once, when it is made.
 #[derive(Clone, Debug)]
@@ -61,31 +61,31 @@ pub(super) struct Settings {
 #[derive(Debug)]
 pub(super) struct Pipeline {
     settings: Settings,
-    queue: Queue,
+    queue: SendQueue,
     /// The requests for which the queue had no room.
     overflow: WaitQueue<(Entry, Box<[u8]>)>,
     /// The tasks that wait for a reservation, in one line with [`Self::overflow`]: the sequence
     /// numbers say who comes first.
-    in_line: WaitQueue<Waker>,
+    wait_position: WaitQueue<Waker>,
     /// The reservations, each of the longest request, and since when each has been held.
     reserved: WaitQueue<Instant>,
     waiters: Waiters,
     next_seq: u64,
     /// How many requests may be in flight at once.
-    width: usize,
+    window: usize,
     /// How many puts a batch should have in the queue at least.
     wanted_puts: usize,
     /// Since when the answer that is due next has been due.
-    due_since: Option<Instant>,
+    response_due_since: Option<Instant>,
     phase: Phase,
     /// Whether the runtime on which the driver lived has ended.
     is_orphaned: bool,
     /// Why there is no connection, if there is none.
-    trouble: Option<Arc<ConnectionFault>>,
+    last_error: Option<Arc<ConnectionError>>,
     /// The driver's task, while it has nothing to do until a handle has something for it.
     driver: Option<Waker>,
     /// Whether the driver wants to know when a request has to wait for the answer to another.
-    wants_probe: bool,
+    probe_on_queueing: bool,
     close_failure: Option<Error>,
     /// What was found for callers who have left. Dropping it can take long, and is not done under the
     /// lock.
@@ -108,20 +108,20 @@ impl Pipeline {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             settings,
-            queue: Queue::default(),
+            queue: SendQueue::default(),
             overflow: WaitQueue::new(),
-            in_line: WaitQueue::new(),
+            wait_position: WaitQueue::new(),
             reserved: WaitQueue::new(),
             waiters: Waiters::default(),
             next_seq: 0,
-            width: 1,
+            window: 1,
             wanted_puts: 0,
-            due_since: None,
+            response_due_since: None,
             phase: Phase::Open,
             is_orphaned: false,
-            trouble: None,
+            last_error: None,
             driver: None,
-            wants_probe: false,
+            probe_on_queueing: false,
             close_failure: None,
             unclaimed: Vec::new(),
             counters: Counters::default(),
@@ -145,7 +145,7 @@ impl Pipeline {
     }
 
     /// What callers can see without the lock.
-    pub(super) fn settled(&self) -> &Arc<Settled> {
+    pub(super) fn settled(&self) -> &Arc<AckWatermark> {
         self.waiters.settled()
     }
 
@@ -160,28 +160,28 @@ impl Pipeline {
         let mut granted = false;
         loop {
             let request = self.overflow.front().map(|(seq, (_, bytes))| (seq, bytes.len()));
-            let place = self.in_line.front().map(|(seq, _)| seq);
-            let place_is_first = match (place, request) {
-                (Some(place), Some((request, _))) => place < request,
-                (place, _) => place.is_some(),
+            let reservation = self.wait_position.front().map(|(seq, _)| seq);
+            let place_is_first = match (reservation, request) {
+                (Some(reservation), Some((request, _))) => reservation < request,
+                (reservation, _) => reservation.is_some(),
             };
             // Reservations are held, perhaps for long, while nothing waits to be sent: a
             // request need not wait for that.
             let admits = request.is_some_and(|(_, len)| {
                 if place_is_first { self.queue.waiting_len() == 0 } else { self.has_room(len) }
             });
-            if place_is_first && self.has_room_for_place() {
-                wakers.extend(self.in_line.pop());
-                self.reserved.push(place.unwrap_or_default(), now);
+            if place_is_first && self.can_reserve() {
+                wakers.extend(self.wait_position.pop());
+                self.reserved.push(reservation.unwrap_or_default(), now);
                 granted = true;
             } else if admits && let Some((entry, bytes)) = self.overflow.pop() {
                 let len = self.queue.encode(|queue| queue.extend_from_slice(&bytes));
                 self.queue.push(entry, len);
-            } else if (place.is_none() && request.is_none()) || !self.take_back_idle(now) {
+            } else if (reservation.is_none() && request.is_none()) || !self.take_back_idle(now) {
                 break;
             }
         }
-        if granted && !self.in_line.is_empty() {
+        if granted && !self.wait_position.is_empty() {
             // It may not know yet when this reservation has been held too long.
             wakers.extend(self.driver.take());
         }
@@ -203,22 +203,22 @@ impl Pipeline {
     #[inline]
     fn has_room(&self, len: usize) -> bool {
         let waiting = self.queue.waiting_len();
-        waiting == 0 || waiting + self.kept() + len <= self.settings.max_buffered_bytes
+        waiting == 0 || waiting + self.reserved_bytes() + len <= self.settings.max_buffered_bytes
     }
 
-    fn has_room_for_place(&self) -> bool {
-        let taken = self.queue.waiting_len() + self.kept();
+    fn can_reserve(&self) -> bool {
+        let taken = self.queue.waiting_len() + self.reserved_bytes();
         taken == 0 || taken + MAX_REQUEST_LEN <= self.settings.max_buffered_bytes
     }
 
     #[inline]
     fn line_is_empty(&self) -> bool {
-        self.overflow.is_empty() && self.in_line.is_empty()
+        self.overflow.is_empty() && self.wait_position.is_empty()
     }
 
     /// How many bytes of the queue are kept for requests to come.
     #[inline]
-    fn kept(&self) -> usize {
+    fn reserved_bytes(&self) -> usize {
         self.reserved.len() * MAX_REQUEST_LEN
     }
 
@@ -227,14 +227,14 @@ impl Pipeline {
         self.queue.entries().chain(self.overflow.values().map(|(entry, _)| entry))
     }
 
-    /// Keeps [`Self::due_since`] true after what is in flight has changed, and has memory given back in
+    /// Keeps [`Self::response_due_since`] true after what is in flight has changed, and has memory given back in
     /// time.
     #[inline]
-    fn note_due(&mut self, now: Instant) {
+    fn update_stall_clock(&mut self, now: Instant) {
         if self.queue.in_flight() == 0 {
-            self.due_since = None;
-        } else if self.due_since.is_none() {
-            self.due_since = Some(now);
+            self.response_due_since = None;
+        } else if self.response_due_since.is_none() {
+            self.response_due_since = Some(now);
         }
         self.note_memory(now);
     }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, task::Waker};
 
 use super::{
     Pipeline,
-    queue::{Answered, Entry, Kind},
+    send_queue::{Completed, Entry, Kind},
 };
 use crate::error::Error;
 
@@ -59,7 +59,7 @@ impl Pipeline {
         if self.queue.due().is_none() {
             return;
         }
-        if let Some(Answered { waiter: Some(waiter), index, requests }) = self.queue.answer(1) {
+        if let Some(Completed { waiter: Some(waiter), index, requests }) = self.queue.answer(1) {
             self.finish(waiter, index, requests, Err(error), wakers);
         }
     }
@@ -81,8 +81,9 @@ impl Pipeline {
     /// A put may be sent twice anyway, so this one can be sent ahead to see whether the server
     /// stores puts. It counts as sent from then on.
     pub(in crate::client) fn witness(&mut self, skip: usize) -> Option<Box<[u8]>> {
-        let (place, line) = self.find_witness(skip).map(|(place, line)| (place, line.into()))?;
-        self.queue.note_attempted(place);
+        let (reservation, line) =
+            self.find_witness(skip).map(|(reservation, line)| (reservation, line.into()))?;
+        self.queue.note_attempted(reservation);
         Some(line)
     }
 
@@ -94,7 +95,7 @@ impl Pipeline {
         let mut found = None;
         let mut keys = HashSet::new();
         let mut candidates = 0;
-        for (place, text) in self.queue.texts() {
+        for (reservation, text) in self.queue.texts() {
             for line in text.split_inclusive(|&byte| byte == b'\n') {
                 if keys.len() > MAX_WITNESSES {
                     return found;
@@ -105,7 +106,7 @@ impl Pipeline {
                 if !keys.insert(fields.next().unwrap_or_default()) || is_first || !is_put {
                     continue;
                 }
-                found = Some((place, line));
+                found = Some((reservation, line));
                 if candidates == skip {
                     return found;
                 }

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{queue::Kind, *};
+use super::{send_queue::Kind, *};
 use crate::{
     error::Delivery,
     metric::{Point, Selector},
@@ -20,10 +20,10 @@ use crate::{
 mod edges;
 mod events;
 mod leaving;
-#[cfg(feature = "tower")]
-mod line;
 mod model;
 mod random;
+#[cfg(feature = "tower")]
+mod reservations;
 mod trim;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -59,7 +59,7 @@ impl Wake for Task {
 /// What a request has come to.
 #[derive(Clone, Debug, PartialEq)]
 enum Outcome {
-    Stored,
+    BatchOutcome,
     /// The first key of the data, if there is data.
     Found(Option<String>),
     Rejected(String),
@@ -79,7 +79,7 @@ impl Outcome {
             Self::Timeout(delivery) | Self::Lost(delivery) | Self::Closed(delivery) => {
                 Some(*delivery)
             }
-            Self::Stored | Self::Found(_) | Self::Unreadable | Self::Cancelled => None,
+            Self::BatchOutcome | Self::Found(_) | Self::Unreadable | Self::Cancelled => None,
         }
     }
 }
@@ -100,7 +100,7 @@ impl From<&Error> for Outcome {
 impl From<Result<Answer, Error>> for Outcome {
     fn from(result: Result<Answer, Error>) -> Self {
         match result {
-            Ok(Answer::Stored) => Self::Stored,
+            Ok(Answer::BatchOutcome) => Self::BatchOutcome,
             Ok(Answer::Found(metrics)) => {
                 Self::Found(metrics.keys().next().map(ToString::to_string))
             }

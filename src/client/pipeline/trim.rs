@@ -52,7 +52,7 @@ impl Pipeline {
         self.waiters.shrink_to(calls);
         self.queue.shrink_to(calls);
         self.overflow.shrink_to(calls);
-        self.in_line.shrink_to(calls);
+        self.wait_position.shrink_to(calls);
         self.reserved.shrink_to(calls);
         self.note_memory(now);
         recent <= KEPT_CALLS
@@ -63,7 +63,7 @@ impl Pipeline {
             self.waiters.capacity(),
             self.queue.capacity(),
             self.overflow.capacity(),
-            self.in_line.capacity(),
+            self.wait_position.capacity(),
             self.reserved.capacity(),
         ];
         calls.into_iter().any(|capacity| capacity / 4 > KEPT_CALLS) || self.queue.holds_many_bytes()

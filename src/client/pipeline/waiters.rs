@@ -27,7 +27,7 @@ pub(in crate::client) struct WaiterId {
 /// What an answer brings to its caller.
 #[derive(Debug)]
 pub(in crate::client) enum Answer {
-    Stored,
+    BatchOutcome,
     Found(Metrics),
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Waiters {
     /// a burst was over: one of these at its end would keep all of it.
     slabs: [Slab<Slot>; 2],
     current: usize,
-    settled: Arc<Settled>,
+    settled: Arc<AckWatermark>,
 }
 
 /// What a put can see of its outcome without the pipeline's lock.
@@ -66,17 +66,17 @@ pub(super) struct Waiters {
 /// writes it once for all the answers that it has read, and every caller reads it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(in crate::client) struct Settled {
+pub(in crate::client) struct AckWatermark {
     /// Every request that came before this one has its outcome.
     before: AtomicU64,
     /// How many outcomes that are errors have not been taken.
     errors: AtomicUsize,
 }
 
-impl Settled {
+impl AckWatermark {
     /// Whether this put is known to be stored. If not, the pipeline knows what it has come to.
     #[inline]
-    pub(in crate::client) fn has_stored(&self, put: WaiterId) -> bool {
+    pub(in crate::client) fn is_acked(&self, put: WaiterId) -> bool {
         // An error is counted before any later request is settled, both under the lock; so who sees
         // the one sees the other.
         put.seq < self.before.load(Ordering::Acquire) && self.errors.load(Ordering::Relaxed) == 0
@@ -149,13 +149,13 @@ impl Waiters {
         slab.reserve(calls.saturating_sub(slab.len()));
     }
 
-    pub(super) fn settled(&self) -> &Arc<Settled> {
+    pub(super) fn settled(&self) -> &Arc<AckWatermark> {
         &self.settled
     }
 
     /// Every request that came before `seq` has its outcome.
     #[inline]
-    pub(super) fn settle_before(&self, seq: u64) {
+    pub(super) fn advance_to(&self, seq: u64) {
         self.settled.before.store(seq, Ordering::Release);
     }
 
@@ -185,7 +185,7 @@ impl Waiters {
     ) -> (Poll<Result<Answer, Error>>, Option<Waker>) {
         let Some(slot) = self.get_mut(id) else {
             // Only what is stored has no slot any more.
-            return (Poll::Ready(Ok(Answer::Stored)), None);
+            return (Poll::Ready(Ok(Answer::BatchOutcome)), None);
         };
         if let Call::One(outcome) = &mut slot.call
             && let Some(outcome) = outcome.take()
@@ -228,19 +228,19 @@ impl Waiters {
     }
 
     /// The call has left: frees its slot, and says what of it is still open.
-    pub(super) fn remove(&mut self, id: WaiterId) -> (Removed, Option<Slot>) {
+    pub(super) fn remove(&mut self, id: WaiterId) -> (Cancelled, Option<Slot>) {
         let mut slot = self.get_mut(id).is_some().then(|| self.take(id));
         if let Some(Slot { call: Call::One(Some(outcome)), .. }) = &slot {
             self.forget(outcome);
         }
         let removed = match &mut slot {
-            Some(Slot { call: Call::One(None), seq, .. }) => Removed::One(*seq),
+            Some(Slot { call: Call::One(None), seq, .. }) => Cancelled::One(*seq),
             Some(Slot { call: Call::Batch { progress, entries, .. }, .. })
                 if progress.unfinished > 0 =>
             {
-                Removed::Batch(std::mem::take(entries))
+                Cancelled::Batch(std::mem::take(entries))
             }
-            _ => Removed::Finished,
+            _ => Cancelled::Finished,
         };
         (removed, slot)
     }
@@ -261,15 +261,15 @@ impl Waiters {
             return;
         };
         let wake = match &mut slot.call {
-            Call::One(place) => {
-                if let Ok(Answer::Stored) = outcome {
+            Call::One(reservation) => {
+                if let Ok(Answer::BatchOutcome) = outcome {
                     wakers.extend(self.take(id).waker);
                     return;
                 }
                 if outcome.is_err() {
                     self.settled.errors.fetch_add(1, Ordering::Relaxed);
                 }
-                *place = Some(outcome);
+                *reservation = Some(outcome);
                 true
             }
             Call::Batch { progress, wake_at, .. } => {
@@ -312,7 +312,7 @@ impl Waiters {
 }
 
 /// What a call that leaves has left behind.
-pub(super) enum Removed {
+pub(super) enum Cancelled {
     /// The outcome of the entry of this number is still open.
     One(u64),
     /// Some of these entries may be open.
@@ -340,9 +340,9 @@ impl Progress {
 }
 
 /// Puts the waker in its place, and hands back another one that was there.
-fn remember(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
-    if place.as_ref().is_some_and(|known| known.will_wake(waker)) {
+fn remember(reservation: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    if reservation.as_ref().is_some_and(|known| known.will_wake(waker)) {
         return None;
     }
-    place.replace(waker.clone())
+    reservation.replace(waker.clone())
 }

@@ -84,7 +84,7 @@ mod with_a_spool {
         let after = SpoolStats { dropped: 4, lost: 4, waiting: 0, replayed: 1, ..before };
         outbox.replayed(acknowledged(1), after, true);
         let flushed = outbox.poll_flushed(&mark);
-        assert!(matches!(&flushed, Poll::Ready(Err(Unsent { dropped: 5, .. }))), "{flushed:?}");
+        assert!(matches!(&flushed, Poll::Ready(Err(FlushError { dropped: 5, .. }))), "{flushed:?}");
         let (later, _) = outbox.begin_flush();
         assert!(matches!(outbox.poll_flushed(&later), Poll::Ready(Ok(()))));
     }

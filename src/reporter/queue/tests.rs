@@ -18,7 +18,7 @@ struct Walk {
     dropped: u64,
     batch: Vec<Sample>,
     /// What is being written to the spool.
-    spooling: Vec<Sample>,
+    spill: Vec<Sample>,
     mark: Mark,
     /// What a server has.
     stored: HashMap<(Key, i64), f64>,
@@ -48,7 +48,7 @@ impl Walk {
             coalesced: 0,
             dropped: 0,
             batch: Vec::new(),
-            spooling: Vec::new(),
+            spill: Vec::new(),
             mark: Mark::default(),
             stored: HashMap::new(),
             last: HashMap::new(),
@@ -65,9 +65,9 @@ impl Walk {
         let place = (sample.key.clone(), sample.point.timestamp);
         let value = sample.point.value;
         match self.queue.push(sample) {
-            Pushed::Added { dropped } => self.dropped += dropped,
-            Pushed::Coalesced => self.coalesced += 1,
-            Pushed::Refused { dropped } => {
+            PushOutcome::Added { dropped } => self.dropped += dropped,
+            PushOutcome::Coalesced => self.coalesced += 1,
+            PushOutcome::Refused { dropped } => {
                 self.dropped += dropped + 1;
                 return;
             }
@@ -78,12 +78,12 @@ impl Walk {
     fn take(&mut self) {
         let most = self.random.usize(1..10);
         #[cfg(feature = "spool")]
-        if self.random.bool() || !self.spooling.is_empty() {
+        if self.random.bool() || !self.spill.is_empty() {
             let held_back = ["a", "b"][self.random.usize(0..2)];
             let place = |sample: &Sample| (sample.key.clone(), sample.point.timestamp);
-            let spooling: Vec<_> = self.spooling.iter().map(place).collect();
+            let spill: Vec<_> = self.spill.iter().map(place).collect();
             let is_wanted = |sample: &Sample| {
-                sample.key.as_str() != held_back && !spooling.contains(&place(sample))
+                sample.key.as_str() != held_back && !spill.contains(&place(sample))
             };
             self.queue.take_where(Lane::Send, most, is_wanted, &mut self.batch);
             return;
@@ -95,7 +95,7 @@ impl Walk {
     fn take_to_spool(&mut self) {
         if self.batch.is_empty() {
             let most = self.random.usize(1..10);
-            self.queue.take_where(Lane::Spool, most, |_| true, &mut self.spooling);
+            self.queue.take_where(Lane::Spool, most, |_| true, &mut self.spill);
         }
     }
 
@@ -117,8 +117,8 @@ impl Walk {
     /// Some of what was to go to the spool lies there.
     #[cfg(feature = "spool")]
     fn settle_spooled(&mut self) {
-        let stored = self.random.usize(0..=self.spooling.len());
-        let batch = std::mem::take(&mut self.spooling);
+        let stored = self.random.usize(0..=self.spill.len());
+        let batch = std::mem::take(&mut self.spill);
         self.settle_lane(Lane::Spool, batch, stored);
     }
 
@@ -137,10 +137,10 @@ impl Walk {
 
     fn check(&self) {
         let Self { queue, .. } = self;
-        let all = || queue.samples.iter().chain(&self.batch).chain(&self.spooling);
+        let all = || queue.samples.iter().chain(&self.batch).chain(&self.spill);
         let waiting = queue.waiting() as u64;
         assert_eq!(self.recorded, self.settled + self.coalesced + self.dropped + waiting);
-        assert_eq!(waiting, (queue.len() + self.batch.len() + self.spooling.len()) as u64);
+        assert_eq!(waiting, (queue.len() + self.batch.len() + self.spill.len()) as u64);
         assert_eq!(queue.waiting_before(queue.end()), waiting);
         if self.dropped == self.mark.dropped {
             let Mark { before, moved, recorded, .. } = self.mark;

@@ -12,10 +12,10 @@ use std::{
 };
 
 use super::{
-    disk::Disk,
     error::SpoolError,
-    folder::Folder,
+    fs::FileSystem,
     notices::{Health, Notice, SpoolLog},
+    segment_log::SegmentLog,
     stats::SpoolStats,
 };
 use crate::metric::Sample;
@@ -38,9 +38,9 @@ pub(super) trait Log: Debug + Send {
     fn is_synced(&self) -> bool;
 }
 
-impl<D> Log for Folder<D>
+impl<D> Log for SegmentLog<D>
 where
-    D: Disk + Send,
+    D: FileSystem + Send,
     D::File: Send,
 {
     fn append(&mut self, now: Instant, samples: &[Sample]) -> Result<usize, SpoolError> {
@@ -203,7 +203,7 @@ mod tests {
             assert!(!seen.get().is_some_and(is_locked), "logged under the lock");
         });
         let _default = watch.watch();
-        let folder = Spool::folder(root.path()).open().unwrap();
+        let folder = Spool::dir(root.path()).open().unwrap();
         let locked = locked.get_or_init(|| {
             LockedFolder::new(root.path().to_owned(), Box::new(folder), SpoolLog::default())
         });

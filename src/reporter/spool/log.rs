@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    disk::Disk,
     error::SpoolError,
-    folder::{Folder, POSITION, Segment, segment_name},
+    fs::FileSystem,
     notices::{Aside, Notice},
     recovery::Position,
     segment::{HEADER_LEN, Header, encode_block},
+    segment_log::{POSITION, Segment, SegmentLog, segment_name},
     stats::SpoolStats,
     trim::Loss,
 };
 use crate::metric::Sample;
 
-impl<D: Disk> Folder<D> {
+impl<D: FileSystem> SegmentLog<D> {
     /// Appends the first of some samples, as many as one block holds, and says how many those were.
     /// If there is no room, the oldest segment goes.
     ///
@@ -57,7 +57,7 @@ impl<D: Disk> Folder<D> {
         while let Some(excess) =
             self.disk_bytes_with(len).checked_sub(self.limits.max_bytes).filter(|&more| more > 0)
         {
-            if !self.make_room(excess)? {
+            if !self.evict_oldest(excess)? {
                 break;
             }
         }
@@ -68,7 +68,7 @@ impl<D: Disk> Folder<D> {
             return Ok(());
         };
         // What an earlier attempt may have left behind the segment's end is written over.
-        if let Err(error) = self.disk.write_at(file, segment.bytes, block) {
+        if let Err(error) = self.fs.write_at(file, segment.bytes, block) {
             let path = segment.path.clone();
             self.has_torn_end = true;
             return Err(self.failed("write", &path, error));
@@ -81,7 +81,7 @@ impl<D: Disk> Folder<D> {
         let torn = std::mem::take(&mut self.has_torn_end);
         if let (Some(mut file), Some(segment), true) =
             (self.active.take(), self.segments.back(), torn)
-            && let Err(error) = self.disk.truncate(&mut file, segment.bytes)
+            && let Err(error) = self.fs.truncate(&mut file, segment.bytes)
         {
             // What is there has numbers that the next segment has too.
             let path = segment.path.clone();
@@ -93,12 +93,12 @@ impl<D: Disk> Folder<D> {
     fn check_active(&mut self) {
         let Some(segment) = self.segments.back().filter(|_| self.active.is_some()) else { return };
         // What an attempt that failed has left makes it longer.
-        if self.disk.len(&segment.path).is_ok_and(|len| len >= segment.bytes) {
+        if self.fs.len(&segment.path).is_ok_and(|len| len >= segment.bytes) {
             return;
         }
         self.notices.push(Notice::SegmentGone { segment: segment.path.clone() });
         self.active = None;
-        self.count_gone();
+        self.mark_missing();
     }
 
     fn start_segment(&mut self) -> Result<(), SpoolError> {
@@ -109,33 +109,33 @@ impl<D: Disk> Folder<D> {
             if let Some(empty) = self.segments.pop_back().filter(|empty| !empty.gone) {
                 self.usage.subtract(empty.bytes);
             }
-        } else if self.disk.len(&path).is_ok_and(|len| len > HEADER_LEN as u64) {
-            self.set_aside(&path, Aside::Settled);
+        } else if self.fs.len(&path).is_ok_and(|len| len > HEADER_LEN as u64) {
+            self.quarantine(&path, Aside::Settled);
         }
-        let mut opened = self.disk.open(&path);
+        let mut opened = self.fs.open(&path);
         if opened.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
             self.notices.push(Notice::FolderGone);
             self.reopen()?;
-            self.count_gone();
-            opened = self.disk.open(&path);
+            self.mark_missing();
+            opened = self.fs.open(&path);
         }
         let written = opened.and_then(|mut file| {
-            self.disk.truncate(&mut file, 0)?;
-            self.disk.write_at(&mut file, 0, &Header::bytes(self.next))?;
+            self.fs.truncate(&mut file, 0)?;
+            self.fs.write_at(&mut file, 0, &Header::bytes(self.next))?;
             Ok(file)
         });
         match written {
             Ok(file) => self.active = Some(file),
             Err(error) => {
                 // Without a header or a block, it would be removed by whoever opens the folder next.
-                let _ = self.disk.remove(&path);
+                let _ = self.fs.remove(&path);
                 return Err(self.failed("begin the segment", &path, error));
             }
         }
         let (first, bytes) = (self.next, HEADER_LEN as u64);
         self.usage.add(bytes);
         self.segments.push_back(Segment::empty(path, first, bytes));
-        if let Err(error) = self.disk.sync_folder(&self.path) {
+        if let Err(error) = self.fs.sync_dir(&self.path) {
             let path = self.path.clone();
             self.report("sync", &path, error);
         }
@@ -145,10 +145,10 @@ impl<D: Disk> Folder<D> {
     /// Removes a segment's file, if it is there.
     pub(super) fn remove(&mut self, segment: &Segment) -> Result<(), SpoolError> {
         if segment.aside && !segment.gone {
-            self.set_aside(&segment.path, Aside::Settled);
+            self.quarantine(&segment.path, Aside::Settled);
             self.usage.subtract(segment.bytes);
         } else if !segment.gone {
-            match self.disk.remove(&segment.path) {
+            match self.fs.remove(&segment.path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(self.failed("remove", &segment.path, error));
                 }
@@ -159,12 +159,12 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Counts as lost what was in files that are not there any more.
-    pub(super) fn count_gone(&mut self) {
+    pub(super) fn mark_missing(&mut self) {
         for at in 0..self.segments.len() {
             let segment = &mut self.segments[at];
             let is_missing = !segment.gone
                 && self
-                    .disk
+                    .fs
                     .len(&segment.path)
                     .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
             if !is_missing {
@@ -200,7 +200,7 @@ impl<D: Disk> Folder<D> {
         // Beyond this, samples may overtake what was settled here, which must then not be sent again.
         if self.is_drained()
             && self.limits.sync_every < Duration::MAX
-            && let Err(error) = self.disk.sync(&mut self.position)
+            && let Err(error) = self.fs.sync(&mut self.position)
         {
             let path = self.path.join(POSITION);
             self.report("sync", &path, error);
@@ -211,7 +211,7 @@ impl<D: Disk> Folder<D> {
     /// Counts the outcomes of what was read: of the first `samples` that were handed out, and of those
     /// of the others that cannot be read again.
     pub(super) fn settle_outstanding(&mut self, samples: u64) {
-        let Some(batch) = self.outstanding.take() else { return };
+        let Some(batch) = self.uncommitted_read.take() else { return };
         let (mut end, mut replayed, mut expired) = (batch.first, 0, 0);
         let mut too_old = batch.expired.iter().copied().peekable();
         while end < batch.first + batch.count {
@@ -225,8 +225,8 @@ impl<D: Disk> Folder<D> {
             end += 1;
         }
         let mut left = batch.first + batch.count - end;
-        for (orphaned, loss) in batch.orphaned {
-            let unsettled = orphaned.end.saturating_sub(orphaned.start.max(end));
+        for (evicted, loss) in batch.evicted {
+            let unsettled = evicted.end.saturating_sub(evicted.start.max(end));
             left -= unsettled;
             match loss {
                 Loss::Dropped => self.counters.dropped += unsettled,
@@ -244,7 +244,7 @@ impl<D: Disk> Folder<D> {
         self.settled = self.settled.max(end);
     }
 
-    pub(super) fn save_position(&mut self) {
+    pub(super) fn save_cursor(&mut self) {
         if let Err(error) = self.write_position() {
             self.notices.push(Notice::PositionUnsaved(error));
         }
@@ -255,7 +255,7 @@ impl<D: Disk> Folder<D> {
         let kept = self.segments.iter().chain(&self.stale).map(|segment| segment.first).min();
         let removed = kept.unwrap_or(self.settled).min(self.settled);
         let position = Position { settled: self.settled, removed };
-        self.disk.write_at(&mut self.position, 0, &position.bytes()).map_err(|error| {
+        self.fs.write_at(&mut self.position, 0, &position.bytes()).map_err(|error| {
             let path = self.path.join(POSITION);
             self.failed("write", &path, error)
         })?;
@@ -284,7 +284,7 @@ impl<D: Disk> Folder<D> {
         }
         if self.stale.len() + self.segments.len() < had && self.position_saved {
             // From now on they are known to have been removed.
-            self.save_position();
+            self.save_cursor();
         }
     }
 
@@ -299,7 +299,7 @@ impl<D: Disk> Folder<D> {
     /// Syncs what was appended, whether it is due or not.
     pub(crate) fn sync(&mut self) {
         let (Some(file), Some(_)) = (&mut self.active, self.unsynced_since.take()) else { return };
-        if let Err(error) = self.disk.sync(file) {
+        if let Err(error) = self.fs.sync(file) {
             // After a failure, the system may believe that everything is written (fsyncgate): another
             // file begins clean.
             self.retire_active();
@@ -317,7 +317,7 @@ impl<D: Disk> Folder<D> {
     /// Whether nothing waits in the folder, and the next process will know.
     pub(crate) fn is_drained(&self) -> bool {
         let is_known = self.position_saved || (self.segments.is_empty() && self.stale.is_empty());
-        self.settled == self.next && self.outstanding.is_none() && is_known
+        self.settled == self.next && self.uncommitted_read.is_none() && is_known
     }
 
     /// The counters.

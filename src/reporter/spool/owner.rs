@@ -8,14 +8,14 @@
 use std::io;
 
 use super::{
-    disk::Disk,
     error::SpoolError,
-    folder::{Folder, LOCK},
+    fs::FileSystem,
     notices::Notice,
+    segment_log::{LOCK, SegmentLog},
     usage::Usage,
 };
 
-impl<D: Disk> Folder<D> {
+impl<D: FileSystem> SegmentLog<D> {
     /// Checks that the lock file is the one that we have locked.
     ///
     /// If the folder was removed it is still ours: whatever needs it makes it again.
@@ -27,7 +27,7 @@ impl<D: Disk> Folder<D> {
         if self.is_abandoned() {
             return Err(self.not_owned());
         }
-        let is_ours = match self.disk.identity(&self.path.join(LOCK)) {
+        let is_ours = match self.fs.identity(&self.path.join(LOCK)) {
             Ok(identity) => identity == self.lock_identity,
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.is_removed(),
             // What is to be done with the folder will fail in the same way.
@@ -38,13 +38,13 @@ impl<D: Disk> Folder<D> {
 
     /// Whether all that was in the folder is gone. A folder that was only moved has its files.
     fn is_removed(&self) -> bool {
-        let has_name = |file| self.disk.has_name(file).unwrap_or(false);
+        let has_name = |file| self.fs.has_name(file).unwrap_or(false);
         !self.lock.as_ref().is_some_and(has_name) && !has_name(&self.position)
     }
 
     /// Leaves the folder to whichever process has it now, with all that waits there.
     pub(super) fn abandon(&mut self) -> SpoolError {
-        let in_hand = self.outstanding.as_ref().map_or(0, |batch| batch.count);
+        let in_hand = self.uncommitted_read.as_ref().map_or(0, |batch| batch.count);
         let samples = self.stats().waiting.saturating_sub(in_hand);
         self.counters.abandoned += samples;
         self.notices.push(Notice::Abandoned { samples });

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    disk::Disk,
+    fs::FileSystem,
     segment::{BlockHeader, HEADER_LEN, MAX_BLOCK_LEN, decode_block},
 };
 use crate::metric::Sample;
@@ -22,12 +22,12 @@ pub(super) struct Reader<F> {
 
 /// A block whose header is sound.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
+pub(super) struct BlockRef {
     pub(super) at: u64,
     pub(super) header: BlockHeader,
 }
 
-impl Found {
+impl BlockRef {
     /// The place behind the block.
     pub(super) fn end(&self) -> u64 {
         self.payload_at() + self.header.len as u64
@@ -47,21 +47,24 @@ impl<F> Reader<F> {
     }
 
     /// The file's first bytes.
-    pub(super) fn header(&mut self, disk: &impl Disk<File = F>) -> io::Result<[u8; HEADER_LEN]> {
+    pub(super) fn header(
+        &mut self,
+        fs: &impl FileSystem<File = F>,
+    ) -> io::Result<[u8; HEADER_LEN]> {
         let mut bytes = [0; HEADER_LEN];
-        disk.read_at(&mut self.file, 0, &mut bytes)?;
+        fs.read_at(&mut self.file, 0, &mut bytes)?;
         Ok(bytes)
     }
 
     /// The first block at or behind `from` that lies in front of `end`, the segment's own.
     pub(super) fn find(
         &mut self,
-        disk: &impl Disk<File = F>,
+        fs: &impl FileSystem<File = F>,
         mut from: u64,
         end: u64,
-    ) -> io::Result<Option<Found>> {
+    ) -> io::Result<Option<BlockRef>> {
         loop {
-            let bytes = self.bytes(disk, from, MAX_BLOCK_LEN, end)?;
+            let bytes = self.bytes(fs, from, MAX_BLOCK_LEN, end)?;
             if bytes.len() < BlockHeader::LEN {
                 return Ok(None);
             }
@@ -70,7 +73,7 @@ impl<F> Reader<F> {
                 continue;
             };
             let found = BlockHeader::read(&bytes[skipped..])
-                .map(|header| Found { at: from + skipped as u64, header })
+                .map(|header| BlockRef { at: from + skipped as u64, header })
                 .filter(|found| found.end() <= end);
             if found.is_some() {
                 return Ok(found);
@@ -82,17 +85,17 @@ impl<F> Reader<F> {
     /// The samples of a block that was found. None if they are damaged.
     pub(super) fn samples(
         &mut self,
-        disk: &impl Disk<File = F>,
-        found: &Found,
+        fs: &impl FileSystem<File = F>,
+        found: &BlockRef,
     ) -> io::Result<Option<Vec<Sample>>> {
-        let bytes = self.bytes(disk, found.payload_at(), found.header.len, found.end())?;
+        let bytes = self.bytes(fs, found.payload_at(), found.header.len, found.end())?;
         Ok(decode_block(&found.header, bytes))
     }
 
     /// As many bytes from `from` on as there are in front of `end`, `len` at most.
     pub(super) fn bytes(
         &mut self,
-        disk: &impl Disk<File = F>,
+        fs: &impl FileSystem<File = F>,
         from: u64,
         len: usize,
         end: u64,
@@ -109,7 +112,7 @@ impl<F> Reader<F> {
             usize::try_from(end.saturating_sub(from)).map_or(WINDOW, |left| left.min(WINDOW));
         self.window.resize(ahead.max(len), 0);
         self.window_at = from;
-        let read = disk.read_at(&mut self.file, from, &mut self.window);
+        let read = fs.read_at(&mut self.file, from, &mut self.window);
         self.window.truncate(*read.as_ref().unwrap_or(&0));
         read?;
         // The file may have become shorter than it was.

@@ -6,15 +6,15 @@ use std::{
 };
 
 use super::{
-    disk::Disk,
     error::SpoolError,
-    folder::{Folder, LOCK, POSITION, SEGMENT, Segment, TEMPORARY, io_error},
+    fs::FileSystem,
     notices::{Aside, Notice},
     reader::Reader,
     segment::{HEADER_LEN, Header},
+    segment_log::{LOCK, POSITION, SEGMENT, Segment, SegmentLog, TEMPORARY, io_error},
 };
 
-impl<D: Disk> Folder<D> {
+impl<D: FileSystem> SegmentLog<D> {
     /// Takes over what lies in the folder. Segments with numbers before `removed` had been removed from
     /// it.
     pub(super) fn recover(
@@ -29,7 +29,7 @@ impl<D: Disk> Folder<D> {
                 FileName::Segment(first) => found.push(Segment::empty(path, first, bytes)),
                 // A process was killed while it made a segment smaller, which is there as it was.
                 FileName::Temporary => {
-                    if let Err(error) = self.disk.remove(&path) {
+                    if let Err(error) = self.fs.remove(&path) {
                         self.report("remove", &path, error);
                     }
                 }
@@ -41,7 +41,7 @@ impl<D: Disk> Folder<D> {
         while let Some(mut segment) = found.pop() {
             // Only what was written last can be torn, and only there is it worth reading everything.
             let is_last = self.segments.is_empty();
-            let file = match self.disk.open_to_read(&segment.path) {
+            let file = match self.fs.open_read(&segment.path) {
                 Ok(file) => Reader::new(file),
                 // Removed since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -51,24 +51,24 @@ impl<D: Disk> Folder<D> {
                 // It says nothing of the segment: there may be no file descriptor left.
                 Err(error) => return Err(io_error("open", &segment.path, error)),
             };
-            match self.survey(&mut segment, file, is_last) {
+            match self.scan_segment(&mut segment, file, is_last) {
                 Ok(Contents::Blocks) => {
                     self.usage.add(segment.bytes);
                     self.segments.push_front(segment);
                 }
                 Ok(Contents::Nothing) => {
                     self.counters.torn_bytes += segment.bytes;
-                    if let Err(error) = self.disk.remove(&segment.path) {
+                    if let Err(error) = self.fs.remove(&segment.path) {
                         self.report("remove", &segment.path, error);
                     }
                 }
-                Ok(Contents::Foreign) => self.set_aside(&segment.path, Aside::Unreadable),
+                Ok(Contents::Foreign) => self.quarantine(&segment.path, Aside::Unreadable),
                 Ok(Contents::Newer { version }) => {
                     return Err(SpoolError::Newer { path: segment.path, version });
                 }
                 Err(error) => {
                     self.report("read", &segment.path, error);
-                    self.set_aside(&segment.path, Aside::Unreadable);
+                    self.quarantine(&segment.path, Aside::Unreadable);
                 }
             }
         }
@@ -99,7 +99,7 @@ impl<D: Disk> Folder<D> {
             } else if next.end <= this.end {
                 if let Some(inner) = self.segments.remove(at + 1) {
                     self.usage.subtract(inner.bytes);
-                    self.set_aside(&inner.path, Aside::Settled);
+                    self.quarantine(&inner.path, Aside::Settled);
                 }
             } else {
                 let end = next.first;
@@ -115,25 +115,25 @@ impl<D: Disk> Folder<D> {
         while self.segments.front().is_some_and(|first| first.end <= removed) {
             let Some(segment) = self.segments.pop_front() else { return };
             self.usage.subtract(segment.bytes);
-            self.set_aside(&segment.path, Aside::Settled);
+            self.quarantine(&segment.path, Aside::Settled);
         }
     }
 
     /// Finds out what a segment holds; cuts what is torn, if it was written last.
-    fn survey(
+    fn scan_segment(
         &mut self,
         segment: &mut Segment,
         mut file: Reader<D::File>,
         is_last: bool,
     ) -> io::Result<Contents> {
-        let header = Header::read(&file.header(&self.disk)?);
+        let header = Header::read(&file.header(&self.fs)?);
         if let Header::Unknown { version } = header {
             return Ok(Contents::Newer { version });
         }
         let mut tail = HEADER_LEN as u64;
         let mut from = tail;
-        while let Some(found) = file.find(&self.disk, from, segment.bytes)? {
-            if is_last && file.samples(&self.disk, &found)?.is_none() {
+        while let Some(found) = file.find(&self.fs, from, segment.bytes)? {
+            if is_last && file.samples(&self.fs, &found)?.is_none() {
                 from = found.payload_at();
                 continue;
             }
@@ -151,8 +151,8 @@ impl<D: Disk> Folder<D> {
             let cut = segment.bytes - tail;
             self.notices.push(Notice::Torn { segment: segment.path.clone(), bytes: cut });
             self.counters.torn_bytes += cut;
-            let file = self.disk.open(&segment.path);
-            match file.and_then(|mut file| self.disk.truncate(&mut file, tail)) {
+            let file = self.fs.open(&segment.path);
+            match file.and_then(|mut file| self.fs.truncate(&mut file, tail)) {
                 Ok(()) => segment.bytes = tail,
                 // Nothing is read from behind the last block anyway.
                 Err(error) => self.report("cut", &segment.path, error),
@@ -162,7 +162,7 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Gives a file a name by which it is no segment any more.
-    pub(super) fn set_aside(&mut self, path: &Path, why: Aside) {
+    pub(super) fn quarantine(&mut self, path: &Path, why: Aside) {
         let suffix = match why {
             Aside::Unreadable => ".unreadable",
             Aside::Settled => ".settled",
@@ -172,14 +172,14 @@ impl<D: Disk> Folder<D> {
         let mut free = PathBuf::from(&aside);
         let mut number = 0;
         // What was set aside before is not written over.
-        while self.disk.len(&free).is_ok() {
+        while self.fs.len(&free).is_ok() {
             number += 1;
             let mut numbered = aside.clone();
             numbered.push(format!(".{number}"));
             free = numbered.into();
         }
-        self.counters.set_aside += 1;
-        match self.disk.rename(path, &free) {
+        self.counters.quarantine += 1;
+        match self.fs.rename(path, &free) {
             Ok(()) => self.notices.push(Notice::SetAside { file: free, why }),
             Err(error) => self.report("rename", path, error),
         }
@@ -214,9 +214,9 @@ pub(super) struct Position {
 impl Position {
     /// Reads it from its file. Where that does not say, nothing is settled, and all that is settled was
     /// removed: the first sends samples twice, the second deletes nothing.
-    pub(super) fn read<D: Disk>(disk: &D, file: &mut D::File) -> Self {
+    pub(super) fn read<D: FileSystem>(fs: &D, file: &mut D::File) -> Self {
         let mut bytes = [0; POSITION_LEN];
-        let is_read = disk.read_at(file, 0, &mut bytes).is_ok();
+        let is_read = fs.read_at(file, 0, &mut bytes).is_ok();
         let settled = read_checked(&bytes[..CHECKED_LEN]).filter(|_| is_read).unwrap_or(0);
         let removed = read_checked(&bytes[CHECKED_LEN..]).unwrap_or(settled).min(settled);
         Self { settled, removed }

@@ -3,19 +3,19 @@
 use std::{io, path::Path};
 
 use super::{
-    disk::Disk,
     error::SpoolError,
-    folder::{Folder, Outstanding},
+    fs::FileSystem,
     notices::{Aside, Notice},
-    reader::{Found, Reader},
+    reader::{BlockRef, Reader},
+    segment_log::{Outstanding, SegmentLog},
 };
 use crate::metric::Sample;
 
 /// After so many failures in a row, a segment is left behind: a bad sector must not hold up the
 /// samples behind it for ever.
-pub(super) const MOST_READ_FAILURES: u32 = 5;
+pub(super) const MAX_READ_FAILURES: u32 = 5;
 
-impl<D: Disk> Folder<D> {
+impl<D: FileSystem> SegmentLog<D> {
     /// As [`read_since`](Self::read_since), however old the samples are.
     #[cfg(test)]
     pub(crate) fn read(&mut self, max: usize) -> Result<Option<Vec<Sample>>, SpoolError> {
@@ -49,11 +49,11 @@ impl<D: Disk> Folder<D> {
             }
             let (first, path) = (segment.first, segment.path.clone());
             if first > self.settled {
-                self.lose_until(first);
+                self.mark_lost_until(first);
             }
             let reader = match self.reader.take() {
                 Some(reader) => Ok(reader),
-                None => self.disk.open_to_read(&path).map(Reader::new),
+                None => self.fs.open_read(&path).map(Reader::new),
             };
             let is_open = reader.is_ok();
             match reader.and_then(|reader| self.read_first(reader, max)) {
@@ -65,12 +65,12 @@ impl<D: Disk> Folder<D> {
                         return Ok(Some(samples));
                     }
                     self.settle_outstanding(0);
-                    self.save_position();
+                    self.save_cursor();
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.counters.io_errors.count(&error);
                     self.notices.push(Notice::SegmentGone { segment: path });
-                    self.count_gone();
+                    self.mark_missing();
                 }
                 // It says nothing of the segment: there may be no file descriptor left.
                 Err(error) if !is_open => return Err(self.failed("open", &path, error)),
@@ -91,7 +91,7 @@ impl<D: Disk> Folder<D> {
             number += 1;
             is_wanted
         });
-        self.outstanding = Some(Outstanding { first, count, expired, orphaned: Vec::new() });
+        self.uncommitted_read = Some(Outstanding { first, count, expired, evicted: Vec::new() });
         (!samples.is_empty()).then_some(samples)
     }
 
@@ -103,11 +103,11 @@ impl<D: Disk> Folder<D> {
             if samples.len() >= max || segment.gone || segment.first != expected {
                 return;
             }
-            let Ok(mut reader) = self.disk.open_to_read(&segment.path).map(Reader::new) else {
+            let Ok(mut reader) = self.fs.open_read(&segment.path).map(Reader::new) else {
                 return;
             };
             let mut from = reader.offset;
-            while let Ok(Some(found)) = reader.find(&self.disk, from, segment.bytes) {
+            while let Ok(Some(found)) = reader.find(&self.fs, from, segment.bytes) {
                 let expected = self.settled + samples.len() as u64;
                 let is_next = found.at == from && found.header.first == expected;
                 let left = segment.end.saturating_sub(expected);
@@ -116,7 +116,7 @@ impl<D: Disk> Folder<D> {
                 if !is_next || room == 0 {
                     break;
                 }
-                let Ok(Some(mut block)) = reader.samples(&self.disk, &found) else { return };
+                let Ok(Some(mut block)) = reader.samples(&self.fs, &found) else { return };
                 block.truncate(room);
                 samples.append(&mut block);
                 from = found.end();
@@ -131,17 +131,17 @@ impl<D: Disk> Folder<D> {
         let (segment_end, bytes) = (segment.end, segment.bytes);
         let mut from = reader.offset;
         while samples.len() < max {
-            let Some(found) = reader.find(&self.disk, from, bytes)? else { break };
+            let Some(found) = reader.find(&self.fs, from, bytes)? else { break };
             let expected = self.settled + samples.len() as u64;
             if found.header.end() <= expected {
                 from = found.end();
                 if samples.is_empty() {
-                    self.count_damaged(&reader, &found);
+                    self.count_corrupt(&reader, &found);
                     reader.offset = from;
                 }
                 continue;
             }
-            let Some(mut block) = reader.samples(&self.disk, &found)? else {
+            let Some(mut block) = reader.samples(&self.fs, &found)? else {
                 from = found.payload_at();
                 continue;
             };
@@ -153,10 +153,10 @@ impl<D: Disk> Folder<D> {
                 if !samples.is_empty() {
                     break;
                 }
-                self.lose_until(found.header.first);
+                self.mark_lost_until(found.header.first);
             }
             if samples.is_empty() {
-                self.count_damaged(&reader, &found);
+                self.count_corrupt(&reader, &found);
                 reader.offset = found.at;
             }
             let known = expected.saturating_sub(found.header.first);
@@ -173,19 +173,19 @@ impl<D: Disk> Folder<D> {
         if samples.is_empty() {
             self.counters.damaged_bytes += bytes - reader.offset;
             reader.offset = bytes;
-            self.lose_until(segment_end);
+            self.mark_lost_until(segment_end);
         }
         self.reader = Some(reader);
         Ok(samples)
     }
 
     /// Counts what was passed over between the reader and a block.
-    fn count_damaged(&mut self, reader: &Reader<D::File>, found: &Found) {
+    fn count_corrupt(&mut self, reader: &Reader<D::File>, found: &BlockRef) {
         self.counters.damaged_bytes += found.at.saturating_sub(reader.offset);
     }
 
     /// Counts what is missing up to a number.
-    fn lose_until(&mut self, number: u64) {
+    fn mark_lost_until(&mut self, number: u64) {
         let missing = number.saturating_sub(self.settled);
         if missing > 0 {
             self.notices.push(Notice::Lost { samples: missing });
@@ -196,13 +196,13 @@ impl<D: Disk> Folder<D> {
 
     fn read_failed(&mut self, path: &Path, error: io::Error) -> SpoolError {
         self.read_failures += 1;
-        if self.read_failures >= MOST_READ_FAILURES
+        if self.read_failures >= MAX_READ_FAILURES
             && let Some(segment) = self.segments.pop_front()
         {
             self.read_failures = 0;
-            self.set_aside(&segment.path, Aside::Unreadable);
+            self.quarantine(&segment.path, Aside::Unreadable);
             self.usage.subtract(segment.bytes);
-            self.lose_until(segment.end);
+            self.mark_lost_until(segment.end);
             if self.segments.is_empty() {
                 self.active = None;
             }

@@ -43,7 +43,7 @@ pub struct SpoolStats {
     /// Files set aside, under a name with a suffix: `.unreadable` where nothing in them could be read,
     /// `.settled` where their samples count as sent, as in a segment that was put back from a backup.
     /// What is in them can be read with [`salvage`](crate::Spool::salvage).
-    pub set_aside: u64,
+    pub quarantine: u64,
     /// What the file system refused.
     pub io_errors: IoErrors,
 }

@@ -3,21 +3,21 @@
 use std::io;
 
 use super::{
-    disk::Disk,
     error::SpoolError,
-    folder::{Folder, POSITION, TEMPORARY, segment_name},
+    fs::FileSystem,
     notices::{Health, Notice},
-    reader::{Found, Reader},
-    replay::MOST_READ_FAILURES,
+    reader::{BlockRef, Reader},
+    replay::MAX_READ_FAILURES,
     segment::{HEADER_LEN, Header},
+    segment_log::{POSITION, SegmentLog, TEMPORARY, segment_name},
     usage::on_disk,
 };
 
-impl<D: Disk> Folder<D> {
+impl<D: FileSystem> SegmentLog<D> {
     /// Drops what is too much, if the bound has become smaller since it was written.
     pub(super) fn fit(&mut self) {
         while let Some(excess) = self.usage.disk_bytes.checked_sub(self.limits.max_bytes + 1) {
-            match self.make_room(excess + 1) {
+            match self.evict_oldest(excess + 1) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => return self.notices.push(Notice::Failed(error)),
@@ -27,7 +27,7 @@ impl<D: Disk> Folder<D> {
 
     /// Removes a file that is settled, or drops the oldest segment, or the oldest `excess` bytes of
     /// one that was written under a far larger bound. Returns false if there is none.
-    pub(super) fn make_room(&mut self, excess: u64) -> Result<bool, SpoolError> {
+    pub(super) fn evict_oldest(&mut self, excess: u64) -> Result<bool, SpoolError> {
         if let Some(segment) = self.stale.pop() {
             if let Err(error) = self.remove(&segment) {
                 self.stale.push(segment);
@@ -51,7 +51,7 @@ impl<D: Disk> Folder<D> {
             self.drop_until(segment.first, segment.end, segment.bytes);
         }
         self.settled = self.settled.max(segment.end);
-        self.save_position();
+        self.save_cursor();
         Ok(true)
     }
 
@@ -74,7 +74,7 @@ impl<D: Disk> Folder<D> {
         }
         let (path, bytes, first) = (segment.path.clone(), segment.bytes, segment.first);
         let keep = bytes.saturating_sub(excess.max(usual));
-        let found = self.disk.open_to_read(&path).map(Reader::new).and_then(|mut reader| {
+        let found = self.fs.open_read(&path).map(Reader::new).and_then(|mut reader| {
             let kept = self.first_to_keep(&mut reader, keep, bytes)?;
             Ok(kept.map(|kept| (reader, kept)))
         });
@@ -85,13 +85,13 @@ impl<D: Disk> Folder<D> {
                 // One that cannot be read at all goes as a whole.
                 self.read_failures += 1;
                 let error = self.failed("read", &path, error);
-                let is_hopeless = self.read_failures >= MOST_READ_FAILURES;
+                let is_hopeless = self.read_failures >= MAX_READ_FAILURES;
                 return if is_hopeless { Ok(false) } else { Err(error) };
             }
         };
         let temporary = self.path.join(segment_name(first) + TEMPORARY);
         if let Err(error) = self.copy_tail(&mut reader, &temporary, first, kept.at, bytes) {
-            let _ = self.disk.remove(&temporary);
+            let _ = self.fs.remove(&temporary);
             return Err(self.failed("write", &temporary, error));
         }
         drop(reader);
@@ -99,9 +99,9 @@ impl<D: Disk> Folder<D> {
         self.save_settled(kept.header.first)?;
         self.drop_until(first, kept.header.first, kept.at - HEADER_LEN as u64);
         self.settled = self.settled.max(kept.header.first);
-        let replaced = self.disk.rename(&temporary, &path);
+        let replaced = self.fs.rename(&temporary, &path);
         if let Err(error) = replaced {
-            let _ = self.disk.remove(&temporary);
+            let _ = self.fs.remove(&temporary);
             return Err(self.failed("replace", &path, error));
         }
         self.reader = None;
@@ -110,7 +110,7 @@ impl<D: Disk> Folder<D> {
             segment.bytes = HEADER_LEN as u64 + bytes - kept.at;
             self.usage.add(segment.bytes);
         }
-        if let Err(error) = self.disk.sync_folder(&self.path) {
+        if let Err(error) = self.fs.sync_dir(&self.path) {
             let path = self.path.clone();
             self.report("sync", &path, error);
         }
@@ -122,7 +122,7 @@ impl<D: Disk> Folder<D> {
         let before = self.settled;
         self.settled = before.max(number);
         let saved = self.write_position().and_then(|()| {
-            let synced = self.disk.sync(&mut self.position);
+            let synced = self.fs.sync(&mut self.position);
             synced.map_err(|error| self.failed("sync", &self.path.join(POSITION), error))
         });
         self.settled = before;
@@ -136,11 +136,11 @@ impl<D: Disk> Folder<D> {
         reader: &mut Reader<D::File>,
         keep: u64,
         bytes: u64,
-    ) -> io::Result<Option<Found>> {
-        let in_hand = self.outstanding.as_ref().map_or(0, |batch| batch.first + batch.count);
+    ) -> io::Result<Option<BlockRef>> {
+        let in_hand = self.uncommitted_read.as_ref().map_or(0, |batch| batch.first + batch.count);
         let header = HEADER_LEN as u64;
         let mut from = header + (bytes - header).saturating_sub(keep.saturating_sub(header));
-        while let Some(found) = reader.find(&self.disk, from, bytes)? {
+        while let Some(found) = reader.find(&self.fs, from, bytes)? {
             if found.header.first >= in_hand {
                 return Ok(Some(found));
             }
@@ -158,20 +158,20 @@ impl<D: Disk> Folder<D> {
         mut from: u64,
         end: u64,
     ) -> io::Result<()> {
-        let mut file = self.disk.open(to)?;
-        self.disk.truncate(&mut file, 0)?;
-        self.disk.write_at(&mut file, 0, &Header::bytes(first))?;
+        let mut file = self.fs.open(to)?;
+        self.fs.truncate(&mut file, 0)?;
+        self.fs.write_at(&mut file, 0, &Header::bytes(first))?;
         let mut at = HEADER_LEN as u64;
         while from < end {
-            let bytes = reader.bytes(&self.disk, from, COPIED_BYTES, end)?;
+            let bytes = reader.bytes(&self.fs, from, COPIED_BYTES, end)?;
             if bytes.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            self.disk.write_at(&mut file, at, bytes)?;
+            self.fs.write_at(&mut file, at, bytes)?;
             let len = bytes.len() as u64;
             (from, at) = (from + len, at + len);
         }
-        self.disk.sync(&mut file)
+        self.fs.sync(&mut file)
     }
 
     /// What the segments would take on disk with so many bytes more.
@@ -195,13 +195,13 @@ impl<D: Disk> Folder<D> {
     /// are no longer on disk, and have this fate if they are not settled.
     pub(super) fn orphan(&mut self, first: u64, end: u64, loss: Loss) -> u64 {
         let from = first.max(self.settled).min(end);
-        let Some(batch) = &mut self.outstanding else { return end - from };
+        let Some(batch) = &mut self.uncommitted_read else { return end - from };
         let in_hand = from.max(batch.first)..end.min(batch.first + batch.count);
         if in_hand.is_empty() {
             return end - from;
         }
         let others = end - from - (in_hand.end - in_hand.start);
-        batch.orphaned.push((in_hand, loss));
+        batch.evicted.push((in_hand, loss));
         others
     }
 }

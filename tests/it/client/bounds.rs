@@ -167,7 +167,7 @@ async fn what_cannot_be_sent_fails_before_anything_is_sent() {
     );
     assert!(matches!(client.get("a b").await, Err(Error::InvalidKey(_))));
     let samples = [Sample::new("a", 1.0, 1).unwrap(), Sample::new("b", f64::INFINITY, 1).unwrap()];
-    assert!(matches!(client.put_all(samples).await, Err(Error::NotFinite(_))));
+    assert!(matches!(client.put_all(samples).await, Err(Error::NonFiniteValue(_))));
 
     peer.expect_silence(Duration::from_secs(60)).await;
     assert_eq!(client.stats().accepted, 0);

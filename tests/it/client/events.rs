@@ -162,8 +162,7 @@ async fn server_that_is_away_is_said_reminded_of_and_over() {
     network.refuse(1_000_000);
     // It dials within the deadline of the put that finds the server back.
     let reconnect = Reconnect::backoff(Duration::from_millis(10), Duration::from_secs(1));
-    let client =
-        builder.pipelining(Pipelining::Off).reconnect(reconnect).connect_lazy().unwrap();
+    let client = builder.pipelining(Pipelining::Off).reconnect(reconnect).connect_lazy().unwrap();
     // The deadline of a put is 5 seconds.
     for second in 0..30 {
         client.put_at("a", 1.0, second).await.unwrap_err();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionFault, Delivery, Error, MetricsClient, Pipelining, Sample};
+use metrics_client::{ConnectionError, Delivery, Error, MetricsClient, Pipelining, Sample};
 use tokio::{join, task::JoinSet, time::Instant};
 
 use crate::peer::Network;
@@ -54,7 +54,7 @@ fn fears_poison(request: &str) -> Act {
 
 fn is_closed_on_request(error: &Error) -> bool {
     matches!(error, Error::Connection { fault, delivery: Delivery::Unknown }
-        if matches!(**fault, ConnectionFault::ClosedOnRequest))
+        if matches!(**fault, ConnectionError::ClosedOnRequest))
         && error.is_closed_on_request()
         && !error.is_retryable()
 }

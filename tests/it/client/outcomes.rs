@@ -9,7 +9,7 @@ use std::{
 };
 
 use metrics_client::{
-    ConnectionFault, ConnectionState, Connector, Delivery, Error, MetricsClient, Pipelining,
+    ConnectionError, ConnectionState, Connector, Delivery, Error, MetricsClient, Pipelining,
     Reconnect, Sample,
 };
 use tokio::{io::DuplexStream, join};
@@ -146,7 +146,7 @@ async fn without_another_connection_the_loss_of_the_one_closes_the_client() {
     };
     let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
     let Err(Error::Connection { fault, delivery }) = put else { panic!("{put:?}") };
-    assert!(matches!(*fault, ConnectionFault::ClosedByServer));
+    assert!(matches!(*fault, ConnectionError::ClosedByServer));
     assert_eq!(delivery, Delivery::Unknown);
     assert_eq!(client.state(), ConnectionState::Closed);
     assert!(matches!(client.put("a", 1.0).await, Err(Error::Closed { .. })));

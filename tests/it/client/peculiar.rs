@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionFault, Delivery, Error, Pipelining, Point};
+use metrics_client::{ConnectionError, Delivery, Error, Pipelining, Point};
 use tokio::join;
 
 use crate::peer::Network;
@@ -125,7 +125,7 @@ async fn an_answer_to_half_a_request_ends_the_connection() {
     let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.put_at("b", 2.0, 2), server);
     for error in [a.unwrap_err(), b.unwrap_err()] {
         let Error::Connection { fault, delivery } = error else { panic!("{error:?}") };
-        assert!(matches!(*fault, ConnectionFault::Unsolicited));
+        assert!(matches!(*fault, ConnectionError::Unsolicited));
         assert_eq!(delivery, Delivery::Unknown);
     }
 }
@@ -144,7 +144,7 @@ async fn data_in_answer_to_a_put_ends_the_connection() {
     let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.get("b"), server);
     for error in [a.unwrap_err(), b.unwrap_err()] {
         let Error::Connection { fault, .. } = error else { panic!("{error:?}") };
-        assert!(matches!(*fault, ConnectionFault::DataForPut));
+        assert!(matches!(*fault, ConnectionError::DataForPut));
     }
 }
 
@@ -163,7 +163,7 @@ async fn a_record_of_another_key_ends_the_connection() {
         let (a, b, ()) = join!(client.get("a"), client.get("b"), server);
         for error in [a.unwrap_err(), b.unwrap_err()] {
             let Error::Connection { fault, .. } = error else { panic!("{error:?}") };
-            assert!(matches!(*fault, ConnectionFault::DataForAnotherKey), "{fault:?}");
+            assert!(matches!(*fault, ConnectionError::DataForAnotherKey), "{fault:?}");
             assert!(fault.is_protocol_violation());
         }
     }

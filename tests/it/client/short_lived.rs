@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{ConnectionFault, Error, Pipelining};
+use metrics_client::{ConnectionError, Error, Pipelining};
 use tokio::{join, task::JoinSet, time::Instant};
 
 use crate::peer::Network;
@@ -62,7 +62,7 @@ async fn rejection_of_connections_is_the_cause_of_a_timeout() {
     assert!(error.is_retryable());
     let Error::Timeout { cause: Some(fault), .. } = error else { panic!("{error:?}") };
     assert!(
-        matches!(&*fault, ConnectionFault::RejectedByServer { message }
+        matches!(&*fault, ConnectionError::RejectedByServer { message }
             if &**message == "too many connections"),
         "{fault:?}"
     );
@@ -133,7 +133,7 @@ async fn rejection_of_a_streams_connection_is_not_about_the_request() {
         let error = stream.unwrap().next().await.unwrap().unwrap_err();
         match error {
             Error::Connection { fault, .. } if ends => {
-                assert!(matches!(*fault, ConnectionFault::RejectedByServer { .. }), "{fault:?}");
+                assert!(matches!(*fault, ConnectionError::RejectedByServer { .. }), "{fault:?}");
             }
             Error::Rejected { message } if !ends => assert_eq!(&*message, "too many connections"),
             error => panic!("{error:?}"),

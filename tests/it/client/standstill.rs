@@ -17,7 +17,7 @@ use std::{
 };
 
 use metrics_client::{
-    ClientBuilder, ConnectionFault, Connector, Delivery, Error, MetricsClient, Pipelining, Point,
+    ClientBuilder, ConnectionError, Connector, Delivery, Error, MetricsClient, Pipelining, Point,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
@@ -235,7 +235,7 @@ async fn a_foreign_stream_is_looked_at_after_the_io_driver() {
     watched.stand_still();
     match client.get("y").await {
         Err(Error::Connection { fault, delivery: Delivery::NotSent }) => {
-            assert!(matches!(*fault, ConnectionFault::Unsolicited), "{fault:?}");
+            assert!(matches!(*fault, ConnectionError::Unsolicited), "{fault:?}");
         }
         outcome => panic!("{outcome:?}"),
     }

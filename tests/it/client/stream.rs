@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionFault, Error, MetricsClient, Point};
+use metrics_client::{ConnectionError, Error, MetricsClient, Point};
 use tokio::join;
 
 use crate::peer::{Network, soon};
@@ -189,6 +189,6 @@ async fn a_stream_of_one_key_ends_at_a_record_of_another() {
     let Some(Err(Error::Connection { fault, .. })) = samples.next().await else {
         panic!("a record of another key is no record of this one")
     };
-    assert!(matches!(*fault, ConnectionFault::DataForAnotherKey));
+    assert!(matches!(*fault, ConnectionError::DataForAnotherKey));
     assert!(samples.next().await.is_none());
 }

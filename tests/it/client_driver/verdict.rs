@@ -48,7 +48,8 @@ impl World {
             Ask::GetAll => self.judge_all(outcome),
             Ask::Batch(_) | Ask::Stream => self.is_excused(ask, outcome),
             Ask::Nonsense => {
-                let refused = matches!(outcome, Err(Error::InvalidKey(_) | Error::NotFinite(_)));
+                let refused =
+                    matches!(outcome, Err(Error::InvalidKey(_) | Error::NonFiniteValue(_)));
                 assert!(refused, "{outcome:?}");
             }
         }

@@ -64,8 +64,7 @@ fn the_folder_of_a_living_process_is_refused_and_that_of_a_killed_one_is_not() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
     let client = MetricsClient::builder("nobody:1").connect_lazy().unwrap();
-    let open =
-        || Reporter::builder(client.clone()).spool(Spool::folder(folder.path().join("spool")));
+    let open = || Reporter::builder(client.clone()).spool(Spool::dir(folder.path().join("spool")));
     assert!(matches!(open(), Err(SpoolError::InUse { .. })));
     agent.kill();
     assert!(open().is_ok());
@@ -288,7 +287,7 @@ fn an_agent() {
             .reconnect(Reconnect::backoff(Duration::from_millis(1), Duration::from_millis(50)))
             .connect_lazy()
             .unwrap();
-        let spool = Spool::folder(folder().join("spool")).after(Duration::from_millis(50));
+        let spool = Spool::dir(folder().join("spool")).after(Duration::from_millis(50));
         let reporter = Reporter::builder(client).spool(spool).unwrap().start();
         if from == u64::MAX {
             let mut samples = accounted(&reporter).spooled;

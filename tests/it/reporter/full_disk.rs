@@ -43,7 +43,7 @@ async fn on_a_small_disk() {
     let (mut network, builder) = Network::new();
     network.black_hole();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let reporter: Reporter = spooling(client, Spool::folder(&folder));
+    let reporter: Reporter = spooling(client, Spool::dir(&folder));
     // Twice of what there is room for.
     for second in 0..20_000 {
         reporter.record_at("some.key.of.ordinary.length", 0.5, second);

@@ -17,7 +17,7 @@ fn alone(folder: &Path) -> (Network, Reporter) {
     let (network, builder) = Network::new();
     network.black_hole();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    (network, spooling(client, Spool::folder(folder)))
+    (network, spooling(client, Spool::dir(folder)))
 }
 
 pub(super) fn spooling(client: MetricsClient, spool: Spool) -> Reporter {
@@ -109,7 +109,7 @@ async fn what_a_reporter_could_not_send_before_it_closed_is_sent_by_the_next_one
 
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let reporter = spooling(client, Spool::folder(&folder));
+    let reporter = spooling(client, Spool::dir(&folder));
     assert_eq!(accounted(&reporter).recovered, 1000);
     let mut received = Received::default();
     received.take(&mut network.accept().await, 1000).await;
@@ -155,7 +155,7 @@ async fn a_newer_value_is_not_replaced_by_one_that_an_earlier_process_has_spoole
     reporter.close(SECOND).await.unwrap_err();
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let reporter = spooling(client, Spool::folder(&folder));
+    let reporter = spooling(client, Spool::dir(&folder));
     for key in 0..500 {
         reporter.record_at(format!("k{key}"), 2.0, 7);
     }
@@ -176,7 +176,7 @@ async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there
     fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let reporter = spooling(client, Spool::folder(&folder));
+    let reporter = spooling(client, Spool::dir(&folder));
     // It has to follow the one in the folder, and would go there.
     reporter.record_at("a", 2.0, 7);
     let mut received = Received::default();
@@ -193,7 +193,7 @@ async fn samples_may_gather_for_ever() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = Reporter::builder(client).gather(Duration::MAX);
-    let reporter = reporter.spool(Spool::folder(&folder)).unwrap().start();
+    let reporter = reporter.spool(Spool::dir(&folder)).unwrap().start();
     reporter.record_at("a", 1.0, 1);
     let mut peer = network.accept().await;
     peer.answer("put a 1.0 1\n", "ok\n\n").await;
@@ -210,7 +210,7 @@ async fn a_slow_server_gets_what_it_can_take_and_the_rest_waits_on_disk() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter =
-        Reporter::builder(client).capacity(2000).spool(Spool::folder(&folder)).unwrap().start();
+        Reporter::builder(client).capacity(2000).spool(Spool::dir(&folder)).unwrap().start();
     let recorder = reporter.clone();
     let recorded = tokio::spawn(async move {
         for second in 0..100 {
@@ -243,7 +243,7 @@ async fn a_full_spool_drops_the_oldest_and_everything_adds_up() {
     let (mut network, builder) = Network::new();
     network.black_hole();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let reporter = spooling(client, Spool::folder(&folder).max_bytes(1024 * 1024));
+    let reporter = spooling(client, Spool::dir(&folder).max_bytes(1024 * 1024));
     for second in 0..100 {
         for _ in 0..1000 {
             reporter.record_at("some.key.of.ordinary.length", 0.5, second);
@@ -269,7 +269,7 @@ async fn a_flush_tells_of_what_a_full_spool_drops_meanwhile() {
     let (mut network, builder) = Network::new();
     network.black_hole();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let reporter = spooling(client, Spool::folder(&folder).max_bytes(1));
+    let reporter = spooling(client, Spool::dir(&folder).max_bytes(1));
     for second in 0..100_000 {
         reporter.record_at("some.key.of.ordinary.length", 0.5, second);
     }
@@ -327,7 +327,7 @@ async fn live_samples_pass_those_that_have_to_go_through_a_spool_that_cannot_be_
 
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let reporter = spooling(client, Spool::folder(&folder));
+    let reporter = spooling(client, Spool::dir(&folder));
     for key in 0..1000 {
         reporter.record_at(format!("a{key}"), 2.0, 5);
     }
@@ -391,7 +391,7 @@ async fn its_own_counters_tell_of_the_spool() {
     let (mut network, builder) = Network::new();
     network.black_hole();
     let reporter = Reporter::builder(builder.pipelining(Pipelining::On).connect_lazy().unwrap())
-        .spool(Spool::folder(&folder))
+        .spool(Spool::dir(&folder))
         .unwrap()
         .self_metrics("me")
         .unwrap()
@@ -430,9 +430,8 @@ async fn a_folder_belongs_to_one_reporter() {
     let folder = TempDir::new().unwrap();
     let (_network, _reporter) = alone(folder.path());
     let (_other, builder) = Network::new();
-    let error = Reporter::builder(builder.connect_lazy().unwrap())
-        .spool(Spool::folder(&folder))
-        .unwrap_err();
+    let error =
+        Reporter::builder(builder.connect_lazy().unwrap()).spool(Spool::dir(&folder)).unwrap_err();
     assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
 }
 
@@ -528,12 +527,12 @@ async fn builder_survives_a_spool_that_cannot_be_opened() {
     let (_network, _reporter) = alone(folder.path());
     let (_other, builder) = Network::new();
     let builder = Reporter::builder(builder.connect_lazy().unwrap());
-    let error = builder.spool(Spool::folder(&folder)).unwrap_err();
+    let error = builder.spool(Spool::dir(&folder)).unwrap_err();
     assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
     let elsewhere = TempDir::new().unwrap();
-    let with_spool = builder.spool(Spool::folder(&elsewhere)).unwrap();
+    let with_spool = builder.spool(Spool::dir(&elsewhere)).unwrap();
     // As long as it has the folder, no second reporter can have it.
-    let second = builder.spool(Spool::folder(&elsewhere)).unwrap_err();
+    let second = builder.spool(Spool::dir(&elsewhere)).unwrap_err();
     assert!(matches!(second, SpoolError::InUse { .. }), "{second}");
     assert!(with_spool.start().spool_stats().is_some());
     assert!(builder.start().spool_stats().is_none());
@@ -552,7 +551,7 @@ async fn samples_older_than_max_age_are_not_replayed() {
     reporter.close(SECOND).await.unwrap_err();
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let spool = Spool::folder(&folder).max_age(3600 * SECOND);
+    let spool = Spool::dir(&folder).max_age(3600 * SECOND);
     let reporter = spooling(client, spool);
     let mut received = Received::default();
     received.take(&mut network.accept().await, 2).await;
@@ -570,7 +569,7 @@ fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
     let reporter = runtime.block_on(async {
         // It cannot dial, so the guard has no connection of its own, and the disk has all the time.
         let (near, _far) = tokio::io::duplex(64);
-        let reporter = spooling(MetricsClient::from_io(near), Spool::folder(&folder));
+        let reporter = spooling(MetricsClient::from_io(near), Spool::dir(&folder));
         let _guard = reporter.guard(LONG);
         for second in 0..1000 {
             reporter.record_at("a", 0.5, second);
@@ -590,7 +589,7 @@ fn a_guard_that_is_refused_by_the_server_loses_nothing() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = MetricsClient::builder(socket.local_addr().unwrap()).connect_lazy().unwrap();
         drop(socket);
-        let reporter = spooling(client, Spool::folder(&folder));
+        let reporter = spooling(client, Spool::dir(&folder));
         let _guard = reporter.guard(Duration::from_millis(200));
         for second in 0..1000 {
             reporter.record_at("a", 0.5, second);
@@ -614,7 +613,7 @@ async fn what_was_replayed_before_the_limit_counts_as_that() {
     reporter.close(SECOND).await.unwrap_err();
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let reporter = spooling(client, Spool::folder(&folder));
+    let reporter = spooling(client, Spool::dir(&folder));
     let mut peer = network.accept().await;
     let (closed, ()) = join!(reporter.close(4 * SECOND), async {
         peer.expect("put a 0.5 0\nput a 0.5 1\nput a 0.5 2\nput a 0.5 3\n").await;
@@ -628,6 +627,6 @@ async fn what_was_replayed_before_the_limit_counts_as_that() {
     // The next process sends the one that had no answer, and no other.
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let _reporter = spooling(client, Spool::folder(&folder));
+    let _reporter = spooling(client, Spool::dir(&folder));
     network.accept().await.answer("put a 0.5 3\n", "ok\n\n").await;
 }

@@ -52,7 +52,7 @@ async fn samples_outlive_a_full_disk_of_the_server() {
     };
     let client = MetricsClient::builder("pipe").connector(connect).connect_lazy().unwrap();
     let folder = TempDir::new().unwrap();
-    let reporter = spooling(client, Spool::folder(&folder));
+    let reporter = spooling(client, Spool::dir(&folder));
     for phase in 0..3 {
         store.is_full.store(phase == 1, Ordering::Relaxed);
         // Five minutes and more: many a connection comes and goes.

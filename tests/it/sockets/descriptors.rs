@@ -2,7 +2,7 @@
 
 use std::{env, fs::File, net::SocketAddr};
 
-use metrics_client::{ConnectionFault, Delivery, Error, MetricsClient};
+use metrics_client::{ConnectionError, Delivery, Error, MetricsClient};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -50,7 +50,7 @@ async fn a_client_without_a_descriptor_says_so_keeps_its_connection_and_dials_on
     let error = lazy.put_at("a", 2.0, 2).await.unwrap_err();
     assert_eq!(error.delivery(), Delivery::NotSent);
     let Error::Timeout { cause: Some(fault), .. } = &error else { panic!("{error:?}") };
-    let ConnectionFault::Dial { cause, .. } = &**fault else { panic!("{error:?}") };
+    let ConnectionError::Dial { cause, .. } = &**fault else { panic!("{error:?}") };
     assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES));
     match connected.stream("*").await.unwrap_err() {
         Error::Connect { cause, .. } => assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES)),

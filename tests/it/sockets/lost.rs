@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use metrics_client::{
-    ConnectionFault, ConnectionState, Delivery, Error, MetricsClient, Pipelining, Sample, Selector,
+    ConnectionError, ConnectionState, Delivery, Error, MetricsClient, Pipelining, Sample, Selector,
     TcpConnector,
 };
 use metrics_server::{Limits, MemoryStore, Store, store::Snapshot};
@@ -56,7 +56,7 @@ fn a_black_hole_fails_each_call_in_time_and_is_left_behind_when_it_heals() {
             }
         };
         let Error::Timeout { cause: Some(fault), .. } = &error else { panic!("{error:?}") };
-        assert!(matches!(**fault, ConnectionFault::Stalled { .. } | ConnectionFault::Dial { .. }));
+        assert!(matches!(**fault, ConnectionError::Stalled { .. } | ConnectionError::Dial { .. }));
         assert!(begin.elapsed() < HANG / 2);
         let refused = builder(Network::ADDRESS).connect_timeout(SHORT).connect().await.unwrap_err();
         assert!(matches!(refused, Error::Connect { .. }), "{refused:?}");

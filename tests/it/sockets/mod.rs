@@ -6,7 +6,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use metrics_client::{
-    ClientBuilder, ConnectionFault, Delivery, Error, MetricsClient, Pipelining, Reconnect,
+    ClientBuilder, ConnectionError, Delivery, Error, MetricsClient, Pipelining, Reconnect,
 };
 use tokio::time;
 
@@ -60,7 +60,7 @@ fn is_late(error: &Error) -> bool {
 fn is_reset(error: &Error) -> bool {
     match error {
         Error::Connection { fault, delivery: Delivery::Unknown } => match &**fault {
-            ConnectionFault::Io(error) => error.kind() == io::ErrorKind::ConnectionReset,
+            ConnectionError::Io(error) => error.kind() == io::ErrorKind::ConnectionReset,
             _ => false,
         },
         _ => false,

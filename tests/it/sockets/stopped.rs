@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use metrics_client::{ConnectionFault, Delivery, Error, MetricsClient, Pipelining};
+use metrics_client::{ConnectionError, Delivery, Error, MetricsClient, Pipelining};
 use tokio::{join, task::JoinSet, time};
 
 use super::{
@@ -107,7 +107,7 @@ async fn a_server_that_stays_away_is_named_as_the_reason() {
     let error = soon(client.put_at("a", 3.0, 3)).await.unwrap_err();
     assert_eq!(error.delivery(), Delivery::NotSent);
     let Error::Timeout { cause: Some(fault), .. } = &error else { panic!("{error:?}") };
-    let ConnectionFault::Dial { cause, .. } = &**fault else { panic!("{error:?}") };
+    let ConnectionError::Dial { cause, .. } = &**fault else { panic!("{error:?}") };
     assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
 
     let connected = MetricsClient::connect(port.address).await;

@@ -94,7 +94,7 @@ async fn those_who_do_not_begin_keep_nobody_waiting_but_count() {
     let mut fourth = TcpStream::connect(server.addr).await.unwrap();
     assert_eq!(soon(fourth.read(&mut [0; 16])).await.unwrap(), 0);
     let stats = server.monitor.stats();
-    assert_eq!((stats.connections, stats.turned_away), (3, 1));
+    assert_eq!((stats.connections, stats.rejected_connections), (3, 1));
 
     // A stop does not wait for them: for nobody's sake is the grace time used up.
     let begin = Instant::now();

@@ -79,7 +79,7 @@ impl Stopped {
         let io = Unseen { io, seen, until: Arc::clone(&until) };
         let (stop, stopped) = watch::channel(false);
         let address = ([127, 0, 0, 1], 1).into();
-        let session = welcome(io, address, Arc::new(shared), Work::default(), stopped);
+        let session = serve_accepted(io, address, Arc::new(shared), Usage::default(), stopped);
         Self { talk: Talk { peer, stop, session: tokio::spawn(session) }, until }
     }
 

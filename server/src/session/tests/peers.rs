@@ -45,17 +45,17 @@ impl AsyncWrite for Blanks {
 async fn an_answer_may_not_be_left_unread_by_a_peer_that_is_always_heard() {
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
     let (_stop, stopped) = watch::channel(false);
-    let session = tokio::spawn(run(Blanks::default(), None, shared, Work::default(), stopped));
+    let session = tokio::spawn(run(Blanks::default(), None, shared, Usage::default(), stopped));
     // It is looked at once more when its time is over.
     let look = SECOND_LOOK + Duration::from_millis(1);
-    for (time, is_over) in
+    for (time, is_evicted) in
         [(Duration::ZERO, false), (29 * SECOND, false), (2 * SECOND, false), (look, true)]
     {
         tokio::time::advance(time).await;
         for _ in 0..100 {
             yield_now().await;
         }
-        assert_eq!(session.is_finished(), is_over);
+        assert_eq!(session.is_finished(), is_evicted);
     }
 }
 
@@ -95,16 +95,16 @@ impl AsyncWrite for Counted {
 
 /// What was read in each of so many turns of a session whose peer has sent `bytes`, one by one, and
 /// what these turns counted for.
-async fn turns_of(bytes: &[u8], turns: usize) -> Vec<(Vec<usize>, usize)> {
+async fn turns_of(bytes: &[u8], scheduler: usize) -> Vec<(Vec<usize>, usize)> {
     let (mut peer, io) = duplex(bytes.len());
     peer.write_all(bytes).await.unwrap();
-    let (reads, work) = (Arc::default(), Work::default());
+    let (reads, work) = (Arc::default(), Usage::default());
     let (_stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
     let io = Counted(io, Arc::clone(&reads));
     let mut session = Box::pin(run(io, None, shared, work.clone(), stopped));
     let mut seen = Vec::new();
-    for _ in 0..turns {
+    for _ in 0..scheduler {
         poll_fn(|cx| {
             assert!(session.as_mut().poll(cx).is_pending());
             Poll::Ready(())
@@ -169,7 +169,7 @@ async fn small_answers_into_a_buffer_do_not_begin_the_time_anew() {
     let (mut peer, io) = duplex(64 * 1024);
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
     let (_stop, stopped) = watch::channel(false);
-    let session = tokio::spawn(run(Stuck(io), None, shared, Work::default(), stopped));
+    let session = tokio::spawn(run(Stuck(io), None, shared, Usage::default(), stopped));
     let begin = Instant::now();
     while begin.elapsed() < 60 * SECOND && peer.write_all(b"get a\n").await.is_ok() {
         sleep(SECOND).await;

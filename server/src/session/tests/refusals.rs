@@ -120,7 +120,7 @@ fn endless(byte: u8) -> (JoinHandle<()>, Arc<Mutex<usize>>, watch::Sender<bool>)
     let io = tokio::io::join(Endless { byte, sent: Arc::clone(&sent) }, tokio::io::sink());
     let (stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
-    (tokio::spawn(run(io, None, shared, Work::default(), stopped)), sent, stop)
+    (tokio::spawn(run(io, None, shared, Usage::default(), stopped)), sent, stop)
 }
 
 // FAULTS S12
@@ -140,12 +140,12 @@ async fn endless_line_is_bounded_in_bytes_and_logged() {
 #[tokio::test(start_paused = true)]
 async fn peer_that_sends_blank_lines_without_a_pause_is_idle() {
     let (session, _sent, _stop) = endless(b'\n');
-    for (time, is_over) in [(0, false), (599, false), (2, false), (1, true)] {
+    for (time, is_evicted) in [(0, false), (599, false), (2, false), (1, true)] {
         tokio::time::advance(time * SECOND).await;
         for _ in 0..8 {
             yield_now().await;
         }
-        assert_eq!(session.is_finished(), is_over, "{time}");
+        assert_eq!(session.is_finished(), is_evicted, "{time}");
     }
 }
 
@@ -159,12 +159,12 @@ async fn long_line_is_copied_a_few_times_at_most() {
     for pipe in [256 * 1024, 5_000] {
         let counters = Arc::<Counters>::default();
         let shared = Arc::new(Shared::new(MemoryStore::new(), limits, counters));
-        crate::session::wire::effort::COPIED.set(0);
+        crate::session::transport::effort::COPIED.set(0);
         let mut talk = Talk::among(&shared, pipe);
         talk.send(&line).await;
         talk.send("put a 1 1\n").await;
         talk.expect("ok\n\nok\n\n").await;
-        let copied = crate::session::wire::effort::COPIED.get();
+        let copied = crate::session::transport::effort::COPIED.get();
         assert!(copied < 5 * LEN, "{} times", copied / LEN);
     }
 }
@@ -185,7 +185,7 @@ async fn failed_handshakes_are_counted_and_logged() {
         let (mut peer, io) = duplex(1024);
         peer.write_all(hello.as_bytes()).await.unwrap();
         let address = ([127, 0, 0, 1], 1).into();
-        welcome(io, address, Arc::clone(&shared), Work::default(), stopped.clone()).await;
+        serve_accepted(io, address, Arc::clone(&shared), Usage::default(), stopped.clone()).await;
     }
     assert_eq!(Monitor(counters).stats().failed_handshakes, 2);
     let lines = logged.with("no TLS");

@@ -61,7 +61,7 @@ impl Store for Faulty {
         match mode {
             Mode::Works => self.memory.apply(puts).await,
             Mode::Fails => Err(StoreError::new("store full")),
-            Mode::Away => Err(StoreError::transient("disk full").caused_by("no space left")),
+            Mode::Away => Err(StoreError::transient("disk full").with_source("no space left")),
             Mode::Hangs => pending().await,
             Mode::Picks => {
                 let mut applied = PutBatch::new();

@@ -9,7 +9,7 @@ fn a_withdrawn_request_is_never_sent() {
     let withdrawn = bench.put("b");
     bench.put("c");
     assert_eq!(bench.take(), "put a 0.5 7\n");
-    bench.abandon(withdrawn);
+    bench.cancel(withdrawn);
     bench.answer([Response::ok()]);
     assert_eq!(bench.take(), "put c 0.5 7\n");
 }
@@ -20,7 +20,7 @@ fn the_answer_to_a_caller_who_left_goes_to_nobody() {
     let gone = bench.get("a");
     let here = bench.get("b");
     assert_eq!(bench.take(), "get a\nget b\n");
-    bench.abandon(gone);
+    bench.cancel(gone);
     // The place is taken until the answer has come.
     let next = bench.put("c");
     assert_eq!(bench.take(), "");
@@ -29,7 +29,7 @@ fn the_answer_to_a_caller_who_left_goes_to_nobody() {
     assert_eq!(bench.take(), "put c 0.5 7\n");
     bench.answer([Response::Error("to b".into()), Response::ok()]);
     assert_eq!(bench.outcome(here), Some(Outcome::Rejected("to b".into())));
-    assert_eq!(bench.outcome(next), Some(Outcome::Stored));
+    assert_eq!(bench.outcome(next), Some(Outcome::BatchOutcome));
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn the_unsent_part_of_a_block_is_withdrawn_and_the_answers_to_the_rest_are_swall
     let batch = bench.batch(5);
     let get = bench.get("a");
     assert_eq!(bench.take(), "put k 0.5 0\nput k 0.5 1\n");
-    bench.abandon(batch);
+    bench.cancel(batch);
     assert_eq!(bench.stats().cancelled, 5);
     bench.answer([Response::ok()]);
     assert_eq!(bench.take(), "get a\n");
@@ -53,7 +53,7 @@ fn a_block_whose_sent_part_is_answered_can_be_withdrawn() {
     let batch = bench.batch(5);
     bench.take();
     bench.answer([Response::ok(), Response::ok()]);
-    bench.abandon(batch);
+    bench.cancel(batch);
     assert_eq!((bench.stats().acknowledged, bench.stats().cancelled), (2, 3));
     assert_eq!(bench.pipeline.queue.held_len(), 0);
     bench.get("a");
@@ -68,15 +68,17 @@ fn withdrawn_requests_take_no_room() {
     for _ in 0..1000 {
         let put = bench.put("withdrawn");
         bench.put("kept");
-        bench.abandon(put);
+        bench.cancel(put);
         let last = bench.put("withdrawn");
-        bench.abandon(last);
+        bench.cancel(last);
     }
-    let kept = "put kept 0.5 7\n".repeat(1000);
-    assert_eq!(bench.pipeline.queue.waiting_len(), kept.len());
-    assert!(bench.pipeline.queue.held_len() <= 2 * (kept.len() + "put first 0.5 7\n".len()));
-    bench.pipeline.set_width(2000);
-    assert_eq!(bench.take(), kept);
+    let reserved_bytes = "put kept 0.5 7\n".repeat(1000);
+    assert_eq!(bench.pipeline.queue.waiting_len(), reserved_bytes.len());
+    assert!(
+        bench.pipeline.queue.held_len() <= 2 * (reserved_bytes.len() + "put first 0.5 7\n".len())
+    );
+    bench.pipeline.set_window(2000);
+    assert_eq!(bench.take(), reserved_bytes);
 }
 
 #[test]
@@ -86,7 +88,7 @@ fn a_half_sent_block_stays_whole_when_the_room_behind_it_is_given_back() {
     assert_eq!(bench.take(), "put k 0.5 0\nput k 0.5 1\n");
     let withdrawn = (0..20).map(|_| bench.put("withdrawn")).collect::<Vec<_>>();
     bench.put("a");
-    withdrawn.into_iter().for_each(|put| bench.abandon(put));
+    withdrawn.into_iter().for_each(|put| bench.cancel(put));
     bench.answer([Response::ok(), Response::ok()]);
     assert_eq!(bench.take(), "put k 0.5 2\nput k 0.5 3\n");
     bench.answer([Response::ok(), Response::ok()]);
@@ -101,7 +103,7 @@ fn a_block_goes_again_from_its_first_put_without_an_answer() {
     bench.put("a");
     assert_eq!(bench.take(), "put k 0.5 0\nput k 0.5 1\nput k 0.5 2\n");
     bench.answer([Response::ok(), Response::Error("no".into())]);
-    assert_eq!(bench.lose(ConnectionFault::ClosedByServer), 1);
+    assert_eq!(bench.lose(ConnectionError::ClosedByServer), 1);
     bench.pipeline.connected(9);
     assert_eq!(bench.take(), "put k 0.5 2\nput k 0.5 3\nput k 0.5 4\nput a 0.5 7\n");
     bench.answer([Response::ok(), Response::Error("no".into()), Response::ok()]);
@@ -116,7 +118,7 @@ fn a_violation_fails_what_was_sent_of_a_block_and_the_rest_goes_on() {
     let batch = bench.batch(5);
     bench.take();
     bench.answer([Response::ok()]);
-    assert_eq!(bench.lose(ConnectionFault::Unsolicited), 0);
+    assert_eq!(bench.lose(ConnectionError::Unsolicited), 0);
     bench.pipeline.connected(9);
     assert_eq!(bench.take(), "put k 0.5 3\nput k 0.5 4\n");
     bench.answer([Response::ok(), Response::ok()]);
@@ -132,7 +134,7 @@ fn without_retry_a_lost_put_fails_and_a_lost_get_goes_again() {
     bench.get("b");
     let waiting = bench.put("c");
     bench.take();
-    assert_eq!(bench.lose(ConnectionFault::ClosedByServer), 1);
+    assert_eq!(bench.lose(ConnectionError::ClosedByServer), 1);
     assert_eq!(bench.outcome(put), Some(Outcome::Lost(Delivery::Unknown)));
     assert_eq!(bench.outcome(waiting), None);
     bench.pipeline.connected(9);
@@ -150,7 +152,7 @@ fn a_small_request_does_not_overtake_a_large_one_that_found_no_room() {
     assert_eq!(bench.take(), "put a 0.5 7\n");
     // Alone it may be longer than the limit.
     assert_eq!(bench.pipeline.overflow.len(), 2);
-    bench.abandon(large);
+    bench.cancel(large);
     assert_eq!(bench.pipeline.overflow.len(), 0);
     bench.answer([Response::ok()]);
     assert_eq!(bench.take(), "put c 0.5 7\n");
@@ -225,19 +227,19 @@ fn an_answer_is_due_from_the_one_before_it() {
     let mut bench = Bench::new(2);
     let start = bench.now;
     bench.put("a");
-    assert_eq!(bench.pipeline.due_since, None);
+    assert_eq!(bench.pipeline.response_due_since, None);
     bench.now += SECOND;
     bench.take();
-    assert_eq!(bench.pipeline.due_since, Some(start + SECOND));
+    assert_eq!(bench.pipeline.response_due_since, Some(start + SECOND));
     bench.now += SECOND;
     bench.put("b");
     bench.take();
-    assert_eq!(bench.pipeline.due_since, Some(start + SECOND));
+    assert_eq!(bench.pipeline.response_due_since, Some(start + SECOND));
     bench.now += SECOND;
     bench.answer([Response::ok()]);
-    assert_eq!(bench.pipeline.due_since, Some(start + 3 * SECOND));
+    assert_eq!(bench.pipeline.response_due_since, Some(start + 3 * SECOND));
     bench.answer([Response::ok()]);
-    assert_eq!(bench.pipeline.due_since, None);
+    assert_eq!(bench.pipeline.response_due_since, None);
 }
 
 #[test]
@@ -245,12 +247,12 @@ fn a_connection_stalls_also_if_nobody_waits_for_the_answer() {
     let mut bench = Bench::new(1);
     let put = bench.put("a");
     bench.take();
-    bench.abandon(put);
+    bench.cancel(put);
     assert!(bench.pipeline.is_drained());
     assert_eq!(bench.expire(), Some(bench.now + 10 * SECOND));
     bench.now += 10 * SECOND;
     assert!(bench.pipeline.is_stalled(bench.now));
-    assert_eq!(bench.lose(ConnectionFault::Stalled { after: 10 * SECOND }), 0);
+    assert_eq!(bench.lose(ConnectionError::Stalled { after: 10 * SECOND }), 0);
     assert!(!bench.pipeline.is_stalled(bench.now));
     assert_eq!(bench.expire(), None);
 }
@@ -260,7 +262,7 @@ fn a_driver_that_cannot_send_is_roused_for_the_first_deadline_only() {
     let mut bench = Bench::new(1);
     let gone = bench.put("a");
     bench.take();
-    bench.abandon(gone);
+    bench.cancel(gone);
     bench.park();
     bench.put("b");
     assert!(bench.driver.was_woken());
@@ -276,7 +278,7 @@ fn a_driver_that_closes_is_roused_when_the_last_caller_leaves() {
     bench.take();
     bench.pipeline.close();
     bench.park();
-    bench.abandon(put);
+    bench.cancel(put);
     assert!(bench.driver.was_woken() && bench.pipeline.is_drained());
 }
 
@@ -296,7 +298,7 @@ fn after_a_close_what_was_accepted_is_served_and_nothing_else() {
     bench.answer([Response::ok()]);
     bench.take();
     bench.answer([Response::ok()]);
-    assert_eq!(bench.outcome(put), Some(Outcome::Stored));
+    assert_eq!(bench.outcome(put), Some(Outcome::BatchOutcome));
     assert!(bench.pipeline.is_drained() && bench.pipeline.close_failure().is_none());
 }
 
@@ -308,16 +310,16 @@ fn a_put_sees_without_the_lock_that_it_is_stored_unless_an_error_waits_to_be_tak
     bench.take();
     bench.answer([Response::Error("no".into()), Response::ok()]);
     let settled = Arc::clone(bench.pipeline.settled());
-    assert!(!settled.has_stored(refused) && !settled.has_stored(stored));
+    assert!(!settled.is_acked(refused) && !settled.is_acked(stored));
     assert!(matches!(bench.outcome(refused), Some(Outcome::Rejected(_))));
-    assert!(settled.has_stored(stored) && !settled.has_stored(later));
-    assert_eq!(bench.outcome(stored), Some(Outcome::Stored));
+    assert!(settled.is_acked(stored) && !settled.is_acked(later));
+    assert_eq!(bench.outcome(stored), Some(Outcome::BatchOutcome));
     bench.now += 5 * SECOND;
     bench.expire();
     bench.answer([Response::ok()]);
-    assert!(!settled.has_stored(later));
-    bench.abandon(later);
-    assert!(settled.has_stored(stored));
+    assert!(!settled.is_acked(later));
+    bench.cancel(later);
+    assert!(settled.is_acked(stored));
 }
 
 pub(super) struct Bench {
@@ -337,13 +339,13 @@ pub(super) fn settings() -> Settings {
 }
 
 impl Bench {
-    fn new(width: usize) -> Self {
-        Self::with(settings(), width)
+    fn new(window: usize) -> Self {
+        Self::with(settings(), window)
     }
 
-    pub(super) fn with(settings: Settings, width: usize) -> Self {
+    pub(super) fn with(settings: Settings, window: usize) -> Self {
         let mut pipeline = Pipeline::new(settings);
-        pipeline.connected(width);
+        pipeline.connected(window);
         Self { pipeline, now: Instant::now(), driver: Arc::default() }
     }
 
@@ -377,9 +379,9 @@ impl Bench {
         batch
     }
 
-    pub(super) fn abandon(&mut self, waiter: WaiterId) {
+    pub(super) fn cancel(&mut self, waiter: WaiterId) {
         let mut wakers = Vec::new();
-        self.pipeline.abandon(waiter, self.now, &mut wakers);
+        self.pipeline.cancel(waiter, self.now, &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -395,7 +397,7 @@ impl Bench {
         self.pipeline.complete(responses, false, 0, self.now, &mut Vec::new()).unwrap();
     }
 
-    fn lose(&mut self, fault: ConnectionFault) -> usize {
+    fn lose(&mut self, fault: ConnectionError) -> usize {
         self.pipeline.disconnected(&Arc::new(fault), &mut Vec::new())
     }
 

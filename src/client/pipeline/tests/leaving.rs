@@ -31,7 +31,7 @@ impl Crowd for Put {
     }
 
     fn leave(self, bench: &mut Bench) {
-        bench.abandon(self.0);
+        bench.cancel(self.0);
     }
 }
 
@@ -53,7 +53,7 @@ impl Crowd for PutAll {
     }
 
     fn leave(self, bench: &mut Bench) {
-        bench.abandon(self.0);
+        bench.cancel(self.0);
     }
 }
 
@@ -118,24 +118,24 @@ fn batches_leave_at_the_same_cost_in_any_order() {
 #[cfg(feature = "tower")]
 mod services {
     use super::*;
-    use crate::client::pipeline::PlaceId;
+    use crate::client::pipeline::ReservationId;
 
     /// A service in line for a reservation.
-    struct Service(Option<PlaceId>);
+    struct Service(Option<ReservationId>);
 
     impl Crowd for Service {
         fn gather(bench: &mut Bench, number: usize) -> Vec<Self> {
             let ask = |_| {
-                let mut place = None;
+                let mut reservation = None;
                 let asked = (Waker::noop(), bench.now);
-                let _ = bench.pipeline.poll_place(&mut place, asked, &mut Vec::new());
-                Self(place)
+                let _ = bench.pipeline.poll_reserve(&mut reservation, asked, &mut Vec::new());
+                Self(reservation)
             };
             (0..number).map(ask).collect()
         }
 
         fn leave(self, bench: &mut Bench) {
-            bench.pipeline.give_back(self.0.unwrap(), bench.now, &mut Vec::new());
+            bench.pipeline.release(self.0.unwrap(), bench.now, &mut Vec::new());
         }
     }
 

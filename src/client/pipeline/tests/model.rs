@@ -8,9 +8,9 @@ pub(super) struct Model {
     /// All that were ever accepted, in their order.
     requests: Vec<Request>,
     blocks: usize,
-    pub(super) width: usize,
+    pub(super) window: usize,
     pub(super) is_open: bool,
-    due_since: Option<Instant>,
+    response_due_since: Option<Instant>,
     retried: u64,
     connects: u64,
 }
@@ -25,16 +25,16 @@ struct Request {
     /// Requests that were accepted together find room together.
     block: usize,
     deadline: Instant,
-    place: Place,
+    reservation: Reservation,
     /// Whether it was sent on an earlier connection.
     retried: bool,
     outcome: Option<Outcome>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Place {
+enum Reservation {
     Overflow,
-    Queue,
+    SendQueue,
     Flight,
     /// Answered, or withdrawn before it was sent.
     Gone,
@@ -57,9 +57,9 @@ impl Model {
             settings,
             requests: Vec::new(),
             blocks: 0,
-            width: 1,
+            window: 1,
             is_open: true,
-            due_since: None,
+            response_due_since: None,
             retried: 0,
             connects: 0,
         }
@@ -76,11 +76,11 @@ impl Model {
     ) -> bool {
         let len = texts.iter().map(String::len).sum::<usize>();
         let waiting = self.waiting_len();
-        let has_room = !self.any(Place::Overflow)
+        let has_room = !self.any(Reservation::Overflow)
             && (waiting == 0 || waiting + len <= self.settings.max_buffered_bytes);
-        let place = match (has_room, when_full) {
-            (true, _) => Place::Queue,
-            (false, Overflow::Wait) => Place::Overflow,
+        let reservation = match (has_room, when_full) {
+            (true, _) => Reservation::SendQueue,
+            (false, Overflow::Wait) => Reservation::Overflow,
             (false, Overflow::Fail) => return false,
         };
         let before = self.requests.iter().filter(|request| request.call == call).count();
@@ -91,7 +91,7 @@ impl Model {
             text: text.clone(),
             block: self.blocks,
             deadline: now + self.settings.request_timeout,
-            place,
+            reservation,
             retried: false,
             outcome: None,
         }));
@@ -102,37 +102,43 @@ impl Model {
     /// The bytes that may be sent now.
     pub(super) fn take(&mut self, now: Instant) -> String {
         let mut taken = String::new();
-        let mut room = self.width.saturating_sub(self.in_flight());
-        for request in self.requests.iter_mut().filter(|request| request.place == Place::Queue) {
+        let mut room = self.window.saturating_sub(self.in_flight());
+        for request in
+            self.requests.iter_mut().filter(|request| request.reservation == Reservation::SendQueue)
+        {
             if room == 0 {
                 break;
             }
-            request.place = Place::Flight;
+            request.reservation = Reservation::Flight;
             taken += &request.text;
             room -= 1;
         }
         self.admit();
         if !taken.is_empty() {
-            self.due_since = self.due_since.or(Some(now));
+            self.response_due_since = self.response_due_since.or(Some(now));
         }
         taken
     }
 
     /// The kind of the request whose answer is due.
     pub(super) fn due(&self) -> Option<Kind> {
-        self.requests.iter().find(|request| request.place == Place::Flight).map(|due| due.kind)
+        self.requests
+            .iter()
+            .find(|request| request.reservation == Reservation::Flight)
+            .map(|due| due.kind)
     }
 
     pub(super) fn answer(&mut self, outcome: Outcome, now: Instant) {
-        let due = self.requests.iter_mut().find(|request| request.place == Place::Flight);
+        let due =
+            self.requests.iter_mut().find(|request| request.reservation == Reservation::Flight);
         if let Some(due) = due {
-            due.place = Place::Gone;
+            due.reservation = Reservation::Gone;
             due.outcome.get_or_insert(outcome);
         }
-        self.due_since = self.any(Place::Flight).then_some(now);
+        self.response_due_since = self.any(Reservation::Flight).then_some(now);
     }
 
-    pub(super) fn abandon(&mut self, call: usize) {
+    pub(super) fn cancel(&mut self, call: usize) {
         for request in self.requests.iter_mut().filter(|request| request.call == call) {
             request.withdraw(Outcome::Cancelled);
         }
@@ -151,28 +157,30 @@ impl Model {
         self.admit();
     }
 
-    pub(super) fn connected(&mut self, width: usize) {
-        self.width = width;
+    pub(super) fn connected(&mut self, window: usize) {
+        self.window = window;
         self.connects += 1;
     }
 
     pub(super) fn disconnected(&mut self, is_violation: bool) {
-        for request in self.requests.iter_mut().filter(|request| request.place == Place::Flight) {
+        for request in
+            self.requests.iter_mut().filter(|request| request.reservation == Reservation::Flight)
+        {
             let again = match request.kind {
                 Kind::Put => self.settings.retry,
                 Kind::Get => true,
             };
             if request.is_open() && again && !is_violation {
-                request.place = Place::Queue;
+                request.reservation = Reservation::SendQueue;
                 request.retried = true;
                 self.retried += 1;
             } else {
-                request.place = Place::Gone;
+                request.reservation = Reservation::Gone;
                 request.outcome.get_or_insert(Outcome::Lost(Delivery::Unknown));
             }
         }
-        self.due_since = None;
-        self.width = 1;
+        self.response_due_since = None;
+        self.window = 1;
     }
 
     pub(super) fn end(&mut self) {
@@ -180,11 +188,11 @@ impl Model {
         for block in 0..self.blocks {
             let delivery = self.delivery(block);
             for request in self.requests.iter_mut().filter(|request| request.block == block) {
-                request.place = Place::Gone;
+                request.reservation = Reservation::Gone;
                 request.outcome.get_or_insert(Outcome::Closed(delivery));
             }
         }
-        self.due_since = None;
+        self.response_due_since = None;
     }
 
     /// The outcome of a call with one request.
@@ -206,7 +214,7 @@ impl Model {
             failed().partition::<Vec<_>, _>(|&(_, delivery)| delivery == Delivery::Rejected);
         BatchState {
             unfinished: requests().filter(|request| request.is_open()).count(),
-            acknowledged: requests().filter(|r| r.outcome == Some(Outcome::Stored)).count(),
+            acknowledged: requests().filter(|r| r.outcome == Some(Outcome::BatchOutcome)).count(),
             first_failed: failed().map(|(index, _)| index).min(),
             broken_at: broken.into_iter().map(|(index, _)| index).min(),
             delivery: Delivery::of_all(failed().map(|(_, delivery)| delivery)),
@@ -220,15 +228,17 @@ impl Model {
         };
         Stats {
             accepted: self.requests.len() as u64,
-            acknowledged: count(|r| matches!(r.outcome, Some(Outcome::Stored | Outcome::Found(_)))),
+            acknowledged: count(|r| {
+                matches!(r.outcome, Some(Outcome::BatchOutcome | Outcome::Found(_)))
+            }),
             rejected: count(|r| matches!(r.outcome, Some(Outcome::Rejected(_)))),
             failed: count(|r| {
                 use Outcome::{Closed, Lost, Timeout, Unreadable};
                 matches!(r.outcome, Some(Unreadable | Timeout(_) | Lost(_) | Closed(_)))
             }),
             cancelled: count(|r| r.outcome == Some(Outcome::Cancelled)),
-            in_flight: count(|r| r.is_open() && r.place == Place::Flight),
-            queued: count(|r| r.is_open() && r.place != Place::Flight),
+            in_flight: count(|r| r.is_open() && r.reservation == Reservation::Flight),
+            queued: count(|r| r.is_open() && r.reservation != Reservation::Flight),
             retried: self.retried,
             reconnects: self.connects.saturating_sub(1),
             ..Stats::default()
@@ -237,29 +247,31 @@ impl Model {
 
     /// How many bytes wait to be sent, those that found no room not among them.
     pub(super) fn waiting_len(&self) -> usize {
-        let waiting = self.requests.iter().filter(|request| request.place == Place::Queue);
+        let waiting =
+            self.requests.iter().filter(|request| request.reservation == Reservation::SendQueue);
         waiting.map(|request| request.text.len()).sum()
     }
 
     /// Whether more bytes may wait than the limit says: those of a single block, or bytes that
     /// have been sent before.
     pub(super) fn may_exceed_limit(&self) -> bool {
-        let mut waiting = self.requests.iter().filter(|request| request.place == Place::Queue);
+        let mut waiting =
+            self.requests.iter().filter(|request| request.reservation == Reservation::SendQueue);
         let first = waiting.clone().next().map(|request| request.block);
         waiting.clone().any(|request| request.retried)
             || waiting.all(|request| Some(request.block) == first)
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.requests.iter().filter(|request| request.place == Place::Flight).count()
+        self.requests.iter().filter(|request| request.reservation == Reservation::Flight).count()
     }
 
-    pub(super) fn due_since(&self) -> Option<Instant> {
-        self.due_since
+    pub(super) fn response_due_since(&self) -> Option<Instant> {
+        self.response_due_since
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let stall = self.due_since.map(|since| since + self.settings.stall_timeout);
+        let stall = self.response_due_since.map(|since| since + self.settings.stall_timeout);
         let open = self.requests.iter().filter(|request| request.is_open());
         stall.into_iter().chain(open.map(|request| request.deadline)).min()
     }
@@ -267,7 +279,7 @@ impl Model {
     /// Moves blocks into the queue while it has room.
     fn admit(&mut self) {
         while let Some(block) =
-            self.requests.iter().find(|r| r.place == Place::Overflow).map(|r| r.block)
+            self.requests.iter().find(|r| r.reservation == Reservation::Overflow).map(|r| r.block)
         {
             let waiting = self.waiting_len();
             let requests = self.requests.iter_mut().filter(|request| request.block == block);
@@ -276,17 +288,18 @@ impl Model {
             if waiting > 0 && waiting + len > self.settings.max_buffered_bytes {
                 break;
             }
-            requests.into_iter().for_each(|request| request.place = Place::Queue);
+            requests.into_iter().for_each(|request| request.reservation = Reservation::SendQueue);
         }
     }
 
-    fn any(&self, place: Place) -> bool {
-        self.requests.iter().any(|request| request.place == place)
+    fn any(&self, reservation: Reservation) -> bool {
+        self.requests.iter().any(|request| request.reservation == reservation)
     }
 
     fn delivery(&self, block: usize) -> Delivery {
         let attempted = self.requests.iter().any(|request| {
-            let sent = request.retried || matches!(request.place, Place::Flight | Place::Gone);
+            let sent = request.retried
+                || matches!(request.reservation, Reservation::Flight | Reservation::Gone);
             request.block == block && sent
         });
         if attempted { Delivery::Unknown } else { Delivery::NotSent }
@@ -302,8 +315,8 @@ impl Request {
     fn withdraw(&mut self, outcome: Outcome) {
         if self.is_open() {
             self.outcome = Some(outcome);
-            if self.place != Place::Flight {
-                self.place = Place::Gone;
+            if self.reservation != Reservation::Flight {
+                self.reservation = Reservation::Gone;
             }
         }
     }

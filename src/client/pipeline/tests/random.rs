@@ -89,7 +89,7 @@ impl World {
             }
             Event::Abandon(at) => {
                 if let Some(call) = self.pick(at, |_| true) {
-                    self.abandon(call);
+                    self.cancel(call);
                 }
             }
             Event::Poll(at, unfinished) => {
@@ -100,16 +100,16 @@ impl World {
             Event::Take if self.is_connected => self.take(),
             Event::Answer(replies) if self.is_connected => self.answer(&replies, false),
             Event::Amid if self.is_connected => self.answer(&[], true),
-            Event::Width(width) if self.is_connected => {
-                self.pipeline.set_width(width);
-                self.model.width = width;
+            Event::Width(window) if self.is_connected => {
+                self.pipeline.set_window(window);
+                self.model.window = window;
             }
             Event::Pass(milliseconds) => self.now += milliseconds * MILLISECOND,
             Event::Expire => self.expire(),
-            Event::Lose if self.is_connected => self.lose(ConnectionFault::ClosedByServer),
-            Event::Connect(width) if !self.is_connected => {
-                self.pipeline.connected(width);
-                self.model.connected(width);
+            Event::Lose if self.is_connected => self.lose(ConnectionError::ClosedByServer),
+            Event::Connect(window) if !self.is_connected => {
+                self.pipeline.connected(window);
+                self.model.connected(window);
                 self.is_connected = true;
             }
             Event::Park if !self.can_work() => {
@@ -119,7 +119,7 @@ impl World {
             Event::Close => {
                 let driver = self.pipeline.close();
                 self.model.is_open = false;
-                self.rouse(driver);
+                self.on_woken(driver);
             }
             _ => {}
         }
@@ -158,7 +158,7 @@ impl World {
                     self.now
                 ));
                 self.calls.push(Caller { texts: texts.into(), ..Caller::new(waiter, false) });
-                self.rouse(driver);
+                self.on_woken(driver);
             }
             Err(Error::Closed { delivery: Delivery::NotSent, .. }) => assert!(!self.model.is_open),
             Err(Error::QueueFull { .. }) => {
@@ -185,17 +185,17 @@ impl World {
                 assert!(self.model.is_open);
                 assert!(self.model.accept(batch, Kind::Put, &texts, Overflow::Wait, self.now));
                 call.texts.extend(texts);
-                self.rouse(driver);
+                self.on_woken(driver);
             }
             Err(Error::Closed { delivery: Delivery::NotSent, .. }) => assert!(!self.model.is_open),
             Err(error) => panic!("{error:?}"),
         }
     }
 
-    fn abandon(&mut self, call: usize) {
+    fn cancel(&mut self, call: usize) {
         self.calls[call].has_left = true;
-        self.model.abandon(call);
-        self.pipeline.abandon(self.calls[call].waiter, self.now, &mut self.wakers);
+        self.model.cancel(call);
+        self.pipeline.cancel(self.calls[call].waiter, self.now, &mut self.wakers);
         self.wake();
     }
 
@@ -218,9 +218,9 @@ impl World {
             }
             return;
         }
-        if call.texts[0].starts_with("put") && self.pipeline.settled().has_stored(call.waiter) {
+        if call.texts[0].starts_with("put") && self.pipeline.settled().is_acked(call.waiter) {
             // What a put sees without the lock is never anything else than what it would find.
-            assert_eq!(self.model.outcome(at), Some(&Outcome::Stored));
+            assert_eq!(self.model.outcome(at), Some(&Outcome::BatchOutcome));
         }
         match self.pipeline.poll(call.waiter, &waker).0 {
             Poll::Ready(outcome) => {
@@ -245,7 +245,7 @@ impl World {
     }
 
     /// The server answers what it has read, whatever the model thinks that is.
-    fn answer(&mut self, replies: &[Reply], amid: bool) {
+    fn answer(&mut self, replies: &[Reply], mid_response: bool) {
         let asked = self.read.drain(..replies.len().min(self.read.len())).map(Some);
         let asked = asked.chain(iter::repeat(None));
         let mut responses = Vec::new();
@@ -259,14 +259,16 @@ impl World {
                 (None, _) | (Some(Kind::Put), Reply::Data | Reply::Unreadable) => true,
                 (Some(kind), _) if !is_violation => {
                     let stored = kind == Kind::Put && outcome == Outcome::Found(None);
-                    self.model.answer(if stored { Outcome::Stored } else { outcome }, self.now);
+                    self.model
+                        .answer(if stored { Outcome::BatchOutcome } else { outcome }, self.now);
                     false
                 }
                 _ => false,
             };
         }
-        is_violation |= amid && self.model.in_flight() == 0;
-        let completed = self.pipeline.complete(responses, amid, 0, self.now, &mut self.wakers);
+        is_violation |= mid_response && self.model.in_flight() == 0;
+        let completed =
+            self.pipeline.complete(responses, mid_response, 0, self.now, &mut self.wakers);
         self.wake();
         assert_eq!(completed.is_err(), is_violation, "{completed:?}");
         if let Err(fault) = completed {
@@ -277,7 +279,7 @@ impl World {
 
     fn expire(&mut self) {
         if self.pipeline.is_stalled(self.now) {
-            self.lose(ConnectionFault::Stalled { after: SECOND });
+            self.lose(ConnectionError::Stalled { after: SECOND });
         }
         self.model.expire(self.now);
         let next = self.pipeline.expire(self.now, &mut self.wakers);
@@ -286,7 +288,7 @@ impl World {
         self.wake();
     }
 
-    fn lose(&mut self, fault: ConnectionFault) {
+    fn lose(&mut self, fault: ConnectionError) {
         self.model.disconnected(fault.is_protocol_violation());
         self.pipeline.disconnected(&Arc::new(fault), &mut self.wakers);
         self.wake();
@@ -324,7 +326,7 @@ impl World {
         }
     }
 
-    fn rouse(&mut self, driver: Option<Waker>) {
+    fn on_woken(&mut self, driver: Option<Waker>) {
         self.wakers.extend(driver);
         self.wake();
     }
@@ -344,14 +346,14 @@ impl World {
         } = pipeline.stats();
         assert_eq!(accepted, acknowledged + rejected + failed + cancelled + in_flight + queued);
         assert_eq!(pipeline.is_drained(), in_flight + queued == 0);
-        assert_eq!(pipeline.due_since, model.due_since());
+        assert_eq!(pipeline.response_due_since, model.response_due_since());
         assert_eq!(pipeline.next_expiry(), model.next_expiry());
         assert_eq!(pipeline.queue.in_flight(), model.in_flight());
 
         let waiting = pipeline.queue.waiting_len();
         assert_eq!(waiting, model.waiting_len());
-        assert_eq!(pipeline.is_held_back(), waiting > 0);
-        assert_eq!(pipeline.can_send(), waiting > 0 && model.in_flight() < model.width);
+        assert_eq!(pipeline.has_queued(), waiting > 0);
+        assert_eq!(pipeline.can_send(), waiting > 0 && model.in_flight() < model.window);
         let limit = pipeline.settings.max_buffered_bytes;
         assert!(waiting <= limit || model.may_exceed_limit(), "{waiting} bytes of {limit}");
         assert!(pipeline.overflow.is_empty() || waiting > 0, "nothing would admit them");

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io, panic::AssertUnwindSafe};
 
 use fastrand::Rng;
 
-use super::{disk::Faults, *};
+use super::{fs::Faults, *};
 
 /// What is known of the samples, whatever became of the process.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ struct Known {
 
 impl Known {
     /// One random call.
-    fn step(&mut self, rng: &mut Rng, spool: &mut Folder<TestDisk>, now: Instant) {
+    fn step(&mut self, rng: &mut Rng, spool: &mut SegmentLog<TestDisk>, now: Instant) {
         match rng.u8(..8) {
             0..4 => {
                 let end = self.next + rng.u64(1..400);
@@ -29,7 +29,7 @@ impl Known {
                 self.next = end;
                 match spool.append(now, &samples) {
                     // A dead process tells nobody.
-                    Ok(count) if !spool.disk.is_killed() => {
+                    Ok(count) if !spool.fs.is_killed() => {
                         let all = numbers(&samples);
                         self.appended.extend(&all[..count]);
                     }
@@ -62,11 +62,11 @@ impl Known {
 }
 
 /// Runs a random life of a spool, and says how many operations it took.
-fn live(seed: u64, disk: &TestDisk, sync_every: Duration) -> Known {
+fn live(seed: u64, fs: &TestDisk, sync_every: Duration) -> Known {
     let mut rng = Rng::with_seed(seed);
     let mut known = Known::default();
     let limits = Limits { sync_every, ..LIMITS };
-    let Ok(mut spool) = Folder::open(disk.clone(), folder(), limits) else { return known };
+    let Ok(mut spool) = SegmentLog::open(fs.clone(), folder(), limits) else { return known };
     let now = Instant::now();
     for _ in 0..25 {
         known.step(&mut rng, &mut spool, now);
@@ -76,7 +76,7 @@ fn live(seed: u64, disk: &TestDisk, sync_every: Duration) -> Known {
             stats.replayed + stats.dropped + stats.lost + stats.waiting,
         );
         known.dropped = stats.dropped + stats.lost;
-        if disk.is_killed() {
+        if fs.is_killed() {
             break;
         }
     }
@@ -90,21 +90,21 @@ fn at_every_operation(
     sync_every: Duration,
     after: impl Fn(&TestDisk),
 ) {
-    let disk = TestDisk::seeded(seed);
-    live(seed, &disk, sync_every);
-    for at in 0..disk.operations() {
-        let disk = TestDisk::seeded(seed + at);
-        disk.faults(fault(at));
-        let known = live(seed, &disk, sync_every);
-        disk.faults(Faults::None);
-        after(&disk);
+    let fs = TestDisk::seeded(seed);
+    live(seed, &fs, sync_every);
+    for at in 0..fs.operations() {
+        let fs = TestDisk::seeded(seed + at);
+        fs.faults(fault(at));
+        let known = live(seed, &fs, sync_every);
+        fs.faults(Faults::None);
+        after(&fs);
         let check = || {
-            let mut left = open(&disk);
+            let mut left = open(&fs);
             known.check(&drain(&mut left));
             assert_eq!(left.stats().lost, 0);
         };
         if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(check)) {
-            println!("seed {seed}, operation {at} of {}", disk.operations());
+            println!("seed {seed}, operation {at} of {}", fs.operations());
             std::panic::resume_unwind(panic);
         }
     }
@@ -134,10 +134,10 @@ fn what_was_synced_survives_a_loss_of_power_at_any_operation() {
 
 #[test]
 fn a_full_disk_fails_the_append_and_room_on_it_mends_that() {
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     append(&mut spool, 0..100).unwrap();
-    disk.capacity(Some(6000));
+    fs.capacity(Some(6000));
     let error = append(&mut spool, 100..400).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -148,109 +148,109 @@ fn a_full_disk_fails_the_append_and_room_on_it_mends_that() {
     // What it holds can still be read and settled, and makes room.
     assert_eq!(drain(&mut spool), (0..100).collect::<Vec<_>>());
     append(&mut spool, 400..420).unwrap();
-    disk.capacity(None);
+    fs.capacity(None);
     append(&mut spool, 420..1000).unwrap();
     drop(spool);
-    assert_eq!(drain(&mut open(&disk)), (400..1000).collect::<Vec<_>>());
+    assert_eq!(drain(&mut open(&fs)), (400..1000).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_folder_without_permission_is_an_error_that_says_so() {
-    let disk = TestDisk::default();
-    disk.faults(Faults::On("lock", io::ErrorKind::PermissionDenied));
+    let fs = TestDisk::default();
+    fs.faults(Faults::On("lock", io::ErrorKind::PermissionDenied));
     assert_eq!(
-        Folder::open(disk.clone(), folder(), LIMITS).unwrap_err().to_string(),
+        SegmentLog::open(fs.clone(), folder(), LIMITS).unwrap_err().to_string(),
         "cannot open \"/agent/spool/lock\": let this process's user read and write the folder"
     );
-    disk.faults(Faults::None);
-    let mut spool = open(&disk);
-    disk.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
+    fs.faults(Faults::None);
+    let mut spool = open(&fs);
+    fs.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
     append(&mut spool, 0..10).unwrap_err();
     assert_eq!(spool.stats().io_errors.denied, 1);
-    disk.faults(Faults::None);
+    fs.faults(Faults::None);
     append(&mut spool, 0..10).unwrap();
     assert_eq!(drain(&mut spool), (0..10).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_segment_that_cannot_be_read_does_not_hold_up_the_others() {
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
-    assert!(disk.segments().len() > 2);
-    let (second, _) = disk.segments()[1].clone();
+    assert!(fs.segments().len() > 2);
+    let (second, _) = fs.segments()[1].clone();
     let first: u64 = second.trim_end_matches(".spool").parse().unwrap();
-    disk.faults(Faults::Reading("00000000000000000000", io::ErrorKind::Other));
+    fs.faults(Faults::Reading("00000000000000000000", io::ErrorKind::Other));
     for _ in 0..5 {
         spool.read(100).unwrap_err();
     }
     assert_eq!(drain(&mut spool), (first..10_000).collect::<Vec<_>>());
     let stats = spool.stats();
-    assert_eq!((stats.lost, stats.set_aside, stats.io_errors.other), (first, 1, 5));
-    assert!(disk.files().contains_key("00000000000000000000.spool.unreadable"));
+    assert_eq!((stats.lost, stats.quarantine, stats.io_errors.other), (first, 1, 5));
+    assert!(fs.files().contains_key("00000000000000000000.spool.unreadable"));
 }
 
 /// A process that is out of file descriptors has lost nothing.
 #[test]
 fn a_segment_that_cannot_be_opened_is_kept_however_often_that_fails() {
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     append(&mut spool, 0..100).unwrap();
-    disk.faults(Faults::Opening(".spool", io::ErrorKind::Other));
+    fs.faults(Faults::Opening(".spool", io::ErrorKind::Other));
     for _ in 0..20 {
         let error = spool.read(100).unwrap_err().to_string();
         assert_eq!(error, "cannot open \"/agent/spool/00000000000000000000.spool\"");
     }
     let stats = spool.stats();
-    assert_eq!((stats.waiting, stats.lost, stats.set_aside), (100, 0, 0));
+    assert_eq!((stats.waiting, stats.lost, stats.quarantine), (100, 0, 0));
     assert_eq!(stats.io_errors.other, 20);
-    disk.faults(Faults::None);
+    fs.faults(Faults::None);
     assert_eq!(drain(&mut spool), (0..100).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_folder_of_which_a_segment_cannot_be_opened_is_refused_and_kept() {
-    let disk = TestDisk::default();
-    append(&mut open(&disk), 0..10_000).unwrap();
-    let files = disk.files();
-    disk.faults(Faults::Opening("00000000000000000000", io::ErrorKind::Other));
-    let error = Folder::open(disk.clone(), folder(), LIMITS).map(|_| ()).unwrap_err();
+    let fs = TestDisk::default();
+    append(&mut open(&fs), 0..10_000).unwrap();
+    let files = fs.files();
+    fs.faults(Faults::Opening("00000000000000000000", io::ErrorKind::Other));
+    let error = SegmentLog::open(fs.clone(), folder(), LIMITS).map(|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "cannot open \"/agent/spool/00000000000000000000.spool\"");
-    assert_eq!(disk.files(), files);
+    assert_eq!(fs.files(), files);
     // It was removed since it was listed.
-    disk.faults(Faults::Opening("00000000000000000000", io::ErrorKind::NotFound));
-    let stats = open(&disk).stats();
-    assert_eq!((stats.set_aside, stats.io_errors.total()), (0, 1));
-    disk.faults(Faults::None);
-    assert_eq!(drain(&mut open(&disk)).last(), Some(&9999));
+    fs.faults(Faults::Opening("00000000000000000000", io::ErrorKind::NotFound));
+    let stats = open(&fs).stats();
+    assert_eq!((stats.quarantine, stats.io_errors.total()), (0, 1));
+    fs.faults(Faults::None);
+    assert_eq!(drain(&mut open(&fs)).last(), Some(&9999));
 }
 
 #[test]
 fn a_torn_segment_that_cannot_be_cut_is_read_all_the_same() {
-    let disk = TestDisk::default();
-    append(&mut open(&disk), 0..100).unwrap();
-    let (name, bytes) = disk.segments().remove(0);
-    disk.put(&folder().join(&name), &[&bytes[..], b"torn"].concat());
-    disk.faults(Faults::OpeningToWrite(".spool", io::ErrorKind::Other));
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    append(&mut open(&fs), 0..100).unwrap();
+    let (name, bytes) = fs.segments().remove(0);
+    fs.put(&folder().join(&name), &[&bytes[..], b"torn"].concat());
+    fs.faults(Faults::OpeningToWrite(".spool", io::ErrorKind::Other));
+    let mut spool = open(&fs);
     let stats = spool.stats();
-    assert_eq!((stats.recovered, stats.set_aside, stats.io_errors.other), (100, 0, 1));
-    disk.faults(Faults::None);
+    assert_eq!((stats.recovered, stats.quarantine, stats.io_errors.other), (100, 0, 1));
+    fs.faults(Faults::None);
     assert_eq!(drain(&mut spool), (0..100).collect::<Vec<_>>());
 }
 
 #[test]
 fn segments_that_cannot_be_removed_are_removed_later() {
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
     let read = spool.read(10).unwrap().unwrap();
-    disk.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
+    fs.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
     spool.settle(read.len()).unwrap();
-    disk.faults(Faults::None);
-    let first = disk.segments().len();
+    fs.faults(Faults::None);
+    let first = fs.segments().len();
     assert_eq!(drain(&mut spool).len(), 10_000 - 10);
-    assert!(first > 1 && disk.segments().is_empty());
+    assert!(first > 1 && fs.segments().is_empty());
     assert_eq!(spool.stats().bytes, 0);
 }
 
@@ -265,21 +265,21 @@ fn fault_at_any_operation_of_trimming_keeps_the_newest() {
         |n: u64| Sample::new(format!("{}{n}", "k".repeat(1000)), n as f64, 1_150_864_247).unwrap();
     let prepared = TestDisk::default();
     let all: Vec<Sample> = (0..400).map(sample).collect();
-    let mut spool = Folder::open(prepared.clone(), folder(), wide).unwrap();
+    let mut spool = SegmentLog::open(prepared.clone(), folder(), wide).unwrap();
     let mut rest = &all[..];
     while !rest.is_empty() {
         rest = &rest[spool.append(Instant::now(), rest).unwrap()..];
     }
     drop(spool);
     let copy = |seed| {
-        let disk = TestDisk::seeded(seed);
+        let fs = TestDisk::seeded(seed);
         for (name, content) in prepared.files() {
-            disk.put(&folder().join(name), &content);
+            fs.put(&folder().join(name), &content);
         }
-        disk
+        fs
     };
-    let trim = |disk: &TestDisk| {
-        let Ok(mut spool) = Folder::open(disk.clone(), folder(), narrow) else { return };
+    let trim = |fs: &TestDisk| {
+        let Ok(mut spool) = SegmentLog::open(fs.clone(), folder(), narrow) else { return };
         let _ = spool.append(Instant::now(), &[sample(400)]);
     };
     let counted = copy(0);
@@ -290,18 +290,18 @@ fn fault_at_any_operation_of_trimming_keeps_the_newest() {
             (Faults::Killed(at), true),
             (Faults::At(at, io::ErrorKind::StorageFull), false),
         ] {
-            let disk = copy(at);
-            disk.faults(fault);
-            trim(&disk);
-            disk.faults(Faults::None);
+            let fs = copy(at);
+            fs.faults(fault);
+            trim(&fs);
+            fs.faults(Faults::None);
             if loses_power {
-                disk.lose_power();
+                fs.lose_power();
             }
-            if disk.files().keys().any(|name| name.ends_with(".unreadable")) {
+            if fs.files().keys().any(|name| name.ends_with(".unreadable")) {
                 // It could not be read when the folder was opened.
                 continue;
             }
-            let mut spool = Folder::open(disk.clone(), folder(), narrow).unwrap();
+            let mut spool = SegmentLog::open(fs.clone(), folder(), narrow).unwrap();
             assert!(spool.stats().disk_bytes <= narrow.max_bytes, "{fault:?}");
             let left = drain(&mut spool);
             let (first, last) = (left[0], left[left.len() - 1]);
@@ -310,7 +310,7 @@ fn fault_at_any_operation_of_trimming_keeps_the_newest() {
             assert_eq!(left, (first..=last).collect::<Vec<_>>(), "{fault:?}");
             assert_eq!(spool.stats().lost, 0, "{fault:?}");
             let is_left = |name: &String| name.ends_with(".tmp") || name.ends_with(".settled");
-            assert!(!disk.files().keys().any(is_left), "{fault:?}");
+            assert!(!fs.files().keys().any(is_left), "{fault:?}");
         }
     }
 }

@@ -4,18 +4,18 @@ use std::io;
 
 use proptest::prelude::*;
 
-use super::{disk::Faults, *};
+use super::{fs::Faults, *};
 
 /// Three blocks of three samples, in one segment.
 fn nine() -> (TestDisk, String, Vec<u8>) {
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     for first in [0, 3, 6] {
         append(&mut spool, first..first + 3).unwrap();
     }
     drop(spool);
-    let (name, bytes) = disk.segments().remove(0);
-    (disk, name, bytes)
+    let (name, bytes) = fs.segments().remove(0);
+    (fs, name, bytes)
 }
 
 fn blocks_of(left: &[u64]) -> Vec<u64> {
@@ -26,12 +26,12 @@ fn blocks_of(left: &[u64]) -> Vec<u64> {
 
 #[test]
 fn a_segment_cut_anywhere_keeps_the_blocks_in_front_of_the_cut() {
-    let (disk, name, bytes) = nine();
+    let (fs, name, bytes) = nine();
     let block = (bytes.len() - 20) / 3;
     for len in 0..bytes.len() {
-        disk.remove_all();
-        disk.put(&folder().join(&name), &bytes[..len]);
-        let mut spool = open(&disk);
+        fs.remove_all();
+        fs.put(&folder().join(&name), &bytes[..len]);
+        let mut spool = open(&fs);
         let whole = (len.saturating_sub(20) / block) as u64;
         assert_eq!(spool.stats().torn_bytes + spool.stats().bytes, len as u64);
         append(&mut spool, 100..101).unwrap();
@@ -43,19 +43,19 @@ fn a_segment_cut_anywhere_keeps_the_blocks_in_front_of_the_cut() {
 
 #[test]
 fn a_byte_garbled_anywhere_costs_one_block_that_is_counted() {
-    let (disk, name, bytes) = nine();
+    let (fs, name, bytes) = nine();
     for at in 0..bytes.len() {
         for garble in [1, 0x80, 0xff] {
             let mut garbled = bytes.clone();
             garbled[at] ^= garble;
-            disk.remove_all();
-            disk.put(&folder().join(&name), &garbled);
+            fs.remove_all();
+            fs.put(&folder().join(&name), &garbled);
             // Another segment behind it, so that this one is not the last.
-            let mut behind = open(&disk);
+            let mut behind = open(&fs);
             let known = behind.next;
             append(&mut behind, 100..101).unwrap();
             drop(behind);
-            let mut spool = open(&disk);
+            let mut spool = open(&fs);
             let left = drain(&mut spool);
             let stats = spool.stats();
             assert_eq!(left.last(), Some(&100));
@@ -63,81 +63,81 @@ fn a_byte_garbled_anywhere_costs_one_block_that_is_counted() {
             assert!(blocks.len() >= 2 && left.len() - 1 == 3 * blocks.len(), "byte {at}: {left:?}");
             assert_eq!(stats.lost + left.len() as u64 - 1, known, "byte {at}: {stats:?}");
             assert_eq!(stats.waiting, 0);
-            assert!(disk.segments().is_empty());
+            assert!(fs.segments().is_empty());
         }
     }
 }
 
 #[test]
 fn bytes_taken_out_of_the_middle_cost_only_their_block() {
-    let (disk, name, bytes) = nine();
+    let (fs, name, bytes) = nine();
     let block = (bytes.len() - 20) / 3;
     let taken = [&bytes[..20 + block / 2], &bytes[20 + block..]].concat();
-    disk.remove_all();
-    disk.put(&folder().join(name), &taken);
-    assert_eq!(drain(&mut open(&disk)), (3..9).collect::<Vec<_>>());
+    fs.remove_all();
+    fs.put(&folder().join(name), &taken);
+    assert_eq!(drain(&mut open(&fs)), (3..9).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_corrupt_segment_in_the_middle_costs_what_was_in_it() {
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
     drop(spool);
-    let segments = disk.segments();
+    let segments = fs.segments();
     let number = |at: usize| segments[at].0.trim_end_matches(".spool").parse::<u64>().unwrap();
-    disk.put(&folder().join(&segments[1].0), &vec![0xF0; segments[1].1.len()]);
-    let mut spool = open(&disk);
+    fs.put(&folder().join(&segments[1].0), &vec![0xF0; segments[1].1.len()]);
+    let mut spool = open(&fs);
     let expected: Vec<u64> = (0..number(1)).chain(number(2)..10_000).collect();
     assert_eq!(drain(&mut spool), expected);
     let stats = spool.stats();
-    assert_eq!((stats.lost, stats.set_aside, stats.waiting), (number(2) - number(1), 1, 0));
-    assert!(disk.files().contains_key(&format!("{}.unreadable", segments[1].0)));
+    assert_eq!((stats.lost, stats.quarantine, stats.waiting), (number(2) - number(1), 1, 0));
+    assert!(fs.files().contains_key(&format!("{}.unreadable", segments[1].0)));
 }
 
 #[test]
 fn files_that_are_no_segments_are_left_alone() {
-    let disk = TestDisk::default();
+    let fs = TestDisk::default();
     let foreign =
         ["notes.txt", "0.spool", "99999999999999999999.spool", "00000000000000000001.spool"];
     for name in foreign {
-        disk.put(&folder().join(name), b"what somebody else has put here, longer than a header");
+        fs.put(&folder().join(name), b"what somebody else has put here, longer than a header");
     }
-    let mut spool = open(&disk);
+    let mut spool = open(&fs);
     append(&mut spool, 0..10).unwrap();
     assert_eq!(drain(&mut spool), (0..10).collect::<Vec<_>>());
     assert_eq!(spool.stats().lost, 0);
     for name in &foreign[..3] {
-        assert!(disk.files().contains_key(*name));
+        assert!(fs.files().contains_key(*name));
     }
-    assert!(disk.files().contains_key("00000000000000000001.spool.unreadable"));
+    assert!(fs.files().contains_key("00000000000000000001.spool.unreadable"));
 }
 
 #[test]
 fn a_segment_of_a_newer_version_is_refused_and_kept() {
-    let (disk, name, mut bytes) = nine();
+    let (fs, name, mut bytes) = nine();
     bytes[7] = 2;
     let check = crc32fast::hash(&bytes[..16]);
     bytes[16..20].copy_from_slice(&check.to_le_bytes());
-    disk.put(&folder().join(&name), &bytes);
-    let error = Folder::open(disk.clone(), folder(), LIMITS).unwrap_err();
+    fs.put(&folder().join(&name), &bytes);
+    let error = SegmentLog::open(fs.clone(), folder(), LIMITS).unwrap_err();
     assert!(matches!(error, SpoolError::Newer { version: 2, .. }), "{error}");
-    assert_eq!(disk.segments()[0].1, bytes);
+    assert_eq!(fs.segments()[0].1, bytes);
 }
 
 #[test]
 fn a_segment_removed_while_the_spool_is_open_counts_as_lost() {
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     append(&mut spool, 0..100).unwrap();
-    disk.remove_all();
+    fs.remove_all();
     append(&mut spool, 100..200).unwrap();
     let stats = spool.stats();
     assert_eq!((stats.lost, stats.waiting), (100, 100));
     assert_eq!(drain(&mut spool), (100..200).collect::<Vec<_>>());
 
     append(&mut spool, 200..300).unwrap();
-    disk.remove_all();
+    fs.remove_all();
     assert!(drain(&mut spool).is_empty());
     assert_eq!(spool.stats().lost, 200);
     append(&mut spool, 300..400).unwrap();
@@ -146,8 +146,8 @@ fn a_segment_removed_while_the_spool_is_open_counts_as_lost() {
 }
 
 /// The name of the only segment there is, and what is in it.
-fn only_segment(disk: &TestDisk) -> (String, Vec<u8>) {
-    let mut segments = disk.segments();
+fn only_segment(fs: &TestDisk) -> (String, Vec<u8>) {
+    let mut segments = fs.segments();
     assert_eq!(segments.len(), 1);
     segments.remove(0)
 }
@@ -155,49 +155,49 @@ fn only_segment(disk: &TestDisk) -> (String, Vec<u8>) {
 // FAULTS A12
 #[test]
 fn segment_put_back_from_a_backup_is_set_aside() {
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     append(&mut spool, 0..10).unwrap();
-    let (name, backup) = only_segment(&disk);
+    let (name, backup) = only_segment(&fs);
     assert_eq!(drain(&mut spool).len(), 10);
     append(&mut spool, 10..12).unwrap();
     drop(spool);
-    disk.put(&folder().join(&name), &backup);
-    let mut spool = open(&disk);
-    assert_eq!((spool.stats().recovered, spool.stats().set_aside), (2, 1));
+    fs.put(&folder().join(&name), &backup);
+    let mut spool = open(&fs);
+    assert_eq!((spool.stats().recovered, spool.stats().quarantine), (2, 1));
     let aside = format!("{name}.settled");
-    assert_eq!(disk.files().get(&aside), Some(&backup));
+    assert_eq!(fs.files().get(&aside), Some(&backup));
     assert_eq!(drain(&mut spool), [10, 11]);
     drop(spool);
     // Once more: the first one is not written over, and neither is looked at again.
-    disk.put(&folder().join(&name), &backup[..50]);
-    disk.put(&folder().join(&name), &backup);
-    let spool = open(&disk);
-    assert_eq!((spool.stats().recovered, spool.stats().set_aside), (0, 1));
-    assert_eq!(disk.files().get(&aside), Some(&backup));
-    assert_eq!(disk.files().get(&format!("{aside}.1")), Some(&backup));
+    fs.put(&folder().join(&name), &backup[..50]);
+    fs.put(&folder().join(&name), &backup);
+    let spool = open(&fs);
+    assert_eq!((spool.stats().recovered, spool.stats().quarantine), (0, 1));
+    assert_eq!(fs.files().get(&aside), Some(&backup));
+    assert_eq!(fs.files().get(&format!("{aside}.1")), Some(&backup));
     drop(spool);
-    assert_eq!(open(&disk).stats().set_aside, 0);
+    assert_eq!(open(&fs).stats().quarantine, 0);
 }
 
 // FAULTS A12: what a kill leaves behind is no such segment.
 #[test]
 fn settled_segment_left_behind_by_a_kill_is_removed() {
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
-    disk.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
-    let first = disk.segments().len();
-    disk.faults(Faults::None);
+    fs.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
+    let first = fs.segments().len();
+    fs.faults(Faults::None);
     while let Some(samples) = spool.read(100).unwrap() {
-        disk.faults(Faults::Removing(".spool", io::ErrorKind::PermissionDenied));
+        fs.faults(Faults::Removing(".spool", io::ErrorKind::PermissionDenied));
         spool.settle(samples.len()).unwrap();
-        disk.faults(Faults::None);
+        fs.faults(Faults::None);
     }
     drop(spool);
-    let mut spool = open(&disk);
-    assert_eq!((spool.stats().recovered, spool.stats().set_aside), (0, 0));
-    assert!(first > 1 && disk.segments().is_empty());
+    let mut spool = open(&fs);
+    assert_eq!((spool.stats().recovered, spool.stats().quarantine), (0, 0));
+    assert!(first > 1 && fs.segments().is_empty());
     append(&mut spool, 0..1).unwrap();
     assert_eq!(drain(&mut spool), [0]);
 }
@@ -213,24 +213,24 @@ fn segment_that_overlaps_another_is_not_deleted_unsent() {
     let (name, foreign) = only_segment(&other);
     assert_eq!(name, format!("{:020}.spool", 10));
 
-    let disk = TestDisk::default();
-    append(&mut open(&disk), 0..20).unwrap();
-    disk.put(&folder().join(&name), &foreign);
-    let mut spool = open(&disk);
-    assert_eq!(spool.stats().set_aside, 1);
-    assert_eq!(disk.files().get(&format!("{name}.settled")), Some(&foreign));
+    let fs = TestDisk::default();
+    append(&mut open(&fs), 0..20).unwrap();
+    fs.put(&folder().join(&name), &foreign);
+    let mut spool = open(&fs);
+    assert_eq!(spool.stats().quarantine, 1);
+    assert_eq!(fs.files().get(&format!("{name}.settled")), Some(&foreign));
     assert_eq!(drain(&mut spool), (0..20).collect::<Vec<_>>());
     drop(spool);
 
     // This one reaches beyond ours: what of ours it covers is kept in a file.
-    let disk = TestDisk::default();
-    append(&mut open(&disk), 0..15).unwrap();
-    let (ours, bytes) = only_segment(&disk);
-    disk.put(&folder().join(&name), &foreign);
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    append(&mut open(&fs), 0..15).unwrap();
+    let (ours, bytes) = only_segment(&fs);
+    fs.put(&folder().join(&name), &foreign);
+    let mut spool = open(&fs);
     assert_eq!(drain(&mut spool), (0..10).chain(510..520).collect::<Vec<_>>());
-    assert_eq!(spool.stats().set_aside, 1);
-    assert_eq!(disk.files().get(&format!("{ours}.settled")), Some(&bytes));
+    assert_eq!(spool.stats().quarantine, 1);
+    assert_eq!(fs.files().get(&format!("{ours}.settled")), Some(&bytes));
 }
 
 // FAULTS A12: put there while the spool is open, under the name of the segment that comes next.
@@ -238,24 +238,24 @@ fn segment_that_overlaps_another_is_not_deleted_unsent() {
 fn segment_in_the_place_of_the_next_is_set_aside() {
     let (other, _, foreign) = nine();
     drop(other);
-    let disk = TestDisk::default();
-    let mut spool = open(&disk);
+    let fs = TestDisk::default();
+    let mut spool = open(&fs);
     let name = format!("{:020}.spool", 0);
-    disk.put(&folder().join(&name), &foreign);
+    fs.put(&folder().join(&name), &foreign);
     append(&mut spool, 100..101).unwrap();
-    assert_eq!(disk.files().get(&format!("{name}.settled")), Some(&foreign));
-    assert_eq!((spool.stats().set_aside, drain(&mut spool)), (1, vec![100]));
+    assert_eq!(fs.files().get(&format!("{name}.settled")), Some(&foreign));
+    assert_eq!((spool.stats().quarantine, drain(&mut spool)), (1, vec![100]));
 }
 
 // FAULTS A17
 #[test]
 fn samples_in_hand_are_lost_when_the_folder_is_removed() {
     for settled in [0, 30, 100] {
-        let disk = TestDisk::default();
-        let mut spool = open(&disk);
+        let fs = TestDisk::default();
+        let mut spool = open(&fs);
         append(&mut spool, 0..100).unwrap();
         assert_eq!(spool.read(100).unwrap().unwrap().len(), 100);
-        disk.remove_all();
+        fs.remove_all();
         append(&mut spool, 100..200).unwrap();
         assert_waiting(&mut spool, 200);
         spool.settle(settled as usize).unwrap();
@@ -272,7 +272,7 @@ proptest! {
         damage in proptest::collection::vec((any::<proptest::sample::Index>(), 0..4u8, any::<u8>()), 1..6),
         is_last: bool,
     ) {
-        let (disk, name, mut bytes) = nine();
+        let (fs, name, mut bytes) = nine();
         for (at, what, byte) in damage {
             if bytes.is_empty() {
                 break;
@@ -285,12 +285,12 @@ proptest! {
                 _ => bytes.insert(at, byte),
             }
         }
-        disk.remove_all();
-        disk.put(&folder().join(&name), &bytes);
+        fs.remove_all();
+        fs.put(&folder().join(&name), &bytes);
         if !is_last {
-            append(&mut open(&disk), 100..101).unwrap();
+            append(&mut open(&fs), 100..101).unwrap();
         }
-        let mut spool = open(&disk);
+        let mut spool = open(&fs);
         let recovered = spool.stats().recovered;
         let left = drain(&mut spool);
         prop_assert!(left.is_sorted_by(|a, b| a < b), "{:?}", left);

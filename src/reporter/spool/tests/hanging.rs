@@ -20,7 +20,7 @@ use crate::{
         Settings, queue,
         spool::{
             OpenSpool,
-            disk::{Disk, Identity, OsDisk},
+            fs::{FileSystem, Identity, OsFileSystem},
         },
         test_server::{TestServer, accounted},
     },
@@ -67,76 +67,76 @@ impl HangingDisk {
     }
 }
 
-impl Disk for HangingDisk {
-    type File = <OsDisk as Disk>::File;
+impl FileSystem for HangingDisk {
+    type File = <OsFileSystem as FileSystem>::File;
 
-    fn create_folder(&self, path: &Path) -> io::Result<()> {
-        OsDisk.create_folder(path)
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        OsFileSystem.create_dir_all(path)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<(String, u64)>> {
-        OsDisk.list(path)
+        OsFileSystem.list(path)
     }
     fn open(&self, path: &Path) -> io::Result<Self::File> {
-        OsDisk.open(path)
+        OsFileSystem.open(path)
     }
-    fn open_to_read(&self, path: &Path) -> io::Result<Self::File> {
+    fn open_read(&self, path: &Path) -> io::Result<Self::File> {
         self.pass("read");
-        OsDisk.open_to_read(path)
+        OsFileSystem.open_read(path)
     }
     fn lock(&self, file: &Self::File) -> io::Result<bool> {
-        OsDisk.lock(file)
+        OsFileSystem.lock(file)
     }
     fn identity(&self, path: &Path) -> io::Result<Identity> {
-        OsDisk.identity(path)
+        OsFileSystem.identity(path)
     }
     fn file_identity(&self, file: &Self::File) -> io::Result<Identity> {
-        OsDisk.file_identity(file)
+        OsFileSystem.file_identity(file)
     }
     fn has_name(&self, file: &Self::File) -> io::Result<bool> {
-        OsDisk.has_name(file)
+        OsFileSystem.has_name(file)
     }
     fn len(&self, path: &Path) -> io::Result<u64> {
-        OsDisk.len(path)
+        OsFileSystem.len(path)
     }
     fn read_at(&self, file: &mut Self::File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.pass("read");
-        OsDisk.read_at(file, offset, buffer)
+        OsFileSystem.read_at(file, offset, buffer)
     }
     fn write_at(&self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.pass("write");
-        OsDisk.write_at(file, offset, bytes)
+        OsFileSystem.write_at(file, offset, bytes)
     }
     fn truncate(&self, file: &mut Self::File, len: u64) -> io::Result<()> {
-        OsDisk.truncate(file, len)
+        OsFileSystem.truncate(file, len)
     }
     fn sync(&self, file: &mut Self::File) -> io::Result<()> {
         self.pass("sync");
-        OsDisk.sync(file)
+        OsFileSystem.sync(file)
     }
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        OsDisk.sync_folder(path)
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        OsFileSystem.sync_dir(path)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
-        OsDisk.remove(path)
+        OsFileSystem.remove(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        OsDisk.rename(from, to)
+        OsFileSystem.rename(from, to)
     }
 }
 
 /// A reporter with a spool on a disk that may hang, in which so many samples of `old` lie.
 fn reporter(client: MetricsClient, old: i64) -> (TempDir, HangingDisk, Reporter) {
     let folder = TempDir::new().unwrap();
-    let disk = HangingDisk::default();
-    let mut opened = Folder::open(disk.clone(), folder.path(), LIMITS).unwrap();
+    let fs = HangingDisk::default();
+    let mut opened = SegmentLog::open(fs.clone(), folder.path(), LIMITS).unwrap();
     for second in 0..old {
         opened
             .append(std::time::Instant::now(), &[Sample::new("old", 0.5, second).unwrap()])
             .unwrap();
     }
     drop(opened);
-    let opened = Folder::open(disk.clone(), folder.path(), LIMITS).unwrap();
-    let spool = OpenSpool::on(Spool::folder(folder.path()), opened);
+    let opened = SegmentLog::open(fs.clone(), folder.path(), LIMITS).unwrap();
+    let spool = OpenSpool::on(Spool::dir(folder.path()), opened);
     let limits = queue::Limits { samples: 10_000, bytes: 1 << 20, when_full: WhenFull::DropOldest };
     let settings = Settings {
         limits,
@@ -146,7 +146,7 @@ fn reporter(client: MetricsClient, old: i64) -> (TempDir, HangingDisk, Reporter)
         spool: Some(spool),
     };
     let reporter = Reporter::start(client, settings);
-    (folder, disk, reporter)
+    (folder, fs, reporter)
 }
 
 /// Lets so much time pass. The paused clock does not go on by itself while the disk hangs.
@@ -164,16 +164,16 @@ async fn pass(time: Duration) {
 #[tokio::test(start_paused = true)]
 async fn live_samples_do_not_wait_for_a_read_that_hangs() {
     let server = TestServer::default();
-    let (_folder, disk, reporter) = reporter(server.client(), 10);
-    disk.hang("read");
-    disk.hangs().await;
+    let (_folder, fs, reporter) = reporter(server.client(), 10);
+    fs.hang("read");
+    fs.hangs().await;
     for second in 100..110 {
         reporter.record_at("live", 0.5, second);
         server.has(&format!("live 0.5 {second}")).await;
         pass(SECOND).await;
     }
     assert!(!server.puts().iter().any(|put| put.starts_with("old")));
-    disk.release();
+    fs.release();
     server.has("old 0.5 9").await;
     reporter.flush(60 * SECOND).await.unwrap();
     assert_eq!(accounted(&reporter).acknowledged, 20);
@@ -183,13 +183,13 @@ async fn live_samples_do_not_wait_for_a_read_that_hangs() {
 #[tokio::test(start_paused = true)]
 async fn live_samples_do_not_wait_for_a_settling_that_hangs() {
     let server = TestServer::default();
-    let (_folder, disk, reporter) = reporter(server.client(), 10);
-    disk.hang("write");
+    let (_folder, fs, reporter) = reporter(server.client(), 10);
+    fs.hang("write");
     server.has("old 0.5 9").await;
-    disk.hangs().await;
+    fs.hangs().await;
     reporter.record_at("live", 0.5, 100);
     server.has("live 0.5 100").await;
-    disk.release();
+    fs.release();
     reporter.flush(60 * SECOND).await.unwrap();
     assert_eq!(accounted(&reporter).acknowledged, 11);
 }
@@ -199,11 +199,11 @@ async fn live_samples_do_not_wait_for_a_settling_that_hangs() {
 async fn live_samples_do_not_wait_for_a_write_that_hangs() {
     let server = TestServer::default();
     server.set_away(true);
-    let (_folder, disk, reporter) = reporter(server.client(), 0);
-    disk.hang("write");
+    let (_folder, fs, reporter) = reporter(server.client(), 0);
+    fs.hang("write");
     // They are on their way to the disk when the server comes back.
     reporter.record_at("a", 0.5, 1);
-    disk.hangs().await;
+    fs.hangs().await;
     server.set_away(false);
     pass(10 * SECOND).await;
     reporter.record_at("live", 0.5, 100);
@@ -212,7 +212,7 @@ async fn live_samples_do_not_wait_for_a_write_that_hangs() {
     server.has("live 0.5 100").await;
     assert_eq!(server.puts(), ["live 0.5 100"]);
     assert_eq!(accounted(&reporter).waiting, 2);
-    disk.release();
+    fs.release();
     reporter.flush(60 * SECOND).await.unwrap();
     assert_eq!(server.puts(), ["live 0.5 100", "a 0.5 1", "a 1.5 1"]);
     assert_eq!(accounted(&reporter).acknowledged, 3);
@@ -223,15 +223,15 @@ async fn live_samples_do_not_wait_for_a_write_that_hangs() {
 async fn live_samples_do_not_wait_for_a_sync_that_hangs() {
     let server = TestServer::default();
     server.set_away(true);
-    let (_folder, disk, reporter) = reporter(server.client(), 0);
-    disk.hang("sync");
+    let (_folder, fs, reporter) = reporter(server.client(), 0);
+    fs.hang("sync");
     reporter.record_at("a", 0.5, 1);
-    disk.hangs().await;
+    fs.hangs().await;
     server.set_away(false);
     pass(10 * SECOND).await;
     reporter.record_at("live", 0.5, 100);
     server.has("live 0.5 100").await;
-    disk.release();
+    fs.release();
     reporter.flush(60 * SECOND).await.unwrap();
 }
 
@@ -240,10 +240,10 @@ async fn live_samples_do_not_wait_for_a_sync_that_hangs() {
 async fn closing_ends_in_time_while_the_disk_hangs() {
     let server = TestServer::default();
     server.set_away(true);
-    let (_folder, disk, reporter) = reporter(server.client(), 0);
+    let (_folder, fs, reporter) = reporter(server.client(), 0);
     reporter.record_at("a", 0.5, 1);
     reporter.record_at("a", 0.5, 2);
-    disk.hang("write");
+    fs.hang("write");
     let start = Instant::now();
     let closing = async {
         let unsent = reporter.close(SECOND).await.unwrap_err();
@@ -254,7 +254,7 @@ async fn closing_ends_in_time_while_the_disk_hangs() {
     };
     join!(closing, pass(2 * SECOND));
     // What the disk has taken after all is counted as that.
-    disk.release();
+    fs.release();
     while accounted(&reporter).spooled != 2 {
         time::sleep(Duration::from_millis(1)).await;
     }
@@ -265,18 +265,18 @@ async fn closing_ends_in_time_while_the_disk_hangs() {
 #[test]
 fn a_guard_ends_in_time_while_the_disk_hangs() {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (_folder, disk, reporter) = runtime.block_on(async {
+    let (_folder, fs, reporter) = runtime.block_on(async {
         let server = TestServer::default();
         server.set_away(true);
-        let (folder, disk, reporter) = reporter(server.client(), 0);
+        let (folder, fs, reporter) = reporter(server.client(), 0);
         reporter.record_at("a", 0.5, 1);
-        disk.hang("write");
+        fs.hang("write");
         // It would never return.
         drop(reporter.guard(Duration::from_millis(200)));
         assert_eq!(accounted(&reporter).waiting, 1);
-        (folder, disk, reporter)
+        (folder, fs, reporter)
     });
-    disk.release();
+    fs.release();
     drop(runtime);
     assert_eq!(accounted(&reporter).dropped.total(), 0);
 }

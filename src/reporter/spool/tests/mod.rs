@@ -2,8 +2,8 @@
 
 mod crashes;
 mod damage;
-mod disk;
 mod everyday;
+mod fs;
 mod hanging;
 mod real;
 
@@ -12,23 +12,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::disk::TestDisk;
+use self::fs::TestDisk;
 use super::{
-    disk::Disk,
     error::SpoolError,
-    folder::{Folder, Limits},
+    fs::FileSystem,
     segment::MAX_BLOCK_LEN,
+    segment_log::{Limits, SegmentLog},
 };
 use crate::metric::Sample;
 
-const LIMITS: Limits = Limits { max_bytes: Limits::LEAST_BYTES, sync_every: Duration::MAX };
+const LIMITS: Limits = Limits { max_bytes: Limits::MIN_BYTES, sync_every: Duration::MAX };
 
 fn folder() -> &'static Path {
     Path::new("/agent/spool")
 }
 
-fn open(disk: &TestDisk) -> Folder<TestDisk> {
-    Folder::open(disk.clone(), folder(), LIMITS).unwrap()
+fn open(fs: &TestDisk) -> SegmentLog<TestDisk> {
+    SegmentLog::open(fs.clone(), folder(), LIMITS).unwrap()
 }
 
 /// Samples that tell which they are.
@@ -43,8 +43,8 @@ fn numbers(samples: &[Sample]) -> Vec<u64> {
 }
 
 /// Appends samples, each call's as one block.
-fn append<D: Disk>(
-    folder: &mut Folder<D>,
+fn append<D: FileSystem>(
+    folder: &mut SegmentLog<D>,
     numbers: std::ops::Range<u64>,
 ) -> Result<(), SpoolError> {
     let samples = samples(numbers);
@@ -58,7 +58,7 @@ fn append<D: Disk>(
 }
 
 /// Reads and settles everything.
-fn drain<D: Disk>(folder: &mut Folder<D>) -> Vec<u64> {
+fn drain<D: FileSystem>(folder: &mut SegmentLog<D>) -> Vec<u64> {
     let mut all = Vec::new();
     while let Some(samples) = folder.read(100).unwrap() {
         all.extend(numbers(&samples));
@@ -68,6 +68,6 @@ fn drain<D: Disk>(folder: &mut Folder<D>) -> Vec<u64> {
 }
 
 /// Whether everything is accounted for. `waiting` is what the other counters leave; it must be what is there.
-fn assert_waiting<D: Disk>(folder: &mut Folder<D>, expected: u64) {
+fn assert_waiting<D: FileSystem>(folder: &mut SegmentLog<D>, expected: u64) {
     assert_eq!(folder.stats().waiting, expected, "{:?}", folder.stats());
 }

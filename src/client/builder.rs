@@ -1,0 +1,351 @@
+//! What a client can be told, and what it does when it is told nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    MetricsClient, Reconnector,
+    connect::{Connector, Dialer, MAX_DURATION, NoReconnect, Reconnect, SHORTEST},
+    driver::ConnectionConfig,
+    pipeline::Settings,
+    pool::{MAX_CONNECTIONS, Pool},
+    shared::cooperative,
+    tcp::TcpConnector,
+};
+use crate::{error::Error, protocol::ClientCodec};
+
+/// Builds a [`MetricsClient`].
+///
+/// # Limits, and zero
+///
+/// One rule holds for every setting of this crate, of this builder and of [`TcpConnector`], [`Reconnect`], the
+/// reporter, the recorder, the spool and the server: it has a range, which its documentation states, and a value
+/// outside of the range is taken for the nearest one inside. Zero is a number like any other: it is
+/// the least that there is, or it is raised to the least. It never means "off" or "without a limit".
+/// What can be left out takes an `Option`.
+///
+/// A time limit is at least 1 millisecond, where nothing else is said, and at most ten years: that is as good as
+/// no limit.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), metrics_client::Error> {
+/// use std::time::Duration;
+/// use metrics_client::{MetricsClient, Overflow, Pipelining, Reconnect};
+///
+/// let client = MetricsClient::builder("metrics.internal:8888")
+///     .connect_timeout(Duration::from_secs(2))
+///     .request_timeout(Duration::from_secs(1))
+///     .pipelining(Pipelining::Auto)
+///     .overflow(Overflow::Fail)
+///     .reconnect(Reconnect::backoff(Duration::from_millis(100), Duration::from_secs(30)))
+///     .connect()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct ClientBuilder<C = TcpConnector> {
+    address: Arc<str>,
+    connector: C,
+    connections: usize,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    stall_timeout: Option<Duration>,
+    pipelining: Pipelining,
+    max_in_flight: usize,
+    max_buffered_bytes: usize,
+    max_response_bytes: usize,
+    overflow: Overflow,
+    reconnect: Reconnect,
+    retry: bool,
+}
+
+/// Whether a request may be sent before the one before it has been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Pipelining {
+    /// Where the server has shown that it can: each connection begins with one request in flight,
+    /// and when a second one waits, a connection beside it asks the server: where one
+    /// address leads to several, they must be alike. After a connection has stalled with several requests
+    /// in flight, its successors stay at one, and the server is asked again after a minute; after two, four and
+    /// so on up to an hour if it stalls again.
+    #[default]
+    Auto,
+    /// Always. Right for servers that are known to frame requests by line, such as this crate's;
+    /// most others will lose or garble answers.
+    On,
+    /// Never: one request at a time.
+    Off,
+}
+
+/// What becomes of a request when as many bytes wait to be sent as may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// The call waits for room, until its deadline; those who came first go first.
+    #[default]
+    Wait,
+    /// The call fails at once with [`Error::QueueFull`].
+    Fail,
+}
+
+impl ClientBuilder {
+    pub(super) fn new(address: Arc<str>) -> Self {
+        Self {
+            address,
+            connector: TcpConnector::default(),
+            connections: 1,
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(5),
+            stall_timeout: None,
+            pipelining: Pipelining::Auto,
+            max_in_flight: 4096,
+            max_buffered_bytes: 1024 * 1024,
+            max_response_bytes: ClientCodec::DEFAULT_MAX_RESPONSE_BYTES,
+            overflow: Overflow::Wait,
+            reconnect: Reconnect::default(),
+            retry: true,
+        }
+    }
+}
+
+impl<C: Connector> ClientBuilder<C> {
+    /// How many connections share the requests, from 1 to 256. Default: 1, which is right for a server that
+    /// can [pipeline](Pipelining). One that takes one request at a time serves as many at once as it
+    /// has connections.
+    ///
+    /// All that concerns one key goes over one connection, which is drawn by lot for each client: puts of
+    /// a key are stored in their order, and a `get` of it brings what was put before. They wait for
+    /// that connection also while it is down and another is not. `get *` goes where the fewest
+    /// requests are.
+    ///
+    /// Each connection is made when there is something for it, has its own
+    /// [requests in flight](Self::max_in_flight) and [bytes that wait](Self::max_buffered_bytes), backs
+    /// off by itself, and finds out by itself whether its server can pipeline. With
+    /// [`Reconnect::never`], the loss of one closes the client.
+    pub fn connections(self, number: usize) -> Self {
+        Self { connections: number.clamp(1, MAX_CONNECTIONS), ..self }
+    }
+
+    /// Sets how long one attempt to connect may take, name resolution included, from 1 millisecond. All
+    /// addresses of the name share it. Default: 5 seconds.
+    pub fn connect_timeout(self, limit: Duration) -> Self {
+        Self { connect_timeout: limit.clamp(SHORTEST, MAX_DURATION), ..self }
+    }
+
+    /// How long a call may take, from the moment it is first polled to its answer: waiting for
+    /// room, for a connection and for the server included. From 1 millisecond. Default: 5 seconds.
+    ///
+    /// For [`put_all`](MetricsClient::put_all) it holds for each block of samples, for
+    /// [`stream`](MetricsClient::stream) for each wait.
+    pub fn request_timeout(self, limit: Duration) -> Self {
+        Self { request_timeout: limit.clamp(SHORTEST, MAX_DURATION), ..self }
+    }
+
+    /// How late the oldest answer may be before the connection is taken for dead and made anew. An
+    /// answer counts when it has come as a whole: leave time for the largest. From 200 milliseconds,
+    /// which is how long Linux takes to send a lost packet again; default: twice the request timeout.
+    ///
+    /// A server that takes longer for an answer is sent the same request again and again, over one connection
+    /// after the other, until the deadline of the call.
+    pub fn stall_timeout(self, limit: Duration) -> Self {
+        Self { stall_timeout: Some(limit.clamp(SHORTEST_STALL, MAX_DURATION)), ..self }
+    }
+
+    /// Whether a request may be sent before the one before it has been answered. Default:
+    /// [`Pipelining::Auto`].
+    pub fn pipelining(self, pipelining: Pipelining) -> Self {
+        Self { pipelining, ..self }
+    }
+
+    /// How many requests may be sent over a connection and not answered, from 1 to 1,048,576; where the server cannot pipeline
+    /// it is 1 whatever this says. Default: 4,096, which keeps a connection busy at a million puts a
+    /// second and a round trip of 4 milliseconds.
+    pub fn max_in_flight(self, requests: usize) -> Self {
+        Self { max_in_flight: requests.clamp(1, MAX_IN_FLIGHT), ..self }
+    }
+
+    /// How many bytes of requests may wait to be sent over a connection. One request may always wait, however long it
+    /// is, also where this is 0. Default: 1 MiB, some 30,000 puts.
+    ///
+    /// Callers who [wait](Overflow::Wait) beyond that take some 400 bytes each. The client gives back what
+    /// a burst of calls took, ten to twenty seconds after it.
+    pub fn max_buffered_bytes(self, bytes: usize) -> Self {
+        Self { max_buffered_bytes: bytes, ..self }
+    }
+
+    /// What becomes of a request when the queue is full. Default: [`Overflow::Wait`].
+    pub fn overflow(self, overflow: Overflow) -> Self {
+        Self { overflow, ..self }
+    }
+
+    /// What the client does when its connection is gone. Default: it dials again without end,
+    /// backing off from 50 milliseconds to 10 seconds.
+    pub fn reconnect(self, reconnect: Reconnect) -> Self {
+        Self { reconnect, ..self }
+    }
+
+    /// Whether puts that were sent and not acknowledged when a connection was lost go again on the
+    /// next one. Default: yes.
+    ///
+    /// A put may also be sent ahead and again in its turn, to find out which request ends
+    /// connections ([`ConnectionError::ClosedOnRequest`](crate::ConnectionError::ClosedOnRequest)).
+    /// Without retries the client does not search for a put that does.
+    ///
+    /// A server that follows the protocol keeps one value for a key and a second, so what is stored
+    /// twice counts once. Turn it off for a server that keeps both rows, if the rows matter to
+    /// somebody else than this client, which merges them: such puts then fail, with
+    /// [`Delivery::Unknown`](crate::Delivery::Unknown).
+    pub fn retry(self, retry: bool) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// Sets the most that one answer may have, in bytes, from 4, the length of an acknowledgement.
+    /// Default: 64 MiB, some two million records.
+    ///
+    /// In memory an answer takes at most twelve times as much (768 MiB by default), or 1 MiB if that
+    /// is more. An answer that is larger, in bytes or in memory, fails its call alone, with
+    /// [`Error::ResponseTooLarge`]. The rest of it is skipped for one second; then the connection is
+    /// replaced. Of an `error` message, the first 64 KiB or the first `bytes` are kept.
+    pub fn max_response_bytes(self, bytes: usize) -> Self {
+        Self { max_response_bytes: bytes.max(LEAST_RESPONSE_BYTES), ..self }
+    }
+
+    /// Makes connections with `connector` instead of over TCP.
+    pub fn connector<D: Connector>(self, connector: D) -> ClientBuilder<D> {
+        ClientBuilder {
+            connector,
+            address: self.address,
+            connections: self.connections,
+            connect_timeout: self.connect_timeout,
+            request_timeout: self.request_timeout,
+            stall_timeout: self.stall_timeout,
+            pipelining: self.pipelining,
+            max_in_flight: self.max_in_flight,
+            max_buffered_bytes: self.max_buffered_bytes,
+            max_response_bytes: self.max_response_bytes,
+            overflow: self.overflow,
+            reconnect: self.reconnect,
+            retry: self.retry,
+        }
+    }
+
+    /// Connects, and returns the client once there is a connection: one, also where there will be
+    /// [several](Self::connections).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidAddress`] if no connection can ever be made to the address; [`Error::Connect`] with
+    /// the reason, if there is no connection: this does not try again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn connect(self) -> Result<MetricsClient, Error> {
+        cooperative(async {
+            self.check_address()?;
+            let (pool, plan, dialer) = self.split();
+            match dialer.dial().await {
+                Ok(io) => Ok(start(pool, plan, dialer, Some(io))),
+                Err(cause) => Err(dialer.error(cause)),
+            }
+        })
+        .await
+    }
+
+    /// Makes a client that dials when the first request comes, and goes on trying. Makes no connection, and
+    /// looks no name up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidAddress`] if no connection can ever be made to the address.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    pub fn connect_lazy(self) -> Result<MetricsClient, Error> {
+        self.check_address()?;
+        let (pool, plan, dialer) = self.split();
+        Ok(start(pool, plan, dialer, None))
+    }
+
+    /// Makes a client on a stream that is connected already, its only connection. It never dials: when
+    /// the stream ends, the client is closed. [`Pipelining::Auto`] means one request at a time here, for there is no
+    /// second connection on which the server could be asked.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "the connection is closed when the last handle is dropped"]
+    pub fn with_io<Io>(self, io: Io) -> MetricsClient
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (pool, mut plan, dialer) = self
+            .connections(1)
+            .reconnect(Reconnect::never())
+            .connector(NoReconnect::default())
+            .split();
+        if let Pipelining::Auto = plan.pipelining {
+            plan.pipelining = Pipelining::Off;
+        }
+        pool.drive(&plan, &dialer, Some(io));
+        MetricsClient::new(pool, None)
+    }
+
+    fn check_address(&self) -> Result<(), Error> {
+        Ok(self.connector.check_address(&self.address)?)
+    }
+
+    fn split(self) -> (Pool, ConnectionConfig, Arc<Dialer<C>>) {
+        let plan = ConnectionConfig {
+            settings: Settings {
+                request_timeout: self.request_timeout,
+                stall_timeout: self
+                    .stall_timeout
+                    .unwrap_or_else(|| self.request_timeout.saturating_mul(2).max(SHORTEST_STALL)),
+                max_buffered_bytes: self.max_buffered_bytes,
+                overflow: self.overflow,
+                retry: self.retry,
+            },
+            pipelining: self.pipelining,
+            max_in_flight: self.max_in_flight,
+            max_response_bytes: self.max_response_bytes,
+            reconnect: self.reconnect,
+        };
+        let dialer = Dialer {
+            connector: self.connector,
+            address: self.address,
+            timeout: self.connect_timeout,
+        };
+        (Pool::new(self.connections, &plan.settings), plan, Arc::new(dialer))
+    }
+}
+
+/// A million requests take some 200 MiB to keep account of (200 bytes each, on 64 bits) besides what
+/// they say: more is a slip of the pen.
+const MAX_IN_FLIGHT: usize = 1024 * 1024;
+
+/// The shortest stall timeout. Linux waits so long at least for an acknowledgement before it sends a packet again
+/// (`TCP_RTO_MIN`): a shorter one takes each lost packet for the end of a connection.
+const SHORTEST_STALL: Duration = Duration::from_millis(200);
+
+/// `ok\n\n`. With less no request would ever be answered.
+const LEAST_RESPONSE_BYTES: usize = 4;
+
+/// Starts a client that dials, on the connection if there is one already.
+pub(super) fn start<C: Connector>(
+    pool: Pool,
+    plan: ConnectionConfig,
+    dialer: Arc<Dialer<C>>,
+    io: Option<C::Io>,
+) -> MetricsClient {
+    pool.drive(&plan, &dialer, io);
+    let reconnector = Reconnector {
+        dialer,
+        #[cfg(feature = "reporter")]
+        plan,
+    };
+    MetricsClient::new(pool, Some(reconnector))
+}

@@ -1,0 +1,185 @@
+//! What a reporter can be told, and what it does when it is told nothing.
+
+use std::time::Duration;
+
+#[cfg(feature = "spool")]
+use super::spool::{OpenSpool, Spool, SpoolError};
+use super::{
+    Reporter, Settings,
+    queue::{Limits, WhenFull},
+    self_metrics::Own,
+};
+use crate::{
+    client::MetricsClient,
+    metric::{InvalidKey, Key},
+};
+
+/// Builds a [`Reporter`]. What a setting cannot be is taken for the nearest that it can be; zero never
+/// means "without a limit" ([the rule](crate::ClientBuilder#limits-and-zero)).
+///
+/// ```no_run
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// use metrics_client::{MetricsClient, Reporter, WhenFull};
+///
+/// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
+/// let reporter = Reporter::builder(client)
+///     .capacity(1_000_000)
+///     .max_bytes(128 * 1024 * 1024)
+///     .when_full(WhenFull::Coalesce)
+///     .self_metrics("myhost.reporter")?
+///     .start();
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it starts a reporter"]
+pub struct ReporterBuilder {
+    client: MetricsClient,
+    limits: Limits,
+    gather: Duration,
+    own: Option<Own>,
+    max_attempts: Option<u32>,
+    #[cfg(feature = "spool")]
+    spool: Option<OpenSpool>,
+}
+
+impl ReporterBuilder {
+    pub(super) fn new(client: MetricsClient) -> Self {
+        let limits =
+            Limits { samples: 256 * 1024, bytes: 32 * 1024 * 1024, when_full: WhenFull::default() };
+        Self {
+            client,
+            limits,
+            gather: Duration::from_millis(10),
+            own: None,
+            max_attempts: None,
+            #[cfg(feature = "spool")]
+            spool: None,
+        }
+    }
+
+    /// How many samples may wait, at least one; those that are being sent, which are at most half of
+    /// that, are among them, and those that are being written to a spool, at most a quarter. Default: 262,144, a quarter of a second at a million samples a second.
+    pub fn capacity(mut self, samples: usize) -> Self {
+        self.limits.samples = samples.max(1);
+        self
+    }
+
+    /// How much memory the samples that wait may be counted as, in bytes: 64 for each and the length
+    /// of its key, and 64 more where samples are [coalesced](WhenFull::Coalesce). It is never
+    /// more in truth, and less where samples share a key. A sample that counts as more than this by itself is
+    /// dropped, so 0 keeps none. Default: 32 MiB.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.limits.bytes = bytes;
+        self
+    }
+
+    /// What becomes of samples when as many wait as may. Default: [`WhenFull::DropOldest`].
+    pub fn when_full(mut self, policy: WhenFull) -> Self {
+        self.limits.when_full = policy;
+        self
+    }
+
+    /// How long samples may gather after others have been sent: the next batch leaves after this
+    /// time, or when the queue is half full. Default: 10 milliseconds.
+    ///
+    /// The first sample after a longer silence is sent at once. Waking the task that sends costs the
+    /// caller who does it a few microseconds, so it happens once in this time, and not with each
+    /// sample.
+    pub fn gather(mut self, time: Duration) -> Self {
+        self.gather = time;
+        self
+    }
+
+    /// Sets how many attempts to send a sample may fail, at least one. Then it is dropped, and counted
+    /// as [`Dropped::attempts`](crate::Dropped::attempts). Default: no limit.
+    ///
+    /// An attempt is a batch that failed with the sample in it: because there was no connection within
+    /// the client's [request timeout](crate::ClientBuilder::request_timeout), or because the server
+    /// did not answer. What a server refuses is never sent again. With a spool, samples that are moved
+    /// there are not dropped for this reason.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts.max(1));
+        self
+    }
+
+    /// Has the reporter record its own counters every ten seconds, and when it is closed: as
+    /// `myhost.reporter.recorded`, `.acknowledged`, `.coalesced`, `.rejected`, `.waiting` and
+    /// `.dropped.` with the reason, where `myhost.reporter` is `prefix`; with a spool also as
+    /// `.recovered`, `.spooled`, `.spool.bytes` and `.spool.io_errors`. These samples wait and are
+    /// counted like all others.
+    ///
+    /// # Errors
+    ///
+    /// If a key cannot begin with `prefix`.
+    pub fn self_metrics<K>(mut self, prefix: K) -> Result<Self, InvalidKey>
+    where
+        K: TryInto<Key>,
+        InvalidKey: From<K::Error>,
+    {
+        self.own = Some(Own::new(&prefix.try_into()?)?);
+        Ok(self)
+    }
+
+    /// Opens a folder to which samples are moved while the server is slow or away, and from which they are
+    /// sent later, behind those that come: see [`Spool`]. Samples that lie there already are sent too.
+    ///
+    /// Returns a builder of the same settings that has the folder, and leaves this one as it is: if the
+    /// folder cannot be used, a reporter can still be started without. A folder belongs to one reporter,
+    /// so a builder cannot be cloned; a second builder with this folder is the error
+    /// [`InUse`](SpoolError::InUse).
+    ///
+    /// ```no_run
+    /// # use metrics_client::{MetricsClient, Reporter, Spool};
+    /// # async fn f() {
+    /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy().unwrap();
+    /// let builder = Reporter::builder(client).capacity(1_000_000);
+    /// let reporter = match builder.spool(Spool::dir("/var/lib/agent/spool")) {
+    ///     Ok(with_spool) => with_spool.start(),
+    ///     Err(error) => {
+    ///         eprintln!("samples wait in memory alone: {error}");
+    ///         builder.start()
+    ///     }
+    /// };
+    /// # }
+    /// ```
+    ///
+    /// This reads all of the segment that was written last, and the headers of the others, and blocks
+    /// until it has.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be used, with the reason and the remedy.
+    #[cfg(feature = "spool")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
+    pub fn spool(&self, spool: Spool) -> Result<Self, SpoolError> {
+        let spool = OpenSpool::open(spool)?;
+        Ok(Self {
+            client: self.client.clone(),
+            limits: self.limits,
+            gather: self.gather,
+            own: self.own.clone(),
+            max_attempts: self.max_attempts,
+            spool: Some(spool),
+        })
+    }
+
+    /// Starts the reporter: its task lives on the runtime of the caller.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "a reporter that is dropped ends as soon as it has sent what it has"]
+    pub fn start(self) -> Reporter {
+        Reporter::start(
+            self.client,
+            Settings {
+                limits: self.limits,
+                gather: self.gather,
+                own: self.own,
+                max_attempts: self.max_attempts,
+                #[cfg(feature = "spool")]
+                spool: self.spool,
+            },
+        )
+    }
+}

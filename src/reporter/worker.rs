@@ -1,0 +1,143 @@
+//! The task that sends.
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use tokio::time::{self, Instant};
+
+use super::{
+    Settings,
+    in_flight::{BATCH, SendOutcome},
+    outbox::Work,
+    poison::is_hangup,
+    self_metrics,
+    shared::Shared,
+};
+use crate::error::Error;
+
+/// How long a sender lets the client be after a failure. While there is no connection, an attempt
+/// takes as long as a request may, so this only matters where it fails at once.
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) gather: Duration,
+    /// From how many samples on there is no need to let more gather.
+    pub(super) enough: usize,
+    /// How many samples are sent at once.
+    pub(super) batch: usize,
+    /// When the reporter's own counters are due.
+    pub(super) self_metrics_due: Option<Instant>,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, settings: &Settings) -> Self {
+        Self {
+            shared,
+            gather: settings.gather,
+            enough: (settings.limits.samples / 2).max(1),
+            batch: BATCH,
+            self_metrics_due: settings.own.as_ref().map(|_| Instant::now() + self_metrics::EVERY),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        #[cfg(feature = "spool")]
+        if let Some(handle) = self.shared.spool.clone()
+            && !self.run_with_spool(handle).await
+        {
+            return;
+        }
+        while let Work::Send = self.wanted().await {
+            if !self.send_all().await {
+                return;
+            }
+            // Either way there is nothing to do but to look again.
+            let _ = time::timeout(self.gather, self.gathered(self.enough)).await;
+        }
+    }
+
+    /// What there is to do, once there is something; meanwhile, records the reporter's own counters.
+    async fn wanted(&mut self) -> Work {
+        loop {
+            self.record_self_metrics();
+            let wanted = self.gathered(1);
+            match self.self_metrics_due {
+                None => return wanted.await,
+                Some(due) => {
+                    if let Ok(wanted) = time::timeout_at(due, wanted).await {
+                        return wanted;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What there is to do, once so many samples wait or nothing more will come.
+    async fn gathered(&self, samples: usize) -> Work {
+        poll_fn(|cx| self.shared.outbox().poll_work(samples, cx.waker())).await
+    }
+
+    /// Sends until nothing waits. False if this was the end.
+    async fn send_all(&mut self) -> bool {
+        while let Some(batch_outcome) =
+            self.shared.send(&self.shared.client, false, self.batch).await
+        {
+            self.batch = next_batch(self.batch, &batch_outcome);
+            if let SendOutcome::Broken(error) = batch_outcome {
+                if is_closed(&error) {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the reporter's client is closed: nothing more is sent"
+                    );
+                    return false;
+                }
+                if self.shared.outbox().gives_up(Instant::now()) {
+                    let samples = self.shared.give_up();
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        samples,
+                        "dropped: the reporter is at its end"
+                    );
+                    return false;
+                }
+                time::sleep(PAUSE).await;
+            }
+            self.record_self_metrics();
+        }
+        true
+    }
+
+    pub(super) fn record_self_metrics(&mut self) {
+        if let Some(due) = self.self_metrics_due
+            && due <= Instant::now()
+        {
+            self.self_metrics_due = Some(Instant::now() + self_metrics::EVERY);
+            self.shared.record_self_metrics();
+        }
+    }
+}
+
+/// However the task ends, by a panic or with its runtime: those who wait for it are told.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.outbox().abandon();
+        self.shared.note_settled();
+    }
+}
+
+/// How many samples are sent at once after this outcome. Where the server closes the connection, the
+/// oldest is sent alone, to find out if it is due to that.
+pub(super) fn next_batch(batch: usize, batch_outcome: &SendOutcome) -> usize {
+    match batch_outcome {
+        SendOutcome::Whole => (2 * batch).min(BATCH),
+        SendOutcome::Broken(error) if is_hangup(error) => 1,
+        SendOutcome::Broken(_) | SendOutcome::Recalled => batch,
+    }
+}
+
+pub(super) fn is_closed(error: &Error) -> bool {
+    match error {
+        Error::Batch(batch) => is_closed(&batch.error),
+        error => matches!(error, Error::Closed { .. } | Error::RuntimeGone { .. }),
+    }
+}
