@@ -11,6 +11,7 @@ pub(crate) struct Outcomes(Mutex<Box<[SampleOutcome]>>);
 
 /// What became of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "reporter"), expect(dead_code, reason = "a reporter alone asks"))]
 pub(crate) enum SampleOutcome {
     /// It was not answered.
     Open,

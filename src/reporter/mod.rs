@@ -260,6 +260,7 @@ impl Reporter {
     /// wait for what lies in the spool.
     #[cfg(feature = "opentelemetry")]
     pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
+        self.shared().record_self_metrics();
         let (mark, worker) = self.shared().outbox().begin_flush();
         if let Some(worker) = worker {
             worker.wake();

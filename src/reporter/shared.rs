@@ -64,6 +64,7 @@ pub(super) struct Times {
     /// Until when samples are sent.
     pub(super) send_until: Instant,
     /// Until when what is left may be moved to the spool. Without a spool, it is the same.
+    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a spool needs it"))]
     pub(super) until: Instant,
 }
 
@@ -74,9 +75,9 @@ impl Times {
             return Self { send_until: until, until };
         }
         let now = Instant::now();
-        let fs = (limit / 4).clamp(MIN_DISK_TIME, MAX_DISK_TIME);
-        let until = until.max(now + fs);
-        Self { send_until: until - fs, until }
+        let disk = (limit / 4).clamp(MIN_DISK_TIME, MAX_DISK_TIME);
+        let until = until.max(now + disk);
+        Self { send_until: until - disk, until }
     }
 }
 

@@ -27,18 +27,18 @@ impl PerSourceLimit {
     /// Counts a connection from `addr` until what is returned is dropped, or says that there are as
     /// many as may be.
     pub(super) fn enter(self: &Arc<Self>, addr: IpAddr) -> Option<ConnectionPermit> {
-        let source_of = source_of(addr);
+        let source = source_of(addr);
         let mut counts = self.counts();
-        let count = Arc::clone(counts.entry(source_of).or_default());
+        let count = Arc::clone(counts.entry(source).or_default());
         let others = count.load(Ordering::Relaxed);
         if others >= self.limit {
             if others == 0 {
-                counts.remove(&source_of);
+                counts.remove(&source);
             }
             return None;
         }
         count.store(others + 1, Ordering::Relaxed);
-        Some(ConnectionPermit { conn_limit: Arc::clone(self), source_of, count })
+        Some(ConnectionPermit { conn_limit: Arc::clone(self), source, count })
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<AtomicUsize>>> {
@@ -51,7 +51,7 @@ impl PerSourceLimit {
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     conn_limit: Arc<PerSourceLimit>,
-    source_of: IpAddr,
+    source: IpAddr,
     count: Arc<AtomicUsize>,
 }
 
@@ -64,7 +64,7 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        if let Entry::Occupied(count) = self.conn_limit.counts().entry(self.source_of) {
+        if let Entry::Occupied(count) = self.conn_limit.counts().entry(self.source) {
             let left = self.count.fetch_sub(1, Ordering::Relaxed) - 1;
             if left == 0 {
                 count.remove();

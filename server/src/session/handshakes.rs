@@ -81,7 +81,7 @@ impl Handshakes {
             Err(error) => return Err((error, hello.take_io())),
         };
         let mut admission =
-            Admission { handshakes: Arc::clone(self), source_of: source_of(from), id: None };
+            Admission { handshakes: Arc::clone(self), source: source_of(from), id: None };
         let threads = Handle::current().metrics().num_workers();
         poll_fn(|cx| admission.poll_admitted((threads / 2).max(1), cx)).await;
         // Not here: a worker that signs holds up every task that it alone can run.
@@ -106,9 +106,9 @@ impl Queue {
     /// Admits what may be admitted now. Who is to be woken goes to `wakers`.
     fn admit(&mut self, limit: usize, wakers: &mut Vec<Waker>) {
         while self.running < limit
-            && let Some(((start, _), source_of)) = self.ready.pop_first()
+            && let Some(((start, _), source)) = self.ready.pop_first()
         {
-            let Some(address) = self.addresses.get_mut(&source_of) else { continue };
+            let Some(address) = self.addresses.get_mut(&source) else { continue };
             address.ready = None;
             if let Some((id, waker)) = address.waiting.pop_first() {
                 address.running = Some(id);
@@ -120,19 +120,19 @@ impl Queue {
     }
 
     /// Keeps an address among the ready ones if it is one of them, and no address without any.
-    fn settle(&mut self, source_of: IpAddr) {
-        let Some(address) = self.addresses.get_mut(&source_of) else { return };
+    fn settle(&mut self, source: IpAddr) {
+        let Some(address) = self.addresses.get_mut(&source) else { return };
         let is_ready = address.running.is_none() && !address.waiting.is_empty();
         if is_ready && address.ready.is_none() {
             self.entered += 1;
             let place = (address.start, self.entered);
-            self.ready.insert(place, source_of);
+            self.ready.insert(place, source);
             address.ready = Some(place);
         } else if !is_ready && let Some(place) = address.ready.take() {
             self.ready.remove(&place);
         }
         if address.running.is_none() && address.waiting.is_empty() {
-            self.addresses.remove(&source_of);
+            self.addresses.remove(&source);
         }
     }
 }
@@ -141,7 +141,7 @@ impl Queue {
 #[derive(Debug)]
 struct Admission {
     handshakes: Arc<Handshakes>,
-    source_of: IpAddr,
+    source: IpAddr,
     /// `None` if it neither waits nor runs.
     id: Option<u64>,
 }
@@ -153,7 +153,7 @@ impl Admission {
         let mut queue = self.handshakes.queue();
         let start = queue.now;
         if let Some(id) = self.id {
-            let address = queue.addresses.get_mut(&self.source_of);
+            let address = queue.addresses.get_mut(&self.source);
             if let Some(waker) = address.and_then(|address| address.waiting.get_mut(&id)) {
                 waker.clone_from(cx.waker());
                 return Poll::Pending;
@@ -163,17 +163,16 @@ impl Admission {
         queue.entered += 1;
         let id = queue.entered;
         self.id = Some(id);
-        let address = queue.addresses.entry(self.source_of).or_insert_with(|| Address {
+        let address = queue.addresses.entry(self.source).or_insert_with(|| Address {
             start,
             running: None,
             waiting: BTreeMap::new(),
             ready: None,
         });
         address.waiting.insert(id, cx.waker().clone());
-        queue.settle(self.source_of);
+        queue.settle(self.source);
         queue.admit(limit, &mut wakers);
-        let is_admitted =
-            queue.addresses.get(&self.source_of).is_some_and(|a| a.running == Some(id));
+        let is_admitted = queue.addresses.get(&self.source).is_some_and(|a| a.running == Some(id));
         drop(queue);
         if is_admitted {
             // No other can have been: as long as there was room, no handshake waited.
@@ -190,7 +189,7 @@ impl Admission {
         let mut queue = self.handshakes.queue();
         // Dropped without the lock.
         let mut left = None;
-        if let Some(address) = queue.addresses.get_mut(&self.source_of) {
+        if let Some(address) = queue.addresses.get_mut(&self.source) {
             if address.running == Some(id) {
                 let cost = u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX);
                 address.running = None;
@@ -200,7 +199,7 @@ impl Admission {
                 left = address.waiting.remove(&id);
             }
         }
-        queue.settle(self.source_of);
+        queue.settle(self.source);
         // One has ended, so at most one begins, whatever the limit is.
         let limit = queue.running + usize::from(left.is_none());
         queue.admit(limit, &mut wakers);
@@ -250,11 +249,8 @@ mod tests {
 
     impl Peer {
         fn new(handshakes: &Arc<Handshakes>, from: IpAddr) -> Self {
-            let admission = Admission {
-                handshakes: Arc::clone(handshakes),
-                source_of: source_of(from),
-                id: None,
-            };
+            let admission =
+                Admission { handshakes: Arc::clone(handshakes), source: source_of(from), id: None };
             Self { admission, bell: Arc::default() }
         }
 

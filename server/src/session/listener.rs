@@ -230,7 +230,7 @@ impl<A: Accept, S: Store> Acceptor<A, S> {
                     return connection;
                 }
                 Err(error) if is_per_connection_error(&error) => {
-                    debug!(%error, "a peer left at once")
+                    debug!(%error, "a peer left at once");
                 }
                 Err(error) => {
                     self.pause = (self.pause * 2).clamp(Self::MIN_PAUSE, Self::MAX_PAUSE);

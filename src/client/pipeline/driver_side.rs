@@ -93,7 +93,7 @@ impl Pipeline {
             match answers.into() {
                 Responses::One(response) => self.answer(response, unsent_requests, wakers)?,
                 Responses::Acknowledgements(count) => {
-                    self.acknowledge(count, unsent_requests, wakers)?
+                    self.acknowledge(count, unsent_requests, wakers)?;
                 }
             }
         }

@@ -75,9 +75,9 @@ impl DiskThread {
     fn submit(&self, job: Job) -> io::Result<()> {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         if jobs.is_none() {
-            let (worker, receiver) = mpsc::channel();
+            let (sender, receiver) = mpsc::channel();
             thread::Builder::new().name("reporter-spool".into()).spawn(|| work(receiver))?;
-            *jobs = Some(worker);
+            *jobs = Some(sender);
         }
         let sent = jobs.as_ref().map(|jobs| jobs.send(job));
         // The thread ends with the sender, and not before.
