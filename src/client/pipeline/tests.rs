@@ -59,7 +59,7 @@ impl Wake for Task {
 /// What a request has come to.
 #[derive(Clone, Debug, PartialEq)]
 enum Outcome {
-    BatchOutcome,
+    Stored,
     /// The first key of the data, if there is data.
     Found(Option<String>),
     Rejected(String),
@@ -79,7 +79,7 @@ impl Outcome {
             Self::Timeout(delivery) | Self::Lost(delivery) | Self::Closed(delivery) => {
                 Some(*delivery)
             }
-            Self::BatchOutcome | Self::Found(_) | Self::Unreadable | Self::Cancelled => None,
+            Self::Stored | Self::Found(_) | Self::Unreadable | Self::Cancelled => None,
         }
     }
 }
@@ -100,7 +100,7 @@ impl From<&Error> for Outcome {
 impl From<Result<Answer, Error>> for Outcome {
     fn from(result: Result<Answer, Error>) -> Self {
         match result {
-            Ok(Answer::BatchOutcome) => Self::BatchOutcome,
+            Ok(Answer::Stored) => Self::Stored,
             Ok(Answer::Found(metrics)) => {
                 Self::Found(metrics.keys().next().map(ToString::to_string))
             }

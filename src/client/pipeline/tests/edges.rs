@@ -29,7 +29,7 @@ fn the_answer_to_a_caller_who_left_goes_to_nobody() {
     assert_eq!(bench.take(), "put c 0.5 7\n");
     bench.answer([Response::Error("to b".into()), Response::ok()]);
     assert_eq!(bench.outcome(here), Some(Outcome::Rejected("to b".into())));
-    assert_eq!(bench.outcome(next), Some(Outcome::BatchOutcome));
+    assert_eq!(bench.outcome(next), Some(Outcome::Stored));
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn after_a_close_what_was_accepted_is_served_and_nothing_else() {
     bench.answer([Response::ok()]);
     bench.take();
     bench.answer([Response::ok()]);
-    assert_eq!(bench.outcome(put), Some(Outcome::BatchOutcome));
+    assert_eq!(bench.outcome(put), Some(Outcome::Stored));
     assert!(bench.pipeline.is_drained() && bench.pipeline.close_failure().is_none());
 }
 
@@ -311,7 +311,7 @@ fn a_put_sees_without_the_lock_that_it_is_stored_unless_an_error_waits_to_be_tak
     assert!(!settled.is_acked(refused) && !settled.is_acked(stored));
     assert!(matches!(bench.outcome(refused), Some(Outcome::Rejected(_))));
     assert!(settled.is_acked(stored) && !settled.is_acked(later));
-    assert_eq!(bench.outcome(stored), Some(Outcome::BatchOutcome));
+    assert_eq!(bench.outcome(stored), Some(Outcome::Stored));
     bench.now += 5 * SECOND;
     bench.expire();
     bench.answer([Response::ok()]);

@@ -214,7 +214,7 @@ impl Model {
             failed().partition::<Vec<_>, _>(|&(_, delivery)| delivery == Delivery::Rejected);
         BatchState {
             unfinished: requests().filter(|request| request.is_open()).count(),
-            acknowledged: requests().filter(|r| r.outcome == Some(Outcome::BatchOutcome)).count(),
+            acknowledged: requests().filter(|r| r.outcome == Some(Outcome::Stored)).count(),
             first_failed: failed().map(|(index, _)| index).min(),
             broken_at: broken.into_iter().map(|(index, _)| index).min(),
             delivery: Delivery::of_all(failed().map(|(_, delivery)| delivery)),
@@ -229,7 +229,7 @@ impl Model {
         Stats {
             accepted: self.requests.len() as u64,
             acknowledged: count(|r| {
-                matches!(r.outcome, Some(Outcome::BatchOutcome | Outcome::Found(_)))
+                matches!(r.outcome, Some(Outcome::Stored | Outcome::Found(_)))
             }),
             rejected: count(|r| matches!(r.outcome, Some(Outcome::Rejected(_)))),
             failed: count(|r| {

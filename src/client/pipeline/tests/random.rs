@@ -220,7 +220,7 @@ impl World {
         }
         if call.texts[0].starts_with("put") && self.pipeline.settled().is_acked(call.waiter) {
             // What a put sees without the lock is never anything else than what it would find.
-            assert_eq!(self.model.outcome(at), Some(&Outcome::BatchOutcome));
+            assert_eq!(self.model.outcome(at), Some(&Outcome::Stored));
         }
         match self.pipeline.poll(call.waiter, &waker).0 {
             Poll::Ready(outcome) => {
@@ -260,7 +260,7 @@ impl World {
                 (Some(kind), _) if !is_violation => {
                     let stored = kind == Kind::Put && outcome == Outcome::Found(None);
                     self.model
-                        .answer(if stored { Outcome::BatchOutcome } else { outcome }, self.now);
+                        .answer(if stored { Outcome::Stored } else { outcome }, self.now);
                     false
                 }
                 _ => false,

@@ -106,7 +106,7 @@ fn a_request_is_accepted_in_its_place_also_while_others_wait() {
         assert_eq!(bench.take(), sent);
         bench.answer([Response::ok()]);
     }
-    assert_eq!(bench.outcome(filled), Some(Outcome::BatchOutcome));
+    assert_eq!(bench.outcome(filled), Some(Outcome::Stored));
 }
 
 /// In flight: one request. In the queue: `a`, then, in this order, a put that had to get in line, and what
@@ -148,7 +148,7 @@ fn who_waited_while_a_place_was_filled_can_be_withdrawn_and_its_answer_is_nobody
     bench.pipeline.set_window(9);
     assert_eq!(bench.take(), "put a 0.5 7\nput filled 0.5 7\nget else\n");
     bench.answer([Response::ok(), Response::ok(), Response::ok()]);
-    assert_eq!(bench.outcome(filled), Some(Outcome::BatchOutcome));
+    assert_eq!(bench.outcome(filled), Some(Outcome::Stored));
     assert_eq!(bench.outcome(get), None, "its answer has not come");
 }
 
@@ -199,7 +199,7 @@ fn who_holds_a_place_keeps_no_request_waiting_while_nothing_else_waits() {
         let put = bench.put(key);
         assert_eq!(bench.take(), format!("put {key} 0.5 7\n"));
         bench.answer([Response::ok()]);
-        assert_eq!(bench.outcome(put), Some(Outcome::BatchOutcome));
+        assert_eq!(bench.outcome(put), Some(Outcome::Stored));
     }
     // Also those who got in line meanwhile.
     bench.put("d");
@@ -346,7 +346,7 @@ fn a_call_whose_reservation_was_taken_back_is_accepted() {
         bench.answer([Response::ok()]);
         assert_eq!(bench.take(), "put late 0.5 7\n");
         bench.answer([Response::ok()]);
-        assert_eq!(bench.outcome(called), Some(Outcome::BatchOutcome));
+        assert_eq!(bench.outcome(called), Some(Outcome::Stored));
         assert!(other.is_ready(&mut bench));
     }
 }

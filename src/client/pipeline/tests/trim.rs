@@ -83,7 +83,7 @@ fn a_call_in_flight_survives_the_trim() {
         bench.put("palm.cpu");
     }
     serve(&mut bench);
-    assert_eq!(bench.outcome(first), Some(Outcome::BatchOutcome));
+    assert_eq!(bench.outcome(first), Some(Outcome::Stored));
     let sent = bench.put("sent");
     assert_eq!(bench.take(), "put sent 0.5 7\n");
     let waiting = bench.put("waiting");
@@ -94,12 +94,12 @@ fn a_call_in_flight_survives_the_trim() {
     let later = bench.put("later");
     assert_eq!(bench.take(), "put waiting 0.5 7\nput later 0.5 7\n");
     bench.answer([Response::ok(), Response::Error("no".into())]);
-    assert_eq!(bench.outcome(sent), Some(Outcome::BatchOutcome));
+    assert_eq!(bench.outcome(sent), Some(Outcome::Stored));
     assert_eq!(bench.outcome(waiting), Some(Outcome::Rejected("no".into())));
     // Their slots kept many others; one call that goes on does not.
     bench.now += QUIET_TIME;
     bench.pipeline.trim(bench.now);
     assert!(room(&bench).0 <= 2 * KEPT_CALLS);
     bench.answer([Response::ok()]);
-    assert_eq!(bench.outcome(later), Some(Outcome::BatchOutcome));
+    assert_eq!(bench.outcome(later), Some(Outcome::Stored));
 }
