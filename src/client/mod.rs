@@ -265,7 +265,7 @@ impl MetricsClient {
             let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
             Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
                 Answer::Found(metrics) => metrics,
-                Answer::BatchOutcome => Metrics::new(),
+                Answer::Stored => Metrics::new(),
             })
         })
         .await

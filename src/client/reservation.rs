@@ -180,7 +180,7 @@ impl Future for CallFuture {
         }
         self.call.poll(cx).map_ok(|answer| match answer {
             Answer::Found(metrics) => metrics,
-            Answer::BatchOutcome => Metrics::new(),
+            Answer::Stored => Metrics::new(),
         })
     }
 }

@@ -154,7 +154,7 @@ impl<S: Deref<Target = Shared>> Call<S> {
         };
         if self.kind == Kind::Put && self.shared.settled.is_acked(waiter) {
             self.waiter = None;
-            return Poll::Ready(Ok(Answer::BatchOutcome));
+            return Poll::Ready(Ok(Answer::Stored));
         }
         let (outcome, _unneeded) = self.shared.pipeline().poll(waiter, cx.waker());
         let outcome = ready!(outcome);

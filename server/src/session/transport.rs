@@ -45,7 +45,7 @@ pub(super) struct Transport<Io> {
     /// When the line in `input` began.
     line_since: Option<Instant>,
     /// The time that runs for answers that the peer does not take.
-    unread: Option<WriteTimeout>,
+    unread: Option<WriteStall>,
     /// Among all connections that wait for their peers to read.
     place: Place,
     /// Counts the bytes that are read and written.
@@ -64,7 +64,7 @@ struct SecondLook {
     is_late: bool,
 }
 
-struct WriteTimeout {
+struct WriteStall {
     since: Instant,
     /// How much is left of what waited then.
     bytes: usize,
@@ -241,9 +241,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
             self.work.add(written);
             self.unflushed = true;
             let since_stop = self.seen_after_stop();
-            self.unread = self.unread.take().and_then(|WriteTimeout { since, bytes }| {
+            self.unread = self.unread.take().and_then(|WriteStall { since, bytes }| {
                 let bytes = bytes.checked_sub(written).filter(|&bytes| bytes > 0)?;
-                Some(WriteTimeout { since: since_stop.unwrap_or(since), bytes })
+                Some(WriteStall { since: since_stop.unwrap_or(since), bytes })
             });
         }
         if self.unflushed {
@@ -261,7 +261,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
 
     /// The time runs, if it does not already, until so many more bytes are taken.
     fn await_reader(&mut self, bytes: usize) {
-        self.unread.get_or_insert_with(|| WriteTimeout { since: Instant::now(), bytes });
+        self.unread.get_or_insert_with(|| WriteStall { since: Instant::now(), bytes });
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Input, CloseReason>> {
@@ -292,7 +292,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
     /// Ready when the peer has taken too long over what it is at.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let held = self.release();
-        if let Some(WriteTimeout { since, .. }) = self.unread
+        if let Some(WriteStall { since, .. }) = self.unread
             && self.place.poll_evicted(cx, since, held).is_ready()
         {
             return Poll::Ready(CloseReason::Evicted);

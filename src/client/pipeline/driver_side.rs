@@ -254,7 +254,7 @@ impl Pipeline {
             (Kind::Get, Response::Ok(metrics)) => Ok(Answer::Found(metrics)),
             (Kind::Get, Response::Malformed(record)) => Err(record.into()),
             (Kind::Get, Response::TooLarge { limit }) => Err(Error::ResponseTooLarge { limit }),
-            (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Answer::BatchOutcome),
+            (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Answer::Stored),
             (Kind::Put, _) => return Err(ConnectionError::DataForPut),
         };
         match (self.queue.answer(1), outcome) {
@@ -276,7 +276,7 @@ impl Pipeline {
     ) -> Result<(), ConnectionError> {
         while count > 0 {
             let outcome = match self.due(unsent_requests)? {
-                Kind::Put => Answer::BatchOutcome,
+                Kind::Put => Answer::Stored,
                 Kind::Get => Answer::Found(Metrics::default()),
             };
             let most = count.min(self.queue.in_flight() - unsent_requests);

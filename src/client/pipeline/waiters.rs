@@ -27,7 +27,7 @@ pub(in crate::client) struct WaiterId {
 /// What an answer brings to its caller.
 #[derive(Debug)]
 pub(in crate::client) enum Answer {
-    BatchOutcome,
+    Stored,
     Found(Metrics),
 }
 
@@ -185,7 +185,7 @@ impl Waiters {
     ) -> (Poll<Result<Answer, Error>>, Option<Waker>) {
         let Some(slot) = self.get_mut(id) else {
             // Only what is stored has no slot any more.
-            return (Poll::Ready(Ok(Answer::BatchOutcome)), None);
+            return (Poll::Ready(Ok(Answer::Stored)), None);
         };
         if let Call::One(outcome) = &mut slot.call
             && let Some(outcome) = outcome.take()
@@ -262,7 +262,7 @@ impl Waiters {
         };
         let wake = match &mut slot.call {
             Call::One(reservation) => {
-                if let Ok(Answer::BatchOutcome) = outcome {
+                if let Ok(Answer::Stored) = outcome {
                     wakers.extend(self.take(id).waker);
                     return;
                 }

@@ -25,19 +25,19 @@ struct Request {
     /// Requests that were accepted together find room together.
     block: usize,
     deadline: Instant,
-    reservation: Reservation,
+    stage: Stage,
     /// Whether it was sent on an earlier connection.
     retried: bool,
     outcome: Option<Outcome>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Reservation {
-    Overflow,
-    SendQueue,
-    Flight,
+enum Stage {
+    Waiting,
+    Queued,
+    InFlight,
     /// Answered, or withdrawn before it was sent.
-    Gone,
+    Done,
 }
 
 /// How far a batch has come.
@@ -76,11 +76,11 @@ impl Model {
     ) -> bool {
         let len = texts.iter().map(String::len).sum::<usize>();
         let waiting = self.waiting_len();
-        let has_room = !self.any(Reservation::Overflow)
+        let has_room = !self.any(Stage::Waiting)
             && (waiting == 0 || waiting + len <= self.settings.max_buffered_bytes);
-        let reservation = match (has_room, when_full) {
-            (true, _) => Reservation::SendQueue,
-            (false, Overflow::Wait) => Reservation::Overflow,
+        let stage = match (has_room, when_full) {
+            (true, _) => Stage::Queued,
+            (false, Overflow::Wait) => Stage::Waiting,
             (false, Overflow::Fail) => return false,
         };
         let before = self.requests.iter().filter(|request| request.call == call).count();
@@ -91,7 +91,7 @@ impl Model {
             text: text.clone(),
             block: self.blocks,
             deadline: now + self.settings.request_timeout,
-            reservation,
+            stage,
             retried: false,
             outcome: None,
         }));
@@ -103,13 +103,11 @@ impl Model {
     pub(super) fn take(&mut self, now: Instant) -> String {
         let mut taken = String::new();
         let mut room = self.window.saturating_sub(self.in_flight());
-        for request in
-            self.requests.iter_mut().filter(|request| request.reservation == Reservation::SendQueue)
-        {
+        for request in self.requests.iter_mut().filter(|request| request.stage == Stage::Queued) {
             if room == 0 {
                 break;
             }
-            request.reservation = Reservation::Flight;
+            request.stage = Stage::InFlight;
             taken += &request.text;
             room -= 1;
         }
@@ -122,20 +120,16 @@ impl Model {
 
     /// The kind of the request whose answer is due.
     pub(super) fn due(&self) -> Option<Kind> {
-        self.requests
-            .iter()
-            .find(|request| request.reservation == Reservation::Flight)
-            .map(|due| due.kind)
+        self.requests.iter().find(|request| request.stage == Stage::InFlight).map(|due| due.kind)
     }
 
     pub(super) fn answer(&mut self, outcome: Outcome, now: Instant) {
-        let due =
-            self.requests.iter_mut().find(|request| request.reservation == Reservation::Flight);
+        let due = self.requests.iter_mut().find(|request| request.stage == Stage::InFlight);
         if let Some(due) = due {
-            due.reservation = Reservation::Gone;
+            due.stage = Stage::Done;
             due.outcome.get_or_insert(outcome);
         }
-        self.response_due_since = self.any(Reservation::Flight).then_some(now);
+        self.response_due_since = self.any(Stage::InFlight).then_some(now);
     }
 
     pub(super) fn cancel(&mut self, call: usize) {
@@ -163,19 +157,17 @@ impl Model {
     }
 
     pub(super) fn disconnected(&mut self, is_violation: bool) {
-        for request in
-            self.requests.iter_mut().filter(|request| request.reservation == Reservation::Flight)
-        {
+        for request in self.requests.iter_mut().filter(|request| request.stage == Stage::InFlight) {
             let again = match request.kind {
                 Kind::Put => self.settings.retry,
                 Kind::Get => true,
             };
             if request.is_open() && again && !is_violation {
-                request.reservation = Reservation::SendQueue;
+                request.stage = Stage::Queued;
                 request.retried = true;
                 self.retried += 1;
             } else {
-                request.reservation = Reservation::Gone;
+                request.stage = Stage::Done;
                 request.outcome.get_or_insert(Outcome::Lost(Delivery::Unknown));
             }
         }
@@ -188,7 +180,7 @@ impl Model {
         for block in 0..self.blocks {
             let delivery = self.delivery(block);
             for request in self.requests.iter_mut().filter(|request| request.block == block) {
-                request.reservation = Reservation::Gone;
+                request.stage = Stage::Done;
                 request.outcome.get_or_insert(Outcome::Closed(delivery));
             }
         }
@@ -228,17 +220,15 @@ impl Model {
         };
         Stats {
             accepted: self.requests.len() as u64,
-            acknowledged: count(|r| {
-                matches!(r.outcome, Some(Outcome::Stored | Outcome::Found(_)))
-            }),
+            acknowledged: count(|r| matches!(r.outcome, Some(Outcome::Stored | Outcome::Found(_)))),
             rejected: count(|r| matches!(r.outcome, Some(Outcome::Rejected(_)))),
             failed: count(|r| {
                 use Outcome::{Closed, Lost, Timeout, Unreadable};
                 matches!(r.outcome, Some(Unreadable | Timeout(_) | Lost(_) | Closed(_)))
             }),
             cancelled: count(|r| r.outcome == Some(Outcome::Cancelled)),
-            in_flight: count(|r| r.is_open() && r.reservation == Reservation::Flight),
-            queued: count(|r| r.is_open() && r.reservation != Reservation::Flight),
+            in_flight: count(|r| r.is_open() && r.stage == Stage::InFlight),
+            queued: count(|r| r.is_open() && r.stage != Stage::InFlight),
             retried: self.retried,
             reconnects: self.connects.saturating_sub(1),
             ..Stats::default()
@@ -247,23 +237,21 @@ impl Model {
 
     /// How many bytes wait to be sent, those that found no room not among them.
     pub(super) fn waiting_len(&self) -> usize {
-        let waiting =
-            self.requests.iter().filter(|request| request.reservation == Reservation::SendQueue);
+        let waiting = self.requests.iter().filter(|request| request.stage == Stage::Queued);
         waiting.map(|request| request.text.len()).sum()
     }
 
     /// Whether more bytes may wait than the limit says: those of a single block, or bytes that
     /// have been sent before.
     pub(super) fn may_exceed_limit(&self) -> bool {
-        let mut waiting =
-            self.requests.iter().filter(|request| request.reservation == Reservation::SendQueue);
+        let mut waiting = self.requests.iter().filter(|request| request.stage == Stage::Queued);
         let first = waiting.clone().next().map(|request| request.block);
         waiting.clone().any(|request| request.retried)
             || waiting.all(|request| Some(request.block) == first)
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.requests.iter().filter(|request| request.reservation == Reservation::Flight).count()
+        self.requests.iter().filter(|request| request.stage == Stage::InFlight).count()
     }
 
     pub(super) fn response_due_since(&self) -> Option<Instant> {
@@ -279,7 +267,7 @@ impl Model {
     /// Moves blocks into the queue while it has room.
     fn admit(&mut self) {
         while let Some(block) =
-            self.requests.iter().find(|r| r.reservation == Reservation::Overflow).map(|r| r.block)
+            self.requests.iter().find(|r| r.stage == Stage::Waiting).map(|r| r.block)
         {
             let waiting = self.waiting_len();
             let requests = self.requests.iter_mut().filter(|request| request.block == block);
@@ -288,18 +276,17 @@ impl Model {
             if waiting > 0 && waiting + len > self.settings.max_buffered_bytes {
                 break;
             }
-            requests.into_iter().for_each(|request| request.reservation = Reservation::SendQueue);
+            requests.into_iter().for_each(|request| request.stage = Stage::Queued);
         }
     }
 
-    fn any(&self, reservation: Reservation) -> bool {
-        self.requests.iter().any(|request| request.reservation == reservation)
+    fn any(&self, stage: Stage) -> bool {
+        self.requests.iter().any(|request| request.stage == stage)
     }
 
     fn delivery(&self, block: usize) -> Delivery {
         let attempted = self.requests.iter().any(|request| {
-            let sent = request.retried
-                || matches!(request.reservation, Reservation::Flight | Reservation::Gone);
+            let sent = request.retried || matches!(request.stage, Stage::InFlight | Stage::Done);
             request.block == block && sent
         });
         if attempted { Delivery::Unknown } else { Delivery::NotSent }
@@ -315,8 +302,8 @@ impl Request {
     fn withdraw(&mut self, outcome: Outcome) {
         if self.is_open() {
             self.outcome = Some(outcome);
-            if self.reservation != Reservation::Flight {
-                self.reservation = Reservation::Gone;
+            if self.stage != Stage::InFlight {
+                self.stage = Stage::Done;
             }
         }
     }

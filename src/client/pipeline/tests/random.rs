@@ -259,8 +259,7 @@ impl World {
                 (None, _) | (Some(Kind::Put), Reply::Data | Reply::Unreadable) => true,
                 (Some(kind), _) if !is_violation => {
                     let stored = kind == Kind::Put && outcome == Outcome::Found(None);
-                    self.model
-                        .answer(if stored { Outcome::Stored } else { outcome }, self.now);
+                    self.model.answer(if stored { Outcome::Stored } else { outcome }, self.now);
                     false
                 }
                 _ => false,
