@@ -122,7 +122,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// How many lines of a kind are written in a [`WINDOW`]: enough to see which peer it is, and why.
 const MAX_LINES: u32 = 5;
 
-/// How long [`MAX_LINES`] are for.
+/// How long the window of a [`LogLimiter`] is.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// How often a condition that lasts is logged again: a log of a day then has 1,440 lines of it at

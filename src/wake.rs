@@ -19,7 +19,7 @@ pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
     }
 }
 
-/// Wakes tasks, as [`wake_all`] does.
+/// Wakes tasks, each of them also where the waker of another panics. The caller holds no lock.
 pub fn wake_each(wakers: impl IntoIterator<Item = Waker>) {
     let mut wakers = wakers.into_iter();
     // Goes on behind the waker that has panicked, which has been taken by then.

@@ -134,7 +134,7 @@ impl<S: Store> Server<S> {
     ///
     /// A handshake counts towards [`Limits::max_connections`], and has to be over within
     /// [`Limits::line_time`]. One that fails is logged at `info`, with the reason, and counted in
-    /// [`ServerStats::failed_handshakes`]. Signatures are made on Tokio's blocking threads: at most half
+    /// [`ServerStats::failed_handshakes`](crate::ServerStats::failed_handshakes). Signatures are made on Tokio's blocking threads: at most half
     /// as many at once as the runtime has threads, so that a flood of handshakes leaves the processor to
     /// the peers that are connected; one at a time for each address; and next is the address that has
     /// cost least.

@@ -21,7 +21,7 @@ use metrics_client::codec::ServerCodec;
 /// client that puts one point after the other keeps a tenth of its rate or more.
 ///
 /// What a limit cannot be is taken for the nearest that it can be. Zero never means "without a limit"; the rule is
-/// that of [`ClientBuilder`](crate::ClientBuilder#limits-and-zero).
+/// that of [`ClientBuilder`](metrics_client::ClientBuilder#limits-and-zero).
 ///
 /// ```
 /// use std::time::Duration;
