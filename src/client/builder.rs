@@ -5,12 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    MetricsClient, Reconnector,
-    connect::{Connector, Dialer, MAX_DURATION, NoReconnect, Reconnect, SHORTEST},
-    driver::ConnectionConfig,
-    pipeline::Settings,
+    MetricsClient,
+    backoff::Reconnect,
+    connect::{Connector, Dialer, NoReconnect},
+    durations::{MAX_DURATION, SHORTEST},
     pool::{MAX_CONNECTIONS, Pool},
+    settings::{ConnectionConfig, Overflow, Pipelining, Settings},
     shared::cooperative,
+    spawn_client,
     tcp::TcpConnector,
 };
 use crate::{error::Error, protocol::ClientCodec};
@@ -59,35 +61,6 @@ pub struct ClientBuilder<C = TcpConnector> {
     overflow: Overflow,
     reconnect: Reconnect,
     retry: bool,
-}
-
-/// Whether a request may be sent before the one before it has been answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Pipelining {
-    /// Where the server has shown that it can: each connection begins with one request in flight,
-    /// and when a second one waits, a connection beside it asks the server: where one
-    /// address leads to several, they must be alike. After a connection has stalled with several requests
-    /// in flight, its successors stay at one, and the server is asked again after a minute; after two, four and
-    /// so on up to an hour if it stalls again.
-    #[default]
-    Auto,
-    /// Always. Right for servers that are known to frame requests by line, such as this crate's;
-    /// most others will lose or garble answers.
-    On,
-    /// Never: one request at a time.
-    Off,
-}
-
-/// What becomes of a request when as many bytes wait to be sent as may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Overflow {
-    /// The call waits for room, until its deadline; those who came first go first.
-    #[default]
-    Wait,
-    /// The call fails at once with [`Error::QueueFull`].
-    Fail,
 }
 
 impl ClientBuilder {
@@ -247,7 +220,7 @@ impl<C: Connector> ClientBuilder<C> {
             self.check_address()?;
             let (pool, plan, dialer) = self.split();
             match dialer.dial().await {
-                Ok(io) => Ok(start(pool, plan, dialer, Some(io))),
+                Ok(io) => Ok(spawn_client(pool, plan, dialer, Some(io))),
                 Err(cause) => Err(dialer.error(cause)),
             }
         })
@@ -267,7 +240,7 @@ impl<C: Connector> ClientBuilder<C> {
     pub fn connect_lazy(self) -> Result<MetricsClient, Error> {
         self.check_address()?;
         let (pool, plan, dialer) = self.split();
-        Ok(start(pool, plan, dialer, None))
+        Ok(spawn_client(pool, plan, dialer, None))
     }
 
     /// Makes a client on a stream that is connected already, its only connection. It never dials: when
@@ -333,19 +306,3 @@ const SHORTEST_STALL: Duration = Duration::from_millis(200);
 
 /// `ok\n\n`. With less no request would ever be answered.
 const LEAST_RESPONSE_BYTES: usize = 4;
-
-/// Starts a client that dials, on the connection if there is one already.
-pub(super) fn start<C: Connector>(
-    pool: Pool,
-    plan: ConnectionConfig,
-    dialer: Arc<Dialer<C>>,
-    io: Option<C::Io>,
-) -> MetricsClient {
-    pool.drive(&plan, &dialer, io);
-    let reconnector = Reconnector {
-        dialer,
-        #[cfg(feature = "reporter")]
-        plan,
-    };
-    MetricsClient::new(pool, Some(reconnector))
-}

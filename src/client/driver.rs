@@ -17,27 +17,18 @@ use std::{
 use tokio::time::{self, Instant, Sleep};
 
 use super::{
-    builder::Pipelining,
-    connect::{Backoff, BoxFuture, ConnectionState, Connector, Dialer, Reconnect},
+    backoff::Backoff,
+    connect::{BoxFuture, Connector, Dialer},
     connection::{Connection, IoProgress},
     distrust::Distrust,
     driver_log::DriverLog,
     hangup::{self, Dialed, Loss},
-    pipeline::Settings,
     probe,
+    settings::{ConnectionConfig, Pipelining},
     shared::{Shared, wake_all},
+    state::ConnectionState,
 };
 use crate::error::{ConnectionError, Delivery, Error};
-
-/// What a driver is told once, when it is made.
-#[derive(Clone, Debug)]
-pub(super) struct ConnectionConfig {
-    pub(super) settings: Settings,
-    pub(super) pipelining: Pipelining,
-    pub(super) max_in_flight: usize,
-    pub(super) max_response_bytes: usize,
-    pub(super) reconnect: Reconnect,
-}
 
 pub(super) struct Driver<C: Connector> {
     shared: Arc<Shared>,

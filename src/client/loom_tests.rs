@@ -28,10 +28,10 @@ use self::line::{Line, Server};
 use super::{
     Connector, MetricsClient, Overflow, Pipelining, Reconnect,
     connect::{Dialer, NoReconnect},
-    driver::{ConnectionConfig, Driver},
-    pipeline::Settings,
+    driver::Driver,
     place::Reservations,
     pool::Pool,
+    settings::{ConnectionConfig, Settings},
 };
 use crate::{error::Error, metric::Sample, protocol::Request};
 

@@ -5,9 +5,10 @@ use std::{fmt, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::{
-    connect::Dial,
+    connect::{Dial, Dialer},
     pipeline::{Answer, Kind, Pipeline},
     pool::Pool,
+    settings::ConnectionConfig,
     shared::cooperative,
 };
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 };
 
 mod address;
+mod backoff;
 mod batch;
 mod budgeted;
 mod builder;
@@ -25,6 +27,7 @@ mod connection;
 mod distrust;
 mod driver;
 mod driver_log;
+mod durations;
 mod greeting;
 mod hangup;
 #[cfg(test)]
@@ -37,6 +40,7 @@ mod probe;
 #[cfg(feature = "tower")]
 mod reservation;
 mod resolver;
+mod settings;
 mod shared;
 mod state;
 mod state_watcher;
@@ -52,14 +56,17 @@ mod unix;
 mod write_coalescing;
 
 pub use address::InvalidAddress;
-pub use builder::{ClientBuilder, Overflow, Pipelining};
-pub use connect::{ConnectionState, Connector, Reconnect};
+pub use backoff::Reconnect;
+pub use builder::ClientBuilder;
+pub use connect::Connector;
 #[cfg(feature = "reporter")]
 pub(crate) use hangup::ENOUGH_PROOFS;
 #[cfg(feature = "reporter")]
 pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use reservation::{CallFuture, Reservations};
+pub use settings::{Overflow, Pipelining};
+pub use state::ConnectionState;
 pub use state_watcher::StateWatcher;
 pub use stats::Stats;
 pub use stream::SampleStream;
@@ -103,8 +110,31 @@ struct Handle {
 /// What makes connections beside the main one.
 struct Reconnector {
     dialer: Arc<dyn Dial>,
+    /// Makes another client that dials like this one, on the runtime of the caller.
     #[cfg(feature = "reporter")]
-    plan: driver::ConnectionConfig,
+    detached: Box<dyn Fn() -> MetricsClient + Send + Sync>,
+}
+
+/// Starts a client that dials, on the connection if there is one already.
+fn spawn_client<C: Connector>(
+    pool: Pool,
+    config: ConnectionConfig,
+    dialer: Arc<Dialer<C>>,
+    io: Option<C::Io>,
+) -> MetricsClient {
+    pool.drive(&config, &dialer, io);
+    let reconnector = Reconnector {
+        #[cfg(feature = "reporter")]
+        detached: {
+            let dialer = Arc::clone(&dialer);
+            Box::new(move || {
+                let pool = Pool::new(1, &config.settings);
+                spawn_client(pool, config.clone(), Arc::clone(&dialer), None)
+            })
+        },
+        dialer,
+    };
+    MetricsClient::new(pool, Some(reconnector))
 }
 
 impl MetricsClient {
@@ -158,8 +188,7 @@ impl MetricsClient {
     /// `None` if this one was made from a stream.
     #[cfg(feature = "reporter")]
     pub(crate) fn detached_clone(&self) -> Option<Self> {
-        let Reconnector { dialer, plan } = self.handle.reconnector.as_ref()?;
-        Some(Arc::clone(dialer).client(plan.clone()))
+        self.handle.reconnector.as_ref().map(|reconnector| (reconnector.detached)())
     }
 
     /// Stores `value` for `key` at the current second, and returns once the server has

@@ -9,11 +9,11 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    connect::{ConnectionState, Connector, Dialer},
-    driver::{ConnectionConfig, Driver},
-    pipeline::Settings,
+    connect::{Connector, Dialer},
+    driver::Driver,
+    settings::{ConnectionConfig, Settings},
     shared::Shared,
-    state::StateTracker,
+    state::{ConnectionState, StateTracker},
     stats::Stats,
 };
 use crate::{

@@ -14,11 +14,9 @@ use tokio::{
 };
 
 use super::{
-    connect::ConnectionState,
-    pipeline::{
-        AckWatermark, Answer, Kind, Pipeline, Progress, Settings, Slot, Submitted, WaiterId,
-    },
-    state::StateTracker,
+    pipeline::{AckWatermark, Answer, Kind, Pipeline, Progress, Slot, Submitted, WaiterId},
+    settings::Settings,
+    state::{ConnectionState, StateTracker},
     sync::{Mutex, MutexGuard},
 };
 pub(super) use crate::wake::wake_all;

@@ -4,7 +4,22 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::connect::ConnectionState;
+/// Where a client stands with its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// A connection is being made.
+    Connecting,
+    /// There is a connection.
+    Connected,
+    /// There is none. At first, and after a connection has ended while nobody waited, as when a
+    /// server closes an idle one, the client dials when the next request comes. Once it has failed
+    /// to connect, or has lost a connection while requests waited or to a server that broke the
+    /// protocol or rejected the connection, it dials until there is a connection, also when nobody waits any more.
+    Disconnected,
+    /// The client serves nobody any more.
+    Closed,
+}
 
 /// Where each connection stands, and a watch of what that comes to.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tokio::{sync::watch, task::coop};
 
-use super::connect::ConnectionState;
+use super::state::ConnectionState;
 
 /// Follows the [`ConnectionState`] of a client; made by
 /// [`MetricsClient::watch_state`](crate::MetricsClient::watch_state).

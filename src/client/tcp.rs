@@ -11,7 +11,8 @@ use tokio::{
 
 use super::{
     address::{InvalidAddress, TcpAddress},
-    connect::{Connector, MAX_DURATION},
+    connect::Connector,
+    durations::MAX_DURATION,
     resolver::Resolver,
 };
 

@@ -11,9 +11,7 @@ use tokio_rustls::{
 };
 
 use super::{
-    address::InvalidAddress,
-    connect::{Connector, MAX_DURATION},
-    tcp::TcpConnector,
+    address::InvalidAddress, connect::Connector, durations::MAX_DURATION, tcp::TcpConnector,
 };
 use crate::tls::{TlsError, certified_key, provider, roots};
 

@@ -14,7 +14,7 @@ use super::{
     waiters::{Answer, Cancelled, Progress, Slot, WaiterId},
 };
 use crate::{
-    client::builder::Overflow,
+    client::settings::Overflow,
     error::{Delivery, Error},
     metric::Selector,
     protocol::{self, Numbers},

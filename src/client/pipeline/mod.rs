@@ -4,7 +4,7 @@
 //! handles share it under one lock, tell it the time, and wake whom it names once the lock is
 //! released.
 
-use std::{sync::Arc, task::Waker, time::Duration};
+use std::{sync::Arc, task::Waker};
 
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ use self::{
     waiters::Waiters,
 };
 use super::{
-    builder::Overflow,
+    settings::Settings,
     stats::{Counters, Stats},
 };
 use crate::{
@@ -45,18 +45,6 @@ pub(super) use reservations::ReservationId;
 pub(super) use send_queue::Kind;
 pub(super) use suspect::RequestId;
 pub(super) use waiters::{AckWatermark, Answer, Progress, Slot, WaiterId};
-
-/// What the pipeline is told once, when it is made.
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) request_timeout: Duration,
-    /// A connection whose oldest answer is later than this is dead.
-    pub(super) stall_timeout: Duration,
-    pub(super) max_buffered_bytes: usize,
-    pub(super) overflow: Overflow,
-    /// Whether puts that were sent and not acknowledged go again on the next connection.
-    pub(super) retry: bool,
-}
 
 #[derive(Debug)]
 pub(super) struct Pipeline {

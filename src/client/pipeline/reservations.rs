@@ -11,7 +11,7 @@ use super::{
     handle_side::Admission,
     send_queue::{Entry, Kind},
 };
-use crate::{client::builder::Overflow, error::Error};
+use crate::{client::settings::Overflow, error::Error};
 
 /// A reservation in the queue for any one request, or a position in the line for one. It has to be
 /// [filled](Pipeline::fill) or [given back](Pipeline::release).
