@@ -30,8 +30,8 @@ use super::{
     connect::{Dialer, NoReconnect},
     driver::{ConnectionConfig, Driver},
     pipeline::Settings,
-    place::Reservations,
     pool::Pool,
+    reservation::Reservations,
 };
 use crate::{error::Error, metric::Sample, protocol::Request};
 
