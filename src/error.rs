@@ -1,10 +1,9 @@
 //! Why a call failed, and what that says about the data.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{borrow::Cow, io, sync::Arc, time::Duration};
 
 use crate::{
-    client::InvalidAddress,
-    metric::{Escaped, InvalidKey},
+    metric::{Escaped, Excerpt, InvalidKey},
     protocol::{CodecError, InvalidRecord, InvalidSample, NonFiniteValue},
 };
 
@@ -344,4 +343,30 @@ pub struct BatchError {
     pub(crate) delivery: Delivery,
     /// Whether what kept samples from being stored, other than refusals, may be over next time.
     pub(crate) retryable: bool,
+}
+
+/// An address to which no connection can ever be made, whatever the network and the server do.
+///
+/// It says what is wrong and names the form that an address has. A [`Connector`](crate::Connector) of
+/// another crate can make one in [`check_address`](crate::Connector::check_address).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid address {excerpt}: {reason}; an address is {form}")]
+pub struct InvalidAddress {
+    excerpt: Excerpt,
+    reason: Cow<'static, str>,
+    form: Cow<'static, str>,
+}
+
+impl InvalidAddress {
+    /// Says of `address` what is wrong (`the port is missing`), and which form it should have
+    /// (`host:port, such as 127.0.0.1:8888`). The address is shown escaped and cut to 64 bytes.
+    #[must_use]
+    pub fn new(
+        address: &str,
+        reason: impl Into<Cow<'static, str>>,
+        form: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let excerpt = Excerpt::of(address.as_bytes());
+        Self { excerpt, reason: reason.into(), form: form.into() }
+    }
 }

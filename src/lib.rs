@@ -34,10 +34,10 @@ pub use client::TlsConnector;
 #[cfg_attr(docsrs, doc(cfg(unix)))]
 pub use client::UnixConnector;
 pub use client::{
-    ClientBuilder, ConnectionState, Connector, InvalidAddress, MetricsClient, Overflow, Pipelining,
-    Reconnect, SampleStream, StateWatcher, Stats, TcpConnector,
+    ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
+    SampleStream, StateWatcher, Stats, TcpConnector,
 };
-pub use error::{BatchError, ConnectionError, Delivery, Error};
+pub use error::{BatchError, ConnectionError, Delivery, Error, InvalidAddress};
 pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};
 pub use protocol::{
     ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NonFiniteValue,

@@ -1,34 +1,8 @@
 //! What an address looks like. Each form has a parser here, and a connector that uses it.
 
-use std::{borrow::Cow, net::Ipv6Addr, str::FromStr};
+use std::{net::Ipv6Addr, str::FromStr};
 
-use crate::metric::Excerpt;
-
-/// An address to which no connection can ever be made, whatever the network and the server do.
-///
-/// It says what is wrong and names the form that an address has. A [`Connector`](crate::Connector) of
-/// another crate can make one in [`check_address`](crate::Connector::check_address).
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid address {excerpt}: {reason}; an address is {form}")]
-pub struct InvalidAddress {
-    excerpt: Excerpt,
-    reason: Cow<'static, str>,
-    form: Cow<'static, str>,
-}
-
-impl InvalidAddress {
-    /// Says of `address` what is wrong (`the port is missing`), and which form it should have
-    /// (`host:port, such as 127.0.0.1:8888`). The address is shown escaped and cut to 64 bytes.
-    #[must_use]
-    pub fn new(
-        address: &str,
-        reason: impl Into<Cow<'static, str>>,
-        form: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        let excerpt = Excerpt::of(address.as_bytes());
-        Self { excerpt, reason: reason.into(), form: form.into() }
-    }
-}
+use crate::error::InvalidAddress;
 
 /// `host:port`. The host is a name, an IPv4 address, or an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]

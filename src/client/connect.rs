@@ -13,8 +13,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{address::InvalidAddress, turn::within};
-use crate::error::{ConnectionError, Error};
+use super::turn::within;
+use crate::error::{ConnectionError, Error, InvalidAddress};
 
 /// Makes connections: TCP unless the client is told otherwise.
 ///

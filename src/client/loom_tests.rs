@@ -29,8 +29,8 @@ use super::{
     Connector, MetricsClient, Overflow, Pipelining, Reconnect,
     connect::{Dialer, NoReconnect},
     driver::Driver,
-    place::Reservations,
     pool::Pool,
+    reservation::Reservations,
     settings::{ConnectionConfig, Settings},
 };
 use crate::{error::Error, metric::Sample, protocol::Request};

@@ -55,7 +55,6 @@ mod turn;
 mod unix;
 mod write_coalescing;
 
-pub use address::InvalidAddress;
 pub use backoff::Reconnect;
 pub use builder::ClientBuilder;
 pub use connect::Connector;

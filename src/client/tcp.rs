@@ -9,12 +9,8 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{
-    address::{InvalidAddress, TcpAddress},
-    connect::Connector,
-    durations::MAX_DURATION,
-    resolver::Resolver,
-};
+use super::{address::TcpAddress, connect::Connector, durations::MAX_DURATION, resolver::Resolver};
+use crate::error::InvalidAddress;
 
 /// Connects over TCP: looks the name up for each dial and tries every address that it finds.
 ///

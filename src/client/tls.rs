@@ -10,9 +10,8 @@ use tokio_rustls::{
     },
 };
 
-use super::{
-    address::InvalidAddress, connect::Connector, durations::MAX_DURATION, tcp::TcpConnector,
-};
+use super::{connect::Connector, durations::MAX_DURATION, tcp::TcpConnector};
+use crate::error::InvalidAddress;
 use crate::tls::{TlsError, certified_key, provider, roots};
 
 /// Connects over TLS, on top of TCP or of another [`Connector`].

@@ -4,10 +4,8 @@ use std::io;
 
 use tokio::net::UnixStream;
 
-use super::{
-    address::{InvalidAddress, check_unix},
-    connect::Connector,
-};
+use super::{address::check_unix, connect::Connector};
+use crate::error::InvalidAddress;
 
 /// Connects over a Unix socket: the client's address is the socket's path.
 ///

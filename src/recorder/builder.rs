@@ -6,7 +6,7 @@ use super::{
     Recorder,
     names::{NameSettings, Names},
     registry::{Registry, Settings},
-    series::Quantile,
+    series::{Counters, Quantile},
 };
 use crate::{
     metric::{InvalidKey, Key},
@@ -38,22 +38,6 @@ pub struct RecorderBuilder {
     names: NameSettings,
     settings: Settings,
     clock: WallClock,
-}
-
-/// What is reported of a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Counters {
-    /// How much has been counted since the counter began: never less than before, until the program
-    /// starts anew. A report that is lost leaves a gap and no error.
-    #[default]
-    Totals,
-    /// How much has been counted each second, over the [interval](RecorderBuilder::interval), as statsd
-    /// does. A report out of turn, by [`flush`](Recorder::flush) or a guard, divides what was counted by
-    /// the whole interval too, so that the values of an interval add up to its rate; where an interval
-    /// was missed, as the runtime stood still, the report divides by the time that has passed. The first `absolute` of a counter says what was counted before
-    /// it was known here, and is no increase.
-    Rates,
 }
 
 /// There is a recorder already, and the facade takes one for each process.

@@ -9,10 +9,7 @@ use metrics::HistogramFn;
 use metrics_util::storage::Summary;
 use tokio::time::Instant;
 
-use super::{
-    names::Kind,
-    series::{Report, Series, is_before, locked},
-};
+use super::series::{Kind, Report, Series, is_before, locked};
 use crate::metric::Key;
 
 pub(super) struct HistogramSeries {

@@ -10,28 +10,34 @@ use metrics::{CounterFn, GaugeFn, HistogramFn};
 
 use super::{
     histogram::HistogramSeries,
-    registry::Registry,
     series::{CounterSeries, GaugeSeries, locked},
 };
+
+/// Finds series, and makes them if there is room.
+pub(super) trait SeriesSource: Send + Sync {
+    fn find_counter(&self, key: &metrics::Key) -> Option<Arc<CounterSeries>>;
+    fn find_gauge(&self, key: &metrics::Key) -> Option<Arc<GaugeSeries>>;
+    fn find_histogram(&self, key: &metrics::Key) -> Option<Arc<HistogramSeries>>;
+}
 
 /// A series that is looked for again with each update, until it is found.
 struct Late<S> {
     key: metrics::Key,
-    registry: Weak<Registry>,
+    source: Weak<dyn SeriesSource>,
     series: OnceLock<Arc<S>>,
 }
 
 impl<S> Late<S> {
-    fn new((key, registry): (metrics::Key, Weak<Registry>)) -> Self {
-        Self { key, registry, series: OnceLock::new() }
+    fn new((key, source): (metrics::Key, Weak<dyn SeriesSource>)) -> Self {
+        Self { key, source, series: OnceLock::new() }
     }
 
     fn find(
         &self,
-        find: impl FnOnce(&Registry, &metrics::Key) -> Option<Arc<S>>,
+        find: impl FnOnce(&dyn SeriesSource, &metrics::Key) -> Option<Arc<S>>,
     ) -> Option<&Arc<S>> {
         if self.series.get().is_none()
-            && let Some(series) = find(&*self.registry.upgrade()?, &self.key)
+            && let Some(series) = find(&*self.source.upgrade()?, &self.key)
         {
             // Where another thread was faster, it has found the same series.
             let _ = self.series.set(series);
@@ -47,7 +53,7 @@ pub(super) struct LateCounter {
 }
 
 impl LateCounter {
-    pub(super) fn new(wanted: (metrics::Key, Weak<Registry>)) -> Self {
+    pub(super) fn new(wanted: (metrics::Key, Weak<dyn SeriesSource>)) -> Self {
         Self { late: Late::new(wanted), kept: AtomicU64::new(0) }
     }
 }
@@ -55,13 +61,13 @@ impl LateCounter {
 impl CounterFn for LateCounter {
     fn increment(&self, value: u64) {
         self.kept.fetch_add(value, Ordering::Relaxed);
-        if let Some(series) = self.late.find(Registry::find_counter) {
+        if let Some(series) = self.late.find(|source, key| source.find_counter(key)) {
             series.increment(self.kept.swap(0, Ordering::Relaxed));
         }
     }
 
     fn absolute(&self, value: u64) {
-        if let Some(series) = self.late.find(Registry::find_counter) {
+        if let Some(series) = self.late.find(|source, key| source.find_counter(key)) {
             series.absolute(value);
         }
     }
@@ -81,12 +87,12 @@ struct Kept {
 }
 
 impl LateGauge {
-    pub(super) fn new(wanted: (metrics::Key, Weak<Registry>)) -> Self {
+    pub(super) fn new(wanted: (metrics::Key, Weak<dyn SeriesSource>)) -> Self {
         Self { late: Late::new(wanted), kept: Mutex::default() }
     }
 
     fn update(&self, update: impl Fn(&mut Kept)) {
-        let series = self.late.find(Registry::find_gauge);
+        let series = self.late.find(|source, key| source.find_gauge(key));
         let Kept { set, change } = {
             let mut kept = locked(&self.kept);
             update(&mut kept);
@@ -123,7 +129,7 @@ pub(super) struct LateHistogram {
 }
 
 impl LateHistogram {
-    pub(super) fn new(wanted: (metrics::Key, Weak<Registry>)) -> Self {
+    pub(super) fn new(wanted: (metrics::Key, Weak<dyn SeriesSource>)) -> Self {
         Self { late: Late::new(wanted) }
     }
 }
@@ -134,7 +140,7 @@ impl HistogramFn for LateHistogram {
     }
 
     fn record_many(&self, value: f64, count: usize) {
-        if let Some(series) = self.late.find(Registry::find_histogram) {
+        if let Some(series) = self.late.find(|source, key| source.find_histogram(key)) {
             series.record_many(value, count);
         }
     }

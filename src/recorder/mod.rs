@@ -22,7 +22,8 @@ mod series;
 #[cfg(test)]
 mod tests;
 
-pub use builder::{Counters, InstallError, InvalidInterval, InvalidQuantile, RecorderBuilder};
+pub use builder::{InstallError, InvalidInterval, InvalidQuantile, RecorderBuilder};
+pub use series::Counters;
 
 /// Reports what a program says with `metrics::counter!`, `gauge!` and `histogram!`.
 ///

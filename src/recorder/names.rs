@@ -12,7 +12,10 @@ use std::{
 use indexmap::IndexMap;
 use metrics::KeyName;
 
-use super::{histogram::HistogramKeys, series::Quantile};
+use super::{
+    histogram::HistogramKeys,
+    series::{Kind, Quantile},
+};
 use crate::{
     log_limit::LogLimiter,
     metric::{InvalidKey, Key},
@@ -67,13 +70,6 @@ struct Pair {
     key: Key,
     first: Owner,
     second: Owner,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
 }
 
 /// How many pairs of metrics are remembered, and logged. A program has a handful at most, unless its

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering, fence},
     },
     time::Duration,
@@ -14,11 +14,10 @@ use metrics_util::registry::{Registry as Shards, Storage};
 use tokio::time::Instant;
 
 use super::{
-    builder::Counters,
     histogram::HistogramSeries,
-    late::{LateCounter, LateGauge, LateHistogram},
+    late::{LateCounter, LateGauge, LateHistogram, SeriesSource},
     names::Names,
-    series::{CounterSeries, GaugeSeries, Report, Series},
+    series::{CounterSeries, Counters, GaugeSeries, Report, Series},
 };
 use crate::{
     log_limit::LogCondition,
@@ -121,36 +120,6 @@ impl Registry {
         }
     }
 
-    /// Returns the series, which is made if there is room.
-    pub(super) fn find_counter(&self, key: &metrics::Key) -> Option<Arc<CounterSeries>> {
-        let found = match self.has_room() {
-            true => Some(self.shards.get_or_create_counter(key, Arc::clone)),
-            false => self.shards.get_counter(key),
-        };
-        self.names().log_new();
-        found
-    }
-
-    /// Returns the series, which is made if there is room.
-    pub(super) fn find_gauge(&self, key: &metrics::Key) -> Option<Arc<GaugeSeries>> {
-        let found = match self.has_room() {
-            true => Some(self.shards.get_or_create_gauge(key, Arc::clone)),
-            false => self.shards.get_gauge(key),
-        };
-        self.names().log_new();
-        found
-    }
-
-    /// Returns the series, which is made if there is room.
-    pub(super) fn find_histogram(&self, key: &metrics::Key) -> Option<Arc<HistogramSeries>> {
-        let found = match self.has_room() {
-            true => Some(self.shards.get_or_create_histogram(key, Arc::clone)),
-            false => self.shards.get_histogram(key),
-        };
-        self.names().log_new();
-        found
-    }
-
     /// Hands the values of all series to the reporter, and forgets those that are idle. `due` is when
     /// the report was due, by the wall clock; it is now where it is made out of turn.
     pub(super) fn report(&self, due: Option<Duration>) -> Refused {
@@ -228,7 +197,7 @@ impl Registry {
     }
 
     /// Counts a handle of a series for which there is no room. Returns what such a handle needs.
-    fn refuse(self: &Arc<Self>, key: &metrics::Key) -> (metrics::Key, std::sync::Weak<Self>) {
+    fn refuse(self: &Arc<Self>, key: &metrics::Key) -> (metrics::Key, Weak<dyn SeriesSource>) {
         self.tally().refused.fetch_add(1, Ordering::Relaxed);
         if let Some(lasting) = self.full.holds() {
             let (handles, limit) = (lasting.times, self.settings.max_series);
@@ -239,7 +208,8 @@ impl Registry {
                 "the limit of series is reached: new ones are not reported"
             );
         }
-        (key.clone(), Arc::downgrade(self))
+        let source: Weak<Self> = Arc::downgrade(self);
+        (key.clone(), source)
     }
 }
 
@@ -247,6 +217,35 @@ impl Registry {
 /// of turn or a little late, unless an interval has been missed.
 fn rated(elapsed: Duration, interval: Duration) -> Duration {
     if elapsed < interval * 3 / 2 { interval } else { elapsed }
+}
+
+impl SeriesSource for Registry {
+    fn find_counter(&self, key: &metrics::Key) -> Option<Arc<CounterSeries>> {
+        let found = match self.has_room() {
+            true => Some(self.shards.get_or_create_counter(key, Arc::clone)),
+            false => self.shards.get_counter(key),
+        };
+        self.names().log_new();
+        found
+    }
+
+    fn find_gauge(&self, key: &metrics::Key) -> Option<Arc<GaugeSeries>> {
+        let found = match self.has_room() {
+            true => Some(self.shards.get_or_create_gauge(key, Arc::clone)),
+            false => self.shards.get_gauge(key),
+        };
+        self.names().log_new();
+        found
+    }
+
+    fn find_histogram(&self, key: &metrics::Key) -> Option<Arc<HistogramSeries>> {
+        let found = match self.has_room() {
+            true => Some(self.shards.get_or_create_histogram(key, Arc::clone)),
+            false => self.shards.get_histogram(key),
+        };
+        self.names().log_new();
+        found
+    }
 }
 
 /// Makes series, and the keys under which they are reported. What is worth a log line is kept until

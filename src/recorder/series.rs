@@ -11,8 +11,30 @@ use std::{
 use metrics::{CounterFn, GaugeFn};
 use tokio::time::Instant;
 
-use super::{builder::Counters, names::Kind};
 use crate::metric::{Key, Point, Sample};
+
+/// What is reported of a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Counters {
+    /// How much has been counted since the counter began: never less than before, until the program
+    /// starts anew. A report that is lost leaves a gap and no error.
+    #[default]
+    Totals,
+    /// How much has been counted each second, over the [interval](super::RecorderBuilder::interval), as statsd
+    /// does. A report out of turn, by [`flush`](super::Recorder::flush) or a guard, divides what was counted by
+    /// the whole interval too, so that the values of an interval add up to its rate; where an interval
+    /// was missed, as the runtime stood still, the report divides by the time that has passed. The first `absolute` of a counter says what was counted before
+    /// it was known here, and is no increase.
+    Rates,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
 
 /// One moment in which all series are reported.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::in_flight::BATCH;
+use super::MAX_BATCH;
 use crate::metric::{Key, Sample};
 
 /// Counts the failed attempts of each sample that had one. Without a bound it counts nothing.
@@ -14,7 +14,7 @@ pub(super) struct Attempts {
 
 /// What has failed comes first in the next batch, so that a batch's samples are all that have failed,
 /// but for a few that were passed over or dropped. If there are more than this, those are forgotten.
-const MAX_FAILED: usize = 2 * BATCH;
+const MAX_FAILED: usize = 2 * MAX_BATCH;
 
 impl Attempts {
     pub(super) fn new(max: Option<u32>) -> Self {

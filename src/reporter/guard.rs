@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use super::{
-    Reporter,
-    in_flight::{BATCH, SendOutcome},
+    MAX_BATCH, Reporter,
+    in_flight::SendOutcome,
     outbox::Mark,
     shared::{Shared, Times},
     stats::FlushError,
@@ -158,7 +158,7 @@ impl FinalFlush {
             if waiting == 0 {
                 return;
             }
-            match shared.send(client, true, BATCH).await {
+            match shared.send(client, true, MAX_BATCH).await {
                 Some(SendOutcome::Broken(_)) => time::sleep(PAUSE).await,
                 Some(SendOutcome::Whole | SendOutcome::Recalled) => {}
                 // What is being moved may come back.

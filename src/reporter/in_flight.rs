@@ -20,10 +20,6 @@ use crate::{
     metric::Sample,
 };
 
-/// How many samples leave at once: what a connection has in flight, so that it is kept busy, and few
-/// enough that what is sent again after a failure does not count.
-pub(super) const BATCH: usize = 4096;
-
 /// How many of them are taken from the queue at one go: nobody can record meanwhile.
 const SLICE: usize = 256;
 
@@ -496,7 +492,7 @@ impl fmt::Debug for InFlightBatch {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::*;
+    use super::{super::MAX_BATCH, *};
     use crate::Reporter;
 
     /// A call that is answered at once, and that looks, when it is dropped, whether anybody could take
@@ -571,7 +567,7 @@ mod tests {
 
     impl std::task::Wake for Eager {
         fn wake(self: Arc<Self>) {
-            let id = self.shared.start_batch(&self.shared.client, false, BATCH);
+            let id = self.shared.start_batch(&self.shared.client, false, MAX_BATCH);
             self.has_sent.store(id.is_some(), Ordering::Relaxed);
         }
     }

@@ -326,3 +326,7 @@ fn after(limit: Duration) -> Instant {
     const LONGEST: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 2);
     Instant::now() + limit.min(LONGEST)
 }
+
+/// How many samples leave at once: what a connection has in flight, so that it is kept busy, and few
+/// enough that what is sent again after a failure does not count.
+const MAX_BATCH: usize = 4096;

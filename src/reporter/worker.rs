@@ -5,11 +5,7 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 
 use super::{
-    Settings,
-    in_flight::{BATCH, SendOutcome},
-    outbox::Work,
-    poison::is_hangup,
-    self_metrics,
+    MAX_BATCH, Settings, in_flight::SendOutcome, outbox::Work, poison::is_hangup, self_metrics,
     shared::Shared,
 };
 use crate::error::Error;
@@ -35,7 +31,7 @@ impl Worker {
             shared,
             gather: settings.gather,
             enough: (settings.limits.samples / 2).max(1),
-            batch: BATCH,
+            batch: MAX_BATCH,
             self_metrics_due: settings.own.as_ref().map(|_| Instant::now() + self_metrics::EVERY),
         }
     }
@@ -129,7 +125,7 @@ impl Drop for Worker {
 /// oldest is sent alone, to find out if it is due to that.
 pub(super) fn next_batch(batch: usize, batch_outcome: &SendOutcome) -> usize {
     match batch_outcome {
-        SendOutcome::Whole => (2 * batch).min(BATCH),
+        SendOutcome::Whole => (2 * batch).min(MAX_BATCH),
         SendOutcome::Broken(error) if is_hangup(error) => 1,
         SendOutcome::Broken(_) | SendOutcome::Recalled => batch,
     }

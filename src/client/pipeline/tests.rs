@@ -6,12 +6,14 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Poll, Wake},
+    time::Duration,
 };
 
 use bytes::BytesMut;
 
 use super::{send_queue::Kind, *};
 use crate::{
+    client::settings::Overflow,
     error::Delivery,
     metric::{Point, Selector},
     protocol::{Numbers, Response},

@@ -6,11 +6,11 @@ use super::{
     error::SpoolError,
     fs::FileSystem,
     notices::{Aside, Notice},
-    recovery::Position,
+    position::Position,
     segment::{HEADER_LEN, Header, encode_block},
+    segment_log::Loss,
     segment_log::{POSITION, Segment, SegmentLog, segment_name},
     stats::SpoolStats,
-    trim::Loss,
 };
 use crate::metric::Sample;
 

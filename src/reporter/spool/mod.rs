@@ -19,6 +19,7 @@ mod log;
 mod notices;
 mod owner;
 mod pacer;
+mod position;
 mod reader;
 mod recovery;
 mod replay;

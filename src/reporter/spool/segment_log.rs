@@ -16,11 +16,10 @@ use super::{
     error::SpoolError,
     fs::{FileSystem, Identity, OsFileSystem},
     notices::{Health, Notice, SpoolLog},
+    position::Position,
     reader::Reader,
-    recovery::Position,
     segment::MAX_BLOCK_LEN,
     stats::SpoolStats,
-    trim::Loss,
     usage::Usage,
 };
 
@@ -119,6 +118,15 @@ pub(super) struct Outstanding {
     pub(super) expired: Vec<u64>,
     /// Those that the disk does not have any more, and why.
     pub(super) evicted: Vec<(Range<u64>, Loss)>,
+}
+
+/// Why samples are not on disk any more without having been settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The folder was full.
+    Dropped,
+    /// Their file is gone.
+    Lost,
 }
 
 impl<D: FileSystem> SegmentLog<D> {

@@ -9,7 +9,7 @@ use super::{
     reader::{BlockRef, Reader},
     replay::MAX_READ_FAILURES,
     segment::{HEADER_LEN, Header},
-    segment_log::{POSITION, SegmentLog, TEMPORARY, segment_name},
+    segment_log::{Loss, POSITION, SegmentLog, TEMPORARY, segment_name},
     usage::on_disk,
 };
 
@@ -204,15 +204,6 @@ impl<D: FileSystem> SegmentLog<D> {
         batch.evicted.push((in_hand, loss));
         others
     }
-}
-
-/// Why samples are not on disk any more without having been settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// The folder was full.
-    Dropped,
-    /// Their file is gone.
-    Lost,
 }
 
 /// How much of a segment is copied at once.
