@@ -29,7 +29,7 @@ pub enum Overflow {
     /// The call waits for room, until its deadline; those who came first go first.
     #[default]
     Wait,
-    /// The call fails at once with [`Error::QueueFull`].
+    /// The call fails at once with [`Error::QueueFull`](crate::Error::QueueFull).
     Fail,
 }
 
