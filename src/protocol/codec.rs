@@ -118,6 +118,9 @@ impl Decoder for ClientCodec {
     type Error = CodecError;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Response>, CodecError> {
+        if self.decoder.take_acknowledgement(src) {
+            return Ok(Some(Response::ok()));
+        }
         let end = self.decoder.decode(src, &mut self.records)?;
         Ok(end.map(|end| {
             let records = std::mem::take(&mut self.records);

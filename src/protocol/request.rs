@@ -108,7 +108,7 @@ fn record_len(key: &str) -> usize {
     key.len() + NUMBERS_LEN
 }
 
-#[inline]
+#[inline(always)]
 fn put_record(dst: &mut BytesMut, key: &str, point: Point) {
     dst.put_slice(key.as_bytes());
     // The numbers are written where they belong, into room that is cut back to what they took.
@@ -120,7 +120,7 @@ fn put_record(dst: &mut BytesMut, key: &str, point: Point) {
 
 /// Writes ` value timestamp` and a line break over the blanks that `room` begins with, and says how
 /// long that is.
-#[inline]
+#[inline(always)]
 fn write_numbers(room: &mut [u8], point: Point) -> usize {
     let mut len = 1 + number::write_value(&mut room[1..], point.value);
     room[len] = b' ';

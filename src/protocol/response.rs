@@ -193,6 +193,19 @@ impl Decoder {
         count
     }
 
+    /// Passes over an acknowledgement, if `src` begins with one and no answer has begun.
+    #[inline]
+    pub(crate) fn take_acknowledgement(&mut self, src: &mut BytesMut) -> bool {
+        let is_next = self.is_between_answers()
+            && self.limit >= ACKNOWLEDGEMENT.len()
+            && src.starts_with(ACKNOWLEDGEMENT);
+        if is_next {
+            src.advance(ACKNOWLEDGEMENT.len());
+            self.decoded += ACKNOWLEDGEMENT.len() as u64;
+        }
+        is_next
+    }
+
     /// Reads on in `src`. `None` means that the answer is not over and every byte has been looked
     /// at; the records so far have gone to the sink.
     pub(crate) fn decode(
