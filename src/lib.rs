@@ -46,7 +46,8 @@ pub use protocol::{
 #[cfg(feature = "reporter")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]
 pub use reporter::{
-    Dropped, FlushError, Gauge, Reporter, ReporterBuilder, ReporterGuard, ReporterStats, WhenFull,
+    DropCounts, FlushError, FlushGuard, Reporter, ReporterBuilder, ReporterStats, SeriesHandle,
+    WhenFull,
 };
 #[cfg(feature = "spool")]
 #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
