@@ -14,12 +14,11 @@ use tokio::{
 };
 
 mod connection;
-
 mod grammar;
-mod listening;
+mod listen;
 mod overload;
 mod pipelining;
-mod stop;
+mod shutdown;
 mod store;
 
 /// A running server; it serves until `stop` or the end of the test.
