@@ -34,8 +34,8 @@ pub use client::TlsConnector;
 #[cfg_attr(docsrs, doc(cfg(unix)))]
 pub use client::UnixConnector;
 pub use client::{
-    ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
-    SampleStream, StateWatcher, Stats, TcpConnector,
+    ClientBuilder, ClientStats, ConnectionState, Connector, MetricsClient, Pipelining, Reconnect,
+    SampleStream, StateWatcher, TcpConnector, WhenFull,
 };
 pub use error::{BatchError, ConnectionError, Delivery, Error, InvalidAddress};
 pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};
@@ -46,7 +46,7 @@ pub use protocol::{
 #[cfg(feature = "reporter")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]
 pub use reporter::{
-    Dropped, FlushError, Gauge, Reporter, ReporterBuilder, ReporterGuard, ReporterStats, WhenFull,
+    Dropped, FlushError, Gauge, Reporter, ReporterBuilder, ReporterGuard, ReporterStats,
 };
 #[cfg(feature = "spool")]
 #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
