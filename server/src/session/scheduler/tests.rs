@@ -1,3 +1,5 @@
+//! Fair scheduling of sessions: shares by bytes and by address, in paused time.
+
 use std::{net::IpAddr, task::Wake, time::Duration};
 
 use tokio::time::timeout;
