@@ -7,7 +7,7 @@ use super::spool::{OpenSpool, Spool, SpoolError};
 use super::{
     Reporter, Settings,
     queue::{Limits, WhenFull},
-    self_metrics::Own,
+    self_metrics::SelfMetrics,
 };
 use crate::{
     client::MetricsClient,
@@ -36,7 +36,7 @@ pub struct ReporterBuilder {
     client: MetricsClient,
     limits: Limits,
     linger: Duration,
-    own: Option<Own>,
+    self_metrics: Option<SelfMetrics>,
     max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
@@ -50,7 +50,7 @@ impl ReporterBuilder {
             client,
             limits,
             linger: Duration::from_millis(10),
-            own: None,
+            self_metrics: None,
             max_attempts: None,
             #[cfg(feature = "spool")]
             spool: None,
@@ -116,7 +116,7 @@ impl ReporterBuilder {
         K: TryInto<Key>,
         InvalidKey: From<K::Error>,
     {
-        self.own = Some(Own::new(&prefix.try_into()?)?);
+        self.self_metrics = Some(SelfMetrics::new(&prefix.try_into()?)?);
         Ok(self)
     }
 
@@ -157,7 +157,7 @@ impl ReporterBuilder {
             client: self.client.clone(),
             limits: self.limits,
             linger: self.linger,
-            own: self.own.clone(),
+            self_metrics: self.self_metrics.clone(),
             max_attempts: self.max_attempts,
             spool: Some(spool),
         })
@@ -175,7 +175,7 @@ impl ReporterBuilder {
             Settings {
                 limits: self.limits,
                 linger: self.linger,
-                own: self.own,
+                self_metrics: self.self_metrics,
                 max_attempts: self.max_attempts,
                 #[cfg(feature = "spool")]
                 spool: self.spool,
