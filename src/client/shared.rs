@@ -5,7 +5,7 @@ use std::{
     ops::Deref,
     pin::pin,
     sync::{Arc, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use tokio::{
