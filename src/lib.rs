@@ -112,8 +112,8 @@ pub use client::TlsConnector;
 #[cfg_attr(docsrs, doc(cfg(unix)))]
 pub use client::UnixConnector;
 pub use client::{
-    ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
-    SampleStream, StateWatcher, Stats, TcpConnector,
+    ClientBuilder, ClientStats, ConnectionState, Connector, MetricsClient, Pipelining, Reconnect,
+    SampleStream, StateWatcher, TcpConnector, WhenFull,
 };
 pub use error::{BatchError, ConnectionError, Delivery, Error, InvalidAddress};
 pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};
@@ -125,7 +125,6 @@ pub use protocol::{
 #[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]
 pub use reporter::{
     DropCounts, FlushError, FlushGuard, Reporter, ReporterBuilder, ReporterStats, SeriesHandle,
-    WhenFull,
 };
 #[cfg(feature = "spool")]
 #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
