@@ -10,7 +10,7 @@ use metrics_client::codec::ServerCodec;
 /// most 8 KiB; one that is busy holds at most 64 KiB of requests, what is made of them for the store, and
 /// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers. With the defaults, and
 /// without TLS, all connections together cost the process less than 768 MiB, besides what the store
-/// holds (`cargo bench --bench siege`, 10,000 hostile peers, two threads). Up to a third of that is free
+/// holds (`cargo bench --bench bench -- overload`, 10,000 hostile peers, two threads). Up to a third of that is free
 /// memory which glibc's allocator keeps for each thread; with `MALLOC_ARENA_MAX=1` in the environment
 /// it keeps it for all. Buffers of the kernel's sockets come on top; on Linux `net.ipv4.tcp_mem` bounds
 /// them.
