@@ -24,7 +24,7 @@ pub(super) fn comparisons() -> Comparisons {
             &peer,
             async move |addr| {
                 let client = MetricsClient::builder(addr).pipelining(Pipelining::Off);
-                client.connections(connections).connect().await
+                client.max_connections(connections).connect().await
             },
             async move |client, iterations| {
                 client.put_all(&samples).await.expect("the peer acknowledges"); // makes the connections
