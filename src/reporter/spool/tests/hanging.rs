@@ -141,7 +141,7 @@ fn reporter(client: MetricsClient, old: i64) -> (TempDir, HangingDisk, Reporter)
     let settings = Settings {
         limits,
         linger: Duration::from_millis(10),
-        own: None,
+        self_metrics: None,
         max_attempts: None,
         spool: Some(spool),
     };
