@@ -113,7 +113,7 @@ impl Spool {
 
     /// Sets the maximum age of a sample that is sent from the spool, by its timestamp and the clock of this
     /// machine. Older samples are dropped when they would be sent, and counted as
-    /// [`spool_expired`](crate::Dropped::spool_expired). For a server that rejects or does not need old
+    /// [`spool_expired`](crate::DropCounts::spool_expired). For a server that rejects or does not need old
     /// samples. Default: no maximum.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {

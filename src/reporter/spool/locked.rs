@@ -214,8 +214,8 @@ mod tests {
         assert_eq!(watch.take(), [""; 0]);
         fs::remove_file(root.path().join(format!("{:020}.log", 0))).unwrap();
         append().unwrap();
-        let message = "spool segment was removed or cut by another process";
-        assert_eq!(watch.take(), [message]);
+        let gone = "spool segment was removed or cut by another process";
+        assert_eq!(watch.take(), [gone, "spooled samples are lost"]);
         #[cfg(unix)]
         {
             fs::remove_file(root.path().join("lock")).unwrap();
