@@ -33,6 +33,22 @@
 //! - `opentelemetry` (feature `opentelemetry`): an exporter for the SDK's periodic reader.
 //! - `TlsConnector` (feature `tls`), `MetricsService` (feature `tower`).
 //!
+//! # Pipelining
+//!
+//! ```text
+//!         one at a time                            pipelined
+//!  client            server                 client            server
+//!    | put a ------->  |                      | put a, put b -> |
+//!    | <--------- ok   |                      | put c --------> |
+//!    | put b ------->  |                      | <-------- ok ok |
+//!    | <--------- ok   |                      | <----------- ok |
+//!    | put c ------->  |
+//!    | <--------- ok   |
+//! ```
+//!
+//! Requests of all tasks that are queued at the same time leave with one write. Many servers cannot take
+//! two requests at once, so by default the client probes the server first: see [`Pipelining`].
+//!
 //! # Cancel safety
 //!
 //! Every future of this crate may be dropped at any time, in `select!` or by a timeout. A request
@@ -96,8 +112,8 @@ pub use client::TlsConnector;
 #[cfg_attr(docsrs, doc(cfg(unix)))]
 pub use client::UnixConnector;
 pub use client::{
-    ClientBuilder, ConnectionState, Connector, MetricsClient, Overflow, Pipelining, Reconnect,
-    SampleStream, StateWatcher, Stats, TcpConnector,
+    ClientBuilder, ClientStats, ConnectionState, Connector, MetricsClient, Pipelining, Reconnect,
+    SampleStream, StateWatcher, TcpConnector, WhenFull,
 };
 pub use error::{BatchError, ConnectionError, Delivery, Error, InvalidAddress};
 pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};
@@ -109,7 +125,6 @@ pub use protocol::{
 #[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]
 pub use reporter::{
     DropCounts, FlushError, FlushGuard, Reporter, ReporterBuilder, ReporterStats, SeriesHandle,
-    WhenFull,
 };
 #[cfg(feature = "spool")]
 #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]

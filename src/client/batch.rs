@@ -13,7 +13,7 @@ use tokio::{task::coop, time::Instant};
 use super::{
     outcomes::Outcomes,
     pipeline::{Progress, WaiterId},
-    pool::{Pool, ShardedConnections},
+    pool::Pool,
     shared::Shared,
 };
 use crate::{
@@ -37,12 +37,12 @@ pub(super) async fn put_all(
     for sample in samples {
         NonFiniteValue::check(&sample.key, sample.point.value)?;
     }
-    let stored = match pool.several() {
-        None => {
+    let stored = match pool.connections() {
+        [only] => {
             let track = outcomes.map(|outcomes| Track { outcomes, places: None });
-            store(pool.first(), samples.iter(), samples.len(), track).await
+            store(only, samples.iter(), samples.len(), track).await
         }
-        Some(several) => store_by_key(several, samples, outcomes).await,
+        _ => store_by_key(pool, samples, outcomes).await,
     };
     let BatchOutcome { acknowledged, failure, refused, mut closed_on, settled, broken, delivery } =
         stored;
@@ -124,17 +124,16 @@ fn earliest<T>(one: Option<(usize, T)>, other: Option<(usize, T)>) -> Option<(us
 
 /// Stores each sample over the connection of its key, over all connections at once.
 async fn store_by_key(
-    several: &ShardedConnections,
+    pool: &Pool,
     samples: &[Sample],
     outcomes: Option<&Outcomes>,
 ) -> BatchOutcome {
-    let shard_indices = &*several.shard_indices(samples);
-    let parts = several.all().iter().enumerate().map(|(number, shared)| async move {
-        let places = || {
-            (0..samples.len())
-                .filter(move |&reservation| usize::from(shard_indices[reservation]) == number)
-        };
-        let part = places().map(|reservation| &samples[reservation]);
+    let shard_of = |sample: &Sample| pool.shard_of(&sample.key) as u16;
+    let shards = &*samples.iter().map(shard_of).collect::<Box<[_]>>();
+    let parts = pool.connections().iter().enumerate().map(|(number, shared)| async move {
+        let places =
+            || (0..samples.len()).filter(move |&index| usize::from(shards[index]) == number);
+        let part = places().map(|index| &samples[index]);
         let track = outcomes.map(|outcomes| Track { outcomes, places: Some(places().collect()) });
         let stored = store(shared, part, places().count(), track).await;
         stored.among_all(places(), samples.len())

@@ -31,7 +31,7 @@ use crate::tls::{TlsError, certified_key, provider, roots};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use metrics_client::{MetricsClient, TlsConnector};
-/// use metrics_server::{Server, TlsAcceptor};
+/// use metrics_server::{Server, tls::TlsAcceptor};
 ///
 /// // A certificate for one test, which is its own root. In earnest both come from files.
 /// let own = rcgen::generate_simple_self_signed(["localhost".into()])?;

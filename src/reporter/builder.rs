@@ -4,13 +4,9 @@ use std::time::Duration;
 
 #[cfg(feature = "spool")]
 use super::spool::{OpenSpool, Spool, SpoolError};
-use super::{
-    Reporter, Settings,
-    queue::{Limits, WhenFull},
-    self_metrics::Own,
-};
+use super::{Reporter, Settings, queue::Limits, self_metrics::Own};
 use crate::{
-    client::MetricsClient,
+    client::{MetricsClient, WhenFull},
     metric::{InvalidKey, Key},
 };
 
@@ -44,8 +40,11 @@ pub struct ReporterBuilder {
 
 impl ReporterBuilder {
     pub(super) fn new(client: MetricsClient) -> Self {
-        let limits =
-            Limits { samples: 256 * 1024, bytes: 32 * 1024 * 1024, when_full: WhenFull::default() };
+        let limits = Limits {
+            samples: 256 * 1024,
+            bytes: 32 * 1024 * 1024,
+            when_full: WhenFull::DropOldest,
+        };
         Self {
             client,
             limits,
@@ -73,7 +72,7 @@ impl ReporterBuilder {
         self
     }
 
-    /// What becomes of samples when as many wait as may. Default: [`WhenFull::DropOldest`].
+    /// Sets what happens to a new sample when the queue is full. Default: [`WhenFull::DropOldest`].
     pub fn when_full(mut self, policy: WhenFull) -> Self {
         self.limits.when_full = policy;
         self

@@ -42,7 +42,6 @@ pub use builder::ReporterBuilder;
 #[cfg(feature = "recorder")]
 pub(crate) use bulk::Refused;
 pub use guard::FlushGuard;
-pub use queue::WhenFull;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]

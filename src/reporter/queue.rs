@@ -2,24 +2,13 @@
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
-use crate::metric::{Key, Sample};
+use crate::{
+    client::WhenFull,
+    metric::{Key, Sample},
+};
 
 #[cfg(test)]
 mod tests;
-
-/// What becomes of samples when as many wait as may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum WhenFull {
-    /// The oldest that waits makes room for the new one. What is being sent stays.
-    #[default]
-    DropOldest,
-    /// The new one is dropped.
-    DropNewest,
-    /// A sample takes the place of one of the same key and second that waits, also before the queue is
-    /// full: a server keeps only the last. When it is full all the same, the oldest makes room.
-    Coalesce,
-}
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +115,7 @@ impl Queue {
         let cost = self.cost(&sample);
         let mut dropped = 0;
         while !self.has_room_for(cost) {
-            let is_refused = self.limits.when_full == WhenFull::DropNewest
+            let is_refused = matches!(self.limits.when_full, WhenFull::Fail | WhenFull::Wait)
                 || cost > self.limits.bytes
                 || self.samples.is_empty();
             if is_refused {

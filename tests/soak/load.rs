@@ -7,7 +7,7 @@ use std::{
 };
 
 use fastrand::Rng;
-use metrics_client::{Error, Metrics, MetricsClient, Overflow, Pipelining, Sample};
+use metrics_client::{Error, Metrics, MetricsClient, Pipelining, Sample, WhenFull};
 use tokio::{
     io::AsyncWriteExt,
     join,
@@ -143,7 +143,7 @@ impl Caller {
         let pipelining = if self.rng.bool() { Pipelining::Auto } else { Pipelining::On };
         // A name, which is resolved on a thread beside the runtime's.
         let address = format!("localhost:{}", self.proxy.port());
-        let client = impatient(address, pipelining, Overflow::Wait);
+        let client = impatient(address, pipelining, WhenFull::Wait);
         let mut other = self.rng.fork();
         let (first, second) =
             join!(call(&client, &mut self.rng, self.tally), call(&client, &mut other, self.tally));

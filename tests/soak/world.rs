@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use metrics_client::{MetricsClient, Overflow, Pipelining, Reconnect, Sample};
+use metrics_client::{MetricsClient, Pipelining, Reconnect, Sample, WhenFull};
 use metrics_server::{Limits, MemoryStore, Server};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time};
 
@@ -52,8 +52,8 @@ impl World {
         });
         direct.put_all(samples.collect::<Vec<_>>()).await.unwrap();
         let disturbed = vec![
-            impatient(proxy.address, Pipelining::Auto, Overflow::Wait),
-            impatient(proxy.address, Pipelining::On, Overflow::Fail),
+            impatient(proxy.address, Pipelining::Auto, WhenFull::Wait),
+            impatient(proxy.address, Pipelining::On, WhenFull::Fail),
         ];
         Self { listener, server, store, serving, proxy, clients: Clients { direct, disturbed } }
     }
@@ -111,9 +111,9 @@ impl Serving {
         let listener = TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
         // Short, so that what is cut off is cut off within a short run too.
         let limits = Limits::default()
-            .line_time(Duration::from_secs(1))
-            .write_time(Duration::from_secs(1))
-            .grace_time(Duration::from_secs(1));
+            .line_timeout(Duration::from_secs(1))
+            .write_timeout(Duration::from_secs(1))
+            .shutdown_grace(Duration::from_secs(1));
         let server =
             Server::from_listener(listener).unwrap().store(Arc::clone(store)).limits(limits);
         let stop = Arc::new(Notify::new());
@@ -131,7 +131,7 @@ impl Serving {
 pub(crate) fn impatient(
     address: impl ToString,
     pipelining: Pipelining,
-    overflow: Overflow,
+    overflow: WhenFull,
 ) -> MetricsClient {
     MetricsClient::builder(address)
         .connect_timeout(Duration::from_millis(500))
@@ -140,7 +140,7 @@ pub(crate) fn impatient(
         .reconnect(Reconnect::backoff(Duration::from_millis(5), Duration::from_millis(100)))
         .pipelining(pipelining)
         .max_buffered_bytes(4000)
-        .overflow(overflow)
+        .when_full(overflow)
         .connect_lazy()
         .unwrap()
 }

@@ -191,7 +191,7 @@ fn walk(when_full: WhenFull) {
             walk.take();
         }
         walk.check();
-        if walk.dropped == 0 || when_full == WhenFull::DropNewest {
+        if walk.dropped == 0 || when_full == WhenFull::Fail {
             assert_eq!(walk.stored, walk.last, "seed {seed}");
         }
     }
@@ -204,7 +204,7 @@ fn a_walk_where_the_oldest_are_dropped() {
 
 #[test]
 fn a_walk_where_the_newest_are_dropped() {
-    walk(WhenFull::DropNewest);
+    walk(WhenFull::Fail);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{MetricsClient, Overflow, Reconnect, TcpConnector};
+use metrics_client::{MetricsClient, Reconnect, TcpConnector, WhenFull};
 use tokio::{join, net::TcpListener, time};
 
 use crate::peer::Network;
@@ -29,17 +29,17 @@ async fn a_stall_timeout_of_zero_leaves_a_good_server_time() {
 // FAULTS C17
 #[tokio::test(start_paused = true)]
 async fn a_client_with_zero_in_every_setting_works() {
-    for overflow in [Overflow::Wait, Overflow::Fail] {
+    for overflow in [WhenFull::Wait, WhenFull::Fail] {
         let (mut network, builder) = Network::new();
         let client = builder
-            .connections(0)
+            .max_connections(0)
             .connect_timeout(Duration::ZERO)
             .request_timeout(Duration::ZERO)
             .stall_timeout(Duration::ZERO)
             .max_in_flight(0)
             .max_buffered_bytes(0)
             .max_response_bytes(0)
-            .overflow(overflow)
+            .when_full(overflow)
             .reconnect(Reconnect::backoff(Duration::ZERO, Duration::ZERO))
             .connect()
             .await
@@ -76,10 +76,10 @@ async fn a_server_with_zero_in_every_limit_answers() {
         .max_line_bytes(0)
         .max_unsent_bytes(0)
         .max_total_unsent_bytes(0)
-        .idle_time(Duration::ZERO)
-        .line_time(Duration::ZERO)
-        .write_time(Duration::ZERO)
-        .grace_time(Duration::ZERO);
+        .idle_timeout(Duration::ZERO)
+        .line_timeout(Duration::ZERO)
+        .write_timeout(Duration::ZERO)
+        .shutdown_grace(Duration::ZERO);
     let (mut peer, io) = tokio::io::duplex(64);
     peer.write_all(b"get a\n").await.unwrap();
     let serving = tokio::spawn(serve_connection(io, MemoryStore::new(), limits));

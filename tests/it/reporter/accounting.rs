@@ -119,7 +119,7 @@ fn the_counts_add_up_where_the_oldest_are_dropped() {
 
 #[test]
 fn the_counts_add_up_where_the_newest_are_dropped() {
-    adds_up(WhenFull::DropNewest);
+    adds_up(WhenFull::Fail);
 }
 
 #[test]

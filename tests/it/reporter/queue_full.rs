@@ -29,7 +29,7 @@ async fn the_oldest_makes_room() {
 
 #[tokio::test(start_paused = true)]
 async fn the_newest_is_dropped() {
-    let (_network, reporter, mut peer) = reporting(three(WhenFull::DropNewest)).await;
+    let (_network, reporter, mut peer) = reporting(three(WhenFull::Fail)).await;
     for second in 1..=5 {
         reporter.record_at("a", 0.5, second);
     }

@@ -6,7 +6,7 @@ use metrics_client::{
     Connector, Delivery, Error, TlsConnector,
     rustls::{ClientConfig, RootCertStore, crypto::ring, version},
 };
-use metrics_server::TlsAcceptor;
+use metrics_server::tls::TlsAcceptor;
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 
 use super::{Authority, Identity, client, said, serve};

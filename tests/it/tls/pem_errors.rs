@@ -1,7 +1,7 @@
 //! What TLS is made from, and what is said of it where it is no good.
 
 use metrics_client::{Error, MetricsClient, TlsConnector, TlsError};
-use metrics_server::TlsAcceptor;
+use metrics_server::tls::TlsAcceptor;
 
 use super::{Authority, Identity, said};
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Error, Metrics, Pipelining, Response, Stats};
+use metrics_client::{ClientStats, Error, Metrics, Pipelining, Response};
 use tokio::time::Instant;
 
 use super::{
@@ -250,9 +250,10 @@ impl World {
     }
 
     /// What must hold at any time.
-    pub(super) fn agrees_with(&self, stats: &Stats) {
+    pub(super) fn agrees_with(&self, stats: &ClientStats) {
         self.is_content();
-        let Stats { acknowledged, rejected, failed, cancelled, in_flight, queued, .. } = *stats;
+        let ClientStats { acknowledged, rejected, failed, cancelled, in_flight, queued, .. } =
+            *stats;
         let known = acknowledged + rejected + failed + cancelled + in_flight + queued;
         assert_eq!(stats.accepted, known, "{stats:?}");
         assert!(in_flight <= self.rules.max_in_flight as u64, "{stats:?}");
