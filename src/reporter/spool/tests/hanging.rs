@@ -86,7 +86,7 @@ fn reporter(client: MetricsClient, old: i64) -> (HangingFs, Reporter) {
     let settings = Settings {
         limits,
         linger: Duration::from_millis(10),
-        own: None,
+        self_metrics: None,
         max_attempts: None,
         spool: Some(spool),
     };
