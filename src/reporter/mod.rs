@@ -52,7 +52,7 @@ pub(crate) use sink::Sink;
 #[cfg(feature = "spool")]
 use spool::OpenSpool;
 #[cfg(feature = "spool")]
-pub use spool::{IoErrors, Spool, SpoolError, SpoolStats};
+pub use spool::{Fsync, IoErrors, Spool, SpoolError, SpoolStats};
 pub use stats::{DropCounts, FlushError, ReporterStats};
 
 /// Records measurements without waiting for anything, and sends them in the background.
