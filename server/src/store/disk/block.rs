@@ -194,7 +194,9 @@ fn decode_body(header: &Header, first: i64, body: &[u8], points: &mut Vec<Point>
     if !values.iter().all(|value| value.is_finite()) {
         return None;
     }
-    points.extend(seconds.iter().zip(values).map(|(&second, value)| Point { timestamp: second, value }));
+    points.extend(
+        seconds.iter().zip(values).map(|(&second, value)| Point { timestamp: second, value }),
+    );
     Some(())
 }
 
@@ -265,7 +267,10 @@ mod tests {
     }
 
     fn points(seconds: impl Iterator<Item = i64>, value: impl Fn(usize) -> f64) -> Vec<Point> {
-        seconds.enumerate().map(|(index, second)| Point { timestamp: second, value: value(index) }).collect()
+        seconds
+            .enumerate()
+            .map(|(index, second)| Point { timestamp: second, value: value(index) })
+            .collect()
     }
 
     #[test]
@@ -286,8 +291,7 @@ mod tests {
     #[test]
     fn extreme_seconds_and_values_are_exact() {
         let seconds = [i64::MIN, -1, 0, 1, 5, i64::MAX];
-        let values =
-            [f64::MIN, -0.0, 0.0, f64::MIN_POSITIVE, f64::from_bits(1), f64::MAX];
+        let values = [f64::MIN, -0.0, 0.0, f64::MIN_POSITIVE, f64::from_bits(1), f64::MAX];
         round_trip(&points(seconds.into_iter(), |index| values[index]));
         round_trip(&points([i64::MIN, i64::MAX].into_iter(), |index| values[index]));
     }

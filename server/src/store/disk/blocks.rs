@@ -8,13 +8,13 @@
 //!          "points" -> the number of points in blocks
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use imbl::Vector;
 use metrics_client::{Key, Point};
 use redb::{
-    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageError, TableDefinition,
+    ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
+    TableDefinition,
 };
 
 use super::{
@@ -33,10 +33,19 @@ const POINTS: &str = "points";
 /// The database.
 #[derive(Debug)]
 pub(super) struct Blocks {
-    path: PathBuf,
+    place: Database,
     cache_bytes: usize,
     /// `None` while it cannot be opened.
-    database: Option<Database>,
+    database: Option<redb::Database>,
+}
+
+/// Where the database is.
+#[derive(Debug)]
+pub(super) enum Database {
+    File(PathBuf),
+    /// A file that fails when a test says so.
+    #[cfg(test)]
+    Double(super::tests::FaultyFile),
 }
 
 /// What the database holds when it is opened.
@@ -60,8 +69,11 @@ pub(super) struct Sealing {
 
 impl Blocks {
     /// Opens or creates the database.
-    pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<(Self, Contents), redb::Error> {
-        let mut blocks = Self { path: path.to_owned(), cache_bytes, database: None };
+    pub(super) fn open(
+        place: Database,
+        cache_bytes: usize,
+    ) -> Result<(Self, Contents), redb::Error> {
+        let mut blocks = Self { place, cache_bytes, database: None };
         blocks.reopen()?;
         let transaction = blocks.database()?.begin_write()?;
         let contents = {
@@ -92,13 +104,17 @@ impl Blocks {
     pub(super) fn reopen(&mut self) -> Result<(), redb::Error> {
         // The file is locked by the old one.
         self.database = None;
-        let mut builder = Database::builder();
+        let mut builder = redb::Database::builder();
         builder.set_cache_size(self.cache_bytes);
-        self.database = Some(builder.create(&self.path)?);
+        self.database = Some(match &self.place {
+            Database::File(path) => builder.create(path)?,
+            #[cfg(test)]
+            Database::Double(file) => builder.create_with_backend(file.clone())?,
+        });
         Ok(())
     }
 
-    fn database(&self) -> Result<&Database, redb::Error> {
+    fn database(&self) -> Result<&redb::Database, redb::Error> {
         self.database.as_ref().ok_or(redb::Error::DatabaseClosed)
     }
 
@@ -210,9 +226,8 @@ impl BlocksView {
                 .map_err(|_| ReadError::Damaged { first })?;
             if first < from || header.is_some_and(|header| header.last > until) {
                 let block = points.split_off(begin);
-                points.extend(
-                    block.iter().filter(|point| (from..=until).contains(&point.timestamp)),
-                );
+                points
+                    .extend(block.iter().filter(|point| (from..=until).contains(&point.timestamp)));
             }
         }
         Ok(true)

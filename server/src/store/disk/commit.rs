@@ -1,29 +1,17 @@
 //! Group commit: one thread writes the batches of all connections to the log, with one append and one
 //! sync for all that wait.
 
-use std::{
-    io,
-    sync::Arc,
-    time::Instant,
-};
+use std::{io, sync::Arc, time::Instant};
 
 use metrics_client::internal::log_limit::LogLimiter;
 use metrics_wal::{Error, Event, FileSystem, Fsync, MAX_PAYLOAD_BYTES, Wal};
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{
     record,
-    shared::{Closing, Sealing, Shared},
+    shared::{Closing, Pending, Sealing, Shared},
 };
-use crate::store::{PutBatch, StoreError};
-
-/// A batch that waits to be written.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) puts: PutBatch,
-    pub(super) done: oneshot::Sender<Result<(), StoreError>>,
-}
+use crate::store::StoreError;
 
 /// The thread that owns the log.
 pub(super) struct Committer<F: FileSystem> {
@@ -37,15 +25,6 @@ pub(super) struct Committer<F: FileSystem> {
     pub(super) head_since: Option<Instant>,
     pub(super) is_failing: bool,
     pub(super) sync_failures: LogLimiter,
-}
-
-/// What the thread does next.
-#[derive(Debug, Default)]
-pub(super) struct Work {
-    pub(super) batches: Vec<Pending>,
-    /// Log entries before this number are in blocks.
-    pub(super) sealed: Option<u64>,
-    pub(super) closing: Option<Closing>,
 }
 
 impl<F: FileSystem> Committer<F> {
@@ -184,7 +163,10 @@ impl<F: FileSystem> Committer<F> {
     fn remove_sealed(&mut self, sealed: u64) {
         if let Err(error) = self.log.commit(sealed) {
             // The database knows the number too.
-            warn!(error = &error as &dyn std::error::Error, "position of the log cannot be written");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "position of the log cannot be written"
+            );
         }
     }
 

@@ -1,5 +1,7 @@
 //! The points that are in the log and not yet in blocks.
 
+use std::sync::Arc;
+
 use imbl::{OrdMap, Vector};
 use metrics_client::{Key, Point};
 
@@ -101,6 +103,6 @@ fn iterate(points: &Points, from: i64) -> impl Iterator<Item = Point> {
         next = chunk.points().first().and_then(|first| points.chunk(Some(first.timestamp)));
         Some(chunk)
     })
-    .flat_map(|chunk: &Chunk| chunk.points().iter().copied())
+    .flat_map(|chunk: &Arc<Chunk>| chunk.points().iter().copied())
     .skip_while(move |point| point.timestamp < from)
 }

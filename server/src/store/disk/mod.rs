@@ -28,14 +28,19 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+#[doc(hidden)]
+pub use block::fuzz as fuzz_block;
+#[doc(hidden)]
+pub use record::fuzz as fuzz_record;
+
 pub use metrics_wal::Fsync;
 pub use open::OpenError;
 pub use snapshot::DiskSnapshot;
 
 use self::{
-    commit::Pending,
+    blocks::Database,
     options::Options,
-    shared::{Closing, Shared},
+    shared::{Closing, Pending, Shared},
 };
 use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
 
@@ -107,8 +112,8 @@ impl DiskStore {
 
     /// Merges all points into blocks, and ends the threads of the store.
     ///
-    /// From now on puts fail, and snapshots that exist can still be read. If blocks cannot be written, the
-    /// points stay in the log. Does nothing if the store is closed.
+    /// From now on puts, reads, and snapshots that exist fail, and another store may open the folder. If
+    /// blocks cannot be written, the points stay in the log. Does nothing if the store is closed.
     ///
     /// # Cancel safety
     ///
@@ -119,14 +124,35 @@ impl DiskStore {
 
     async fn end(&self, how: Closing) {
         self.shared.close(how);
+        self.wait(|shared| (!shared.are_threads_running()).then_some(())).await;
+    }
+
+    /// Merges all points that are stored now into blocks.
+    ///
+    /// # Errors
+    ///
+    /// If blocks cannot be written, which is retried in the background, or if the store is closed.
+    pub async fn seal(&self) -> Result<(), StoreError> {
+        let target = self.shared.request_seal();
+        let is_sealed = self.wait(|shared| match shared.has_sealed(target) {
+            Some(false) => None,
+            outcome => Some(outcome),
+        });
+        match is_sealed.await {
+            Some(_) => Ok(()),
+            None => Err(StoreError::transient("blocks cannot be written")),
+        }
+    }
+
+    async fn wait<T>(&self, until: impl Fn(&Shared) -> Option<T>) -> T {
         loop {
-            let ended = self.shared.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            if !self.shared.are_threads_running() {
-                return;
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(outcome) = until(&self.shared) {
+                return outcome;
             }
-            ended.await;
+            changed.await;
         }
     }
 
@@ -254,13 +280,13 @@ impl DiskStoreBuilder {
     pub async fn open(self, dir: impl Into<PathBuf>) -> Result<DiskStore, OpenError> {
         let dir = dir.into();
         let opened = spawn_blocking(move || {
-            let database = dir.join(open::DATABASE);
-            self.open_on(OsFileSystem, &dir, &database)
+            let database = Database::File(dir.join(open::DATABASE));
+            self.open_on(OsFileSystem, &dir, database)
         });
         opened.await.unwrap_or_else(|error| Err(OpenError::Log(Box::new(error))))
     }
 
-    fn open_on<F>(self, fs: F, dir: &Path, database: &Path) -> Result<DiskStore, OpenError>
+    fn open_on<F>(self, fs: F, dir: &Path, database: Database) -> Result<DiskStore, OpenError>
     where
         F: FileSystem + Clone + Send + 'static,
         F::File: Send,
@@ -275,8 +301,12 @@ impl Store for DiskStore {
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
         let cutoff = self.shared.cutoff();
         let is_old = |(_, point): (&str, metrics_client::Point)| point.timestamp < cutoff;
-        let old: Vec<usize> =
-            puts.iter().enumerate().filter(|&(_, put)| is_old(put)).map(|(index, _)| index).collect();
+        let old: Vec<usize> = puts
+            .iter()
+            .enumerate()
+            .filter(|&(_, put)| is_old(put))
+            .map(|(index, _)| index)
+            .collect();
         let puts = if old.is_empty() {
             puts.clone()
         } else {
@@ -296,7 +326,7 @@ impl Store for DiskStore {
     }
 
     async fn get(&self, selector: &Selector) -> Result<DiskSnapshot, StoreError> {
-        Ok(self.shared.snapshot(selector, i64::MIN..=i64::MAX))
+        self.shared.snapshot(selector, i64::MIN..=i64::MAX)
     }
 
     async fn get_range(
@@ -304,7 +334,7 @@ impl Store for DiskStore {
         selector: &Selector,
         seconds: RangeInclusive<i64>,
     ) -> Result<RangeSnapshot<DiskSnapshot>, StoreError> {
-        let snapshot = self.shared.snapshot(selector, seconds.clone());
+        let snapshot = self.shared.snapshot(selector, seconds.clone())?;
         Ok(RangeSnapshot::new(snapshot, seconds))
     }
 

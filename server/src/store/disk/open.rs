@@ -12,7 +12,7 @@ use metrics_wal::{DirLock, Event, FileSystem, Wal};
 use tracing::{info, warn};
 
 use super::{
-    blocks::{Blocks, Contents},
+    blocks::{Blocks, Contents, Database},
     commit::{Committer, report},
     head::{Head, Keys},
     options::Options,
@@ -100,11 +100,11 @@ impl From<redb::Error> for OpenError {
 
 /// Opens the store, and starts its threads.
 ///
-/// `database` is the path of the database of blocks, which is not on `fs`.
+/// The log is on `fs`, and the blocks are in `database`.
 pub(super) fn open<F>(
     fs: F,
     dir: &Path,
-    database: &Path,
+    database: Database,
     options: Options,
 ) -> Result<Arc<Shared>, OpenError>
 where
@@ -113,7 +113,8 @@ where
 {
     let lock = DirLock::acquire(&fs, dir)?;
     check_format(&fs, dir)?;
-    let (blocks, Contents { keys, mut sealed, points }) = Blocks::open(database, options.cache_bytes)?;
+    let (blocks, Contents { keys, mut sealed, points }) =
+        Blocks::open(database, options.cache_bytes)?;
     let log_options = metrics_wal::Options::new().keep_damaged(true);
     let mut events = Vec::new();
     let mut log = Wal::open(fs, dir.join(LOG), log_options).map_err(|error| error.error)?;
@@ -144,7 +145,9 @@ where
         check_damage(&events)?;
     }
     // After the check: a strict store changes nothing. What is sealed is removed.
-    log.commit(sealed)?;
+    if let Err(error) = log.commit(sealed) {
+        warn!(error = &error as &dyn std::error::Error, "position of the log cannot be written");
+    }
 
     info!(dir = %dir.display(), points, keys = key_count, recovered, "store opened");
     let committer = Committer {
@@ -157,7 +160,8 @@ where
         sync_failures: LogLimiter::new(),
     };
     let sealer = Sealer { blocks, shared: Arc::clone(&shared) };
-    let spawn_failed = |source| OpenError::Io { action: "start a thread for", path: dir.into(), source };
+    let spawn_failed =
+        |source| OpenError::Io { action: "start a thread for", path: dir.into(), source };
     let guard = shared.thread_guard();
     let sealing = thread::Builder::new().name("metrics-seal".into()).spawn(move || {
         let _guard = guard;
@@ -183,7 +187,9 @@ fn check_format<F: FileSystem>(fs: &F, dir: &Path) -> Result<(), OpenError> {
     let io = |action, source| OpenError::Io { action, path: path.clone(), source };
     let mut content = [0; 64];
     let read = match fs.open_read(&path) {
-        Ok(mut file) => fs.read_at(&mut file, 0, &mut content).map_err(|error| io("read", error))?,
+        Ok(mut file) => {
+            fs.read_at(&mut file, 0, &mut content).map_err(|error| io("read", error))?
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(io("open", error)),
     };

@@ -51,9 +51,8 @@ impl BlockTables<'_> {
     pub(super) fn expire(&mut self, id: u32, cutoff: i64) -> Result<(), StorageError> {
         loop {
             let oldest = self.blocks.range((id, i64::MIN)..(id, cutoff))?.next().transpose()?;
-            let Some((key, block)) = oldest else { return Ok(()) };
-            let (first, header) = (key.value().1, Header::decode(block.value()));
-            drop((key, block));
+            let oldest = oldest.map(|(key, block)| (key.value().1, Header::decode(block.value())));
+            let Some((first, header)) = oldest else { return Ok(()) };
             match header {
                 Some(Header { last, .. }) if last >= cutoff => return Ok(()),
                 Some(Header { count, .. }) => {

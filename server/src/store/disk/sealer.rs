@@ -26,7 +26,7 @@ impl Sealer {
                         info!(failed_for = ?since, times, "blocks can be written again");
                     }
                     self.shared.counters.seals.add(1);
-                    self.shared.sealed(blocks, points);
+                    self.shared.sealed(blocks, sealing.log_end, points);
                 }
                 Err(error) => {
                     self.shared.counters.failed_seals.add(1);

@@ -11,12 +11,11 @@ use std::{
 
 use imbl::Vector;
 use metrics_client::{Key, Selector};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 pub(super) use super::blocks::Sealing;
 use super::{
     blocks::BlocksView,
-    commit::{Pending, Work},
     head::{Head, Keys},
     options::Options,
     snapshot::{DiskSnapshot, Parts},
@@ -33,8 +32,24 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Wakes the sealer, and the committer while it waits for the sealer.
     sealing: Condvar,
-    /// Wakes those who wait for the end of both threads.
-    pub(super) ended: Notify,
+    /// Wakes callers that wait for a seal, or for the end of both threads.
+    pub(super) changed: Notify,
+}
+
+/// A batch that waits to be written.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) puts: PutBatch,
+    pub(super) done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// What the committer does next.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) batches: Vec<Pending>,
+    /// Log entries before this number are in blocks.
+    pub(super) sealed: Option<u64>,
+    pub(super) closing: Option<Closing>,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +101,9 @@ struct State {
     blocks: Option<Arc<BlocksView>>,
     /// Points in blocks.
     points: u64,
+    /// How many heads were handed to the sealer, and how many of them are in blocks.
+    rotations: u64,
+    seals: u64,
     is_seal_failing: bool,
     is_sealer_stopping: bool,
     /// How many of the two threads run.
@@ -120,12 +138,14 @@ impl Shared {
                 sealing: None,
                 blocks,
                 points,
+                rotations: 0,
+                seals: 0,
                 is_seal_failing: false,
                 is_sealer_stopping: false,
                 threads: 0,
             }),
             sealing: Condvar::new(),
-            ended: Notify::new(),
+            changed: Notify::new(),
         }
     }
 
@@ -173,9 +193,12 @@ impl Shared {
         &self,
         selector: &Selector,
         seconds: RangeInclusive<i64>,
-    ) -> DiskSnapshot {
+    ) -> Result<DiskSnapshot, StoreError> {
         let from = self.cutoff().max(*seconds.start());
         let state = self.state();
+        if state.threads < THREADS {
+            return Err(StoreError::transient("store closed"));
+        }
         let ids = match selector {
             Selector::Key(key) => state.keys.get(key.as_str()).map_or(0..0, |id| id..id + 1),
             Selector::All => 0..state.keys.names().len() as u32,
@@ -187,7 +210,7 @@ impl Shared {
             blocks: state.blocks.clone(),
         };
         drop(state);
-        DiskSnapshot::new(parts, ids, from..=*seconds.end())
+        Ok(DiskSnapshot::new(parts, ids, from..=*seconds.end()))
     }
 
     /// Returns all keys.
@@ -207,10 +230,29 @@ impl Shared {
         }
     }
 
-    /// Asks the committer to hand the head to the sealer.
-    pub(super) fn request_seal(&self) {
-        self.queue().is_seal_requested = true;
+    /// Asks the committer to hand the head to the sealer. Returns the number of seals after which all points
+    /// that are stored now are in blocks.
+    pub(super) fn request_seal(&self) -> u64 {
+        let mut queue = self.queue();
+        let state = self.state();
+        if state.head.is_empty() {
+            return state.rotations;
+        }
+        queue.is_seal_requested = true;
+        let target = state.rotations + 1;
+        drop((state, queue));
         self.work.notify_one();
+        target
+    }
+
+    /// Returns whether there were as many seals, or `None` if there will not be: sealing fails, or the
+    /// store is closed.
+    pub(super) fn has_sealed(&self, seals: u64) -> Option<bool> {
+        let state = self.state();
+        if state.seals >= seals {
+            return Some(true);
+        }
+        (!state.is_seal_failing && state.threads == THREADS).then_some(false)
     }
 
     /// Asks both threads to end.
@@ -238,7 +280,7 @@ impl Shared {
             let is_due = deadline.is_some_and(|deadline| deadline <= Instant::now());
             if has_batches
                 || is_due
-                || queue.is_seal_requested
+                || (queue.is_seal_requested && !self.is_sealing())
                 || queue.work.sealed.is_some()
                 || queue.work.closing.is_some()
             {
@@ -263,8 +305,10 @@ impl Shared {
         }
     }
 
+    /// Takes the request to seal, unless a head is being sealed.
     pub(super) fn take_seal_request(&self) -> bool {
-        std::mem::take(&mut self.queue().is_seal_requested)
+        let mut queue = self.queue();
+        !self.is_sealing() && std::mem::take(&mut queue.is_seal_requested)
     }
 
     pub(super) fn apply(&self, puts: &PutBatch) {
@@ -289,6 +333,7 @@ impl Shared {
         }
         let (head, names) = (std::mem::take(&mut state.head), state.keys.names().clone());
         state.sealing = Some(Arc::new(sealing(head, names)));
+        state.rotations += 1;
         drop(state);
         self.sealing.notify_all();
         true
@@ -325,17 +370,18 @@ impl Shared {
     }
 
     /// Shows the blocks instead of the head that was sealed.
-    pub(super) fn sealed(&self, blocks: Option<Arc<BlocksView>>, points: u64) {
+    pub(super) fn sealed(&self, blocks: Option<Arc<BlocksView>>, log_end: u64, points: u64) {
+        // First, so that a committer that waits for the seal finds it.
+        self.queue().work.sealed = Some(log_end);
         let mut state = self.state();
         let sealing = state.sealing.take();
         let old = std::mem::replace(&mut state.blocks, blocks);
         state.points = points;
         state.is_seal_failing = false;
+        state.seals += 1;
         drop(state);
         self.sealing.notify_all();
-        let mut queue = self.queue();
-        queue.work.sealed = sealing.as_ref().map(|sealing| sealing.log_end);
-        drop(queue);
+        self.changed.notify_waiters();
         self.work.notify_one();
         // Freed without a lock.
         drop((sealing, old));
@@ -346,6 +392,7 @@ impl Shared {
         let mut state = self.state();
         state.is_seal_failing = true;
         self.sealing.notify_all();
+        self.changed.notify_waiters();
         self.work.notify_one();
         let deadline = Instant::now() + pause;
         while !state.is_sealer_stopping {
@@ -401,13 +448,13 @@ impl Drop for ThreadGuard {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.threads -= 1;
-        let are_ended = state.threads == 0;
         drop(state);
-        if are_ended {
-            self.0.ended.notify_waiters();
-        }
+        self.0.changed.notify_waiters();
     }
 }
+
+/// The committer and the sealer.
+const THREADS: usize = 2;
 
 /// How many puts may wait for the committer: some 256 MiB. A disk that hangs would otherwise fill the
 /// memory with the puts of clients that retry.
