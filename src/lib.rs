@@ -128,7 +128,7 @@ pub use reporter::{
 };
 #[cfg(feature = "spool")]
 #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
-pub use reporter::{IoErrors, Spool, SpoolError, SpoolStats};
+pub use reporter::{Fsync, IoErrors, Spool, SpoolError, SpoolStats};
 #[cfg(feature = "tower")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
 pub use service::{MetricsService, ResponseFuture};

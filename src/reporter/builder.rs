@@ -4,7 +4,7 @@ use std::time::Duration;
 
 #[cfg(feature = "spool")]
 use super::spool::{OpenSpool, Spool, SpoolError};
-use super::{Reporter, Settings, queue::Limits, self_metrics::Own};
+use super::{Reporter, Settings, queue::Limits, self_metrics::SelfMetrics};
 use crate::{
     client::{MetricsClient, WhenFull},
     metric::{InvalidKey, Key},
@@ -32,7 +32,7 @@ pub struct ReporterBuilder {
     client: MetricsClient,
     limits: Limits,
     linger: Duration,
-    own: Option<Own>,
+    self_metrics: Option<SelfMetrics>,
     max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
@@ -49,7 +49,7 @@ impl ReporterBuilder {
             client,
             limits,
             linger: Duration::from_millis(10),
-            own: None,
+            self_metrics: None,
             max_attempts: None,
             #[cfg(feature = "spool")]
             spool: None,
@@ -115,7 +115,7 @@ impl ReporterBuilder {
         K: TryInto<Key>,
         InvalidKey: From<K::Error>,
     {
-        self.own = Some(Own::new(&prefix.try_into()?)?);
+        self.self_metrics = Some(SelfMetrics::new(&prefix.try_into()?)?);
         Ok(self)
     }
 
@@ -156,7 +156,7 @@ impl ReporterBuilder {
             client: self.client.clone(),
             limits: self.limits,
             linger: self.linger,
-            own: self.own.clone(),
+            self_metrics: self.self_metrics.clone(),
             max_attempts: self.max_attempts,
             spool: Some(spool),
         })
@@ -174,7 +174,7 @@ impl ReporterBuilder {
             Settings {
                 limits: self.limits,
                 linger: self.linger,
-                own: self.own,
+                self_metrics: self.self_metrics,
                 max_attempts: self.max_attempts,
                 #[cfg(feature = "spool")]
                 spool: self.spool,

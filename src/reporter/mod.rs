@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{task::coop, time::Instant};
 
-use self::{queue::Limits, self_metrics::Own, shared::Shared, worker::Worker};
+use self::{queue::Limits, self_metrics::SelfMetrics, shared::Shared, worker::Worker};
 use crate::{
     client::MetricsClient,
     metric::{InvalidKey, Key, Point, unix_seconds},
@@ -16,6 +16,8 @@ mod attempts;
 mod builder;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod bulk;
+mod delivery;
+mod flush;
 mod guard;
 mod in_flight;
 mod interner;
@@ -26,6 +28,7 @@ mod queue;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod report_clock;
 mod self_metrics;
+mod settlement;
 mod shared;
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 mod sink;
@@ -49,7 +52,7 @@ pub(crate) use sink::Sink;
 #[cfg(feature = "spool")]
 use spool::OpenSpool;
 #[cfg(feature = "spool")]
-pub use spool::{IoErrors, Spool, SpoolError, SpoolStats};
+pub use spool::{Fsync, IoErrors, Spool, SpoolError, SpoolStats};
 pub use stats::{DropCounts, FlushError, ReporterStats};
 
 /// Records measurements without waiting for anything, and sends them in the background.
@@ -100,7 +103,7 @@ struct Handle {
 struct Settings {
     limits: Limits,
     linger: Duration,
-    own: Option<Own>,
+    self_metrics: Option<SelfMetrics>,
     max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
@@ -169,7 +172,7 @@ impl Reporter {
     /// What has become of every sample so far.
     #[must_use]
     pub fn stats(&self) -> ReporterStats {
-        self.shared().outbox().stats()
+        self.shared().delivery.outbox().stats()
     }
 
     /// What the spool has done so far, if there is one; as it was when its folder was last used.
@@ -177,7 +180,7 @@ impl Reporter {
     #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
     #[must_use]
     pub fn spool_stats(&self) -> Option<SpoolStats> {
-        self.shared().spool.as_ref().map(|_| self.shared().outbox().spool_stats())
+        self.shared().spool.as_ref().map(|_| self.shared().delivery.outbox().spool_stats())
     }
 
     /// Sends what has been recorded until now, and returns once all of it has been acknowledged; with a
@@ -192,7 +195,7 @@ impl Reporter {
     ///
     /// Dropping the future changes nothing: what was recorded is sent all the same.
     pub async fn flush(&self, limit: Duration) -> Result<(), FlushError> {
-        let flushed = self.shared().flush(after(limit)).await;
+        let flushed = self.shared().flush(deadline_after(limit)).await;
         // It may not have waited, and the caller may flush in a loop.
         coop::consume_budget().await;
         flushed
@@ -260,12 +263,12 @@ impl Reporter {
     #[cfg(feature = "opentelemetry")]
     pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
         self.shared().record_self_metrics();
-        let (mark, worker) = self.shared().outbox().begin_flush();
+        let (mark, worker) = self.shared().delivery.outbox().begin_flush();
         if let Some(worker) = worker {
             worker.wake();
         }
         guard::flush_marked(self.shared(), mark, limit);
-        let outbox = self.shared().outbox();
+        let outbox = self.shared().delivery.outbox();
         match outbox.poll_flushed(&mark) {
             Poll::Ready(flushed) => flushed,
             Poll::Pending => Err(outbox.unsent(&mark)),
@@ -320,7 +323,7 @@ impl SeriesHandle {
 }
 
 /// The moment after `limit`, or one that never comes.
-fn after(limit: Duration) -> Instant {
+fn deadline_after(limit: Duration) -> Instant {
     /// Tokio's timers go no further (`tokio::time::sleep`).
     const LONGEST: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 2);
     Instant::now() + limit.min(LONGEST)
