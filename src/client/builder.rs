@@ -9,10 +9,10 @@ use super::{
     backoff::Reconnect,
     connect::{Connector, Dialer, NoReconnect},
     durations::{MAX_DURATION, SHORTEST},
+    handle::spawn_client,
     pool::{MAX_CONNECTIONS, Pool},
     settings::{ConnectionConfig, Overflow, Pipelining, Settings},
     shared::cooperative,
-    spawn_client,
     tcp::TcpConnector,
 };
 use crate::{error::Error, protocol::ClientCodec};
@@ -33,7 +33,7 @@ use crate::{error::Error, protocol::ClientCodec};
 /// ```no_run
 /// # async fn f() -> Result<(), metrics_client::Error> {
 /// use std::time::Duration;
-/// use metrics_client::{MetricsClient, Overflow, Pipelining, Reconnect};
+/// use metrics_client::{MetricsClient, client::{Overflow, Pipelining, Reconnect}};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888")
 ///     .connect_timeout(Duration::from_secs(2))
@@ -163,7 +163,7 @@ impl<C: Connector> ClientBuilder<C> {
     /// next one. Default: yes.
     ///
     /// A put may also be sent ahead and again in its turn, to find out which request ends
-    /// connections ([`ConnectionError::ClosedOnRequest`](crate::ConnectionError::ClosedOnRequest)).
+    /// connections ([`ConnectionError::ClosedOnRequest`](crate::error::ConnectionError::ClosedOnRequest)).
     /// Without retries the client does not search for a put that does.
     ///
     /// A server that follows the protocol keeps one value for a key and a second, so what is stored
