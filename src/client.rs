@@ -11,7 +11,7 @@ mod connection;
 mod distrust;
 mod driver;
 mod driver_log;
-mod durations;
+pub(crate) mod durations;
 mod greeting;
 pub(crate) mod handle;
 mod hangup;
@@ -33,16 +33,14 @@ mod stats;
 mod stream;
 mod sync;
 mod tcp;
-#[cfg(feature = "tls")]
-pub(crate) mod tls;
 mod turn;
 #[cfg(unix)]
 mod unix;
 mod write_coalescing;
 
 pub use backoff::Reconnect;
-pub(crate) use builder::ClientBuilder;
 pub use connect::Connector;
+#[cfg(any(feature = "reporter", feature = "tower"))]
 pub(crate) use handle::MetricsClient;
 #[cfg(feature = "reporter")]
 pub(crate) use hangup::ENOUGH_PROOFS;

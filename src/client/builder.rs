@@ -5,17 +5,60 @@ use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    MetricsClient,
     backoff::Reconnect,
     connect::{Connector, Dialer, NoReconnect},
     durations::{MAX_DURATION, SHORTEST},
-    handle::spawn_client,
+    handle::{MetricsClient, spawn_client},
     pool::{MAX_CONNECTIONS, Pool},
     settings::{ConnectionConfig, Overflow, Pipelining, Settings},
     shared::cooperative,
     tcp::TcpConnector,
 };
 use crate::{error::Error, protocol::ClientCodec};
+
+impl MetricsClient {
+    /// Connects to the server at `address`, as `host:port`, with everything at its default. The
+    /// name is resolved anew at each dial.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidAddress`] if no connection can ever be made to `address`; [`Error::Connect`] with
+    /// the reason, if nothing listens there.
+    ///
+    /// # Panics
+    ///
+    /// If polled outside of a Tokio runtime with IO and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn connect(address: impl ToString) -> Result<Self, Error> {
+        Self::builder(address).connect().await
+    }
+
+    /// Returns a builder of a client of the server at `address`, with everything at its default.
+    ///
+    /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
+    /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
+    /// client is made.
+    pub fn builder(address: impl ToString) -> ClientBuilder {
+        ClientBuilder::new(address.to_string().into())
+    }
+
+    /// A client on a stream that is connected already, with everything at its default; see
+    /// [`ClientBuilder::with_io`].
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "the connection is closed when the last handle is dropped"]
+    pub fn from_io<Io>(io: Io) -> Self
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Self::builder("a given stream").with_io(io)
+    }
+}
 
 /// Builds a [`MetricsClient`].
 ///

@@ -14,7 +14,9 @@ use tokio_rustls::rustls::{
     sign::CertifiedKey,
 };
 
-pub use crate::client::tls::TlsConnector;
+mod connector;
+
+pub use connector::TlsConnector;
 
 /// What is wrong with something that TLS was to be made from.
 ///

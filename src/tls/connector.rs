@@ -10,9 +10,11 @@ use tokio_rustls::{
     },
 };
 
-use super::{connect::Connector, durations::MAX_DURATION, tcp::TcpConnector};
-use crate::error::InvalidAddress;
-use crate::tls::{TlsError, certified_key, provider, roots};
+use super::{TlsError, certified_key, provider, roots};
+use crate::{
+    client::{Connector, TcpConnector, durations::MAX_DURATION},
+    error::InvalidAddress,
+};
 
 /// Connects over TLS, on top of TCP or of another [`Connector`].
 ///
