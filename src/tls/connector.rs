@@ -33,7 +33,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use metrics_client::{MetricsClient, tls::TlsConnector};
-/// use metrics_server::{Server, TlsAcceptor};
+/// use metrics_server::{Server, tls::TlsAcceptor};
 ///
 /// // A certificate for one test, which is its own root. In earnest both come from files.
 /// let own = rcgen::generate_simple_self_signed(["localhost".into()])?;

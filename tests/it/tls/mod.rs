@@ -14,21 +14,21 @@ use metrics_client::{
         },
     },
 };
-use metrics_server::{Limits, MemoryStore, Server, TlsAcceptor, serve_connection};
+use metrics_server::{Limits, MemoryStore, Server, serve_connection, tls::TlsAcceptor};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
 
 use tokio::io::{DuplexStream, duplex};
 
-use crate::running::Running;
+use crate::running_server::Running;
 
 mod certificates;
-mod ends;
+mod close_notify;
+mod data;
+mod handshake_failures;
 mod memory;
-mod pem;
-mod strangers;
-mod traffic;
+mod pem_errors;
 
 /// Somebody who signs certificates.
 struct Authority {
@@ -108,7 +108,7 @@ fn client<C: Connector>(host: &str, server: &Running, connector: C) -> ClientBui
 fn in_process(config: impl Into<Arc<ServerConfig>>) -> impl Connector<Io = DuplexStream> {
     let acceptor = tokio_rustls::TlsAcceptor::from(config.into());
     let store = Arc::new(MemoryStore::new());
-    let limits = Limits::default().idle_time(Duration::from_secs(60));
+    let limits = Limits::default().idle_timeout(Duration::from_secs(60));
     move || {
         let (acceptor, store) = (acceptor.clone(), Arc::clone(&store));
         async move {
