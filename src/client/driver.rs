@@ -228,7 +228,7 @@ impl<C: Connector> Driver<C> {
                 if let State::Up(connection) = &self.state {
                     self.dialer.connector.give_up(connection.io());
                 }
-                let after = self.plan.settings.stall_timeout;
+                let after = self.plan.settings.stall_timeout();
                 self.disconnected(ConnectionError::Stalled { after });
             }
             let is_quiet = self.shared.pipeline().trim(now);
@@ -259,7 +259,7 @@ impl<C: Connector> Driver<C> {
         drop(pipeline);
         wake_all(&mut self.wakers);
         let limits = hangup::Limits {
-            time: self.plan.settings.stall_timeout,
+            time: self.plan.settings.stall_timeout(),
             bytes: self.plan.max_response_bytes,
         };
         self.state = State::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
