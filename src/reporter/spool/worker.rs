@@ -479,7 +479,11 @@ mod tests {
     use tokio::io::DuplexStream;
 
     use super::*;
-    use crate::{Connector, Fsync, MetricsClient, Reporter, Spool};
+    use crate::{
+        MetricsClient, Reporter,
+        client::Connector,
+        spool::{Fsync, Spool},
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 
