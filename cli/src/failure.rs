@@ -36,11 +36,6 @@ impl Failure {
         Self { message: format!("{context}: {}", self.message), ..self }
     }
 
-    #[cfg(test)]
-    pub(crate) fn status(&self) -> Status {
-        self.status
-    }
-
     /// Prints the message to standard error, and returns the exit status.
     pub(crate) fn report(self) -> ExitCode {
         if !self.message.is_empty() && self.status != Status::OutputClosed {
@@ -56,11 +51,13 @@ impl From<Error> for Failure {
             Error::Rejected { .. } | Error::InvalidResponse { .. } | Error::Batch(_) => {
                 Status::Refused
             }
-            Error::InvalidKey(_) | Error::InvalidAddress(_) => Status::Usage,
+            Error::InvalidKey(_) | Error::NonFiniteValue(_) | Error::InvalidAddress(_) => {
+                Status::Usage
+            }
             _ => Status::Unreachable,
         };
         let status = match &error {
-            Error::Batch(batch) if batch.error().is_retryable() => Status::Unreachable,
+            Error::Batch(batch) if batch.error.is_retryable() => Status::Unreachable,
             _ => status,
         };
         Self::new(status, chain(&error))

@@ -1,6 +1,6 @@
 //! What this host's cpu, memory, disks and network are doing.
 
-use metrics_client::{InvalidKey, Sample};
+use metrics_client::{Sample, error::InvalidKey};
 use sysinfo::{Disk, Disks, Networks, System};
 
 /// What is measured, and its state when it was last looked at.

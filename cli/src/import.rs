@@ -101,18 +101,14 @@ async fn import(args: &Args, source: Source) -> Result<(), Failure> {
     while let Some(Batch { samples, lines, end }) = batches.recv().await {
         match client.put_all(&samples).await {
             Ok(()) => counts.stored += samples.len() as u64,
-            Err(Error::Batch(error)) if !error.first_error().1.is_retryable() => {
-                let refused = error.total() - error.acknowledged();
-                counts.stored += error.acknowledged() as u64;
+            // Each line has an outcome: the server has refused some of them.
+            Err(Error::Batch(error)) if error.settled == error.total => {
+                let refused = error.total - error.acknowledged;
+                counts.stored += error.acknowledged as u64;
                 counts.refused += refused as u64;
-                let (index, cause) = error.first_error();
+                let (line, cause) = (lines[error.first_failed], chain(&error.error));
                 progress.suspend(|| {
-                    eprintln!(
-                        "line {}: refused: {} ({refused} of {} lines)",
-                        lines[index],
-                        chain(cause),
-                        error.total()
-                    );
+                    eprintln!("line {line}: refused: {cause} ({refused} of {} lines)", error.total);
                 });
             }
             Err(error) => {

@@ -1,6 +1,6 @@
 //! Lines of an import: `put KEY VALUE TIMESTAMP`, or the same without `put`, as Graphite's text has it.
 
-use metrics_client::{InvalidKey, Key, Point, Sample};
+use metrics_client::{Key, Sample, error::InvalidKey};
 
 /// Turns lines into samples. A key that comes again is not allocated again.
 #[derive(Debug, Default)]
@@ -25,22 +25,28 @@ const MAX_KEYS: usize = 100_000;
 impl LineParser {
     /// Parses one line, without its line break. `None` for an empty line and for a comment (`#`).
     pub(crate) fn parse(&mut self, line: &[u8]) -> Result<Option<Sample>, InvalidLine> {
-        let is_field = |field: &&[u8]| !field.is_empty();
-        let mut fields = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r')).filter(is_field);
-        let Some(mut key) = fields.next().filter(|field| !field.starts_with(b"#")) else {
-            return Ok(None);
-        };
-        let mut rest = [fields.next(), fields.next(), fields.next()];
-        if key == b"put" && rest[2].is_some() {
-            key = rest[0].unwrap_or_default();
-            rest = [rest[1], rest[2], fields.next()];
+        let mut found: [&[u8]; 5] = Default::default();
+        let mut count = 0;
+        let fields = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r'));
+        for field in fields.filter(|field| !field.is_empty()) {
+            if let Some(place) = found.get_mut(count) {
+                *place = field;
+            }
+            count += 1;
         }
-        let [Some(value), Some(timestamp), None] = rest else {
-            let is_put = key == b"put";
-            let count =
-                line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r')).filter(is_field).count();
-            return Err(InvalidLine::Fields(count - usize::from(is_put)));
+        if count == 0 || found[0].starts_with(b"#") {
+            return Ok(None);
+        }
+        // A key may be called put: that line has three fields.
+        let is_request = found[0] == b"put" && count != 3;
+        let (count, fields) =
+            if is_request { (count - 1, &found[1..]) } else { (count, &found[..]) };
+        let &[key, value, timestamp, ..] = fields else {
+            return Err(InvalidLine::Fields(count));
         };
+        if count != 3 {
+            return Err(InvalidLine::Fields(count));
+        }
         let value_text = std::str::from_utf8(value).map_err(|_| InvalidLine::Encoding)?;
         let value = value_text.parse::<f64>().ok().filter(|value| value.is_finite());
         let value = value.ok_or_else(|| InvalidLine::Value(value_text.into()))?;
@@ -48,7 +54,7 @@ impl LineParser {
         let timestamp = timestamp_text
             .parse::<i64>()
             .map_err(|_| InvalidLine::Timestamp(timestamp_text.into()))?;
-        Ok(Some(Sample { key: self.key(key)?, point: Point::new(value, timestamp) }))
+        Sample::new(self.key(key)?, value, timestamp).map(Some).map_err(InvalidLine::Key)
     }
 
     fn key(&mut self, key: &[u8]) -> Result<Key, InvalidLine> {
@@ -67,7 +73,13 @@ impl LineParser {
 impl std::fmt::Display for InvalidLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Fields(count) => write!(f, "{count} fields instead of key, value and timestamp"),
+            Self::Fields(count) => {
+                write!(
+                    f,
+                    "expected key, value and timestamp, found {count} field{}",
+                    if *count == 1 { "" } else { "s" }
+                )
+            }
             Self::Encoding => f.write_str("not UTF-8"),
             Self::Key(error) => error.fmt(f),
             Self::Value(text) => write!(f, "invalid value {text:?}: not a finite number"),
@@ -103,10 +115,10 @@ mod tests {
     fn an_invalid_line_names_its_fault() {
         let mut parser = LineParser::default();
         for (line, fault) in [
-            ("put", "1 fields"),
-            ("a 1", "2 fields"),
-            ("put a 1 2 3", "4 fields"),
-            ("a 1 2 3", "4 fields"),
+            ("put", "found 0 fields"),
+            ("a 1", "found 2 fields"),
+            ("put a 1 2 3", "found 4 fields"),
+            ("a 1 2 3", "found 4 fields"),
             ("a one 2", "invalid value \"one\""),
             ("a nan 2", "invalid value"),
             ("a 1 2.5", "invalid timestamp \"2.5\""),

@@ -70,8 +70,8 @@ fn parse_at(text: &str, now: i64) -> Result<i64, String> {
     let local = text
         .parse::<civil::DateTime>()
         .or_else(|_| text.parse::<civil::Date>().map(|date| date.at(0, 0, 0, 0)));
-    if let Ok(time) = local.and_then(|time| TimeZone::system().to_zoned(time)) {
-        return Ok(time.timestamp().as_second());
+    if let Ok(time) = local.and_then(|time| TimeZone::system().to_timestamp(time)) {
+        return Ok(time.as_second());
     }
     Err("use seconds since 1970, RFC 3339 (2026-11-27T09:00:00Z), a date, -6h (s, m, h, d, w), or now".into())
 }

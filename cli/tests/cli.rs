@@ -114,7 +114,7 @@ fn each_format_prints_the_same_points() {
         ("csv", "key,value,timestamp\na,1.5,0\nb,1e300,60\n"),
         (
             "json",
-            "{\"key\":\"a\",\"value\":1.5,\"timestamp\":0}\n{\"key\":\"b\",\"value\":1e300,\"timestamp\":60}\n",
+            "{\"key\":\"a\",\"value\":1.5,\"timestamp\":0}\n{\"key\":\"b\",\"value\":1e+300,\"timestamp\":60}\n",
         ),
     ] {
         for command in [["get", "*"].as_slice(), &["export"]] {
@@ -196,7 +196,7 @@ fn import_stores_lines_and_names_invalid_ones() {
     assert_status(&import, 1);
     let said = stderr(&import);
     for part in [
-        "line 5: 1 fields",
+        "line 5: expected key, value and timestamp, found 1 field",
         "line 6: invalid value \"nan\"",
         "imported 3 points",
         "2 lines are invalid",
