@@ -2,10 +2,9 @@
 
 use std::io::{self, Write};
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::{Cli, failure::Failure};
+use crate::failure::Failure;
 
 /// Prints the completions for a shell
 ///
@@ -16,8 +15,9 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+/// Prints the completions for `command`.
+pub(crate) fn run(args: &Args, mut command: clap::Command) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "metrics", &mut script);
+    clap_complete::generate(args.shell, &mut command, "metrics", &mut script);
     Ok(io::stdout().write_all(&script)?)
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use metrics_client::{ClientBuilder, MetricsClient};
 
+use tokio::runtime;
+
 use crate::failure::Failure;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -37,4 +39,9 @@ impl ServerArgs {
     pub(crate) fn failure(&self, error: metrics_client::Error) -> Failure {
         Failure::from(error).context(&self.server)
     }
+}
+
+/// Runs a command that has little to do at once on the runtime of one thread.
+pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

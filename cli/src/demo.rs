@@ -9,7 +9,7 @@ use metrics_client::{Key, Metrics, MetricsClient, Point};
 use metrics_server::Server;
 use tokio::time;
 
-use crate::{block_on, failure::Failure, host::Host};
+use crate::{connect::block_on, failure::Failure, host::Host};
 
 /// Measures this host for some seconds, stores that in a server of its own, and shows what is stored
 #[derive(Debug, clap::Args)]

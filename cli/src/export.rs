@@ -1,9 +1,8 @@
 //! `metrics export`: prints everything in a form that `import` reads.
 
 use crate::{
-    block_on,
     bulk::{self, RangeArgs},
-    connect::ServerArgs,
+    connect::{ServerArgs, block_on},
     failure::Failure,
     output::{Format, OutputArgs, Printer},
     progress,

@@ -1,9 +1,8 @@
 //! `metrics get`: prints what is stored.
 
 use crate::{
-    block_on,
     bulk::{self, RangeArgs},
-    connect::ServerArgs,
+    connect::{ServerArgs, block_on},
     failure::{Failure, Status},
     output::{OutputArgs, Printer},
 };

@@ -2,9 +2,7 @@
 
 use std::io::{self, Write};
 
-use clap::CommandFactory;
-
-use crate::{Cli, failure::Failure};
+use crate::failure::Failure;
 
 /// Prints the manual page
 ///
@@ -12,9 +10,9 @@ use crate::{Cli, failure::Failure};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-pub(crate) fn run(Args {}: &Args) -> Result<(), Failure> {
+/// Prints the manual page of `command`.
+pub(crate) fn run(Args {}: &Args, mut command: clap::Command) -> Result<(), Failure> {
     let mut page = Vec::new();
-    let mut command = Cli::command();
     command.build();
     let man = clap_mangen::Man::new(command.clone());
     man.render(&mut page)?;

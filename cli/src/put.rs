@@ -1,6 +1,10 @@
 //! `metrics put`: stores one value.
 
-use crate::{block_on, connect::ServerArgs, failure::Failure, times};
+use crate::{
+    connect::{ServerArgs, block_on},
+    failure::Failure,
+    times,
+};
 
 /// Stores one value
 #[derive(Debug, clap::Args)]
