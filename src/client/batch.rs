@@ -14,7 +14,7 @@ use super::{
     outcomes::Outcomes,
     pipeline::{Progress, WaiterId},
     pool::Pool,
-    shared::Shared,
+    shared::{Shared, wake_all},
 };
 use crate::{
     error::{BatchError, Delivery, Error},
@@ -64,7 +64,8 @@ pub(super) async fn put_all(
     }
 }
 
-/// Where a part of a batch notes what became of its samples when it ends, however it ends.
+/// Where a part of a batch notes what became of its samples when it ends, however it ends; and through
+/// which it can be cancelled.
 struct Track<'a> {
     outcomes: &'a Outcomes,
     /// The places of its samples in the whole, if it is not the whole.
@@ -156,7 +157,7 @@ async fn store_by_key(
 
 /// Stores the `number` samples over one connection.
 async fn store<'a>(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut samples: impl Iterator<Item = &'a Sample>,
     number: usize,
     track: Option<Track<'_>>,
@@ -197,18 +198,25 @@ async fn store<'a>(
 
 /// A batch in the pipeline. Dropped, it withdraws what has not been sent.
 struct Batch<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     waiter: WaiterId,
     pace: SendWindow,
-    track: Option<Track<'a>>,
+    outcomes: Option<&'a Outcomes>,
 }
 
 impl<'a> Batch<'a> {
-    fn begin(shared: &'a Shared, track: Option<Track<'a>>) -> Self {
+    fn begin(shared: &'a Arc<Shared>, track: Option<Track<'a>>) -> Self {
         let mut pipeline = shared.pipeline();
         let pace = SendWindow::new(pipeline.request_timeout(), Instant::now());
         let waiter = pipeline.begin_batch();
-        Self { shared, waiter, pace, track }
+        drop(pipeline);
+        let outcomes = track.map(|Track { outcomes, places }| {
+            if !outcomes.add_part(shared, waiter, places) {
+                shared.cancel(waiter);
+            }
+            outcomes
+        });
+        Self { shared, waiter, pace, outcomes }
     }
 
     /// How many samples may be added to the `accepted`, once any may; `None` if adding more is of
@@ -255,10 +263,10 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        let progress = self.shared.cancel(self.waiter);
-        if let (Some(Track { outcomes, places }), Some(progress)) = (&self.track, progress) {
-            outcomes.note(&progress, places.as_deref());
-        }
+        let Some(outcomes) = self.outcomes else { return self.shared.cancel(self.waiter) };
+        let mut wakers = Vec::new();
+        let _left = outcomes.end_part(self.shared, self.waiter, &mut wakers);
+        wake_all(&mut wakers);
     }
 }
 

@@ -77,6 +77,10 @@ impl Pipeline {
         now: Instant,
     ) -> Result<Option<Waker>, Error> {
         self.check_open()?;
+        if !self.waiters.contains(batch) {
+            // Another thread has cancelled it while its task was about to add to it.
+            return Ok(None);
+        }
         let mut entry = self.entry(batch, Kind::Put, now);
         let seq = entry.seq;
         (entry.index, entry.requests) = (index, requests);

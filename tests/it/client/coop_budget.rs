@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionState, Error, MetricsClient, Sample, WhenFull};
+use metrics_client::{
+    Error, MetricsClient, Sample,
+    client::{ConnectionState, WhenFull},
+};
 
 use crate::peer::Network;
 
@@ -95,7 +98,7 @@ async fn calls_that_find_a_full_queue_yield() {
 #[cfg(feature = "tower")]
 #[tokio::test(start_paused = true)]
 async fn service_of_a_closed_client_yields() {
-    use metrics_client::Request;
+    use metrics_client::codec::Request;
     use tower::{Service, ServiceExt};
 
     let mut service = closed().await.service();
