@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{MetricsClient, Pipelining, Reporter, SeriesHandle};
+use metrics_client::{MetricsClient, Reporter, client::Pipelining, reporter::SeriesHandle};
 use metrics_server::Server;
 use tokio::runtime::{self, Runtime};
 

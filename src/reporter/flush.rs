@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::{self, Instant};
 
-use super::{deadline_after, delivery::Delivery, outbox::Mark, stats::FlushError};
+use super::{delivery::Delivery, outbox::Mark, settings::deadline_after, stats::FlushError};
 
 /// How a time limit is divided between the network and the disk.
 #[derive(Clone, Copy, Debug)]

@@ -7,12 +7,12 @@ use tokio::time;
 use tokio::time::Instant;
 
 use super::{
-    Settings,
     delivery::Delivery,
     flush::TimeLimits,
     interner::KeyInterner,
     outbox::Outbox,
     self_metrics::SelfMetrics,
+    settings::Settings,
     stats::{DropReason, FlushError},
 };
 #[cfg(feature = "spool")]

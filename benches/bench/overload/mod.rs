@@ -12,7 +12,7 @@ use std::{
 };
 
 use attack::Attack;
-use metrics_client::{MetricsClient, Pipelining, Sample, TlsConnector};
+use metrics_client::{MetricsClient, Sample, client::Pipelining, tls::TlsConnector};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{

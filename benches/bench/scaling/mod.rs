@@ -5,7 +5,7 @@
 
 use std::{error::Error, fs, io, net::SocketAddr, path::Path, time::Duration};
 
-use metrics_client::{ClientBuilder, MetricsClient, Pipelining};
+use metrics_client::{ClientBuilder, MetricsClient, client::Pipelining};
 use tokio::runtime::{self, Runtime};
 
 use crate::{scenario::interleave::Rounds, support::mode::Mode};

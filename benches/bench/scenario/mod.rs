@@ -3,7 +3,7 @@
 use std::{error::Error, fmt::Debug, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use criterion::{Criterion, SamplingMode, Throughput};
-use metrics_client::{MetricsClient, Pipelining};
+use metrics_client::{MetricsClient, client::Pipelining};
 use tokio::runtime::{self, Runtime};
 
 use crate::support::{cost::Cost, mode::Mode, server_process::ServerProcess};

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{Reporter, SeriesHandle};
+use metrics_client::{Reporter, reporter::SeriesHandle};
 use tokio::runtime::Runtime;
 
 use super::{Candidate, Comparison, Comparisons};

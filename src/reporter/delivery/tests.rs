@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     Reporter,
     reporter::{
-        MAX_BATCH,
+        attempts::MAX_BATCH,
         test_server::{TestServer, accounted},
     },
 };

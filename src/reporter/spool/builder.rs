@@ -19,7 +19,7 @@ use crate::metric::{Sample, unix_seconds};
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-/// use metrics_client::{MetricsClient, Reporter, Spool};
+/// use metrics_client::{MetricsClient, Reporter, spool::Spool};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let reporter = Reporter::builder(client)
@@ -37,7 +37,7 @@ use crate::metric::{Sample, unix_seconds};
 ///
 /// If the directory is moved, or its lock file removed, while a reporter has it open, another process can
 /// open it. The reporter notices this before it next uses the directory: it logs an error, works without a
-/// spool, and counts the samples left there as [`abandoned`](crate::SpoolStats::abandoned). On Windows only
+/// spool, and counts the samples left there as [`abandoned`](crate::spool::SpoolStats::abandoned). On Windows only
 /// a missing file is noticed, not a replaced one; but a directory with open files cannot be moved there. If
 /// the directory is removed with everything in it, it is created again, and its samples count as lost.
 ///
@@ -113,7 +113,7 @@ impl Spool {
 
     /// Sets the maximum age of a sample that is sent from the spool, by its timestamp and the clock of this
     /// machine. Older samples are dropped when they would be sent, and counted as
-    /// [`spool_expired`](crate::DropCounts::spool_expired). For a server that rejects or does not need old
+    /// [`spool_expired`](crate::reporter::DropCounts::spool_expired). For a server that rejects or does not need old
     /// samples. Default: no maximum.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {

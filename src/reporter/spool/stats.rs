@@ -19,7 +19,7 @@ pub struct SpoolStats {
     pub dropped: u64,
     /// Bytes of the dropped segments, including samples that had been replayed already.
     pub dropped_bytes: u64,
-    /// Samples dropped because they were older than [`max_age`](crate::Spool::max_age).
+    /// Samples dropped because they were older than [`max_age`](crate::spool::Spool::max_age).
     pub expired: u64,
     /// Samples that could not be read: damaged, or their file was missing or unreadable.
     pub lost: u64,
@@ -31,7 +31,7 @@ pub struct SpoolStats {
     /// Bytes of the segments.
     pub bytes: u64,
     /// Bytes that the segments take on disk: whole blocks of 4,096 bytes.
-    /// [`max_bytes`](crate::Spool::max_bytes) bounds this.
+    /// [`max_bytes`](crate::spool::Spool::max_bytes) bounds this.
     pub disk_bytes: u64,
     /// Segments in the directory.
     pub segments: u64,
@@ -42,7 +42,7 @@ pub struct SpoolStats {
     pub torn_bytes: u64,
     /// Segments that were renamed with a suffix: `.unreadable` if nothing in them could be read,
     /// `.committed` if their samples count as sent, as in a segment restored from a backup.
-    /// [`salvage`](crate::Spool::salvage) reads their samples.
+    /// [`salvage`](crate::spool::Spool::salvage) reads their samples.
     pub quarantined: u64,
     /// Errors of the file system.
     pub io_errors: IoErrors,

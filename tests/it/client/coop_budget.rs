@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionState, Error, MetricsClient, Sample, WhenFull};
+use metrics_client::{
+    Error, MetricsClient, Sample,
+    client::{ConnectionState, WhenFull},
+};
 
 use crate::peer::Network;
 
@@ -35,7 +38,7 @@ fn is_closed<T>(outcome: Result<T, Error>) {
 
 // FAULTS C20
 #[tokio::test(start_paused = true)]
-async fn calls_of_a_closed_client_let_others_run() {
+async fn calls_of_a_closed_client_yield() {
     let client = closed().await;
     let samples = [Sample::new("a", 1.0, 1).unwrap()];
     lets_others_run("put", async || is_closed(client.put("a", 1.0).await)).await;
@@ -51,7 +54,7 @@ async fn calls_of_a_closed_client_let_others_run() {
 
 // FAULTS C20
 #[tokio::test(start_paused = true)]
-async fn invalid_calls_let_others_run() {
+async fn invalid_calls_yield() {
     let (_network, builder) = Network::new();
     let client = builder.connect_lazy().unwrap();
     let invalid = [Sample {
@@ -74,7 +77,7 @@ async fn invalid_calls_let_others_run() {
 
 // FAULTS C20
 #[tokio::test(start_paused = true)]
-async fn calls_for_which_there_is_no_room_let_others_run() {
+async fn calls_that_find_a_full_queue_yield() {
     let (network, builder) = Network::new();
     network.black_hole();
     let client = builder.max_buffered_bytes(1).when_full(WhenFull::Fail).connect_lazy().unwrap();
@@ -94,8 +97,8 @@ async fn calls_for_which_there_is_no_room_let_others_run() {
 // FAULTS C20
 #[cfg(feature = "tower")]
 #[tokio::test(start_paused = true)]
-async fn a_service_of_a_closed_client_lets_others_run() {
-    use metrics_client::Request;
+async fn service_of_a_closed_client_yields() {
+    use metrics_client::codec::Request;
     use tower::{Service, ServiceExt};
 
     let mut service = closed().await.service();
@@ -109,7 +112,7 @@ async fn a_service_of_a_closed_client_lets_others_run() {
 // FAULTS C20
 #[cfg(feature = "reporter")]
 #[tokio::test(start_paused = true)]
-async fn a_flush_that_has_nothing_to_wait_for_lets_others_run() {
+async fn flush_of_an_idle_reporter_yields() {
     let limit = Duration::from_secs(1);
     let reporter = metrics_client::Reporter::new(closed().await);
     lets_others_run("nothing waits", async || reporter.flush(limit).await.unwrap()).await;

@@ -9,12 +9,15 @@ use tokio::{join, runtime, sync::Notify, time};
 
 use super::*;
 use crate::{
-    MetricsClient, Reporter, Spool, WhenFull,
+    MetricsClient, Reporter,
+    client::WhenFull,
     reporter::{
-        Settings, queue,
+        queue,
+        settings::Settings,
         spool::OpenSpool,
         test_server::{TestServer, accounted},
     },
+    spool::Spool,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

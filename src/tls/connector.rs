@@ -10,9 +10,11 @@ use tokio_rustls::{
     },
 };
 
-use super::{connect::Connector, durations::MAX_DURATION, tcp::TcpConnector};
-use crate::error::InvalidAddress;
-use crate::tls::{TlsError, certified_key, provider, roots};
+use super::{TlsError, certified_key, provider, roots};
+use crate::{
+    client::{Connector, TcpConnector, durations::MAX_DURATION},
+    error::InvalidAddress,
+};
 
 /// Connects over TLS, on top of TCP or of another [`Connector`].
 ///
@@ -30,7 +32,7 @@ use crate::tls::{TlsError, certified_key, provider, roots};
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use metrics_client::{MetricsClient, TlsConnector};
+/// use metrics_client::{MetricsClient, tls::TlsConnector};
 /// use metrics_server::{Server, tls::TlsAcceptor};
 ///
 /// // A certificate for one test, which is its own root. In earnest both come from files.

@@ -1,13 +1,13 @@
-//! The client: a handle that can be cloned, and the task behind it.
+//! [`MetricsClient`]: the handle that callers clone and share.
 
 use std::{fmt, sync::Arc, task::Context};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use tokio::time::Instant;
 
-use self::{
+#[cfg(feature = "reporter")]
+use super::Outcomes;
+use super::{
+    ClientStats, ConnectionState, Connector, SampleStream, StateWatcher, batch,
     connect::{Dial, Dialer},
     pipeline::{Answer, Kind},
     pool::Pool,
@@ -20,66 +20,8 @@ use crate::{
     protocol::{NonFiniteValue, Numbers},
 };
 
-mod address;
-mod backoff;
-mod batch;
-mod budgeted;
-mod builder;
-mod connect;
-mod connection;
-mod distrust;
-mod driver;
-mod driver_log;
-mod durations;
-mod greeting;
-mod hangup;
-#[cfg(test)]
-#[cfg(loom_model)]
-mod loom_tests;
-mod outcomes;
-mod pipeline;
-mod pool;
-mod probe;
-#[cfg(feature = "tower")]
-mod reservation;
-mod resolver;
-mod settings;
-mod shared;
-mod state;
-mod state_watcher;
-mod stats;
-mod stream;
-mod sync;
-mod tcp;
-#[cfg(feature = "tls")]
-mod tls;
-mod turn;
-#[cfg(unix)]
-mod unix;
-mod write_coalescing;
-
-pub use backoff::Reconnect;
-pub use builder::ClientBuilder;
-pub use connect::Connector;
-#[cfg(feature = "reporter")]
-pub(crate) use hangup::ENOUGH_PROOFS;
-#[cfg(feature = "reporter")]
-pub(crate) use outcomes::{Outcomes, SampleOutcome};
-#[cfg(feature = "tower")]
-pub(crate) use reservation::{CallFuture, Reservations};
-pub use settings::{Pipelining, WhenFull};
-pub use state::ConnectionState;
-pub use state_watcher::StateWatcher;
-pub use stats::ClientStats;
-pub use stream::SampleStream;
-pub use tcp::TcpConnector;
-#[cfg(feature = "tls")]
-pub use tls::TlsConnector;
-#[cfg(unix)]
-pub use unix::UnixConnector;
-
 /// A client of one metrics server, over one connection that is kept, or
-/// [several](ClientBuilder::max_connections).
+/// [several](crate::ClientBuilder::max_connections).
 ///
 /// Cloning is cheap, and clones share the connection. When the last one is dropped, what has been
 /// accepted is still served, and then the connection is closed. Any number of tasks may call it at
@@ -110,7 +52,7 @@ struct Handle {
 }
 
 /// What makes connections beside the main one.
-struct Reconnector {
+pub(super) struct Reconnector {
     dialer: Arc<dyn Dial>,
     /// Makes another client that dials like this one, on the runtime of the caller.
     #[cfg(feature = "reporter")]
@@ -118,7 +60,7 @@ struct Reconnector {
 }
 
 /// Starts a client that can dial, on the connection `io` if there is one already.
-fn spawn_client<C: Connector>(
+pub(super) fn spawn_client<C: Connector>(
     config: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
     io: Option<C::Io>,
@@ -138,50 +80,13 @@ fn spawn_client<C: Connector>(
 }
 
 impl MetricsClient {
-    /// Connects to the server at `address`, as `host:port`, with everything at its default. The
-    /// name is resolved anew at each dial.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidAddress`] if no connection can ever be made to `address`; [`Error::Connect`] with
-    /// the reason, if nothing listens there.
-    ///
-    /// # Panics
-    ///
-    /// If polled outside of a Tokio runtime with IO and time enabled.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves nothing behind.
-    pub async fn connect(address: impl ToString) -> Result<Self, Error> {
-        Self::builder(address).connect().await
-    }
-
-    /// Returns a builder of a client of the server at `address`, with everything at its default.
-    ///
-    /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
-    /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
-    /// client is made.
-    pub fn builder(address: impl ToString) -> ClientBuilder {
-        ClientBuilder::new(address.to_string().into())
-    }
-
-    /// A client on a stream that is connected already, with everything at its default; see
-    /// [`ClientBuilder::with_io`].
-    ///
-    /// # Panics
-    ///
-    /// If called outside of a Tokio runtime.
-    #[must_use = "the connection is closed when the last handle is dropped"]
-    pub fn from_io<Io>(io: Io) -> Self
-    where
-        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        Self::builder("a given stream").with_io(io)
-    }
-
-    fn new(pool: Pool, reconnector: Option<Reconnector>) -> Self {
+    pub(super) fn new(pool: Pool, reconnector: Option<Reconnector>) -> Self {
         Self { handle: Arc::new(Handle { pool, reconnector }) }
+    }
+
+    #[cfg(feature = "tower")]
+    pub(super) fn pool(&self) -> &Pool {
+        &self.handle.pool
     }
 
     /// A client like this one with one connection, its own, driven by the runtime of the caller;
@@ -246,7 +151,7 @@ impl MetricsClient {
     /// They go out in blocks as there is room, so memory stays bounded however many they are, and as
     /// many at once as the server answers in a part of the request timeout, which holds for each
     /// block and not for the whole. Samples that the server refuses, or at which it
-    /// [closes the connection](crate::BatchError::closed_on), do not keep the rest from being stored. [Several connections](ClientBuilder::max_connections) store
+    /// [closes the connection](crate::error::BatchError::closed_on), do not keep the rest from being stored. [Several connections](crate::ClientBuilder::max_connections) store
     /// them at the same time, and only those of one key in their order; what keeps one connection from
     /// storing its own does not keep the others from it.
     ///
@@ -282,7 +187,7 @@ impl MetricsClient {
     /// Before anything is sent if `selector` is neither; with [`Error::Rejected`] if the server
     /// refuses it, with [`Error::InvalidResponse`] if its answer is no data; else as the connection
     /// and the deadline have it. [`Error::ResponseTooLarge`] for an answer beyond
-    /// [`max_response_bytes`](ClientBuilder::max_response_bytes): use [`stream`](Self::stream) for
+    /// [`max_response_bytes`](crate::ClientBuilder::max_response_bytes): use [`stream`](Self::stream) for
     /// what may be larger.
     ///
     /// # Cancel safety
@@ -374,13 +279,13 @@ impl MetricsClient {
     /// Returns where the client stands with its connection at this moment;
     /// [`watch_state`](Self::watch_state) waits for changes.
     ///
-    /// With [several connections](ClientBuilder::max_connections) it is connected while at least one of
+    /// With [several connections](crate::ClientBuilder::max_connections) it is connected while at least one of
     /// them is, for then the server can be reached, and closed when all are. What keeps another one
     /// from being made is in the errors of those who wait for it, and in the log.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
-    /// use metrics_client::{ConnectionState, MetricsClient};
+    /// use metrics_client::{MetricsClient, client::ConnectionState};
     ///
     /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy()?;
     /// assert_eq!(client.state(), ConnectionState::Disconnected);

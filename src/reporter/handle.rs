@@ -1,65 +1,23 @@
-//! Recording without waiting: a queue, and a task that sends from it.
+//! [`Reporter`] and [`SeriesHandle`]: the handles that callers record with.
 
-#[cfg(feature = "opentelemetry")]
-use std::task::Poll;
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::{task::coop, time::Instant};
+use tokio::task::coop;
 
-use self::{queue::Limits, self_metrics::SelfMetrics, shared::Shared, worker::Worker};
-use crate::{
-    client::MetricsClient,
-    metric::{InvalidKey, Key, Point, unix_seconds},
+#[cfg(feature = "spool")]
+use super::spool::SpoolStats;
+use super::{
+    settings::deadline_after,
+    shared::Shared,
+    stats::{FlushError, ReporterStats},
 };
-
-mod attempts;
-mod builder;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-mod bulk;
-mod delivery;
-mod flush;
-mod guard;
-mod in_flight;
-mod interner;
-mod log;
-mod outbox;
-mod poison;
-mod queue;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-mod report_clock;
-mod self_metrics;
-mod settlement;
-mod shared;
-#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
-mod sink;
-#[cfg(feature = "spool")]
-mod spool;
-mod stats;
-#[cfg(test)]
-mod test_server;
-#[cfg(test)]
-mod tests;
-mod worker;
-
-pub use builder::ReporterBuilder;
-#[cfg(feature = "recorder")]
-pub(crate) use bulk::Refused;
-pub use guard::FlushGuard;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};
-#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
-pub(crate) use sink::Sink;
-#[cfg(feature = "spool")]
-use spool::OpenSpool;
-#[cfg(feature = "spool")]
-pub use spool::{Fsync, IoErrors, Spool, SpoolError, SpoolStats};
-pub use stats::{DropCounts, FlushError, ReporterStats};
+use crate::metric::{InvalidKey, Key, Point, unix_seconds};
 
 /// Records measurements without waiting for anything, and sends them in the background.
 ///
 /// [`record`](Self::record) puts a sample in a queue, which takes nanoseconds, allocates nothing once
 /// the key is known, and does not fail. A task sends what has gathered, in batches, through a
-/// [`MetricsClient`]; what is not acknowledged is sent again until it is. The queue is bounded, and
+/// [`MetricsClient`](crate::MetricsClient); what is not acknowledged is sent again until it is. The queue is bounded, and
 /// what becomes of every sample can be read from [`stats`](Self::stats).
 ///
 /// Cloning is cheap, and clones share the queue. When the last handle is dropped, what waits is still
@@ -68,7 +26,7 @@ pub use stats::{DropCounts, FlushError, ReporterStats};
 /// last handle moves what waits there, and waits at most 5 seconds for the disk.
 ///
 /// A sample at which the server closes the connection, while it answers other requests, is dropped,
-/// counted as [`DropCounts::poison`], and its key is logged once. The others go on.
+/// counted as [`DropCounts::poison`](super::DropCounts::poison), and its key is logged once. The others go on.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -98,48 +56,8 @@ struct Handle {
     shared: Arc<Shared>,
 }
 
-/// What a reporter is told once.
-#[derive(Debug)]
-struct Settings {
-    limits: Limits,
-    linger: Duration,
-    self_metrics: Option<SelfMetrics>,
-    max_attempts: Option<u32>,
-    #[cfg(feature = "spool")]
-    spool: Option<OpenSpool>,
-}
-
 impl Reporter {
-    /// Starts a reporter that sends through `client`, with everything at its default. Its task lives
-    /// on the runtime of the caller.
-    ///
-    /// # Panics
-    ///
-    /// If called outside of a Tokio runtime.
-    #[must_use = "a reporter that is dropped ends as soon as it has sent what it has"]
-    pub fn new(client: MetricsClient) -> Self {
-        Self::builder(client).start()
-    }
-
-    /// A reporter that is to be told more before it starts.
-    pub fn builder(client: MetricsClient) -> ReporterBuilder {
-        ReporterBuilder::new(client)
-    }
-
-    fn start(
-        client: MetricsClient,
-        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is taken"))]
-        mut settings: Settings,
-    ) -> Self {
-        #[cfg(feature = "spool")]
-        let spool = settings.spool.take();
-        let shared = Arc::new(Shared::new(
-            client,
-            &settings,
-            #[cfg(feature = "spool")]
-            spool,
-        ));
-        tokio::spawn(Worker::new(Arc::clone(&shared), &settings).run());
+    pub(super) fn from_shared(shared: Arc<Shared>) -> Self {
         Self { handle: Arc::new(Handle { shared }) }
     }
 
@@ -214,7 +132,7 @@ impl Reporter {
     /// # Errors
     ///
     /// As [`flush`](Self::flush); what was dropped for want of time is counted there too, and in
-    /// [`DropCounts::closed`]. What the server has acknowledged by then counts as acknowledged.
+    /// [`DropCounts::closed`](super::DropCounts::closed). What the server has acknowledged by then counts as acknowledged.
     ///
     /// # Cancel safety
     ///
@@ -226,57 +144,8 @@ impl Reporter {
         closed
     }
 
-    /// A guard that, when it is dropped, sends what has been recorded until then, and keeps its thread
-    /// until all of it has been acknowledged or `limit` has passed. For the end of `main`, also where
-    /// that is a panic:
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # use metrics_client::{MetricsClient, Reporter};
-    /// #[tokio::main(flavor = "current_thread")]
-    /// async fn main() -> Result<(), metrics_client::Error> {
-    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
-    ///     let reporter = Reporter::new(client);
-    ///     let _guard = reporter.flush_on_drop(Duration::from_secs(5));
-    ///     reporter.record("palm.starts", 1.0);
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// It does not need the runtime: where that is held up by the drop itself, as a current-thread runtime
-    /// is, or gone, the guard calls back what is being sent, and sends from a thread of its own over a
-    /// connection of its own, made as the client makes them. So what was on its way is sent twice,
-    /// which a server that follows the protocol does not show. A client that was made
-    /// [from a stream](MetricsClient::from_io) cannot dial: then a guard works only while the runtime
-    /// runs.
-    ///
-    /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there. The
-    /// limit is divided as that of [`close`](Self::close), and holds whatever the disk does: what the
-    /// disk has not taken by then waits on in memory. Where no thread can be started, the guard waits
-    /// for the runtime to send.
-    pub fn flush_on_drop(&self, limit: Duration) -> FlushGuard {
-        FlushGuard::new(self.clone(), limit)
-    }
-
-    /// As [`flush`](Self::flush), as far as a [guard](Self::flush_on_drop) gets: it keeps its thread, and does not
-    /// wait for what lies in the spool.
-    #[cfg(feature = "opentelemetry")]
-    pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
-        self.shared().record_self_metrics();
-        let (mark, worker) = self.shared().delivery.outbox().begin_flush();
-        if let Some(worker) = worker {
-            worker.wake();
-        }
-        guard::flush_marked(self.shared(), mark, limit);
-        let outbox = self.shared().delivery.outbox();
-        match outbox.poll_flushed(&mark) {
-            Poll::Ready(flushed) => flushed,
-            Poll::Pending => Err(outbox.unsent(&mark)),
-        }
-    }
-
     #[inline]
-    fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 }
@@ -321,14 +190,3 @@ impl SeriesHandle {
         &self.key
     }
 }
-
-/// The moment after `limit`, or one that never comes.
-fn deadline_after(limit: Duration) -> Instant {
-    /// Tokio's timers go no further (`tokio::time::sleep`).
-    const LONGEST: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 2);
-    Instant::now() + limit.min(LONGEST)
-}
-
-/// How many samples leave at once: what a connection has in flight, so that it is kept busy, and few
-/// enough that what is sent again after a failure does not count.
-const MAX_BATCH: usize = 4096;
