@@ -36,10 +36,10 @@ impl Outcomes {
 
     /// Notes how far the samples of these places have come; without places, all samples.
     pub(super) fn note(&self, progress: &Progress, places: Option<&[usize]>) {
-        let Progress { acknowledged, refused, closed_on, broken, .. } = progress;
-        let answered = acknowledged + refused.len() + closed_on.len();
+        let Progress { acknowledged, rejected, closed_on, interrupted, .. } = progress;
+        let answered = acknowledged + rejected.len() + closed_on.len();
         // Answers come in order, so all before the first that failed for another reason have theirs.
-        let settled = broken.map_or(answered, |(place, _)| place);
+        let settled = interrupted.map_or(answered, |(place, _)| place);
         let mut outcomes = self.lock();
         let mut set = |place: usize, outcome| {
             let place = places.map_or(Some(place), |places| places.get(place).copied());
@@ -48,7 +48,7 @@ impl Outcomes {
             }
         };
         (0..settled).for_each(|place| set(place, SampleOutcome::Acknowledged));
-        let failed = [(refused, SampleOutcome::Rejected), (closed_on, SampleOutcome::ClosedOn)];
+        let failed = [(rejected, SampleOutcome::Rejected), (closed_on, SampleOutcome::ClosedOn)];
         for (failed, outcome) in failed {
             let failed = failed.iter().filter(|&&place| place < settled);
             failed.for_each(|&place| set(place, outcome));
