@@ -26,12 +26,14 @@
 //! - [`MetricsClient`] and [`ClientBuilder`]: calls, settings and their limits.
 //! - [`Error`] and [`Delivery`]: why a call failed, and what may have happened to the data.
 //! - [`Key`], [`Point`], [`Sample`], [`Selector`], [`Metrics`]: the values.
+//! - [`client`]: connectors, policies, connection state, statistics; [`error`]: the parts of errors;
+//!   [`metrics`]: iterators.
 //! - [`codec`]: the wire format, for programs that bring their own transport or server.
-//! - `Reporter` (feature `reporter`): records without waiting, sends in the background.
-//! - `Spool` (feature `spool`): keeps samples on disk while the server is unreachable.
+//! - `Reporter` and `reporter` (feature `reporter`): records without waiting, sends in the background.
+//! - `spool` (feature `spool`): keeps samples on disk while the server is unreachable.
 //! - `recorder` (feature `recorder`): the `metrics` facade.
 //! - `opentelemetry` (feature `opentelemetry`): an exporter for the SDK's periodic reader.
-//! - `TlsConnector` (feature `tls`), `MetricsService` (feature `tower`).
+//! - `tls` (feature `tls`), `service` (feature `tower`).
 //!
 //! # Pipelining
 //!
@@ -47,7 +49,7 @@
 //! ```
 //!
 //! Requests of all tasks that are queued at the same time leave with one write. Many servers cannot take
-//! two requests at once, so by default the client probes the server first: see [`Pipelining`].
+//! two requests at once, so by default the client probes the server first: see [`client::Pipelining`].
 //!
 //! # Cancel safety
 //!
@@ -79,9 +81,9 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod client;
+pub mod client;
 pub mod codec;
-mod error;
+pub mod error;
 #[doc(hidden)]
 pub mod internal;
 mod log_limit;
@@ -97,48 +99,34 @@ mod protocol;
 #[cfg_attr(docsrs, doc(cfg(feature = "recorder")))]
 pub mod recorder;
 #[cfg(feature = "reporter")]
-mod reporter;
+#[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]
+pub mod reporter;
 #[cfg(feature = "tower")]
-mod service;
+#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
+pub mod service;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub mod tls;
 mod wake;
 
-#[cfg(feature = "tls")]
-#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-pub use client::TlsConnector;
-#[cfg(unix)]
-#[cfg_attr(docsrs, doc(cfg(unix)))]
-pub use client::UnixConnector;
-pub use client::{
-    ClientBuilder, ClientStats, ConnectionState, Connector, MetricsClient, Pipelining, Reconnect,
-    SampleStream, StateWatcher, TcpConnector, WhenFull,
-};
-pub use error::{BatchError, ConnectionError, Delivery, Error, InvalidAddress};
-pub use metric::{IntoIter, InvalidKey, Iter, Key, Metrics, Point, Sample, Selector};
-pub use protocol::{
-    ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NonFiniteValue,
-    Request, Response, ServerCodec,
-};
+pub use client::{builder::ClientBuilder, handle::MetricsClient};
+pub use error::call::{Delivery, Error};
+pub use metric::{Key, Metrics, Point, Sample, Selector};
 #[cfg(feature = "reporter")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]
-pub use reporter::{
-    DropCounts, FlushError, FlushGuard, Reporter, ReporterBuilder, ReporterStats, SeriesHandle,
-};
+pub use reporter::handle::Reporter;
+
+/// The iterators of [`Metrics`].
+pub mod metrics {
+    pub use crate::metric::{IntoIter, Iter};
+}
+
+/// The spool of a [`Reporter`]: samples on disk while the server is unreachable.
 #[cfg(feature = "spool")]
 #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
-pub use reporter::{IoErrors, Spool, SpoolError, SpoolStats};
-#[cfg(feature = "tower")]
-#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
-pub use service::{MetricsService, ResponseFuture};
-#[cfg(feature = "tls")]
-#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-pub use tls::TlsError;
-/// The rustls that [`TlsConnector`] works with, for a configuration of one's own.
-#[cfg(feature = "tls")]
-#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-pub use tokio_rustls::rustls;
+pub mod spool {
+    pub use crate::reporter::spool::{Fsync, IoErrors, Spool, SpoolError, SpoolStats};
+}
 
 /// The code of the Markdown pages, compiled as doctests.
 #[cfg(doctest)]

@@ -15,7 +15,7 @@ use super::{
     pipeline::{Progress, WaiterId},
     pool::Pool,
     send_window::SendWindow,
-    shared::Shared,
+    shared::{Shared, wake_all},
 };
 use crate::{
     error::{BatchError, Delivery, Error},
@@ -49,7 +49,8 @@ pub(super) async fn put_all<S: Borrow<Sample>>(
     outcome.into_result(samples.len())
 }
 
-/// Where a part of a batch notes the outcomes of its samples when it ends, however it ends.
+/// Where a part of a batch notes the outcomes of its samples when it ends, however it ends; and through
+/// which it can be cancelled.
 struct Track<'a> {
     outcomes: &'a Outcomes,
     /// The indices of its samples in the whole, if it is not the whole.
@@ -161,7 +162,7 @@ async fn store_by_key<S: Borrow<Sample>>(
 
 /// Stores `total` samples over one connection.
 async fn store<'a>(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut samples: impl Iterator<Item = &'a Sample>,
     total: usize,
     track: Option<Track<'_>>,
@@ -215,18 +216,25 @@ impl BatchOutcome {
 
 /// A batch in the pipeline of one connection. Dropped, it cancels what has not been sent.
 struct Batch<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     waiter: WaiterId,
     window: SendWindow,
-    track: Option<Track<'a>>,
+    outcomes: Option<&'a Outcomes>,
 }
 
 impl<'a> Batch<'a> {
-    fn open(shared: &'a Shared, track: Option<Track<'a>>) -> Self {
+    fn open(shared: &'a Arc<Shared>, track: Option<Track<'a>>) -> Self {
         let mut pipeline = shared.pipeline();
         let window = SendWindow::new(pipeline.request_timeout(), Instant::now());
         let waiter = pipeline.open_batch();
-        Self { shared, waiter, window, track }
+        drop(pipeline);
+        let outcomes = track.map(|Track { outcomes, indices }| {
+            if !outcomes.add_part(shared, waiter, indices) {
+                shared.cancel(waiter);
+            }
+            outcomes
+        });
+        Self { shared, waiter, window, outcomes }
     }
 
     /// Returns how many samples may follow the `accepted` ones, once any may; `None` if the batch is
@@ -267,9 +275,9 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        let progress = self.shared.cancel(self.waiter);
-        if let (Some(Track { outcomes, indices }), Some(progress)) = (&self.track, progress) {
-            outcomes.note(&progress, indices.as_deref());
-        }
+        let Some(outcomes) = self.outcomes else { return self.shared.cancel(self.waiter) };
+        let mut wakers = Vec::new();
+        let _left = outcomes.end_part(self.shared, self.waiter, &mut wakers);
+        wake_all(&mut wakers);
     }
 }

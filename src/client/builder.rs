@@ -5,17 +5,60 @@ use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    MetricsClient,
     backoff::Reconnect,
     connect::{Connector, Dialer, NoReconnect},
     durations::{MAX_DURATION, SHORTEST},
+    handle::{MetricsClient, spawn_client},
     pool::{MAX_CONNECTIONS, Pool},
     settings::{ConnectionConfig, MIN_STALL_TIMEOUT, Pipelining, WhenFull},
     shared::cooperative,
-    spawn_client,
     tcp::TcpConnector,
 };
 use crate::error::Error;
+
+impl MetricsClient {
+    /// Connects to the server at `address`, as `host:port`, with everything at its default. The
+    /// name is resolved anew at each dial.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidAddress`] if no connection can ever be made to `address`; [`Error::Connect`] with
+    /// the reason, if nothing listens there.
+    ///
+    /// # Panics
+    ///
+    /// If polled outside of a Tokio runtime with IO and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn connect(address: impl ToString) -> Result<Self, Error> {
+        Self::builder(address).connect().await
+    }
+
+    /// Returns a builder of a client of the server at `address`, with everything at its default.
+    ///
+    /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
+    /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
+    /// client is made.
+    pub fn builder(address: impl ToString) -> ClientBuilder {
+        ClientBuilder::new(address.to_string().into())
+    }
+
+    /// A client on a stream that is connected already, with everything at its default; see
+    /// [`ClientBuilder::with_io`].
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "the connection is closed when the last handle is dropped"]
+    pub fn from_io<Io>(io: Io) -> Self
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Self::builder("a given stream").with_io(io)
+    }
+}
 
 /// Builds a [`MetricsClient`].
 ///
@@ -33,7 +76,7 @@ use crate::error::Error;
 /// ```no_run
 /// # async fn f() -> Result<(), metrics_client::Error> {
 /// use std::time::Duration;
-/// use metrics_client::{MetricsClient, WhenFull, Pipelining, Reconnect};
+/// use metrics_client::{MetricsClient, client::{Pipelining, Reconnect, WhenFull}};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888")
 ///     .connect_timeout(Duration::from_secs(2))
@@ -150,7 +193,7 @@ impl<C: Connector> ClientBuilder<C> {
     /// next one. Default: yes.
     ///
     /// A put may also be sent ahead and again in its turn, to find out which request ends
-    /// connections ([`ConnectionError::ClosedOnRequest`](crate::ConnectionError::ClosedOnRequest)).
+    /// connections ([`ConnectionError::ClosedOnRequest`](crate::error::ConnectionError::ClosedOnRequest)).
     /// Without retries the client does not search for a put that does.
     ///
     /// A server that follows the protocol keeps one value for a key and a second, so what is stored
@@ -180,7 +223,7 @@ impl<C: Connector> ClientBuilder<C> {
     }
 
     /// Connects, and returns the client once there is a connection: one, also where there will be
-    /// [several](Self::connections).
+    /// [several](Self::max_connections).
     ///
     /// # Errors
     ///

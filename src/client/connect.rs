@@ -85,7 +85,7 @@ pub trait Connector: Send + Sync + 'static {
     /// Told of a connection that is about to be dropped because the other end is silent, and may
     /// yet wake up. What was written to it goes again on the next one, so what the system has not
     /// delivered yet should never be: it would undo a newer put of the same second. Does nothing
-    /// unless a connector says otherwise, as [`TcpConnector`](crate::TcpConnector) does.
+    /// unless a connector says otherwise, as [`TcpConnector`](crate::client::TcpConnector) does.
     fn give_up(&self, io: &Self::Io) {
         let _ = io;
     }

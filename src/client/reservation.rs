@@ -56,7 +56,7 @@ impl Reservations {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
         self.complete = false;
-        for (number, shared) in client.handle.pool.connections().iter().enumerate() {
+        for (number, shared) in client.pool().connections().iter().enumerate() {
             if number == self.places.len() {
                 self.places.push(Reservation { shared: Arc::clone(shared), id: None });
             }
@@ -81,7 +81,7 @@ impl Reservations {
     /// Calls for a request, which takes its place; the other ones are given back. Without places it
     /// gets in line as any other does.
     pub(crate) fn call(&mut self, client: &MetricsClient, request: Request) -> CallFuture {
-        let pool = &client.handle.pool;
+        let pool = &client.pool();
         let (kind, shared) = match &request {
             Request::Put(Sample { key, .. }) => (Kind::Put, pool.connection_for(key)),
             Request::Get(selector) => (Kind::Get, pool.connection_for_get(selector)),

@@ -5,7 +5,7 @@ use std::{
     ops::Deref,
     pin::pin,
     sync::{Arc, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::BytesMut;
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    pipeline::{AckWatermark, Kind, Pipeline, Progress, Refused, Reply, Slot, Submitted, WaiterId},
+    pipeline::{AckWatermark, Kind, Pipeline, Refused, Reply, Slot, Submitted, WaiterId},
     settings::Settings,
     state::{ConnectionState, StateTracker},
     sync::{Mutex, MutexGuard},
@@ -99,13 +99,17 @@ impl Shared {
         })
     }
 
-    /// Cancels the call of a caller that has left. Returns the progress, if it was a batch.
-    pub(super) fn cancel(&self, waiter: WaiterId) -> Option<Progress> {
+    /// Cancels the call of a caller that has left.
+    pub(super) fn cancel(&self, waiter: WaiterId) {
         let mut wakers = Vec::new();
-        let left_behind = self.pipeline().cancel(waiter, Instant::now(), &mut wakers);
-        let progress = left_behind.and_then(Slot::into_progress);
+        let _left = self.remove(waiter, &mut wakers);
         wake_all(&mut wakers);
-        progress
+    }
+
+    /// Does what [`cancel`](Self::cancel) does, but adds the tasks to wake to `wakers`, and returns what the
+    /// caller has left behind, to be dropped: both for when no lock is held.
+    pub(super) fn remove(&self, waiter: WaiterId, wakers: &mut Vec<Waker>) -> Option<Slot> {
+        self.pipeline().cancel(waiter, Instant::now(), wakers)
     }
 }
 

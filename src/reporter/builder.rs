@@ -1,21 +1,59 @@
 //! What a reporter can be told, and what it does when it is told nothing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 #[cfg(feature = "spool")]
 use super::spool::{OpenSpool, Spool, SpoolError};
-use super::{Reporter, Settings, queue::Limits, self_metrics::Own};
+use super::{
+    handle::Reporter, queue::Limits, self_metrics::SelfMetrics, settings::Settings, shared::Shared,
+    worker::Worker,
+};
 use crate::{
     client::{MetricsClient, WhenFull},
     metric::{InvalidKey, Key},
 };
+
+impl Reporter {
+    /// Starts a reporter that sends through `client`, with everything at its default. Its task lives
+    /// on the runtime of the caller.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "a reporter that is dropped ends as soon as it has sent what it has"]
+    pub fn new(client: MetricsClient) -> Self {
+        Self::builder(client).start()
+    }
+
+    /// A reporter that is to be told more before it starts.
+    pub fn builder(client: MetricsClient) -> ReporterBuilder {
+        ReporterBuilder::new(client)
+    }
+
+    pub(super) fn start(
+        client: MetricsClient,
+        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is taken"))]
+        mut settings: Settings,
+    ) -> Self {
+        #[cfg(feature = "spool")]
+        let spool = settings.spool.take();
+        let shared = Arc::new(Shared::new(
+            client,
+            &settings,
+            #[cfg(feature = "spool")]
+            spool,
+        ));
+        tokio::spawn(Worker::new(Arc::clone(&shared), &settings).run());
+        Self::from_shared(shared)
+    }
+}
 
 /// Builds a [`Reporter`]. What a setting cannot be is taken for the nearest that it can be; zero never
 /// means "without a limit" ([the rule](crate::ClientBuilder#limits-and-zero)).
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-/// use metrics_client::{MetricsClient, Reporter, WhenFull};
+/// use metrics_client::{MetricsClient, Reporter, client::WhenFull};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let reporter = Reporter::builder(client)
@@ -32,7 +70,7 @@ pub struct ReporterBuilder {
     client: MetricsClient,
     limits: Limits,
     linger: Duration,
-    own: Option<Own>,
+    self_metrics: Option<SelfMetrics>,
     max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
@@ -49,7 +87,7 @@ impl ReporterBuilder {
             client,
             limits,
             linger: Duration::from_millis(10),
-            own: None,
+            self_metrics: None,
             max_attempts: None,
             #[cfg(feature = "spool")]
             spool: None,
@@ -90,7 +128,7 @@ impl ReporterBuilder {
     }
 
     /// Sets how many attempts to send a sample may fail, at least one. Then it is dropped, and counted
-    /// as [`DropCounts::attempts`](crate::DropCounts::attempts). Default: no limit.
+    /// as [`DropCounts::attempts`](crate::reporter::DropCounts::attempts). Default: no limit.
     ///
     /// An attempt is a batch that failed with the sample in it: because there was no connection within
     /// the client's [request timeout](crate::ClientBuilder::request_timeout), or because the server
@@ -115,7 +153,7 @@ impl ReporterBuilder {
         K: TryInto<Key>,
         InvalidKey: From<K::Error>,
     {
-        self.own = Some(Own::new(&prefix.try_into()?)?);
+        self.self_metrics = Some(SelfMetrics::new(&prefix.try_into()?)?);
         Ok(self)
     }
 
@@ -128,7 +166,7 @@ impl ReporterBuilder {
     /// [`InUse`](SpoolError::InUse).
     ///
     /// ```no_run
-    /// # use metrics_client::{MetricsClient, Reporter, Spool};
+    /// # use metrics_client::{MetricsClient, Reporter, spool::Spool};
     /// # async fn f() {
     /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy().unwrap();
     /// let builder = Reporter::builder(client).capacity(1_000_000);
@@ -156,7 +194,7 @@ impl ReporterBuilder {
             client: self.client.clone(),
             limits: self.limits,
             linger: self.linger,
-            own: self.own.clone(),
+            self_metrics: self.self_metrics.clone(),
             max_attempts: self.max_attempts,
             spool: Some(spool),
         })
@@ -174,7 +212,7 @@ impl ReporterBuilder {
             Settings {
                 limits: self.limits,
                 linger: self.linger,
-                own: self.own,
+                self_metrics: self.self_metrics,
                 max_attempts: self.max_attempts,
                 #[cfg(feature = "spool")]
                 spool: self.spool,

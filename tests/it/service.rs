@@ -7,7 +7,10 @@ use std::{
 };
 
 use metrics_client::{
-    ConnectionState, Delivery, Error, MetricsClient, MetricsService, Pipelining, Request, WhenFull,
+    Delivery, Error, MetricsClient,
+    client::{ConnectionState, Pipelining, WhenFull},
+    codec::Request,
+    service::MetricsService,
 };
 use tokio::{
     join,

@@ -7,7 +7,10 @@ use std::{
 };
 
 use fastrand::Rng;
-use metrics_client::{Error, Metrics, MetricsClient, Pipelining, Sample, WhenFull};
+use metrics_client::{
+    Error, Metrics, MetricsClient, Sample,
+    client::{Pipelining, WhenFull},
+};
 use tokio::{
     io::AsyncWriteExt,
     join,

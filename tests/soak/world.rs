@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use metrics_client::{MetricsClient, Pipelining, Reconnect, Sample, WhenFull};
+use metrics_client::{
+    MetricsClient, Sample,
+    client::{Pipelining, Reconnect, WhenFull},
+};
 use metrics_server::{Limits, MemoryStore, Server};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time};
 

@@ -15,7 +15,7 @@ use metrics_client::{Key, Point, codec::KeyRef};
 /// let mut puts = PutBatch::new();
 /// puts.push(&Key::new("palm.cpu")?, Point::new(1150864247, 23.7));
 /// assert_eq!(puts.iter().collect::<Vec<_>>(), [("palm.cpu", Point::new(1150864247, 23.7))]);
-/// # Ok::<(), metrics_client::InvalidKey>(())
+/// # Ok::<(), metrics_client::error::InvalidKey>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct PutBatch {
@@ -75,6 +75,13 @@ impl PutBatch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.puts.is_empty()
+    }
+
+    /// Returns a batch of the puts whose index `keep` selects.
+    pub(super) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
+        let puts = self.puts.iter().enumerate();
+        let puts = puts.filter(|&(index, _)| keep(index)).map(|(_, put)| put.clone());
+        Self { keys: self.keys.clone(), puts: puts.collect() }
     }
 
     /// Iterates over the puts in order, grouped into runs of one key.

@@ -197,6 +197,10 @@ impl Pipeline {
         now: Instant,
     ) -> Result<Option<Waker>, Error> {
         self.check_open()?;
+        if !self.waiters.contains(batch) {
+            // Another thread has cancelled it while its task was about to add to it.
+            return Ok(None);
+        }
         let seq = self.next_seq;
         let mut entry = Entry::new(seq, batch, Kind::Put, now + self.settings.request_timeout);
         (entry.index, entry.requests) = (index, requests);

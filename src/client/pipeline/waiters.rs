@@ -101,9 +101,9 @@ impl Slot {
     }
 
     /// Returns the progress of its batch, if it was one.
-    pub(in crate::client) fn into_progress(self) -> Option<Progress> {
-        match self.call {
-            SlotState::Batch(batch) => Some(batch.progress),
+    pub(in crate::client) fn progress(&self) -> Option<&Progress> {
+        match &self.call {
+            SlotState::Batch(batch) => Some(&batch.progress),
             SlotState::One(_) => None,
         }
     }
@@ -131,6 +131,11 @@ impl Waiters {
     pub(super) fn add_one(&mut self, seq: u64, waker: Waker) -> WaiterId {
         let slot = Slot { waker: Some(waker), seq, call: SlotState::One(None) };
         self.add(slot)
+    }
+
+    /// Returns true until the call has left.
+    pub(super) fn contains(&mut self, id: WaiterId) -> bool {
+        self.get_mut(id).is_some()
     }
 
     /// Adds a batch that has no request yet.

@@ -3,7 +3,10 @@
 use std::{env, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use metrics_client::{Error, MetricsClient, Pipelining, Reconnect, WhenFull};
+use metrics_client::{
+    Error, MetricsClient,
+    client::{Pipelining, Reconnect, WhenFull},
+};
 use tokio::{
     join,
     net::TcpListener,

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{MetricsClient, Pipelining, Point, Sample, WhenFull};
+use metrics_client::{
+    MetricsClient, Point, Sample,
+    client::{Pipelining, WhenFull},
+};
 use tokio::{join, time};
 
 use crate::peer::Network;

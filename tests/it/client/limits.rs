@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{Delivery, Error, Pipelining, Sample, WhenFull};
+use metrics_client::{
+    Delivery, Error, Sample,
+    client::{Pipelining, WhenFull},
+};
 use tokio::{join, time::Instant};
 
 use crate::peer::Network;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{MetricsClient, Reconnect, TcpConnector, WhenFull};
+use metrics_client::{
+    MetricsClient,
+    client::{Reconnect, TcpConnector, WhenFull},
+};
 use tokio::{join, net::TcpListener, time};
 
 use crate::peer::Network;

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use metrics_client::{Delivery, MetricsClient, Pipelining, Sample, TcpConnector, WhenFull};
+use metrics_client::{
+    Delivery, MetricsClient, Sample,
+    client::{Pipelining, TcpConnector, WhenFull},
+};
 use metrics_server::Server;
 use socket2::SockRef;
 use tokio::{

@@ -11,7 +11,11 @@ mod spool;
 
 use std::time::Duration;
 
-use metrics_client::{MetricsClient, Pipelining, Reporter, ReporterBuilder, ReporterStats};
+use metrics_client::{
+    MetricsClient, Reporter,
+    client::Pipelining,
+    reporter::{ReporterBuilder, ReporterStats},
+};
 
 use crate::peer::{Network, Peer};
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionState, MetricsClient, Pipelining, Reconnect, WhenFull};
+use metrics_client::{
+    MetricsClient,
+    client::{ConnectionState, Pipelining, Reconnect, WhenFull},
+};
 use tokio::{
     task::JoinSet,
     time::{self, Instant},

@@ -2,7 +2,7 @@
 
 use std::{sync::MutexGuard, time::Duration};
 
-use metrics_client::{ClientStats, Error, Metrics, MetricsClient, Sample};
+use metrics_client::{Error, Metrics, MetricsClient, Sample, client::ClientStats};
 use tokio::{
     join, select,
     time::{self, Instant},

@@ -33,7 +33,10 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{MetricsClient, Pipelining, Reconnect, WhenFull};
+use metrics_client::{
+    MetricsClient,
+    client::{Pipelining, Reconnect, WhenFull},
+};
 use tokio::{runtime, time};
 
 use self::{callers::Callers, mock_server::Line, state::Shared};

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{ClientStats, Error, Metrics, Pipelining, Response};
+use metrics_client::{
+    Error, Metrics,
+    client::{ClientStats, Pipelining},
+    codec::Response,
+};
 use tokio::time::Instant;
 
 use super::{

@@ -1,0 +1,59 @@
+//! What a [`MetricsClient`] is configured with and reports: connectors, policies,
+//! connection state, statistics, and the stream of samples.
+
+mod address;
+mod backoff;
+mod batch;
+mod budgeted;
+pub(crate) mod builder;
+mod connect;
+mod connection;
+mod distrust;
+mod driver;
+mod driver_log;
+pub(crate) mod durations;
+mod greeting;
+pub(crate) mod handle;
+mod hangup;
+#[cfg(test)]
+#[cfg(loom_model)]
+mod loom_tests;
+mod outcomes;
+mod pipeline;
+mod pool;
+mod probe;
+#[cfg(feature = "tower")]
+mod reservation;
+mod resolver;
+mod send_window;
+mod settings;
+mod shared;
+mod state;
+mod state_watcher;
+mod stats;
+mod stream;
+mod sync;
+mod tcp;
+mod turn;
+#[cfg(unix)]
+mod unix;
+mod write_coalescing;
+
+pub use backoff::Reconnect;
+pub use connect::Connector;
+#[cfg(any(feature = "reporter", feature = "tower"))]
+pub(crate) use handle::MetricsClient;
+#[cfg(feature = "reporter")]
+pub(crate) use hangup::ENOUGH_PROOFS;
+#[cfg(feature = "reporter")]
+pub(crate) use outcomes::{Outcomes, SampleOutcome};
+#[cfg(feature = "tower")]
+pub(crate) use reservation::{CallFuture, Reservations};
+pub use settings::{Pipelining, WhenFull};
+pub use state::ConnectionState;
+pub use state_watcher::StateWatcher;
+pub use stats::ClientStats;
+pub use stream::SampleStream;
+pub use tcp::TcpConnector;
+#[cfg(unix)]
+pub use unix::UnixConnector;

@@ -1,0 +1,341 @@
+//! [`MetricsClient`]: the handle that callers clone and share.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use bytes::BytesMut;
+
+#[cfg(feature = "reporter")]
+use super::Outcomes;
+use super::{
+    ClientStats, ConnectionState, Connector, SampleStream, StateWatcher, batch,
+    connect::{Dial, Dialer},
+    pipeline::{Kind, Reply},
+    pool::Pool,
+    settings::ConnectionConfig,
+    shared::cooperative,
+};
+use crate::{
+    error::Error,
+    metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
+    protocol::{NonFiniteValue, Numbers, encode_get},
+};
+
+/// A client of one metrics server, over one connection that is kept, or
+/// [several](crate::ClientBuilder::max_connections).
+///
+/// Cloning is cheap, and clones share the connection. When the last one is dropped, what has been
+/// accepted is still served, and then the connection is closed. Any number of tasks may call it at
+/// once; it can live on a current-thread runtime.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
+/// # let address = server.local_addr();
+/// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+/// use metrics_client::MetricsClient;
+///
+/// let client = MetricsClient::connect(address).await?;
+/// client.put("palm.cpu", 23.7).await?;
+/// let metrics = client.get("palm.cpu").await?;
+/// assert_eq!(metrics.latest("palm.cpu").map(|point| point.value), Some(23.7));
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct MetricsClient {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    pool: Pool,
+    /// `None` where there is nothing to dial.
+    reconnector: Option<Reconnector>,
+}
+
+/// What makes connections beside the main one.
+pub(super) struct Reconnector {
+    dialer: Arc<dyn Dial>,
+    /// Makes another client that dials like this one, on the runtime of the caller.
+    #[cfg(feature = "reporter")]
+    detached: Box<dyn Fn() -> MetricsClient + Send + Sync>,
+}
+
+/// Starts a client that can dial, on the connection `io` if there is one already.
+pub(super) fn spawn_client<C: Connector>(
+    config: ConnectionConfig,
+    dialer: Arc<Dialer<C>>,
+    io: Option<C::Io>,
+) -> MetricsClient {
+    let pool = Pool::new(&config);
+    pool.spawn_drivers(&config, &dialer, io);
+    let reconnector = Reconnector {
+        #[cfg(feature = "reporter")]
+        detached: {
+            let dialer = Arc::clone(&dialer);
+            let config = ConnectionConfig { connections: 1, ..config };
+            Box::new(move || spawn_client(config.clone(), Arc::clone(&dialer), None))
+        },
+        dialer,
+    };
+    MetricsClient::new(pool, Some(reconnector))
+}
+
+impl MetricsClient {
+    pub(super) fn new(pool: Pool, reconnector: Option<Reconnector>) -> Self {
+        Self { handle: Arc::new(Handle { pool, reconnector }) }
+    }
+
+    #[cfg(feature = "tower")]
+    pub(super) fn pool(&self) -> &Pool {
+        &self.handle.pool
+    }
+
+    /// A client like this one with one connection, its own, driven by the runtime of the caller;
+    /// `None` if this one was made from a stream.
+    #[cfg(feature = "reporter")]
+    pub(crate) fn detached_clone(&self) -> Option<Self> {
+        self.handle.reconnector.as_ref().map(|reconnector| (reconnector.detached)())
+    }
+
+    /// Stores `value` for `key` at the current second, and returns once the server has
+    /// acknowledged it.
+    ///
+    /// # Errors
+    ///
+    /// See [`put_at`](Self::put_at).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`put_at`](Self::put_at).
+    pub async fn put(&self, key: impl AsRef<str>, value: f64) -> Result<(), Error> {
+        self.submit_put(key.as_ref(), Point { timestamp: unix_seconds(), value }).await.map(|_| ())
+    }
+
+    /// Stores `value` for `key` at `timestamp`, in seconds since the Unix epoch, and returns once
+    /// the server has acknowledged it.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is sent if `key` is no key or `value` is not finite; with
+    /// [`Error::Rejected`] if the server refuses it; else as the connection and the deadline have
+    /// it.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped before its request was sent withdraws it. One that is dropped later
+    /// leaves open whether the value is stored. Other calls are not touched either way.
+    pub async fn put_at(
+        &self,
+        key: impl AsRef<str>,
+        value: f64,
+        timestamp: i64,
+    ) -> Result<(), Error> {
+        self.submit_put(key.as_ref(), Point { timestamp, value }).await.map(|_| ())
+    }
+
+    /// Returns the future of one put.
+    #[inline]
+    fn submit_put(&self, key: &str, point: Point) -> impl Future<Output = Result<Reply, Error>> {
+        self.handle.pool.connection_for(key).call(Kind::Put, move || {
+            Key::check(key)?;
+            NonFiniteValue::check(key, point.value)?;
+            let numbers = Numbers::of(point);
+            Ok(move |bytes: &mut BytesMut| numbers.put(bytes, key))
+        })
+    }
+
+    /// Stores any number of samples, in order, and returns once the server has acknowledged all of them. Takes
+    /// anything that yields samples or references to them: a `Vec`, a slice, an iterator.
+    ///
+    /// The samples are sent in blocks as there is room, as many at once as the server answers in a part of the
+    /// request timeout, which holds for each block and not for the whole. Samples that the server rejects, or at
+    /// which it [closes the connection](crate::error::BatchError::closed_on), do not keep the others from being stored.
+    /// [Several connections](crate::ClientBuilder::max_connections) store samples concurrently, and only those of one key
+    /// in their order; what keeps one connection from storing its own does not keep the others from it.
+    ///
+    /// The iterator is run to its end before anything is sent, which takes the memory of the samples, or a pointer
+    /// for each reference. [`put_stream`](Self::put_stream) takes any number in bounded memory.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
+    /// # let address = server.local_addr();
+    /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+    /// use metrics_client::{MetricsClient, Sample};
+    ///
+    /// let client = MetricsClient::connect(address).await?;
+    /// let samples = [Sample::new("palm.cpu", 23.7, 1150864247)?, Sample::new("palm.cpu", 24.1, 1150864248)?];
+    /// client.put_all(&samples).await?;
+    /// client.put_all(samples.iter().filter(|sample| sample.point.value > 24.0)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFiniteValue`] before anything is sent if a value is not finite; else [`Error::Batch`], which
+    /// has the number of samples that were stored, the first that was not, and the reason.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the samples that have not been sent.
+    pub async fn put_all<I>(&self, samples: I) -> Result<(), Error>
+    where
+        I: IntoIterator,
+        I::Item: Borrow<Sample>,
+    {
+        let samples = samples.into_iter().collect::<Vec<_>>();
+        cooperative(batch::put_all(&self.handle.pool, &samples, None)).await
+    }
+
+    /// Does what [`put_all`](Self::put_all) does, and notes the outcome of each sample, also when the future is
+    /// dropped.
+    #[cfg(feature = "reporter")]
+    pub(crate) async fn put_all_tracked(
+        &self,
+        samples: &[Sample],
+        outcomes: &Outcomes,
+    ) -> Result<(), Error> {
+        cooperative(batch::put_all(&self.handle.pool, samples, Some(outcomes))).await
+    }
+
+    /// Brings the points of one key, or with `"*"` of all.
+    ///
+    /// A key that the server does not know has no points, and that is no error.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is sent if `selector` is neither; with [`Error::Rejected`] if the server
+    /// refuses it, with [`Error::InvalidResponse`] if its answer is no data; else as the connection
+    /// and the deadline have it. [`Error::ResponseTooLarge`] for an answer beyond
+    /// [`max_response_bytes`](crate::ClientBuilder::max_response_bytes): use [`stream`](Self::stream) for
+    /// what may be larger.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future touches no other call.
+    pub async fn get<S>(&self, selector: S) -> Result<Metrics, Error>
+    where
+        S: TryInto<Selector>,
+        InvalidKey: From<S::Error>,
+    {
+        cooperative(async {
+            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let get = || Ok(|bytes: &mut BytesMut| encode_get(bytes, &selector));
+            Ok(match self.handle.pool.connection_for_get(&selector).call(Kind::Get, get).await? {
+                Reply::Found(metrics) => metrics,
+                Reply::Stored => Metrics::new(),
+            })
+        })
+        .await
+    }
+
+    /// Brings everything that is stored; the same as `get("*")`.
+    ///
+    /// # Errors
+    ///
+    /// See [`get`](Self::get).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get`](Self::get).
+    pub async fn get_all(&self) -> Result<Metrics, Error> {
+        self.get(Selector::All).await
+    }
+
+    /// Brings the samples of one key, or with `"*"` of all, one by one and in bounded memory,
+    /// however many are stored.
+    ///
+    /// They come over a connection of their own, so nothing else waits for them, and as the server
+    /// sends them: nothing is sorted or merged here.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is sent if `selector` is neither a key nor `*`; [`Error::CannotDial`] if the
+    /// client was made [from a stream](Self::from_io); else if there is no connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection that it was making.
+    pub async fn stream<S>(&self, selector: S) -> Result<SampleStream, Error>
+    where
+        S: TryInto<Selector>,
+        InvalidKey: From<S::Error>,
+    {
+        cooperative(async {
+            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let Some(Reconnector { dialer, .. }) = &self.handle.reconnector else {
+                return Err(Error::CannotDial);
+            };
+            let limit = {
+                let pipeline = self.handle.pool.connections()[0].pipeline();
+                pipeline.check_open()?;
+                pipeline.request_timeout()
+            };
+            SampleStream::open(Arc::clone(dialer), &selector, limit).await
+        })
+        .await
+    }
+
+    /// Closes the client, for all clones: takes no more requests, serves those it has, then closes
+    /// the connection, or all of them. Returns once that is done.
+    ///
+    /// # Errors
+    ///
+    /// If a request that had been accepted found no answer meanwhile: the first such error, of one
+    /// of the connections if there are several. Its caller has been told too.
+    ///
+    /// # Cancel safety
+    ///
+    /// The client goes on closing when the future is dropped.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.handle.pool.close();
+        let _closed = self.watch_state().wait_for(|state| state == ConnectionState::Closed).await;
+        self.handle.pool.close_failure().map_or(Ok(()), Err)
+    }
+
+    /// Returns where the client stands with its connection at this moment;
+    /// [`watch_state`](Self::watch_state) waits for changes.
+    ///
+    /// With [several connections](crate::ClientBuilder::max_connections) it is connected while at least one of
+    /// them is, for then the server can be reached, and closed when all are. What keeps another one
+    /// from being made is in the errors of those who wait for it, and in the log.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
+    /// use metrics_client::{MetricsClient, client::ConnectionState};
+    ///
+    /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy()?;
+    /// assert_eq!(client.state(), ConnectionState::Disconnected);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn state(&self) -> ConnectionState {
+        *self.handle.pool.state().borrow()
+    }
+
+    /// Returns a watcher of the client's [`state`](Self::state), which waits for changes.
+    #[must_use]
+    pub fn watch_state(&self) -> StateWatcher {
+        StateWatcher::new(self.handle.pool.state().subscribe())
+    }
+
+    /// What the client has done so far.
+    #[must_use]
+    pub fn stats(&self) -> ClientStats {
+        self.handle.pool.stats()
+    }
+}
+
+impl fmt::Debug for MetricsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsClient")
+            .field("state", &self.state())
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}

@@ -1,0 +1,280 @@
+//! Connections over TLS.
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use tokio_rustls::{
+    client::TlsStream,
+    rustls::{
+        self, CertificateError, ClientConfig, RootCertStore, pki_types::ServerName,
+        sign::SingleCertAndKey,
+    },
+};
+
+use super::{TlsError, certified_key, provider, roots};
+use crate::{
+    client::{Connector, TcpConnector, durations::MAX_DURATION},
+    error::InvalidAddress,
+};
+
+/// Connects over TLS, on top of TCP or of another [`Connector`].
+///
+/// The server's certificate must lead to one of the roots, must be valid now, and must be for the
+/// server's name, which is the host in the client's address unless [`server_name`](Self::server_name)
+/// says otherwise. There is no way to leave this out. TLS 1.2 and 1.3 are spoken.
+///
+/// The handshake counts as part of an attempt to connect: it has to be over within
+/// [`connect_timeout`](crate::ClientBuilder::connect_timeout), and one that fails is an
+/// [`Error::Connect`](crate::Error::Connect), with rustls' reason beneath. As with any other failure
+/// to connect, a client that is connected already tries again, backing off: certificates get
+/// renewed. All connections of a client resume the sessions of earlier ones where the server lets
+/// them, which spares both sides most of the arithmetic.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use metrics_client::{MetricsClient, tls::TlsConnector};
+/// use metrics_server::{Server, tls::TlsAcceptor};
+///
+/// // A certificate for one test, which is its own root. In earnest both come from files.
+/// let own = rcgen::generate_simple_self_signed(["localhost".into()])?;
+/// let (chain, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+///
+/// let server = Server::bind("127.0.0.1:0").await?.tls(TlsAcceptor::new(&chain, key)?);
+/// let address = format!("localhost:{}", server.local_addr().port());
+/// tokio::spawn(server.serve_until(std::future::pending::<()>()));
+///
+/// let client = MetricsClient::builder(address)
+///     .connector(TlsConnector::with_roots(chain)?)
+///     .connect()
+///     .await?;
+/// client.put("palm.cpu", 23.7).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct TlsConnector<C = TcpConnector> {
+    inner: C,
+    /// One for all connections: it holds the sessions that can be resumed.
+    config: Arc<ClientConfig>,
+    /// Unless it is the host in the address.
+    server_name: Option<ServerName<'static>>,
+}
+
+impl TlsConnector {
+    /// Trusts the roots that this system trusts. They are read now, once, from disk or from the
+    /// system's keychain, which can take some milliseconds.
+    ///
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name others, as for OpenSSL. The system's roots are all
+    /// that is taken from it: what a certificate must be like is the same everywhere, and nothing
+    /// asks whether it was revoked.
+    ///
+    /// # Errors
+    ///
+    /// If there are none. Those among them that cannot be used are passed over.
+    pub fn system_roots() -> Result<Self, TlsError> {
+        let mut found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        let (added, ignored) = roots.add_parsable_certificates(found.certs);
+        if added == 0 {
+            return Err(TlsError::NoSystemRoots(found.errors.pop().map(Into::into)));
+        }
+        for error in &found.errors {
+            tracing::warn!(%error, "some of the system's roots cannot be read");
+        }
+        tracing::debug!(roots = added, ignored, "read the system's roots");
+        Ok(Self::from_roots(roots))
+    }
+
+    /// Trusts these roots and no others: the text of a PEM file with one certificate or more.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate in it, or one that cannot be used.
+    pub fn with_roots(pem: impl AsRef<[u8]>) -> Result<Self, TlsError> {
+        Ok(Self::from_roots(roots(pem.as_ref())?))
+    }
+
+    /// Does as `config` says, for all that the other ways to make a connector do not offer: roots
+    /// from several places, revocation lists, a certificate that changes, other cryptography.
+    #[must_use]
+    pub fn with_config(config: Arc<ClientConfig>) -> Self {
+        Self { inner: TcpConnector::default(), config, server_name: None }
+    }
+
+    fn from_roots(roots: RootCertStore) -> Self {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("ring has cipher suites for both versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self::with_config(Arc::new(config))
+    }
+}
+
+impl<C> TlsConnector<C> {
+    /// Shows a certificate to servers that ask for one: the text of a PEM file with the client's
+    /// certificate and behind it those of its issuers, up to the root, which may be left out; and that of
+    /// one with its private key, in PKCS#8, PKCS#1 or SEC1, not encrypted.
+    ///
+    /// With TLS 1.3 a server looks at the client's certificate when the client takes the connection
+    /// for made: a refusal fails the first request on it, not the attempt to connect.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate or no key, one cannot be used, or they do not belong together.
+    pub fn client_certificate(
+        mut self,
+        chain_pem: impl AsRef<[u8]>,
+        key_pem: impl AsRef<[u8]>,
+    ) -> Result<Self, TlsError> {
+        let provider = Arc::clone(self.config.crypto_provider());
+        let key = certified_key(chain_pem.as_ref(), key_pem.as_ref(), &provider)?;
+        Arc::make_mut(&mut self.config).client_auth_cert_resolver =
+            Arc::new(SingleCertAndKey::from(key));
+        Ok(self)
+    }
+
+    /// Wants a certificate for `name`, a host name or an IP address, whatever the address is that is
+    /// dialled: for a tunnel, a Unix socket, a host that is dialled by number.
+    ///
+    /// # Errors
+    ///
+    /// If it is neither.
+    pub fn server_name(mut self, name: impl AsRef<str>) -> Result<Self, TlsError> {
+        self.server_name = Some(parse_name(name.as_ref())?);
+        Ok(self)
+    }
+
+    /// Makes the connections beneath with `connector` instead of over TCP as it is by default.
+    #[must_use]
+    pub fn over<D: Connector>(self, connector: D) -> TlsConnector<D> {
+        TlsConnector { inner: connector, config: self.config, server_name: self.server_name }
+    }
+}
+
+impl<C: Connector> Connector for TlsConnector<C> {
+    type Io = TlsStream<C::Io>;
+
+    async fn connect(&self, address: &str) -> io::Result<Self::Io> {
+        self.connect_within(address, MAX_DURATION).await
+    }
+
+    async fn connect_within(&self, address: &str, limit: Duration) -> io::Result<Self::Io> {
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => parse_name(host(address)).map_err(|fault| {
+                let text = format!("{fault}; name the server with `TlsConnector::server_name`");
+                io::Error::new(io::ErrorKind::InvalidInput, text)
+            })?,
+        };
+        let io = self.inner.connect_within(address, limit).await?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
+        connector.connect(name, io).await.map_err(|cause| {
+            io::Error::new(cause.kind(), HandshakeFailed { remedy: remedy(&cause), cause })
+        })
+    }
+
+    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
+        self.inner.check_address(address)?;
+        if self.server_name.is_none() && parse_name(host(address)).is_err() {
+            return Err(InvalidAddress::new(
+                address,
+                "no certificate can be for its host",
+                "one with a host name or an IP address; for others, name the server with \
+                 `TlsConnector::server_name`",
+            ));
+        }
+        Ok(())
+    }
+
+    fn give_up(&self, io: &Self::Io) {
+        self.inner.give_up(io.get_ref().0);
+    }
+
+    /// What is beneath may hold no data, as a session ticket does: reading shows it.
+    fn has_input(&self, io: &Self::Io) -> io::Result<Option<bool>> {
+        self.inner.has_input(io.get_ref().0)
+    }
+}
+
+impl<C: fmt::Debug> fmt::Debug for TlsConnector<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsConnector")
+            .field("inner", &self.inner)
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    match ServerName::try_from(name) {
+        Ok(name) => Ok(name.to_owned()),
+        Err(_) => Err(TlsError::ServerName { name: name.into() }),
+    }
+}
+
+/// The host in `host:port`, where an IPv6 address stands in brackets; all of it if it has no port.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// Why there is no TLS on a connection that was made.
+#[derive(Debug, thiserror::Error)]
+#[error("the TLS handshake failed ({remedy})")]
+struct HandshakeFailed {
+    remedy: &'static str,
+    #[source]
+    cause: io::Error,
+}
+
+/// What whoever runs the client can do about it.
+fn remedy(cause: &io::Error) -> &'static str {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+        NotValidYetContext, UnknownIssuer,
+    };
+    use rustls::{AlertDescription as Alert, Error, InvalidMessage};
+
+    match cause.get_ref().and_then(|cause| cause.downcast_ref()) {
+        Some(Error::InvalidCertificate(fault)) => match fault {
+            UnknownIssuer => {
+                "the server's certificate leads to no root that this client trusts: give it the root"
+            }
+            NotValidForName | NotValidForNameContext { .. } => {
+                "dial the server by a name in its certificate, or tell `TlsConnector::server_name`"
+            }
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. } => {
+                "renew the server's certificate, or set this machine's clock"
+            }
+            _ => "the server's certificate is not good",
+        },
+        Some(Error::AlertReceived(Alert::CertificateRequired)) => {
+            "the server wants to see a certificate: give one to `TlsConnector::client_certificate`"
+        }
+        Some(Error::AlertReceived(_)) => "the server refuses this client",
+        // No TLS, or the end of the connection.
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) | None => {
+            "does the server speak TLS at this address?"
+        }
+        Some(_) => "client and server do not agree",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_is_named_by_the_host_in_the_address() {
+        for (address, name) in [
+            ("metrics.internal:8889", "metrics.internal"),
+            ("metrics_1:8889", "metrics_1"),
+            ("127.0.0.1:8889", "127.0.0.1"),
+            ("[::1]:8889", "::1"),
+            ("metrics.internal", "metrics.internal"),
+        ] {
+            assert_eq!(host(address), name);
+            assert_eq!(parse_name(name).unwrap().to_str(), name);
+        }
+    }
+}
