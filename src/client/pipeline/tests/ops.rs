@@ -1,0 +1,114 @@
+//! What can happen to a pipeline.
+
+use proptest::{
+    prelude::{Just, Strategy, any, prop_oneof},
+    sample::Index,
+};
+
+use super::*;
+use crate::{
+    metric::{Metrics, Sample},
+    protocol::InvalidRecord,
+};
+
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    Put,
+    Get,
+    /// A new batch, with so many requests.
+    Batch(usize),
+    /// More requests of a batch.
+    Extend(Index, usize),
+    /// A caller leaves.
+    Abandon(Index),
+    /// A caller looks for its outcome; one with a batch waits until only so many are unfinished.
+    Poll(Index, usize),
+    Take,
+    Reply(Vec<Reply>),
+    /// The server sends the beginning of an answer.
+    Amid,
+    Width(usize),
+    Pass(u32),
+    Expire,
+    Lose,
+    Connect(usize),
+    /// The driver has nothing to do.
+    Park,
+    Close,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reply {
+    Ok,
+    Data,
+    Unreadable,
+    Error,
+}
+
+impl Event {
+    /// Whether it is the driver that does this, and so is awake.
+    pub(super) fn is_drivers(&self) -> bool {
+        use Event::{Amid, Connect, Expire, Lose, Reply, Take, Width};
+        matches!(self, Take | Reply(_) | Amid | Width(_) | Expire | Lose | Connect(_))
+    }
+}
+
+impl Reply {
+    /// The answer to a request, and what it means to who asked.
+    pub(super) fn to(self, request: &str) -> (Response, Outcome) {
+        let key = request.split(' ').nth(1).unwrap_or("nobody");
+        match self {
+            Self::Ok => (Response::ok(), Outcome::Found(None)),
+            Self::Data => {
+                let sample = Sample::new(key, 0.5, 7).unwrap();
+                let data = Response::Ok(Metrics::from_iter([sample]));
+                (data, Outcome::Found(Some(key.to_string())))
+            }
+            Self::Unreadable => (Response::Malformed(InvalidRecord::of(b"?")), Outcome::Unreadable),
+            Self::Error => {
+                (Response::Error(request.to_string()), Outcome::Rejected(request.to_string()))
+            }
+        }
+    }
+}
+
+pub(super) fn event() -> impl Strategy<Value = Event> {
+    let reply = prop_oneof![
+        8 => Just(Reply::Ok),
+        2 => Just(Reply::Data),
+        1 => Just(Reply::Unreadable),
+        4 => Just(Reply::Error),
+    ];
+    let replies = proptest::collection::vec(reply, 1..4);
+    prop_oneof![
+        20 => Just(Event::Put),
+        10 => Just(Event::Get),
+        6 => (1_usize..6).prop_map(Event::Batch),
+        6 => (any::<Index>(), 1_usize..6).prop_map(|(batch, len)| Event::Extend(batch, len)),
+        16 => any::<Index>().prop_map(Event::Abandon),
+        30 => (any::<Index>(), 0_usize..4).prop_map(|(call, at)| Event::Poll(call, at)),
+        24 => Just(Event::Take),
+        24 => replies.prop_map(Event::Reply),
+        1 => Just(Event::Amid),
+        4 => (1_usize..6).prop_map(Event::Width),
+        8 => (1_u32..60).prop_map(Event::Pass),
+        6 => Just(Event::Expire),
+        4 => Just(Event::Lose),
+        12 => (1_usize..6).prop_map(Event::Connect),
+        8 => Just(Event::Park),
+        1 => Just(Event::Close),
+    ]
+}
+
+pub(super) fn settings() -> impl Strategy<Value = Settings> {
+    let when_full = prop_oneof![Just(WhenFull::Wait), Just(WhenFull::Fail)];
+    (20_usize..300, when_full, any::<bool>(), 50_u32..150).prop_map(
+        |(max_buffered_bytes, when_full, resend_unacknowledged, stall)| Settings {
+            request_timeout: 100 * MILLISECOND,
+            stall_timeout: Some(stall * MILLISECOND),
+            max_buffered_bytes,
+            when_full,
+            resend_unacknowledged,
+        },
+    )
+}
