@@ -8,6 +8,7 @@ use std::{
 };
 
 use metrics_wal::FileSystem;
+use tokio::time;
 
 use super::{
     Spool,
@@ -24,6 +25,8 @@ use crate::{
         delivery::Delivery,
         in_flight::Replayed,
         outbox::{Outbox, Settled, Spill},
+        self_metrics::SelfMetrics,
+        stats::ReporterStats,
     },
 };
 
@@ -130,10 +133,28 @@ impl SpoolHandle {
         let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
         let closed = self.fs.run(move || handle.close_now(&delivery)).await;
         if let Err(error) = closed {
-            self.say_lost(&self.no_thread(error));
+            self.log_not_spilled(&self.no_thread(error));
             if let Some(mut log) = self.log.try_lock() {
                 *log = None;
             }
+        }
+    }
+
+    /// Moves all waiting samples to the log, and closes it, until this time. Then drops the samples that the disk
+    /// has not taken. Nothing is sent from then on.
+    pub(in crate::reporter) async fn close_until(
+        self: &Arc<Self>,
+        delivery: &Arc<Delivery>,
+        until: time::Instant,
+    ) {
+        let _spilling = SpillGuard::begin(delivery);
+        let is_overdue = time::timeout_at(until, self.close(delivery)).await.is_err();
+        let samples = delivery.discard_all();
+        if is_overdue {
+            tracing::error!(
+                samples,
+                "spool disk timed out: dropped the samples that it had not stored"
+            );
         }
     }
 
@@ -147,7 +168,7 @@ impl SpoolHandle {
         let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
         let closed = self.fs.run_blocking(limit, move || handle.close_now(&delivery));
         if let Err(error) = closed {
-            self.say_lost(&self.no_thread(error));
+            self.log_not_spilled(&self.no_thread(error));
         }
     }
 
@@ -162,11 +183,21 @@ impl SpoolHandle {
         let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
         let moved = self.fs.run_blocking(limit, move || handle.move_all(&delivery));
         if let Err(error) = moved {
-            self.say_lost(&self.no_thread(error));
+            self.log_not_spilled(&self.no_thread(error));
         }
     }
 
-    fn say_lost(&self, error: &SpoolError) {
+    /// Returns the reporter's own counters that concern the spool.
+    pub(in crate::reporter) fn own_samples(
+        &self,
+        self_metrics: &SelfMetrics,
+        stats: &ReporterStats,
+        outbox: &Outbox,
+    ) -> Vec<Sample> {
+        self_metrics.spool_samples(stats, &outbox.spool_stats())
+    }
+
+    fn log_not_spilled(&self, error: &SpoolError) {
         self.log.logger.not_spilled(error);
     }
 
@@ -243,7 +274,7 @@ impl SpoolHandle {
         let stored = self.store_now(delivery, Spill::All, true);
         self.sync_now();
         if let Err(error) = stored {
-            self.say_lost(&error);
+            self.log_not_spilled(&error);
         }
     }
 
