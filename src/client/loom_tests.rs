@@ -27,7 +27,8 @@ use loom::{
 use self::line::{Line, Server};
 use super::{
     Connector, MetricsClient, Overflow, Pipelining, Reconnect,
-    connect::{Dialer, NoReconnect},
+    address::Address,
+    dialer::{Dialer, NoReconnect},
     driver::Driver,
     pool::Pool,
     reservation::Reservations,
@@ -331,7 +332,7 @@ fn client<C: Connector>(
         max_response_bytes: 1024,
         reconnect: Reconnect::backoff(Duration::ZERO, Duration::ZERO),
     };
-    let dialer = Dialer { connector, address: "a model".into(), timeout: SECOND };
+    let dialer = Dialer::new(connector, vec![Address::custom("a model")], SECOND);
     let pool = Pool::new(1, &plan.settings);
     let driver = Driver::new(Arc::clone(pool.first()), plan, Arc::new(dialer), io);
     (MetricsClient::new(pool, None), driver)

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::{
-    connect::{Dial, Dialer},
+    dialer::{Connected, Dialer, DynDialer},
     pipeline::{Answer, Kind, Pipeline},
     pool::Pool,
     settings::ConnectionConfig,
@@ -22,8 +22,11 @@ mod backoff;
 mod batch;
 mod budgeted;
 mod builder;
-mod connect;
+mod boxed;
 mod connection;
+mod connector;
+mod default_connector;
+mod dialer;
 mod distrust;
 mod driver;
 mod driver_log;
@@ -57,7 +60,10 @@ mod write_coalescing;
 
 pub use backoff::Reconnect;
 pub use builder::ClientBuilder;
-pub use connect::Connector;
+pub use address::{Address, Addresses, ToAddresses};
+pub use boxed::{BoxConnection, BoxConnector};
+pub use connector::{Connector, ConnectorFn, connector_fn};
+pub use default_connector::{DefaultConnection, DefaultConnector};
 #[cfg(feature = "reporter")]
 pub(crate) use hangup::ENOUGH_PROOFS;
 #[cfg(feature = "reporter")]
@@ -108,7 +114,7 @@ struct Handle {
 
 /// What makes connections beside the main one.
 struct Reconnector {
-    dialer: Arc<dyn Dial>,
+    dialer: Arc<dyn DynDialer>,
     /// Makes another client that dials like this one, on the runtime of the caller.
     #[cfg(feature = "reporter")]
     detached: Box<dyn Fn() -> MetricsClient + Send + Sync>,
@@ -119,7 +125,7 @@ fn spawn_client<C: Connector>(
     pool: Pool,
     config: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
-    io: Option<C::Io>,
+    io: Option<Connected<C::Io>>,
 ) -> MetricsClient {
     pool.drive(&config, &dialer, io);
     let reconnector = Reconnector {

@@ -9,7 +9,8 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    connect::{Connector, Dialer},
+    connector::Connector,
+    dialer::{Connected, Dialer},
     driver::Driver,
     settings::{ConnectionConfig, Settings},
     shared::Shared,
@@ -63,7 +64,7 @@ impl Pool {
         &self,
         plan: &ConnectionConfig,
         dialer: &Arc<Dialer<C>>,
-        io: Option<C::Io>,
+        io: Option<Connected<C::Io>>,
     ) {
         let driver = |shared: &Arc<Shared>, io| {
             Driver::new(Arc::clone(shared), plan.clone(), Arc::clone(dialer), io)
