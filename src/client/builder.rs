@@ -7,15 +7,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     MetricsClient,
     backoff::Reconnect,
-    connect::{Connector, Dialer, NoReconnect},
+    address::{Address, Addresses, ToAddresses},
+    connector::Connector,
+    default_connector::DefaultConnector,
+    dialer::{Connected, Dialer, NoReconnect},
     durations::{MAX_DURATION, SHORTEST},
     pool::{MAX_CONNECTIONS, Pool},
     settings::{ConnectionConfig, Overflow, Pipelining, Settings},
     shared::cooperative,
     spawn_client,
-    tcp::TcpConnector,
 };
-use crate::{error::Error, protocol::ClientCodec};
+use crate::{error::{Error, InvalidAddress}, protocol::ClientCodec};
 
 /// Builds a [`MetricsClient`].
 ///
@@ -47,8 +49,9 @@ use crate::{error::Error, protocol::ClientCodec};
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
-pub struct ClientBuilder<C = TcpConnector> {
-    address: Arc<str>,
+pub struct ClientBuilder<C = DefaultConnector> {
+    /// An error is returned when the client is made.
+    addresses: Result<Addresses, InvalidAddress>,
     connector: C,
     connections: usize,
     connect_timeout: Duration,
@@ -64,10 +67,12 @@ pub struct ClientBuilder<C = TcpConnector> {
 }
 
 impl ClientBuilder {
-    pub(super) fn new(address: Arc<str>) -> Self {
-        Self {
-            address,
-            connector: TcpConnector::default(),
+    pub(super) fn new(address: impl ToAddresses) -> Self {
+        let addresses = address.to_addresses();
+        let options = addresses.as_ref().map(Addresses::options).cloned().unwrap_or_default();
+        let builder = Self {
+            addresses,
+            connector: DefaultConnector::with_options(&options),
             connections: 1,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
@@ -79,7 +84,8 @@ impl ClientBuilder {
             overflow: Overflow::Wait,
             reconnect: Reconnect::default(),
             retry: true,
-        }
+        };
+        options.configure(builder)
     }
 }
 
@@ -185,11 +191,11 @@ impl<C: Connector> ClientBuilder<C> {
         Self { max_response_bytes: bytes.max(LEAST_RESPONSE_BYTES), ..self }
     }
 
-    /// Makes connections with `connector` instead of over TCP.
+    /// Makes connections with `connector` instead of the [`DefaultConnector`].
     pub fn connector<D: Connector>(self, connector: D) -> ClientBuilder<D> {
         ClientBuilder {
             connector,
-            address: self.address,
+            addresses: self.addresses.and_then(Addresses::for_other_connector),
             connections: self.connections,
             connect_timeout: self.connect_timeout,
             request_timeout: self.request_timeout,
@@ -217,10 +223,9 @@ impl<C: Connector> ClientBuilder<C> {
     /// Dropping the future leaves nothing behind.
     pub async fn connect(self) -> Result<MetricsClient, Error> {
         cooperative(async {
-            self.check_address()?;
-            let (pool, plan, dialer) = self.split();
+            let (pool, plan, dialer) = self.split()?;
             match dialer.dial().await {
-                Ok(io) => Ok(spawn_client(pool, plan, dialer, Some(io))),
+                Ok(connected) => Ok(spawn_client(pool, plan, dialer, Some(connected))),
                 Err(cause) => Err(dialer.error(cause)),
             }
         })
@@ -238,8 +243,7 @@ impl<C: Connector> ClientBuilder<C> {
     ///
     /// If called outside of a Tokio runtime.
     pub fn connect_lazy(self) -> Result<MetricsClient, Error> {
-        self.check_address()?;
-        let (pool, plan, dialer) = self.split();
+        let (pool, plan, dialer) = self.split()?;
         Ok(spawn_client(pool, plan, dialer, None))
     }
 
@@ -255,23 +259,23 @@ impl<C: Connector> ClientBuilder<C> {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (pool, mut plan, dialer) = self
+        let (pool, mut plan, dialer) = Self { addresses: Ok(Address::custom("a given stream").into()), ..self }
             .connections(1)
             .reconnect(Reconnect::never())
             .connector(NoReconnect::default())
-            .split();
+            .split()
+            .expect("this connector takes every address");
         if let Pipelining::Auto = plan.pipelining {
             plan.pipelining = Pipelining::Off;
         }
-        pool.drive(&plan, &dialer, Some(io));
+        pool.drive(&plan, &dialer, Some(Connected { io, server: 0 }));
         MetricsClient::new(pool, None)
     }
 
-    fn check_address(&self) -> Result<(), Error> {
-        Ok(self.connector.check_address(&self.address)?)
-    }
-
-    fn split(self) -> (Pool, ConnectionConfig, Arc<Dialer<C>>) {
+    #[expect(clippy::type_complexity)]
+    fn split(self) -> Result<(Pool, ConnectionConfig, Arc<Dialer<C>>), InvalidAddress> {
+        let (servers, _) = self.addresses?.into_parts();
+        servers.iter().try_for_each(|server| self.connector.check_address(server))?;
         let plan = ConnectionConfig {
             settings: Settings {
                 request_timeout: self.request_timeout,
@@ -287,12 +291,8 @@ impl<C: Connector> ClientBuilder<C> {
             max_response_bytes: self.max_response_bytes,
             reconnect: self.reconnect,
         };
-        let dialer = Dialer {
-            connector: self.connector,
-            address: self.address,
-            timeout: self.connect_timeout,
-        };
-        (Pool::new(self.connections, &plan.settings), plan, Arc::new(dialer))
+        let dialer = Dialer::new(self.connector, servers, self.connect_timeout);
+        Ok((Pool::new(self.connections, &plan.settings), plan, Arc::new(dialer)))
     }
 }
 

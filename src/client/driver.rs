@@ -322,6 +322,7 @@ impl<C: Connector> Driver<C> {
         };
         let fault = Arc::new(fault);
         let mut retried = 0;
+        let unanswered = self.shared.pipeline().in_flight() > 0;
         let mut is_explained = too_large.is_some();
         if let Some(error) = too_large {
             self.shared.pipeline().fail_due(error, &mut self.wakers);
@@ -346,7 +347,7 @@ impl<C: Connector> Driver<C> {
         }
         let wanted = !self.shared.pipeline().is_drained();
         let is_good = is_explained || (has_responded && !fault.is_protocol_violation());
-        self.judge_server(is_good, wanted);
+        self.judge_server(is_good, unanswered);
         if wanted && self.backoff.is_enabled() && (is_good || self.has_untried_server()) {
             // A server may close after each answer: it has to be as fast as it can be so.
             self.dial();
@@ -364,12 +365,14 @@ impl<C: Connector> Driver<C> {
     }
 
     /// Goes to the next server after a connection that has shown nothing good, or after the second in a row that has
-    /// ended while requests waited.
-    fn judge_server(&mut self, is_good: bool, wanted: bool) {
+    /// ended with requests unanswered.
+    fn judge_server(&mut self, is_good: bool, unanswered: bool) {
         if !is_good {
             self.bad_servers += 1;
             self.leave_server();
-        } else if wanted {
+        } else if !unanswered {
+            self.unanswered_losses = 0;
+        } else {
             self.unanswered_losses += 1;
             if self.unanswered_losses > 1 {
                 self.leave_server();

@@ -158,7 +158,7 @@ impl MetricsClient {
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
-    pub async fn connect(address: impl ToString) -> Result<Self, Error> {
+    pub async fn connect(address: impl ToAddresses) -> Result<Self, Error> {
         Self::builder(address).connect().await
     }
 
@@ -167,8 +167,8 @@ impl MetricsClient {
     /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
     /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
     /// client is made.
-    pub fn builder(address: impl ToString) -> ClientBuilder {
-        ClientBuilder::new(address.to_string().into())
+    pub fn builder(address: impl ToAddresses) -> ClientBuilder {
+        ClientBuilder::new(address)
     }
 
     /// A client on a stream that is connected already, with everything at its default; see

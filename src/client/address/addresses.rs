@@ -60,6 +60,22 @@ impl Addresses {
         &self.servers
     }
 
+    pub(in crate::client) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Rejects options of the default connector, which another one does not know.
+    pub(in crate::client) fn for_other_connector(self) -> Result<Self, InvalidAddress> {
+        if self.options.concern_connector() {
+            return Err(url::invalid(
+                &self.to_string(),
+                "its options of TCP or TLS are for the default connector, and this client has another",
+                "one without these options here; configure the connector instead",
+            ));
+        }
+        Ok(self)
+    }
+
     pub(in crate::client) fn into_parts(self) -> (Vec<Address>, Options) {
         (self.servers, self.options)
     }

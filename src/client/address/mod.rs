@@ -1,6 +1,11 @@
 //! Where a server is reached: [`Address`], lists of them, and the options of their URLs.
 
-use std::{fmt, path::Path, str::FromStr, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{Hash, Hasher},
+    path::Path, str::FromStr, sync::Arc,
+};
 
 use self::unix_path::UnixPath;
 use crate::error::InvalidAddress;
@@ -43,14 +48,14 @@ pub(super) use options::TlsOptions;
 /// assert!(error.to_string().contains("the port is missing"));
 /// # Ok::<(), metrics_client::error::InvalidAddress>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     kind: Kind,
     /// What `Display` writes.
     text: Arc<str>,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 enum Kind {
     Tcp { target: Arc<HostPort>, is_tls: bool },
     Unix(Arc<UnixPath>),
@@ -159,7 +164,7 @@ impl Address {
 
     pub(super) fn invalid(
         &self,
-        reason: impl Into<std::borrow::Cow<'static, str>>,
+        reason: impl Into<Cow<'static, str>>,
         form: &'static str,
     ) -> InvalidAddress {
         InvalidAddress::new(&self.text, reason, form)
@@ -217,6 +222,12 @@ impl FromStr for Address {
                 ANY_FORM,
             )),
         }
+    }
+}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
     }
 }
 
