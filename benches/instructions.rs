@@ -26,7 +26,11 @@ use std::{
 };
 
 use bytes::BytesMut;
-use metrics_client::{ClientCodec, CodecError, InvalidKey, Request, Response, Sample, ServerCodec};
+use metrics_client::{
+    Sample,
+    codec::{ClientCodec, CodecError, Request, Response, ServerCodec},
+    error::InvalidKey,
+};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::workload::{computed, reading};

@@ -18,7 +18,7 @@ use std::{
 
 use attack::Attack;
 use memory::Memory;
-use metrics_client::{MetricsClient, Pipelining, Sample, TlsConnector};
+use metrics_client::{MetricsClient, Sample, client::Pipelining, tls::TlsConnector};
 use peer::{Peer, Role};
 use tokio::runtime::{Builder, Runtime};
 

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{Gauge, MetricsClient, Pipelining, Reporter};
+use metrics_client::{MetricsClient, Reporter, client::Pipelining, reporter::Gauge};
 use metrics_server::Server;
 use tokio::runtime::{self, Runtime};
 

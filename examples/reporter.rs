@@ -5,7 +5,7 @@
 
 use std::{env, error::Error, future::pending, time::Duration};
 
-use metrics_client::{MetricsClient, Reporter, WhenFull};
+use metrics_client::{MetricsClient, Reporter, reporter::WhenFull};
 use metrics_server::Server;
 
 /// How many requests the service answers.

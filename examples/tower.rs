@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Metrics, MetricsClient, Pipelining, Request};
+use metrics_client::{Metrics, MetricsClient, client::Pipelining, codec::Request};
 use metrics_server::Server;
 use tokio::task::JoinSet;
 use tower::{

@@ -22,8 +22,7 @@
 pub use crate::{
     metric::{Escaped, Excerpt, KeyRef},
     protocol::{
-        ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line,
-        MAX_REQUEST_LEN, NonFiniteValue, Request, RequestRef, Response, ServerCodec,
-        encode_records,
+        ClientCodec, CodecError, InvalidRecord, InvalidRequest, Line, MAX_REQUEST_LEN, Request,
+        RequestRef, Response, ServerCodec, encode_records,
     },
 };

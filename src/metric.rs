@@ -27,7 +27,7 @@ pub use metrics::{IntoIter, Iter, Metrics};
 /// let key = Key::new("palm.cpu")?;
 /// assert_eq!(key.as_str(), "palm.cpu");
 /// assert!(Key::new("palm cpu").is_err());
-/// # Ok::<(), metrics_client::InvalidKey>(())
+/// # Ok::<(), metrics_client::error::InvalidKey>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
@@ -93,7 +93,7 @@ impl Key {
 /// let key = KeyRef::new("palm.cpu")?;
 /// assert_eq!(key.as_str(), "palm.cpu");
 /// assert!(KeyRef::new("palm cpu").is_err());
-/// # Ok::<(), metrics_client::InvalidKey>(())
+/// # Ok::<(), metrics_client::error::InvalidKey>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyRef<'a>(&'a str);
@@ -332,7 +332,7 @@ pub(crate) fn unix_seconds() -> i64 {
 ///
 /// let sample = Sample::new("palm.cpu", 23.7, 1150864247)?;
 /// assert_eq!(sample.to_string(), "palm.cpu 23.7 1150864247");
-/// # Ok::<(), metrics_client::InvalidKey>(())
+/// # Ok::<(), metrics_client::error::InvalidKey>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -377,7 +377,7 @@ impl Sample {
 ///
 /// assert_eq!(Selector::new("*")?, Selector::All);
 /// assert_eq!(Selector::new("palm.cpu")?, Selector::Key(Key::new("palm.cpu")?));
-/// # Ok::<(), metrics_client::InvalidKey>(())
+/// # Ok::<(), metrics_client::error::InvalidKey>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Selector {

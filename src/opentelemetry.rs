@@ -49,7 +49,7 @@ mod tests;
 /// seconds that come again replace what was exported in them at first.
 ///
 /// An infinite sum of a histogram is exported as the greatest finite number; other values that are NaN or
-/// infinite are dropped and counted by the [reporter](crate::ReporterStats::dropped).
+/// infinite are dropped and counted by the [reporter](crate::reporter::ReporterStats::dropped).
 ///
 /// `export` hands the values to the reporter and does not wait; that they arrive is the reporter's
 /// business. It fails where the reporter takes none of them, or has to drop some. The exporter's

@@ -43,7 +43,7 @@ use crate::{
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// use std::time::Duration;
-/// use metrics_client::{MetricsClient, Request};
+/// use metrics_client::{MetricsClient, codec::Request};
 /// use tower::{Service, ServiceBuilder, ServiceExt};
 ///
 /// let client = MetricsClient::connect(address).await?;

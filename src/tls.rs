@@ -1,9 +1,11 @@
-//! What TLS is made from at either end: certificates and keys, given as PEM text.
+//! TLS: the [`TlsConnector`] of a client, and certificates and keys as PEM text for either end.
 
 use std::sync::Arc;
 
+/// The rustls that [`TlsConnector`] works with, for a custom configuration.
+pub use tokio_rustls::rustls;
 use tokio_rustls::rustls::{
-    self, InconsistentKeys, RootCertStore,
+    InconsistentKeys, RootCertStore,
     crypto::{CryptoProvider, ring},
     pki_types::{
         CertificateDer, PrivateKeyDer,
@@ -11,6 +13,8 @@ use tokio_rustls::rustls::{
     },
     sign::CertifiedKey,
 };
+
+pub use crate::client::tls::TlsConnector;
 
 /// What is wrong with something that TLS was to be made from.
 ///

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::rustls::{
+use metrics_client::tls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::ServerName,
 };
 use tokio::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use metrics_client::{ClientCodec, CodecError, Request};
+use metrics_client::codec::{ClientCodec, CodecError, Request};
 use tokio_util::codec::Encoder;
 
 /// A connection that is written from one thread and read from another.

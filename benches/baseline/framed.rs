@@ -3,7 +3,10 @@
 use std::{io, net::SocketAddr};
 
 use futures_util::{SinkExt, StreamExt};
-use metrics_client::{ClientCodec, Key, Point, Request, Response, Sample};
+use metrics_client::{
+    Key, Point, Sample,
+    codec::{ClientCodec, Request, Response},
+};
 use tokio::net::TcpStream;
 use tokio_util::codec::Framed;
 

@@ -4,7 +4,10 @@
 use std::{collections::VecDeque, io, net::SocketAddr};
 
 use futures_util::{SinkExt, StreamExt};
-use metrics_client::{ClientCodec, CodecError, Key, Point, Request, Response, Sample};
+use metrics_client::{
+    Key, Point, Sample,
+    codec::{ClientCodec, CodecError, Request, Response},
+};
 use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot},

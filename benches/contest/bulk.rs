@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::Request;
+use metrics_client::codec::Request;
 
 use super::{Contender, Contest, Contests, codec};
 use crate::{

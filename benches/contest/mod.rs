@@ -3,7 +3,7 @@
 use std::{env, error::Error, fmt::Debug, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use criterion::{Criterion, SamplingMode, Throughput};
-use metrics_client::{MetricsClient, Pipelining};
+use metrics_client::{MetricsClient, client::Pipelining};
 use tokio::runtime::{self, Runtime};
 
 use crate::{peer::Peer, workload::Cost};

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, time::Instant};
 
-use metrics_client::{MetricsClient, Pipelining, Sample};
+use metrics_client::{MetricsClient, Sample, client::Pipelining};
 
 use super::{Contender, Contest, Contests};
 use crate::{

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{Gauge, Reporter};
+use metrics_client::{Reporter, reporter::Gauge};
 use tokio::runtime::Runtime;
 
 use super::{Contender, Contest, Contests};

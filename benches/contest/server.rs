@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use metrics_client::{ClientCodec, Request, Sample};
+use metrics_client::{
+    Sample,
+    codec::{ClientCodec, Request},
+};
 use tokio_util::codec::Encoder;
 
 use super::{Contender, Contest, Contests};

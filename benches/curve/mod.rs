@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, net::SocketAddr, path::Path, time::Duration};
 
-use metrics_client::{ClientBuilder, MetricsClient, Pipelining};
+use metrics_client::{ClientBuilder, MetricsClient, client::Pipelining};
 use tokio::runtime::{self, Runtime};
 
 use crate::contest::turns::Turns;

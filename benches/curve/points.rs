@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{InvalidKey, Key, MetricsClient, Point, Sample, Selector};
+use metrics_client::{Key, MetricsClient, Point, Sample, Selector, error::InvalidKey};
 use metrics_server::{
     MemoryStore, Store,
     store::{PutBatch, Snapshot, StoreError},

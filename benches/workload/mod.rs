@@ -3,7 +3,11 @@
 use std::{env, error::Error, future::Future, io::Write};
 
 use bytes::BytesMut;
-use metrics_client::{InvalidKey, Key, Point, Response, Sample, ServerCodec};
+use metrics_client::{
+    Key, Point, Sample,
+    codec::{Response, ServerCodec},
+    error::InvalidKey,
+};
 use tokio::task::JoinSet;
 use tokio_util::codec::Encoder;
 

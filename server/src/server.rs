@@ -239,7 +239,7 @@ impl<S> fmt::Debug for Server<S> {
 ///
 /// ```no_run
 /// # #[cfg(feature = "tls")]
-/// # async fn f(config: std::sync::Arc<metrics_client::rustls::ServerConfig>) -> std::io::Result<()> {
+/// # async fn f(config: std::sync::Arc<metrics_client::tls::rustls::ServerConfig>) -> std::io::Result<()> {
 /// use std::{sync::Arc, time::Duration};
 /// use metrics_server::{MemoryStore, Limits, serve_connection};
 /// use tokio::{net::TcpListener, time::timeout};

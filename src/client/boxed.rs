@@ -38,8 +38,7 @@ pub struct BoxConnection {
     io: Box<dyn AnyIo>,
 }
 
-type Connecting<'a> =
-    Pin<Box<dyn Future<Output = io::Result<BoxConnection>> + Send + 'a>>;
+type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<BoxConnection>> + Send + 'a>>;
 
 /// A [`Connector`] as a trait object.
 trait DynConnector: Send + Sync {
@@ -85,7 +84,11 @@ impl Connector for BoxConnector {
         self.connect_within(address, MAX_DURATION).await
     }
 
-    async fn connect_within(&self, address: &Address, limit: Duration) -> io::Result<BoxConnection> {
+    async fn connect_within(
+        &self,
+        address: &Address,
+        limit: Duration,
+    ) -> io::Result<BoxConnection> {
         DynConnector::connect(&*self.connector, address, limit).await
     }
 

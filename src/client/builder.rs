@@ -6,18 +6,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     MetricsClient,
-    backoff::Reconnect,
     address::{Address, Addresses, ToAddresses},
+    backoff::Reconnect,
     connector::Connector,
     default_connector::DefaultConnector,
     dialer::{Connected, Dialer, NoReconnect},
     durations::{MAX_DURATION, SHORTEST},
+    handle::spawn_client,
     pool::{MAX_CONNECTIONS, Pool},
     settings::{ConnectionConfig, Overflow, Pipelining, Settings},
     shared::cooperative,
-    spawn_client,
 };
-use crate::{error::{Error, InvalidAddress}, protocol::ClientCodec};
+use crate::{
+    error::{Error, InvalidAddress},
+    protocol::ClientCodec,
+};
 
 /// Builds a [`MetricsClient`].
 ///
@@ -35,7 +38,7 @@ use crate::{error::{Error, InvalidAddress}, protocol::ClientCodec};
 /// ```no_run
 /// # async fn f() -> Result<(), metrics_client::Error> {
 /// use std::time::Duration;
-/// use metrics_client::{MetricsClient, Overflow, Pipelining, Reconnect};
+/// use metrics_client::{MetricsClient, client::{Overflow, Pipelining, Reconnect}};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888")
 ///     .connect_timeout(Duration::from_secs(2))
@@ -169,7 +172,7 @@ impl<C: Connector> ClientBuilder<C> {
     /// next one. Default: yes.
     ///
     /// A put may also be sent ahead and again in its turn, to find out which request ends
-    /// connections ([`ConnectionError::ClosedOnRequest`](crate::ConnectionError::ClosedOnRequest)).
+    /// connections ([`ConnectionError::ClosedOnRequest`](crate::error::ConnectionError::ClosedOnRequest)).
     /// Without retries the client does not search for a put that does.
     ///
     /// A server that follows the protocol keeps one value for a key and a second, so what is stored
@@ -259,12 +262,13 @@ impl<C: Connector> ClientBuilder<C> {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (pool, mut plan, dialer) = Self { addresses: Ok(Address::custom("a given stream").into()), ..self }
-            .connections(1)
-            .reconnect(Reconnect::never())
-            .connector(NoReconnect::default())
-            .split()
-            .expect("this connector takes every address");
+        let (pool, mut plan, dialer) =
+            Self { addresses: Ok(Address::custom("a given stream").into()), ..self }
+                .connections(1)
+                .reconnect(Reconnect::never())
+                .connector(NoReconnect::default())
+                .split()
+                .expect("this connector takes every address");
         if let Pipelining::Auto = plan.pipelining {
             plan.pipelining = Pipelining::Off;
         }

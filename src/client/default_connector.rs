@@ -1,13 +1,13 @@
 //! Connects as the address says.
 
+#[cfg(feature = "tls")]
+use std::sync::{Arc, OnceLock};
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
-#[cfg(feature = "tls")]
-use std::sync::{Arc, OnceLock};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -16,10 +16,10 @@ use tokio::{
 #[cfg(feature = "tls")]
 use tokio_rustls::client::TlsStream;
 
-#[cfg(feature = "tls")]
-use super::{address::TlsOptions, tls::TlsConnector};
 #[cfg(unix)]
 use super::unix::UnixConnector;
+#[cfg(feature = "tls")]
+use super::{address::TlsOptions, tls::TlsConnector};
 use super::{
     address::{Address, Options},
     connector::Connector,

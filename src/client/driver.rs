@@ -18,9 +18,9 @@ use tokio::time::{self, Instant, Sleep};
 
 use super::{
     backoff::Backoff,
+    connection::{Connection, IoProgress},
     connector::Connector,
     dialer::{BoxFuture, Connected, Dialer},
-    connection::{Connection, IoProgress},
     distrust::Distrust,
     driver_log::DriverLog,
     hangup::{self, Dialed, Loss},
@@ -171,7 +171,8 @@ impl<C: Connector> Driver<C> {
         }
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
-            if let State::Connected(connection) = std::mem::replace(&mut self.state, State::Closed) {
+            if let State::Connected(connection) = std::mem::replace(&mut self.state, State::Closed)
+            {
                 let limit = Box::pin(time::sleep(CLOSE_TIME_LIMIT));
                 self.state = State::Closing(connection, limit);
             }

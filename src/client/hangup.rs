@@ -230,8 +230,7 @@ pub(super) async fn dial<C: Connector>(
     check: Option<Check>,
     limits: Limits,
 ) -> Result<Dialed<C::Io>, ConnectionError> {
-    let Connected { mut io, server } =
-        dialer.dial().await.map_err(|cause| dialer.fault(cause))?;
+    let Connected { mut io, server } = dialer.dial().await.map_err(|cause| dialer.fault(cause))?;
     let redial = async || dialer.dial_server(server).await.map_err(|cause| dialer.fault(cause));
     let Some(check) = check else {
         return Ok(Dialed { io, server, has_answered: false, has_proof: false });

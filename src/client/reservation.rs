@@ -58,7 +58,7 @@ impl Reservations {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
         self.complete = false;
-        for (number, shared) in client.handle.pool.all().iter().enumerate() {
+        for (number, shared) in client.pool().all().iter().enumerate() {
             if number == self.places.len() {
                 self.places.push(Reservation { shared: Arc::clone(shared), id: None });
             }
@@ -83,7 +83,7 @@ impl Reservations {
     /// Calls for a request, which takes its place; the other ones are given back. Without places it
     /// gets in line as any other does.
     pub(crate) fn call(&mut self, client: &MetricsClient, request: Request) -> CallFuture {
-        let pool = &client.handle.pool;
+        let pool = &client.pool();
         let (kind, shared) = match &request {
             Request::Put(Sample { key, .. }) => (Kind::Put, pool.of(key)),
             Request::Get(selector) => (Kind::Get, pool.for_get(selector)),

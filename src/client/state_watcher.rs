@@ -18,7 +18,7 @@ use super::state::ConnectionState;
 /// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
-/// use metrics_client::{ConnectionState, MetricsClient};
+/// use metrics_client::{MetricsClient, client::ConnectionState};
 ///
 /// let client = MetricsClient::connect(address).await?;
 /// let mut states = client.watch_state();

@@ -1,6 +1,12 @@
 //! Connections over TCP.
 
-use std::{future::Future, io, net::{IpAddr, SocketAddr}, ops::RangeInclusive, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -9,7 +15,12 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{address::{Address, HostPort}, connector::Connector, durations::MAX_DURATION, resolver::Resolver};
+use super::{
+    address::{Address, HostPort},
+    connector::Connector,
+    durations::MAX_DURATION,
+    resolver::Resolver,
+};
 use crate::error::InvalidAddress;
 
 /// Connects over TCP: looks the name up for each dial and tries every address that it finds.
@@ -76,7 +87,11 @@ impl TcpConnector {
     }
 
     /// Connects to a host and port, also for a connector on top of this one.
-    pub(super) async fn connect_to(&self, target: &HostPort, limit: Duration) -> io::Result<TcpStream> {
+    pub(super) async fn connect_to(
+        &self,
+        target: &HostPort,
+        limit: Duration,
+    ) -> io::Result<TcpStream> {
         let deadline = Instant::now() + limit.min(MAX_DURATION);
         let found = self.resolver.resolve(target).await?;
         let local = self.local_address;

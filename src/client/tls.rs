@@ -35,7 +35,7 @@ use crate::tls::{TlsError, certified_key, provider, roots};
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use metrics_client::{MetricsClient, TlsConnector};
+/// use metrics_client::{MetricsClient, tls::TlsConnector};
 /// use metrics_server::{Server, TlsAcceptor};
 ///
 /// // A certificate for one test, which is its own root. In earnest both come from files.

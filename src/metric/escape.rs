@@ -76,7 +76,9 @@ impl fmt::Display for Escaped<'_> {
 mod tests {
     use super::*;
     use crate::{
-        Error, InvalidAddress, InvalidRequest, InvalidSample, Key, Request,
+        Error, Key,
+        codec::{InvalidRequest, Request},
+        error::{InvalidAddress, InvalidSample},
         protocol::{CodecError, InvalidRecord, Line, NonFiniteValue},
     };
 

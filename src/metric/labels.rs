@@ -23,7 +23,7 @@ impl Key {
     /// let (name, labels) = key.labels();
     /// assert_eq!(name, "http.requests");
     /// assert_eq!(labels[1], ("route".to_string(), "/a b".to_string()));
-    /// # Ok::<(), metrics_client::InvalidKey>(())
+    /// # Ok::<(), metrics_client::error::InvalidKey>(())
     /// ```
     ///
     /// # Errors

@@ -30,7 +30,7 @@ use super::{InvalidKey, Key, Point, Sample, sort::Sort};
 /// for (key, points) in &metrics {
 ///     println!("{key}: {} points", points.len());
 /// }
-/// # Ok::<(), metrics_client::InvalidKey>(())
+/// # Ok::<(), metrics_client::error::InvalidKey>(())
 /// ```
 #[derive(Clone, Default)]
 pub struct Metrics {

@@ -22,7 +22,7 @@ use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 /// [`max_response_bytes`](Self::max_response_bytes) says.
 ///
 /// ```
-/// use metrics_client::{ClientCodec, Request, Response, ServerCodec};
+/// use metrics_client::codec::{ClientCodec, Request, Response, ServerCodec};
 /// use tokio_util::codec::{Decoder, Encoder};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///
@@ -237,7 +237,7 @@ impl RecordSink for Samples {
 /// [`ServerCodec::DEFAULT_MAX_LINE_BYTES`], or what [`max_line_bytes`](Self::max_line_bytes) says.
 ///
 /// ```
-/// use metrics_client::{Request, Response, ServerCodec};
+/// use metrics_client::codec::{Request, Response, ServerCodec};
 /// use tokio_util::codec::{Decoder, Encoder};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///

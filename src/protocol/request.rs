@@ -13,7 +13,7 @@ use crate::metric::{InvalidKey, Key, KeyRef, Point, Sample, Selector};
 /// One request.
 ///
 /// ```
-/// use metrics_client::Request;
+/// use metrics_client::codec::Request;
 ///
 /// let put = Request::put("palm.cpu", 23.7, 1150864247)?;
 /// assert_eq!(put.to_string(), "put palm.cpu 23.7 1150864247");

@@ -19,7 +19,7 @@ use crate::{
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-/// use metrics_client::{MetricsClient, Reporter, WhenFull};
+/// use metrics_client::{MetricsClient, Reporter, reporter::WhenFull};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let reporter = Reporter::builder(client)
@@ -91,7 +91,7 @@ impl ReporterBuilder {
     }
 
     /// Sets how many attempts to send a sample may fail, at least one. Then it is dropped, and counted
-    /// as [`Dropped::attempts`](crate::Dropped::attempts). Default: no limit.
+    /// as [`Dropped::attempts`](crate::reporter::Dropped::attempts). Default: no limit.
     ///
     /// An attempt is a batch that failed with the sample in it: because there was no connection within
     /// the client's [request timeout](crate::ClientBuilder::request_timeout), or because the server
@@ -129,7 +129,7 @@ impl ReporterBuilder {
     /// [`InUse`](SpoolError::InUse).
     ///
     /// ```no_run
-    /// # use metrics_client::{MetricsClient, Reporter, Spool};
+    /// # use metrics_client::{MetricsClient, Reporter, spool::Spool};
     /// # async fn f() {
     /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy().unwrap();
     /// let builder = Reporter::builder(client).capacity(1_000_000);

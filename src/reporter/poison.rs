@@ -180,8 +180,11 @@ mod tests {
     use tokio::time::{self, Instant};
 
     use crate::{
-        Reporter, ReporterBuilder, ReporterStats,
-        reporter::test_server::{TestServer, accounted},
+        Reporter,
+        reporter::{
+            ReporterBuilder, ReporterStats,
+            test_server::{TestServer, accounted},
+        },
     };
 
     const LONG: Duration = Duration::from_secs(300);
@@ -277,7 +280,7 @@ mod tests {
     #[cfg(feature = "spool")]
     mod with_a_spool {
         use super::*;
-        use crate::Spool;
+        use crate::spool::Spool;
 
         // FAULTS C12
         #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ pub struct ReporterStats {
     /// Samples that are being sent or will be.
     pub waiting: u64,
     /// The memory that the waiting samples are counted as, in bytes: see
-    /// [`max_bytes`](crate::ReporterBuilder::max_bytes).
+    /// [`max_bytes`](crate::reporter::ReporterBuilder::max_bytes).
     pub waiting_bytes: u64,
     /// Samples that lie in the spool, if there is one, and will be sent.
     pub spooled: u64,
@@ -56,7 +56,7 @@ pub struct Dropped {
     /// logged once.
     pub poison: u64,
     /// As many attempts to send them failed as
-    /// [`max_attempts`](crate::ReporterBuilder::max_attempts) allows.
+    /// [`max_attempts`](crate::reporter::ReporterBuilder::max_attempts) allows.
     pub attempts: u64,
 }
 

@@ -16,7 +16,11 @@ use tokio::{
     time,
 };
 
-use crate::{Connector, MetricsClient, Pipelining, Reporter, ReporterStats};
+use crate::{
+    MetricsClient, Reporter,
+    client::{Connector, Pipelining},
+    reporter::ReporterStats,
+};
 
 /// Takes every put, while it is there; clones are the same one.
 #[derive(Clone, Debug, Default)]

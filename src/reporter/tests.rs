@@ -1,5 +1,7 @@
 //! What its parts do together, where no peer can be made to show it.
 
+use std::time::Duration;
+
 use tokio::{
     join,
     runtime::{self, Runtime},
@@ -7,6 +9,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::client::MetricsClient;
 
 /// Longer than anything takes; with paused time it costs nothing.
 const LONG: Duration = Duration::from_secs(300);
@@ -41,6 +44,7 @@ mod with_a_spool {
     use std::{future::poll_fn, pin::pin, task::Poll};
 
     use super::*;
+    use crate::spool::Spool;
 
     /// A reporter whose runtime is gone and that has recorded ten samples, and its folder.
     fn abandoned() -> (tempfile::TempDir, Reporter) {

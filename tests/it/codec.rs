@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 use metrics_client::{
-    ClientCodec, CodecError, Key, Metrics, Point, Request, Response, Sample, Selector, ServerCodec,
+    Key, Metrics, Point, Sample, Selector,
+    codec::{ClientCodec, CodecError, Request, Response, ServerCodec},
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
 use tokio_util::codec::Encoder;

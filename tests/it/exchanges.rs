@@ -3,7 +3,8 @@
 
 use bytes::BytesMut;
 use metrics_client::{
-    ClientCodec, CodecError, InvalidRequest, Key, Request, Response, Sample, ServerCodec,
+    Key, Sample,
+    codec::{ClientCodec, CodecError, InvalidRequest, Request, Response, ServerCodec},
 };
 use tokio_util::codec::Encoder;
 

@@ -3,7 +3,10 @@
 use std::{env, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use metrics_client::{Error, MetricsClient, Overflow, Pipelining, Reconnect};
+use metrics_client::{
+    Error, MetricsClient,
+    client::{Overflow, Pipelining, Reconnect},
+};
 use tokio::{
     join,
     net::TcpListener,

@@ -7,7 +7,7 @@
 use std::{fmt::Debug, mem::discriminant};
 
 use bytes::BytesMut;
-use metrics_client::{ClientCodec, CodecError, Request, Response, ServerCodec};
+use metrics_client::codec::{ClientCodec, CodecError, Request, Response, ServerCodec};
 use tokio_util::codec::{Decoder, Encoder};
 
 /// A stream of answers decodes alike in all pieces, is limited to the byte, and what it says can be

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Metrics, MetricsClient, Pipelining, Point, Sample};
+use metrics_client::{Metrics, MetricsClient, Point, Sample, client::Pipelining};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

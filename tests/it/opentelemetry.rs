@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use metrics_client::{Metrics, MetricsClient, Pipelining, Reporter, opentelemetry::Exporter};
+use metrics_client::{
+    Metrics, MetricsClient, Reporter, client::Pipelining, opentelemetry::Exporter,
+};
 use metrics_server::Server;
 use opentelemetry::{
     KeyValue,
@@ -297,7 +299,7 @@ async fn a_flush_that_left_something_in_the_spool_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let (near, _far) = tokio::io::duplex(64);
     let reporter = Reporter::builder(MetricsClient::from_io(near));
-    let reporter = reporter.spool(metrics_client::Spool::dir(&folder)).unwrap().start();
+    let reporter = reporter.spool(metrics_client::spool::Spool::dir(&folder)).unwrap().start();
     let exporter = Exporter::new(reporter.clone()).flush_timeout(Duration::from_millis(50));
     reporter.record_at("a", 1.0, 1);
     let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();

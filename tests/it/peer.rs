@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{ClientBuilder, Connector, MetricsClient};
+use metrics_client::{ClientBuilder, MetricsClient, client::Connector};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::mpsc,

@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use metrics_client::{ClientCodec, Key, Point, Response, Sample};
+use metrics_client::{
+    Key, Point, Sample,
+    codec::{ClientCodec, Response},
+};
 use tokio_util::codec::Decoder;
 
 /// Reads big-endian doubles in hex, and prints the `repr` of each.

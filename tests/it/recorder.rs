@@ -4,8 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use metrics::{counter, gauge, histogram, with_local_recorder};
 use metrics_client::{
-    MetricsClient, Pipelining, Reporter, ReporterBuilder,
+    MetricsClient, Reporter,
+    client::Pipelining,
     recorder::{Recorder, RecorderBuilder},
+    reporter::ReporterBuilder,
 };
 use metrics_server::{Limits, MemoryStore, Server, serve_connection};
 use tokio::time;

@@ -11,7 +11,8 @@ use std::{
 };
 
 use metrics_client::{
-    ClientCodec, CodecError, Key, Point, Request, Response, Sample, Selector, ServerCodec,
+    Key, Point, Sample, Selector,
+    codec::{ClientCodec, CodecError, Request, Response, ServerCodec},
 };
 use metrics_server::{Limits, MemoryStore, Store, serve_connection, store::Snapshot};
 use tokio::{

@@ -7,7 +7,10 @@ use std::{
 };
 
 use metrics_client::{
-    ConnectionState, Delivery, Error, MetricsClient, MetricsService, Overflow, Pipelining, Request,
+    Delivery, Error, MetricsClient,
+    client::{ConnectionState, Overflow, Pipelining},
+    codec::Request,
+    service::MetricsService,
 };
 use tokio::{
     join,

@@ -1,6 +1,6 @@
 //! What must hold for any bytes that lie in a spool's folder under the name of a segment.
 
-use metrics_client::{Key, Spool};
+use metrics_client::{Key, spool::Spool};
 
 /// Whatever can be read of it is sound and was there, and what stands behind it takes nothing away.
 pub(crate) fn spool_segment(input: &[u8]) {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use fastrand::Rng;
-use metrics_client::{Error, Metrics, MetricsClient, Overflow, Pipelining, Sample};
+use metrics_client::{
+    Error, Metrics, MetricsClient, Sample,
+    client::{Overflow, Pipelining},
+};
 use tokio::{
     io::AsyncWriteExt,
     join,

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use metrics_client::{MetricsClient, Overflow, Pipelining, Reconnect, Sample};
+use metrics_client::{
+    MetricsClient, Sample,
+    client::{Overflow, Pipelining, Reconnect},
+};
 use metrics_server::{Limits, MemoryStore, Server};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time};
 

@@ -15,7 +15,7 @@ use metrics_client::{Key, Point, codec::KeyRef};
 /// let mut puts = PutBatch::new();
 /// puts.push(&Key::new("palm.cpu")?, Point::new(1150864247, 23.7));
 /// assert_eq!(puts.iter().collect::<Vec<_>>(), [("palm.cpu", Point::new(1150864247, 23.7))]);
-/// # Ok::<(), metrics_client::InvalidKey>(())
+/// # Ok::<(), metrics_client::error::InvalidKey>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct PutBatch {

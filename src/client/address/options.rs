@@ -104,14 +104,15 @@ impl Options {
     /// Adds the options of another address of one list.
     pub(super) fn extend(&mut self, other: Self) -> Result<(), &'static str> {
         other.0.into_iter().try_for_each(|setting| {
-            self.add(setting).map_err(|()| "an option has one value here and another in another address of the list")
+            self.add(setting).map_err(
+                |()| "an option has one value here and another in another address of the list",
+            )
         })
     }
 
     fn add(&mut self, setting: Setting) -> Result<(), ()> {
-        let is_same = |other: &Setting| {
-            std::mem::discriminant(other) == std::mem::discriminant(&setting)
-        };
+        let is_same =
+            |other: &Setting| std::mem::discriminant(other) == std::mem::discriminant(&setting);
         match self.0.iter().find(|other| is_same(other)) {
             Some(other) if *other == setting => {}
             Some(_) => return Err(()),

@@ -19,7 +19,8 @@ impl UnixPath {
 
     pub(super) fn new(path: &Path) -> Result<Self, InvalidAddress> {
         let text = path.to_string_lossy();
-        let checked = if path.to_str().is_some() { Self::parse(&text) } else { Err("it is not UTF-8") };
+        let checked =
+            if path.to_str().is_some() { Self::parse(&text) } else { Err("it is not UTF-8") };
         checked.map_err(|reason| InvalidAddress::new(&text, reason, Self::FORM))
     }
 

@@ -2,7 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::{ANY_FORM, Address, Addresses, options::TlsOptions, host_port::HostPort, unix_path::{self, UnixPath}};
+use super::{
+    ANY_FORM, Address, Addresses,
+    host_port::HostPort,
+    options::TlsOptions,
+    unix_path::{self, UnixPath},
+};
 use crate::error::InvalidAddress;
 
 const TCP: &str = "metrics://";
@@ -10,13 +15,16 @@ pub(super) const TLS: &str = "metrics+tls://";
 const UNIX: &str = "metrics+unix://";
 
 const TCP_FORM: &str = "metrics://host:port, such as metrics://metrics.internal:8888?connections=8";
-pub(super) const TLS_FORM: &str = "metrics+tls://host:port, such as metrics+tls://metrics.internal:8889";
+pub(super) const TLS_FORM: &str =
+    "metrics+tls://host:port, such as metrics+tls://metrics.internal:8889";
 const UNIX_FORM: &str = "metrics+unix:// and the absolute path of a Unix socket, such as \
                          metrics+unix:///run/metrics.sock";
 
 /// Returns true for text that is meant for this crate, whatever is wrong with it.
 pub(super) fn is_ours(text: &str) -> bool {
-    text.starts_with("metrics:") || text.starts_with("metrics+") || text.starts_with(unix_path::SCHEME)
+    text.starts_with("metrics:")
+        || text.starts_with("metrics+")
+        || text.starts_with(unix_path::SCHEME)
 }
 
 /// Makes the error about an address. Neither a password nor the value of an option is shown.
@@ -84,7 +92,8 @@ fn parse_part(text: &str) -> Result<Addresses, InvalidAddress> {
 
 /// Parses what follows the scheme of a URL.
 fn parse_url(scheme: &str, rest: &str) -> Result<Addresses, Cow<'static, str>> {
-    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+    let (rest, query) =
+        rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
     if rest.contains('#') || query.is_some_and(|query| query.contains('#')) {
         return Err("it has a fragment (#...), which means nothing here".into());
     }
@@ -110,7 +119,9 @@ fn parse_url(scheme: &str, rest: &str) -> Result<Addresses, Cow<'static, str>> {
     }
     let has_tls_options = servers.options.tls() != TlsOptions::default();
     if has_tls_options && scheme != TLS {
-        return Err("ca_file, client_cert, client_key and server_name are for metrics+tls://".into());
+        return Err(
+            "ca_file, client_cert, client_key and server_name are for metrics+tls://".into()
+        );
     }
     Ok(servers)
 }
@@ -130,8 +141,7 @@ fn parse_one(text: &str) -> Result<Address, InvalidAddress> {
         None if text.starts_with('/') => "a path is written unix:/path",
         None if text.contains('?') => "only a URL has options: metrics:// begins it",
         None => {
-            return parse_host(text, false)
-                .map_err(|reason| invalid(text, reason, HostPort::FORM));
+            return parse_host(text, false).map_err(|reason| invalid(text, reason, HostPort::FORM));
         }
     };
     Err(invalid(text, reason, ANY_FORM))
@@ -220,7 +230,10 @@ mod tests {
             ("", "the port is missing; an address is host:port, such as"),
             ("tcp://a:1", "the scheme for TCP is metrics://"),
             ("http://a:1", "does not speak HTTP; the scheme is metrics://"),
-            ("redis://a:1", "the scheme is unknown; an address is host:port, unix:/path, metrics://"),
+            (
+                "redis://a:1",
+                "the scheme is unknown; an address is host:port, unix:/path, metrics://",
+            ),
             ("unix:///m.sock", "a path is written unix:/path or metrics+unix:///path"),
             ("/run/m.sock", "a path is written unix:/path"),
             ("a:1?retry=true", "only a URL has options: metrics:// begins it"),

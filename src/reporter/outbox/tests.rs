@@ -48,7 +48,7 @@ fn a_flush_waits_for_a_sample_behind_which_another_was_coalesced() {
 #[cfg(feature = "spool")]
 mod with_a_spool {
     use super::*;
-    use crate::reporter::SpoolStats;
+    use crate::spool::SpoolStats;
 
     #[test]
     fn a_flush_waits_for_a_sample_that_was_held_back_while_others_passed() {

@@ -18,7 +18,7 @@ use crate::metric::{Sample, unix_seconds};
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-/// use metrics_client::{MetricsClient, Reporter, Spool};
+/// use metrics_client::{MetricsClient, Reporter, spool::Spool};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let reporter = Reporter::builder(client)
@@ -37,7 +37,7 @@ use crate::metric::{Sample, unix_seconds};
 ///
 /// If the folder is moved, or its lock file removed, while a reporter has it open, another process may open
 /// it: the reporter notices before it next uses the folder, logs an error, goes on without a spool, and
-/// counts what it leaves there as [`abandoned`](crate::SpoolStats::abandoned). On Windows only a file that
+/// counts what it leaves there as [`abandoned`](crate::spool::SpoolStats::abandoned). On Windows only a file that
 /// is missing is noticed, not one that was replaced; but a folder with open files cannot be moved there. If the
 /// folder is removed with all that is in it, it is made again, and what was in it counts as lost.
 ///
@@ -111,7 +111,7 @@ impl Spool {
 
     /// Sets how old a sample may be when it is sent from the folder, by its own timestamp and the clock
     /// of this machine. Older ones are dropped when it is their turn, and counted as
-    /// [`spool_expired`](crate::Dropped::spool_expired). For a server that refuses or does not need what
+    /// [`spool_expired`](crate::reporter::Dropped::spool_expired). For a server that refuses or does not need what
     /// is old. Default: any age.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {

@@ -190,7 +190,7 @@ mod tests {
     use tokio::time;
 
     use super::*;
-    use crate::{Spool, log_watch::LogWatch, metric::Sample};
+    use crate::{log_watch::LogWatch, metric::Sample, spool::Spool};
 
     // FAULTS A25, and A1: nothing is logged under a lock.
     #[test]

@@ -19,7 +19,7 @@ pub struct SpoolStats {
     pub dropped: u64,
     /// Bytes of the segments that were dropped, samples that had been replayed already among them.
     pub dropped_bytes: u64,
-    /// Samples dropped because they were older than they [may be](crate::Spool::max_age).
+    /// Samples dropped because they were older than they [may be](crate::spool::Spool::max_age).
     pub expired: u64,
     /// Samples that could not be read any more: damaged, or their file was gone or unreadable.
     pub lost: u64,
@@ -31,7 +31,7 @@ pub struct SpoolStats {
     /// Bytes of segments in the folder.
     pub bytes: u64,
     /// What the segments take on disk, in bytes: whole blocks of 4,096. This is what
-    /// [`max_bytes`](crate::Spool::max_bytes) bounds.
+    /// [`max_bytes`](crate::spool::Spool::max_bytes) bounds.
     pub disk_bytes: u64,
     /// Segments in the folder.
     pub segments: u64,
@@ -42,7 +42,7 @@ pub struct SpoolStats {
     pub torn_bytes: u64,
     /// Files set aside, under a name with a suffix: `.unreadable` where nothing in them could be read,
     /// `.settled` where their samples count as sent, as in a segment that was put back from a backup.
-    /// What is in them can be read with [`salvage`](crate::Spool::salvage).
+    /// What is in them can be read with [`salvage`](crate::spool::Spool::salvage).
     pub quarantine: u64,
     /// What the file system refused.
     pub io_errors: IoErrors,

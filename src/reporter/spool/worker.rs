@@ -472,7 +472,7 @@ mod tests {
     use tokio::io::DuplexStream;
 
     use super::*;
-    use crate::{Connector, MetricsClient, Reporter, Spool};
+    use crate::{MetricsClient, Reporter, client::Connector, spool::Spool};
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -2,7 +2,11 @@
 
 use std::{io, time::Duration};
 
-use metrics_client::{Connector, Delivery, Error, InvalidAddress, MetricsClient, TcpConnector};
+use metrics_client::{
+    Delivery, Error, MetricsClient,
+    client::{Connector, TcpConnector},
+    error::InvalidAddress,
+};
 use tokio::{net::TcpStream, time::Instant};
 
 const INVALID: [&str; 7] = [

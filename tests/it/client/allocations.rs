@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Error, MetricsClient, Pipelining};
+use metrics_client::{Error, MetricsClient, client::Pipelining};
 use tokio::{join, runtime, task::JoinSet};
 
 use crate::peer::Network;
@@ -28,7 +28,7 @@ fn a_warm_put_over_one_of_several_connections_allocates_nothing() {
 fn a_warm_put_of_a_service_allocates_nothing() {
     use std::{cell::Cell, future::poll_fn};
 
-    use metrics_client::{MetricsService, Request};
+    use metrics_client::{codec::Request, service::MetricsService};
     use tower::Service;
 
     for connections in [1, 4] {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{MetricsClient, Overflow, Pipelining, Point, Sample};
+use metrics_client::{
+    MetricsClient, Point, Sample,
+    client::{Overflow, Pipelining},
+};
 use tokio::{join, time};
 
 use crate::peer::Network;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{Delivery, Error, Overflow, Pipelining, Sample};
+use metrics_client::{
+    Delivery, Error, Sample,
+    client::{Overflow, Pipelining},
+};
 use tokio::{join, time::Instant};
 
 use crate::peer::Network;

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionState, Error, MetricsClient, Overflow, Sample};
+use metrics_client::{
+    Error, MetricsClient, Sample,
+    client::{ConnectionState, Overflow},
+};
 
 use crate::peer::Network;
 
@@ -95,7 +98,7 @@ async fn calls_for_which_there_is_no_room_let_others_run() {
 #[cfg(feature = "tower")]
 #[tokio::test(start_paused = true)]
 async fn a_service_of_a_closed_client_lets_others_run() {
-    use metrics_client::Request;
+    use metrics_client::codec::Request;
     use tower::{Service, ServiceExt};
 
     let mut service = closed().await.service();

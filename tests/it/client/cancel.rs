@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{Pipelining, Point, Sample};
+use metrics_client::{Point, Sample, client::Pipelining};
 use tokio::{join, time};
 
 use crate::peer::Network;

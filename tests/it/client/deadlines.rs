@@ -2,7 +2,10 @@
 
 use std::{error::Error as _, time::Duration};
 
-use metrics_client::{ConnectionState, Delivery, Error, Pipelining};
+use metrics_client::{
+    Delivery, Error,
+    client::{ConnectionState, Pipelining},
+};
 use tokio::{join, time::Instant};
 
 use crate::peer::{Network, soon};

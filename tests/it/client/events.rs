@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Pipelining, Reconnect};
+use metrics_client::client::{Pipelining, Reconnect};
 use tokio::join;
 use tracing::{
     Dispatch, Subscriber,

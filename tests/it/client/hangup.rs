@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionError, Delivery, Error, MetricsClient, Pipelining, Sample};
+use metrics_client::{
+    Delivery, Error, MetricsClient, Sample, client::Pipelining, error::ConnectionError,
+};
 use tokio::{join, task::JoinSet, time::Instant};
 
 use crate::peer::Network;

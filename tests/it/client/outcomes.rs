@@ -9,8 +9,9 @@ use std::{
 };
 
 use metrics_client::{
-    ConnectionError, ConnectionState, Connector, Delivery, Error, MetricsClient, Pipelining,
-    Reconnect, Sample,
+    Delivery, Error, MetricsClient, Sample,
+    client::{ConnectionState, Connector, Pipelining, Reconnect},
+    error::ConnectionError,
 };
 use tokio::{io::DuplexStream, join};
 

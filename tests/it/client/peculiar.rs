@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionError, Delivery, Error, Pipelining, Point};
+use metrics_client::{Delivery, Error, Point, client::Pipelining, error::ConnectionError};
 use tokio::join;
 
 use crate::peer::Network;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{MetricsClient, Pipelining};
+use metrics_client::{MetricsClient, client::Pipelining};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     join,

@@ -7,7 +7,8 @@ use std::{
 };
 
 use metrics_client::{
-    ConnectionState, Delivery, Error, MetricsClient, Pipelining, Reconnect, Sample,
+    Delivery, Error, MetricsClient, Sample,
+    client::{ConnectionState, Pipelining, Reconnect},
 };
 use tokio::{
     join,

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionState, Delivery, Error, Pipelining, Reconnect, Sample};
+use metrics_client::{
+    Delivery, Error, Sample,
+    client::{ConnectionState, Pipelining, Reconnect},
+};
 use tokio::{join, time::Instant};
 
 use crate::peer::Network;

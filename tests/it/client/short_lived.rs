@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{ConnectionError, Error, Pipelining};
+use metrics_client::{Error, client::Pipelining, error::ConnectionError};
 use tokio::{join, task::JoinSet, time::Instant};
 
 use crate::peer::Network;

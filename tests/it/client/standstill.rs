@@ -17,7 +17,9 @@ use std::{
 };
 
 use metrics_client::{
-    ClientBuilder, ConnectionError, Connector, Delivery, Error, MetricsClient, Pipelining, Point,
+    ClientBuilder, Delivery, Error, MetricsClient, Point,
+    client::{Connector, Pipelining},
+    error::ConnectionError,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},

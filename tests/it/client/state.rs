@@ -2,7 +2,10 @@
 
 use std::{sync::mpsc, time::Duration};
 
-use metrics_client::{ConnectionState, Delivery, Error, MetricsClient, Reconnect};
+use metrics_client::{
+    Delivery, Error, MetricsClient,
+    client::{ConnectionState, Reconnect},
+};
 use tokio::join;
 
 use crate::peer::{Network, soon};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionError, Error, MetricsClient, Point};
+use metrics_client::{Error, MetricsClient, Point, error::ConnectionError};
 use tokio::join;
 
 use crate::peer::{Network, soon};

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use metrics_client::{Error, MetricsClient, UnixConnector};
+use metrics_client::{Error, MetricsClient, client::UnixConnector};
 use metrics_server::{Limits, MemoryStore, serve_connection};
 use tokio::net::UnixListener;
 

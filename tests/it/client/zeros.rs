@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{MetricsClient, Overflow, Reconnect, TcpConnector};
+use metrics_client::{
+    MetricsClient,
+    client::{Overflow, Reconnect, TcpConnector},
+};
 use tokio::{join, net::TcpListener, time};
 
 use crate::peer::Network;

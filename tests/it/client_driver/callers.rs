@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionState, Error, MetricsClient, Sample, SampleStream, StateWatcher};
+use metrics_client::{
+    Error, MetricsClient, Sample,
+    client::{ConnectionState, SampleStream, StateWatcher},
+};
 use tokio::{
     task::{self, JoinHandle},
     time::{self, Instant},

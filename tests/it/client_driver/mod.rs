@@ -33,7 +33,10 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{MetricsClient, Overflow, Pipelining, Reconnect};
+use metrics_client::{
+    MetricsClient,
+    client::{Overflow, Pipelining, Reconnect},
+};
 use tokio::{runtime, time};
 
 use self::{callers::Callers, server::Line, world::Shared};

@@ -1,7 +1,7 @@
 //! What is seen of one connection.
 
 use bytes::BytesMut;
-use metrics_client::{ClientCodec, CodecError, Response};
+use metrics_client::codec::{ClientCodec, CodecError, Response};
 use tokio::time::Instant;
 use tokio_util::codec::Decoder;
 

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Error, Metrics, Pipelining, Response, Stats};
+use metrics_client::{
+    Error, Metrics,
+    client::{Pipelining, Stats},
+    codec::Response,
+};
 use tokio::time::Instant;
 
 use super::{

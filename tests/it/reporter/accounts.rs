@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{MetricsClient, Pipelining, Reporter, WhenFull};
+use metrics_client::{MetricsClient, Reporter, client::Pipelining, reporter::WhenFull};
 use tokio::runtime;
 
 use super::accounted;

@@ -1,6 +1,6 @@
 //! What a record allocates once the key is known.
 
-use metrics_client::{MetricsClient, Reporter, WhenFull};
+use metrics_client::{MetricsClient, Reporter, reporter::WhenFull};
 use tokio::runtime;
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use metrics_client::{Key, Reporter, Sample, WhenFull};
+use metrics_client::{Key, Reporter, Sample, reporter::WhenFull};
 use tokio::{join, task, time};
 
 use super::{LONG, SECOND, accounted, reporting};
@@ -154,7 +154,8 @@ async fn a_refused_sample_keeps_no_other_from_being_stored() {
 
 #[tokio::test(start_paused = true)]
 async fn the_own_counters_are_metrics_too() {
-    let tell = |reporter: metrics_client::ReporterBuilder| reporter.self_metrics("me").unwrap();
+    let tell =
+        |reporter: metrics_client::reporter::ReporterBuilder| reporter.self_metrics("me").unwrap();
     let (_network, reporter, mut peer) = reporting(tell).await;
     reporter.record_at("a", 1.0, 1);
     reporter.record("a b", 1.0);

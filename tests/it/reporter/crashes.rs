@@ -16,7 +16,9 @@ use std::{
 
 use fastrand::Rng;
 use metrics_client::{
-    Connector, MetricsClient, Pipelining, Reconnect, Reporter, Selector, Spool, SpoolError,
+    MetricsClient, Reporter, Selector,
+    client::{Connector, Pipelining, Reconnect},
+    spool::{Spool, SpoolError},
 };
 use metrics_server::{
     Limits, serve_connection,

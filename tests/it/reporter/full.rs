@@ -1,6 +1,6 @@
 //! What becomes of samples when as many wait as may.
 
-use metrics_client::{ReporterBuilder, WhenFull};
+use metrics_client::reporter::{ReporterBuilder, WhenFull};
 use tokio::join;
 
 use super::{LONG, SECOND, accounted, reporting};

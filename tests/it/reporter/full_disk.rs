@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 
-use metrics_client::{Pipelining, Reporter, Spool};
+use metrics_client::{Reporter, client::Pipelining, spool::Spool};
 use tokio::time;
 
 use super::{LONG, accounted};

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{MetricsClient, Pipelining, Reporter};
+use metrics_client::{MetricsClient, Reporter, client::Pipelining};
 use tokio::{net::TcpStream, runtime};
 
 use super::accounted;

@@ -18,7 +18,11 @@ mod store_away;
 
 use std::time::Duration;
 
-use metrics_client::{MetricsClient, Pipelining, Reporter, ReporterBuilder, ReporterStats};
+use metrics_client::{
+    MetricsClient, Reporter,
+    client::Pipelining,
+    reporter::{ReporterBuilder, ReporterStats},
+};
 
 use crate::peer::{Network, Peer};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{Reporter, Sample, WhenFull};
+use metrics_client::{Reporter, Sample, reporter::WhenFull};
 use tokio::{join, time};
 
 use super::{LONG, SECOND, accounted, connected, reporting};
@@ -74,7 +74,7 @@ async fn a_minute_without_a_server_stays_within_the_bound_and_adds_up() {
     const CAPACITY: u64 = 50_000;
     let (mut network, builder) = Network::new();
     network.black_hole();
-    let client = builder.pipelining(metrics_client::Pipelining::On).connect_lazy().unwrap();
+    let client = builder.pipelining(metrics_client::client::Pipelining::On).connect_lazy().unwrap();
     let reporter = Reporter::builder(client)
         .capacity(CAPACITY as usize)
         .when_full(WhenFull::DropOldest)

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use metrics_client::{MetricsClient, Pipelining, Reporter, Spool, SpoolError};
+use metrics_client::{
+    MetricsClient, Reporter,
+    client::Pipelining,
+    spool::{Spool, SpoolError},
+};
 use tempfile::TempDir;
 use tokio::{
     join,

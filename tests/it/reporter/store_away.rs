@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use metrics_client::{MetricsClient, Selector, Spool};
+use metrics_client::{MetricsClient, Selector, spool::Spool};
 use metrics_server::{
     Limits, MemoryStore, Store, serve_connection,
     store::{MemorySnapshot, PutBatch, Snapshot, StoreError},

@@ -2,7 +2,7 @@
 
 use std::{sync::MutexGuard, time::Duration};
 
-use metrics_client::{Error, Metrics, MetricsClient, Sample, Stats};
+use metrics_client::{Error, Metrics, MetricsClient, Sample, client::Stats};
 use tokio::{
     join, select,
     time::{self, Instant},

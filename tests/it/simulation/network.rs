@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use metrics_client::{Connector, Selector};
+use metrics_client::{Selector, client::Connector};
 use metrics_server::{
     Limits, MemoryStore, Store, serve_connection,
     store::{MemorySnapshot, PutBatch, StoreError},

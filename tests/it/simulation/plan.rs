@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics_client::{ConnectionState, MetricsClient, Overflow, Pipelining, Reconnect};
+use metrics_client::{
+    MetricsClient,
+    client::{ConnectionState, Overflow, Pipelining, Reconnect},
+};
 use tokio::{
     task::JoinSet,
     time::{self, Instant},

@@ -2,7 +2,7 @@
 
 use std::{env, fs::File, net::SocketAddr};
 
-use metrics_client::{ConnectionError, Delivery, Error, MetricsClient};
+use metrics_client::{Delivery, Error, MetricsClient, error::ConnectionError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},

@@ -3,8 +3,9 @@
 use std::{io, sync::Arc, time::Duration};
 
 use metrics_client::{
-    ConnectionError, ConnectionState, Delivery, Error, MetricsClient, Pipelining, Sample, Selector,
-    TcpConnector,
+    Delivery, Error, MetricsClient, Sample, Selector,
+    client::{ConnectionState, Pipelining, TcpConnector},
+    error::ConnectionError,
 };
 use metrics_server::{Limits, MemoryStore, Store, store::Snapshot};
 use tokio::{

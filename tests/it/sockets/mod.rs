@@ -6,7 +6,9 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use metrics_client::{
-    ClientBuilder, ConnectionError, Delivery, Error, MetricsClient, Pipelining, Reconnect,
+    ClientBuilder, Delivery, Error, MetricsClient,
+    client::{Pipelining, Reconnect},
+    error::ConnectionError,
 };
 use tokio::time;
 

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use metrics_client::{Delivery, MetricsClient, Overflow, Pipelining, Sample, TcpConnector};
+use metrics_client::{
+    Delivery, MetricsClient, Sample,
+    client::{Overflow, Pipelining, TcpConnector},
+};
 use metrics_server::Server;
 use socket2::SockRef;
 use tokio::{

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use metrics_client::{ConnectionError, Delivery, Error, MetricsClient, Pipelining};
+use metrics_client::{Delivery, Error, MetricsClient, client::Pipelining, error::ConnectionError};
 use tokio::{join, task::JoinSet, time};
 
 use super::{

@@ -3,8 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use metrics_client::{
-    Connector, Delivery, Error, TlsConnector,
-    rustls::{ClientConfig, RootCertStore, crypto::ring, version},
+    Delivery, Error,
+    client::Connector,
+    tls::{
+        TlsConnector,
+        rustls::{ClientConfig, RootCertStore, crypto::ring, version},
+    },
 };
 use metrics_server::TlsAcceptor;
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
@@ -116,7 +120,7 @@ async fn a_client_certificate_that_the_server_trusts_lets_the_client_in() {
 /// What the first call of a client is told by a server that does not let it in.
 async fn first_call(server: &crate::running::Running, connector: impl Connector) -> String {
     let client = client("localhost", server, connector)
-        .reconnect(metrics_client::Reconnect::never())
+        .reconnect(metrics_client::client::Reconnect::never())
         .connect()
         .await
         .expect("with TLS 1.3 the connection is made before the server has looked");

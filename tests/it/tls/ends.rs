@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use metrics_client::{Connector, MetricsClient, Reconnect};
+use metrics_client::{
+    MetricsClient,
+    client::{Connector, Reconnect},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
     join,

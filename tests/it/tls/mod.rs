@@ -3,11 +3,15 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use metrics_client::{
-    ClientBuilder, Connector, MetricsClient, TlsConnector,
-    rustls::{
-        ServerConfig,
-        crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    ClientBuilder, MetricsClient,
+    client::Connector,
+    tls::{
+        TlsConnector,
+        rustls::{
+            ServerConfig,
+            crypto::ring,
+            pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        },
     },
 };
 use metrics_server::{Limits, MemoryStore, Server, TlsAcceptor, serve_connection};

@@ -1,6 +1,9 @@
 //! What TLS is made from, and what is said of it where it is no good.
 
-use metrics_client::{Error, MetricsClient, TlsConnector, TlsError};
+use metrics_client::{
+    Error, MetricsClient,
+    tls::{TlsConnector, TlsError},
+};
 use metrics_server::TlsAcceptor;
 
 use super::{Authority, Identity, said};

@@ -20,7 +20,7 @@ use crate::{peer::soon, running::Running};
 async fn a_plain_client_is_told_by_a_tls_server() {
     let server = Authority::new("root").issue(&["localhost"]).serve().await;
     let client = MetricsClient::builder(server.addr)
-        .reconnect(metrics_client::Reconnect::never())
+        .reconnect(metrics_client::client::Reconnect::never())
         .connect()
         .await
         .unwrap();

@@ -9,7 +9,9 @@ use std::{
 };
 
 use metrics_client::{
-    Connector, MetricsClient, Pipelining, Sample, TlsConnector, rustls::HandshakeKind,
+    MetricsClient, Sample,
+    client::{Connector, Pipelining},
+    tls::{TlsConnector, rustls::HandshakeKind},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},

@@ -15,15 +15,16 @@ use tokio::{
 
 use super::*;
 use crate::{
-    MetricsClient, Reporter, Spool, WhenFull,
+    MetricsClient, Reporter,
     reporter::{
-        Settings, queue,
+        Settings, WhenFull, queue,
         spool::{
             OpenSpool,
             fs::{FileSystem, Identity, OsFileSystem},
         },
         test_server::{TestServer, accounted},
     },
+    spool::Spool,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,10 +1,15 @@
-//! The client: a handle that can be cloned, and the task behind it.
+//! [`MetricsClient`]: the handle that callers clone and share.
 
 use std::{fmt, sync::Arc};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::{
+#[cfg(feature = "reporter")]
+use super::Outcomes;
+use super::{
+    ClientBuilder, ConnectionState, Connector, SampleStream, StateWatcher, Stats,
+    address::{Address, ToAddresses},
+    batch,
     dialer::{Connected, Dialer, DynDialer},
     pipeline::{Answer, Kind, Pipeline},
     pool::Pool,
@@ -16,70 +21,6 @@ use crate::{
     metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
     protocol::{NonFiniteValue, Numbers},
 };
-
-mod address;
-mod backoff;
-mod batch;
-mod budgeted;
-mod builder;
-mod boxed;
-mod connection;
-mod connector;
-mod default_connector;
-mod dialer;
-mod distrust;
-mod driver;
-mod driver_log;
-mod durations;
-mod greeting;
-mod hangup;
-#[cfg(test)]
-#[cfg(loom_model)]
-mod loom_tests;
-mod outcomes;
-mod pipeline;
-mod pool;
-mod probe;
-#[cfg(feature = "tower")]
-mod reservation;
-mod resolver;
-mod settings;
-mod shared;
-mod state;
-mod state_watcher;
-mod stats;
-mod stream;
-mod sync;
-mod tcp;
-#[cfg(feature = "tls")]
-mod tls;
-mod turn;
-#[cfg(unix)]
-mod unix;
-mod write_coalescing;
-
-pub use backoff::Reconnect;
-pub use builder::ClientBuilder;
-pub use address::{Address, Addresses, ToAddresses};
-pub use boxed::{BoxConnection, BoxConnector};
-pub use connector::{Connector, ConnectorFn, connector_fn};
-pub use default_connector::{DefaultConnection, DefaultConnector};
-#[cfg(feature = "reporter")]
-pub(crate) use hangup::ENOUGH_PROOFS;
-#[cfg(feature = "reporter")]
-pub(crate) use outcomes::{Outcomes, SampleOutcome};
-#[cfg(feature = "tower")]
-pub(crate) use reservation::{CallFuture, Reservations};
-pub use settings::{Overflow, Pipelining};
-pub use state::ConnectionState;
-pub use state_watcher::StateWatcher;
-pub use stats::Stats;
-pub use stream::SampleStream;
-pub use tcp::TcpConnector;
-#[cfg(feature = "tls")]
-pub use tls::TlsConnector;
-#[cfg(unix)]
-pub use unix::UnixConnector;
 
 /// A client of one metrics server, over one connection that is kept, or
 /// [several](ClientBuilder::connections).
@@ -113,7 +54,7 @@ struct Handle {
 }
 
 /// What makes connections beside the main one.
-struct Reconnector {
+pub(super) struct Reconnector {
     dialer: Arc<dyn DynDialer>,
     /// Makes another client that dials like this one, on the runtime of the caller.
     #[cfg(feature = "reporter")]
@@ -121,7 +62,7 @@ struct Reconnector {
 }
 
 /// Starts a client that dials, on the connection if there is one already.
-fn spawn_client<C: Connector>(
+pub(super) fn spawn_client<C: Connector>(
     pool: Pool,
     config: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
@@ -185,8 +126,13 @@ impl MetricsClient {
         Self::builder("a given stream").with_io(io)
     }
 
-    fn new(pool: Pool, reconnector: Option<Reconnector>) -> Self {
+    pub(super) fn new(pool: Pool, reconnector: Option<Reconnector>) -> Self {
         Self { handle: Arc::new(Handle { pool, reconnector }) }
+    }
+
+    #[cfg(feature = "tower")]
+    pub(super) fn pool(&self) -> &Pool {
+        &self.handle.pool
     }
 
     /// A client like this one with one connection, its own, driven by the runtime of the caller;
@@ -247,7 +193,7 @@ impl MetricsClient {
     /// They go out in blocks as there is room, so memory stays bounded however many they are, and as
     /// many at once as the server answers in a part of the request timeout, which holds for each
     /// block and not for the whole. Samples that the server refuses, or at which it
-    /// [closes the connection](crate::BatchError::closed_on), do not keep the rest from being stored. [Several connections](ClientBuilder::connections) store
+    /// [closes the connection](crate::error::BatchError::closed_on), do not keep the rest from being stored. [Several connections](ClientBuilder::connections) store
     /// them at the same time, and only those of one key in their order; what keeps one connection from
     /// storing its own does not keep the others from it.
     ///
@@ -378,7 +324,7 @@ impl MetricsClient {
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
-    /// use metrics_client::{ConnectionState, MetricsClient};
+    /// use metrics_client::{MetricsClient, client::ConnectionState};
     ///
     /// let client = MetricsClient::builder("127.0.0.1:8888").connect_lazy()?;
     /// assert_eq!(client.state(), ConnectionState::Disconnected);
@@ -395,10 +341,19 @@ impl MetricsClient {
         StateWatcher::new(self.handle.pool.state().subscribe())
     }
 
+    /// Returns the address of the server that the client keeps to, of those that it was given. A connection that was
+    /// made earlier may lead to another one until it ends. Returns `None` if the client was made
+    /// [from a stream](Self::from_io).
+    #[must_use]
+    pub fn server(&self) -> Option<&Address> {
+        self.handle.reconnector.as_ref().map(|reconnector| reconnector.dialer.current())
+    }
+
     /// What the client has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.pool.stats()
+        let failovers = self.handle.reconnector.as_ref().map_or(0, |it| it.dialer.failovers());
+        Stats { failovers, ..self.handle.pool.stats() }
     }
 }
 

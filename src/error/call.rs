@@ -39,7 +39,7 @@ pub enum Error {
     },
 
     /// As many bytes wait to be sent as may, and the client was told to
-    /// [fail](crate::Overflow::Fail) then.
+    /// [fail](crate::client::Overflow::Fail) then.
     #[error("the queue is full: {limit} bytes wait to be sent, which is the most that may")]
     QueueFull {
         /// The most that may wait, in bytes.
@@ -347,8 +347,8 @@ pub struct BatchError {
 
 /// An address to which no connection can ever be made, whatever the network and the server do.
 ///
-/// It says what is wrong and names the form that an address has. A [`Connector`](crate::Connector) of
-/// another crate can make one in [`check_address`](crate::Connector::check_address).
+/// It says what is wrong and names the form that an address has. A [`Connector`](crate::client::Connector) of
+/// another crate can make one in [`check_address`](crate::client::Connector::check_address).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid address {excerpt}: {reason}; an address is {form}")]
 pub struct InvalidAddress {

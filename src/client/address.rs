@@ -4,7 +4,9 @@ use std::{
     borrow::Cow,
     fmt,
     hash::{Hash, Hasher},
-    path::Path, str::FromStr, sync::Arc,
+    path::Path,
+    str::FromStr,
+    sync::Arc,
 };
 
 use self::unix_path::UnixPath;
@@ -57,7 +59,10 @@ pub struct Address {
 
 #[derive(Clone, PartialEq, Eq)]
 enum Kind {
-    Tcp { target: Arc<HostPort>, is_tls: bool },
+    Tcp {
+        target: Arc<HostPort>,
+        is_tls: bool,
+    },
     Unix(Arc<UnixPath>),
     /// For a connector of the caller's own. It has an error if it was parsed from text and has none of the
     /// forms.
@@ -154,9 +159,9 @@ impl Address {
     /// Returns why an address that has none of the forms has none.
     pub(super) fn error(&self) -> Option<InvalidAddress> {
         match &self.kind {
-            Kind::Custom(None) => {
-                Some(self.invalid("only a connector of the caller's own can connect to it", ANY_FORM))
-            }
+            Kind::Custom(None) => Some(
+                self.invalid("only a connector of the caller's own can connect to it", ANY_FORM),
+            ),
             Kind::Custom(Some(error)) => Some(InvalidAddress::clone(error)),
             Kind::Tcp { .. } | Kind::Unix(_) => None,
         }

@@ -1,4 +1,4 @@
-//! Recording without waiting: a queue, and a task that sends from it.
+//! [`Reporter`] and [`Gauge`]: the handles that callers record with.
 
 #[cfg(feature = "opentelemetry")]
 use std::task::Poll;
@@ -6,52 +6,16 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{task::coop, time::Instant};
 
-use self::{queue::Limits, self_metrics::Own, shared::Shared, worker::Worker};
+#[cfg(feature = "spool")]
+use super::spool::{OpenSpool, SpoolStats};
+use super::{
+    FlushError, ReporterBuilder, ReporterGuard, ReporterStats, queue::Limits, self_metrics::Own,
+    shared::Shared, worker::Worker,
+};
 use crate::{
     client::MetricsClient,
     metric::{InvalidKey, Key, Point, unix_seconds},
 };
-
-mod attempts;
-mod builder;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-mod bulk;
-mod guard;
-mod in_flight;
-mod interner;
-mod log;
-mod outbox;
-mod poison;
-mod queue;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-mod report_clock;
-mod self_metrics;
-mod shared;
-#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
-mod sink;
-#[cfg(feature = "spool")]
-mod spool;
-mod stats;
-#[cfg(test)]
-mod test_server;
-#[cfg(test)]
-mod tests;
-mod worker;
-
-pub use builder::ReporterBuilder;
-#[cfg(feature = "recorder")]
-pub(crate) use bulk::Refused;
-pub use guard::ReporterGuard;
-pub use queue::WhenFull;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
-pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};
-#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
-pub(crate) use sink::Sink;
-#[cfg(feature = "spool")]
-use spool::OpenSpool;
-#[cfg(feature = "spool")]
-pub use spool::{IoErrors, Spool, SpoolError, SpoolStats};
-pub use stats::{Dropped, FlushError, ReporterStats};
 
 /// Records measurements without waiting for anything, and sends them in the background.
 ///
@@ -66,7 +30,7 @@ pub use stats::{Dropped, FlushError, ReporterStats};
 /// last handle moves what waits there, and waits at most 5 seconds for the disk.
 ///
 /// A sample at which the server closes the connection, while it answers other requests, is dropped,
-/// counted as [`Dropped::poison`], and its key is logged once. The others go on.
+/// counted as [`Dropped::poison`](super::Dropped::poison), and its key is logged once. The others go on.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -98,13 +62,13 @@ struct Handle {
 
 /// What a reporter is told once.
 #[derive(Debug)]
-struct Settings {
-    limits: Limits,
-    gather: Duration,
-    own: Option<Own>,
-    max_attempts: Option<u32>,
+pub(super) struct Settings {
+    pub(super) limits: Limits,
+    pub(super) gather: Duration,
+    pub(super) own: Option<Own>,
+    pub(super) max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
-    spool: Option<OpenSpool>,
+    pub(super) spool: Option<OpenSpool>,
 }
 
 impl Reporter {
@@ -124,7 +88,7 @@ impl Reporter {
         ReporterBuilder::new(client)
     }
 
-    fn start(
+    pub(super) fn start(
         client: MetricsClient,
         #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is taken"))]
         mut settings: Settings,
@@ -212,7 +176,7 @@ impl Reporter {
     /// # Errors
     ///
     /// As [`flush`](Self::flush); what was dropped for want of time is counted there too, and in
-    /// [`Dropped::closed`]. What the server has acknowledged by then counts as acknowledged.
+    /// [`Dropped::closed`](super::Dropped::closed). What the server has acknowledged by then counts as acknowledged.
     ///
     /// # Cancel safety
     ///
@@ -265,7 +229,7 @@ impl Reporter {
         if let Some(worker) = worker {
             worker.wake();
         }
-        guard::flush_marked(self.shared(), mark, limit);
+        super::guard::flush_marked(self.shared(), mark, limit);
         let outbox = self.shared().outbox();
         match outbox.poll_flushed(&mark) {
             Poll::Ready(flushed) => flushed,
@@ -274,7 +238,7 @@ impl Reporter {
     }
 
     #[inline]
-    fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 }
@@ -321,7 +285,7 @@ impl Gauge {
 }
 
 /// The moment after `limit`, or one that never comes.
-fn after(limit: Duration) -> Instant {
+pub(super) fn after(limit: Duration) -> Instant {
     /// Tokio's timers go no further (`tokio::time::sleep`).
     const LONGEST: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 2);
     Instant::now() + limit.min(LONGEST)
@@ -329,4 +293,4 @@ fn after(limit: Duration) -> Instant {
 
 /// How many samples leave at once: what a connection has in flight, so that it is kept busy, and few
 /// enough that what is sent again after a failure does not count.
-const MAX_BATCH: usize = 4096;
+pub(super) const MAX_BATCH: usize = 4096;

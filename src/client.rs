@@ -1,0 +1,66 @@
+//! What a [`MetricsClient`] is configured with and reports: connectors, policies,
+//! connection state, statistics, and the stream of samples.
+
+mod address;
+mod backoff;
+mod batch;
+mod boxed;
+mod budgeted;
+pub(crate) mod builder;
+mod connection;
+mod connector;
+mod default_connector;
+mod dialer;
+mod distrust;
+mod driver;
+mod driver_log;
+mod durations;
+mod greeting;
+pub(crate) mod handle;
+mod hangup;
+#[cfg(test)]
+#[cfg(loom_model)]
+mod loom_tests;
+mod outcomes;
+mod pipeline;
+mod pool;
+mod probe;
+#[cfg(feature = "tower")]
+mod reservation;
+mod resolver;
+mod settings;
+mod shared;
+mod state;
+mod state_watcher;
+mod stats;
+mod stream;
+mod sync;
+mod tcp;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+mod turn;
+#[cfg(unix)]
+mod unix;
+mod write_coalescing;
+
+pub use address::{Address, Addresses, ToAddresses};
+pub use backoff::Reconnect;
+pub use boxed::{BoxConnection, BoxConnector};
+pub(crate) use builder::ClientBuilder;
+pub use connector::{Connector, ConnectorFn, connector_fn};
+pub use default_connector::{DefaultConnection, DefaultConnector};
+pub(crate) use handle::MetricsClient;
+#[cfg(feature = "reporter")]
+pub(crate) use hangup::ENOUGH_PROOFS;
+#[cfg(feature = "reporter")]
+pub(crate) use outcomes::{Outcomes, SampleOutcome};
+#[cfg(feature = "tower")]
+pub(crate) use reservation::{CallFuture, Reservations};
+pub use settings::{Overflow, Pipelining};
+pub use state::ConnectionState;
+pub use state_watcher::StateWatcher;
+pub use stats::Stats;
+pub use stream::SampleStream;
+pub use tcp::TcpConnector;
+#[cfg(unix)]
+pub use unix::UnixConnector;

@@ -1,0 +1,43 @@
+//! What a [`Reporter`] is built with and reports: its builder, policies, handles of
+//! single keys, guard and statistics.
+
+mod attempts;
+mod builder;
+#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
+mod bulk;
+mod guard;
+pub(crate) mod handle;
+mod in_flight;
+mod interner;
+mod log;
+mod outbox;
+mod poison;
+mod queue;
+#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
+mod report_clock;
+mod self_metrics;
+mod shared;
+#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
+mod sink;
+#[cfg(feature = "spool")]
+pub(crate) mod spool;
+mod stats;
+#[cfg(test)]
+mod test_server;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use builder::ReporterBuilder;
+#[cfg(feature = "recorder")]
+pub(crate) use bulk::Refused;
+pub use guard::ReporterGuard;
+pub use handle::Gauge;
+pub(crate) use handle::Reporter;
+use handle::{MAX_BATCH, Settings, after};
+pub use queue::WhenFull;
+#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
+pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};
+#[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
+pub(crate) use sink::Sink;
+pub use stats::{Dropped, FlushError, ReporterStats};
