@@ -109,7 +109,10 @@ async fn connect(attack: Attack, server: &Peer) -> Result<MetricsClient, Box<dyn
         .stall_timeout(HANG);
     let client = match attack.role() {
         Role::LoggedTls => {
-            builder.connector(TlsConnector::with_roots(peer::CERTIFICATE)?).connect().await?
+            builder
+                .connector(TlsConnector::with_root_certificates(peer::CERTIFICATE)?)
+                .connect()
+                .await?
         }
         _ => builder.connect().await?,
     };

@@ -77,7 +77,7 @@ pub enum TlsError {
     /// The system has no roots, or they cannot be read.
     #[error(
         "no root certificates can be read from this system: install them (the package is often \
-         `ca-certificates`), name a file of them in `SSL_CERT_FILE`, or use `TlsConnector::with_roots`"
+         `ca-certificates`), name a file of them in `SSL_CERT_FILE`, or use `TlsConnector::with_root_certificates`"
     )]
     NoSystemRoots(#[source] Option<Box<dyn std::error::Error + Send + Sync>>),
 

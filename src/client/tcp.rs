@@ -318,7 +318,7 @@ mod tests {
     #[tokio::test]
     async fn every_duration_of_a_socket_option_is_one_that_the_system_takes() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let day = Duration::from_secs(24 * 60 * 60);
         for limit in [
             Some(Duration::ZERO),

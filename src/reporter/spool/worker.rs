@@ -472,7 +472,11 @@ mod tests {
     use tokio::io::DuplexStream;
 
     use super::*;
-    use crate::{MetricsClient, Reporter, client::Connector, spool::Spool};
+    use crate::{
+        MetricsClient, Reporter,
+        client::{Address, Connector},
+        spool::Spool,
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -482,7 +486,7 @@ mod tests {
     impl Connector for Nowhere {
         type Io = DuplexStream;
 
-        async fn connect(&self, _: &str) -> io::Result<DuplexStream> {
+        async fn connect(&self, _: &Address) -> io::Result<DuplexStream> {
             pending().await
         }
     }

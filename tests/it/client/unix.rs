@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use metrics_client::{Error, MetricsClient, client::UnixConnector};
+use metrics_client::{
+    Error, MetricsClient,
+    client::{Address, UnixConnector},
+};
 use metrics_server::{Limits, MemoryStore, serve_connection};
 use tokio::net::UnixListener;
 
@@ -44,14 +47,19 @@ fn serve(listener: UnixListener, store: Arc<MemoryStore>) -> tokio::task::JoinHa
 }
 
 async fn connect(address: &str) -> Result<MetricsClient, Error> {
-    soon(MetricsClient::builder(address).connector(UnixConnector::default()).connect()).await
+    soon(
+        MetricsClient::builder(Address::unix(address).unwrap())
+            .connector(UnixConnector::new())
+            .connect(),
+    )
+    .await
 }
 
 /// Why there is no connection.
 async fn cause(address: &str) -> String {
     match connect(address).await {
         Err(Error::Connect { cause, address: told }) => {
-            assert_eq!(&*told, address);
+            assert_eq!(*told, format!("unix:{address}"));
             cause.to_string()
         }
         other => panic!("{other:?}"),
@@ -85,7 +93,7 @@ async fn a_unix_socket_serves_as_tcp_does_and_is_found_again() {
 async fn a_socket_that_is_not_there_or_not_served_is_told_apart() {
     let socket = Socket::new("missing");
     let path = socket.0.to_str().unwrap();
-    assert!(cause(path).await.contains("there is no socket at this path"));
+    assert!(cause(path).await.contains("no socket at this path"));
     drop(UnixListener::bind(&socket.0).unwrap());
     assert!(cause(path).await.contains("left the file behind"));
 }
@@ -94,7 +102,7 @@ async fn a_socket_that_is_not_there_or_not_served_is_told_apart() {
 #[tokio::test]
 async fn a_path_that_is_too_long_is_refused_at_once() {
     let long = format!("/{}", "x".repeat(200));
-    let builder = MetricsClient::builder(long).connector(UnixConnector::default());
+    let builder = MetricsClient::builder(format!("unix:{long}"));
     for refused in [builder.clone().connect_lazy(), soon(builder.connect()).await] {
         let error = refused.unwrap_err();
         assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");

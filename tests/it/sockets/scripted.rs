@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use metrics_client::{
     Delivery, MetricsClient, Sample,
-    client::{Overflow, Pipelining, TcpConnector},
+    client::{Overflow, Pipelining, TcpConnector, connector_fn},
 };
 use metrics_server::Server;
 use socket2::SockRef;
@@ -161,14 +161,14 @@ async fn windows_as_small_as_they_can_be_only_make_it_slow() {
     let client = MetricsClient::builder("a socket with small buffers")
         .pipelining(Pipelining::On)
         .overflow(Overflow::Fail)
-        .connector(move || async move {
+        .connector(connector_fn(move |_| async move {
             let socket = TcpSocket::new_v4()?;
             socket.set_recv_buffer_size(1)?;
             socket.set_send_buffer_size(1)?;
             let io = socket.connect(address).await?;
             io.set_nodelay(true)?;
             Ok(io)
-        })
+        }))
         .connect()
         .await
         .unwrap();

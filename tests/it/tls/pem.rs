@@ -2,6 +2,7 @@
 
 use metrics_client::{
     Error, MetricsClient,
+    client::connector_fn,
     tls::{TlsConnector, TlsError},
 };
 use metrics_server::TlsAcceptor;
@@ -14,18 +15,18 @@ fn each_thing_that_can_be_wrong_is_named() {
     let Identity { chain, key } = authority.issue(&["localhost"]);
     let other = authority.issue(&["localhost"]);
 
-    let no_roots = TlsConnector::with_roots("").unwrap_err();
+    let no_roots = TlsConnector::with_root_certificates("").unwrap_err();
     assert!(matches!(no_roots, TlsError::NoCertificate { .. }), "{no_roots:?}");
     assert!(no_roots.to_string().starts_with("there is no certificate in the roots: "));
     // A path instead of what is in the file, and a key instead of a certificate.
-    TlsConnector::with_roots("/etc/ssl/root.pem").unwrap_err();
-    TlsConnector::with_roots(&key).unwrap_err();
+    TlsConnector::with_root_certificates("/etc/ssl/root.pem").unwrap_err();
+    TlsConnector::with_root_certificates(&key).unwrap_err();
 
-    let cut = TlsConnector::with_roots(&chain[..chain.len() / 2]).unwrap_err();
+    let cut = TlsConnector::with_root_certificates(&chain[..chain.len() / 2]).unwrap_err();
     assert!(said(&cut).starts_with("the roots: this is no PEM text: missing section end"), "{cut}");
 
     let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    let second = TlsConnector::with_roots(authority.root() + nonsense).unwrap_err();
+    let second = TlsConnector::with_root_certificates(authority.root() + nonsense).unwrap_err();
     assert!(said(&second).starts_with("certificate 2 in the roots cannot be used: "), "{second}");
 
     let swapped = TlsAcceptor::new(&key, &chain).unwrap_err();
@@ -59,14 +60,18 @@ fn each_thing_that_can_be_wrong_is_named() {
 #[tokio::test]
 async fn an_address_without_a_name_asks_for_one() {
     let connector = Authority::new("root").connector();
-    let lazy = MetricsClient::builder("/run/metrics.sock")
-        .connector(connector.clone().over(|| async { Ok(tokio::io::duplex(1).0) }))
+    let lazy = MetricsClient::builder("unix:/run/metrics.sock")
+        .connector(
+            connector
+                .clone()
+                .with_connector(connector_fn(|_| async { Ok(tokio::io::duplex(1).0) })),
+        )
         .connect_lazy();
     let dialled = MetricsClient::builder("\u{fc}ber:8889").connector(connector).connect().await;
     for error in [lazy.unwrap_err(), dialled.unwrap_err()] {
         assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
         let text = said(&error);
-        assert!(text.ends_with("name the server with `TlsConnector::server_name`"), "{text}");
+        assert!(text.contains("name the server with `TlsConnector::server_name`"), "{text}");
     }
 }
 
@@ -85,7 +90,7 @@ async fn nothing_secret_is_in_what_is_printed_for_debugging() {
 #[tokio::test]
 async fn the_roots_of_the_system_are_those_that_the_environment_names() {
     if let Ok(port) = std::env::var("TLS_PORT") {
-        let verdict = match TlsConnector::system_roots() {
+        let verdict = match TlsConnector::with_system_roots() {
             Err(error) => said(&error),
             Ok(connector) => {
                 let builder = MetricsClient::builder(format!("localhost:{port}"));
