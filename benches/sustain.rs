@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{MetricsClient, Reporter, client::Pipelining, reporter::Gauge};
+use metrics_client::{MetricsClient, Reporter, client::Pipelining, reporter::SeriesHandle};
 use metrics_server::Server;
 use tokio::runtime::{self, Runtime};
 
@@ -44,11 +44,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         let client = MetricsClient::builder(address).pipelining(Pipelining::On);
         Ok::<_, metrics_client::Error>(Reporter::new(client.connect().await?))
     })?;
-    let gauges: Vec<Gauge> = (0..KEYS)
-        .map(|host| reporter.gauge(format!("rack{host:03}.cpu.user")))
+    let handles: Vec<SeriesHandle> = (0..KEYS)
+        .map(|host| reporter.series(format!("rack{host:03}.cpu.user")))
         .collect::<Result<_, _>>()?;
 
-    let (most, took) = record(&reporter, &gauges, Duration::from_secs(seconds), rate);
+    let (most, took) = record(&reporter, &handles, Duration::from_secs(seconds), rate);
     sending.block_on(reporter.close(Duration::from_secs(30)))?;
     let stats = reporter.stats();
     println!(
@@ -63,14 +63,19 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Records at a rate, however late a step begins; the most that waited after a step, and how long it
 /// took in all.
-fn record(reporter: &Reporter, gauges: &[Gauge], time: Duration, rate: u64) -> (u64, Duration) {
+fn record(
+    reporter: &Reporter,
+    handles: &[SeriesHandle],
+    time: Duration,
+    rate: u64,
+) -> (u64, Duration) {
     let start = Instant::now();
     let (mut recorded, mut most) = (0, 0);
     while start.elapsed() < time {
         let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
         while recorded < due {
-            let gauge = &gauges[recorded as usize % gauges.len()];
-            gauge.set((recorded % 900) as f64 / 100.0);
+            let handle = &handles[recorded as usize % handles.len()];
+            handle.record((recorded % 900) as f64 / 100.0);
             recorded += 1;
         }
         most = most.max(reporter.stats().waiting);

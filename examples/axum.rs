@@ -20,7 +20,7 @@ use axum::{
     routing::get,
 };
 use metrics::{counter, histogram};
-use metrics_client::{MetricsClient, Reporter, recorder::Recorder};
+use metrics_client::{MetricsClient, Reporter, recorder::MetricsRecorder};
 use metrics_server::Server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tokio::spawn(server.serve_until(pending()));
 
     let client = MetricsClient::connect(address).await?;
-    let recorder = Recorder::builder(Reporter::new(client.clone()))
+    let recorder = MetricsRecorder::builder(Reporter::new(client.clone()))
         .prefix("shop")?
         .interval(Duration::from_secs(10))?
         .install()?;

@@ -23,12 +23,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .self_metrics("example.reporter")?
         .start();
     // Whatever way this function is left from here on, what was recorded by then is sent.
-    let _guard = reporter.guard(Duration::from_secs(5));
+    let _guard = reporter.flush_on_drop(Duration::from_secs(5));
 
-    let in_use = reporter.gauge("example.memory")?;
+    let in_use = reporter.series("example.memory")?;
     for request in 0..REQUESTS {
         answer(request, &reporter).await;
-        in_use.set(f64::from(request % 512));
+        in_use.record(f64::from(request % 512));
     }
 
     reporter.close(Duration::from_secs(5)).await?;

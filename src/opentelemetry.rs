@@ -15,7 +15,7 @@ use opentelemetry_sdk::{
     metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
 };
 
-use self::points::{Merge, Naming, Owner, Pair, Points, Unnamed};
+use self::points::{InvalidName, Merge, Naming, Owner, Pair, Points};
 use crate::{
     log_limit::LogLimiter,
     metric::{InvalidKey, Key, Point, Sample},
@@ -68,13 +68,13 @@ mod tests;
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// use std::time::Duration;
-/// use metrics_client::{MetricsClient, Reporter, opentelemetry::Exporter};
+/// use metrics_client::{MetricsClient, Reporter, opentelemetry::MetricExporter};
 /// use opentelemetry::{KeyValue, metrics::MeterProvider};
 /// use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 ///
 /// let client = MetricsClient::connect(address).await?;
 /// let reporter = Reporter::new(client.clone());
-/// let reader = PeriodicReader::builder(Exporter::new(reporter.clone()))
+/// let reader = PeriodicReader::builder(MetricExporter::new(reporter.clone()))
 ///     .with_interval(Duration::from_secs(10))
 ///     .build();
 /// let provider = SdkMeterProvider::builder().with_reader(reader).build();
@@ -89,7 +89,7 @@ mod tests;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct Exporter {
+pub struct MetricExporter {
     reporter: Reporter,
     naming: Naming,
     temporality: Temporality,
@@ -106,10 +106,10 @@ struct Shared {
     lost: Mutex<Lost>,
     is_shut_down: AtomicBool,
     exported: AtomicU64,
-    unnamed: AtomicU64,
+    invalid_names: AtomicU64,
     /// Pairs of instruments with a key in common that have been logged.
     pairs: Mutex<HashSet<(Owner, Owner)>>,
-    unnamed_log: LogLimiter,
+    invalid_names_log: LogLimiter,
     pairs_log: LogLimiter,
 }
 
@@ -124,19 +124,19 @@ struct Said {
 /// What an exporter has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ExporterStats {
+pub struct MetricExporterStats {
     /// Points that were handed to the reporter.
     pub exported: u64,
     /// Points that were left out because their names and attributes make no key; the log has shown the
     /// first ones.
-    pub unnamed: u64,
+    pub invalid_names: u64,
 }
 
 /// How many pairs of instruments are remembered, and logged. A program has a handful at most, unless
 /// its instruments' names are made of data.
 const MAX_PAIRS: usize = 1000;
 
-impl Exporter {
+impl MetricExporter {
     /// Makes an exporter that exports through `reporter`, with everything at its default.
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
@@ -208,10 +208,10 @@ impl Exporter {
 
     /// Returns what the exporter and its clones have done so far.
     #[must_use]
-    pub fn stats(&self) -> ExporterStats {
-        ExporterStats {
+    pub fn stats(&self) -> MetricExporterStats {
+        MetricExporterStats {
             exported: self.shared.exported.load(Ordering::Relaxed),
-            unnamed: self.shared.unnamed.load(Ordering::Relaxed),
+            invalid_names: self.shared.invalid_names.load(Ordering::Relaxed),
         }
     }
 
@@ -246,11 +246,11 @@ impl Exporter {
     }
 
     /// Logs what is wrong with the instruments. No lock is held.
-    fn complain(&self, unnamed: Vec<Unnamed>, pairs: Vec<Pair>) {
-        let Shared { unnamed_log, pairs_log, pairs: known, .. } = &*self.shared;
-        for Unnamed { metric, fault } in unnamed {
-            if unnamed_log.should_log() {
-                let suppressed = unnamed_log.take_suppressed();
+    fn complain(&self, invalid_names: Vec<InvalidName>, pairs: Vec<Pair>) {
+        let Shared { invalid_names_log, pairs_log, pairs: known, .. } = &*self.shared;
+        for InvalidName { metric, fault } in invalid_names {
+            if invalid_names_log.should_log() {
+                let suppressed = invalid_names_log.take_suppressed();
                 tracing::warn!(?metric, error = %fault, suppressed, "a series cannot be exported");
             }
         }
@@ -274,10 +274,10 @@ impl Exporter {
     }
 }
 
-impl PushMetricExporter for Exporter {
+impl PushMetricExporter for MetricExporter {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         self.check_open()?;
-        let Points { values, pairs, unnamed } = Points::of(metrics, &self.naming);
+        let Points { values, pairs, invalid_names } = Points::of(metrics, &self.naming);
         let points = values.len() as u64;
         let aftermath = {
             // Held until the samples are in the queue, so that an older export replaces no newer one.
@@ -296,8 +296,8 @@ impl PushMetricExporter for Exporter {
         };
         let refused = aftermath.run();
         self.shared.exported.fetch_add(points - refused.closed, Ordering::Relaxed);
-        self.shared.unnamed.fetch_add(unnamed.len() as u64, Ordering::Relaxed);
-        self.complain(unnamed, pairs);
+        self.shared.invalid_names.fetch_add(invalid_names.len() as u64, Ordering::Relaxed);
+        self.complain(invalid_names, pairs);
         match (refused.closed, refused.queue_full) {
             (0, 0) => Ok(()),
             (0, full) => Err(OTelSdkError::InternalFailure(format!(
@@ -370,9 +370,9 @@ impl fmt::Display for Owner {
     }
 }
 
-impl fmt::Debug for Exporter {
+impl fmt::Debug for MetricExporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exporter")
+        f.debug_struct("MetricExporter")
             .field("naming", &self.naming)
             .field("temporality", &self.temporality)
             .field("stats", &self.stats())

@@ -31,13 +31,13 @@ mod worker;
 pub use builder::ReporterBuilder;
 #[cfg(feature = "recorder")]
 pub(crate) use bulk::Refused;
-pub use guard::ReporterGuard;
-pub use handle::Gauge;
+pub use guard::FlushGuard;
 pub(crate) use handle::Reporter;
+pub use handle::SeriesHandle;
 use handle::{MAX_BATCH, Settings, after};
 pub use queue::WhenFull;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 pub(crate) use sink::Sink;
-pub use stats::{Dropped, FlushError, ReporterStats};
+pub use stats::{DropCounts, FlushError, ReporterStats};

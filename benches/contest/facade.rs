@@ -9,7 +9,7 @@ use std::{
 };
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
-use metrics_client::{MetricsClient, Reporter, recorder::Recorder};
+use metrics_client::{MetricsClient, Reporter, recorder::MetricsRecorder};
 
 use super::{Contender, Contest, Contests};
 
@@ -24,14 +24,16 @@ pub(super) fn contests() -> Contests {
         // Nothing is sent: the runtime does not run while the clock does.
         let client =
             MetricsClient::builder("127.0.0.1:1").connect_lazy().expect("the address is valid");
-        Recorder::builder(Reporter::new(client)).build()
+        MetricsRecorder::builder(Reporter::new(client)).start()
     };
     let ours = metrics::with_local_recorder(&recorder, || metrics::counter!("held"));
     let bare = Bare(Arc::default());
     let through = Counter::from_arc(Arc::clone(&bare.0));
     let atomic = AtomicU64::new(0);
     let held = vec![
-        Contender::new("Recorder", move |iterations| timed(iterations, || ours.increment(1))),
+        Contender::new("MetricsRecorder", move |iterations| {
+            timed(iterations, || ours.increment(1))
+        }),
         // At most twice its time: what an increment is, with the facade's own call.
         Contender::new("facade on an AtomicU64", move |iterations| {
             timed(iterations, || through.increment(1))
@@ -42,7 +44,7 @@ pub(super) fn contests() -> Contests {
         }),
     ];
     let asked = vec![
-        Contender::new("Recorder", move |iterations| {
+        Contender::new("MetricsRecorder", move |iterations| {
             // Kept, for its task and its recorder end with it.
             let _runtime = &runtime;
             metrics::with_local_recorder(&recorder, || {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{Reporter, reporter::Gauge};
+use metrics_client::{Reporter, reporter::SeriesHandle};
 use tokio::runtime::Runtime;
 
 use super::{Contender, Contest, Contests};
@@ -34,8 +34,8 @@ pub(super) fn contests() -> Contests {
 fn contest(threads: usize, bar: f64) -> Result<Contest, Box<dyn Error>> {
     let keys: Rc<[_]> = (0..threads).map(|thread| format!("palm{thread}.cpu")).collect();
     let sending = Rc::new(Sending::new()?);
-    let gauges: Vec<Gauge> =
-        keys.iter().map(|key| sending.reporter.gauge(key)).collect::<Result<_, _>>()?;
+    let handles: Vec<SeriesHandle> =
+        keys.iter().map(|key| sending.reporter.series(key)).collect::<Result<_, _>>()?;
     let cadence = Cadence::new()?;
     let contenders = vec![
         Contender::new("Reporter::record", {
@@ -52,8 +52,8 @@ fn contest(threads: usize, bar: f64) -> Result<Contest, Box<dyn Error>> {
             timed(threads, iterations, &record, || cadence.drain())
         })
         .bar(bar),
-        Contender::new("Gauge::set", move |iterations| {
-            let record = |thread: usize, value| gauges[thread].set(value);
+        Contender::new("SeriesHandle::record", move |iterations| {
+            let record = |thread: usize, value| handles[thread].record(value);
             timed(threads, iterations, &record, || sending.drain())
         }),
     ];

@@ -32,7 +32,7 @@ pub(super) struct Points {
     /// Instruments of which one has replaced a point of the other.
     pub(super) pairs: Vec<Pair>,
     /// Points without a key.
-    pub(super) unnamed: Vec<Unnamed>,
+    pub(super) invalid_names: Vec<InvalidName>,
 }
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(super) struct Pair {
 }
 
 #[derive(Debug)]
-pub(super) struct Unnamed {
+pub(super) struct InvalidName {
     pub(super) metric: String,
     pub(super) fault: InvalidKey,
 }
@@ -221,7 +221,7 @@ impl Instrument<'_> {
         let key = match Key::with_labels(full, labels) {
             Ok(key) => key,
             Err(fault) => {
-                self.points.unnamed.push(Unnamed { metric: name.clone(), fault });
+                self.points.invalid_names.push(InvalidName { metric: name.clone(), fault });
                 return;
             }
         };

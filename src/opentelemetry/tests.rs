@@ -25,12 +25,12 @@ struct World {
 }
 
 impl World {
-    fn new(tell: impl FnOnce(Exporter) -> Exporter) -> Self {
+    fn new(tell: impl FnOnce(MetricExporter) -> MetricExporter) -> Self {
         let (sink, client) = Sink::connected();
         let reporter = Reporter::new(client);
         let clock = Arc::new(AtomicU64::new(START * 1000));
         let now = Arc::clone(&clock);
-        let mut exporter = tell(Exporter::new(reporter.clone()));
+        let mut exporter = tell(MetricExporter::new(reporter.clone()));
         exporter.clock =
             WallClock::from_fn(move || Duration::from_millis(now.load(Ordering::Relaxed)));
         let reader = PeriodicReader::builder(exporter).with_interval(LONG).build();
@@ -161,5 +161,5 @@ async fn points_without_a_key_are_counted() {
     world.meter().u64_counter("good").build().add(1, &[]);
     world.export().await;
     world.export().await;
-    assert_eq!(kept.unwrap().stats(), ExporterStats { exported: 2, unnamed: 2 });
+    assert_eq!(kept.unwrap().stats(), MetricExporterStats { exported: 2, invalid_names: 2 });
 }

@@ -3,32 +3,32 @@
 use std::time::Duration;
 
 use super::{
-    Recorder,
+    MetricsRecorder,
     names::{NameSettings, Names},
     registry::{Registry, Settings},
-    series::{Counters, Quantile},
+    series::{CounterMode, Quantile},
 };
 use crate::{
     metric::{InvalidKey, Key},
     reporter::{Reporter, WallClock},
 };
 
-/// Builds a [`Recorder`].
+/// Builds a [`MetricsRecorder`].
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
-/// use metrics_client::{MetricsClient, Reporter, recorder::{Counters, Recorder}};
+/// use metrics_client::{MetricsClient, Reporter, recorder::{CounterMode, MetricsRecorder}};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
-/// let recorder = Recorder::builder(Reporter::new(client))
+/// let recorder = MetricsRecorder::builder(Reporter::new(client))
 ///     .prefix("shop")?
 ///     .global_label("host", "palm")
 ///     .interval(Duration::from_secs(60))?
-///     .counters(Counters::Rates)
+///     .counter_mode(CounterMode::Rate)
 ///     .quantiles([0.5, 0.99])?
 ///     .install()?;
-/// let _guard = recorder.guard(Duration::from_secs(5));
+/// let _guard = recorder.flush_on_drop(Duration::from_secs(5));
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ impl RecorderBuilder {
     pub(super) fn new(reporter: Reporter) -> Self {
         let settings = Settings {
             interval: Duration::from_secs(10),
-            counters: Counters::default(),
+            counter_mode: CounterMode::default(),
             idle_timeout: Duration::from_secs(15 * 60),
             gauge_idle_timeout: None,
             max_series: 10_000,
@@ -116,9 +116,9 @@ impl RecorderBuilder {
         self
     }
 
-    /// What is reported of a counter. Default: [`Counters::Totals`].
-    pub fn counters(mut self, counters: Counters) -> Self {
-        self.settings.counters = counters;
+    /// What is reported of a counter. Default: [`CounterMode::Cumulative`].
+    pub fn counter_mode(mut self, mode: CounterMode) -> Self {
+        self.settings.counter_mode = mode;
         self
     }
 
@@ -184,9 +184,9 @@ impl RecorderBuilder {
     ///
     /// If called outside of a Tokio runtime.
     #[must_use = "a recorder ends with its last handle"]
-    pub fn build(self) -> Recorder {
+    pub fn start(self) -> MetricsRecorder {
         let Self { reporter, names, settings, clock } = self;
-        Recorder::start(Registry::new(reporter, Names::new(names), settings, clock))
+        MetricsRecorder::start(Registry::new(reporter, Names::new(names), settings, clock))
     }
 
     /// Makes a recorder and has the whole process report to it.
@@ -198,8 +198,8 @@ impl RecorderBuilder {
     /// # Panics
     ///
     /// If called outside of a Tokio runtime.
-    pub fn install(self) -> Result<Recorder, InstallError> {
-        let recorder = self.build();
+    pub fn install(self) -> Result<MetricsRecorder, InstallError> {
+        let recorder = self.start();
         metrics::set_global_recorder(recorder.clone()).map_err(|_| InstallError)?;
         Ok(recorder)
     }

@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Histogram, KeyName, Metadata, SharedString, Unit};
 use tokio::time;
 
 use self::registry::Registry;
-use crate::reporter::{FlushError, Reporter, ReporterGuard};
+use crate::reporter::{FlushError, FlushGuard, Reporter};
 
 mod builder;
 mod histogram;
@@ -23,14 +23,14 @@ mod series;
 mod tests;
 
 pub use builder::{InstallError, InvalidInterval, InvalidQuantile, RecorderBuilder};
-pub use series::Counters;
+pub use series::CounterMode;
 
 /// Reports what a program says with `metrics::counter!`, `gauge!` and `histogram!`.
 ///
 /// An update costs an atomic operation or two (a histogram: a lock and a logarithm) besides what the
 /// facade takes to find it. Each interval a task hands the values of all series to a [`Reporter`]:
 ///
-/// - a counter as its total since it began, or as a rate each second, as [`Counters`] says;
+/// - a counter as its total since it began, or as a rate each second, as [`CounterMode`] says;
 /// - a gauge as its last value, from the first one on;
 /// - a histogram as what was recorded in the interval: `.count`, `.sum`, `.min`, `.max`, and
 ///   [quantiles](RecorderBuilder::quantiles), of a sketch that is off by at most 1 % and holds at most
@@ -63,10 +63,10 @@ pub use series::Counters;
 /// # let address = server.local_addr();
 /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
 /// use std::time::Duration;
-/// use metrics_client::{MetricsClient, Reporter, recorder::Recorder};
+/// use metrics_client::{MetricsClient, Reporter, recorder::MetricsRecorder};
 ///
 /// let client = MetricsClient::connect(address).await?;
-/// let recorder = Recorder::builder(Reporter::new(client.clone())).prefix("shop")?.install()?;
+/// let recorder = MetricsRecorder::builder(Reporter::new(client.clone())).prefix("shop")?.install()?;
 /// metrics::counter!("http.requests", "method" => "GET").increment(3);
 /// recorder.flush(Duration::from_secs(5)).await?;
 ///
@@ -75,7 +75,7 @@ pub use series::Counters;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct Recorder {
+pub struct MetricsRecorder {
     registry: Arc<Registry>,
 }
 
@@ -95,7 +95,7 @@ pub struct RecorderStats {
     pub not_finite: u64,
 }
 
-impl Recorder {
+impl MetricsRecorder {
     /// A recorder that reports through `reporter`, and is to be told more before it begins.
     pub fn builder(reporter: Reporter) -> RecorderBuilder {
         RecorderBuilder::new(reporter)
@@ -125,10 +125,10 @@ impl Recorder {
         self.registry.reporter().flush_after(refused, limit).await
     }
 
-    /// A guard that reports when it is dropped, and then does what [`Reporter::guard`] does. For the
+    /// A guard that reports when it is dropped, and then does what [`Reporter::flush_on_drop`] does. For the
     /// end of `main`, also where that is a panic.
-    pub fn guard(&self, limit: Duration) -> RecorderGuard {
-        let reporter = self.registry.reporter().guard(limit);
+    pub fn flush_on_drop(&self, limit: Duration) -> RecorderGuard {
+        let reporter = self.registry.reporter().flush_on_drop(limit);
         RecorderGuard { recorder: self.clone(), _reporter: reporter }
     }
 
@@ -145,13 +145,13 @@ impl Recorder {
     }
 }
 
-impl fmt::Debug for Recorder {
+impl fmt::Debug for MetricsRecorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recorder").field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("MetricsRecorder").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
 
-impl metrics::Recorder for Recorder {
+impl metrics::Recorder for MetricsRecorder {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -171,13 +171,13 @@ impl metrics::Recorder for Recorder {
     }
 }
 
-/// Reports and sends when it is dropped: see [`Recorder::guard`].
+/// Reports and sends when it is dropped: see [`MetricsRecorder::flush_on_drop`].
 #[derive(Debug)]
 #[must_use = "a guard that is dropped at once has nothing to wait for"]
 pub struct RecorderGuard {
-    recorder: Recorder,
+    recorder: MetricsRecorder,
     /// Dropped after what this guard itself does when it is.
-    _reporter: ReporterGuard,
+    _reporter: FlushGuard,
 }
 
 impl Drop for RecorderGuard {

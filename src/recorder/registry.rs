@@ -17,7 +17,7 @@ use super::{
     histogram::HistogramSeries,
     late::{LateCounter, LateGauge, LateHistogram, SeriesSource},
     names::Names,
-    series::{CounterSeries, Counters, GaugeSeries, Report, Series},
+    series::{CounterMode, CounterSeries, GaugeSeries, Report, Series},
 };
 use crate::{
     log_limit::LogCondition,
@@ -28,7 +28,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) interval: Duration,
-    pub(super) counters: Counters,
+    pub(super) counter_mode: CounterMode,
     pub(super) idle_timeout: Duration,
     /// That of gauges that are not 0; they are kept without it.
     pub(super) gauge_idle_timeout: Option<Duration>,
@@ -161,7 +161,8 @@ impl Registry {
     }
 
     fn begin(&self, last: &mut Last, due: i64, wall: i64) -> Report {
-        let Settings { interval, counters, idle_timeout, gauge_idle_timeout, .. } = self.settings;
+        let Settings { interval, counter_mode, idle_timeout, gauge_idle_timeout, .. } =
+            self.settings;
         let now = Instant::now();
         let Stamp { second, is_shared } = last.seconds.stamp(due, wall);
         if !is_shared {
@@ -173,7 +174,7 @@ impl Registry {
             second,
             is_shared,
             rated: rated(now - last.before, interval),
-            counters,
+            counter_mode,
             idle_since: now.checked_sub(idle_timeout),
             gauge_idle_since: gauge_idle_timeout.and_then(|timeout| now.checked_sub(timeout)),
             any_idle: false,

@@ -16,17 +16,17 @@ use crate::metric::{Key, Point, Sample};
 /// What is reported of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Counters {
+pub enum CounterMode {
     /// How much has been counted since the counter began: never less than before, until the program
     /// starts anew. A report that is lost leaves a gap and no error.
     #[default]
-    Totals,
+    Cumulative,
     /// How much has been counted each second, over the [interval](super::RecorderBuilder::interval), as statsd
-    /// does. A report out of turn, by [`flush`](super::Recorder::flush) or a guard, divides what was counted by
+    /// does. A report out of turn, by [`flush`](super::MetricsRecorder::flush) or a guard, divides what was counted by
     /// the whole interval too, so that the values of an interval add up to its rate; where an interval
     /// was missed, as the runtime stood still, the report divides by the time that has passed. The first `absolute` of a counter says what was counted before
     /// it was known here, and is no increase.
-    Rates,
+    Rate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +45,7 @@ pub(super) struct Report {
     pub(super) is_shared: bool,
     /// The time that rates are over.
     pub(super) rated: Duration,
-    pub(super) counters: Counters,
+    pub(super) counter_mode: CounterMode,
     /// Series without an update since then are idle.
     pub(super) idle_since: Option<Instant>,
     /// Gauges that are not 0 and have no update since then are idle.
@@ -149,9 +149,9 @@ impl Series for CounterSeries {
         drop(last);
         report.any_idle |= is_idle;
         if let (Some(key), false) = (&self.key, is_idle) {
-            let value = match report.counters {
-                Counters::Totals => total as f64,
-                Counters::Rates => in_second as f64 / report.rated.as_secs_f64(),
+            let value = match report.counter_mode {
+                CounterMode::Cumulative => total as f64,
+                CounterMode::Rate => in_second as f64 / report.rated.as_secs_f64(),
             };
             report.put(key, value);
         }

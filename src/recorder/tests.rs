@@ -37,7 +37,7 @@ impl Wall {
 }
 
 struct World {
-    recorder: Recorder,
+    recorder: MetricsRecorder,
     sink: Sink,
     wall: Wall,
 }
@@ -47,9 +47,9 @@ impl World {
         let (sink, client) = Sink::connected();
         let wall = Wall::starting();
         let clock = wall.clone();
-        let builder = Recorder::builder(Reporter::new(client)).interval(INTERVAL).unwrap();
+        let builder = MetricsRecorder::builder(Reporter::new(client)).interval(INTERVAL).unwrap();
         let builder = builder.clock(WallClock::from_fn(move || clock.now()));
-        Self { recorder: tell(builder).build(), sink, wall }
+        Self { recorder: tell(builder).start(), sink, wall }
     }
 
     fn run<T>(&self, program: impl FnOnce() -> T) -> T {
@@ -90,9 +90,9 @@ async fn each_interval_is_reported_by_itself() {
 // FAULTS A2
 #[tokio::test(start_paused = true)]
 async fn reports_of_one_second_are_merged() {
-    for counters in [Counters::Totals, Counters::Rates] {
+    for counters in [CounterMode::Cumulative, CounterMode::Rate] {
         let world = World::new(|builder| {
-            builder.interval(SECOND).unwrap().counters(counters).quantiles([0.0, 1.0]).unwrap()
+            builder.interval(SECOND).unwrap().counter_mode(counters).quantiles([0.0, 1.0]).unwrap()
         });
         for step in 1..=200 {
             world.run(|| {
@@ -112,8 +112,12 @@ async fn reports_of_one_second_are_merged() {
         }
         let jobs = world.sink.values("jobs");
         match counters {
-            Counters::Totals => assert!(jobs.is_sorted() && jobs.ends_with(&[200.0]), "{jobs:?}"),
-            Counters::Rates => assert!((jobs.iter().sum::<f64>() - 200.0).abs() < 0.1, "{jobs:?}"),
+            CounterMode::Cumulative => {
+                assert!(jobs.is_sorted() && jobs.ends_with(&[200.0]), "{jobs:?}")
+            }
+            CounterMode::Rate => {
+                assert!((jobs.iter().sum::<f64>() - 200.0).abs() < 0.1, "{jobs:?}")
+            }
         }
         assert_eq!(world.sink.values("size.count").iter().sum::<f64>(), 200.0);
         assert_eq!(world.sink.values("size.sum").iter().sum::<f64>(), 20_100.0);
@@ -179,9 +183,10 @@ async fn each_second_has_its_point_also_under_load() {
 #[tokio::test(start_paused = true)]
 async fn counter_is_a_total_or_a_rate() {
     // Thirty, none, and ten, in ten seconds each.
-    let reported = [(Counters::Totals, [30.0, 30.0, 40.0]), (Counters::Rates, [3.0, 0.0, 1.0])];
+    let reported =
+        [(CounterMode::Cumulative, [30.0, 30.0, 40.0]), (CounterMode::Rate, [3.0, 0.0, 1.0])];
     for (counters, expected) in reported {
-        let world = World::new(|builder| builder.counters(counters));
+        let world = World::new(|builder| builder.counter_mode(counters));
         for count in [30, 0, 10] {
             world.run(|| counter!("jobs").increment(count));
             world.pass(1).await;
@@ -193,7 +198,7 @@ async fn counter_is_a_total_or_a_rate() {
 // FAULTS A13
 #[tokio::test(start_paused = true)]
 async fn rate_is_over_the_interval() {
-    let world = World::new(|builder| builder.counters(Counters::Rates));
+    let world = World::new(|builder| builder.counter_mode(CounterMode::Rate));
     world.run(|| counter!("jobs").increment(0));
     world.pass(1).await;
     world.run(|| counter!("jobs").increment(20));
@@ -217,7 +222,7 @@ async fn rate_is_over_the_interval() {
 // FAULTS A13
 #[tokio::test(start_paused = true)]
 async fn first_absolute_value_is_no_increase() {
-    let world = World::new(|builder| builder.counters(Counters::Rates));
+    let world = World::new(|builder| builder.counter_mode(CounterMode::Rate));
     let bytes = world.run(|| counter!("bytes"));
     bytes.absolute(5_000_000_000_000);
     world.pass(1).await;
@@ -343,7 +348,7 @@ async fn flush_of_a_report_that_is_dropped_says_so() {
 
     let (sink, client) = Sink::connected();
     let reporter = Reporter::builder(client).capacity(3).start();
-    let recorder = Recorder::builder(reporter).build();
+    let recorder = MetricsRecorder::builder(reporter).start();
     with_local_recorder(&recorder, || {
         (0..10).for_each(|id| counter!("jobs", "id" => id.to_string()).increment(1));
     });
@@ -356,7 +361,7 @@ async fn flush_of_a_report_that_is_dropped_says_so() {
 #[tokio::test(start_paused = true)]
 async fn interval_of_less_than_a_second_is_refused() {
     let (_, client) = Sink::connected();
-    let error = Recorder::builder(Reporter::new(client)).interval(SECOND / 10).unwrap_err();
+    let error = MetricsRecorder::builder(Reporter::new(client)).interval(SECOND / 10).unwrap_err();
     assert_eq!(
         error.to_string(),
         "invalid interval 100ms: a server keeps one value for each second, so it is at least 1s"

@@ -35,7 +35,7 @@ use crate::{
 pub struct ReporterBuilder {
     client: MetricsClient,
     limits: Limits,
-    gather: Duration,
+    linger: Duration,
     own: Option<Own>,
     max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
@@ -49,7 +49,7 @@ impl ReporterBuilder {
         Self {
             client,
             limits,
-            gather: Duration::from_millis(10),
+            linger: Duration::from_millis(10),
             own: None,
             max_attempts: None,
             #[cfg(feature = "spool")]
@@ -85,13 +85,13 @@ impl ReporterBuilder {
     /// The first sample after a longer silence is sent at once. Waking the task that sends costs the
     /// caller who does it a few microseconds, so it happens once in this time, and not with each
     /// sample.
-    pub fn gather(mut self, time: Duration) -> Self {
-        self.gather = time;
+    pub fn linger(mut self, time: Duration) -> Self {
+        self.linger = time;
         self
     }
 
     /// Sets how many attempts to send a sample may fail, at least one. Then it is dropped, and counted
-    /// as [`Dropped::attempts`](crate::reporter::Dropped::attempts). Default: no limit.
+    /// as [`DropCounts::attempts`](crate::reporter::DropCounts::attempts). Default: no limit.
     ///
     /// An attempt is a batch that failed with the sample in it: because there was no connection within
     /// the client's [request timeout](crate::ClientBuilder::request_timeout), or because the server
@@ -156,7 +156,7 @@ impl ReporterBuilder {
         Ok(Self {
             client: self.client.clone(),
             limits: self.limits,
-            gather: self.gather,
+            linger: self.linger,
             own: self.own.clone(),
             max_attempts: self.max_attempts,
             spool: Some(spool),
@@ -174,7 +174,7 @@ impl ReporterBuilder {
             self.client,
             Settings {
                 limits: self.limits,
-                gather: self.gather,
+                linger: self.linger,
                 own: self.own,
                 max_attempts: self.max_attempts,
                 #[cfg(feature = "spool")]

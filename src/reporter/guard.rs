@@ -22,10 +22,10 @@ use super::{
 };
 use crate::client::MetricsClient;
 
-/// Sends what waits when it is dropped: see [`Reporter::guard`].
+/// Sends what waits when it is dropped: see [`Reporter::flush_on_drop`].
 #[derive(Debug)]
 #[must_use = "a guard that is dropped at once has nothing to wait for"]
-pub struct ReporterGuard {
+pub struct FlushGuard {
     reporter: Reporter,
     limit: Duration,
 }
@@ -33,13 +33,13 @@ pub struct ReporterGuard {
 /// How long the sender may make no progress before the guard sends in its place.
 const STALL_TIMEOUT: Duration = Duration::from_millis(500);
 
-impl ReporterGuard {
+impl FlushGuard {
     pub(super) fn new(reporter: Reporter, limit: Duration) -> Self {
         Self { reporter, limit }
     }
 }
 
-impl Drop for ReporterGuard {
+impl Drop for FlushGuard {
     fn drop(&mut self) {
         let shared = self.reporter.shared();
         shared.record_self_metrics();

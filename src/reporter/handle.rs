@@ -1,4 +1,4 @@
-//! [`Reporter`] and [`Gauge`]: the handles that callers record with.
+//! [`Reporter`] and [`SeriesHandle`]: the handles that callers record with.
 
 #[cfg(feature = "opentelemetry")]
 use std::task::Poll;
@@ -9,7 +9,7 @@ use tokio::{task::coop, time::Instant};
 #[cfg(feature = "spool")]
 use super::spool::{OpenSpool, SpoolStats};
 use super::{
-    FlushError, ReporterBuilder, ReporterGuard, ReporterStats, queue::Limits, self_metrics::Own,
+    FlushError, FlushGuard, ReporterBuilder, ReporterStats, queue::Limits, self_metrics::Own,
     shared::Shared, worker::Worker,
 };
 use crate::{
@@ -26,11 +26,11 @@ use crate::{
 ///
 /// Cloning is cheap, and clones share the queue. When the last handle is dropped, what waits is still
 /// sent, as long as the runtime runs and the server takes it; to know that it was, use
-/// [`close`](Self::close) or [`guard`](Self::guard). Where the runtime is gone and there is a spool, the
+/// [`close`](Self::close) or [`flush_on_drop`](Self::flush_on_drop). Where the runtime is gone and there is a spool, the
 /// last handle moves what waits there, and waits at most 5 seconds for the disk.
 ///
 /// A sample at which the server closes the connection, while it answers other requests, is dropped,
-/// counted as [`Dropped::poison`](super::Dropped::poison), and its key is logged once. The others go on.
+/// counted as [`DropCounts::poison`](super::DropCounts::poison), and its key is logged once. The others go on.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,8 +43,8 @@ use crate::{
 /// let client = MetricsClient::connect(address).await?;
 /// let reporter = Reporter::new(client.clone());
 /// reporter.record("palm.cpu", 23.7);
-/// let memory = reporter.gauge("palm.memory")?;
-/// memory.set(512.0);
+/// let memory = reporter.series("palm.memory")?;
+/// memory.record(512.0);
 /// reporter.close(Duration::from_secs(5)).await?;
 ///
 /// let metrics = client.get_all().await?;
@@ -64,7 +64,7 @@ struct Handle {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) limits: Limits,
-    pub(super) gather: Duration,
+    pub(super) linger: Duration,
     pub(super) own: Option<Own>,
     pub(super) max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
@@ -126,9 +126,9 @@ impl Reporter {
     /// # Errors
     ///
     /// If `key` is none.
-    pub fn gauge(&self, key: impl AsRef<str>) -> Result<Gauge, InvalidKey> {
+    pub fn series(&self, key: impl AsRef<str>) -> Result<SeriesHandle, InvalidKey> {
         let key = self.shared().key(key.as_ref())?;
-        Ok(Gauge { key, reporter: self.clone() })
+        Ok(SeriesHandle { key, reporter: self.clone() })
     }
 
     /// What has become of every sample so far.
@@ -176,7 +176,7 @@ impl Reporter {
     /// # Errors
     ///
     /// As [`flush`](Self::flush); what was dropped for want of time is counted there too, and in
-    /// [`Dropped::closed`](super::Dropped::closed). What the server has acknowledged by then counts as acknowledged.
+    /// [`DropCounts::closed`](super::DropCounts::closed). What the server has acknowledged by then counts as acknowledged.
     ///
     /// # Cancel safety
     ///
@@ -199,7 +199,7 @@ impl Reporter {
     /// async fn main() -> Result<(), metrics_client::Error> {
     ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
     ///     let reporter = Reporter::new(client);
-    ///     let _guard = reporter.guard(Duration::from_secs(5));
+    ///     let _guard = reporter.flush_on_drop(Duration::from_secs(5));
     ///     reporter.record("palm.starts", 1.0);
     ///     Ok(())
     /// }
@@ -216,11 +216,11 @@ impl Reporter {
     /// limit is divided as that of [`close`](Self::close), and holds whatever the disk does: what the
     /// disk has not taken by then waits on in memory. Where no thread can be started, the guard waits
     /// for the runtime to send.
-    pub fn guard(&self, limit: Duration) -> ReporterGuard {
-        ReporterGuard::new(self.clone(), limit)
+    pub fn flush_on_drop(&self, limit: Duration) -> FlushGuard {
+        FlushGuard::new(self.clone(), limit)
     }
 
-    /// As [`flush`](Self::flush), as far as a [guard](Self::guard) gets: it keeps its thread, and does not
+    /// As [`flush`](Self::flush), as far as a [guard](Self::flush_on_drop) gets: it keeps its thread, and does not
     /// wait for what lies in the spool.
     #[cfg(feature = "opentelemetry")]
     pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
@@ -255,25 +255,25 @@ impl Drop for Handle {
     }
 }
 
-/// Records values for one key: what [`Reporter::gauge`] gives.
+/// Records values for one key: what [`Reporter::series`] gives.
 ///
 /// It keeps the reporter running as a [`Reporter`] does.
 #[derive(Clone, Debug)]
-pub struct Gauge {
+pub struct SeriesHandle {
     key: Key,
     reporter: Reporter,
 }
 
-impl Gauge {
+impl SeriesHandle {
     /// Records `value` at the current second; else as [`Reporter::record`].
     #[inline]
-    pub fn set(&self, value: f64) {
-        self.set_at(value, unix_seconds());
+    pub fn record(&self, value: f64) {
+        self.record_at(value, unix_seconds());
     }
 
     /// Records `value` at `timestamp`, in seconds since the Unix epoch; else as [`Reporter::record`].
     #[inline]
-    pub fn set_at(&self, value: f64, timestamp: i64) {
+    pub fn record_at(&self, value: f64, timestamp: i64) {
         self.reporter.shared().record_key(self.key.clone(), Point { timestamp, value });
     }
 

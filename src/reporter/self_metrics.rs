@@ -4,7 +4,7 @@ use std::time::Duration;
 
 #[cfg(feature = "spool")]
 use super::spool::SpoolStats;
-use super::stats::{Dropped, ReporterStats};
+use super::stats::{DropCounts, ReporterStats};
 use crate::metric::{InvalidKey, Key, Point, Sample, unix_seconds};
 
 /// How often they are recorded.
@@ -34,7 +34,7 @@ const COUNTERS: [&str; 11] = [
 
 fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
     let ReporterStats { recorded, acknowledged, coalesced, rejected, waiting, .. } = *stats;
-    let Dropped { invalid_key, not_finite, queue_full, closed, poison, attempts, .. } =
+    let DropCounts { invalid_key, not_finite, queue_full, closed, poison, attempts, .. } =
         stats.dropped;
     [
         recorded,
@@ -67,7 +67,7 @@ const SPOOL_COUNTERS: [&str; 8] = [
 #[cfg(feature = "spool")]
 fn spool_values(stats: &ReporterStats, spool: &SpoolStats) -> [u64; SPOOL_COUNTERS.len()] {
     let ReporterStats { recovered, spooled, abandoned, .. } = *stats;
-    let Dropped { spool_full, spool_lost, spool_expired, .. } = stats.dropped;
+    let DropCounts { spool_full, spool_lost, spool_expired, .. } = stats.dropped;
     [
         recovered,
         spooled,

@@ -19,7 +19,7 @@ pub struct ReporterStats {
     /// Samples that the server has refused.
     pub rejected: u64,
     /// Samples that were never sent, or of which nobody knows what became.
-    pub dropped: Dropped,
+    pub dropped: DropCounts,
     /// Samples that are being sent or will be.
     pub waiting: u64,
     /// The memory that the waiting samples are counted as, in bytes: see
@@ -37,7 +37,7 @@ pub struct ReporterStats {
 /// How many samples were dropped, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Dropped {
+pub struct DropCounts {
     /// The key was none.
     pub invalid_key: u64,
     /// The value was NaN or infinite.
@@ -60,7 +60,7 @@ pub struct Dropped {
     pub attempts: u64,
 }
 
-impl Dropped {
+impl DropCounts {
     /// How many samples were dropped for whatever reason.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -16,9 +16,9 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
-    pub(super) gather: Duration,
+    pub(super) linger: Duration,
     /// From how many samples on there is no need to let more gather.
-    pub(super) enough: usize,
+    pub(super) flush_threshold: usize,
     /// How many samples are sent at once.
     pub(super) batch: usize,
     /// When the reporter's own counters are due.
@@ -29,8 +29,8 @@ impl Worker {
     pub(super) fn new(shared: Arc<Shared>, settings: &Settings) -> Self {
         Self {
             shared,
-            gather: settings.gather,
-            enough: (settings.limits.samples / 2).max(1),
+            linger: settings.linger,
+            flush_threshold: (settings.limits.samples / 2).max(1),
             batch: MAX_BATCH,
             self_metrics_due: settings.own.as_ref().map(|_| Instant::now() + self_metrics::EVERY),
         }
@@ -48,7 +48,7 @@ impl Worker {
                 return;
             }
             // Either way there is nothing to do but to look again.
-            let _ = time::timeout(self.gather, self.gathered(self.enough)).await;
+            let _ = time::timeout(self.linger, self.wait_for(self.flush_threshold)).await;
         }
     }
 
@@ -56,7 +56,7 @@ impl Worker {
     async fn wanted(&mut self) -> Work {
         loop {
             self.record_self_metrics();
-            let wanted = self.gathered(1);
+            let wanted = self.wait_for(1);
             match self.self_metrics_due {
                 None => return wanted.await,
                 Some(due) => {
@@ -69,7 +69,7 @@ impl Worker {
     }
 
     /// What there is to do, once so many samples wait or nothing more will come.
-    async fn gathered(&self, samples: usize) -> Work {
+    async fn wait_for(&self, samples: usize) -> Work {
         poll_fn(|cx| self.shared.outbox().poll_work(samples, cx.waker())).await
     }
 

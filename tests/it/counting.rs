@@ -8,7 +8,7 @@ use std::{
 };
 
 use metrics::{counter, gauge, histogram, with_local_recorder};
-use metrics_client::recorder::Recorder;
+use metrics_client::recorder::MetricsRecorder;
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -29,7 +29,7 @@ impl Lines {
 
 /// A subscriber that updates metrics for each event.
 struct Counting {
-    recorder: Option<Recorder>,
+    recorder: Option<MetricsRecorder>,
     lines: Lines,
 }
 
@@ -42,7 +42,10 @@ pub(crate) fn logged<T>(program: impl FnOnce() -> T) -> (T, Lines) {
 
 /// Runs `program` on a thread of its own under a subscriber that counts events with `recorder`. It
 /// fails where the thread hangs.
-pub(crate) fn counted(recorder: &Recorder, program: impl FnOnce() + Send + 'static) -> Lines {
+pub(crate) fn counted(
+    recorder: &MetricsRecorder,
+    program: impl FnOnce() + Send + 'static,
+) -> Lines {
     let lines = Lines::default();
     let subscriber = Counting { recorder: Some(recorder.clone()), lines: lines.clone() };
     let (done, ended) = mpsc::channel();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics_client::{
-    Metrics, MetricsClient, Reporter, client::Pipelining, opentelemetry::Exporter,
+    Metrics, MetricsClient, Reporter, client::Pipelining, opentelemetry::MetricExporter,
 };
 use metrics_server::Server;
 use opentelemetry::{
@@ -38,10 +38,10 @@ struct World {
     provider: SdkMeterProvider,
 }
 
-async fn world(tell: impl FnOnce(Exporter) -> Exporter) -> World {
+async fn world(tell: impl FnOnce(MetricExporter) -> MetricExporter) -> World {
     let client = client().await;
     let reporter = Reporter::new(client.clone());
-    let provider = provider(tell(Exporter::new(reporter.clone())));
+    let provider = provider(tell(MetricExporter::new(reporter.clone())));
     World { client, reporter, provider }
 }
 
@@ -60,7 +60,7 @@ impl World {
     }
 }
 
-fn provider(exporter: Exporter) -> SdkMeterProvider {
+fn provider(exporter: MetricExporter) -> SdkMeterProvider {
     let reader = PeriodicReader::builder(exporter).with_interval(LONG).build();
     let exponential = |instrument: &Instrument| {
         let aggregation = Aggregation::Base2ExponentialHistogram {
@@ -146,7 +146,7 @@ async fn what_was_added_since_the_last_export_is_not_replaced_by_the_next() {
 async fn shutdown_after_the_reporter_is_closed_says_what_is_lost() {
     let client = client().await;
     let reporter = Reporter::new(client);
-    let exporter = Exporter::new(reporter.clone());
+    let exporter = MetricExporter::new(reporter.clone());
     let provider = provider(exporter);
     let meter = provider.meter("test");
     meter.u64_counter("requests").build().add(1, &[]);
@@ -164,7 +164,7 @@ async fn shutdown_after_the_reporter_is_closed_says_what_is_lost() {
 async fn flush_after_a_full_queue_says_how_many_points_are_lost() {
     let (near, _far) = tokio::io::duplex(64);
     let reporter = Reporter::builder(MetricsClient::from_io(near)).capacity(4).start();
-    let exporter = Exporter::new(reporter.clone()).flush_timeout(Duration::from_millis(10));
+    let exporter = MetricExporter::new(reporter.clone()).flush_timeout(Duration::from_millis(10));
     (0..10).for_each(|second| reporter.record_at("a", 1.0, second));
     let lost = reporter.stats().dropped.queue_full;
     assert!(lost > 0);
@@ -226,7 +226,7 @@ async fn resource_attributes_are_labels_where_they_are_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_shutdown_nothing_is_exported_and_that_is_said() {
     let client = client().await;
-    let exporter = Exporter::new(Reporter::new(client.clone()));
+    let exporter = MetricExporter::new(Reporter::new(client.clone()));
     assert!(exporter.force_flush().is_ok());
     assert!(exporter.shutdown().is_ok());
     assert!(matches!(exporter.shutdown(), Err(OTelSdkError::AlreadyShutdown)));
@@ -241,7 +241,7 @@ async fn a_flush_that_reaches_nobody_ends_in_time_and_says_so() {
     let client = MetricsClient::from_io(near);
     let limit = Duration::from_millis(50);
     let reporter = Reporter::new(client);
-    let exporter = Exporter::new(reporter.clone()).flush_timeout(limit);
+    let exporter = MetricExporter::new(reporter.clone()).flush_timeout(limit);
     reporter.record("a", 1.0);
     assert!(matches!(exporter.force_flush(), Err(OTelSdkError::Timeout(_))));
 }
@@ -256,7 +256,7 @@ async fn flushed_with_one(answer: &'static str) -> OTelSdkResult {
     // The client cannot dial, so that the flush waits for the reporter's task, however long that takes.
     let (near, far) = tokio::io::duplex(1024);
     let client = MetricsClient::builder("a pipe").pipelining(Pipelining::On).with_io(near);
-    let reporter = Reporter::builder(client).gather(LONG).start();
+    let reporter = Reporter::builder(client).linger(LONG).start();
     let mut peer = Peer::on(far);
     // The first one does not wait for more.
     reporter.record_at("first", 1.0, 1);
@@ -271,7 +271,7 @@ async fn flushed_with_one(answer: &'static str) -> OTelSdkResult {
         peer.send(answer).await;
         std::future::pending::<()>().await;
     });
-    let exporter = Exporter::new(reporter).flush_timeout(LONG);
+    let exporter = MetricExporter::new(reporter).flush_timeout(LONG);
     let (done, flushed) = tokio::sync::oneshot::channel();
     // A thread outside of the runtime, as that of a `PeriodicReader`.
     std::thread::spawn(move || done.send(exporter.force_flush()));
@@ -300,7 +300,7 @@ async fn a_flush_that_left_something_in_the_spool_says_so() {
     let (near, _far) = tokio::io::duplex(64);
     let reporter = Reporter::builder(MetricsClient::from_io(near));
     let reporter = reporter.spool(metrics_client::spool::Spool::dir(&folder)).unwrap().start();
-    let exporter = Exporter::new(reporter.clone()).flush_timeout(Duration::from_millis(50));
+    let exporter = MetricExporter::new(reporter.clone()).flush_timeout(Duration::from_millis(50));
     reporter.record_at("a", 1.0, 1);
     let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
     let error = flushed.unwrap_err().to_string();

@@ -6,7 +6,7 @@ use metrics::{counter, gauge, histogram, with_local_recorder};
 use metrics_client::{
     MetricsClient, Reporter,
     client::Pipelining,
-    recorder::{Recorder, RecorderBuilder},
+    recorder::{MetricsRecorder, RecorderBuilder},
     reporter::ReporterBuilder,
 };
 use metrics_server::{Limits, MemoryStore, Server, serve_connection};
@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// A recorder, and a look at what the server knows.
 struct World {
-    recorder: Recorder,
+    recorder: MetricsRecorder,
     client: MetricsClient,
 }
 
@@ -40,8 +40,8 @@ impl World {
         tokio::spawn(serve_connection(far, store, Limits::default()));
         let client = MetricsClient::builder("a pipe").pipelining(Pipelining::On).with_io(near);
         let reporter = reporter(Reporter::builder(client.clone())).start();
-        let builder = Recorder::builder(reporter).interval(INTERVAL).unwrap();
-        Self { recorder: tell(builder).build(), client }
+        let builder = MetricsRecorder::builder(reporter).interval(INTERVAL).unwrap();
+        Self { recorder: tell(builder).start(), client }
     }
 
     fn run<T>(&self, program: impl FnOnce() -> T) -> T {
@@ -133,7 +133,7 @@ async fn what_cannot_be_reported_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn quantiles_that_are_none_are_refused() {
     let (near, _far) = tokio::io::duplex(64);
-    let builder = Recorder::builder(Reporter::new(MetricsClient::from_io(near)));
+    let builder = MetricsRecorder::builder(Reporter::new(MetricsClient::from_io(near)));
     let error = builder.quantiles([0.5, 99.0]).unwrap_err();
     assert_eq!(error.to_string(), "99 is no quantile: these lie between 0 and 1, such as 0.99");
 }
@@ -145,7 +145,8 @@ async fn updates_from_many_threads_are_all_counted_while_series_come_and_go() {
     tokio::spawn(server.serve_until(std::future::pending::<()>()));
     let client = MetricsClient::connect(address).await.unwrap();
     // Whatever has no update between two reports is forgotten at once.
-    let recorder = Recorder::builder(Reporter::new(client)).idle_timeout(Duration::ZERO).build();
+    let recorder =
+        MetricsRecorder::builder(Reporter::new(client)).idle_timeout(Duration::ZERO).start();
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let recorder = recorder.clone();
@@ -176,8 +177,8 @@ fn a_guard_reports_when_it_is_dropped_also_on_the_thread_of_the_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let client = MetricsClient::connect(address).await.unwrap();
-        let recorder = Recorder::builder(Reporter::new(client.clone())).build();
-        let guard = recorder.guard(LONG);
+        let recorder = MetricsRecorder::builder(Reporter::new(client.clone())).start();
+        let guard = recorder.flush_on_drop(LONG);
         with_local_recorder(&recorder, || counter!("jobs").increment(3));
         drop(guard);
         let found = client.get("jobs").await.unwrap();
@@ -220,7 +221,7 @@ async fn layer_that_counts_log_lines_may_meet_a_full_queue() {
             }
         });
         // The first reports when it is dropped.
-        drop(recorder.guard(Duration::ZERO));
+        drop(recorder.flush_on_drop(Duration::ZERO));
     });
     assert!(!lines.with("samples are dropped").is_empty());
     assert!(!lines.with("a sample was dropped").is_empty());
@@ -372,7 +373,7 @@ fn recorder_whose_runtime_is_gone_says_so() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let recorder = runtime.block_on(async {
         let (near, _far) = tokio::io::duplex(64);
-        Recorder::builder(Reporter::new(MetricsClient::from_io(near))).build()
+        MetricsRecorder::builder(Reporter::new(MetricsClient::from_io(near))).start()
     });
     with_local_recorder(&recorder, || counter!("jobs").increment(1));
     let ((), lines) = counting::logged(|| drop(runtime));

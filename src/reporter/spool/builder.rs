@@ -111,7 +111,7 @@ impl Spool {
 
     /// Sets how old a sample may be when it is sent from the folder, by its own timestamp and the clock
     /// of this machine. Older ones are dropped when it is their turn, and counted as
-    /// [`spool_expired`](crate::reporter::Dropped::spool_expired). For a server that refuses or does not need what
+    /// [`spool_expired`](crate::reporter::DropCounts::spool_expired). For a server that refuses or does not need what
     /// is old. Default: any age.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {

@@ -163,7 +163,7 @@ impl Worker {
                     time::sleep(LOOK).await;
                 }
                 Some(SendOutcome::Whole) => {
-                    let _ = time::timeout(self.gather, self.sendable(self.enough)).await;
+                    let _ = time::timeout(self.linger, self.sendable(self.flush_threshold)).await;
                 }
                 Some(SendOutcome::Recalled) => {
                     self.batch = (self.batch / 2).max(MIN_BATCH);
@@ -195,7 +195,7 @@ impl SpoolWorker {
         let now = Instant::now();
         Self {
             shared: Arc::clone(&worker.shared),
-            enough: worker.enough,
+            enough: worker.flush_threshold,
             has_failed,
             pacer: Pacer::new(handle.settings.replay_rate, now),
             suspect: Suspect::default(),

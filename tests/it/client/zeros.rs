@@ -101,7 +101,7 @@ async fn a_reporter_with_zero_in_its_settings_reports() {
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let reporter =
-        metrics_client::Reporter::builder(client).capacity(0).gather(Duration::ZERO).start();
+        metrics_client::Reporter::builder(client).capacity(0).linger(Duration::ZERO).start();
     for second in 0..3 {
         reporter.record_at("a", 1.0, second);
         let request = format!("put a 1.0 {second}\n");

@@ -29,7 +29,7 @@ fn adds_up(policy: WhenFull) {
         let client =
             MetricsClient::builder(address).pipelining(Pipelining::On).connect_lazy().unwrap();
         let reporter = Reporter::builder(client).capacity(10_000).when_full(policy);
-        reporter.gather(Duration::from_millis(1)).start()
+        reporter.linger(Duration::from_millis(1)).start()
     });
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -70,14 +70,14 @@ fn adds_up(policy: WhenFull) {
 }
 
 fn record(reporter: &Reporter, thread: usize) {
-    let gauge = reporter.gauge(format!("gauge{thread}")).unwrap();
+    let handle = reporter.series(format!("gauge{thread}")).unwrap();
     for number in 0..RECORDS {
         match number % 100 {
             0 => reporter.record("no key", 1.0),
             1 => reporter.record("a", f64::NAN),
             2 => reporter.record_at("no", 1.0, number as i64),
             3..50 => reporter.record_at(format!("key{}", number % 7), 1.0, number as i64 / 10),
-            _ => gauge.set_at(number as f64, number as i64 / 10),
+            _ => handle.record_at(number as f64, number as i64 / 10),
         }
     }
 }

@@ -12,14 +12,14 @@ fn recording_a_known_key_allocates_nothing() {
             let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
             Reporter::builder(client).capacity(2000).when_full(policy).start()
         });
-        let gauge = reporter.gauge("palm.memory").unwrap();
+        let handle = reporter.series("palm.memory").unwrap();
         reporter.record("palm.cpu", 23.7);
         let counted = allocation_counter::measure(|| {
             for second in 0..1000 {
                 reporter.record("palm.cpu", 23.7);
                 reporter.record_at("palm.cpu", 23.7, second);
-                gauge.set(512.0);
-                gauge.set_at(512.0, second);
+                handle.record(512.0);
+                handle.record_at(512.0, second);
             }
         });
         assert_eq!(counted.count_total, 0, "{policy:?}: {counted:?}");

@@ -26,7 +26,7 @@ async fn a_sample_has_the_second_in_which_it_was_recorded() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     let before = seconds();
     reporter.record("a", 1.0);
-    reporter.gauge("b").unwrap().set(2.0);
+    reporter.series("b").unwrap().record(2.0);
     let after = seconds();
     // It is sent much later, by the reporter's clock.
     time::sleep(LONG).await;
@@ -40,14 +40,14 @@ async fn a_sample_has_the_second_in_which_it_was_recorded() {
 #[tokio::test(start_paused = true)]
 async fn samples_gather_and_leave_together() {
     let (_network, reporter, mut peer) =
-        reporting(|reporter| reporter.gather(Duration::from_millis(50))).await;
-    let gauge = reporter.gauge("a").unwrap();
-    assert_eq!(gauge.key(), "a");
+        reporting(|reporter| reporter.linger(Duration::from_millis(50))).await;
+    let handle = reporter.series("a").unwrap();
+    assert_eq!(handle.key(), "a");
     // After a silence, the first leaves at once.
-    gauge.set_at(1.0, 1);
+    handle.record_at(1.0, 1);
     peer.answer("put a 1.0 1\n", "ok\n\n").await;
     time::sleep(Duration::from_millis(10)).await;
-    gauge.set_at(2.0, 2);
+    handle.record_at(2.0, 2);
     peer.expect_silence(Duration::from_millis(30)).await;
     reporter.record_at("b", 3.0, 3);
     time::sleep(Duration::from_millis(20)).await;
@@ -57,7 +57,7 @@ async fn samples_gather_and_leave_together() {
 #[tokio::test(start_paused = true)]
 async fn nothing_gathers_longer_once_the_queue_is_half_full() {
     let (_network, reporter, mut peer) =
-        reporting(|reporter| reporter.gather(LONG).capacity(4)).await;
+        reporting(|reporter| reporter.linger(LONG).capacity(4)).await;
     reporter.record_at("a", 1.0, 1);
     peer.answer("put a 1.0 1\n", "ok\n\n").await;
     time::sleep(SECOND).await;
@@ -83,7 +83,7 @@ async fn the_first_sample_after_a_silence_leaves_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flush_waits_for_no_gathering() {
-    let (_network, reporter, mut peer) = reporting(|reporter| reporter.gather(LONG)).await;
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter.linger(LONG)).await;
     reporter.record_at("a", 1.0, 1);
     peer.answer("put a 1.0 1\n", "ok\n\n").await;
     time::sleep(SECOND).await;
@@ -125,8 +125,8 @@ async fn what_cannot_be_sent_is_dropped_and_counted_by_reason() {
     reporter.record("a b", 1.0);
     reporter.record("a\nput b 1.0 1", 1.0);
     reporter.record("a", f64::NAN);
-    reporter.gauge("b").unwrap().set(f64::INFINITY);
-    assert!(reporter.gauge("*").is_err());
+    reporter.series("b").unwrap().record(f64::INFINITY);
+    assert!(reporter.series("*").is_err());
     let stats = accounted(&reporter);
     assert_eq!((stats.recorded, stats.waiting), (4, 0));
     assert_eq!((stats.dropped.invalid_key, stats.dropped.not_finite), (2, 2));
@@ -215,14 +215,14 @@ async fn recording_in_a_loop_that_never_yields_works_on_one_thread() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reporter_sends_what_it_has_when_its_last_handle_goes() {
-    let (_network, reporter, mut peer) = reporting(|reporter| reporter.gather(LONG)).await;
-    let gauge = reporter.gauge("a").unwrap();
-    gauge.set_at(1.0, 1);
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter.linger(LONG)).await;
+    let handle = reporter.series("a").unwrap();
+    handle.record_at(1.0, 1);
     drop(reporter);
     peer.answer("put a 1.0 1\n", "ok\n\n").await;
     task::yield_now().await;
-    gauge.set_at(2.0, 2);
-    drop(gauge);
+    handle.record_at(2.0, 2);
+    drop(handle);
     peer.answer("put a 2.0 2\n", "ok\n\n").await;
     peer.expect_end().await;
 }

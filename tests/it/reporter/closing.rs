@@ -8,7 +8,7 @@ use crate::peer::soon;
 
 #[tokio::test(start_paused = true)]
 async fn closing_sends_what_there_is_and_takes_no_more() {
-    let (_network, reporter, mut peer) = reporting(|reporter| reporter.gather(LONG)).await;
+    let (_network, reporter, mut peer) = reporting(|reporter| reporter.linger(LONG)).await;
     reporter.record_at("a", 1.0, 1);
     let (closed, ()) = join!(reporter.close(LONG), async {
         peer.expect("put a 1.0 1\n").await;
@@ -56,7 +56,7 @@ async fn closing_goes_on_trying_until_its_limit() {
 async fn its_own_counters_are_recorded_at_the_first_close_and_never_after() {
     let (_network, reporter, mut peer) =
         reporting(|reporter| reporter.self_metrics("me").unwrap()).await;
-    let guard = reporter.guard(SECOND);
+    let guard = reporter.flush_on_drop(SECOND);
     let (closed, ()) = join!(reporter.close(LONG), async {
         let mut requests = String::new();
         while requests.lines().count() < 11 || !requests.ends_with('\n') {

@@ -43,7 +43,7 @@ fn a_guard_delivers_where_nothing_else_can_run() {
     let address = server();
     let reporter = current_thread().block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
-        let _guard = reporter.guard(LIMIT);
+        let _guard = reporter.flush_on_drop(LIMIT);
         for second in 0..10_000 {
             reporter.record_at("a", second as f64, second);
         }
@@ -58,7 +58,7 @@ fn a_guard_delivers_what_was_on_its_way() {
     let address = server();
     let reporter = current_thread().block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
-        let _guard = reporter.guard(LIMIT);
+        let _guard = reporter.flush_on_drop(LIMIT);
         reporter.record_at("a", 1.0, 1);
         // The sender has its turn, and the answer does not come before the guard is dropped.
         tokio::task::yield_now().await;
@@ -74,7 +74,7 @@ fn a_guard_without_a_limit_delivers() {
     let address = server();
     let reporter = current_thread().block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
-        let _guard = reporter.guard(Duration::MAX);
+        let _guard = reporter.flush_on_drop(Duration::MAX);
         reporter.record_at("a", 1.0, 1);
         reporter
     });
@@ -87,7 +87,7 @@ fn a_guard_delivers_when_the_runtime_is_gone() {
     let runtime = current_thread();
     let reporter =
         runtime.block_on(async { Reporter::new(MetricsClient::connect(address).await.unwrap()) });
-    let guard = reporter.guard(LIMIT);
+    let guard = reporter.flush_on_drop(LIMIT);
     reporter.record_at("a", 1.0, 1);
     drop(runtime);
     reporter.record_at("a", 2.0, 2);
@@ -102,7 +102,7 @@ fn a_guard_delivers_when_main_panics() {
     let panicked = panic::catch_unwind(|| {
         current_thread().block_on(async {
             let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
-            let _guard = reporter.guard(LIMIT);
+            let _guard = reporter.flush_on_drop(LIMIT);
             reporter.record_at("a", 1.0, 1);
             panic::resume_unwind(Box::new("as a panic would"));
         });
@@ -119,7 +119,7 @@ fn a_guard_delivers_from_the_only_worker_of_a_runtime() {
     runtime.block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
         tokio::spawn(async move {
-            let _guard = reporter.guard(LIMIT);
+            let _guard = reporter.flush_on_drop(LIMIT);
             reporter.record_at("a", 1.0, 1);
         })
         .await
@@ -151,7 +151,7 @@ fn a_guard_needs_no_second_connection_where_the_runtime_runs() {
     let reporter = runtime.block_on(async {
         let client = MetricsClient::builder(address).pipelining(Pipelining::Off);
         let reporter = Reporter::new(client.connect().await.unwrap());
-        let _guard = reporter.guard(LIMIT);
+        let _guard = reporter.flush_on_drop(LIMIT);
         for second in 0..100 {
             reporter.record_at("a", 0.5, second);
         }
@@ -171,7 +171,7 @@ fn a_guard_gives_up_at_its_limit() {
     let start = Instant::now();
     let reporter = current_thread().block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
-        let _guard = reporter.guard(Duration::from_millis(200));
+        let _guard = reporter.flush_on_drop(Duration::from_millis(200));
         reporter.record_at("a", 1.0, 1);
         reporter
     });
@@ -188,7 +188,7 @@ fn a_reporter_goes_on_after_a_guard_that_gave_up() {
     current_thread().block_on(async {
         let client = MetricsClient::builder(address).pipelining(Pipelining::On);
         let reporter = Reporter::new(client.connect().await.unwrap());
-        let guard = reporter.guard(Duration::from_millis(200));
+        let guard = reporter.flush_on_drop(Duration::from_millis(200));
         reporter.record_at("a", 1.0, 1);
         drop(guard);
         assert_eq!(accounted(&reporter).waiting, 1);
@@ -216,7 +216,7 @@ fn a_guard_of_a_client_that_cannot_dial_does_not_wait_in_vain() {
     current_thread().block_on(async {
         let client = MetricsClient::from_io(TcpStream::connect(address).await.unwrap());
         let reporter = Reporter::new(client);
-        let guard = reporter.guard(LIMIT);
+        let guard = reporter.flush_on_drop(LIMIT);
         reporter.record_at("a", 1.0, 1);
         drop(guard);
         assert_eq!(accounted(&reporter).waiting, 1);
@@ -231,7 +231,7 @@ fn a_reporter_goes_on_after_a_guard() {
     let address = server();
     current_thread().block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
-        let guard = reporter.guard(LIMIT);
+        let guard = reporter.flush_on_drop(LIMIT);
         reporter.record_at("a", 1.0, 1);
         tokio::task::yield_now().await;
         drop(guard);

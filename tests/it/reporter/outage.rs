@@ -79,11 +79,11 @@ async fn a_minute_without_a_server_stays_within_the_bound_and_adds_up() {
         .capacity(CAPACITY as usize)
         .when_full(WhenFull::DropOldest)
         .start();
-    let gauges: Vec<_> =
-        (0..100).map(|host| reporter.gauge(format!("rack{host:03}.cpu")).unwrap()).collect();
+    let handles: Vec<_> =
+        (0..100).map(|host| reporter.series(format!("rack{host:03}.cpu")).unwrap()).collect();
     let recorded = 60 * 100_000;
     for number in 0..recorded {
-        gauges[number % gauges.len()].set_at(0.5, number as i64);
+        handles[number % handles.len()].record_at(0.5, number as i64);
         if number % 1000 == 999 {
             time::sleep(Duration::from_millis(10)).await;
             let stats = accounted(&reporter);

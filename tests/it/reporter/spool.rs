@@ -196,7 +196,7 @@ async fn samples_may_gather_for_ever() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
-    let reporter = Reporter::builder(client).gather(Duration::MAX);
+    let reporter = Reporter::builder(client).linger(Duration::MAX);
     let reporter = reporter.spool(Spool::dir(&folder)).unwrap().start();
     reporter.record_at("a", 1.0, 1);
     let mut peer = network.accept().await;
@@ -574,7 +574,7 @@ fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
         // It cannot dial, so the guard has no connection of its own, and the disk has all the time.
         let (near, _far) = tokio::io::duplex(64);
         let reporter = spooling(MetricsClient::from_io(near), Spool::dir(&folder));
-        let _guard = reporter.guard(LONG);
+        let _guard = reporter.flush_on_drop(LONG);
         for second in 0..1000 {
             reporter.record_at("a", 0.5, second);
         }
@@ -594,7 +594,7 @@ fn a_guard_that_is_refused_by_the_server_loses_nothing() {
         let client = MetricsClient::builder(socket.local_addr().unwrap()).connect_lazy().unwrap();
         drop(socket);
         let reporter = spooling(client, Spool::dir(&folder));
-        let _guard = reporter.guard(Duration::from_millis(200));
+        let _guard = reporter.flush_on_drop(Duration::from_millis(200));
         for second in 0..1000 {
             reporter.record_at("a", 0.5, second);
         }

@@ -141,7 +141,7 @@ fn reporter(client: MetricsClient, old: i64) -> (TempDir, HangingDisk, Reporter)
     let limits = queue::Limits { samples: 10_000, bytes: 1 << 20, when_full: WhenFull::DropOldest };
     let settings = Settings {
         limits,
-        gather: Duration::from_millis(10),
+        linger: Duration::from_millis(10),
         own: None,
         max_attempts: None,
         spool: Some(spool),
@@ -273,7 +273,7 @@ fn a_guard_ends_in_time_while_the_disk_hangs() {
         reporter.record_at("a", 0.5, 1);
         fs.hang("write");
         // It would never return.
-        drop(reporter.guard(Duration::from_millis(200)));
+        drop(reporter.flush_on_drop(Duration::from_millis(200)));
         assert_eq!(accounted(&reporter).waiting, 1);
         (folder, fs, reporter)
     });
