@@ -1,4 +1,66 @@
-#![doc = include_str!("../README.md")]
+//! An async Tokio client for metrics servers that speak a line protocol.
+//!
+//! A [`MetricsClient`] stores measurements and reads them back over one connection that all tasks
+//! share. It pipelines requests where the server allows it, reconnects by itself, resends
+//! unacknowledged puts in order, and ends every call by its deadline.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
+//! # let address = server.local_addr();
+//! # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+//! use metrics_client::MetricsClient;
+//!
+//! let client = MetricsClient::connect(address).await?;
+//! client.put("palm.cpu", 23.7).await?;
+//! client.put_at("palm.cpu", 0.5, 1150864247).await?;
+//!
+//! let metrics = client.get("palm.cpu").await?;
+//! assert_eq!(metrics.points("palm.cpu")[0].value, 0.5);
+//! client.close().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Where to find what
+//!
+//! - [`MetricsClient`] and [`ClientBuilder`]: calls, settings and their limits.
+//! - [`Error`] and [`Delivery`]: why a call failed, and what may have happened to the data.
+//! - [`Key`], [`Point`], [`Sample`], [`Selector`], [`Metrics`]: the values.
+//! - [`codec`]: the wire format, for programs that bring their own transport or server.
+//! - `Reporter` (feature `reporter`): records without waiting, sends in the background.
+//! - `Spool` (feature `spool`): keeps samples on disk while the server is unreachable.
+//! - `recorder` (feature `recorder`): the `metrics` facade.
+//! - `opentelemetry` (feature `opentelemetry`): an exporter for the SDK's periodic reader.
+//! - `TlsConnector` (feature `tls`), `MetricsService` (feature `tower`).
+//!
+//! # Cancel safety
+//!
+//! Every future of this crate may be dropped at any time, in `select!` or by a timeout. A request
+//! that has not been sent is removed from the queue. The answer to one that has been sent is read and
+//! discarded. No other call is affected.
+//!
+//! # Runtime
+//!
+//! A client needs a Tokio runtime, of either flavour, with IO and time enabled. Its background task runs
+//! on the runtime where the client was created; when that runtime ends, calls fail with
+//! [`Error::RuntimeGone`].
+//!
+//! # Features
+//!
+//! No feature is on by default. Features are additive.
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `reporter` | recording without waiting |
+//! | `spool` | samples wait on disk; implies `reporter` |
+//! | `recorder` | a recorder for the `metrics` facade; implies `reporter` |
+//! | `opentelemetry` | an exporter for OpenTelemetry's SDK; implies `reporter` |
+//! | `tls` | TLS by rustls, with ring |
+//! | `tower` | the client as a `tower` service |
+//!
+//! The package holds further pages as Markdown, in `docs`: guarantees and faults, pipelining, connecting,
+//! the reporter, the spool, decisions, dependencies, testing.
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod client;
@@ -46,4 +108,25 @@ pub mod metrics {
 #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
 pub mod spool {
     pub use crate::reporter::spool::{IoErrors, Spool, SpoolError, SpoolStats};
+}
+
+/// The code of the Markdown pages, compiled as doctests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/connecting.md")]
+    mod connecting {}
+    #[doc = include_str!("../docs/decisions.md")]
+    mod decisions {}
+    #[doc = include_str!("../docs/guarantees.md")]
+    mod guarantees {}
+    #[doc = include_str!("../docs/pipelining.md")]
+    mod pipelining {}
+    #[doc = include_str!("../docs/reporter.md")]
+    mod reporter {}
+    #[doc = include_str!("../docs/spool.md")]
+    mod spool {}
+    #[doc = include_str!("../docs/testing.md")]
+    mod testing {}
 }

@@ -1,9 +1,7 @@
 #![no_main]
 
-#[path = "../../tests/it/client_driver/mod.rs"]
-mod client_driver;
-#[path = "../../tests/it/invariants.rs"]
+#[path = "../../tests/it/fuzz/mod.rs"]
 #[expect(dead_code, reason = "each target runs one of the checks")]
-mod invariants;
+mod fuzz;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| client_driver::client_driver(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz::client::client_driver(input));

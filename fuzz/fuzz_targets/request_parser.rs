@@ -1,7 +1,7 @@
 #![no_main]
 
-#[path = "../../tests/it/invariants.rs"]
+#[path = "../../tests/it/fuzz/mod.rs"]
 #[expect(dead_code, reason = "each target runs one of the checks")]
-mod invariants;
+mod fuzz;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| invariants::request_parser(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz::codec::request_parser(input));

@@ -1,9 +1,7 @@
 #![no_main]
 
-#[path = "../../tests/it/invariants.rs"]
+#[path = "../../tests/it/fuzz/mod.rs"]
 #[expect(dead_code, reason = "each target runs one of the checks")]
-mod invariants;
-#[path = "../../tests/it/server_session.rs"]
-mod server_session;
+mod fuzz;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| server_session::server_session(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz::server::server_session(input));

@@ -1,6 +1,7 @@
 #![no_main]
 
-#[path = "../../tests/it/spool_segment.rs"]
-mod spool_segment;
+#[path = "../../tests/it/fuzz/mod.rs"]
+#[expect(dead_code, reason = "each target runs one of the checks")]
+mod fuzz;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| spool_segment::spool_segment(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz::spool::spool_segment(input));

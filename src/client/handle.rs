@@ -1,8 +1,11 @@
 //! [`MetricsClient`]: the handle that callers clone and share.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, task::Context};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 #[cfg(feature = "reporter")]
 use super::Outcomes;
@@ -11,10 +14,10 @@ use super::{
     address::{Address, ToAddresses},
     batch,
     dialer::{Connected, Dialer, DynDialer},
-    pipeline::{Answer, Kind, Pipeline},
+    pipeline::{Answer, Kind},
     pool::Pool,
     settings::ConnectionConfig,
-    shared::cooperative,
+    shared::{Shared, cooperative},
 };
 use crate::{
     error::Error,
@@ -153,7 +156,7 @@ impl MetricsClient {
     ///
     /// See [`put_at`](Self::put_at).
     pub async fn put(&self, key: impl AsRef<str>, value: f64) -> Result<(), Error> {
-        self.put_at(key, value, unix_seconds()).await
+        self.submit_put(key.as_ref(), Point { timestamp: unix_seconds(), value }).await.map(|_| ())
     }
 
     /// Stores `value` for `key` at `timestamp`, in seconds since the Unix epoch, and returns once
@@ -175,16 +178,20 @@ impl MetricsClient {
         value: f64,
         timestamp: i64,
     ) -> Result<(), Error> {
-        let key = key.as_ref();
-        cooperative(async {
+        self.submit_put(key.as_ref(), Point { timestamp, value }).await.map(|_| ())
+    }
+
+    /// Returns the future of one put.
+    #[inline]
+    fn submit_put(&self, key: &str, point: Point) -> impl Future<Output = Result<Answer, Error>> {
+        self.handle.pool.of(key).call(Kind::Put, move |shared, cx| {
             Key::check(key)?;
-            NonFiniteValue::check(key, value)?;
+            NonFiniteValue::check(key, point.value)?;
             // Made before the pipeline is locked: it takes longer than all that is done under the lock.
-            let numbers = Numbers::of(Point { timestamp, value });
-            let put = |pipeline: &mut Pipeline, waker, now| pipeline.put(key, &numbers, waker, now);
-            self.handle.pool.of(key).call(Kind::Put, put).await.map(|_| ())
+            let numbers = Numbers::of(point);
+            let (waker, now) = (cx.waker().clone(), Instant::now());
+            shared.pipeline().put(key, &numbers, waker, now)
         })
-        .await
     }
 
     /// Stores any number of samples, in their order, and returns once the server has acknowledged
@@ -242,7 +249,10 @@ impl MetricsClient {
     {
         cooperative(async {
             let selector = selector.try_into().map_err(InvalidKey::from)?;
-            let get = |pipeline: &mut Pipeline, waker, now| pipeline.get(&selector, waker, now);
+            let get = |shared: &Shared, cx: &Context<'_>| {
+                let (waker, now) = (cx.waker().clone(), Instant::now());
+                shared.pipeline().get(&selector, waker, now)
+            };
             Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
                 Answer::Found(metrics) => metrics,
                 Answer::Stored => Metrics::new(),

@@ -43,8 +43,6 @@ struct Reservation {
 /// A request that was called for, and the wait for its answer. It is sent when it is first polled.
 pub(crate) struct CallFuture {
     request: Option<(Request, Reservation)>,
-    /// Why it could not be sent.
-    failed: Option<Error>,
     call: Call<Arc<Shared>>,
     /// Keeps the client open; dropped last.
     _client: MetricsClient,
@@ -97,12 +95,7 @@ impl Reservations {
             }
         }
         let call = Call::new(Arc::clone(shared), kind);
-        CallFuture {
-            request: Some((request, reservation)),
-            failed: None,
-            call,
-            _client: client.clone(),
-        }
+        CallFuture { request: Some((request, reservation)), call, _client: client.clone() }
     }
 }
 
@@ -168,15 +161,8 @@ impl Future for CallFuture {
         if let Some((request, reservation)) = self.request.take() {
             match self.send(&request, reservation, cx) {
                 Ok(()) => return Poll::Pending,
-                Err(error) => self.failed = Some(error),
+                Err(error) => self.call.fail(error),
             }
-        }
-        if let Some(error) = self.failed.take() {
-            if poll_budget(cx).is_pending() {
-                self.failed = Some(error);
-                return Poll::Pending;
-            }
-            return Poll::Ready(Err(error));
         }
         self.call.poll(cx).map_ok(|answer| match answer {
             Answer::Found(metrics) => metrics,

@@ -5,7 +5,7 @@ use std::{
     ops::Deref,
     pin::pin,
     sync::{Arc, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -62,31 +62,35 @@ impl Shared {
         wake_all(&mut wakers);
     }
 
-    /// Hands a request to the pipeline, and waits for its answer.
+    /// Returns a future that submits a request when it is first polled, and waits for its response.
     ///
-    /// The task's waker goes in with the request, so that a call takes the lock twice: once to ask,
-    /// once to take the answer.
+    /// `submit` gets the task's waker to the pipeline with the request, so a call takes the lock once to ask,
+    /// and most often not at all for the response. The future is kept small, for an agent can have thousands
+    /// of them: with 1,024 callers, futures of 840 bytes instead of 200 took a tenth of the rate.
     #[inline]
-    pub(super) async fn call(
+    pub(super) fn call<F>(
         &self,
         kind: Kind,
-        request: impl FnOnce(&mut Pipeline, Waker, Instant) -> Result<Submitted, Error>,
-    ) -> Result<Answer, Error> {
-        let mut request = Some(request);
+        submit: F,
+    ) -> impl Future<Output = Result<Answer, Error>>
+    where
+        F: FnOnce(&Self, &Context<'_>) -> Result<Submitted, Error>,
+    {
+        let mut submit = Some(submit);
         let mut call = Call::new(self, kind);
-        poll_fn(|cx| {
-            let Some(request) = request.take() else {
+        poll_fn(move |cx| {
+            let Some(submit) = submit.take() else {
                 return call.poll(cx);
             };
-            let (waker, now) = (cx.waker().clone(), Instant::now());
-            let submitted = request(&mut self.pipeline(), waker, now);
-            match submitted {
+            match submit(self, cx) {
                 Ok(submitted) => call.begin(submitted),
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    call.fail(error);
+                    return call.poll(cx);
+                }
             }
             Poll::Pending
         })
-        .await
     }
 
     /// The caller of `waiter` has left. Returns how far it had come, if it was a batch.
@@ -114,7 +118,6 @@ pub(super) async fn cooperative<T>(
 
 /// Takes one from the task's budget, as [`cooperative`] does; pending if none is left, until the next turn
 /// of the task.
-#[cfg(feature = "tower")]
 pub(super) fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
     pin!(coop::consume_budget()).poll(cx)
 }
@@ -124,60 +127,88 @@ pub(super) fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
 pub(super) struct Call<S: Deref<Target = Shared>> {
     shared: S,
     kind: Kind,
-    /// `None` before there was a request, and once there was an outcome.
-    waiter: Option<WaiterId>,
-    /// An answer that is being sorted.
-    sorting: Option<Metrics>,
+    state: CallState,
+}
+
+#[derive(Debug)]
+enum CallState {
+    /// There was no request yet, or there was an outcome.
+    Idle,
+    Waiting(WaiterId),
+    /// A response that is being sorted.
+    Sorting(Box<Metrics>),
+    /// An error that is returned once the task's budget allows it: the call may have failed without having
+    /// waited for anything, and a task that then calls again at once would never let another one run.
+    Failed(Box<Error>),
 }
 
 impl<S: Deref<Target = Shared>> Call<S> {
     #[inline]
     pub(super) fn new(shared: S, kind: Kind) -> Self {
-        Self { shared, kind, waiter: None, sorting: None }
+        Self { shared, kind, state: CallState::Idle }
     }
 
     /// Waits for the outcome of the request that has been accepted.
     #[inline]
     pub(super) fn begin(&mut self, Submitted { waiter, driver }: Submitted) {
-        self.waiter = Some(waiter);
+        self.state = CallState::Waiting(waiter);
         if let Some(driver) = driver {
             driver.wake();
         }
     }
 
+    /// The request was not accepted.
+    #[cold]
+    pub(super) fn fail(&mut self, error: Error) {
+        self.state = CallState::Failed(Box::new(error));
+    }
+
     #[inline]
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
-        let Some(waiter) = self.waiter else {
-            return self.poll_sorted(cx);
+        let CallState::Waiting(waiter) = self.state else {
+            return self.poll_decided(cx);
         };
         if self.kind == Kind::Put && self.shared.settled.is_acked(waiter) {
-            self.waiter = None;
+            self.state = CallState::Idle;
             return Poll::Ready(Ok(Answer::Stored));
         }
         let (outcome, _unneeded) = self.shared.pipeline().poll(waiter, cx.waker());
-        let outcome = ready!(outcome);
-        self.waiter = None;
-        if let Ok(Answer::Found(metrics)) = outcome {
-            self.sorting = Some(metrics);
-            return self.poll_sorted(cx);
-        }
-        Poll::Ready(outcome)
+        self.state = match ready!(outcome) {
+            Ok(Answer::Stored) => {
+                self.state = CallState::Idle;
+                return Poll::Ready(Ok(Answer::Stored));
+            }
+            Ok(Answer::Found(metrics)) => CallState::Sorting(Box::new(metrics)),
+            Err(error) => CallState::Failed(Box::new(error)),
+        };
+        self.poll_decided(cx)
     }
 
-    /// Sorts what has been found, in the caller's task: the driver serves other callers too.
-    fn poll_sorted(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
-        if self.sorting.as_mut().is_some_and(|metrics| !metrics.sort_some()) {
-            // Polled once, it has told the runtime.
-            let _ = pin!(yield_now()).poll(cx);
-            return Poll::Pending;
+    /// Sorts what has been found, in the caller's task: the driver serves other callers too. Or fails.
+    #[cold]
+    fn poll_decided(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+        match &mut self.state {
+            CallState::Sorting(metrics) => {
+                if !metrics.sort_some() {
+                    // Polled once, it has told the runtime.
+                    let _ = pin!(yield_now()).poll(cx);
+                    return Poll::Pending;
+                }
+            }
+            CallState::Failed(_) => ready!(poll_budget(cx)),
+            CallState::Idle | CallState::Waiting(_) => {}
         }
-        self.sorting.take().map_or(Poll::Pending, |metrics| Poll::Ready(Ok(Answer::Found(metrics))))
+        match std::mem::replace(&mut self.state, CallState::Idle) {
+            CallState::Sorting(metrics) => Poll::Ready(Ok(Answer::Found(*metrics))),
+            CallState::Failed(error) => Poll::Ready(Err(*error)),
+            CallState::Idle | CallState::Waiting(_) => Poll::Pending,
+        }
     }
 }
 
 impl<S: Deref<Target = Shared>> Drop for Call<S> {
     fn drop(&mut self) {
-        if let Some(waiter) = self.waiter {
+        if let CallState::Waiting(waiter) = self.state {
             self.shared.cancel(waiter);
         }
     }

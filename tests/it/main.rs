@@ -3,37 +3,23 @@
 // `unwrap` is how a test says that something must hold.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod chaos;
 mod client;
-mod client_driver;
 mod codec;
-mod corpus;
-#[cfg(feature = "recorder")]
 mod counting;
-mod exchanges;
-mod faults;
-mod invariants;
-mod models;
-#[cfg(feature = "opentelemetry")]
+mod fuzz;
+#[cfg(target_os = "linux")]
+mod net_faults;
 mod opentelemetry;
+mod oracle;
 mod peer;
-mod python_repr;
-#[cfg(feature = "recorder")]
 mod recorder;
-#[cfg(feature = "reporter")]
 mod reporter;
-#[cfg(feature = "tls")]
-mod running;
-mod server_session;
-#[cfg(feature = "tower")]
+mod running_server;
+mod server_quirks;
 mod service;
 mod simulation;
-#[cfg(target_os = "linux")]
-mod sockets;
-#[cfg(feature = "spool")]
-mod spool_segment;
-#[cfg(feature = "tls")]
 mod tls;
-mod truth;
 
 #[cfg(not(target_os = "linux"))]
 #[test]

@@ -23,7 +23,7 @@ use self::{
 };
 
 mod load;
-#[path = "../it/faults/proxy.rs"]
+#[path = "../it/chaos/proxy.rs"]
 mod proxy;
 mod usage;
 mod world;

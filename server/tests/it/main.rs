@@ -14,11 +14,11 @@ use tokio::{
 };
 
 mod connection;
-mod crowd;
 mod grammar;
-mod listening;
+mod listen;
+mod overload;
 mod pipelining;
-mod stop;
+mod shutdown;
 mod store;
 
 /// A server that serves until it is told to stop, or the test is over.

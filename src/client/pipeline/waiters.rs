@@ -97,23 +97,26 @@ impl Slot {
     /// Returns how far its batch had come, if it was one.
     pub(in crate::client) fn into_progress(self) -> Option<Progress> {
         match self.call {
-            Call::Batch { progress, .. } => Some(progress),
+            Call::Batch(batch) => Some(batch.progress),
             Call::One(_) => None,
         }
     }
 }
 
+/// Small, for there is one for each put in flight, and most of them never have what is in the boxes.
 #[derive(Debug)]
 enum Call {
-    One(Option<Result<Answer, Error>>),
-    Batch {
-        progress: Progress,
-        /// The task is woken when no more than this many requests are unfinished.
-        wake_at: usize,
-        /// Its entries, in their order; of those that are settled, only what came after one that is
-        /// not.
-        entries: VecDeque<u64>,
-    },
+    One(Option<Box<Result<Answer, Error>>>),
+    Batch(Box<Batch>),
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    progress: Progress,
+    /// The task is woken when no more than this many requests are unfinished.
+    wake_at: usize,
+    /// Its entries, in their order; of those that are settled, only what came after one that is not.
+    entries: VecDeque<u64>,
 }
 
 impl Waiters {
@@ -126,9 +129,7 @@ impl Waiters {
 
     /// A slot for a batch that has no request yet.
     pub(super) fn add_batch(&mut self, seq: u64) -> WaiterId {
-        let call =
-            Call::Batch { progress: Progress::default(), wake_at: 0, entries: VecDeque::new() };
-        self.add(Slot { waker: None, seq, call })
+        self.add(Slot { waker: None, seq, call: Call::Batch(Box::default()) })
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -167,7 +168,8 @@ impl Waiters {
         requests: usize,
         is_open: impl Fn(u64) -> bool,
     ) {
-        if let Some(Slot { call: Call::Batch { progress, entries, .. }, .. }) = self.get_mut(id) {
+        if let Some(Slot { call: Call::Batch(batch), .. }) = self.get_mut(id) {
+            let Batch { progress, entries, .. } = &mut **batch;
             progress.unfinished += requests;
             while entries.front().is_some_and(|&first| !is_open(first)) {
                 entries.pop_front();
@@ -193,7 +195,7 @@ impl Waiters {
             let waker = slot.waker.take();
             self.take(id);
             self.forget(&outcome);
-            return (Poll::Ready(outcome), waker);
+            return (Poll::Ready(*outcome), waker);
         }
         (Poll::Pending, remember(&mut slot.waker, waker))
     }
@@ -207,7 +209,8 @@ impl Waiters {
         waker: &Waker,
     ) -> (Poll<&Progress>, Option<Waker>) {
         match self.get_mut(id) {
-            Some(Slot { waker: slot, call: Call::Batch { progress, wake_at, .. }, .. }) => {
+            Some(Slot { waker: slot, call: Call::Batch(batch), .. }) => {
+                let Batch { progress, wake_at, .. } = &mut **batch;
                 if progress.unfinished <= at || (progress.broken.is_some() && at > 0) {
                     return (Poll::Ready(progress), None);
                 }
@@ -221,7 +224,7 @@ impl Waiters {
     /// Every batch is to look again how many requests it may add.
     pub(super) fn rouse_batches(&mut self, wakers: &mut Vec<Waker>) {
         for (_, slot) in self.slabs.iter_mut().flatten() {
-            if let Call::Batch { .. } = slot.call {
+            if let Call::Batch(_) = slot.call {
                 wakers.extend(slot.waker.take());
             }
         }
@@ -235,10 +238,8 @@ impl Waiters {
         }
         let removed = match &mut slot {
             Some(Slot { call: Call::One(None), seq, .. }) => Cancelled::One(*seq),
-            Some(Slot { call: Call::Batch { progress, entries, .. }, .. })
-                if progress.unfinished > 0 =>
-            {
-                Cancelled::Batch(std::mem::take(entries))
+            Some(Slot { call: Call::Batch(batch), .. }) if batch.progress.unfinished > 0 => {
+                Cancelled::Batch(std::mem::take(&mut batch.entries))
             }
             _ => Cancelled::Finished,
         };
@@ -269,10 +270,11 @@ impl Waiters {
                 if outcome.is_err() {
                     self.settled.errors.fetch_add(1, Ordering::Relaxed);
                 }
-                *reservation = Some(outcome);
+                *reservation = Some(Box::new(outcome));
                 true
             }
-            Call::Batch { progress, wake_at, .. } => {
+            Call::Batch(batch) => {
+                let Batch { progress, wake_at, .. } = &mut **batch;
                 progress.unfinished -= requests;
                 match outcome {
                     Ok(_) => progress.acknowledged += requests,
@@ -345,4 +347,17 @@ fn remember(reservation: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
         return None;
     }
     reservation.replace(waker.clone())
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_small() {
+        let len = size_of::<Slot>();
+        assert!(
+            len <= 48,
+            "a slot of {len} bytes: with 1,024 puts in flight it is copied from the second cache"
+        );
+    }
 }

@@ -1,20 +1,13 @@
 //! The reporter, against a peer that the test plays, with paused time, and against the server.
 
-mod accounts;
+mod accounting;
 mod allocations;
 mod basics;
-mod closing;
-#[cfg(all(unix, feature = "spool"))]
-mod crashes;
-mod full;
-#[cfg(all(target_os = "linux", feature = "spool"))]
-mod full_disk;
 mod guard;
 mod outage;
-#[cfg(feature = "spool")]
+mod queue_full;
+mod shutdown;
 mod spool;
-#[cfg(feature = "spool")]
-mod store_away;
 
 use std::time::Duration;
 

@@ -25,7 +25,7 @@ use tokio::{
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::history;
-use crate::truth::HANGUP_PROBE;
+use crate::oracle::HANGUP_PROBE;
 
 /// The hosts that serve. One store is behind both.
 pub(super) const SERVERS: [&str; 2] = ["north", "south"];

@@ -101,7 +101,7 @@ async fn a_certificate_that_is_a_clients_is_no_servers() {
 }
 
 /// A server that wants to see a certificate from `clients`.
-async fn strict(servers: &Authority, clients: &Authority) -> crate::running::Running {
+async fn strict(servers: &Authority, clients: &Authority) -> crate::running_server::Running {
     let Identity { chain, key } = servers.issue(&["localhost"]);
     serve(TlsAcceptor::with_client_roots(chain, key, clients.root()).unwrap()).await
 }
@@ -118,7 +118,7 @@ async fn a_client_certificate_that_the_server_trusts_lets_the_client_in() {
 }
 
 /// What the first call of a client is told by a server that does not let it in.
-async fn first_call(server: &crate::running::Running, connector: impl Connector) -> String {
+async fn first_call(server: &crate::running_server::Running, connector: impl Connector) -> String {
     let client = client("localhost", server, connector)
         .reconnect(metrics_client::client::Reconnect::never())
         .connect()

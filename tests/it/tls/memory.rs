@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::Authority;
-use crate::tls::ends::raw_client;
+use crate::tls::close_notify::raw_client;
 
 /// As in `src/server/tls.rs`.
 const HELD_BYTES: u64 = 128 * 1024;

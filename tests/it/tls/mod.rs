@@ -21,14 +21,14 @@ use rcgen::{
 
 use tokio::io::{DuplexStream, duplex};
 
-use crate::running::Running;
+use crate::running_server::Running;
 
 mod certificates;
-mod ends;
+mod close_notify;
+mod data;
+mod handshake_failures;
 mod memory;
-mod pem;
-mod strangers;
-mod traffic;
+mod pem_errors;
 
 /// Somebody who signs certificates.
 struct Authority {

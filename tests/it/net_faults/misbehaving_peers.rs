@@ -1,0 +1,180 @@
+//! Peers on loopback that do not do their part.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics_client::{
+    Delivery, MetricsClient, Sample,
+    client::{Overflow, Pipelining, TcpConnector, connector_fn},
+};
+use metrics_server::Server;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    join,
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
+};
+
+use super::{HANG, SHORT, builder, is_late, is_reset, soon, works_again};
+use crate::oracle::{self, Shared};
+
+/// A server whose first connection the test plays. The others find one that does its part.
+async fn listen(buffer: Option<u32>) -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    if let Some(buffer) = buffer {
+        // Before it listens, so that its connections begin with windows of this size.
+        socket.set_recv_buffer_size(buffer).unwrap();
+        socket.set_send_buffer_size(buffer).unwrap();
+    }
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket.listen(16).unwrap()
+}
+
+/// Reads a request, answers with this, and resets the connection.
+async fn reset_after(mut io: TcpStream, request: &str, answer: &str) {
+    let mut got = vec![0; request.len()];
+    io.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, request.as_bytes());
+    io.write_all(answer.as_bytes()).await.unwrap();
+    SockRef::from(&io).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[tokio::test]
+async fn a_get_whose_answer_is_cut_by_a_reset_is_asked_again_and_mixes_no_answers() {
+    let listener = listen(None).await;
+    let client = MetricsClient::builder(listener.local_addr().unwrap()).connect_lazy().unwrap();
+    let server = async {
+        let (io, _) = listener.accept().await.unwrap();
+        reset_after(io, "get a\n", "ok\na 1.0 1\na 2").await;
+        let (mut io, _) = listener.accept().await.unwrap();
+        io.read_exact(&mut [0; 6]).await.unwrap();
+        io.write_all(b"ok\na 5.0 5\n\n").await.unwrap();
+        io
+    };
+    let (metrics, _io) = soon(async { join!(client.get("a"), server) }).await;
+    let metrics = metrics.unwrap();
+    assert_eq!(metrics.points("a").iter().map(|p| p.timestamp).collect::<Vec<_>>(), [5]);
+    assert_eq!(client.stats().reconnects, 1);
+}
+
+#[tokio::test]
+async fn a_put_whose_answer_is_cut_by_a_reset_goes_again_unless_it_may_not() {
+    for retry in [true, false] {
+        let listener = listen(None).await;
+        let address = listener.local_addr().unwrap();
+        let client = MetricsClient::builder(address).retry(retry).connect_lazy().unwrap();
+        let server = async {
+            let (io, _) = listener.accept().await.unwrap();
+            reset_after(io, "put a 1.0 1\n", "ok").await;
+            tokio::spawn(oracle::serve(listener, Shared::default()));
+        };
+        let (put, ()) = soon(async { join!(client.put_at("a", 1.0, 1), server) }).await;
+        match put {
+            Ok(()) => assert!(retry),
+            Err(error) => assert!(!retry && is_reset(&error), "{error:?}"),
+        }
+        assert_eq!(works_again(&client).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_by_a_reset_says_so_after_what_has_come() {
+    let listener = listen(None).await;
+    let client = MetricsClient::builder(listener.local_addr().unwrap()).connect_lazy().unwrap();
+    let server = async {
+        let (io, _) = listener.accept().await.unwrap();
+        reset_after(io, "get a\n", "ok\na 1.0 1\na 2.0 2\na 3").await;
+    };
+    let reading = async {
+        let mut samples = client.stream("a").await.unwrap();
+        let mut seen = Vec::new();
+        loop {
+            match samples.next().await.expect("a cut stream has no end") {
+                Ok(sample) => seen.push(sample.point.timestamp),
+                Err(error) => break (seen, error, samples.next().await.is_none()),
+            }
+        }
+    };
+    let ((seen, error, is_over), ()) = soon(async { join!(reading, server) }).await;
+    // The kernel may have thrown away what had come and was not read.
+    assert!([1, 2].starts_with(&seen), "{seen:?}");
+    assert!(is_over && is_reset(&error), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_never_reads_or_never_answers_fails_each_call_in_time_and_is_left() {
+    for reads in [true, false] {
+        let listener = listen(None).await;
+        let client =
+            builder(listener.local_addr().unwrap()).max_in_flight(50).connect_lazy().unwrap();
+        let mut calls = JoinSet::new();
+        for at in 0..200 {
+            let client = client.clone();
+            calls.spawn(async move { client.put_at("a", 1.0, at).await.unwrap_err() });
+        }
+        let (mut io, _) = soon(listener.accept()).await.unwrap();
+        let silent = tokio::spawn(async move {
+            let mut got = [0; 1024];
+            while reads && io.read(&mut got).await.is_ok_and(|len| len > 0) {}
+            std::future::pending::<()>().await;
+        });
+        let errors = soon(calls.join_all()).await;
+        let sent = errors.iter().filter(|error| is_late(error)).count();
+        let unsent = errors.iter().filter(|error| error.delivery() == Delivery::NotSent).count();
+        assert_eq!((sent, unsent), (50, 150));
+        tokio::spawn(oracle::serve(listener, Shared::default()));
+        works_again(&client).await;
+        silent.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_window_that_stays_shut_is_given_up_by_the_kernel_and_what_was_sent_goes_again() {
+    let listener = listen(Some(4096)).await;
+    let client = MetricsClient::builder(listener.local_addr().unwrap())
+        .pipelining(Pipelining::On)
+        .connector(TcpConnector::default().user_timeout(SHORT))
+        .request_timeout(2 * HANG)
+        .stall_timeout(2 * HANG)
+        .connect_lazy()
+        .unwrap();
+    // Much more than the window.
+    let key: Arc<str> = "k".repeat(1000).into();
+    let mut calls = JoinSet::new();
+    for at in 0..100 {
+        let (client, key) = (client.clone(), Arc::clone(&key));
+        calls.spawn(async move { client.put_at(key, 1.0, at).await.unwrap() });
+    }
+    let oracle = Shared::default();
+    let _silent = listener.accept().await.unwrap();
+    tokio::spawn(oracle::serve(listener, Arc::clone(&oracle)));
+    soon(calls.join_all()).await;
+    assert_eq!(client.stats().reconnects, 1);
+    assert_eq!(oracle.lock().unwrap().series[&*key].len(), 100);
+}
+
+#[tokio::test]
+async fn windows_as_small_as_they_can_be_only_make_it_slow() {
+    let server = Server::from_listener(listen(Some(1)).await).unwrap();
+    let address = server.local_addr();
+    tokio::spawn(server.serve_until(std::future::pending()));
+    let client = MetricsClient::builder("a socket with small buffers")
+        .pipelining(Pipelining::On)
+        .overflow(Overflow::Fail)
+        .connector(connector_fn(move |_| async move {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_recv_buffer_size(1)?;
+            socket.set_send_buffer_size(1)?;
+            let io = socket.connect(address).await?;
+            io.set_nodelay(true)?;
+            Ok(io)
+        }))
+        .connect()
+        .await
+        .unwrap();
+    let samples = (0..300).map(|at| Sample::new("a", 1.0, at).unwrap()).collect::<Vec<_>>();
+    soon(client.put_all(&samples)).await.unwrap();
+    let metrics = soon(client.get_all()).await.unwrap();
+    assert!(metrics.points("a").iter().map(|point| point.timestamp).eq(0..300));
+    assert_eq!(client.stats().reconnects, 0);
+}

@@ -1,0 +1,147 @@
+//! A server that is a process of its own, to be stopped, killed and starved.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, SocketAddr},
+    process::{Child, Command, Stdio},
+};
+
+use metrics_server::Server;
+use nix::{
+    sys::{
+        prctl,
+        signal::{self, Signal},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use socket2::{Domain, Socket, Type};
+
+/// Where the process is to listen, how many files it may have open once it serves, and how many from the
+/// beginning: the soft and the hard limit.
+const ADDRESS: &str = "SOCKETS_SERVER";
+const FILES: &str = "SOCKETS_FILES";
+const LIMITS: &str = "SOCKETS_LIMITS";
+
+const READY: &str = "the server is ready";
+
+/// This test binary as a server. It ends with the thread that started it.
+pub(super) struct Process {
+    child: Child,
+}
+
+impl Process {
+    pub(super) fn start(address: SocketAddr) -> Self {
+        Self::start_with(address, |_| {})
+    }
+
+    /// A server that may have so many files open, from when it serves.
+    pub(super) fn with_files(address: SocketAddr, files: u64) -> Self {
+        Self::start_with(address, |command| {
+            command.env(FILES, files.to_string());
+        })
+    }
+
+    /// A server that begins with these limits of open files.
+    pub(super) fn with_limits(address: SocketAddr, soft: u64, hard: u64) -> Self {
+        Self::start_with(address, |command| {
+            command.env(LIMITS, format!("{soft} {hard}"));
+        })
+    }
+
+    fn start_with(address: SocketAddr, set: impl FnOnce(&mut Command)) -> Self {
+        let mut command =
+            this_test("net_faults::server_process::serves_where_another_test_has_asked_for_it");
+        command.env(ADDRESS, address.to_string()).stdout(Stdio::piped());
+        set(&mut command);
+        let mut child = command.spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+        let is_ready = output.by_ref().map_while(Result::ok).any(|line| line.contains(READY));
+        assert!(is_ready, "the server did not start");
+        // Somebody must read what it prints.
+        std::thread::spawn(move || output.for_each(drop));
+        Self { child }
+    }
+
+    /// `SIGSTOP`; it has stopped when this returns.
+    pub(super) fn stop(&self) {
+        signal::kill(self.pid(), Signal::SIGSTOP).unwrap();
+        let status = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
+    }
+
+    /// `SIGCONT`.
+    pub(super) fn go_on(&self) {
+        signal::kill(self.pid(), Signal::SIGCONT).unwrap();
+    }
+
+    /// `kill -9`.
+    pub(super) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails if it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A command that runs one test of this binary, with its output, until its parent ends.
+pub(super) fn this_test(name: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture"]);
+    command
+}
+
+/// Ends this process when the thread that has started it ends.
+pub(super) fn end_with_parent() {
+    prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
+}
+
+/// Not a test but the server of others, which start it by this name.
+#[tokio::test]
+async fn serves_where_another_test_has_asked_for_it() {
+    let Ok(address) = env::var(ADDRESS) else { return };
+    end_with_parent();
+    if let Ok(limits) = env::var(LIMITS) {
+        let (soft, hard) = limits.split_once(' ').unwrap();
+        let (soft, hard) = (soft.parse().unwrap(), hard.parse().unwrap());
+        rlimit::setrlimit(rlimit::Resource::NOFILE, soft, hard).unwrap();
+    }
+    let server = Server::bind(address).await.unwrap();
+    let serving = tokio::spawn(server.serve_until(std::future::pending()));
+    // It begins, and looks at its limits.
+    tokio::task::yield_now().await;
+    if let Ok(files) = env::var(FILES) {
+        let files = files.parse().unwrap();
+        rlimit::setrlimit(rlimit::Resource::NOFILE, files, files).unwrap();
+    }
+    println!("\n{READY}");
+    serving.await.unwrap();
+}
+
+/// A port that nobody else is given, for a server that comes and goes.
+pub(super) struct Port {
+    pub(super) address: SocketAddr,
+    /// Bound and not listening: a server may bind it too, and a dial is refused while none does.
+    _reserved: Socket,
+}
+
+impl Port {
+    pub(super) fn reserve() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        Self { address, _reserved: socket }
+    }
+}

@@ -1,0 +1,109 @@
+//! A store that keeps the truth, and the line server that a client ought to find.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// What is stored, and how it came to be.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    pub(crate) series: BTreeMap<String, BTreeMap<i64, f64>>,
+    /// Every put that was carried out, in order.
+    pub(crate) log: Vec<Put>,
+    /// The connections on which the client looks for a request at which the server closes: there
+    /// the first put is a question, and comes again in its turn.
+    pub(crate) checked: BTreeSet<usize>,
+    /// The newest connection that has put anything for a key.
+    newest: BTreeMap<String, usize>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Put {
+    pub(crate) connection: usize,
+    pub(crate) key: String,
+    pub(crate) timestamp: i64,
+    pub(crate) value: f64,
+}
+
+pub(crate) type Shared = Arc<Mutex<Oracle>>;
+
+/// What begins the keys of the question whether a server can pipeline.
+pub(crate) const PROBE: &str = "pipelining-probe.";
+
+/// What begins the keys of the question whether a server answers at all.
+pub(crate) const HANGUP_PROBE: &str = "hangup-probe.";
+
+/// What a server answers to what is no request.
+pub(crate) const WRONG_COMMAND: &str = "error\nwrong command\n\n";
+
+impl Oracle {
+    /// Carries out a request of a connection, and returns the answer.
+    ///
+    /// A client has one connection at a time for a key, so what comes over an older one is what a slow
+    /// network brings of requests whose callers were told long ago that their fate is unknown.
+    /// There is no answer to it, so that a test knows which put of a second was the last.
+    pub(crate) fn answer(&mut self, connection: usize, request: &str) -> Option<String> {
+        let key = request.split_whitespace().nth(1).unwrap_or_default();
+        if self.newest.get(key).is_some_and(|&newest| connection < newest) {
+            return None;
+        }
+        Some(self.carry_out(connection, request).unwrap_or_else(|| WRONG_COMMAND.into()))
+    }
+
+    fn carry_out(&mut self, connection: usize, request: &str) -> Option<String> {
+        match *request.split_whitespace().collect::<Vec<_>>() {
+            ["put", key, value, timestamp] => {
+                let (value, timestamp) = (value.parse().ok()?, timestamp.parse().ok()?);
+                self.newest.insert(key.into(), connection);
+                self.series.entry(key.into()).or_default().insert(timestamp, value);
+                self.log.push(Put { connection, key: key.into(), timestamp, value });
+                Some("ok\n\n".into())
+            }
+            ["get", selector] => {
+                if selector.starts_with(HANGUP_PROBE) {
+                    self.checked.insert(connection);
+                }
+                let series = self.series.iter();
+                let wanted = series.filter(|(key, _)| selector == "*" || *key == selector);
+                let records = wanted.flat_map(|(key, points)| {
+                    points
+                        .iter()
+                        .map(move |(timestamp, value)| format!("{key} {value:?} {timestamp}\n"))
+                });
+                Some(format!("ok\n{}\n", records.collect::<String>()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Serves by line, for ever.
+pub(crate) async fn serve(listener: TcpListener, oracle: Shared) {
+    for connection in 0.. {
+        let (stream, _) = listener.accept().await.unwrap();
+        tokio::spawn(converse(stream, connection, Arc::clone(&oracle)));
+    }
+}
+
+async fn converse(mut stream: TcpStream, connection: usize, oracle: Shared) -> Option<()> {
+    let mut received = Vec::new();
+    loop {
+        if stream.read_buf(&mut received).await.ok()? == 0 {
+            return None;
+        }
+        let whole = received.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let lines = String::from_utf8(received.drain(..whole).collect()).ok()?;
+        let answers = {
+            let mut oracle = oracle.lock().unwrap();
+            let answers = lines.lines().map(|line| oracle.answer(connection, line));
+            answers.collect::<Option<String>>()?
+        };
+        stream.write_all(answers.as_bytes()).await.ok()?;
+    }
+}

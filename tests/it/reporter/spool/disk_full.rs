@@ -1,0 +1,72 @@
+//! A disk that is full in truth: a small one, mounted where nobody else sees it.
+
+use std::{env, fs, path::PathBuf, process::Command, time::Duration};
+
+use metrics_client::{Reporter, client::Pipelining, spool::Spool};
+use tokio::time;
+
+use crate::{
+    peer::Network,
+    reporter::{
+        LONG, accounted,
+        spool::{Received, spooling},
+    },
+};
+
+const FOLDER: &str = "SPOOL_ON_A_FULL_DISK";
+
+#[test]
+fn a_full_disk_stops_nothing_and_everything_adds_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount = format!("mount -t tmpfs -o size=512k spool '{}'", folder.path().display());
+    let alone = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]);
+        command
+    };
+    if !alone(&mount).output().is_ok_and(|output| output.status.success()) {
+        crate::skipped("a disk that is full in truth", "mounting one takes root");
+        return;
+    }
+    let role = alone(&format!("{mount} && exec \"$0\" \"$@\""))
+        .arg(env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "--exact",
+            "--nocapture",
+            "reporter::spool::disk_full::on_a_small_disk",
+        ])
+        .env(FOLDER, folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&role.stdout);
+    assert!(role.status.success() && said.contains("1 passed"), "{said}{role:?}");
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "a role in the test of the full disk, which starts it"]
+async fn on_a_small_disk() {
+    let folder = PathBuf::from(env::var_os(FOLDER).unwrap());
+    let (mut network, builder) = Network::new();
+    network.black_hole();
+    let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
+    let reporter: Reporter = spooling(client, Spool::dir(&folder));
+    // Twice of what there is room for.
+    for second in 0..20_000 {
+        reporter.record_at("some.key.of.ordinary.length", 0.5, second);
+    }
+    time::sleep(Duration::from_secs(30)).await;
+    let stats = accounted(&reporter);
+    assert!(stats.spooled > 5000 && stats.waiting > 5000, "{stats:?}");
+    assert_eq!(stats.spooled + stats.waiting, 20_000);
+    let errors = reporter.spool_stats().unwrap().io_errors;
+    assert!((1..100).contains(&errors.full) && errors.total() == errors.full, "{errors:?}");
+
+    network.refuse(0);
+    let mut received = Received::default();
+    received.take(&mut network.accept().await, 20_000).await;
+    reporter.flush(LONG).await.unwrap();
+    let stats = accounted(&reporter);
+    assert_eq!((stats.acknowledged, stats.dropped.total()), (20_000, 0), "{stats:?}");
+    assert!(fs::read_dir(&folder).unwrap().count() == 2);
+}

@@ -1,0 +1,332 @@
+//! A task that puts and gets, and tells the history what it was told.
+
+use std::{sync::MutexGuard, time::Duration};
+
+use metrics_client::{Error, Metrics, MetricsClient, Sample, client::Stats};
+use tokio::{
+    join, select,
+    time::{self, Instant},
+};
+
+use super::{
+    history::{self, History, Outcome, PutId},
+    scenario::Plan,
+};
+
+/// One of a client's tasks. Agents share keys and seconds, those of other clients too.
+#[derive(Clone, Debug)]
+pub(super) struct Agent {
+    pub(super) client: MetricsClient,
+    pub(super) id: (usize, usize),
+    pub(super) plan: Plan,
+    pub(super) history: history::Shared,
+    pub(super) tally: Tally,
+}
+
+/// How an agent's calls have ended, counted in requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// Calls that were made.
+    pub(super) made: u64,
+    pub(super) acknowledged: u64,
+    pub(super) rejected: u64,
+    /// Certainly accepted, and ended with another error.
+    pub(super) failed: u64,
+    /// Whatever else: what was refused at once, and what nobody waited for to its end.
+    pub(super) other: u64,
+}
+
+const KEYS: usize = 4;
+const SECONDS: i64 = 5;
+
+/// A deadline is met if a call ends so soon after it: the simulation's clock and the runtime's both
+/// go by the millisecond.
+pub(super) const TOLERANCE: Duration = Duration::from_millis(5);
+
+impl Agent {
+    /// Calls until the faults are over, or the client is closed.
+    pub(super) async fn work(mut self) -> Tally {
+        while turmoil::sim_elapsed().unwrap_or_default() < self.plan.faults && !self.is_closing() {
+            self.call().await;
+            self.check_stats();
+            if fastrand::u8(..4) == 0 {
+                time::sleep(Duration::from_millis(fastrand::u64(..100))).await;
+            }
+        }
+        self.tally
+    }
+
+    async fn call(&mut self) {
+        match fastrand::u8(..16) {
+            0..4 => {
+                let (put, sample) = self.next_put();
+                let result = self.patiently(put_sample(&self.client, &sample)).await;
+                self.end_put(put, result);
+            }
+            4 => {
+                let (first, a) = self.next_put();
+                let (second, b) = self.next_put();
+                let both = async {
+                    join!(biased; put_sample(&self.client, &a), put_sample(&self.client, &b))
+                };
+                let (a, b) = self.in_time(both).await;
+                self.end_put(first, Some(a));
+                self.end_put(second, Some(b));
+            }
+            5 => {
+                let (first, a) = self.next_put();
+                let (second, b) = self.next_put();
+                let race = async {
+                    select! {
+                        biased;
+                        result = put_sample(&self.client, &a) => [Some(result), None],
+                        result = put_sample(&self.client, &b) => [None, Some(result)],
+                    }
+                };
+                let [a, b] = self.in_time(race).await;
+                self.end_put(first, a);
+                self.end_put(second, b);
+            }
+            6..9 => self.put_all().await,
+            9..13 => self.get(Some(fastrand::usize(..KEYS))).await,
+            13..15 => self.get(None).await,
+            _ => self.stream().await,
+        }
+    }
+
+    /// Puts until it works, for so long at most. It does so also if this caller is refused because the
+    /// client is busy with those of others.
+    pub(super) async fn recover(&mut self, limit: Duration) {
+        let (begun, before) = (Instant::now(), self.client.stats().acknowledged);
+        loop {
+            let (put, sample) = self.next_put();
+            let result = self.in_time(put_sample(&self.client, &sample)).await;
+            let is_busy = matches!(&result, Err(Error::QueueFull { .. }))
+                && self.client.stats().acknowledged > before;
+            let works = result.is_ok() || is_busy;
+            self.end_put(put, Some(result));
+            if works || begun.elapsed() > limit {
+                break;
+            }
+            // It may have failed at once.
+            time::sleep(Duration::from_millis(5)).await;
+        }
+        let (taken, plan) = (begun.elapsed(), &self.plan);
+        if taken > limit {
+            let violation = format!("works again after {taken:?}, not {limit:?}, with {plan:?}");
+            self.history().violation(violation);
+        }
+    }
+
+    async fn put_all(&mut self) {
+        let count = fastrand::usize(..40);
+        let (puts, samples): (Vec<_>, Vec<_>) = (0..count).map(|_| self.next_put()).unzip();
+        // Each block has its time, and a block is one sample where one request is in flight at a time.
+        let limit = self.plan.request_timeout * (count as u32 + 1);
+        let result = self.within(limit, self.client.put_all(&samples)).await;
+        let (stored, outcome) = match &result {
+            Some(Ok(())) => (count, Outcome::Acknowledged),
+            Some(Err(Error::Batch(batch))) => {
+                if batch.total != count || batch.acknowledged < batch.first_failed {
+                    self.history().violation(format_args!("{batch:?} of {count} samples"));
+                }
+                for &at in &batch.closed_on {
+                    self.check_closed_on(self.history().seems_to_be_the_cause(puts[at]));
+                }
+                self.check_error(&batch.error, !batch.closed_on.is_empty());
+                (batch.acknowledged, Outcome::from(&Err(batch.error.clone())))
+            }
+            Some(Err(error)) => {
+                self.history().violation(format_args!("put_all fails with {error:?}"));
+                return;
+            }
+            None => (0, Outcome::Unknown),
+        };
+        self.tally.acknowledged += stored as u64;
+        self.tally.other += (count - stored) as u64;
+        let first_failed = match &result {
+            Some(Err(Error::Batch(batch))) => batch.first_failed,
+            _ => stored,
+        };
+        let none_was_sent = result.is_some_and(|result| Outcome::from(&result) == Outcome::NotSent);
+        for (at, put) in puts.into_iter().enumerate() {
+            let outcome = if at < first_failed {
+                Outcome::Acknowledged
+            } else if at == first_failed || none_was_sent {
+                outcome
+            } else {
+                Outcome::Unknown
+            };
+            self.history().end_put(put, outcome);
+        }
+    }
+
+    async fn get(&mut self, key: Option<usize>) {
+        let key = key.map(key_name);
+        self.tally.made += 1;
+        let reading = self.history().begin_get(self.id, key.as_deref());
+        let call = async {
+            match &key {
+                Some(key) => self.client.get(key).await,
+                None => self.client.get_all().await,
+            }
+        };
+        let result = self.patiently(call).await;
+        self.count(result.as_ref());
+        match result {
+            Some(Ok(found)) => self.history().end_get(reading, &found),
+            Some(Err(error)) => {
+                let is_cause = self.history().get_seems_to_be_the_cause(&reading);
+                self.check_error(&error, is_cause);
+            }
+            None => {}
+        }
+    }
+
+    async fn stream(&mut self) {
+        let reading = self.history().begin_get(self.id, None);
+        let opening = self.plan.connect_timeout + self.plan.request_timeout;
+        let mut stream = match self.within(opening, self.client.stream("*")).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return self.check_stream_error(&error),
+            None => return,
+        };
+        let mut found = Vec::new();
+        loop {
+            match self.within(self.plan.request_timeout, stream.next()).await {
+                Some(Some(Ok(sample))) => found.push(sample),
+                Some(Some(Err(error))) => return self.check_stream_error(&error),
+                Some(None) => break,
+                None => return,
+            }
+        }
+        self.history().end_get(reading, &found.into_iter().collect::<Metrics>());
+    }
+
+    fn next_put(&mut self) -> (PutId, Sample) {
+        self.tally.made += 1;
+        let key = key_name(fastrand::usize(..KEYS));
+        self.history().begin_put(self.id, &key, fastrand::i64(0..SECONDS))
+    }
+
+    /// `None` if the future was dropped.
+    fn end_put(&mut self, put: PutId, result: Option<Result<(), Error>>) {
+        self.count(result.as_ref());
+        if let Some(Err(error)) = &result {
+            let is_cause = self.history().seems_to_be_the_cause(put);
+            self.check_error(error, is_cause);
+        }
+        self.history().end_put(put, result.as_ref().map_or(Outcome::Unknown, Outcome::from));
+    }
+
+    fn count<T>(&mut self, result: Option<&Result<T, Error>>) {
+        let counter = match result {
+            Some(Ok(_)) => &mut self.tally.acknowledged,
+            Some(Err(Error::Rejected { .. })) => &mut self.tally.rejected,
+            Some(Err(Error::Timeout { .. } | Error::Connection { .. })) => &mut self.tally.failed,
+            _ => &mut self.tally.other,
+        };
+        *counter += 1;
+    }
+
+    /// Awaits a call to its deadline.
+    async fn in_time<T>(&self, call: impl Future<Output = T>) -> T {
+        let (limit, begun) = (self.plan.request_timeout, Instant::now());
+        let result = call.await;
+        self.check_deadline(begun, limit);
+        result
+    }
+
+    /// Awaits a call to its deadline, or leaves before it is over.
+    async fn patiently<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        self.within(self.plan.request_timeout, call).await
+    }
+
+    async fn within<T>(&self, limit: Duration, call: impl Future<Output = T>) -> Option<T> {
+        let begun = Instant::now();
+        let result = if fastrand::u8(..5) == 0 {
+            let patience = self.plan.request_timeout.mul_f64(fastrand::f64() / 2.0);
+            time::timeout(patience, call).await.ok()
+        } else {
+            Some(call.await)
+        };
+        self.check_deadline(begun, limit);
+        result
+    }
+
+    fn check_deadline(&self, begun: Instant, limit: Duration) {
+        let taken = begun.elapsed();
+        if taken > limit + TOLERANCE {
+            let id = self.id;
+            self.history()
+                .violation(format_args!("a call of {id:?} took {taken:?}, not {limit:?}"));
+        }
+    }
+
+    /// The network may fail, the queue be full and the store refuse, if that is what this simulation
+    /// has; but all is sound that was sent, and a client that tries again fails with its deadline,
+    /// unless the request seems to be the cause of it all.
+    fn check_error(&self, error: &Error, is_cause: bool) {
+        let is_sound = match error {
+            Error::Timeout { after, .. } => *after == self.plan.request_timeout,
+            Error::QueueFull { limit } => {
+                self.plan.fails_when_full && *limit == self.plan.max_buffered_bytes
+            }
+            Error::Connection { .. } if error.is_closed_on_request() => is_cause,
+            Error::Connection { fault, .. } => !self.plan.retry && !fault.is_protocol_violation(),
+            Error::Rejected { message } => **message == *"disk full",
+            Error::Closed { .. } => self.is_closing(),
+            _ => false,
+        };
+        if !is_sound {
+            self.history().violation(format_args!("{error:?} with {:?}", self.plan));
+        }
+    }
+
+    fn check_closed_on(&self, is_cause: bool) {
+        if !is_cause {
+            self.history().violation(format_args!("a sound sample ends connections"));
+        }
+    }
+
+    fn check_stream_error(&self, error: &Error) {
+        let is_sound = match error {
+            Error::Connect { .. } | Error::Timeout { .. } => true,
+            Error::Connection { fault, .. } => !fault.is_protocol_violation(),
+            error => return self.check_error(error, false),
+        };
+        if !is_sound {
+            self.history().violation(format_args!("a stream ends with {error:?}"));
+        }
+    }
+
+    fn check_stats(&self) {
+        let stats = self.client.stats();
+        let most = self.plan.max_in_flight as u64;
+        if !adds_up(&stats) || stats.in_flight > most {
+            self.history().violation(format_args!("{stats:?}"));
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.plan.close_at.is_some_and(|at| turmoil::sim_elapsed().unwrap_or_default() >= at)
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap()
+    }
+}
+
+pub(super) fn adds_up(stats: &Stats) -> bool {
+    let Stats { accepted, acknowledged, rejected, failed, cancelled, in_flight, queued, .. } =
+        *stats;
+    accepted == acknowledged + rejected + failed + cancelled + in_flight + queued
+}
+
+fn key_name(at: usize) -> String {
+    ["palm.cpu", "eardrum.memory", "ключ", "k"][at].to_string()
+}
+
+async fn put_sample(client: &MetricsClient, sample: &Sample) -> Result<(), Error> {
+    client.put_at(&sample.key, sample.point.value, sample.point.timestamp).await
+}

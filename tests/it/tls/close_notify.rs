@@ -1,0 +1,143 @@
+//! How a TLS connection ends, and what each side can tell from that.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use metrics_client::{
+    MetricsClient,
+    client::{Address, Connector, Reconnect, connector_fn},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
+    join,
+    net::TcpStream,
+    sync::mpsc,
+};
+use tokio_rustls::{client, server};
+
+use super::{Authority, in_process, said};
+use crate::{peer::soon, running_server::Running};
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_says_so() {
+    let authority = Authority::new("root");
+    let (mut peers, client) = scripted(&authority).await;
+    let mut peer = peers.recv().await.unwrap();
+    let mut nothing = [0; 16];
+    let (closed, read) = join!(client.close(), peer.read(&mut nothing));
+    closed.unwrap();
+    assert_eq!(read.expect("a clean end"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_cut_is_no_answer() {
+    let authority = Authority::new("root");
+    for clean in [false, true] {
+        let (mut peers, client) = scripted(&authority).await;
+        let server = async {
+            let mut peer = peers.recv().await.unwrap();
+            soon(peer.read(&mut [0; 16])).await.unwrap();
+            peer.write_all(b"ok\na 1.0 1\n").await.unwrap();
+            peer.flush().await.unwrap();
+            if clean {
+                peer.shutdown().await.unwrap();
+            }
+        };
+        let (got, ()) = join!(client.get("a"), server);
+        let text = said(&got.unwrap_err());
+        let expected = if clean {
+            "the server closed the connection"
+        } else {
+            "peer closed connection without sending TLS close_notify"
+        };
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answers_and_says_so() {
+    let authority = Authority::new("root");
+    let server = authority.issue(&["localhost"]).serve().await;
+    let tcp = TcpStream::connect(server.addr).await.unwrap();
+    let mut peer = raw_client(&authority, tcp).await;
+    peer.write_all(b"put a 1 1\nget a\n").await.unwrap();
+    let mut answers = [0; 16];
+    soon(peer.read_exact(&mut answers)).await.unwrap();
+    let Running { stop, serving, .. } = server;
+    stop.send(()).unwrap();
+    assert_eq!(soon(peer.read(&mut [0; 16])).await.expect("a clean end"), 0);
+    drop(peer);
+    soon(serving).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_cut_off_sees_a_clean_end_only_if_nothing_is_owed_to_it() {
+    let authority = Authority::new("root");
+    let pipe = in_process(authority.issue(&["localhost"]).config());
+
+    // No request for too long.
+    let mut idle =
+        raw_client(&authority, pipe.connect(&Address::custom("pipe")).await.unwrap()).await;
+    assert_eq!(soon(idle.read(&mut [0; 16])).await.expect("a clean end"), 0);
+
+    // No line break for too long.
+    let mut slow =
+        raw_client(&authority, pipe.connect(&Address::custom("pipe")).await.unwrap()).await;
+    slow.write_all(b"put a ").await.unwrap();
+    slow.flush().await.unwrap();
+    assert_eq!(soon(slow.read(&mut [0; 16])).await.expect("a clean end"), 0);
+
+    // Answers left unread for too long.
+    let mut deaf =
+        raw_client(&authority, pipe.connect(&Address::custom("pipe")).await.unwrap()).await;
+    let flood = async {
+        loop {
+            deaf.write_all(&b"bad\n".repeat(1024)).await?;
+        }
+    };
+    let _: io::Result<()> = soon(flood).await;
+    let error = soon(deaf.read_to_end(&mut Vec::new())).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+type Peers = mpsc::UnboundedReceiver<server::TlsStream<DuplexStream>>;
+
+/// A client of a server that the test plays, and the connections that it makes.
+async fn scripted(authority: &Authority) -> (Peers, MetricsClient) {
+    let acceptor =
+        tokio_rustls::TlsAcceptor::from(Arc::new(authority.issue(&["localhost"]).config()));
+    let (sender, peers) = mpsc::unbounded_channel();
+    let pipe = connector_fn(move |_| {
+        let (acceptor, sender) = (acceptor.clone(), sender.clone());
+        async move {
+            let (ours, theirs) = duplex(64 * 1024);
+            tokio::spawn(
+                async move { sender.send(acceptor.accept(theirs).await.unwrap()).unwrap() },
+            );
+            Ok(ours)
+        }
+    });
+    let connector = authority.connector().with_connector(pipe);
+    let builder = MetricsClient::builder("localhost:1").connector(connector);
+    (peers, builder.reconnect(Reconnect::never()).connect().await.unwrap())
+}
+
+/// Somebody who speaks TLS, and then writes and reads bytes.
+pub(super) async fn raw_client<Io>(authority: &Authority, io: Io) -> client::TlsStream<Io>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = Mutex::new(Some(io));
+    let given = connector_fn(move |_| {
+        let io = io.lock().unwrap().take().ok_or(io::ErrorKind::Unsupported.into());
+        async move { io }
+    });
+    authority
+        .connector()
+        .with_connector(given)
+        .connect(&"localhost:1".parse().unwrap())
+        .await
+        .unwrap()
+}
