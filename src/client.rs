@@ -49,6 +49,7 @@ pub use boxed::{BoxConnection, BoxConnector};
 pub(crate) use builder::ClientBuilder;
 pub use connector::{Connector, ConnectorFn, connector_fn};
 pub use default_connector::{DefaultConnection, DefaultConnector};
+pub use dialer::ServerOrder;
 pub(crate) use handle::MetricsClient;
 #[cfg(feature = "reporter")]
 pub(crate) use hangup::ENOUGH_PROOFS;

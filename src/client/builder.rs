@@ -10,7 +10,7 @@ use super::{
     backoff::Reconnect,
     connector::Connector,
     default_connector::DefaultConnector,
-    dialer::{Connected, Dialer, NoReconnect},
+    dialer::{Connected, Dialer, NoReconnect, ServerOrder},
     durations::{MAX_DURATION, SHORTEST},
     handle::spawn_client,
     pool::{MAX_CONNECTIONS, Pool},
@@ -55,6 +55,7 @@ use crate::{
 pub struct ClientBuilder<C = DefaultConnector> {
     /// An error is returned when the client is made.
     addresses: Result<Addresses, InvalidAddress>,
+    server_order: ServerOrder,
     connector: C,
     connections: usize,
     connect_timeout: Duration,
@@ -75,6 +76,7 @@ impl ClientBuilder {
         let options = addresses.as_ref().map(Addresses::options).cloned().unwrap_or_default();
         let builder = Self {
             addresses,
+            server_order: ServerOrder::default(),
             connector: DefaultConnector::with_options(&options),
             connections: 1,
             connect_timeout: Duration::from_secs(5),
@@ -110,8 +112,14 @@ impl<C: Connector> ClientBuilder<C> {
         Self { connections: number.clamp(1, MAX_CONNECTIONS), ..self }
     }
 
+    /// Sets the order in which the servers of a list are tried. Default: [`ServerOrder::Random`].
+    pub fn server_order(self, order: ServerOrder) -> Self {
+        Self { server_order: order, ..self }
+    }
+
     /// Sets how long one attempt to connect may take, name resolution included, from 1 millisecond. All
-    /// addresses of the name share it. Default: 5 seconds.
+    /// addresses of the name share it, and all servers of a list: each is tried once the one before it has failed or
+    /// has had its share, and the first that connects is taken. Default: 5 seconds.
     pub fn connect_timeout(self, limit: Duration) -> Self {
         Self { connect_timeout: limit.clamp(SHORTEST, MAX_DURATION), ..self }
     }
@@ -199,6 +207,7 @@ impl<C: Connector> ClientBuilder<C> {
         ClientBuilder {
             connector,
             addresses: self.addresses.and_then(Addresses::for_other_connector),
+            server_order: self.server_order,
             connections: self.connections,
             connect_timeout: self.connect_timeout,
             request_timeout: self.request_timeout,
@@ -278,7 +287,7 @@ impl<C: Connector> ClientBuilder<C> {
 
     #[expect(clippy::type_complexity)]
     fn split(self) -> Result<(Pool, ConnectionConfig, Arc<Dialer<C>>), InvalidAddress> {
-        let (servers, _) = self.addresses?.into_parts();
+        let (mut servers, _) = self.addresses?.into_parts();
         servers.iter().try_for_each(|server| self.connector.check_address(server))?;
         let plan = ConnectionConfig {
             settings: Settings {
@@ -295,6 +304,7 @@ impl<C: Connector> ClientBuilder<C> {
             max_response_bytes: self.max_response_bytes,
             reconnect: self.reconnect,
         };
+        self.server_order.arrange(&mut servers);
         let dialer = Dialer::new(self.connector, servers, self.connect_timeout);
         Ok((Pool::new(self.connections, &plan.settings), plan, Arc::new(dialer)))
     }

@@ -37,6 +37,26 @@ pub(super) struct Dialer<C> {
     timeout: Duration,
 }
 
+/// The order in which a client tries the servers of its list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ServerOrder {
+    /// In an order that is drawn at random for each client, so that many clients spread over the servers.
+    #[default]
+    Random,
+    /// As they are listed: the first one is the primary server of all clients. A client whose connection is lost
+    /// stays at the server that it has found then, until that one fails.
+    Listed,
+}
+
+impl ServerOrder {
+    pub(super) fn arrange(self, servers: &mut [Address]) {
+        if self == Self::Random {
+            fastrand::shuffle(servers);
+        }
+    }
+}
+
 /// A connection to a server, and the server's index.
 pub(super) struct Connected<Io> {
     pub(super) io: Io,

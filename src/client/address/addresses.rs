@@ -22,6 +22,7 @@ use crate::error::InvalidAddress;
 /// | `connections`, `max_in_flight` | a number |
 /// | `connect_timeout`, `request_timeout`, `stall_timeout` | a number with `ms`, `s`, `m`, `h` or `d`: `500ms` |
 /// | `max_buffered_bytes`, `max_response_bytes` | a number of bytes, also with `KiB`, `MiB` or `GiB` |
+/// | `server_order` | `random` or `listed` |
 /// | `pipelining` | `auto`, `on` or `off` |
 /// | `when_full` | `wait` or `fail` |
 /// | `reconnect` | `never`, or the limits of the backoff: `50ms..10s` |

@@ -6,6 +6,7 @@ use super::super::{
     backoff::Reconnect,
     builder::ClientBuilder,
     connector::Connector,
+    dialer::ServerOrder,
     settings::{Overflow, Pipelining},
     tcp::TcpConnector,
 };
@@ -17,6 +18,7 @@ pub(in crate::client) struct Options(Vec<Setting>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Setting {
     Connections(usize),
+    ServerOrder(ServerOrder),
     ConnectTimeout(Duration),
     RequestTimeout(Duration),
     StallTimeout(Duration),
@@ -47,7 +49,7 @@ pub(in crate::client) struct TlsOptions {
 }
 
 /// Every option that there is, for the error about one that does not exist.
-const NAMES: &str = "connections, connect_timeout, request_timeout, stall_timeout, pipelining, \
+const NAMES: &str = "connections, server_order, connect_timeout, request_timeout, stall_timeout, pipelining, \
                      max_in_flight, max_buffered_bytes, max_response_bytes, when_full, reconnect, retry, \
                      keepalive, user_timeout, local_address, ca_file, client_cert, client_key and \
                      server_name";
@@ -56,6 +58,10 @@ impl Setting {
     fn parse(name: &str, value: &str) -> Result<Self, String> {
         let parsed = match name {
             "connections" => count(value).map(Self::Connections),
+            "server_order" => {
+                one_of(value, &[("random", ServerOrder::Random), ("listed", ServerOrder::Listed)])
+                    .map(Self::ServerOrder)
+            }
             "connect_timeout" => duration(value).map(Self::ConnectTimeout),
             "request_timeout" => duration(value).map(Self::RequestTimeout),
             "stall_timeout" => duration(value).map(Self::StallTimeout),
@@ -128,6 +134,7 @@ impl Options {
     ) -> ClientBuilder<C> {
         self.0.iter().fold(builder, |builder, setting| match *setting {
             Setting::Connections(count) => builder.connections(count),
+            Setting::ServerOrder(order) => builder.server_order(order),
             Setting::ConnectTimeout(limit) => builder.connect_timeout(limit),
             Setting::RequestTimeout(limit) => builder.request_timeout(limit),
             Setting::StallTimeout(limit) => builder.stall_timeout(limit),

@@ -144,9 +144,8 @@ async fn what_the_probe_has_found_is_told() {
     b.unwrap();
     let lines = log.take();
     assert!(
-        lines
-            .iter()
-            .any(|line| line.contains("asked the server address=\"peer\" can_pipeline=true")),
+        lines.iter().any(|line| line
+            .contains("probed the server for pipelining address=\"peer\" can_pipeline=true")),
         "{lines:#?}"
     );
 }

@@ -114,7 +114,7 @@ async fn the_roots_of_the_system_are_those_that_the_environment_names() {
         let child = tokio::process::Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "tls::pem::the_roots_of_the_system_are_those_that_the_environment_names",
+                "tls::pem_errors::the_roots_of_the_system_are_those_that_the_environment_names",
             ])
             .arg("--nocapture")
             .env("TLS_PORT", server.addr.port().to_string())
