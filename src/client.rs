@@ -4,7 +4,6 @@
 mod address;
 mod backoff;
 mod batch;
-mod boxed;
 mod budgeted;
 pub(crate) mod builder;
 mod connection;
@@ -14,7 +13,7 @@ mod dialer;
 mod distrust;
 mod driver;
 mod driver_log;
-mod durations;
+pub(crate) mod durations;
 mod greeting;
 pub(crate) mod handle;
 mod hangup;
@@ -45,11 +44,9 @@ mod write_coalescing;
 
 pub use address::{Address, Addresses, ToAddresses};
 pub use backoff::Reconnect;
-pub use boxed::{BoxConnection, BoxConnector};
-pub(crate) use builder::ClientBuilder;
-pub use connector::{Connector, ConnectorFn, connector_fn};
+pub use connector::{BoxConnection, BoxConnector, Connector, ConnectorFn, connector_fn};
 pub use default_connector::{DefaultConnection, DefaultConnector};
-pub use dialer::ServerOrder;
+#[cfg(any(feature = "reporter", feature = "tower"))]
 pub(crate) use handle::MetricsClient;
 #[cfg(feature = "reporter")]
 pub(crate) use hangup::ENOUGH_PROOFS;
@@ -57,7 +54,7 @@ pub(crate) use hangup::ENOUGH_PROOFS;
 pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use reservation::{CallFuture, Reservations};
-pub use settings::{Overflow, Pipelining};
+pub use settings::{Overflow, Pipelining, ServerOrder};
 pub use state::ConnectionState;
 pub use state_watcher::StateWatcher;
 pub use stats::Stats;

@@ -26,12 +26,14 @@
 //! - [`MetricsClient`] and [`ClientBuilder`]: calls, settings and their limits.
 //! - [`Error`] and [`Delivery`]: why a call failed, and what may have happened to the data.
 //! - [`Key`], [`Point`], [`Sample`], [`Selector`], [`Metrics`]: the values.
+//! - [`client`]: connectors, policies, connection state, statistics; [`error`]: the parts of errors;
+//!   [`metrics`]: iterators.
 //! - [`codec`]: the wire format, for programs that bring their own transport or server.
-//! - `Reporter` (feature `reporter`): records without waiting, sends in the background.
-//! - `Spool` (feature `spool`): keeps samples on disk while the server is unreachable.
+//! - `Reporter` and `reporter` (feature `reporter`): records without waiting, sends in the background.
+//! - `spool` (feature `spool`): keeps samples on disk while the server is unreachable.
 //! - `recorder` (feature `recorder`): the `metrics` facade.
 //! - `opentelemetry` (feature `opentelemetry`): an exporter for the SDK's periodic reader.
-//! - `TlsConnector` (feature `tls`), `MetricsService` (feature `tower`).
+//! - `tls` (feature `tls`), `service` (feature `tower`).
 //!
 //! # Cancel safety
 //!
@@ -63,6 +65,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "tls")]
+mod certificates;
 pub mod client;
 pub mod codec;
 pub mod error;
@@ -88,7 +92,16 @@ pub mod reporter;
 pub mod service;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-pub mod tls;
+pub mod tls {
+    //! TLS: the [`TlsConnector`] of a client, and certificates and keys as PEM text for either end.
+
+    pub use crate::{
+        certificates::{TlsError, certified_key, provider, roots},
+        client::tls::TlsConnector,
+    };
+    /// The rustls that [`TlsConnector`] works with, for a custom configuration.
+    pub use tokio_rustls::rustls;
+}
 mod wake;
 
 pub use client::{builder::ClientBuilder, handle::MetricsClient};

@@ -16,6 +16,7 @@ mod queue;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod report_clock;
 mod self_metrics;
+mod settings;
 mod shared;
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 mod sink;
@@ -32,9 +33,9 @@ pub use builder::ReporterBuilder;
 #[cfg(feature = "recorder")]
 pub(crate) use bulk::Refused;
 pub use guard::FlushGuard;
+#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use handle::Reporter;
 pub use handle::SeriesHandle;
-use handle::{MAX_BATCH, Settings, after};
 pub use queue::WhenFull;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};

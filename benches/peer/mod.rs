@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_server::{Server, TlsAcceptor};
+use metrics_server::{Server, tls::TlsAcceptor};
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use crate::workload;

@@ -3,11 +3,12 @@
 
 mod server;
 mod session;
+pub mod stats;
 pub mod store;
-
-pub use server::{Server, serve_connection};
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-pub use session::TlsAcceptor;
-pub use session::{Limits, Monitor, ServerStats};
+pub mod tls;
+
+pub use server::{Server, serve_connection};
+pub use session::Limits;
 pub use store::{MemoryStore, Store};

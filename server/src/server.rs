@@ -1,25 +1,31 @@
-//! A server to embed: in a program of its own, in an agent, in a test.
-//!
-//! It speaks the whole protocol, pipelines as deep as anyone likes, and bounds what one peer can
-//! cost ([`Limits`]). Where the points go is a [`Store`]'s business.
+//! [`Server`]: listens, and serves every connection from a [`Store`] within [`Limits`].
 
-use std::{collections::HashSet, fmt, future::Future, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt,
+    future::{Future, pending},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host},
-    sync::watch,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 #[cfg(feature = "tls")]
 use crate::session::TlsAcceptor;
 use crate::{
-    session::{self, Counters, Limits, Monitor, Shared, Usage, listener},
+    session::{self, Limits, Shared, Usage, listener},
+    stats::{Counters, StatsHandle},
     store::{MemoryStore, Store},
 };
 
-/// A metrics server that listens and does not serve yet.
+/// A metrics server that listens, and serves once [`serve`](Self::serve) or
+/// [`serve_until`](Self::serve_until) is polled.
 ///
 /// ```
 /// use metrics_server::Server;
@@ -44,7 +50,7 @@ use crate::{
 /// ```
 pub struct Server<S = MemoryStore> {
     listeners: Vec<TcpListener>,
-    /// Where each of them listens; there is at least one.
+    /// The address of each listener; at least one.
     local_addrs: Vec<SocketAddr>,
     store: S,
     limits: Limits,
@@ -54,17 +60,15 @@ pub struct Server<S = MemoryStore> {
 }
 
 impl Server {
-    /// Listens on every address that `addr` stands for, with a [`MemoryStore`] and the default
-    /// [`Limits`].
+    /// Listens on every address that `addr` resolves to, with a [`MemoryStore`] and the default [`Limits`].
     ///
-    /// `localhost` stands for `127.0.0.1` and `::1` on most machines, and a peer may try either. An
-    /// address that this machine does not have, such as `::1` where there is no IPv6, is left out if
-    /// there is another. Port 0 means any that is free, the same for all addresses;
-    /// [`local_addr`](Self::local_addr) tells which it is.
+    /// `localhost` resolves to `127.0.0.1` and `::1` on most machines, and a peer may try either. An address
+    /// that this machine does not have, such as `::1` without IPv6, is skipped if there is another. Port 0
+    /// selects a free port, the same for all addresses; [`local_addr`](Self::local_addr) returns it.
     ///
     /// # Errors
     ///
-    /// If `addr` cannot be resolved, one of its addresses is in use or forbidden, or this machine has
+    /// If `addr` cannot be resolved, if one of its addresses is in use or forbidden, or if this machine has
     /// none of them.
     pub async fn bind(addr: impl ToSocketAddrs) -> io::Result<Self> {
         let mut addrs: Vec<_> = lookup_host(addr).await?.collect();
@@ -73,7 +77,7 @@ impl Server {
         let mut attempts = 0;
         loop {
             match listen_on_all(&addrs) {
-                // The port that one address had free is taken at another.
+                // The port that was free at one address is in use at another.
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse
                         && attempts < MAX_PORT_ATTEMPTS
@@ -86,11 +90,11 @@ impl Server {
         }
     }
 
-    /// Serves on a socket that listens already, such as one that a supervisor handed over.
+    /// Creates a server from a listening socket, such as one from socket activation.
     ///
     /// # Errors
     ///
-    /// If the socket does not know its own address.
+    /// If the local address of the socket cannot be read.
     pub fn from_listener(listener: TcpListener) -> io::Result<Self> {
         Self::from_listeners(vec![listener])
     }
@@ -110,7 +114,7 @@ impl Server {
 }
 
 impl<S: Store> Server<S> {
-    /// Keeps the points in `store`.
+    /// Sets the store. Default: an empty [`MemoryStore`].
     #[must_use]
     pub fn store<T: Store>(self, store: T) -> Server<T> {
         Server {
@@ -124,20 +128,20 @@ impl<S: Store> Server<S> {
         }
     }
 
-    /// Bounds what peers can cost.
+    /// Sets the limits on what peers can use.
     #[must_use]
     pub fn limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 
-    /// Speaks TLS with everyone who connects.
+    /// Sets that every connection uses TLS.
     ///
-    /// A handshake counts towards [`Limits::max_connections`], and has to be over within
-    /// [`Limits::line_time`]. One that fails is logged at `info`, with the reason, and counted in
-    /// [`ServerStats::failed_handshakes`](crate::ServerStats::failed_handshakes). Signatures are made on Tokio's blocking threads: at most half
-    /// as many at once as the runtime has threads, so that a flood of handshakes leaves the processor to
-    /// the peers that are connected; one at a time for each address; and next is the address that has
-    /// cost least.
+    /// A handshake counts towards [`Limits::max_connections`], and has to end within
+    /// [`Limits::line_timeout`]. A failed one is logged at `info` with the reason, and counted in
+    /// [`ServerStats::failed_handshakes`](crate::stats::ServerStats::failed_handshakes). Signatures are made
+    /// on Tokio's blocking threads, at most half as many at once as the runtime has worker threads, so that
+    /// a flood of handshakes does not slow down established connections; one at a time for each address; and
+    /// the address that has cost least is next.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     #[must_use]
@@ -145,7 +149,7 @@ impl<S: Store> Server<S> {
         Self { tls: Some(acceptor), ..self }
     }
 
-    /// Returns the address that the server listens on; the first one if there are several.
+    /// Returns the address that the server listens on, the first one if there are several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addrs[0]
@@ -157,25 +161,57 @@ impl<S: Store> Server<S> {
         &self.local_addrs
     }
 
-    /// Tells what the server is doing, also while it serves.
+    /// Returns a handle that reads the statistics, also while the server serves.
     #[must_use]
-    pub fn monitor(&self) -> Monitor {
-        Monitor(Arc::clone(&self.counters))
+    pub fn stats_handle(&self) -> StatsHandle {
+        StatsHandle(Arc::clone(&self.counters))
     }
 
-    /// Serves until `shutdown` is done.
-    ///
-    /// At first, on Unix, it raises the process's soft limit of open files (`ulimit -n`) to what
-    /// [`Limits::max_connections`] takes. Where the hard limit does not allow that, it lowers the limits of
-    /// connections to what there is, and an address has half of them. The log tells of either.
-    ///
-    /// Then no more connections are accepted, each session answers the requests that it has read
-    /// and closes, and what has not ended after [`Limits::grace_time`] is cut off. Nothing that
-    /// happens to a connection, or to accepting one, ends the server before that.
+    /// Serves without end; the same as [`serve_until`](Self::serve_until) with a future that never completes.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends everything at once; no session outlives it.
+    /// Dropping the future aborts all sessions at once.
+    pub async fn serve(self) {
+        self.serve_until(pending()).await;
+    }
+
+    /// Serves until `shutdown` completes; the same as [`serve_until`](Self::serve_until).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future aborts all sessions at once.
+    pub async fn serve_with_shutdown(self, shutdown: impl Future<Output = ()>) {
+        self.serve_until(shutdown).await;
+    }
+
+    /// Serves until `shutdown` completes, then shuts down gracefully.
+    ///
+    /// On Unix it first raises the soft limit of open files (`ulimit -n`) to what
+    /// [`Limits::max_connections`] need. If the hard limit is lower, the connection limits are lowered, and
+    /// one address may have half of the connections. Both are logged.
+    ///
+    /// After `shutdown`, no connection is accepted, each session answers the requests that it has read and
+    /// closes, and sessions that have not ended after [`Limits::shutdown_grace`] are aborted. No error of a
+    /// connection, or of accepting one, ends the server.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use metrics_server::Server;
+    /// use tokio::sync::oneshot;
+    ///
+    /// let (stop, stopped) = oneshot::channel::<()>();
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let serving = tokio::spawn(server.serve_until(async { _ = stopped.await }));
+    /// drop(stop);
+    /// serving.await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future aborts all sessions at once.
     pub async fn serve_until(self, shutdown: impl Future<Output = ()>) {
         let limits = self.limits;
         #[cfg(unix)]
@@ -199,21 +235,20 @@ impl<S> fmt::Debug for Server<S> {
     }
 }
 
-/// Serves one connection that somebody else has accepted: a Unix socket, TLS, a pipe in a test.
+/// Serves one connection that was accepted elsewhere: a Unix socket, TLS, a pipe in a test.
 ///
-/// It is what a [`Server`] does with each connection that it accepts. Connections that are to see
-/// each other's points are given an [`Arc`] of one store.
+/// A [`Server`] does the same with each connection that it accepts. To share points between connections,
+/// pass each an [`Arc`] of the same store.
 ///
-/// It is over when the peer has closed its side and has its answers, when the peer sends a line that
-/// is too long or a first line of HTTP or TLS, when it takes too long over something that `limits`
-/// gives it a time for, when the store fails in a way that [passes](crate::store::StoreError::transient),
-/// or when the connection fails; the log says which. Of `limits`, those over
-/// all connections, and [`grace_time`](Limits::grace_time), are for whoever accepts: one connection has no
-/// use for them.
+/// It returns when the peer has closed its side and was answered, when the peer sends a line that is too
+/// long or a first line of HTTP or TLS, when one of the timeouts in `limits` passes, when the store fails
+/// [transiently](crate::store::StoreError::transient), or when the connection fails; the reason is logged.
+/// The limits over all connections and [`shutdown_grace`](Limits::shutdown_grace) do not apply to a single
+/// connection.
 ///
-/// `io` is flushed after each write and shut down once the last answer is written, or when a peer
-/// that is owed nothing has been silent for too long. Otherwise it is only dropped, so that over TLS
-/// an answer that is cut does not look whole.
+/// `io` is flushed after each write. It is shut down after the last answer, or after the idle timeout if
+/// no answer is owed. Otherwise it is only dropped, so that over TLS a truncated answer does not look
+/// complete.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -235,7 +270,7 @@ impl<S> fmt::Debug for Server<S> {
 /// # Ok(()) }
 /// ```
 ///
-/// With an acceptor of one's own, the time and the number of handshakes are its owner's to bound:
+/// With a custom acceptor, the caller limits the time and the number of handshakes:
 ///
 /// ```no_run
 /// # #[cfg(feature = "tls")]
@@ -263,28 +298,26 @@ impl<S> fmt::Debug for Server<S> {
 ///
 /// # Panics
 ///
-/// If polled outside of a Tokio runtime with timers.
+/// If it is polled outside of a Tokio runtime with timers.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future ends the connection at once: requests that were read may go unanswered, and
-/// a put that was not answered may have been applied all the same.
+/// Dropping the future ends the connection at once: requests that were read may stay unanswered, and a put
+/// that was not answered may have been applied.
 pub async fn serve_connection<Io, S>(io: Io, store: S, limits: Limits)
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send,
     S: Store,
 {
-    // Kept to the end: a sender that is gone is a stop.
-    let (_stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared::new(store, limits, Arc::default()));
-    session::run(io, None, Arc::clone(&shared), Usage::default(), stopped).await;
+    session::run(io, None, Arc::clone(&shared), Usage::default(), CancellationToken::new()).await;
     shared.log_limits.log_suppressed();
 }
 
-/// Listens on all addresses that this machine has, with one port for those that ask for any.
+/// Listens on all addresses that this machine has, on one port for those with port 0.
 fn listen_on_all(addrs: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     let mut listeners: Vec<TcpListener> = Vec::new();
-    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "there is no such address");
+    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on");
     let mut free_port = 0;
     for &(mut addr) in addrs {
         if addr.port() == 0 {
@@ -304,28 +337,27 @@ fn listen_on_all(addrs: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     if listeners.is_empty() { Err(failure) } else { Ok(listeners) }
 }
 
-/// Whether the machine does not have such an address, or no addresses of its family.
+/// Returns true if the machine does not have the address, or no addresses of its family.
 fn is_absent(error: &io::Error) -> bool {
-    // EAFNOSUPPORT, which has no kind of its own.
-    const NO_SUCH_FAMILY: [i32; 3] = [97, 47, 10047];
+    // `EAFNOSUPPORT`, which has no `ErrorKind`.
+    const EAFNOSUPPORT: [i32; 3] = [97, 47, 10047];
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
-        || error.raw_os_error().is_some_and(|code| NO_SUCH_FAMILY.contains(&code))
+        || error.raw_os_error().is_some_and(|code| EAFNOSUPPORT.contains(&code))
 }
 
-/// How often another free port is looked for, where the first address has one that a later one has
-/// not.
+/// How often another free port is tried if the first one is in use at another address.
 const MAX_PORT_ATTEMPTS: u32 = 16;
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart must not wait for the connections of the last run to be forgotten. On Windows the
-    // same option would let two servers share a port.
+    // Otherwise a restart would have to wait for connections in TIME_WAIT. On Windows the same option
+    // would let two servers share a port.
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
 }
 
-/// How many connections may wait to be accepted: what Linux allows unless told otherwise
-/// (`net.core.somaxconn`), so that a thousand agents may come back in the same moment.
+/// The listen backlog: the default maximum of Linux (`net.core.somaxconn`), so that thousands of clients
+/// can reconnect at once.
 const BACKLOG: u32 = 4096;

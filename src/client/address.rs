@@ -9,10 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use self::unix_path::UnixPath;
+use self::{
+    errors::{ANY_FORM, TLS_FORM, invalid},
+    unix_path::UnixPath,
+};
 use crate::error::InvalidAddress;
 
 mod addresses;
+mod errors;
 mod host_port;
 mod options;
 mod to_addresses;
@@ -23,9 +27,9 @@ pub use addresses::Addresses;
 pub use to_addresses::ToAddresses;
 
 pub(super) use host_port::HostPort;
-pub(super) use options::Options;
 #[cfg(feature = "tls")]
 pub(super) use options::TlsOptions;
+pub(super) use options::{Options, Setting};
 
 /// The address of one server.
 ///
@@ -194,7 +198,7 @@ impl Address {
 
     #[cfg(feature = "tls")]
     pub(super) fn invalid_tls(&self, reason: String) -> InvalidAddress {
-        self.invalid(reason, url::TLS_FORM)
+        self.invalid(reason, TLS_FORM)
     }
 
     fn of_tcp(target: HostPort, is_tls: bool) -> Self {
@@ -221,7 +225,7 @@ impl FromStr for Address {
         let (mut servers, options) = text.parse::<Addresses>()?.into_parts();
         match servers.pop() {
             Some(address) if servers.is_empty() && options == Options::default() => Ok(address),
-            _ => Err(url::invalid(
+            _ => Err(invalid(
                 text,
                 "it has options, or is a list of servers, and here is room for one address alone",
                 ANY_FORM,
@@ -247,7 +251,3 @@ impl fmt::Debug for Address {
         write!(f, "Address({:?})", self.text)
     }
 }
-
-/// All forms, for texts that resemble none of them.
-const ANY_FORM: &str = "host:port, unix:/path, metrics://host:port, metrics+tls://host:port or \
-                        metrics+unix:///path";

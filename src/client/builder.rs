@@ -5,22 +5,67 @@ use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    MetricsClient,
     address::{Address, Addresses, ToAddresses},
     backoff::Reconnect,
     connector::Connector,
     default_connector::DefaultConnector,
-    dialer::{Connected, Dialer, NoReconnect, ServerOrder},
+    dialer::{Connected, Dialer, NoReconnect},
     durations::{MAX_DURATION, SHORTEST},
-    handle::spawn_client,
+    handle::{MetricsClient, spawn_client},
     pool::{MAX_CONNECTIONS, Pool},
-    settings::{ConnectionConfig, Overflow, Pipelining, Settings},
+    settings::{ConnectionConfig, Overflow, Pipelining, ServerOrder, Settings},
     shared::cooperative,
 };
 use crate::{
     error::{Error, InvalidAddress},
     protocol::ClientCodec,
 };
+
+mod options;
+
+impl MetricsClient {
+    /// Connects to the server at `address`, as `host:port`, with everything at its default. The
+    /// name is resolved anew at each dial.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidAddress`] if no connection can ever be made to `address`; [`Error::Connect`] with
+    /// the reason, if nothing listens there.
+    ///
+    /// # Panics
+    ///
+    /// If polled outside of a Tokio runtime with IO and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn connect(address: impl ToAddresses) -> Result<Self, Error> {
+        Self::builder(address).connect().await
+    }
+
+    /// Returns a builder of a client of the server at `address`, with everything at its default.
+    ///
+    /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
+    /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
+    /// client is made.
+    pub fn builder(address: impl ToAddresses) -> ClientBuilder {
+        ClientBuilder::new(address)
+    }
+
+    /// A client on a stream that is connected already, with everything at its default; see
+    /// [`ClientBuilder::with_io`].
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "the connection is closed when the last handle is dropped"]
+    pub fn from_io<Io>(io: Io) -> Self
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Self::builder("a given stream").with_io(io)
+    }
+}
 
 /// Builds a [`MetricsClient`].
 ///
@@ -90,7 +135,7 @@ impl ClientBuilder {
             reconnect: Reconnect::default(),
             retry: true,
         };
-        options.configure(builder)
+        builder.options(&options)
     }
 }
 
@@ -287,7 +332,7 @@ impl<C: Connector> ClientBuilder<C> {
 
     #[expect(clippy::type_complexity)]
     fn split(self) -> Result<(Pool, ConnectionConfig, Arc<Dialer<C>>), InvalidAddress> {
-        let (mut servers, _) = self.addresses?.into_parts();
+        let (servers, _) = self.addresses?.into_parts();
         servers.iter().try_for_each(|server| self.connector.check_address(server))?;
         let plan = ConnectionConfig {
             settings: Settings {
@@ -304,8 +349,7 @@ impl<C: Connector> ClientBuilder<C> {
             max_response_bytes: self.max_response_bytes,
             reconnect: self.reconnect,
         };
-        self.server_order.arrange(&mut servers);
-        let dialer = Dialer::new(self.connector, servers, self.connect_timeout);
+        let dialer = Dialer::new(self.connector, servers, self.server_order, self.connect_timeout);
         Ok((Pool::new(self.connections, &plan.settings), plan, Arc::new(dialer)))
     }
 }

@@ -10,8 +10,12 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{address::Address, boxed::BoxConnector};
+use super::address::Address;
 use crate::error::InvalidAddress;
+
+mod boxed;
+
+pub use boxed::{BoxConnection, BoxConnector};
 
 /// Makes connections. By default a client has a [`DefaultConnector`](super::DefaultConnector).
 ///

@@ -21,7 +21,7 @@ use super::unix::UnixConnector;
 #[cfg(feature = "tls")]
 use super::{address::TlsOptions, tls::TlsConnector};
 use super::{
-    address::{Address, Options},
+    address::{Address, Options, Setting},
     connector::Connector,
     durations::MAX_DURATION,
     tcp::TcpConnector,
@@ -68,7 +68,12 @@ impl DefaultConnector {
 
     pub(super) fn with_options(options: &Options) -> Self {
         Self {
-            tcp: options.configure_tcp(TcpConnector::new()),
+            tcp: options.iter().fold(TcpConnector::new(), |tcp, setting| match *setting {
+                Setting::Keepalive(interval) => tcp.keepalive(interval),
+                Setting::UserTimeout(limit) => tcp.user_timeout(limit),
+                Setting::LocalAddress(address) => tcp.local_address(address),
+                _ => tcp,
+            }),
             #[cfg(feature = "tls")]
             tls: Tls { options: Arc::new(options.tls()), connector: OnceLock::new() },
         }

@@ -20,7 +20,10 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{address::Address, connector::Connector, durations::MAX_DURATION, turn::within};
+use super::{
+    address::Address, connector::Connector, durations::MAX_DURATION, settings::ServerOrder,
+    turn::within,
+};
 use crate::error::{ConnectionError, Error, InvalidAddress};
 
 /// A connector, the servers that it connects to, and a time limit. All connections of a client share it, and so
@@ -37,26 +40,6 @@ pub(super) struct Dialer<C> {
     timeout: Duration,
 }
 
-/// The order in which a client tries the servers of its list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum ServerOrder {
-    /// In an order that is drawn at random for each client, so that many clients spread over the servers.
-    #[default]
-    Random,
-    /// As they are listed: the first one is the primary server of all clients. A client whose connection is lost
-    /// stays at the server that it has found then, until that one fails.
-    Listed,
-}
-
-impl ServerOrder {
-    pub(super) fn arrange(self, servers: &mut [Address]) {
-        if self == Self::Random {
-            fastrand::shuffle(servers);
-        }
-    }
-}
-
 /// A connection to a server, and the server's index.
 pub(super) struct Connected<Io> {
     pub(super) io: Io,
@@ -66,7 +49,15 @@ pub(super) struct Connected<Io> {
 type Attempt<'a, Io> = (usize, Pin<Box<dyn Future<Output = io::Result<Io>> + Send + 'a>>);
 
 impl<C: Connector> Dialer<C> {
-    pub(super) fn new(connector: C, servers: Vec<Address>, timeout: Duration) -> Self {
+    pub(super) fn new(
+        connector: C,
+        mut servers: Vec<Address>,
+        order: ServerOrder,
+        timeout: Duration,
+    ) -> Self {
+        if order == ServerOrder::Random {
+            fastrand::shuffle(&mut servers);
+        }
         assert!(!servers.is_empty(), "a list of addresses has at least one");
         Self {
             connector,

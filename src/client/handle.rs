@@ -2,16 +2,13 @@
 
 use std::{fmt, sync::Arc, task::Context};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 #[cfg(feature = "reporter")]
 use super::Outcomes;
 use super::{
-    ClientBuilder, ConnectionState, Connector, SampleStream, StateWatcher, Stats,
-    address::{Address, ToAddresses},
+    ConnectionState, Connector, SampleStream, StateWatcher, Stats,
+    address::Address,
     batch,
     dialer::{Connected, Dialer, DynDialer},
     pipeline::{Answer, Kind},
@@ -26,7 +23,7 @@ use crate::{
 };
 
 /// A client of one metrics server, over one connection that is kept, or
-/// [several](ClientBuilder::connections).
+/// [several](crate::ClientBuilder::connections).
 ///
 /// Cloning is cheap, and clones share the connection. When the last one is dropped, what has been
 /// accepted is still served, and then the connection is closed. Any number of tasks may call it at
@@ -87,48 +84,6 @@ pub(super) fn spawn_client<C: Connector>(
 }
 
 impl MetricsClient {
-    /// Connects to the server at `address`, as `host:port`, with everything at its default. The
-    /// name is resolved anew at each dial.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidAddress`] if no connection can ever be made to `address`; [`Error::Connect`] with
-    /// the reason, if nothing listens there.
-    ///
-    /// # Panics
-    ///
-    /// If polled outside of a Tokio runtime with IO and time enabled.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves nothing behind.
-    pub async fn connect(address: impl ToAddresses) -> Result<Self, Error> {
-        Self::builder(address).connect().await
-    }
-
-    /// Returns a builder of a client of the server at `address`, with everything at its default.
-    ///
-    /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
-    /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
-    /// client is made.
-    pub fn builder(address: impl ToAddresses) -> ClientBuilder {
-        ClientBuilder::new(address)
-    }
-
-    /// A client on a stream that is connected already, with everything at its default; see
-    /// [`ClientBuilder::with_io`].
-    ///
-    /// # Panics
-    ///
-    /// If called outside of a Tokio runtime.
-    #[must_use = "the connection is closed when the last handle is dropped"]
-    pub fn from_io<Io>(io: Io) -> Self
-    where
-        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        Self::builder("a given stream").with_io(io)
-    }
-
     pub(super) fn new(pool: Pool, reconnector: Option<Reconnector>) -> Self {
         Self { handle: Arc::new(Handle { pool, reconnector }) }
     }
@@ -200,7 +155,7 @@ impl MetricsClient {
     /// They go out in blocks as there is room, so memory stays bounded however many they are, and as
     /// many at once as the server answers in a part of the request timeout, which holds for each
     /// block and not for the whole. Samples that the server refuses, or at which it
-    /// [closes the connection](crate::error::BatchError::closed_on), do not keep the rest from being stored. [Several connections](ClientBuilder::connections) store
+    /// [closes the connection](crate::error::BatchError::closed_on), do not keep the rest from being stored. [Several connections](crate::ClientBuilder::connections) store
     /// them at the same time, and only those of one key in their order; what keeps one connection from
     /// storing its own does not keep the others from it.
     ///
@@ -236,7 +191,7 @@ impl MetricsClient {
     /// Before anything is sent if `selector` is neither; with [`Error::Rejected`] if the server
     /// refuses it, with [`Error::InvalidResponse`] if its answer is no data; else as the connection
     /// and the deadline have it. [`Error::ResponseTooLarge`] for an answer beyond
-    /// [`max_response_bytes`](ClientBuilder::max_response_bytes): use [`stream`](Self::stream) for
+    /// [`max_response_bytes`](crate::ClientBuilder::max_response_bytes): use [`stream`](Self::stream) for
     /// what may be larger.
     ///
     /// # Cancel safety
@@ -328,7 +283,7 @@ impl MetricsClient {
     /// Returns where the client stands with its connection at this moment;
     /// [`watch_state`](Self::watch_state) waits for changes.
     ///
-    /// With [several connections](ClientBuilder::connections) it is connected while at least one of
+    /// With [several connections](crate::ClientBuilder::connections) it is connected while at least one of
     /// them is, for then the server can be reached, and closed when all are. What keeps another one
     /// from being made is in the errors of those who wait for it, and in the log.
     ///

@@ -32,7 +32,7 @@ use super::{
     driver::Driver,
     pool::Pool,
     reservation::Reservations,
-    settings::{ConnectionConfig, Settings},
+    settings::{ConnectionConfig, ServerOrder, Settings},
 };
 use crate::{error::Error, metric::Sample, protocol::Request};
 
@@ -332,7 +332,8 @@ fn client<C: Connector>(
         max_response_bytes: 1024,
         reconnect: Reconnect::backoff(Duration::ZERO, Duration::ZERO),
     };
-    let dialer = Dialer::new(connector, vec![Address::custom("a model")], SECOND);
+    let dialer =
+        Dialer::new(connector, vec![Address::custom("a model")], ServerOrder::Listed, SECOND);
     let pool = Pool::new(1, &plan.settings);
     let driver = Driver::new(Arc::clone(pool.first()), plan, Arc::new(dialer), io);
     (MetricsClient::new(pool, None), driver)

@@ -22,6 +22,18 @@ pub enum Pipelining {
     Off,
 }
 
+/// The order in which a client tries the servers of its list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ServerOrder {
+    /// In an order that is drawn at random for each client, so that many clients spread over the servers.
+    #[default]
+    Random,
+    /// As they are listed: the first one is the primary server of all clients. A client whose connection is lost
+    /// stays at the server that it has found then, until that one fails.
+    Listed,
+}
+
 /// What becomes of a request when as many bytes wait to be sent as may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]

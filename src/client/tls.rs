@@ -16,8 +16,10 @@ use super::{
     durations::MAX_DURATION,
     tcp::TcpConnector,
 };
-use crate::error::InvalidAddress;
-use crate::tls::{TlsError, certified_key, provider, roots};
+use crate::{
+    certificates::{TlsError, certified_key, provider, roots},
+    error::InvalidAddress,
+};
 
 /// Connects over TLS, on top of TCP or of another [`Connector`].
 ///
@@ -36,7 +38,7 @@ use crate::tls::{TlsError, certified_key, provider, roots};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use metrics_client::{MetricsClient, tls::TlsConnector};
-/// use metrics_server::{Server, TlsAcceptor};
+/// use metrics_server::{Server, tls::TlsAcceptor};
 ///
 /// // A certificate for one test, which is its own root. In earnest both come from files.
 /// let own = rcgen::generate_simple_self_signed(["localhost".into()])?;

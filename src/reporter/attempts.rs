@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::MAX_BATCH;
 use crate::metric::{Key, Sample};
 
 /// Counts the failed attempts of each sample that had one. Without a bound it counts nothing.
@@ -11,6 +10,10 @@ pub(super) struct Attempts {
     max: Option<u32>,
     failed: HashMap<(Key, i64), u32>,
 }
+
+/// How many samples leave at once: what a connection has in flight, so that it is kept busy, and few
+/// enough that what is sent again after a failure does not count.
+pub(super) const MAX_BATCH: usize = 4096;
 
 /// What has failed comes first in the next batch, so that a batch's samples are all that have failed,
 /// but for a few that were passed over or dropped. If there are more than this, those are forgotten.

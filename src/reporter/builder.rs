@@ -1,18 +1,56 @@
 //! What a reporter can be told, and what it does when it is told nothing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 #[cfg(feature = "spool")]
 use super::spool::{OpenSpool, Spool, SpoolError};
 use super::{
-    Reporter, Settings,
+    handle::Reporter,
     queue::{Limits, WhenFull},
     self_metrics::Own,
+    settings::Settings,
+    shared::Shared,
+    worker::Worker,
 };
 use crate::{
     client::MetricsClient,
     metric::{InvalidKey, Key},
 };
+
+impl Reporter {
+    /// Starts a reporter that sends through `client`, with everything at its default. Its task lives
+    /// on the runtime of the caller.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a Tokio runtime.
+    #[must_use = "a reporter that is dropped ends as soon as it has sent what it has"]
+    pub fn new(client: MetricsClient) -> Self {
+        Self::builder(client).start()
+    }
+
+    /// A reporter that is to be told more before it starts.
+    pub fn builder(client: MetricsClient) -> ReporterBuilder {
+        ReporterBuilder::new(client)
+    }
+
+    pub(super) fn start(
+        client: MetricsClient,
+        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is taken"))]
+        mut settings: Settings,
+    ) -> Self {
+        #[cfg(feature = "spool")]
+        let spool = settings.spool.take();
+        let shared = Arc::new(Shared::new(
+            client,
+            &settings,
+            #[cfg(feature = "spool")]
+            spool,
+        ));
+        tokio::spawn(Worker::new(Arc::clone(&shared), &settings).run());
+        Self::from_shared(shared)
+    }
+}
 
 /// Builds a [`Reporter`]. What a setting cannot be is taken for the nearest that it can be; zero never
 /// means "without a limit" ([the rule](crate::ClientBuilder#limits-and-zero)).

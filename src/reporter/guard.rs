@@ -1,5 +1,7 @@
 //! The last flush of a program.
 
+#[cfg(feature = "opentelemetry")]
+use std::task::Poll;
 use std::{
     io,
     sync::Arc,
@@ -13,7 +15,8 @@ use tokio::{
 };
 
 use super::{
-    MAX_BATCH, Reporter,
+    attempts::MAX_BATCH,
+    handle::Reporter,
     in_flight::SendOutcome,
     outbox::Mark,
     shared::{Shared, Times},
@@ -21,6 +24,57 @@ use super::{
     worker::PAUSE,
 };
 use crate::client::MetricsClient;
+
+impl Reporter {
+    /// A guard that, when it is dropped, sends what has been recorded until then, and keeps its thread
+    /// until all of it has been acknowledged or `limit` has passed. For the end of `main`, also where
+    /// that is a panic:
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use metrics_client::{MetricsClient, Reporter};
+    /// #[tokio::main(flavor = "current_thread")]
+    /// async fn main() -> Result<(), metrics_client::Error> {
+    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
+    ///     let reporter = Reporter::new(client);
+    ///     let _guard = reporter.flush_on_drop(Duration::from_secs(5));
+    ///     reporter.record("palm.starts", 1.0);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// It does not need the runtime: where that is held up by the drop itself, as a current-thread runtime
+    /// is, or gone, the guard calls back what is being sent, and sends from a thread of its own over a
+    /// connection of its own, made as the client makes them. So what was on its way is sent twice,
+    /// which a server that follows the protocol does not show. A client that was made
+    /// [from a stream](MetricsClient::from_io) cannot dial: then a guard works only while the runtime
+    /// runs.
+    ///
+    /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there. The
+    /// limit is divided as that of [`close`](Self::close), and holds whatever the disk does: what the
+    /// disk has not taken by then waits on in memory. Where no thread can be started, the guard waits
+    /// for the runtime to send.
+    pub fn flush_on_drop(&self, limit: Duration) -> FlushGuard {
+        FlushGuard::new(self.clone(), limit)
+    }
+
+    /// As [`flush`](Self::flush), as far as a [guard](Self::flush_on_drop) gets: it keeps its thread, and does not
+    /// wait for what lies in the spool.
+    #[cfg(feature = "opentelemetry")]
+    pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
+        self.shared().record_self_metrics();
+        let (mark, worker) = self.shared().outbox().begin_flush();
+        if let Some(worker) = worker {
+            worker.wake();
+        }
+        flush_marked(self.shared(), mark, limit);
+        let outbox = self.shared().outbox();
+        match outbox.poll_flushed(&mark) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Err(outbox.unsent(&mark)),
+        }
+    }
+}
 
 /// Sends what waits when it is dropped: see [`Reporter::flush_on_drop`].
 #[derive(Debug)]

@@ -1,27 +1,23 @@
 //! [`Reporter`] and [`SeriesHandle`]: the handles that callers record with.
 
-#[cfg(feature = "opentelemetry")]
-use std::task::Poll;
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::{task::coop, time::Instant};
+use tokio::task::coop;
 
 #[cfg(feature = "spool")]
-use super::spool::{OpenSpool, SpoolStats};
+use super::spool::SpoolStats;
 use super::{
-    FlushError, FlushGuard, ReporterBuilder, ReporterStats, queue::Limits, self_metrics::Own,
-    shared::Shared, worker::Worker,
+    settings::after,
+    shared::Shared,
+    stats::{FlushError, ReporterStats},
 };
-use crate::{
-    client::MetricsClient,
-    metric::{InvalidKey, Key, Point, unix_seconds},
-};
+use crate::metric::{InvalidKey, Key, Point, unix_seconds};
 
 /// Records measurements without waiting for anything, and sends them in the background.
 ///
 /// [`record`](Self::record) puts a sample in a queue, which takes nanoseconds, allocates nothing once
 /// the key is known, and does not fail. A task sends what has gathered, in batches, through a
-/// [`MetricsClient`]; what is not acknowledged is sent again until it is. The queue is bounded, and
+/// [`MetricsClient`](crate::MetricsClient); what is not acknowledged is sent again until it is. The queue is bounded, and
 /// what becomes of every sample can be read from [`stats`](Self::stats).
 ///
 /// Cloning is cheap, and clones share the queue. When the last handle is dropped, what waits is still
@@ -60,48 +56,8 @@ struct Handle {
     shared: Arc<Shared>,
 }
 
-/// What a reporter is told once.
-#[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) limits: Limits,
-    pub(super) linger: Duration,
-    pub(super) own: Option<Own>,
-    pub(super) max_attempts: Option<u32>,
-    #[cfg(feature = "spool")]
-    pub(super) spool: Option<OpenSpool>,
-}
-
 impl Reporter {
-    /// Starts a reporter that sends through `client`, with everything at its default. Its task lives
-    /// on the runtime of the caller.
-    ///
-    /// # Panics
-    ///
-    /// If called outside of a Tokio runtime.
-    #[must_use = "a reporter that is dropped ends as soon as it has sent what it has"]
-    pub fn new(client: MetricsClient) -> Self {
-        Self::builder(client).start()
-    }
-
-    /// A reporter that is to be told more before it starts.
-    pub fn builder(client: MetricsClient) -> ReporterBuilder {
-        ReporterBuilder::new(client)
-    }
-
-    pub(super) fn start(
-        client: MetricsClient,
-        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is taken"))]
-        mut settings: Settings,
-    ) -> Self {
-        #[cfg(feature = "spool")]
-        let spool = settings.spool.take();
-        let shared = Arc::new(Shared::new(
-            client,
-            &settings,
-            #[cfg(feature = "spool")]
-            spool,
-        ));
-        tokio::spawn(Worker::new(Arc::clone(&shared), &settings).run());
+    pub(super) fn from_shared(shared: Arc<Shared>) -> Self {
         Self { handle: Arc::new(Handle { shared }) }
     }
 
@@ -188,55 +144,6 @@ impl Reporter {
         closed
     }
 
-    /// A guard that, when it is dropped, sends what has been recorded until then, and keeps its thread
-    /// until all of it has been acknowledged or `limit` has passed. For the end of `main`, also where
-    /// that is a panic:
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # use metrics_client::{MetricsClient, Reporter};
-    /// #[tokio::main(flavor = "current_thread")]
-    /// async fn main() -> Result<(), metrics_client::Error> {
-    ///     let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
-    ///     let reporter = Reporter::new(client);
-    ///     let _guard = reporter.flush_on_drop(Duration::from_secs(5));
-    ///     reporter.record("palm.starts", 1.0);
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// It does not need the runtime: where that is held up by the drop itself, as a current-thread runtime
-    /// is, or gone, the guard calls back what is being sent, and sends from a thread of its own over a
-    /// connection of its own, made as the client makes them. So what was on its way is sent twice,
-    /// which a server that follows the protocol does not show. A client that was made
-    /// [from a stream](MetricsClient::from_io) cannot dial: then a guard works only while the runtime
-    /// runs.
-    ///
-    /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there. The
-    /// limit is divided as that of [`close`](Self::close), and holds whatever the disk does: what the
-    /// disk has not taken by then waits on in memory. Where no thread can be started, the guard waits
-    /// for the runtime to send.
-    pub fn flush_on_drop(&self, limit: Duration) -> FlushGuard {
-        FlushGuard::new(self.clone(), limit)
-    }
-
-    /// As [`flush`](Self::flush), as far as a [guard](Self::flush_on_drop) gets: it keeps its thread, and does not
-    /// wait for what lies in the spool.
-    #[cfg(feature = "opentelemetry")]
-    pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
-        self.shared().record_self_metrics();
-        let (mark, worker) = self.shared().outbox().begin_flush();
-        if let Some(worker) = worker {
-            worker.wake();
-        }
-        super::guard::flush_marked(self.shared(), mark, limit);
-        let outbox = self.shared().outbox();
-        match outbox.poll_flushed(&mark) {
-            Poll::Ready(flushed) => flushed,
-            Poll::Pending => Err(outbox.unsent(&mark)),
-        }
-    }
-
     #[inline]
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
@@ -283,14 +190,3 @@ impl SeriesHandle {
         &self.key
     }
 }
-
-/// The moment after `limit`, or one that never comes.
-pub(super) fn after(limit: Duration) -> Instant {
-    /// Tokio's timers go no further (`tokio::time::sleep`).
-    const LONGEST: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 2);
-    Instant::now() + limit.min(LONGEST)
-}
-
-/// How many samples leave at once: what a connection has in flight, so that it is kept busy, and few
-/// enough that what is sent again after a failure does not count.
-pub(super) const MAX_BATCH: usize = 4096;

@@ -492,7 +492,7 @@ impl fmt::Debug for InFlightBatch {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::{super::MAX_BATCH, *};
+    use super::{super::attempts::MAX_BATCH, *};
     use crate::Reporter;
 
     /// A call that is answered at once, and that looks, when it is dropped, whether anybody could take

@@ -17,13 +17,13 @@ use tokio::{
 };
 
 use super::{
-    Settings, after,
     in_flight::InFlightSlot,
     interner::KeyInterner,
     log::ReporterLog,
     outbox::{Mark, Outbox, Recorded},
     poison::PoisonKeys,
     self_metrics::Own,
+    settings::{Settings, after},
     stats::{DropReason, FlushError},
 };
 use crate::{

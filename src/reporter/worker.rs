@@ -5,8 +5,8 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 
 use super::{
-    MAX_BATCH, Settings, in_flight::SendOutcome, outbox::Work, poison::is_hangup, self_metrics,
-    shared::Shared,
+    attempts::MAX_BATCH, in_flight::SendOutcome, outbox::Work, poison::is_hangup, self_metrics,
+    settings::Settings, shared::Shared,
 };
 use crate::error::Error;
 

@@ -2,20 +2,20 @@
 
 use std::net::SocketAddr;
 
-use metrics_server::{Monitor, Server, Store};
+use metrics_server::{Server, Store, stats::StatsHandle};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 /// A server that serves until it is told to stop, or the test is over.
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
-    pub(crate) monitor: Monitor,
+    pub(crate) monitor: StatsHandle,
     pub(crate) stop: oneshot::Sender<()>,
     pub(crate) serving: JoinHandle<()>,
 }
 
 impl Running {
     pub(crate) fn serve(server: Server<impl Store>) -> Self {
-        let (addr, monitor) = (server.local_addr(), server.monitor());
+        let (addr, monitor) = (server.local_addr(), server.stats_handle());
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(server.serve_until(async {
             if stopped.await.is_err() {

@@ -114,9 +114,9 @@ impl Serving {
         let listener = TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
         // Short, so that what is cut off is cut off within a short run too.
         let limits = Limits::default()
-            .line_time(Duration::from_secs(1))
-            .write_time(Duration::from_secs(1))
-            .grace_time(Duration::from_secs(1));
+            .line_timeout(Duration::from_secs(1))
+            .write_timeout(Duration::from_secs(1))
+            .shutdown_grace(Duration::from_secs(1));
         let server =
             Server::from_listener(listener).unwrap().store(Arc::clone(store)).limits(limits);
         let stop = Arc::new(Notify::new());

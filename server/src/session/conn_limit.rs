@@ -1,4 +1,4 @@
-//! How many connections there are from each address.
+//! Limits the connections from each source address.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,13 +9,12 @@ use std::{
     },
 };
 
-/// Counts connections by where they come from.
+/// Counts connections by source.
 #[derive(Debug)]
 pub(super) struct PerSourceLimit {
     limit: usize,
-    /// Only those that have any, so it is no larger than there are connections. Hashed with a
-    /// secret, since peers have some choice in their addresses.
-    /// Changed under the lock, and read without it.
+    /// Only sources with connections. Hashed with a secret, since peers can choose among addresses. A
+    /// count is changed under the lock and read without it.
     counts: Mutex<HashMap<IpAddr, Arc<AtomicUsize>>>,
 }
 
@@ -24,9 +23,9 @@ impl PerSourceLimit {
         Arc::new(Self { limit, counts: Mutex::default() })
     }
 
-    /// Counts a connection from `addr` until what is returned is dropped, or says that there are as
-    /// many as may be.
-    pub(super) fn enter(self: &Arc<Self>, addr: IpAddr) -> Option<ConnectionPermit> {
+    /// Counts a connection from `addr` until the permit is dropped. Returns `None` if the limit is
+    /// reached.
+    pub(super) fn try_acquire(self: &Arc<Self>, addr: IpAddr) -> Option<ConnectionPermit> {
         let source = source_of(addr);
         let mut counts = self.counts();
         let count = Arc::clone(counts.entry(source).or_default());
@@ -42,12 +41,12 @@ impl PerSourceLimit {
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<AtomicUsize>>> {
-        // Nothing in here panics between two changes that belong together.
+        // No panic can leave the map inconsistent.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection that is counted.
+/// A counted connection.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     conn_limit: Arc<PerSourceLimit>,
@@ -56,7 +55,7 @@ pub(super) struct ConnectionPermit {
 }
 
 impl ConnectionPermit {
-    /// How many connections come from where this one does, itself among them.
+    /// Returns how many connections this source has, this one included.
     pub(super) fn connections_from_source(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -73,8 +72,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// What is counted as one place: an IPv4 address, or the 64 bits of an IPv6 address that say which
-/// network it is in, for whoever has one address of a network has all of them (RFC 6177).
+/// Returns what counts as one source: an IPv4 address, or the network part (64 bits) of an IPv6 address,
+/// since a host may use every address of its network (RFC 6177).
 pub(super) fn source_of(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {
         IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64).into(),
@@ -87,23 +86,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_counts_as_one_and_leaves_no_trace() {
+    fn sources_are_counted_by_network() {
         let conn_limit = PerSourceLimit::new(2);
-        let enter = |addr: &str| conn_limit.enter(addr.parse().unwrap());
-        let (first, second) = (enter("10.0.0.1").unwrap(), enter("::ffff:10.0.0.1").unwrap());
+        let acquire = |addr: &str| conn_limit.try_acquire(addr.parse().unwrap());
+        let (first, second) = (acquire("10.0.0.1").unwrap(), acquire("::ffff:10.0.0.1").unwrap());
         assert_eq!((first.connections_from_source(), second.connections_from_source()), (2, 2));
-        assert!(enter("10.0.0.1").is_none());
-        let third = enter("10.0.0.2").unwrap();
+        assert!(acquire("10.0.0.1").is_none());
+        let third = acquire("10.0.0.2").unwrap();
         drop(first);
         assert_eq!((second.connections_from_source(), third.connections_from_source()), (1, 1));
-        let fourth = enter("10.0.0.1").unwrap();
+        let fourth = acquire("10.0.0.1").unwrap();
 
-        let fifth = enter("2001:db8:0:1::1").unwrap();
-        let sixth = enter("2001:db8:0:1:ffff::").unwrap();
-        assert!(enter("2001:db8:0:1::3").is_none());
-        let seventh = enter("2001:db8:0:2::1").unwrap();
+        let fifth = acquire("2001:db8:0:1::1").unwrap();
+        let sixth = acquire("2001:db8:0:1:ffff::").unwrap();
+        assert!(acquire("2001:db8:0:1::3").is_none());
+        let seventh = acquire("2001:db8:0:2::1").unwrap();
         drop((second, third, fourth, fifth, sixth, seventh));
         assert!(conn_limit.counts().is_empty());
-        assert!(PerSourceLimit::new(0).enter([10, 0, 0, 1].into()).is_none());
+        assert!(PerSourceLimit::new(0).try_acquire([10, 0, 0, 1].into()).is_none());
     }
 }

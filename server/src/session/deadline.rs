@@ -1,9 +1,9 @@
-//! Deadlines that are fair to the peers of a process that stood still.
+//! Deadlines that are fair to peers after the process was suspended.
 //!
-//! A process can be stopped for longer than any limit: SIGSTOP, `docker pause`, a suspended machine.
-//! When it goes on, Tokio runs timers before it has asked the kernel which sockets are ready: the wait
-//! for both ends with `EINTR`. What peers did in time is in the kernel then and has not been seen.
-//! So when a deadline has passed, the runtime gets the chance to look at its sockets once more.
+//! A process can be suspended for longer than any timeout: SIGSTOP, `docker pause`, a suspended machine.
+//! When it resumes, Tokio runs timers before it has asked the kernel which sockets are ready, because the
+//! wait for both returns `EINTR`. Input that arrived in time is still in the kernel then. So after a
+//! deadline has passed, the runtime gets a short time to poll its sockets once more.
 
 use std::{
     future::{Future, poll_fn},
@@ -14,8 +14,8 @@ use std::{
 
 use tokio::time::{Instant, error::Elapsed, timeout};
 
-/// Awaits `future` for `time`, and once more after that: for [`SECOND_LOOK`], or for as long again
-/// if the end of the time was seen [`LATE`].
+/// Awaits `future` for `time`, and then for [`SECOND_LOOK`], or for `time` again if the deadline was
+/// noticed more than [`LATE`] after it.
 ///
 /// A future that is ready at once costs no timer.
 pub(super) async fn within<F: Future>(time: Duration, future: F) -> Result<F::Output, Elapsed> {
@@ -23,7 +23,7 @@ pub(super) async fn within<F: Future>(time: Duration, future: F) -> Result<F::Ou
     if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
         return Ok(output);
     }
-    // In a box, so that a session, which has several of these, need not keep room for it.
+    // Boxed, so that a session, which has several of these, does not reserve space for each.
     Box::pin(wait(time, future)).await
 }
 
@@ -36,11 +36,10 @@ async fn wait<F: Future>(time: Duration, mut future: Pin<&mut F>) -> Result<F::O
     timeout(if is_late { time } else { SECOND_LOOK }, future).await
 }
 
-/// How long the runtime has to look at its sockets once a deadline has passed. A timer that fires does
-/// so behind such a look, unless the wait before it was interrupted too; the time is some ticks of
-/// Tokio's clock, of one millisecond each.
+/// How long the runtime may poll its sockets after a deadline: some ticks of Tokio's clock, of one
+/// millisecond each. A timer fires after such a poll, unless the wait before it was interrupted too.
 pub(super) const SECOND_LOOK: Duration = Duration::from_millis(10);
 
-/// A deadline that is seen so much later than it passed was slept through. A busy server is not as
-/// late as this.
+/// A deadline that is noticed so much too late passed while the process was suspended. A busy server is
+/// never as late as this.
 pub(super) const LATE: Duration = Duration::from_secs(1);

@@ -1,14 +1,14 @@
-//! How many connections the process has file descriptors for.
+//! Fits the connection limits to the file descriptors of the process.
 
 use tracing::{debug, info, warn};
 
 use super::Limits;
 
-/// Holds `limits` against what the process may open: raises its soft limit, as far as the hard limit
-/// allows, or else lowers theirs, and tells the log.
+/// Raises the soft limit of open files to what `limits` need, as far as the hard limit allows. Returns
+/// `limits`, lowered if that is not enough. Logs either.
 ///
-/// A server that may have more connections than descriptors does not reject what it cannot serve: that
-/// waits in the kernel, without an answer, while one address has all there is.
+/// Without this, a server out of descriptors would leave connections unanswered in the kernel's queue,
+/// while one address could hold all descriptors.
 pub(crate) fn fit(limits: Limits) -> Limits {
     let in_use = std::fs::read_dir("/dev/fd").map_or(USUALLY_IN_USE, Iterator::count);
     let needed = limits.max_connections.saturating_add(in_use).saturating_add(RESERVE);
@@ -20,7 +20,7 @@ pub(crate) fn fit(limits: Limits) -> Limits {
         before
     });
     if allowed > before {
-        info!(before, now = allowed, "raised the limit of open files");
+        info!(before, now = allowed, "limit of open files raised");
     }
     let fitted = limits.fitted(usize::try_from(allowed).unwrap_or(usize::MAX), in_use);
     if fitted != limits {
@@ -30,15 +30,15 @@ pub(crate) fn fit(limits: Limits) -> Limits {
             wanted = needed,
             max_connections,
             max_connections_per_address,
-            "lowered the limits of connections: the process may not open more files"
+            "connection limits lowered: the process may not open more files"
         );
     }
     fitted
 }
 
 impl Limits {
-    /// With as many connections as `allowed` descriptors are enough for, of which `in_use` are taken, and
-    /// half of them for an address.
+    /// Returns the limits lowered to `allowed` descriptors, of which `in_use` are taken; one address may
+    /// have half of the connections.
     fn fitted(self, allowed: usize, in_use: usize) -> Self {
         let reserve = RESERVE.min(allowed / 8);
         let room = allowed.saturating_sub(in_use).saturating_sub(reserve).max(1);
@@ -50,10 +50,10 @@ impl Limits {
     }
 }
 
-/// So many descriptors are left for what else the process opens later, unless it may open few.
+/// How many descriptors are reserved for other files of the process, unless it may open few.
 const RESERVE: usize = 64;
 
-/// Where nothing says how many descriptors are in use: standard streams, the runtime and the listener.
+/// The assumed number of open descriptors if it is unknown: standard streams, runtime, listener.
 const USUALLY_IN_USE: usize = 16;
 
 #[cfg(test)]
@@ -62,7 +62,7 @@ mod tests {
 
     // FAULTS S6
     #[test]
-    fn limits_are_what_the_descriptors_are_enough_for() {
+    fn limits_are_fitted_to_the_descriptors() {
         let fitted = |limits: Limits, allowed| {
             let Limits { max_connections, max_connections_per_address, .. } =
                 limits.fitted(allowed, 16);

@@ -1,9 +1,9 @@
-//! Which TLS handshakes go on now.
+//! Admission control for TLS handshakes.
 //!
-//! A handshake makes the server sign something: up to milliseconds of one thread, for a few bytes of a
-//! peer that need never read the answer. So signing is done off the runtime's threads, and handshakes are
-//! admitted to it: those of one address one at a time, those of all at most half as many at once as the
-//! runtime has threads, and next is the address that has cost least.
+//! In a handshake the server signs: up to milliseconds of CPU time for a few bytes from a peer that need
+//! not even read the answer. So signatures are made on Tokio's blocking threads, and handshakes are
+//! admitted to them: one at a time for each address, in total at most half as many as the runtime has
+//! worker threads, and the address that has cost least is next.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,9 +11,12 @@ use std::{
     io,
     net::IpAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
-    // That of the processor, which no test pauses.
+    // CPU time, which no test pauses.
     time::{Duration, Instant},
 };
 
@@ -30,8 +33,8 @@ use tokio_rustls::{
 
 use super::{conn_limit::source_of, scheduler::Usage};
 
-/// Admits handshakes to signing. It is one for all clones of a [`TlsAcceptor`](super::TlsAcceptor), also
-/// where several servers use it.
+/// Admits handshakes to signing. All clones of a [`TlsAcceptor`](super::TlsAcceptor) share one, also
+/// in several servers.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes {
     queue: Mutex<Queue>,
@@ -39,42 +42,47 @@ pub(super) struct Handshakes {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// How many are admitted and not over.
+    /// How many handshakes are admitted and not over.
     running: usize,
-    /// When the latest began, in nanoseconds of work.
-    now: u64,
+    /// The start tag of the latest admitted handshake, in nanoseconds of signing.
+    virtual_time: u64,
     entered: u64,
-    /// Only those with one that runs or waits. Hashed with a secret, since peers have some choice
-    /// in their addresses.
+    /// Only addresses with a running or waiting handshake. Hashed with a secret, since peers can choose
+    /// among addresses.
     addresses: HashMap<IpAddr, Address>,
-    /// The addresses that have one which waits, and none that runs.
+    /// The addresses with a waiting handshake and no running one.
     ready: BTreeMap<(u64, u64), IpAddr>,
 }
 
 #[derive(Debug)]
 struct Address {
-    /// When its next one begins, in nanoseconds of work.
-    start: u64,
+    /// The start tag of its next handshake, in nanoseconds of signing.
+    virtual_start: u64,
     running: Option<u64>,
-    /// Those that wait, in the order in which they came.
+    /// The waiting handshakes in order of arrival.
     waiting: BTreeMap<u64, Waker>,
-    /// Where it is among the ready ones.
+    /// Its key in `ready`.
     ready: Option<(u64, u64)>,
 }
 
 impl Handshakes {
-    /// Makes TLS of a connection. Where it fails, the connection is handed back, if it still is one.
+    /// Does the handshake of a connection. `queued` is true while it waits for admission.
+    ///
+    /// # Errors
+    ///
+    /// If the handshake fails. The connection is returned too, unless it is broken.
     pub(super) async fn accept<Io>(
         self: &Arc<Self>,
         io: Io,
         from: IpAddr,
         config: Arc<ServerConfig>,
-        work: &Usage,
+        usage: &Usage,
+        queued: &AtomicBool,
     ) -> Result<TlsStream<Io>, (io::Error, Option<Io>)>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // A peer that sends no `ClientHello`, or half of one, keeps no other waiting.
+        // A peer without a complete `ClientHello` takes no admission.
         let mut hello = LazyConfigAcceptor::new(Acceptor::default(), io);
         let hello = match Pin::new(&mut hello).await {
             Ok(hello) => hello,
@@ -83,8 +91,10 @@ impl Handshakes {
         let mut admission =
             Admission { handshakes: Arc::clone(self), source: source_of(from), id: None };
         let threads = Handle::current().metrics().num_workers();
+        queued.store(true, Ordering::Relaxed);
         poll_fn(|cx| admission.poll_admitted((threads / 2).max(1), cx)).await;
-        // Not here: a worker that signs holds up every task that it alone can run.
+        queued.store(false, Ordering::Relaxed);
+        // On a worker thread it would delay other tasks.
         let signing = spawn_blocking(move || {
             let begin = Instant::now();
             (hello.into_stream(config).into_fallible(), begin.elapsed())
@@ -92,18 +102,18 @@ impl Handshakes {
         let (handshake, cost) = signing.await.map_err(|error| (io::Error::other(error), None))?;
         admission.end(cost);
         let micros = usize::try_from(cost.as_micros()).unwrap_or(usize::MAX);
-        work.add(micros.saturating_mul(BYTES_A_MICROSECOND));
+        usage.charge(micros.saturating_mul(BYTES_PER_MICROSECOND));
         handshake.await.map_err(|(error, io)| (error, Some(io)))
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Nothing in here panics between two changes that belong together.
+        // No panic can leave the queue inconsistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Queue {
-    /// Admits what may be admitted now. Who is to be woken goes to `wakers`.
+    /// Admits handshakes while fewer than `limit` are running. Their wakers are pushed to `wakers`.
     fn admit(&mut self, limit: usize, wakers: &mut Vec<Waker>) {
         while self.running < limit
             && let Some(((start, _), source)) = self.ready.pop_first()
@@ -113,23 +123,23 @@ impl Queue {
             if let Some((id, waker)) = address.waiting.pop_first() {
                 address.running = Some(id);
                 self.running += 1;
-                self.now = self.now.max(start);
+                self.virtual_time = self.virtual_time.max(start);
                 wakers.push(waker);
             }
         }
     }
 
-    /// Keeps an address among the ready ones if it is one of them, and no address without any.
-    fn settle(&mut self, source: IpAddr) {
+    /// Updates `ready` for an address, and forgets an address without handshakes.
+    fn update_ready(&mut self, source: IpAddr) {
         let Some(address) = self.addresses.get_mut(&source) else { return };
         let is_ready = address.running.is_none() && !address.waiting.is_empty();
         if is_ready && address.ready.is_none() {
             self.entered += 1;
-            let place = (address.start, self.entered);
-            self.ready.insert(place, source);
-            address.ready = Some(place);
-        } else if !is_ready && let Some(place) = address.ready.take() {
-            self.ready.remove(&place);
+            let key = (address.virtual_start, self.entered);
+            self.ready.insert(key, source);
+            address.ready = Some(key);
+        } else if !is_ready && let Some(key) = address.ready.take() {
+            self.ready.remove(&key);
         }
         if address.running.is_none() && address.waiting.is_empty() {
             self.addresses.remove(&source);
@@ -137,21 +147,21 @@ impl Queue {
     }
 }
 
-/// The place of one handshake.
+/// One handshake in the queue.
 #[derive(Debug)]
 struct Admission {
     handshakes: Arc<Handshakes>,
     source: IpAddr,
-    /// `None` if it neither waits nor runs.
+    /// `None` if it neither waits nor is running.
     id: Option<u64>,
 }
 
 impl Admission {
-    /// Ready when it may run, beside fewer than `limit` others.
+    /// Ready when it is admitted, while fewer than `limit` others are running.
     fn poll_admitted(&mut self, limit: usize, cx: &Context<'_>) -> Poll<()> {
         let mut wakers = Vec::new();
         let mut queue = self.handshakes.queue();
-        let start = queue.now;
+        let start = queue.virtual_time;
         if let Some(id) = self.id {
             let address = queue.addresses.get_mut(&self.source);
             if let Some(waker) = address.and_then(|address| address.waiting.get_mut(&id)) {
@@ -164,47 +174,47 @@ impl Admission {
         let id = queue.entered;
         self.id = Some(id);
         let address = queue.addresses.entry(self.source).or_insert_with(|| Address {
-            start,
+            virtual_start: start,
             running: None,
             waiting: BTreeMap::new(),
             ready: None,
         });
         address.waiting.insert(id, cx.waker().clone());
-        queue.settle(self.source);
+        queue.update_ready(self.source);
         queue.admit(limit, &mut wakers);
         let is_admitted = queue.addresses.get(&self.source).is_some_and(|a| a.running == Some(id));
         drop(queue);
         if is_admitted {
-            // No other can have been: as long as there was room, no handshake waited.
+            // No other was admitted: no handshake waits while there is capacity.
             return Poll::Ready(());
         }
         wakers.into_iter().for_each(Waker::wake);
         Poll::Pending
     }
 
-    /// It has run, or does not want to any more.
+    /// Removes it from the queue after it has run for `cost`, or when it is dropped.
     fn end(&mut self, cost: Duration) {
         let Some(id) = self.id.take() else { return };
         let mut wakers = Vec::new();
         let mut queue = self.handshakes.queue();
-        // Dropped without the lock.
-        let mut left = None;
+        // The waker is dropped without the lock.
+        let mut waker = None;
         if let Some(address) = queue.addresses.get_mut(&self.source) {
             if address.running == Some(id) {
                 let cost = u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX);
                 address.running = None;
-                address.start = address.start.saturating_add(cost.max(1));
+                address.virtual_start = address.virtual_start.saturating_add(cost.max(1));
                 queue.running -= 1;
             } else {
-                left = address.waiting.remove(&id);
+                waker = address.waiting.remove(&id);
             }
         }
-        queue.settle(self.source);
-        // One has ended, so at most one begins, whatever the limit is.
-        let limit = queue.running + usize::from(left.is_none());
+        queue.update_ready(self.source);
+        // If one has ended, one may begin, whatever the limit is.
+        let limit = queue.running + usize::from(waker.is_none());
         queue.admit(limit, &mut wakers);
         drop(queue);
-        drop(left);
+        drop(waker);
         wakers.into_iter().for_each(Waker::wake);
     }
 }
@@ -215,16 +225,17 @@ impl Drop for Admission {
     }
 }
 
-/// What a microsecond of a handshake counts for in turns, in bytes: with a turn of 64 KiB a thread is busy
-/// for some less than a millisecond.
-const BYTES_A_MICROSECOND: usize = 64;
+/// What one microsecond of signing is charged as, in bytes: a thread moves 64 KiB in a little less than a
+/// millisecond.
+const BYTES_PER_MICROSECOND: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicBool, Ordering},
-        task::Wake,
-    };
+    use std::task::Wake;
+
+    use metrics_client::tls::provider;
+    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
     use super::*;
 
@@ -233,34 +244,34 @@ mod tests {
     const C: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
 
     #[derive(Default)]
-    struct Bell(AtomicBool);
+    struct WakeFlag(AtomicBool);
 
-    impl Wake for Bell {
+    impl Wake for WakeFlag {
         fn wake(self: Arc<Self>) {
             self.0.store(true, Ordering::Relaxed);
         }
     }
 
-    /// A peer's handshake.
+    /// One handshake with a waker that records its wakes.
     struct Peer {
         admission: Admission,
-        bell: Arc<Bell>,
+        waker: Arc<WakeFlag>,
     }
 
     impl Peer {
         fn new(handshakes: &Arc<Handshakes>, from: IpAddr) -> Self {
             let admission =
                 Admission { handshakes: Arc::clone(handshakes), source: source_of(from), id: None };
-            Self { admission, bell: Arc::default() }
+            Self { admission, waker: Arc::default() }
         }
 
         fn is_admitted(&mut self, limit: usize) -> bool {
-            let waker = Arc::clone(&self.bell).into();
+            let waker = Arc::clone(&self.waker).into();
             self.admission.poll_admitted(limit, &Context::from_waker(&waker)).is_ready()
         }
 
         fn was_woken(&self) -> bool {
-            self.bell.0.swap(false, Ordering::Relaxed)
+            self.waker.0.swap(false, Ordering::Relaxed)
         }
     }
 
@@ -268,7 +279,7 @@ mod tests {
 
     // FAULTS S3
     #[test]
-    fn an_address_has_one_handshake_at_a_time() {
+    fn handshakes_of_one_address_run_one_at_a_time() {
         let handshakes = Arc::default();
         let mut flood = (0..64).map(|_| Peer::new(&handshakes, A)).collect::<Vec<_>>();
         let admitted =
@@ -281,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn all_addresses_have_so_many_at_once() {
+    fn running_handshakes_are_limited_in_total() {
         let handshakes = Arc::default();
         let [mut a, mut b, mut c] = [A, B, C].map(|from| Peer::new(&handshakes, from));
         assert!(a.is_admitted(2) && b.is_admitted(2) && !c.is_admitted(2));
@@ -290,14 +301,14 @@ mod tests {
     }
 
     #[test]
-    fn the_address_that_has_cost_least_is_next() {
+    fn address_with_the_least_cost_is_next() {
         let handshakes = Arc::default();
         let mut flood = (0..10).map(|_| Peer::new(&handshakes, A)).collect::<Vec<_>>();
         assert!(flood[0].is_admitted(1));
         flood[1..].iter_mut().for_each(|peer| assert!(!peer.is_admitted(1)));
         flood[0].admission.end(5 * MILLISECOND);
         assert!(flood[1].was_woken() && flood[1].is_admitted(1));
-        // It comes behind eight others, and is next all the same: as often as it costs less.
+        // It arrives after eight others and is next, as long as it has cost less.
         let mut honest = (0..6).map(|_| Peer::new(&handshakes, B)).collect::<Vec<_>>();
         honest.iter_mut().for_each(|peer| assert!(!peer.is_admitted(1)));
         flood[1].admission.end(5 * MILLISECOND);
@@ -309,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_leaves_nothing_behind() {
+    fn dropped_handshakes_leave_the_queue_empty() {
         let handshakes = Arc::<Handshakes>::default();
         let [mut first, mut second, mut third] = [A, A, B].map(|from| Peer::new(&handshakes, from));
         assert!(first.is_admitted(1) && !second.is_admitted(1) && !third.is_admitted(1));
@@ -320,5 +331,36 @@ mod tests {
         drop(third);
         let queue = handshakes.queue();
         assert_eq!((queue.running, queue.addresses.len(), queue.ready.len()), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_admission_is_told_from_a_slow_peer() {
+        let own = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+        let key = own.signing_key.serialize_der();
+        let server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key.try_into().unwrap());
+        let client = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = "localhost".try_into().unwrap();
+        let mut hello = Vec::new();
+        ClientConnection::new(client.into(), name).unwrap().write_tls(&mut hello).unwrap();
+
+        let (handshakes, config) = (Arc::<Handshakes>::default(), Arc::new(server.unwrap()));
+        let mut first = Peer::new(&handshakes, A);
+        assert!(first.is_admitted(1));
+        for (sent, is_queued) in [(&hello[..hello.len() - 1], false), (&hello[..], true)] {
+            let (mut peer, io) = duplex(16 * 1024);
+            peer.write_all(sent).await.unwrap();
+            let (usage, queued) = (Usage::default(), AtomicBool::new(false));
+            let handshake = handshakes.accept(io, A, Arc::clone(&config), &usage, &queued);
+            assert!(tokio::time::timeout(MILLISECOND, handshake).await.is_err());
+            assert_eq!(queued.load(Ordering::Relaxed), is_queued);
+        }
     }
 }

@@ -1,33 +1,38 @@
-//! What one peer can cost, and all of them together.
+//! Limits on what one peer, and all peers together, can cost the server.
 
 use std::time::Duration;
 
 use metrics_client::codec::ServerCodec;
 
-/// Bounds on what peers can cost a [`Server`](crate::Server).
+/// Limits on the resources that peers of a [`Server`](crate::Server) can use.
 ///
-/// A connection that waits for its peer's next request holds the beginning of a line, and buffers of at
-/// most 8 KiB; one that is busy holds at most 64 KiB of requests, what is made of them for the store, and
-/// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers. With the defaults, and
-/// without TLS, all connections together cost the process less than 768 MiB, besides what the store
-/// holds (`cargo bench --bench siege`, 10,000 hostile peers, two threads). Up to a third of that is free
-/// memory which glibc's allocator keeps for each thread; with `MALLOC_ARENA_MAX=1` in the environment
-/// it keeps it for all. Buffers of the kernel's sockets come on top; on Linux `net.ipv4.tcp_mem` bounds
-/// them.
+/// # Memory
 ///
-/// Addresses share the processor as equals, and so do the connections of one address: a peer's turn
-/// comes when it has moved fewer bytes than the others who wait, so one that asks for little is not
-/// kept waiting by thousands that send without a pause: under each of the attacks of that bench an honest
-/// client that puts one point after the other keeps a tenth of its rate or more.
+/// A connection without a request holds the beginning of a line and buffers of at most 8 KiB. A busy
+/// connection holds at most 64 KiB of requests, the batch made of them, and
+/// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers. With the defaults and without TLS, all
+/// connections together use less than 768 MiB, plus the memory of the store (`cargo bench --bench siege`,
+/// 10,000 hostile peers, two threads). Up to a third of that is free memory that glibc's allocator keeps
+/// for each thread; with `MALLOC_ARENA_MAX=1` in the environment it keeps one pool for all threads. Socket
+/// buffers of the kernel are not included; on Linux `net.ipv4.tcp_mem` bounds them.
 ///
-/// What a limit cannot be is taken for the nearest that it can be. Zero never means "without a limit"; the rule is
-/// that of [`ClientBuilder`](metrics_client::ClientBuilder#limits-and-zero).
+/// # Fairness
+///
+/// All addresses have equal shares of the processor, and so have the connections of one address: the
+/// session that has moved the fewest bytes is scheduled first. A peer with few requests does not wait for
+/// thousands of peers that send without a pause: under each attack of that bench, a client that puts
+/// one point at a time keeps at least a tenth of its rate.
+///
+/// # Values out of range
+///
+/// A value out of range is replaced by the nearest valid value. Zero never means "no limit"; the rule is
+/// the one of [`ClientBuilder`](metrics_client::ClientBuilder#limits-and-zero).
 ///
 /// ```
 /// use std::time::Duration;
 /// use metrics_server::Limits;
 ///
-/// let limits = Limits::default().max_connections(100).idle_time(Duration::from_secs(60));
+/// let limits = Limits::default().max_connections(100).idle_timeout(Duration::from_secs(60));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -36,122 +41,120 @@ pub struct Limits {
     pub(super) max_line_bytes: usize,
     pub(super) max_unsent_bytes: usize,
     pub(super) max_total_unsent_bytes: usize,
-    pub(super) idle_time: Duration,
-    pub(super) line_time: Duration,
-    pub(super) write_time: Duration,
-    pub(super) store_time: Duration,
-    pub(super) grace_time: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) line_timeout: Duration,
+    pub(super) write_timeout: Duration,
+    pub(super) store_timeout: Duration,
+    pub(super) shutdown_grace: Duration,
 }
 
 impl Limits {
-    /// The most connections at once, from 1: 10,000, as for Redis (`maxclients`).
+    /// Sets the maximum number of open connections, at least 1. Default: 10,000, as in Redis
+    /// (`maxclients`).
     ///
-    /// Another is accepted and closed at once, without a word: whoever meets a closed connection
-    /// tries again later, while an `error` would be taken for the answer to a request. Each
-    /// connection takes a file descriptor; where the process may open fewer, this limit is lowered when the
-    /// server [begins](crate::Server::serve_until). Where others have taken the descriptors later, new
-    /// connections wait until there is room.
+    /// A connection over the limit is accepted and closed at once, without an answer: a client retries
+    /// after a closed connection, and would take an `error` for the answer to its request. Each connection
+    /// takes a file descriptor. If the process may open fewer, this limit is lowered when the server
+    /// [starts](crate::Server::serve_until). If descriptors run out later, new connections wait in the
+    /// kernel's queue.
     #[must_use]
     pub fn max_connections(self, max_connections: usize) -> Self {
         Self { max_connections: max_connections.max(1), ..self }
     }
 
-    /// The most connections from one IPv4 address, or from one IPv6 network (the first 64 bits of
-    /// the address), from 1: 5,000, so that no single one can take all places.
+    /// Sets the maximum number of connections from one IPv4 address, or from one IPv6 network (the first
+    /// 64 bits of the address), at least 1. Default: 5,000, so that one address cannot use all connections.
     ///
-    /// One more is closed at once, like one too many of [all](Self::max_connections). Raise it
-    /// where many peers come through one address: a proxy, a NAT.
+    /// A connection over the limit is closed at once, as for [`max_connections`](Self::max_connections).
+    /// Raise it for many peers behind one address: a proxy, a NAT.
     #[must_use]
     pub fn max_connections_per_address(self, max_connections_per_address: usize) -> Self {
         Self { max_connections_per_address: max_connections_per_address.max(1), ..self }
     }
 
-    /// The longest line, in bytes with its line break, from the 6 of the shortest request:
-    /// [`ServerCodec::DEFAULT_MAX_LINE_BYTES`].
+    /// Sets the maximum length of a line in bytes, its line break included, at least 6 (the shortest
+    /// request). Default: [`ServerCodec::DEFAULT_MAX_LINE_BYTES`].
     ///
-    /// A longer one is answered with `wrong command`, and its connection closed; of what the peer
-    /// still sends, up to 128 MiB are passed over so that it can read the answer. While a line comes,
-    /// it takes up to twice its length in memory.
+    /// A longer line is answered with `wrong command`, and its connection is closed; up to 128 MiB of
+    /// further input are discarded, so that the peer can read the answer. An incomplete line takes up to
+    /// twice its length in memory.
     #[must_use]
     pub fn max_line_bytes(self, max_line_bytes: usize) -> Self {
-        Self { max_line_bytes: max_line_bytes.max(LEAST_LINE_BYTES), ..self }
+        Self { max_line_bytes: max_line_bytes.max(MIN_LINE_BYTES), ..self }
     }
 
-    /// How many bytes of answers may wait for a peer to take them before the server reads no more
-    /// of its requests, from 1: 128 KiB, enough for the answers to 32,000 puts.
+    /// Sets how many bytes of unsent answers a connection may have before the server stops reading its
+    /// requests, at least 1. Default: 128 KiB, the answers to 32,000 puts.
     ///
-    /// Large answers are made and sent in pieces of this size. From 32 KiB to 512 KiB no difference
-    /// in the speed of a large `get` could be measured.
+    /// Large answers are encoded and sent in pieces of this size. Between 32 KiB and 512 KiB no difference
+    /// in the speed of a large `get` was measured.
     #[must_use]
     pub fn max_unsent_bytes(self, max_unsent_bytes: usize) -> Self {
-        // With no room for answers no request would ever be read.
+        // With zero no request would ever be read.
         Self { max_unsent_bytes: max_unsent_bytes.max(1), ..self }
     }
 
-    /// How many bytes may be held, over all connections, for peers that do not take their answers:
-    /// 256 MiB, enough for a thousand such peers.
+    /// Sets how many bytes all connections together may hold for peers that do not read their answers.
+    /// Default: 256 MiB, enough for a thousand such peers.
     ///
-    /// They hold their answers, and the requests behind these; over TLS, 128 KiB more are counted for
-    /// each, as much as rustls holds. Where they hold more, the peer that
-    /// has left an answer unread longest is cut off, and the next, until they do not: a peer that
-    /// reads nothing before one that reads slowly.
+    /// Unread answers and the requests behind them count; over TLS, so do 128 KiB for each connection, the
+    /// memory of rustls. While the sum exceeds the limit, the connection with the oldest unread answer is
+    /// closed: a peer that reads nothing before one that reads slowly.
     #[must_use]
     pub fn max_total_unsent_bytes(self, max_total_unsent_bytes: usize) -> Self {
         Self { max_total_unsent_bytes, ..self }
     }
 
-    /// How long a connection may be without a request: 10 minutes, twice the longest interval at
-    /// which agents usually report. A blank line is not a request.
+    /// Sets how long a connection may stay open without a request, at least 1 ms. Default: 10 minutes, twice
+    /// the longest usual reporting interval of agents. A blank line is not a request.
     #[must_use]
-    pub fn idle_time(self, idle_time: Duration) -> Self {
-        Self { idle_time: idle_time.max(SHORTEST), ..self }
+    pub fn idle_timeout(self, idle_timeout: Duration) -> Self {
+        Self { idle_timeout: idle_timeout.max(MIN_TIMEOUT), ..self }
     }
 
-    /// How long a peer may take over one line, from its first byte to its line break: 30 s.
+    /// Sets how long one line may take, from its first byte to its line break, at least 1 ms. Default: 30 s.
     ///
-    /// A line fits one Ethernet segment, so this allows for the loss of some, and ends a peer that
-    /// holds its connection by sending a byte now and then. It is the time for a TLS handshake too,
-    /// whose connection counts as one from the beginning.
+    /// A line fits into one Ethernet frame, so this allows for lost packets, and it disconnects a peer that
+    /// sends a byte from time to time. It also limits a TLS handshake.
     #[must_use]
-    pub fn line_time(self, line_time: Duration) -> Self {
-        Self { line_time: line_time.max(SHORTEST), ..self }
+    pub fn line_timeout(self, line_timeout: Duration) -> Self {
+        Self { line_timeout: line_timeout.max(MIN_TIMEOUT), ..self }
     }
 
-    /// How long a peer may leave an answer unread once there is no more room for it on the way:
-    /// 30 s.
+    /// Sets how long a peer may leave answers unread once the socket buffers are full, at least 1 ms.
+    /// Default: 30 s.
     ///
-    /// It is the time for all that waited when the time began, so a peer has to take
-    /// [`max_unsent_bytes`](Self::max_unsent_bytes) in it, 4 KiB a second.
+    /// The time applies to all answers that are unsent when it starts, so a peer has to read
+    /// [`max_unsent_bytes`](Self::max_unsent_bytes) in it: about 4 KiB/s with the defaults.
     #[must_use]
-    pub fn write_time(self, write_time: Duration) -> Self {
-        Self { write_time: write_time.max(SHORTEST), ..self }
+    pub fn write_timeout(self, write_timeout: Duration) -> Self {
+        Self { write_timeout: write_timeout.max(MIN_TIMEOUT), ..self }
     }
 
-    /// Sets how long the [`Store`](crate::Store) may take over one batch of puts, or over the next
-    /// block of an answer: 30 s, longer than a client waits for an answer by default.
+    /// Sets how long the [`Store`](crate::Store) may take for one batch of puts, or for the next block of an
+    /// answer, at least 1 ms. Default: 30 s, longer than a client waits for an answer by default.
     ///
-    /// A store that takes longer has failed in a way that [passes](crate::store::StoreError::transient):
-    /// its future is dropped, and the connection ends without an answer. While the store works on a
-    /// request, the server does not see that the peer has gone; this is how long such a connection may
-    /// stay.
+    /// A slower store counts as [transiently failed](crate::store::StoreError::transient): its future is
+    /// dropped, and the connection ends without an answer. While the store works on a request, the server
+    /// does not notice that the peer has disconnected; this limits how long such a connection stays open.
     #[must_use]
-    pub fn store_time(self, store_time: Duration) -> Self {
-        Self { store_time: store_time.max(SHORTEST), ..self }
+    pub fn store_timeout(self, store_timeout: Duration) -> Self {
+        Self { store_timeout: store_timeout.max(MIN_TIMEOUT), ..self }
     }
 
-    /// How long connections may go on when the server stops, from no time at all: 5 s, half of what
-    /// Docker gives a container.
+    /// Sets how long connections may take to end after the server was told to stop; zero is allowed.
+    /// Default: 5 s, half of the time that Docker gives a container.
     #[must_use]
-    pub fn grace_time(self, grace_time: Duration) -> Self {
-        Self { grace_time, ..self }
+    pub fn shutdown_grace(self, shutdown_grace: Duration) -> Self {
+        Self { shutdown_grace, ..self }
     }
 }
 
 /// The length of `get k` with its line break.
-const LEAST_LINE_BYTES: usize = 6;
+const MIN_LINE_BYTES: usize = 6;
 
-/// The least that a time limit can be: the timers of Tokio count milliseconds.
-const SHORTEST: Duration = Duration::from_millis(1);
+/// The shortest timeout: Tokio's timers count milliseconds.
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 
 impl Default for Limits {
     fn default() -> Self {
@@ -161,11 +164,11 @@ impl Default for Limits {
             max_line_bytes: ServerCodec::DEFAULT_MAX_LINE_BYTES,
             max_unsent_bytes: 128 * 1024,
             max_total_unsent_bytes: 256 * 1024 * 1024,
-            idle_time: Duration::from_secs(10 * 60),
-            line_time: Duration::from_secs(30),
-            write_time: Duration::from_secs(30),
-            store_time: Duration::from_secs(30),
-            grace_time: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(10 * 60),
+            line_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            store_timeout: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(5),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lets peers in, as many as may be, and sees them out.
+//! Accepts connections up to the limits, spawns their sessions, and stops them.
 
 use std::{
     future::{Future, poll_fn},
@@ -11,35 +11,42 @@ use std::{
         mpsc,
     },
     task::Poll,
+    thread,
     time::Duration,
 };
 
+use metrics_client::internal::log_limit::{self, Lasting};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::{Notify, watch},
-    task::{JoinError, JoinSet},
+    sync::Notify,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
 };
 use tracing::{debug, error, info, warn};
 
-use metrics_client::internal::log_limit::{self, Lasting};
-
 use super::{Shared, conn_limit::PerSourceLimit, scheduler::Usage, serve_accepted};
-use crate::store::Store;
+use crate::{stats::Counters, store::Store};
 
-/// Where connections come from.
+/// A source of connections.
 pub(crate) trait Accept: Send + Sync {
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection. Cancel safe: none is lost.
+    /// Returns the next connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// No connection is lost.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
 }
 
-/// The sockets that a server listens on.
+/// The listening sockets of a server.
 pub(crate) struct Listeners {
     listeners: Vec<TcpListener>,
-    /// Which is asked first: none keeps another waiting.
+    /// The index of the socket that is polled first; it rotates, so that no socket starves another.
     first: AtomicUsize,
 }
 
@@ -56,8 +63,8 @@ impl Accept for Listeners {
         let (io, peer) = poll_fn(|cx| {
             let first = self.first.fetch_add(1, Ordering::Relaxed);
             let count = self.listeners.len();
-            for at in 0..count {
-                let listener = &self.listeners[first.wrapping_add(at) % count];
+            for offset in 0..count {
+                let listener = &self.listeners[first.wrapping_add(offset) % count];
                 if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                     return Poll::Ready(accepted);
                 }
@@ -65,13 +72,13 @@ impl Accept for Listeners {
             Poll::Pending
         })
         .await?;
-        // Answers leave when they are due. Fails only if the peer is gone, as the session will see.
+        // Fails only if the peer has disconnected, which the session will notice.
         let _ = io.set_nodelay(true);
         Ok((io, peer))
     }
 }
 
-/// Serves whoever connects until `shutdown` is done, then lets the sessions end.
+/// Serves every connection until `shutdown` completes, then lets the sessions end.
 pub(crate) async fn run<A, S>(
     listener: A,
     shared: Arc<Shared<S>>,
@@ -80,128 +87,131 @@ pub(crate) async fn run<A, S>(
     A: Accept,
     S: Store,
 {
-    let (stop, stopped) = watch::channel(false);
-    // Aborts its sessions when it is dropped: none outlives this future.
-    let mut sessions = JoinSet::new();
-    let mut giver = JoinSet::new();
-    giver.spawn(Arc::clone(&shared.scheduler).give());
-    let mut door =
+    let sessions = TaskTracker::new();
+    // A session waits on a child of each: it takes no lock that another session takes.
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    // No session and no scheduler outlives this future.
+    let _abort_on_drop = abort.clone().drop_guard();
+    let _scheduler = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&shared.scheduler).run()));
+    let mut acceptor =
         Acceptor { listener, pause: Duration::ZERO, retry_at: None, shared: Arc::clone(&shared) };
     let conn_limit = PerSourceLimit::new(shared.limits.max_connections_per_address);
-    let mut summary = interval(log_limit::WINDOW);
-    summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut log_timer = interval(log_limit::WINDOW);
+    log_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
     loop {
         let (io, peer) = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            Some(ended) = sessions.join_next() => {
-                on_session_end(&shared, ended);
-                continue;
-            }
-            _ = summary.tick() => {
+            _ = log_timer.tick() => {
                 shared.log_limits.log_suppressed();
                 continue;
             }
-            connection = door.next() => connection,
+            connection = acceptor.next() => connection,
         };
-        while let Some(ended) = sessions.try_join_next() {
-            on_session_end(&shared, ended);
-        }
-        let entry = if sessions.len() >= shared.limits.max_connections {
+        let permit = if sessions.len() >= shared.limits.max_connections {
             Err("max_connections")
         } else {
-            conn_limit.enter(peer.ip()).ok_or("max_connections_per_address")
+            conn_limit.try_acquire(peer.ip()).ok_or("max_connections_per_address")
         };
-        let member = match entry {
-            Ok(member) => member,
+        let permit = match permit {
+            Ok(permit) => permit,
             Err(limit) => {
                 shared.counters.rejected_connections.add(1);
                 if shared.log_limits.rejected_connections.should_log() {
                     let connections = sessions.len();
-                    warn!(%peer, connections, limit, "turned away: too many connections");
+                    warn!(%peer, connections, limit, "connection rejected: limit reached");
                 }
                 continue;
             }
         };
         shared.counters.accepted.add(1);
-        let work = Usage::default();
-        let session = serve_accepted(io, peer, Arc::clone(&shared), work.clone(), stopped.clone());
-        sessions.spawn(shared.scheduler.take(session, work, member));
+        let usage = Usage::default();
+        let session = {
+            let ended = EndGuard(Arc::clone(&shared.counters));
+            let (shared, usage, stop) = (Arc::clone(&shared), usage.clone(), stop.child_token());
+            async move {
+                let _ended = ended;
+                serve_accepted(io, peer, shared, usage, stop).await;
+            }
+        };
+        let session = shared.scheduler.schedule(session, usage, permit);
+        sessions.spawn(abort.child_token().run_until_cancelled_owned(session));
     }
-    // Whoever connects from now on is refused instead of kept waiting.
-    drop(door);
-    stop.send_replace(true);
-    let grace = shared.limits.grace_time;
-    let all_ended = async {
-        while let Some(ended) = sessions.join_next().await {
-            on_session_end(&shared, ended);
-        }
-    };
-    if Alarm::set(grace).timeout(all_ended).await.is_none() {
-        warn!(connections = sessions.len(), ?grace, "cut off what did not end in time");
-        shared.counters.ended.add(sessions.len());
-        if Alarm::set(MAX_ABORT_TIME).timeout(sessions.shutdown()).await.is_none() {
-            // What is left ends when its call returns: dropping the tasks has aborted them.
+    // From now on the kernel refuses new connections.
+    drop(acceptor);
+    stop.cancel();
+    sessions.close();
+    let grace = shared.limits.shutdown_grace;
+    if Alarm::set(grace).timeout(sessions.wait()).await.is_none() {
+        warn!(connections = sessions.len(), ?grace, "aborting connections after grace period");
+        abort.cancel();
+        if Alarm::set(MAX_ABORT_TIME).timeout(sessions.wait()).await.is_none() {
             let connections = sessions.len();
-            error!(connections, "the store blocks, and is left behind");
+            error!(connections, "store blocks its threads; leaving connections behind");
         }
     }
     shared.log_limits.log_suppressed();
     info!("stopped");
 }
 
-/// A timer that also fires where the store blocks every thread of the runtime, which then runs no
-/// timers: what waits for it is polled by the thread that blocks on the runtime, if it is in there.
+/// Counts a session as ended when it is dropped, also by a panic.
+struct EndGuard(Arc<Counters>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.0.ended.add(1);
+        if thread::panicking() {
+            error!("session panicked");
+        }
+    }
+}
+
+/// A timer that fires even if the store blocks every worker thread of the runtime.
+///
+/// Such a runtime drives no timers. The thread that is in `block_on` still polls its future when it
+/// is woken, and this wakes it from a thread of its own.
 struct Alarm {
     time: Duration,
-    rings: Arc<Notify>,
+    fired: Arc<Notify>,
     /// Ends the thread when it is dropped.
-    _stop: mpsc::Sender<()>,
+    _cancel: mpsc::Sender<()>,
 }
 
 impl Alarm {
     fn set(time: Duration) -> Self {
-        let (stop, stopped) = mpsc::channel();
-        let rings = Arc::new(Notify::new());
-        let ring = Arc::clone(&rings);
-        let thread = std::thread::Builder::new().name("metrics-server-stop".into());
-        // Without a thread there is still the runtime's timer.
+        let (cancel, cancelled) = mpsc::channel();
+        let fired = Arc::new(Notify::new());
+        let fire = Arc::clone(&fired);
+        let thread = thread::Builder::new().name("metrics-server-stop".into());
+        // Without a thread, the runtime's timer remains.
         let _ = thread.spawn(move || {
-            if stopped.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
-                ring.notify_one();
+            if cancelled.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
+                fire.notify_one();
             }
         });
-        Self { time, rings, _stop: stop }
+        Self { time, fired, _cancel: cancel }
     }
 
-    /// What `future` comes to, unless the time is over first.
+    /// Awaits `future`. Returns `None` if the time is over first.
     async fn timeout<F: Future>(self, future: F) -> Option<F::Output> {
         tokio::select! {
             biased;
             output = future => Some(output),
             () = sleep(self.time) => None,
-            () = self.rings.notified() => None,
+            () = self.fired.notified() => None,
         }
     }
 }
 
-/// How long sessions that are cut off may take to end: they do at once, unless they are amid a call
-/// that blocks.
+/// How long aborted sessions may take to end. They end at once, unless the store blocks their thread.
 const MAX_ABORT_TIME: Duration = Duration::from_millis(100);
 
-fn on_session_end<S>(shared: &Shared<S>, ended: Result<(), JoinError>) {
-    shared.counters.ended.add(1);
-    if let Err(error) = ended {
-        error!(%error, "a session failed");
-    }
-}
-
-/// Accepts connections, and waits a while when none can be: without file descriptors `accept` fails
-/// at once, again and again, while the connection that it failed for stays in the queue.
+/// Accepts connections, and backs off while `accept` fails: without free file descriptors it fails at
+/// once, again and again, while the connection stays in the kernel's queue.
 struct Acceptor<A, S> {
     listener: A,
-    /// How long to wait after the next failure.
+    /// How long the last pause was; zero after a success.
     pause: Duration,
     retry_at: Option<Instant>,
     shared: Arc<Shared<S>>,
@@ -209,37 +219,37 @@ struct Acceptor<A, S> {
 
 impl<A: Accept, S: Store> Acceptor<A, S> {
     const MIN_PAUSE: Duration = Duration::from_millis(10);
-    /// Short enough that nobody who waits gives up.
+    /// Shorter than the connect timeout of a usual client.
     const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-    /// The next connection, however long it takes.
+    /// Returns the next connection, however long that takes.
     async fn next(&mut self) -> (A::Io, SocketAddr) {
         loop {
-            if let Some(until) = self.retry_at {
-                sleep_until(until).await;
+            if let Some(retry_at) = self.retry_at {
+                sleep_until(retry_at).await;
                 self.retry_at = None;
             }
             match self.listener.accept().await {
                 Ok(connection) => {
                     self.pause = Duration::ZERO;
                     if let Some(Lasting { since, times }) =
-                        self.shared.log_limits.not_accepting.is_evicted()
+                        self.shared.log_limits.accept_failing.ends()
                     {
-                        info!(failed_for = ?since, times, "accepts connections again");
+                        info!(failed_for = ?since, times, "accept recovered");
                     }
                     return connection;
                 }
                 Err(error) if is_per_connection_error(&error) => {
-                    debug!(%error, "a peer left at once");
+                    debug!(%error, "connection closed before it was accepted");
                 }
                 Err(error) => {
                     self.pause = (self.pause * 2).clamp(Self::MIN_PAUSE, Self::MAX_PAUSE);
                     self.retry_at = Some(Instant::now() + self.pause);
                     if let Some(Lasting { since, times }) =
-                        self.shared.log_limits.not_accepting.holds()
+                        self.shared.log_limits.accept_failing.holds()
                     {
                         let pause = self.pause;
-                        warn!(%error, ?pause, failed_for = ?since, times, "cannot accept connections");
+                        warn!(%error, ?pause, failed_for = ?since, times, "accept failed; retrying");
                     }
                 }
             }
@@ -247,8 +257,8 @@ impl<A: Accept, S: Store> Acceptor<A, S> {
     }
 }
 
-/// Whether `accept` failed because of the connection that it would have returned; `man 2 accept`
-/// asks to try again then.
+/// Returns true if `accept` failed because of the connection that it would have returned; `man 2
+/// accept` asks to retry then.
 fn is_per_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
@@ -265,15 +275,16 @@ mod tests {
         time::timeout,
     };
 
-    use super::super::{Counters, Limits, Monitor};
+    use super::super::Limits;
     use super::*;
+    use crate::stats::{Counters, StatsHandle};
     use crate::store::MemoryStore;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     type Event = io::Result<(DuplexStream, [u8; 4])>;
 
-    /// Accepts what the test says.
+    /// Returns scripted results of `accept`.
     struct Script(tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>, Arc<Mutex<Vec<Instant>>>);
 
     impl Accept for Script {
@@ -289,7 +300,7 @@ mod tests {
     struct Running {
         events: mpsc::UnboundedSender<Event>,
         accepts: Arc<Mutex<Vec<Instant>>>,
-        monitor: Monitor,
+        monitor: StatsHandle,
         stop: oneshot::Sender<()>,
         serving: JoinHandle<()>,
     }
@@ -305,7 +316,7 @@ mod tests {
             let serving = tokio::spawn(run(script, Arc::new(shared), async {
                 _ = stopped.await;
             }));
-            Self { events, accepts, monitor: Monitor(counters), stop, serving }
+            Self { events, accepts, monitor: StatsHandle(counters), stop, serving }
         }
 
         fn connect(&self) -> DuplexStream {
@@ -329,10 +340,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failing_to_accept_backs_off_and_serves_again() {
+    async fn accept_failure_backs_off_and_recovers() {
         let running = Running::with(Limits::default());
         for _ in 0..20 {
-            // What a process without file descriptors gets.
+            // As without free file descriptors.
             running.fail(io::ErrorKind::Other);
         }
         let begin = Instant::now();
@@ -341,7 +352,7 @@ mod tests {
             running.accepts.lock().unwrap().windows(2).map(|two| two[1] - two[0]).collect();
         assert!(waits.is_sorted() && waits[0] >= Duration::from_millis(10), "{waits:?}");
         assert!(waits[19] >= SECOND && waits[19] < 2 * SECOND, "{waits:?}");
-        // A success makes the next failure cheap again, and a peer that left costs nothing.
+        // A success resets the backoff, and a peer that disconnected causes none.
         assert!(begin.elapsed() > 10 * SECOND);
         let begin = Instant::now();
         running.fail(io::ErrorKind::Other);
@@ -351,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failing_to_accept_does_not_delay_the_stop() {
+    async fn accept_failure_does_not_delay_shutdown() {
         let running = Running::with(Limits::default());
         for _ in 0..100 {
             running.fail(io::ErrorKind::Other);
@@ -364,7 +375,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_entry_is_turned_away_until_there_is_room() {
+    async fn connection_over_the_limit_is_rejected_until_one_ends() {
         let running = Running::with(Limits::default().max_connections(2));
         let (mut first, mut second) = (running.connect(), running.connect());
         assert_eq!(ask(&mut first).await.unwrap(), 4);
@@ -380,7 +391,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_address_takes_more_places_than_it_may() {
+    async fn connections_per_address_are_limited() {
         let running = Running::with(Limits::default().max_connections_per_address(1));
         let mut first = running.connect();
         assert_eq!(ask(&mut first).await.unwrap(), 4);
@@ -394,17 +405,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_log_tells_of_few_peers_and_counts_the_rest() {
-        let log_limits = Lines::default();
-        let writer = log_limits.clone();
+    async fn log_shows_a_few_peers_and_counts_the_rest() {
+        let lines = Lines::default();
+        let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::INFO)
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
-        // As long as there is but one subscriber, an event that a test on another thread is the
-        // first to reach is off for good.
+        // With one subscriber only, tracing caches an event as disabled if a test on another thread
+        // reaches it first.
         let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
         let running = Running::with(Limits::default().max_connections(1000));
         let mut slow = Vec::new();
@@ -422,32 +433,34 @@ mod tests {
         for _ in 0..100 {
             running.fail(io::ErrorKind::Other);
         }
-        // The slow ones are cut off after 30 s, and summed up within 10 s.
+        // The slow peers are disconnected after 30 s; the summary follows within 10 s.
         tokio::time::sleep(45 * SECOND).await;
-        let told = log_limits.take();
-        let count = |what: &str| told.lines().filter(|line| line.contains(what)).count();
-        assert_eq!(count("turned away: too many connections"), 5, "{told}");
-        assert_eq!(count("more connections were turned away count=595"), 1, "{told}");
-        assert_eq!(count("cut off peer="), 5, "{told}");
-        // A summary is due in the very second in which they are cut off.
-        let counts = told.lines().filter_map(|line| line.split_once("peers were cut off count="));
+        let logged = lines.take();
+        let count = |what: &str| logged.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(count("connection rejected: limit reached"), 5, "{logged}");
+        assert_eq!(count("connection rejected: messages suppressed suppressed=595"), 1, "{logged}");
+        assert_eq!(count("closing connection peer="), 5, "{logged}");
+        // A summary is due in the same second.
+        let counts = logged.lines().filter_map(|line| {
+            line.split_once("closing connection: messages suppressed suppressed=")
+        });
         assert_eq!(counts.map(|(_, count)| count.parse::<u32>().unwrap()).sum::<u32>(), 995);
         // FAULTS S2: a state that lasts is logged when it begins, and each minute.
-        assert_eq!(count("cannot accept connections"), 1, "{told}");
-        assert!(told.lines().count() < 50, "{told}");
+        assert_eq!(count("accept failed; retrying"), 1, "{logged}");
+        assert!(logged.lines().count() < 50, "{logged}");
 
         let mut last = running.connect();
         tokio::time::sleep(200 * SECOND).await;
         assert_eq!(ask(&mut last).await.unwrap(), 4);
-        let told = log_limits.take();
-        let count = |what: &str| told.lines().filter(|line| line.contains(what)).count();
-        assert_eq!(count("cannot accept connections"), 1, "{told}");
-        assert_eq!(count("accepts connections again"), 1, "{told}");
+        let logged = lines.take();
+        let count = |what: &str| logged.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(count("accept failed; retrying"), 1, "{logged}");
+        assert_eq!(count("accept recovered"), 1, "{logged}");
         running.stop.send(()).unwrap();
         running.serving.await.unwrap();
     }
 
-    /// What was logged.
+    /// Collects what is logged.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -469,11 +482,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_that_does_not_end_is_cut_off_after_the_grace_time() {
+    async fn shutdown_aborts_sessions_after_the_grace_period() {
         let running = Running::with(Limits::default());
         let mut peer = running.connect();
         let (mut reader, mut writer) = tokio::io::split(&mut peer);
-        // Nobody reads the answers, so this session cannot end by itself.
+        // The answers are not read, so this session cannot end by itself.
         let flood = async { while writer.write_all(b"bad\n").await.is_ok() {} };
         assert!(timeout(SECOND, flood).await.is_err());
         let begin = Instant::now();
@@ -486,7 +499,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_session_outlives_the_server() {
+    async fn dropping_the_server_ends_its_sessions() {
         let running = Running::with(Limits::default());
         let mut peer = running.connect();
         assert_eq!(ask(&mut peer).await.unwrap(), 4);

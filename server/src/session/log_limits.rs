@@ -1,7 +1,6 @@
-//! What the log is told of peers and of the store: a few lines of each kind, and how many more there
-//! were.
+//! Rate limits of the server's log messages: a few of each kind, and the count of the others.
 //!
-//! Whoever can make a server write a line for each connection can fill its disk with connections.
+//! Without them, a peer that can cause a message for each connection could fill the disk.
 
 use std::{
     error::Error,
@@ -16,15 +15,13 @@ use tracing::{Value, debug, error, info, warn};
 
 use crate::store::StoreError;
 
-/// What a server has told its log of late, by what peers can bring about.
+/// The log limiters of a server, one for each kind of message that a peer or the store can cause.
 #[derive(Debug)]
 pub(crate) struct LogLimits {
-    pub(super) cut_off: LogLimiter,
+    pub(super) closing: LogLimiter,
     pub(super) rejected_connections: LogLimiter,
-    /// Connections cannot be accepted.
-    pub(super) not_accepting: State,
-    /// Lines that are not requests.
-    pub(super) refused: LogLimiter,
+    pub(super) accept_failing: LimitedCondition,
+    pub(super) invalid_requests: LogLimiter,
     pub(super) failed_handshakes: LogLimiter,
     /// Puts and gets fail for different reasons: a full store can be read.
     pub(super) puts: StoreLog,
@@ -32,31 +29,31 @@ pub(crate) struct LogLimits {
 }
 
 impl LogLimits {
-    /// Tells how many lines there would have been besides those that were written.
+    /// Logs how many messages of each kind were suppressed since the last call.
     pub(crate) fn log_suppressed(&self) {
         let Self {
-            cut_off,
+            closing,
             rejected_connections,
-            not_accepting,
-            refused,
+            accept_failing,
+            invalid_requests,
             failed_handshakes,
             puts,
             gets,
         } = self;
-        if let Some(count) = cut_off.take_suppressed() {
-            info!(count, "more peers were cut off");
+        if let Some(suppressed) = closing.take_suppressed() {
+            info!(suppressed, "closing connection: messages suppressed");
         }
-        if let Some(count) = rejected_connections.take_suppressed() {
-            warn!(count, "more connections were turned away");
+        if let Some(suppressed) = rejected_connections.take_suppressed() {
+            warn!(suppressed, "connection rejected: messages suppressed");
         }
-        if let Some(count) = not_accepting.changes.take_suppressed() {
-            warn!(count, "connections could not be accepted, or could again, more often");
+        if let Some(suppressed) = accept_failing.changes.take_suppressed() {
+            warn!(suppressed, "accept failed or recovered: messages suppressed");
         }
-        if let Some(count) = refused.take_suppressed() {
-            info!(count, "more lines were refused");
+        if let Some(suppressed) = invalid_requests.take_suppressed() {
+            info!(suppressed, "invalid request: messages suppressed");
         }
-        if let Some(count) = failed_handshakes.take_suppressed() {
-            info!(count, "more TLS handshakes failed");
+        if let Some(suppressed) = failed_handshakes.take_suppressed() {
+            info!(suppressed, "TLS handshake failed: messages suppressed");
         }
         for store in [puts, gets] {
             store.log_suppressed();
@@ -67,10 +64,10 @@ impl LogLimits {
 impl Default for LogLimits {
     fn default() -> Self {
         Self {
-            cut_off: LogLimiter::new(),
+            closing: LogLimiter::new(),
             rejected_connections: LogLimiter::new(),
-            not_accepting: State::new(),
-            refused: LogLimiter::new(),
+            accept_failing: LimitedCondition::new(),
+            invalid_requests: LogLimiter::new(),
             failed_handshakes: LogLimiter::new(),
             puts: StoreLog::new("puts"),
             gets: StoreLog::new("gets"),
@@ -78,104 +75,107 @@ impl Default for LogLimits {
     }
 }
 
-/// A state that lasts, or comes and goes.
+/// A condition that is logged when it begins, while it lasts, and when it ends.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct LimitedCondition {
     condition: LogCondition,
-    /// Where it comes and goes, beginnings and ends are limited too.
+    /// Limits beginnings and ends too, for a condition that comes and goes.
     changes: LogLimiter,
 }
 
-impl State {
+impl LimitedCondition {
     const fn new() -> Self {
         Self { condition: LogCondition::new(), changes: LogLimiter::new() }
     }
 
-    /// Notes that the state holds. Returns something if a line is due.
+    /// Notes that the condition holds. Returns `Some` if a message is due.
     pub(super) fn holds(&self) -> Option<Lasting> {
         self.condition.holds().filter(|_| self.changes.should_log())
     }
 
-    /// Notes that the state is over. Returns something if a line is due.
-    pub(super) fn is_evicted(&self) -> Option<Lasting> {
+    /// Notes that the condition has ended. Returns `Some` if a message is due.
+    pub(super) fn ends(&self) -> Option<Lasting> {
         self.condition.is_over().filter(|_| self.changes.should_log())
     }
 }
 
-/// Whether a store does one of the two things that it is for.
+/// Logs the failures of one operation of a store.
 #[derive(Debug)]
 pub(super) struct StoreLog {
-    /// The thing: `puts` or `gets`.
-    what: &'static str,
-    /// Whether `failing` holds, so that success takes no lock.
-    fails: AtomicBool,
+    /// `puts` or `gets`.
+    operation: &'static str,
+    /// True while `failing` holds, so that a success takes no lock.
+    is_failing: AtomicBool,
     /// A store may fail one peer and not the next.
-    failing: State,
-    /// Puts that the store refuses, each for itself.
-    refused: LogLimiter,
+    failing: LimitedCondition,
+    /// Puts that the store rejects one by one.
+    rejected: LogLimiter,
 }
 
 impl StoreLog {
-    const fn new(what: &'static str) -> Self {
+    const fn new(operation: &'static str) -> Self {
         Self {
-            what,
-            fails: AtomicBool::new(false),
-            failing: State::new(),
-            refused: LogLimiter::new(),
+            operation,
+            is_failing: AtomicBool::new(false),
+            failing: LimitedCondition::new(),
+            rejected: LogLimiter::new(),
         }
     }
 
-    /// Notes that the store has done it.
+    /// Notes that the operation succeeded.
     #[inline]
-    pub(super) fn works(&self) {
-        if self.fails.load(Ordering::Relaxed)
-            && self.fails.swap(false, Ordering::Relaxed)
-            && let Some(Lasting { since, times }) = self.failing.is_evicted()
+    pub(super) fn on_success(&self) {
+        if self.is_failing.load(Ordering::Relaxed)
+            && self.is_failing.swap(false, Ordering::Relaxed)
+            && let Some(Lasting { since, times }) = self.failing.ends()
         {
-            info!(what = self.what, failed_for = ?since, times, "the store works again");
+            info!(operation = self.operation, failed_for = ?since, times, "store recovered");
         }
     }
 
-    /// Notes that the store has failed to do it.
-    pub(super) fn fails(&self, peer: Option<impl Value>, failure: &StoreError) {
+    /// Notes that the operation failed.
+    pub(super) fn on_failure(&self, peer: Option<impl Value>, error: &StoreError) {
         let due = self.failing.holds();
-        // Only now, so that success does not end what has not begun.
-        self.fails.store(true, Ordering::Relaxed);
-        let (what, fault) = (self.what, failure.to_string());
-        let fault = Escaped(&fault);
+        // Set after `holds`, so that a success does not end a condition that has not begun.
+        self.is_failing.store(true, Ordering::Relaxed);
+        let (operation, message) = (self.operation, error.to_string());
+        let message = Escaped(&message);
         if let Some(Lasting { since, times }) = due {
-            let (cause, is_transient) = (cause(failure), failure.is_transient());
-            let cause = cause.as_deref().map(Escaped).map(tracing::field::display);
-            error!(peer, what, %fault, cause, is_transient, failed_for = ?since, times, "the store fails");
+            let (source, is_transient) = (source(error), error.is_transient());
+            let source = source.as_deref().map(Escaped).map(tracing::field::display);
+            error!(
+                peer, operation, error = %message, source, is_transient, failed_for = ?since, times,
+                "store failed"
+            );
         } else {
-            debug!(peer, what, %fault, "the store fails");
+            debug!(peer, operation, error = %message, "store failed");
         }
     }
 
-    /// Notes that the store refuses one request and takes others.
-    pub(super) fn refuses(&self, peer: Option<impl Value>, failure: &StoreError) {
-        let (what, fault) = (self.what, failure.to_string());
-        let fault = Escaped(&fault);
-        if self.refused.should_log() {
-            let cause = cause(failure);
-            let cause = cause.as_deref().map(Escaped).map(tracing::field::display);
-            warn!(peer, what, %fault, cause, "the store refused a request");
+    /// Notes that the store rejected one request; it may accept others.
+    pub(super) fn on_rejected(&self, peer: Option<impl Value>, error: &StoreError) {
+        let (operation, message) = (self.operation, error.to_string());
+        let message = Escaped(&message);
+        if self.rejected.should_log() {
+            let source = source(error);
+            let source = source.as_deref().map(Escaped).map(tracing::field::display);
+            warn!(peer, operation, error = %message, source, "store rejected a request");
         } else {
-            debug!(peer, what, %fault, "the store refused a request");
+            debug!(peer, operation, error = %message, "store rejected a request");
         }
     }
 
     fn log_suppressed(&self) {
-        let what = self.what;
-        if let Some(count) = self.failing.changes.take_suppressed() {
-            error!(count, what, "the store failed, or worked again, more often");
+        let operation = self.operation;
+        if let Some(suppressed) = self.failing.changes.take_suppressed() {
+            error!(suppressed, operation, "store failed or recovered: messages suppressed");
         }
-        if let Some(count) = self.refused.take_suppressed() {
-            warn!(count, what, "the store refused more requests");
+        if let Some(suppressed) = self.rejected.take_suppressed() {
+            warn!(suppressed, operation, "store rejected a request: messages suppressed");
         }
     }
 }
 
-fn cause(failure: &StoreError) -> Option<String> {
-    failure.source().map(<dyn Error>::to_string)
+fn source(error: &StoreError) -> Option<String> {
+    error.source().map(<dyn Error>::to_string)
 }

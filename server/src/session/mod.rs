@@ -1,22 +1,22 @@
-//! One connection: requests in, answers out, in order.
+//! One connection: reads requests, and answers them in order.
 
-use std::{fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll};
+use std::{fmt, future::poll_fn, net::SocketAddr, sync::Arc, task::Poll};
 
 use bytes::BufMut;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-    task::yield_now,
-};
-use tracing::{debug, field::DisplayValue, info};
-
 use metrics_client::{
     Selector,
     codec::{Excerpt, RequestRef, ServerCodec},
 };
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::yield_now,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, field::DisplayValue, info};
 
 use crate::store::{PutBatch, Store};
 
+mod close_reason;
 mod conn_limit;
 mod deadline;
 #[cfg(unix)]
@@ -27,107 +27,67 @@ mod limits;
 pub(crate) mod listener;
 mod log_limits;
 mod scheduler;
-mod stats;
+mod shared;
+mod store;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;
 mod unsent_budget;
 
+use close_reason::CloseReason;
 pub use limits::Limits;
-use log_limits::LogLimits;
-use scheduler::FairScheduler;
 pub(crate) use scheduler::Usage;
-pub(crate) use stats::Counters;
-pub use stats::{Monitor, ServerStats};
+pub(crate) use shared::Shared;
 #[cfg(feature = "tls")]
 pub use tls::TlsAcceptor;
 use transport::{Input, MAX_READ, MIN_READ, Transport};
-use unsent_budget::{Place, UnsentBudget};
+use unsent_budget::BudgetEntry;
 
-mod store;
-
-/// What all sessions of a server share.
-#[derive(Debug)]
-pub(crate) struct Shared<S> {
-    store: S,
-    limits: Limits,
-    counters: Arc<Counters>,
-    pub(crate) log_limits: LogLimits,
-    /// Whose turn it is. Empty for a session that nobody gave any.
-    scheduler: Arc<FairScheduler>,
-    unsent_budget: Arc<UnsentBudget>,
-    /// Makes TLS of a connection before it is served, if that is what peers expect.
-    #[cfg(feature = "tls")]
-    tls: Option<TlsAcceptor>,
-}
-
-impl<S> Shared<S> {
-    pub(crate) fn new(store: S, limits: Limits, counters: Arc<Counters>) -> Self {
-        Self {
-            store,
-            limits,
-            counters,
-            log_limits: LogLimits::default(),
-            scheduler: Arc::new(FairScheduler::new()),
-            unsent_budget: Arc::new(UnsentBudget::new(limits.max_total_unsent_bytes)),
-            #[cfg(feature = "tls")]
-            tls: None,
-        }
-    }
-
-    #[cfg(feature = "tls")]
-    pub(crate) fn tls(self, tls: Option<TlsAcceptor>) -> Self {
-        Self { tls, ..self }
-    }
-
-    /// Whether so many sessions have something to do that each must make do with less.
-    fn is_contended(&self) -> bool {
-        self.scheduler.waiting() > CONTENTION_THRESHOLD
-    }
-}
-
-/// Serves one connection that the server has accepted, over TLS if that is what it speaks.
+/// Serves a connection that the server has accepted, after its TLS handshake if it has one.
 async fn serve_accepted<Io, S>(
     io: Io,
     peer: SocketAddr,
     shared: Arc<Shared<S>>,
-    work: Usage,
-    stop: watch::Receiver<bool>,
+    usage: Usage,
+    stop: CancellationToken,
 ) where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Store,
 {
     #[cfg(feature = "tls")]
     if let Some(tls) = &shared.tls {
-        let mut stop = stop;
-        match tls.accept(io, peer.ip(), &shared.limits, &work, &mut stop).await {
-            // In a box of its own, so that a session without TLS need not keep room for it.
-            Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), work, stop)).await,
-            Err(end @ (CloseReason::Handshake(_) | CloseReason::HandshakeTimeout)) => {
+        match tls.accept(io, peer.ip(), &shared.limits, &usage, &stop).await {
+            // Boxed, so that a session without TLS does not reserve space for it.
+            Ok(io) => Box::pin(run(io, Some(peer), Arc::clone(&shared), usage, stop)).await,
+            Err(
+                reason @ (CloseReason::Handshake(_)
+                | CloseReason::HandshakeTimeout
+                | CloseReason::HandshakeQueueTimeout),
+            ) => {
                 shared.counters.failed_handshakes.add(1);
                 if shared.log_limits.failed_handshakes.should_log() {
-                    info!(%peer, reason = %end, "no TLS");
+                    info!(%peer, %reason, "TLS handshake failed");
                 } else {
-                    debug!(%peer, reason = %end, "no TLS");
+                    debug!(%peer, %reason, "TLS handshake failed");
                 }
             }
-            Err(end) => debug!(%peer, reason = %end, "no TLS"),
+            Err(reason) => debug!(%peer, %reason, "TLS handshake failed"),
         }
         return;
     }
-    run(io, Some(peer), shared, work, stop).await;
+    run(io, Some(peer), shared, usage, stop).await;
 }
 
-/// Serves one connection to its end, or until `stop` says so and what was read is answered.
+/// Serves one connection until it ends, or until `stop` is cancelled and every request that was read
+/// is answered.
 ///
-/// `peer` is for the log, where a connection without an address has none. What is done is counted as
-/// `work`.
+/// `peer` is for the log. What the session reads and writes is charged to `usage`.
 pub(crate) async fn run<Io, S>(
     io: Io,
     peer: Option<SocketAddr>,
     shared: Arc<Shared<S>>,
-    work: Usage,
-    stop: watch::Receiver<bool>,
+    usage: Usage,
+    stop: CancellationToken,
 ) where
     Io: AsyncRead + AsyncWrite + Unpin + Send,
     S: Store,
@@ -138,8 +98,8 @@ pub(crate) async fn run<Io, S>(
         transport: Transport::new(
             io,
             limits,
-            Place::new(Arc::clone(&shared.unsent_budget), work.clone()),
-            work,
+            BudgetEntry::new(Arc::clone(&shared.unsent_budget), usage.clone()),
+            usage,
         ),
         codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
@@ -149,90 +109,22 @@ pub(crate) async fn run<Io, S>(
         shared: Arc::clone(&shared),
     };
     debug!(peer, "connected");
-    match session.serve(stop).await {
-        end @ (CloseReason::Idle
-        | CloseReason::LineTimeout
-        | CloseReason::LineTooLong
-        | CloseReason::Foreign
-        | CloseReason::WriteTimeout
-        | CloseReason::Evicted)
-            if shared.log_limits.cut_off.should_log() =>
-        {
-            info!(peer, reason = %end, "cut off");
-        }
-        end => debug!(peer, reason = %end, "disconnected"),
-    }
-}
-
-/// Why a session is over.
-#[derive(Debug)]
-enum CloseReason {
-    /// The peer closed.
-    Closed,
-    /// The server stops.
-    Stopped,
-    LineTooLong,
-    /// What the peer speaks is HTTP or TLS.
-    Foreign,
-    Idle,
-    LineTimeout,
-    WriteTimeout,
-    /// Too many answers of all peers are unread.
-    Evicted,
-    /// The store failed when half of an answer was gone.
-    Store,
-    /// The store failed in a way that passes, so the peer is to send again what was not answered.
-    StoreTransient,
-    Io(io::Error),
-    /// The peer took too long over making TLS of the connection.
-    #[cfg(feature = "tls")]
-    HandshakeTimeout,
-    #[cfg(feature = "tls")]
-    Handshake(io::Error),
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Closed => "the peer closed the connection",
-            Self::Stopped => "the server stops",
-            Self::LineTooLong => "the peer sent a line that is too long",
-            Self::Foreign => "the peer does not speak this protocol, but HTTP or TLS",
-            Self::Idle => "the peer sent no request for too long",
-            Self::LineTimeout => "the peer took too long over a line",
-            Self::WriteTimeout => "the peer left an answer unread for too long",
-            Self::Evicted => {
-                "peers left too many answers unread, and this one its own for the longest time"
-            }
-            Self::Store => "the store failed in the middle of an answer",
-            Self::StoreTransient => "the store cannot do now what the peer asked for",
-            Self::Io(error) => return write!(f, "the connection failed: {error}"),
-            #[cfg(feature = "tls")]
-            Self::HandshakeTimeout => "the peer took too long over the TLS handshake",
-            // It may quote the peer's certificate.
-            #[cfg(feature = "tls")]
-            Self::Handshake(error) => {
-                let reason = error.to_string();
-                return write!(f, "the TLS handshake failed: {}", reason.escape_debug());
-            }
-        })
-    }
-}
-
-impl From<io::Error> for CloseReason {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+    let reason = session.serve(&stop).await;
+    if reason.is_by_server() && shared.log_limits.closing.should_log() {
+        info!(peer, %reason, "closing connection");
+    } else {
+        debug!(peer, %reason, "closing connection");
     }
 }
 
 struct Session<Io, S> {
     transport: Transport<Io>,
     codec: ServerCodec,
-    /// Puts that were read, to be applied before anything else is answered.
+    /// Puts that were read. They are applied before another request is answered.
     puts: PutBatch,
-    /// Whether the peer has not sent a request yet, nor a line that might have been one.
+    /// True until the peer has sent a line that is not blank.
     is_new: bool,
-    /// How many bytes were read since others last had their turn.
+    /// How many bytes were read in this time slice.
     slice_bytes: usize,
     peer: Option<DisplayValue<SocketAddr>>,
     shared: Arc<Shared<S>>,
@@ -243,9 +135,9 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send,
     S: Store,
 {
-    async fn serve(&mut self, mut stop: watch::Receiver<bool>) -> CloseReason {
+    async fn serve(&mut self, stop: &CancellationToken) -> CloseReason {
         let end = loop {
-            match self.turn(&mut stop).await {
+            match self.serve_once(stop).await {
                 Ok(()) => {}
                 Err(end) => break end,
             }
@@ -257,7 +149,7 @@ where
             CloseReason::Closed
             | CloseReason::Stopped
             | CloseReason::LineTooLong
-            | CloseReason::Foreign
+            | CloseReason::ForeignProtocol
             | CloseReason::StoreTransient => {
                 if let Err(end) = self.drain().await {
                     return end;
@@ -265,17 +157,19 @@ where
                 self.puts.release();
                 self.transport.linger().await;
             }
-            // Nothing is owed; where something is, the end must look like none.
-            CloseReason::Idle | CloseReason::LineTimeout => self.transport.part().await,
+            // No answer is owed. With an answer owed, the connection must not end in an orderly way.
+            CloseReason::IdleTimeout | CloseReason::LineTimeout => {
+                self.transport.shutdown_now().await
+            }
             _ => {}
         }
         end
     }
 
-    /// Reads once, and answers all that is whole.
-    async fn turn(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), CloseReason> {
-        // Without this look a peer that never pauses would never see the stop.
-        if *stop.borrow() {
+    /// Reads once, and answers every complete request.
+    async fn serve_once(&mut self, stop: &CancellationToken) -> Result<(), CloseReason> {
+        // Without this check a peer that never pauses would not notice the shutdown.
+        if stop.is_cancelled() {
             return Err(CloseReason::Stopped);
         }
         let exchange = poll_fn(|cx| {
@@ -289,16 +183,16 @@ where
         let input = tokio::select! {
             biased;
             input = exchange => input?,
-            _ = stop.wait_for(|&stop| stop) => return Err(CloseReason::Stopped),
+            () = stop.cancelled() => return Err(CloseReason::Stopped),
         };
         match input {
-            Input::CloseReason => Err(CloseReason::Closed),
+            Input::Eof => Err(CloseReason::Closed),
             Input::Bytes(read) => {
                 self.answer().await?;
                 self.slice_bytes += read;
                 let enough = if self.shared.is_contended() { MIN_READ } else { MAX_READ / 2 };
                 if self.slice_bytes >= enough {
-                    // One peer that sends without a pause must not keep the others waiting.
+                    // A peer that sends without a pause must not delay the others.
                     self.yield_slice().await?;
                 }
                 Ok(())
@@ -306,7 +200,7 @@ where
         }
     }
 
-    /// Ends its turn.
+    /// Ends the time slice.
     async fn yield_slice(&mut self) -> Result<(), CloseReason> {
         self.slice_bytes = 0;
         let is_contended = self.shared.is_contended();
@@ -318,7 +212,7 @@ where
         Ok(())
     }
 
-    /// Writes all there is; there must be no put that is not applied.
+    /// Writes all output. Every put must have been applied.
     async fn drain(&mut self) -> Result<(), CloseReason> {
         poll_fn(|cx| {
             let drained = self.transport.poll_drain(cx);
@@ -330,16 +224,16 @@ where
         .await
     }
 
-    /// Answers every request whose line is whole.
+    /// Answers every request whose line is complete.
     async fn answer(&mut self) -> Result<(), CloseReason> {
         loop {
             self.take_puts();
             let line = match self.codec.next_line(self.transport.input()) {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
-                Err(fault) => {
+                Err(error) => {
                     self.apply().await?;
-                    self.refuse(&fault);
+                    self.reject_line(&error);
                     return Err(CloseReason::LineTooLong);
                 }
             };
@@ -356,29 +250,29 @@ where
                     self.transport.consume(line + 1);
                     continue;
                 }
-                Err(fault) => Err(fault),
+                Err(error) => Err(error),
             };
-            if let Err(fault) = &selector
+            if let Err(error) = &selector
                 && std::mem::take(&mut self.is_new)
                 && is_foreign(&self.transport.input()[..line])
             {
-                self.refuse(fault);
-                return Err(CloseReason::Foreign);
+                self.reject_line(error);
+                return Err(CloseReason::ForeignProtocol);
             }
             self.is_new = false;
             self.transport.consume(line + 1);
             self.apply().await?;
             match selector {
                 Ok(selector) => self.get(&selector).await?,
-                Err(fault) => self.refuse(&fault),
+                Err(error) => self.reject_line(&error),
             }
-            self.make_room().await?;
+            self.wait_for_capacity().await?;
         }
         self.apply().await
     }
 
-    /// Waits until there is room for answers, and for this session's next turn then.
-    async fn make_room(&mut self) -> Result<(), CloseReason> {
+    /// If the output is full, waits until it is written, and then for the next time slice.
+    async fn wait_for_capacity(&mut self) -> Result<(), CloseReason> {
         if self.transport.is_full() {
             self.drain().await?;
             self.yield_slice().await?;
@@ -386,8 +280,8 @@ where
         Ok(())
     }
 
-    /// Takes the puts that the input begins with as long as a glance is enough to read them, without
-    /// passing over each by itself.
+    /// Takes the puts at the beginning of the input that the fast parser accepts, and consumes them at
+    /// once.
     fn take_puts(&mut self) {
         let input = self.transport.input();
         let mut len = 0;
@@ -401,48 +295,44 @@ where
         }
     }
 
-    fn refuse(&mut self, fault: &dyn fmt::Display) {
-        if self.shared.log_limits.refused.should_log() {
-            info!(peer = self.peer, %fault, "refused a line");
+    fn reject_line(&mut self, error: &dyn fmt::Display) {
+        if self.shared.log_limits.invalid_requests.should_log() {
+            info!(peer = self.peer, %error, "invalid request");
         } else {
-            debug!(peer = self.peer, %fault, "refused a line");
+            debug!(peer = self.peer, %error, "invalid request");
         }
-        self.shared.counters.refused.add(1);
+        self.shared.counters.invalid_requests.add(1);
         self.transport.output.put_slice(WRONG_COMMAND);
     }
 
-    /// Says that the peer's last line has no end. It is not carried out: the number that it ends with
-    /// may be the beginning of another.
+    /// Logs and counts the peer's last line if it has no line break. It is not carried out, because its
+    /// last number may be incomplete.
     fn drop_unfinished_line(&mut self) {
         let line = self.transport.input();
         if line.iter().all(|byte| b" \t\r".contains(byte)) {
             return;
         }
         let line = Excerpt::of(line);
-        self.shared.counters.unfinished.add(1);
-        if self.shared.log_limits.refused.should_log() {
-            info!(peer = self.peer, %line, "dropped a line without a line break");
+        self.shared.counters.incomplete_lines.add(1);
+        if self.shared.log_limits.invalid_requests.should_log() {
+            info!(peer = self.peer, %line, "line without a line break dropped");
         } else {
-            debug!(peer = self.peer, %line, "dropped a line without a line break");
+            debug!(peer = self.peer, %line, "line without a line break dropped");
         }
     }
 }
 
-/// Whether a line that is not a request begins another protocol: HTTP, or TLS. A web page can make a
-/// browser send both to any port of this machine, and choose what the next lines are.
+/// Returns true if an invalid request is the beginning of HTTP or TLS.
+///
+/// A web page can make a browser send both to any port of this machine, and choose the next lines.
 fn is_foreign(line: &[u8]) -> bool {
     let is_http = || {
         let mut fields = line.rsplit(u8::is_ascii_whitespace);
         fields.find(|field| !field.is_empty()).is_some_and(|last| last.starts_with(b"HTTP/"))
     };
-    // A record of a handshake (RFC 8446, section 5.1).
+    // A handshake record (RFC 8446, section 5.1).
     line.starts_with(&[22, 3]) || is_http()
 }
-
-/// How many sessions may wait for their turn before each of them gives its buffers back meanwhile,
-/// and has shorter turns. Both cost a busy peer some of its speed; buffers that are kept cost up to
-/// half a megabyte for each, and long turns of many make everybody else wait.
-const CONTENTION_THRESHOLD: usize = 32;
 
 const WRONG_COMMAND: &[u8] = b"error\nwrong command\n\n";
 

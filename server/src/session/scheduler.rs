@@ -1,4 +1,4 @@
-//! Whose turn it is, where more sessions have something to do than the processor can serve at once.
+//! Schedules sessions when more of them have work than the processor can do at once.
 
 use std::{
     collections::BTreeMap,
@@ -11,88 +11,88 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use metrics_client::internal::wake::wake_each;
 use tokio::{runtime::Handle, sync::Notify, task::yield_now};
 
 use super::conn_limit::ConnectionPermit;
-use metrics_client::internal::wake::wake_each;
 
-/// The turns of all sessions: fair queueing, with the clock of start-time fair queueing (P. Goyal, H. Vin
-/// and H. Cheng, SIGCOMM 1996).
+/// Start-time fair queueing of all sessions (P. Goyal, H. Vin and H. Cheng, SIGCOMM 1996).
 ///
-/// A session has a turn each time it is polled. That is when the runtime says so, as long as all of
-/// them together do no more than a little before the runtime has had time to look who else is woken.
-/// From then on whoever is woken waits here. Turns are counted by the bytes that they move, times the
-/// connections that come from the same address; one begins when the last of the same session ended, or now,
-/// and the next to be given is that which ends first, if it is like the last. So a thousand connections from
-/// one address together have what one connection from another has, and a peer that asks for little
-/// does not wait behind peers that ask for much, be there thousands whose turns begin now. Nobody can save
-/// up turns for later.
+/// Every poll of a session is one time slice. While less than [`UNSCHEDULED_BUDGET`] bytes have been
+/// moved since the scheduler last ran, sessions are polled directly by Tokio. Beyond that, a woken session
+/// is queued here and dispatched by its virtual finish time.
+///
+/// A slice costs the bytes that it moves, times the number of connections from the same source. It
+/// starts, in virtual time, when the last slice of the session ended, or now; its finish time assumes that
+/// it costs as much as the last one. So a thousand connections from one address together get as much as
+/// one connection from another address, and a peer with few requests does not wait for peers with many,
+/// even if thousands of them arrive at once. A session cannot save up unused slices.
 #[derive(Debug)]
 pub(super) struct FairScheduler {
-    /// How many may be given at once.
+    /// How many scheduled slices may run at once.
     limit: usize,
-    /// How many bytes may be moved before the others are looked at.
-    burst: usize,
-    /// How many sessions there are.
+    /// How many bytes may be moved before the scheduler runs.
+    budget: usize,
+    /// The number of sessions.
     sessions: AtomicUsize,
     queue: Mutex<Queue>,
-    /// Somebody waits and there is a turn to give, or the burst is half over.
+    /// Notified when a queued session may be dispatched, or when half of the budget is used.
     wanted: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// How many turns are given to sessions that have not ended them.
-    given: usize,
-    /// How many bytes are left of the burst.
-    left: usize,
-    /// When the latest turn began, in the time that the counted bytes make.
-    now: u64,
+    /// How many scheduled slices are running.
+    running: usize,
+    budget_left: usize,
+    /// The start tag of the latest slice, in cost.
+    virtual_time: u64,
     entered: u64,
-    /// By when their turns should end; the number has those that end at one time come in order.
-    waiting: BTreeMap<(u64, u64), Waiting>,
+    /// By virtual finish time; the number breaks ties in order of arrival.
+    waiting: BTreeMap<(u64, u64), Queued>,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    start: u64,
+struct Queued {
+    virtual_start: u64,
     waker: Waker,
 }
 
 impl FairScheduler {
-    /// As many at once as the runtime has threads.
+    /// Creates a scheduler that runs as many slices at once as the runtime has worker threads.
     pub(super) fn new() -> Self {
         let threads = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         Self {
             limit: threads,
-            burst: UNSCHEDULED_BUDGET,
+            budget: UNSCHEDULED_BUDGET,
             sessions: AtomicUsize::new(0),
-            queue: Mutex::new(Queue { left: UNSCHEDULED_BUDGET, ..Queue::default() }),
+            queue: Mutex::new(Queue { budget_left: UNSCHEDULED_BUDGET, ..Queue::default() }),
             wanted: Notify::new(),
         }
     }
 
-    /// Has `session` take turns with the others. What it does is counted as `work`, and `member` is
-    /// who it is.
-    pub(super) fn take<F: Future>(
+    /// Wraps `session`, so that its polls are scheduled. Its work is charged to `usage`; `permit` counts
+    /// the connections from its source.
+    pub(super) fn schedule<F: Future>(
         self: &Arc<Self>,
         session: F,
-        work: Usage,
-        member: ConnectionPermit,
+        usage: Usage,
+        permit: ConnectionPermit,
     ) -> Scheduled<F> {
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        // To come anew is no way to be ahead of those who stay.
-        let last = cost(INITIAL_COST, &member);
-        let start = self.queue().now.saturating_add(last);
-        let place = Place { scheduler: Arc::clone(self), start, last, at: None };
-        Scheduled { session: Box::pin(session), work, member, place }
+        // A new session starts behind those that exist, so that reconnecting is no advantage.
+        let last_cost = cost(INITIAL_COST, &permit);
+        let virtual_start = self.queue().virtual_time.saturating_add(last_cost);
+        let ticket =
+            Ticket { scheduler: Arc::clone(self), virtual_start, last_cost, queue_key: None };
+        Scheduled { session: Box::pin(session), usage, permit, ticket }
     }
 
-    /// Gives turns to those who wait, without end.
-    pub(super) async fn give(self: Arc<Self>) {
+    /// Dispatches queued sessions, without end.
+    pub(super) async fn run(self: Arc<Self>) {
         loop {
             self.wanted.notified().await;
-            // Lets the runtime look who else is woken, for one of them may have had less.
+            // The runtime may wake further sessions first, one of which may have used less.
             yield_now().await;
             wake_each(self.dispatch());
         }
@@ -100,77 +100,80 @@ impl FairScheduler {
 
     fn dispatch(&self) -> Vec<Waker> {
         let mut queue = self.queue();
-        queue.left = self.burst;
-        let mut given = Vec::new();
-        while queue.given < self.limit
-            && let Some((_, Waiting { start, waker })) = queue.waiting.pop_first()
+        queue.budget_left = self.budget;
+        let mut wakers = Vec::new();
+        while queue.running < self.limit
+            && let Some((_, Queued { virtual_start, waker })) = queue.waiting.pop_first()
         {
-            queue.given += 1;
-            queue.now = queue.now.max(start);
-            given.push(waker);
+            queue.running += 1;
+            queue.virtual_time = queue.virtual_time.max(virtual_start);
+            wakers.push(waker);
         }
-        given
+        wakers
     }
 
-    /// How many sessions wait.
+    /// Returns how many sessions are queued.
     pub(super) fn waiting(&self) -> usize {
         self.queue().waiting.len()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Nothing in here panics between two changes that belong together.
+        // No panic can leave the queue inconsistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self) {
+    /// Ends a scheduled slice.
+    fn release(&self) {
         let mut queue = self.queue();
-        queue.given -= 1;
+        queue.running -= 1;
         if !queue.waiting.is_empty() {
             drop(queue);
             self.wanted.notify_one();
         }
     }
 
+    /// Charges a slice that was not scheduled.
     fn charge_budget(&self, bytes: usize) {
         let mut queue = self.queue();
-        let (before, half) = (queue.left, self.burst / 2);
-        queue.left = before.saturating_sub(bytes);
-        if before >= half && queue.left < half {
+        let (before, half) = (queue.budget_left, self.budget / 2);
+        queue.budget_left = before.saturating_sub(bytes);
+        if before >= half && queue.budget_left < half {
             drop(queue);
             self.wanted.notify_one();
         }
     }
 }
 
-/// What a session does, counted by itself, in bytes.
+/// Counts the work and memory of one session, in bytes.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Usage(Arc<Done>);
+pub(crate) struct Usage(Arc<UsageInner>);
 
 #[derive(Debug, Default)]
-struct Done {
+struct UsageInner {
     bytes: AtomicUsize,
-    /// What TLS holds of a connection, in bytes.
+    /// The memory of TLS.
     held: AtomicUsize,
     is_evicted: AtomicBool,
 }
 
 impl Usage {
-    pub(super) fn add(&self, bytes: usize) {
+    pub(super) fn charge(&self, bytes: usize) {
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether the session is to end: it then waits for no turn, for it holds memory that others need.
+    /// Sets whether the session has to end. An evicted session is not queued, since it holds memory that
+    /// others need.
     pub(super) fn mark_evicted(&self, is_evicted: bool) {
         self.0.is_evicted.store(is_evicted, Ordering::Relaxed);
     }
 
-    /// TLS holds so much of the connection whose answers are not taken.
+    /// Sets how much memory TLS holds while the peer does not read.
     #[cfg(feature = "tls")]
     pub(super) fn set_held(&self, bytes: usize) {
         self.0.held.store(bytes, Ordering::Relaxed);
     }
 
-    /// What is held of the connection beneath the session, if its answers are not taken.
+    /// Returns how much memory TLS holds while the peer does not read.
     pub(super) fn held(&self) -> usize {
         self.0.held.load(Ordering::Relaxed)
     }
@@ -179,86 +182,88 @@ impl Usage {
         self.0.is_evicted.load(Ordering::Relaxed)
     }
 
+    /// Returns the work since the last call.
     pub(super) fn take(&self) -> usize {
         self.0.bytes.swap(0, Ordering::Relaxed)
     }
 }
 
-/// A session that takes turns with others.
+/// A session whose polls are scheduled.
 pub(super) struct Scheduled<F> {
     session: Pin<Box<F>>,
-    work: Usage,
-    member: ConnectionPermit,
-    place: Place,
+    usage: Usage,
+    permit: ConnectionPermit,
+    ticket: Ticket,
 }
 
-/// Where a session stands.
-struct Place {
+/// The scheduling state of one session.
+struct Ticket {
     scheduler: Arc<FairScheduler>,
-    /// When its next turn begins, if it wants one by then.
-    start: u64,
-    /// What its last one cost, or one of a newcomer is taken to cost.
-    last: u64,
-    /// Where it waits, or waited until it was given its turn.
-    at: Option<(u64, u64)>,
+    /// The start tag of the next slice, if the session has work by then.
+    virtual_start: u64,
+    /// The cost of the last slice, or the assumed cost of the first.
+    last_cost: u64,
+    /// Its key in the queue. The entry is gone once the session is dispatched.
+    queue_key: Option<(u64, u64)>,
 }
 
 impl<F: Future> Future for Scheduled<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let Self { session, work, member, place } = &mut *self;
-        let Poll::Ready(mut turn) = place.poll_turn(work, cx) else {
+        let Self { session, usage, permit, ticket } = &mut *self;
+        let Poll::Ready(mut slice) = ticket.poll_slice(usage, cx) else {
             return Poll::Pending;
         };
         let outcome = session.as_mut().poll(cx);
-        turn.bytes += work.take();
-        place.last = cost(turn.bytes, member);
-        place.start = place.start.saturating_add(place.last);
+        slice.bytes += usage.take();
+        ticket.last_cost = cost(slice.bytes, permit);
+        ticket.virtual_start = ticket.virtual_start.saturating_add(ticket.last_cost);
         outcome
     }
 }
 
-impl Place {
-    /// Ready when it is this one's turn.
-    fn poll_turn(&mut self, work: &Usage, cx: &Context<'_>) -> Poll<Slice> {
-        let Self { scheduler, start, last, at } = self;
-        let turn = |is_given| {
+impl Ticket {
+    /// Ready when the session may run.
+    fn poll_slice(&mut self, usage: &Usage, cx: &Context<'_>) -> Poll<Slice> {
+        let Self { scheduler, virtual_start, last_cost, queue_key } = self;
+        let slice = |is_scheduled| {
             Poll::Ready(Slice {
                 scheduler: Arc::clone(scheduler),
-                is_given,
+                is_scheduled,
                 bytes: SLICE_OVERHEAD_BYTES,
             })
         };
-        let is_evicted = work.is_evicted();
+        let is_evicted = usage.is_evicted();
         let mut queue = scheduler.queue();
-        if let Some(place) = at {
-            if is_evicted && queue.waiting.remove(place).is_some() {
-                *at = None;
-                return turn(false);
+        if let Some(key) = queue_key {
+            if is_evicted && queue.waiting.remove(key).is_some() {
+                *queue_key = None;
+                return slice(false);
             }
-            if let Some(waiting) = queue.waiting.get_mut(place) {
-                waiting.waker.clone_from(cx.waker());
+            if let Some(queued) = queue.waiting.get_mut(key) {
+                queued.waker.clone_from(cx.waker());
                 return Poll::Pending;
             }
-            *at = None;
-            return turn(true);
+            *queue_key = None;
+            return slice(true);
         }
-        *start = queue.now.max(*start);
+        *virtual_start = queue.virtual_time.max(*virtual_start);
         let few = scheduler.sessions.load(Ordering::Relaxed) <= UNCONTENDED_SESSIONS;
-        if few || (queue.waiting.is_empty() && queue.left > 0) {
-            queue.now = *start;
-            return turn(false);
+        if few || (queue.waiting.is_empty() && queue.budget_left > 0) {
+            queue.virtual_time = *virtual_start;
+            return slice(false);
         }
         if is_evicted {
-            // Not its turn: time stays before the turns of those who wait.
-            return turn(false);
+            // Virtual time does not advance: queued sessions keep their order.
+            return slice(false);
         }
         queue.entered += 1;
-        let place = (start.saturating_add(*last), queue.entered);
-        queue.waiting.insert(place, Waiting { start: *start, waker: cx.waker().clone() });
-        *at = Some(place);
-        if queue.given < scheduler.limit {
+        let key = (virtual_start.saturating_add(*last_cost), queue.entered);
+        let queued = Queued { virtual_start: *virtual_start, waker: cx.waker().clone() };
+        queue.waiting.insert(key, queued);
+        *queue_key = Some(key);
+        if queue.running < scheduler.limit {
             drop(queue);
             scheduler.wanted.notify_one();
         }
@@ -266,57 +271,54 @@ impl Place {
     }
 }
 
-/// A session that ends while it waits leaves no place, and one that had been given a turn, no turn.
-impl Drop for Place {
+/// Removes a queued session from the queue, and ends the slice of a dispatched one.
+impl Drop for Ticket {
     fn drop(&mut self) {
         self.scheduler.sessions.fetch_sub(1, Ordering::Relaxed);
-        if let Some(at) = self.at
-            && self.scheduler.queue().waiting.remove(&at).is_none()
+        if let Some(key) = self.queue_key
+            && self.scheduler.queue().waiting.remove(&key).is_none()
         {
-            self.scheduler.give_back();
+            self.scheduler.release();
         }
     }
 }
 
-/// A turn, until it is over.
+/// A time slice; ends when it is dropped.
 struct Slice {
     scheduler: Arc<FairScheduler>,
-    /// Whether it was waited for.
-    is_given: bool,
-    /// What it counts for.
+    /// False if the session ran without being queued.
+    is_scheduled: bool,
     bytes: usize,
 }
 
 impl Drop for Slice {
     fn drop(&mut self) {
-        if self.is_given {
-            self.scheduler.give_back();
+        if self.is_scheduled {
+            self.scheduler.release();
         } else {
             self.scheduler.charge_budget(self.bytes);
         }
     }
 }
 
-fn cost(bytes: usize, member: &ConnectionPermit) -> u64 {
-    (bytes as u64).saturating_mul(member.connections_from_source() as u64)
+fn cost(bytes: usize, permit: &ConnectionPermit) -> u64 {
+    (bytes as u64).saturating_mul(permit.connections_from_source() as u64)
 }
 
-/// So many sessions never wait for each other: each may have a turn of 64 KiB, less than a
-/// millisecond, before another one has.
+/// Up to this number of sessions are never queued: each may run one slice of 64 KiB, less than a
+/// millisecond, before another.
 const UNCONTENDED_SESSIONS: usize = 4;
 
-/// How much may be done before the others are looked at, in bytes: some milliseconds' work. Looking
-/// costs some microseconds, which peers that ask for little should not pay for each of their requests.
+/// How many bytes may be moved before the scheduler runs: some milliseconds of work. A run costs some
+/// microseconds, too much for each of many small requests.
 const UNSCHEDULED_BUDGET: usize = 256 * 1024;
 
-/// What a turn counts for in itself, in bytes: two calls of the system take about as long as the
-/// work on so many.
+/// The fixed cost of a slice, in bytes: two system calls take about as long as moving this many.
 const SLICE_OVERHEAD_BYTES: usize = 1024;
 
-/// What a connection counts for before its first turn, in bytes: as much as a turn of a peer that
-/// sends without a pause, with the answers. Whoever comes anew for each large answer is ahead of
-/// those who ask for large ones over one connection; to count that beforehand would keep everybody waiting
-/// who comes to ask for little.
+/// The assumed cost of a session's first slice, in bytes: as much as a slice of a peer that sends without
+/// a pause. A peer that reconnects for each large answer still gets ahead of peers that ask over one
+/// connection; to charge the answer in advance would delay every new peer with a small request.
 const INITIAL_COST: usize = 16 * 1024;
 
 #[cfg(test)]

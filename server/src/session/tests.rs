@@ -1,4 +1,4 @@
-//! Conversations over a pipe, in made-up time.
+//! Sessions over a pipe, in paused time.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -8,7 +8,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use crate::stats::Counters;
 use metrics_client::{Key, Point};
+
+use std::io;
 
 use super::{store::ACK, *};
 use crate::{
@@ -23,12 +26,12 @@ mod store;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What this thread logs at info from now on.
+/// Collects what this thread logs at `info`.
 struct Logged {
     lines: Lines,
     _guard: tracing::subscriber::DefaultGuard,
-    /// As long as there is but one subscriber, an event that a test on another thread is the first
-    /// to reach is off for good.
+    /// With one subscriber only, tracing caches an event as disabled if a test on another thread reaches
+    /// it first.
     _another: tracing::Dispatch,
 }
 
@@ -51,7 +54,7 @@ impl Logged {
         }
     }
 
-    /// The lines that hold `text`.
+    /// Returns the lines that contain `text`.
     fn with(&self, text: &str) -> Vec<String> {
         let lines = String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap();
         lines.lines().filter(|line| line.contains(text)).map(String::from).collect()
@@ -69,10 +72,10 @@ impl io::Write for Lines {
     }
 }
 
-/// A session of its own, with the peer's end of the pipe.
+/// A session with the peer's end of its pipe.
 struct Talk {
     peer: DuplexStream,
-    stop: watch::Sender<bool>,
+    stop: CancellationToken,
     session: JoinHandle<()>,
 }
 
@@ -83,9 +86,9 @@ impl Talk {
 
     fn among(shared: &Arc<Shared<impl Store>>, pipe_bytes: usize) -> Self {
         let (peer, io) = duplex(pipe_bytes);
-        let (stop, stopped) = watch::channel(false);
+        let stop = CancellationToken::new();
         let shared = Arc::clone(shared);
-        let session = tokio::spawn(run(io, None, shared, Usage::default(), stopped));
+        let session = tokio::spawn(run(io, None, shared, Usage::default(), stop.clone()));
         Self { peer, stop, session }
     }
 
@@ -107,7 +110,7 @@ impl Talk {
         }
     }
 
-    /// What comes until the session closes.
+    /// Reads until the session closes.
     async fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         self.peer.read_to_end(&mut rest).await.unwrap();
@@ -115,7 +118,7 @@ impl Talk {
     }
 }
 
-/// A store with `count` points of one key.
+/// Returns a store with `count` points of one key.
 async fn store_of(count: i64) -> MemoryStore {
     let store = MemoryStore::new();
     let mut puts = PutBatch::new();
@@ -127,7 +130,7 @@ async fn store_of(count: i64) -> MemoryStore {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_sent_byte_by_byte_is_cut_off_at_its_deadline() {
+async fn line_timeout_covers_the_whole_line() {
     let mut talk = Talk::new();
     let begin = Instant::now();
     talk.send("put a 1 1\nput b").await;
@@ -137,12 +140,12 @@ async fn a_line_sent_byte_by_byte_is_cut_off_at_its_deadline() {
         sleep(SECOND).await;
     }
     assert_eq!(talk.rest().await, "");
-    let took = begin.elapsed();
-    assert!((30 * SECOND..32 * SECOND).contains(&took), "{took:?}");
+    let elapsed = begin.elapsed();
+    assert!((30 * SECOND..32 * SECOND).contains(&elapsed), "{elapsed:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_slow_lines_each_have_their_own_time() {
+async fn line_timeout_restarts_with_each_line() {
     let mut talk = Talk::new();
     talk.send("put").await;
     for at in 0..20 {
@@ -153,7 +156,7 @@ async fn many_slow_lines_each_have_their_own_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_connection_is_closed_after_the_idle_time() {
+async fn idle_timeout_closes_a_silent_connection() {
     let mut talk = Talk::new();
     for _ in 0..3 {
         sleep(599 * SECOND).await;
@@ -166,17 +169,17 @@ async fn a_silent_connection_is_closed_after_the_idle_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_leaves_an_answer_unread_is_dropped() {
+async fn write_timeout_closes_if_nothing_is_read() {
     let mut talk = Talk::with(store_of(1000).await, Limits::default(), 1024);
     let begin = Instant::now();
     talk.send("get *\n").await;
     (&mut talk.session).await.unwrap();
     assert_eq!(begin.elapsed().as_secs(), 30);
-    assert!(!talk.rest().await.ends_with("\n\n"), "the answer must not look whole");
+    assert!(!talk.rest().await.ends_with("\n\n"), "the answer must not look complete");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_a_byte_now_and_then_is_dropped_as_well() {
+async fn write_timeout_closes_if_single_bytes_are_read() {
     let mut talk = Talk::with(store_of(1000).await, Limits::default(), 1024);
     let begin = Instant::now();
     talk.send("get *\n").await;
@@ -188,7 +191,7 @@ async fn a_peer_that_reads_a_byte_now_and_then_is_dropped_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_left_answers_unread_longest_makes_room_for_others() {
+async fn oldest_unread_answer_is_evicted() {
     // Room for two that wait with 128 KiB of answers, in twice as much memory at most.
     let limits = Limits::default().max_total_unsent_bytes(600 * 1024);
     let shared = Arc::new(Shared::new(store_of(20_000).await, limits, Arc::default()));
@@ -205,7 +208,7 @@ async fn who_has_left_answers_unread_longest_makes_room_for_others() {
     third.send("get *\nget none\n").await;
     sleep(SECOND).await;
     assert!(first.session.is_finished() && !second.session.is_finished());
-    assert!(!first.rest().await.contains("\n\n"), "the answer must not look whole");
+    assert!(!first.rest().await.contains("\n\n"), "the answer must not look complete");
     for talk in [&mut second, &mut third] {
         talk.peer.shutdown().await.unwrap();
         assert!(talk.rest().await.contains("key 0.5 19999\n\n"));
@@ -213,9 +216,9 @@ async fn who_has_left_answers_unread_longest_makes_room_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_crowd_answers_still_come_in_order_and_nothing_is_lost() {
+async fn contended_session_answers_in_order() {
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
-    shared.scheduler.conn_limit(CONTENTION_THRESHOLD + 1);
+    shared.scheduler.fill_queue(shared::CONTENTION_THRESHOLD + 1);
     let mut talk = Talk::among(&shared, 256 * 1024);
     // More than one read, cut amid lines.
     let puts: String = (0..8000).map(|at| format!("put some.key 1.5 {at}\n")).collect();
@@ -228,7 +231,7 @@ async fn in_a_crowd_answers_still_come_in_order_and_nothing_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_but_steady_reader_gets_all_of_a_large_answer() {
+async fn slow_steady_reader_gets_a_large_answer() {
     let mut talk = Talk::with(store_of(20_000).await, Limits::default(), 16 * 1024);
     talk.send("get *\nget none\n").await;
     let mut got = Vec::new();
@@ -243,7 +246,7 @@ async fn a_slow_but_steady_reader_gets_all_of_a_large_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reading_stops_while_too_many_answers_are_unread() {
+async fn reading_stops_at_the_unsent_limit() {
     for (request, answer) in [("put a 1 1\n", ACK), ("bad\n", WRONG_COMMAND)] {
         let limits = Limits::default().max_unsent_bytes(4096);
         let mut talk = Talk::with(MemoryStore::new(), limits, 1024);
@@ -253,9 +256,9 @@ async fn reading_stops_while_too_many_answers_are_unread() {
             sent += 1;
             // The answers to one read beyond the limit, and what fits the pipes.
             let unread = sent * answer.len();
-            assert!(unread < 4096 + 8 * 1024, "{unread} bytes of answers with nobody reading them");
+            assert!(unread < 4096 + 8 * 1024, "{unread} bytes of answers unread");
         }
-        // Once they are read, all goes on.
+        // Reading resumes when they are read.
         let mut answers = vec![0; sent * answer.len()];
         talk.peer.read_exact(&mut answers).await.unwrap();
         assert!(answers.ends_with(answer));
@@ -263,7 +266,7 @@ async fn reading_stops_while_too_many_answers_are_unread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_failing_store_says_to_the_puts_of_one_read_is_bounded_too() {
+async fn error_answers_to_one_batch_are_bounded() {
     let (count, limit, pipe) = (1000, 4096, 16 * 1024);
     let answer = format!("error\n{}\n\n", "x".repeat(200));
     let store = Broken::new(MemoryStore::new(), &vec![Fail::ApplyAtLength; count]);
@@ -274,12 +277,12 @@ async fn what_a_failing_store_says_to_the_puts_of_one_read_is_bounded_too() {
     talk.send(&"put a 1 1\n".repeat(count)).await;
     sleep(SECOND).await;
     let made = answer.len() * usize::try_from(counters.failed.get()).unwrap();
-    assert!((1..=limit + pipe + answer.len()).contains(&made), "{made} bytes that nobody reads");
+    assert!((1..=limit + pipe + answer.len()).contains(&made), "{made} unread bytes");
     talk.expect(&answer.repeat(count)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_ends_that_both_write_come_to_no_deadlock_within_the_limit() {
+async fn peer_that_only_writes_does_not_deadlock() {
     let mut talk = Talk::with(MemoryStore::new(), Limits::default(), 1024);
     for at in 0..10_000 {
         talk.send(&format!("put a 1 {at}\n")).await;
@@ -288,7 +291,7 @@ async fn two_ends_that_both_write_come_to_no_deadlock_within_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endless_line_is_answered_and_then_swallowed_for_a_bounded_time() {
+async fn endless_line_is_discarded_for_a_bounded_time() {
     let mut talk = Talk::new();
     let begin = Instant::now();
     talk.send("put a 1 1\nput ").await;
@@ -312,7 +315,7 @@ async fn a_hundred_megabyte_line_loses_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_limit_on_a_line_is_exact() {
+async fn line_limit_is_exact() {
     let limits = Limits::default().max_line_bytes(20);
     let mut talk = Talk::with(MemoryStore::new(), limits, 1024);
     talk.send("put a 1 00000000001\n").await;
@@ -322,34 +325,34 @@ async fn the_limit_on_a_line_is_exact() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_lets_what_was_read_be_answered() {
+async fn stop_answers_what_was_read() {
     let mut talk = Talk::with(store_of(1000).await, Limits::default(), 1024);
     talk.send("get *\nput key 0.5 -1\nput").await;
     talk.expect("ok\nkey 0.5 0\n").await;
-    talk.stop.send_replace(true);
+    talk.stop.cancel();
     let rest = talk.rest().await;
     assert!(rest.ends_with("key 0.5 999\n\nok\n\n"), "{:?}", &rest[rest.len() - 40..]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_ends_an_idle_session_within_a_second() {
+async fn stop_ends_an_idle_session() {
     let mut talk = Talk::new();
     talk.send("get a\n").await;
     talk.expect("ok\n\n").await;
     let begin = Instant::now();
-    talk.stop.send_replace(true);
+    talk.stop.cancel();
     talk.session.await.unwrap();
     assert!(begin.elapsed() <= SECOND + SECOND_LOOK);
 }
 
 #[tokio::test]
-async fn a_peer_that_never_pauses_sees_the_stop() {
+async fn stop_ends_a_session_with_a_busy_peer() {
     let Talk { peer, stop, session } = Talk::new();
     let (mut answers, mut requests) = tokio::io::split(peer);
     let flood =
         tokio::spawn(async move { while requests.write_all(b"put a 1 1\n").await.is_ok() {} });
     answers.read_exact(&mut [0; 4000]).await.unwrap();
-    stop.send_replace(true);
+    stop.cancel();
     let mut rest = Vec::new();
     answers.read_to_end(&mut rest).await.unwrap();
     assert!(rest.ends_with(b"ok\n\n"));
@@ -359,26 +362,27 @@ async fn a_peer_that_never_pauses_sees_the_stop() {
 }
 
 #[tokio::test]
-async fn a_stop_comes_before_anything_more_is_read() {
-    let (_stop, stopped) = watch::channel(true);
+async fn stop_is_checked_before_reading() {
+    let stop = CancellationToken::new();
+    stop.cancel();
     let counters = Arc::new(Counters::default());
     let shared = Shared::new(MemoryStore::new(), Limits::default(), Arc::clone(&counters));
-    // This peer is always ready, so nothing else in the session ever has its turn.
+    // This peer is always ready, so the session never waits.
     let requests = b"put a 1 1\n".repeat(100_000);
     let io = tokio::io::join(&requests[..], tokio::io::sink());
-    run(io, None, Arc::new(shared), Usage::default(), stopped).await;
-    assert_eq!(crate::session::Monitor(counters).stats().puts, 0);
+    run(io, None, Arc::new(shared), Usage::default(), stop).await;
+    assert_eq!(crate::stats::StatsHandle(counters).stats().puts, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_shuts_down_its_side_gets_its_answers() {
+async fn half_closed_peer_gets_its_answers() {
     let mut talk = Talk::new();
     talk.send("put a 1 1\nget a\nput a 2").await;
     talk.peer.shutdown().await.unwrap();
     assert_eq!(talk.rest().await, "ok\n\nok\na 1.0 1\n\n");
 }
 
-/// Fails where it is told to.
+/// Fails as configured.
 struct Broken {
     memory: MemoryStore,
     fails: Mutex<Vec<Fail>>,
@@ -387,15 +391,15 @@ struct Broken {
 #[derive(Clone, Copy, PartialEq)]
 enum Fail {
     Apply,
-    /// And says much about it.
+    /// With a long message.
     ApplyAtLength,
     Get,
-    /// After so many blocks.
+    /// After this many blocks.
     Block(usize),
 }
 
 impl Broken {
-    /// Fails in these ways, one each time that the store is asked, from the last one on.
+    /// Fails in these ways, one for each call, the last one first.
     fn new(memory: MemoryStore, fails: &[Fail]) -> Self {
         Self { memory, fails: Mutex::new(fails.to_vec()) }
     }
@@ -443,7 +447,7 @@ impl Snapshot for BrokenSnapshot {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_failure_is_answered_and_the_session_lives() {
+async fn store_error_is_answered_and_the_session_goes_on() {
     let store = Broken::new(MemoryStore::new(), &[Fail::Block(0), Fail::Get, Fail::Apply]);
     let mut talk = Talk::with(store, Limits::default(), 64 * 1024);
     talk.send("put a 1 1\nput a 1 2\nget a\nget a\nput a 3 3\nget a\n").await;
@@ -454,7 +458,7 @@ async fn a_store_failure_is_answered_and_the_session_lives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_the_store_breaks_off_does_not_look_whole() {
+async fn interrupted_answer_does_not_look_complete() {
     let store = Broken::new(store_of(20_000).await, &[Fail::Block(30)]);
     let mut talk = Talk::with(store, Limits::default(), 64 * 1024);
     talk.send("get *\nget *\n").await;

@@ -1,11 +1,15 @@
-//! TLS at the server's end.
+//! TLS handshakes of the server.
 
-use std::{fmt, net::IpAddr, sync::Arc};
-
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
+
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{
     rustls::{ServerConfig, server::WebPkiClientVerifier, sign::SingleCertAndKey},
     server::TlsStream,
@@ -14,15 +18,16 @@ use tokio_rustls::{
 use super::{
     CloseReason, Limits, deadline::within, handshakes::Handshakes, scheduler::Usage, transport,
 };
+use tokio_util::sync::CancellationToken;
+
 use metrics_client::tls::{TlsError, certified_key, provider, roots};
 
-/// Speaks TLS with those who connect to a [`Server`](crate::Server), versions 1.2 and 1.3; given to
-/// [`Server::tls`](crate::Server::tls).
+/// Accepts TLS 1.2 and 1.3 for a [`Server`](crate::Server); see [`Server::tls`](crate::Server::tls).
 ///
-/// All texts are those of PEM files: a chain is the server's certificate and behind it those of its
-/// issuers, up to the root, which may be left out; a key is in PKCS#8, PKCS#1 or SEC1, not encrypted.
-/// They are read once: for a certificate that changes while the server runs there is
-/// [`with_config`](Self::with_config) and rustls' `ResolvesServerCert`.
+/// Certificates and keys are PEM texts. A chain is the server's certificate followed by the certificates
+/// of its issuers; the root may be left out. A key is in PKCS#8, PKCS#1 or SEC1 format, not encrypted.
+/// They are read once. For a certificate that changes while the server runs, use
+/// [`with_config`](Self::with_config) with rustls' `ResolvesServerCert`.
 #[derive(Clone)]
 pub struct TlsAcceptor {
     config: Arc<ServerConfig>,
@@ -30,21 +35,23 @@ pub struct TlsAcceptor {
 }
 
 impl TlsAcceptor {
-    /// Shows this certificate, and lets in whoever comes.
+    /// Creates an acceptor that presents this certificate and accepts every client.
     ///
     /// # Errors
     ///
-    /// If there is no certificate or no key, one cannot be used, or they do not belong together.
+    /// Returns an error if the certificate or the key is missing or invalid, or if they do not match.
     pub fn new(chain_pem: impl AsRef<[u8]>, key_pem: impl AsRef<[u8]>) -> Result<Self, TlsError> {
         Self::build(chain_pem.as_ref(), key_pem.as_ref(), None)
     }
 
-    /// Shows this certificate, and lets in only those who show one that leads to one of these roots
-    /// and is valid now. Whose it is does not matter.
+    /// Creates an acceptor that presents this certificate and requires a client certificate.
+    ///
+    /// A client certificate has to be valid now and issued by one of these roots. Its subject is not
+    /// checked.
     ///
     /// # Errors
     ///
-    /// If there is no certificate or no key, one cannot be used, or they do not belong together.
+    /// Returns an error if the certificate or the key is missing or invalid, or if they do not match.
     pub fn with_client_roots(
         chain_pem: impl AsRef<[u8]>,
         key_pem: impl AsRef<[u8]>,
@@ -53,8 +60,8 @@ impl TlsAcceptor {
         Self::build(chain_pem.as_ref(), key_pem.as_ref(), Some(roots_pem.as_ref()))
     }
 
-    /// Does as `config` says, for all that the other ways to make an acceptor do not offer:
-    /// revocation lists, a certificate that changes, other cryptography.
+    /// Creates an acceptor from a rustls configuration: for revocation lists, a certificate that changes,
+    /// another cryptography provider.
     #[must_use]
     pub fn with_config(config: Arc<ServerConfig>) -> Self {
         Self { config, handshakes: Arc::default() }
@@ -80,45 +87,47 @@ impl TlsAcceptor {
         Ok(Self::with_config(Arc::new(config)))
     }
 
-    /// Makes TLS of a connection, in the time that a line may take, unless the server stops.
+    /// Does the handshake of a connection, within the line timeout, unless `stop` is cancelled.
     pub(super) async fn accept<Io>(
         &self,
         io: Io,
         from: IpAddr,
         limits: &Limits,
-        work: &Usage,
-        stop: &mut watch::Receiver<bool>,
+        usage: &Usage,
+        stop: &CancellationToken,
     ) -> Result<TlsStream<Io>, CloseReason>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handshake = self.handshakes.accept(io, from, Arc::clone(&self.config), work);
-        let handshake = within(limits.line_time, handshake);
+        let queued = AtomicBool::new(false);
+        let config = Arc::clone(&self.config);
+        let handshake = self.handshakes.accept(io, from, config, usage, &queued);
+        let handshake = within(limits.line_timeout, handshake);
         let outcome = tokio::select! {
             biased;
             outcome = handshake => outcome,
-            _ = stop.wait_for(|&stop| stop) => return Err(CloseReason::Stopped),
+            () = stop.cancelled() => return Err(CloseReason::Stopped),
         };
         match outcome {
             Ok(Ok(io)) => {
-                work.set_held(HELD_BYTES);
+                usage.set_held(HELD_BYTES);
                 Ok(io)
             }
             Ok(Err((error, io))) => {
-                // The peer has been told why, and may still be sending.
+                // The alert is written, and the peer may still be sending.
                 if let Some(io) = io {
-                    transport::linger(io, work).await;
+                    transport::linger(io, usage).await;
                 }
                 Err(CloseReason::Handshake(error))
             }
+            Err(_) if queued.load(Ordering::Relaxed) => Err(CloseReason::HandshakeQueueTimeout),
             Err(_) => Err(CloseReason::HandshakeTimeout),
         }
     }
 }
 
-/// What rustls holds of a connection whose peer takes no answers, in bytes: up to 64 KiB of records that
-/// wait to be written, as many as its buffer takes by default, records that are read, decoded or not, and its
-/// state. A test measures it (`tests/it/tls/memory.rs`).
+/// How many bytes rustls holds for a connection whose peer does not read: up to 64 KiB of records to be
+/// written (its default), received records, and its state. A test measures it (`tests/it/tls/memory.rs`).
 const HELD_BYTES: usize = 128 * 1024;
 
 impl fmt::Debug for TlsAcceptor {
@@ -145,10 +154,10 @@ mod tests {
         store::MemoryStore,
     };
 
-    /// A handshake under way, with the peer's end of the pipe.
+    /// A running handshake, with the peer's end of the pipe.
     struct Talk {
         peer: DuplexStream,
-        stop: watch::Sender<bool>,
+        stop: CancellationToken,
         handshake: JoinHandle<CloseReason>,
     }
 
@@ -158,11 +167,12 @@ mod tests {
             let acceptor = TlsAcceptor::new(own.cert.pem(), own.signing_key.serialize_pem());
             let acceptor = acceptor.unwrap();
             let (peer, io) = duplex(64 * 1024);
-            let (stop, mut stopped) = watch::channel(false);
+            let stop = CancellationToken::new();
+            let stopped = stop.clone();
             let handshake = tokio::spawn(async move {
                 let from = [10, 0, 0, 1].into();
-                let (limits, work) = (Limits::default(), Usage::default());
-                let accepted = acceptor.accept(io, from, &limits, &work, &mut stopped).await;
+                let (limits, usage) = (Limits::default(), Usage::default());
+                let accepted = acceptor.accept(io, from, &limits, &usage, &stopped).await;
                 accepted.expect_err("no peer here speaks TLS")
             });
             Self { peer, stop, handshake }
@@ -170,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_end_its_handshake_is_cut_off() {
+    async fn unfinished_handshake_times_out() {
         let mut talk = Talk::new();
         let begin = Instant::now();
         // The beginning of a long `ClientHello`, and the rest of it byte by byte, each well within
@@ -182,12 +192,12 @@ mod tests {
         let limit = Duration::from_secs(30);
         assert!((limit..limit + Duration::from_secs(2)).contains(&begin.elapsed()));
         let end = talk.handshake.await.unwrap();
-        assert_eq!(end.to_string(), "the peer took too long over the TLS handshake");
+        assert_eq!(end.to_string(), "handshake timeout");
     }
 
     // FAULTS S9
     #[tokio::test(start_paused = true)]
-    async fn peers_that_read_nothing_cost_what_the_budget_says() {
+    async fn tls_memory_counts_towards_the_unsent_budget() {
         let own = generate_simple_self_signed(["localhost".into()]).unwrap();
         let acceptor = TlsAcceptor::new(own.cert.pem(), own.signing_key.serialize_pem()).unwrap();
         let config = ClientConfig::builder_with_provider(provider())
@@ -196,46 +206,46 @@ mod tests {
             .with_root_certificates(roots(own.cert.pem().as_bytes()).unwrap())
             .with_no_client_auth();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        // Without what rustls holds, all of them would cost less than this.
+        // Without the memory of rustls, all of them stay below this.
         let limits =
             Limits::default().max_unsent_bytes(4 * 1024).max_total_unsent_bytes(400 * 1024);
         let shared = Shared::new(MemoryStore::new(), limits, Arc::default());
         let shared = Arc::new(shared.tls(Some(acceptor)));
-        let (_stop, stopped) = watch::channel(false);
+        let stop = CancellationToken::new();
         let (mut sessions, mut peers) = (JoinSet::new(), JoinSet::new());
         for number in 0..8 {
             let (near, far) = duplex(64 * 1024);
             let from = ([10, 0, 0, number], 1).into();
-            let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
+            let (shared, stopped) = (Arc::clone(&shared), stop.clone());
             sessions.spawn(serve_accepted(far, from, shared, Usage::default(), stopped));
             let connector = connector.clone();
             peers.spawn(async move {
                 let name = "localhost".try_into().unwrap();
                 let mut io = connector.connect(name, near).await.unwrap();
-                // Until nothing moves any more, or the connection ends.
+                // Until the connection ends or no more can be written.
                 while io.write_all(&b"bad\n".repeat(1024)).await.is_ok() {}
             });
         }
-        // Well before a limit in time for one of them.
+        // Well before the write timeout.
         let begin = Instant::now();
         for _ in 0..4 {
             sessions.join_next().await.unwrap().unwrap();
         }
-        assert!(begin.elapsed() < limits.write_time, "no peer was cut off");
+        assert!(begin.elapsed() < limits.write_timeout, "no peer was evicted");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_handshake_does_not_delay_the_stop() {
+    async fn handshake_does_not_delay_shutdown() {
         let talk = Talk::new();
         sleep(Duration::from_secs(1)).await;
         let begin = Instant::now();
-        talk.stop.send_replace(true);
+        talk.stop.cancel();
         assert!(matches!(talk.handshake.await.unwrap(), CloseReason::Stopped));
         assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_speaks_no_tls_is_told_in_the_log_and_on_the_wire() {
+    async fn handshake_failure_sends_an_alert_and_is_logged() {
         let mut talk = Talk::new();
         talk.peer.write_all(b"put a 1 1\n").await.unwrap();
         let mut answer = Vec::new();
@@ -244,12 +254,12 @@ mod tests {
         assert!(matches!(answer[..], [21, 3, _, 0, 2, 2, _]), "{answer:?}");
         drop(talk.peer);
         let end = talk.handshake.await.unwrap().to_string();
-        assert!(end.starts_with("the TLS handshake failed: received corrupt message"), "{end}");
+        assert!(end.starts_with("received corrupt message"), "{end}");
     }
 
     #[test]
-    fn a_reason_that_quotes_the_peer_is_one_harmless_line() {
+    fn handshake_error_is_escaped() {
         let end = CloseReason::Handshake(std::io::Error::other("a\nput b 1 1\u{1b}[2J"));
-        assert_eq!(end.to_string(), "the TLS handshake failed: a\\nput b 1 1\\u{1b}[2J");
+        assert_eq!(end.to_string(), "a\\nput b 1 1\\u{1b}[2J");
     }
 }

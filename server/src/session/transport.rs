@@ -1,4 +1,4 @@
-//! One connection's bytes: buffers, back-pressure, deadlines. What they mean is the session's.
+//! The byte level of one connection: buffers, backpressure and deadlines.
 
 use std::{
     future::{Future, poll_fn},
@@ -20,107 +20,108 @@ use super::{
     CloseReason, Limits,
     deadline::{LATE, SECOND_LOOK, within},
     scheduler::Usage,
-    unsent_budget::Place,
+    unsent_budget::BudgetEntry,
 };
 use metrics_client::codec::MAX_REQUEST_LEN;
 
-/// Reads requests into a buffer and writes answers out of one, both at a time.
+/// Reads requests into one buffer while it writes answers out of another.
 pub(super) struct Transport<Io> {
     io: Io,
-    /// What was read. Between turns it is empty, or the beginning of a line.
+    /// Bytes that were read. Between time slices it is empty or holds the beginning of a line.
     input: BytesMut,
-    /// How much memory `input` takes, where it was given no more than it needs.
-    input_held: Option<usize>,
-    /// Answers that have not left.
+    /// The capacity of `input` after it was shrunk; `None` if it may be shrunk.
+    input_capacity: Option<usize>,
+    /// Answers that are not written yet.
     pub(super) output: BytesMut,
-    /// How much has left `output` that may still take memory in front of what has not.
-    output_left: usize,
+    /// How many written bytes may still take memory in front of `output`.
+    output_consumed: usize,
     limits: Limits,
-    /// How much to ask for with the next read; follows what comes.
+    /// The size of the next read; adapts to the size of the last ones.
     read_size: usize,
-    /// Whether bytes were written that may still be in a buffer of `io`.
+    /// True if written bytes may still be in a buffer of `io`.
     unflushed: bool,
-    /// When the last answer left: each request has one, and a blank line is not a request.
+    /// When the last answer was written. A blank line is not a request, and has none.
     quiet_since: Instant,
-    /// When the line in `input` began.
+    /// When the first byte of the line in `input` was read.
     line_since: Option<Instant>,
-    /// The time that runs for answers that the peer does not take.
-    unread: Option<WriteStall>,
-    /// Among all connections that wait for their peers to read.
-    place: Place,
-    /// Counts the bytes that are read and written.
-    work: Usage,
-    /// Fires at a deadline or before it: moved when it fires, not whenever the deadline moves.
+    /// Set while the peer does not read its answers.
+    write_stall: Option<WriteStall>,
+    /// The entry in the budget of all connections whose peers do not read.
+    budget_entry: BudgetEntry,
+    /// Charged with the bytes that are read and written.
+    usage: Usage,
+    /// Fires at the deadline or earlier. It is reset when it fires, not whenever the deadline moves.
     timer: Pin<Box<Sleep>>,
-    /// The look at the socket that follows a deadline.
+    /// The grace time after a deadline, see [`deadline`](super::deadline).
     second_look: Option<SecondLook>,
 }
 
-/// The last chance of a peer whose deadline has passed: what it did in time may not have been seen.
+/// A short grace time after a deadline: the runtime may not have seen yet what the peer did in time.
 struct SecondLook {
     deadline: Instant,
     until: Instant,
-    /// Whether the deadline passed while the process stood still.
+    /// True if the deadline passed while the process was suspended.
     is_late: bool,
 }
 
+/// A peer that does not read its answers.
 struct WriteStall {
     since: Instant,
-    /// How much is left of what waited then.
+    /// How many of the bytes that were unread at `since` are still unread.
     bytes: usize,
 }
 
-/// What a peer did.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// It sent this many bytes.
+    /// The peer sent this many bytes.
     Bytes(usize),
-    /// It will send no more.
-    CloseReason,
+    /// The peer has closed its sending side.
+    Eof,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
-    pub(super) fn new(io: Io, limits: Limits, place: Place, work: Usage) -> Self {
+    pub(super) fn new(io: Io, limits: Limits, budget_entry: BudgetEntry, usage: Usage) -> Self {
         let now = Instant::now();
         Self {
             io,
             input: BytesMut::new(),
-            input_held: None,
+            input_capacity: None,
             output: BytesMut::new(),
-            output_left: 0,
+            output_consumed: 0,
             limits,
             read_size: MIN_READ,
             unflushed: false,
             quiet_since: now,
             line_since: None,
-            unread: None,
-            place,
-            work,
-            timer: Box::pin(sleep_until(after(now, limits.idle_time))),
+            write_stall: None,
+            budget_entry,
+            usage,
+            timer: Box::pin(sleep_until(after(now, limits.idle_timeout))),
             second_look: None,
         }
     }
 
-    /// What was read and not consumed.
+    /// Returns the bytes that were read and not consumed.
     pub(super) fn input(&mut self) -> &mut BytesMut {
         &mut self.input
     }
 
-    /// Passes over a line, of `len` bytes with its line break.
+    /// Consumes a line of `len` bytes, its line break included.
     #[inline]
     pub(super) fn consume(&mut self, len: usize) {
         self.input.advance(len);
         self.line_since = None;
     }
 
-    /// Whether so many answers wait that no more may be made.
+    /// Returns true if the unsent answers have reached their limit.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.output.len() >= self.limits.max_unsent_bytes
     }
 
-    /// Writes what there is, and reads on if there is room for answers. Whole lines must have been
-    /// consumed. An error is the connection's end.
+    /// Writes output, and reads if there is room for more answers. Every complete line must have been
+    /// consumed. An error ends the connection.
     pub(super) fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<Input, CloseReason>> {
         let _ = self.poll_write(cx)?;
         if !self.is_full()
@@ -136,7 +137,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
         self.poll_deadline(cx).map(Err)
     }
 
-    /// Writes all there is.
+    /// Writes all output.
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         match self.poll_write(cx)? {
             Poll::Ready(()) => Poll::Ready(Ok(())),
@@ -144,9 +145,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
         }
     }
 
-    /// Writes what can be written at once, and ends the connection if its time is over: a peer that is
-    /// always heard would not be asked otherwise. Holds no more than it must from now on, if others
-    /// need the memory.
+    /// Writes what can be written at once, and checks the deadlines, which no other call does for a peer
+    /// that always has input. If the server is contended, it also shrinks the buffers.
     pub(super) fn yield_buffers(
         &mut self,
         cx: &mut Context<'_>,
@@ -158,11 +158,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
         if let Poll::Ready(drained) = self.poll_drain(cx) {
             drained?;
             if is_contended {
-                self.release();
+                self.shrink_buffers();
             }
-            // It may send what is not a request.
+            // The input may consist of blank lines.
             if self.line_since.is_none()
-                && Instant::now() >= after(self.quiet_since, self.limits.idle_time)
+                && Instant::now() >= after(self.quiet_since, self.limits.idle_timeout)
                 && let Poll::Ready(end) = self.poll_deadline(cx)
             {
                 return Err(end);
@@ -171,34 +171,32 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
         Ok(())
     }
 
-    /// Gives back the memory that the buffers take beyond what is in them, for there may be long to
-    /// wait, or many others that wait. Says how much they take now.
-    fn release(&mut self) -> usize {
-        let input = match self.input_held {
+    /// Frees the unused memory of the buffers. Returns how many bytes they still take.
+    fn shrink_buffers(&mut self) -> usize {
+        let input = match self.input_capacity {
             Some(held) => held,
             None => {
                 let len = self.input.len();
-                // What is held of a long line is less than twice its length, for to cut it back would
-                // copy it with each read.
+                // A long line keeps less than twice its length: shrinking would copy it with each read.
                 if len <= MAX_READ || self.input.capacity() > 2 * len {
                     self.move_input(len);
                 }
-                *self.input_held.insert(self.input.capacity())
+                *self.input_capacity.insert(self.input.capacity())
             }
         };
         let is_wasteful = if self.output.is_empty() {
-            self.output_left + self.output.capacity() > MAX_IDLE_CAPACITY
+            self.output_consumed + self.output.capacity() > MAX_IDLE_CAPACITY
         } else {
-            self.output_left > self.output.len()
+            self.output_consumed > self.output.len()
         };
         if is_wasteful {
             self.output = BytesMut::from(&*self.output);
-            self.output_left = 0;
+            self.output_consumed = 0;
         }
-        input + self.output_left + self.output.capacity()
+        input + self.output_consumed + self.output.capacity()
     }
 
-    /// Moves the input to a buffer of this capacity.
+    /// Moves the input into a buffer of this capacity.
     fn move_input(&mut self, capacity: usize) {
         let mut input = BytesMut::with_capacity(capacity);
         input.extend_from_slice(&self.input);
@@ -207,29 +205,29 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
         effort::COPIED.set(effort::COPIED.get() + self.input.len());
     }
 
-    /// Closes without losing what was written.
+    /// Closes the connection without losing answers that are written.
     pub(super) async fn linger(&mut self) {
         self.input = BytesMut::new();
         self.output = BytesMut::new();
-        linger(&mut self.io, &self.work).await;
+        linger(&mut self.io, &self.usage).await;
     }
 
-    /// Says that nothing more comes, if that can be said at once: over TLS a connection that ends
-    /// without it looks as if somebody had cut it.
-    pub(super) async fn part(&mut self) {
+    /// Shuts down the sending side if that is possible at once: over TLS, a connection that ends without
+    /// `close_notify` looks truncated.
+    pub(super) async fn shutdown_now(&mut self) {
         poll_fn(|cx| {
-            // Whatever comes of it, the connection is over.
+            // The connection ends whatever the outcome.
             let _ = Pin::new(&mut self.io).poll_shutdown(cx);
             Poll::Ready(())
         })
         .await;
     }
 
-    /// Ready when all has left.
+    /// Ready when all output is written and flushed.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         while !self.output.is_empty() {
             let Poll::Ready(written) = Pin::new(&mut self.io).poll_write(cx, &self.output) else {
-                self.await_reader(self.output.len());
+                self.arm_write_timeout(self.output.len());
                 return Poll::Pending;
             };
             let written = written?;
@@ -237,44 +235,44 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
                 return Poll::Ready(Err(CloseReason::Io(io::ErrorKind::WriteZero.into())));
             }
             self.output.advance(written);
-            self.output_left += written;
-            self.work.add(written);
+            self.output_consumed += written;
+            self.usage.charge(written);
             self.unflushed = true;
-            let since_stop = self.seen_after_stop();
-            self.unread = self.unread.take().and_then(|WriteStall { since, bytes }| {
+            let restart = self.restart_after_suspend();
+            self.write_stall = self.write_stall.take().and_then(|WriteStall { since, bytes }| {
                 let bytes = bytes.checked_sub(written).filter(|&bytes| bytes > 0)?;
-                Some(WriteStall { since: since_stop.unwrap_or(since), bytes })
+                Some(WriteStall { since: restart.unwrap_or(since), bytes })
             });
         }
         if self.unflushed {
             if Pin::new(&mut self.io).poll_flush(cx)?.is_pending() {
-                self.await_reader(MAX_UNFLUSHED);
+                self.arm_write_timeout(MAX_UNFLUSHED);
                 return Poll::Pending;
             }
             self.unflushed = false;
-            self.unread = None;
-            self.place.leave();
+            self.write_stall = None;
+            self.budget_entry.release();
             self.quiet_since = Instant::now();
         }
         Poll::Ready(Ok(()))
     }
 
-    /// The time runs, if it does not already, until so many more bytes are taken.
-    fn await_reader(&mut self, bytes: usize) {
-        self.unread.get_or_insert_with(|| WriteStall { since: Instant::now(), bytes });
+    /// Starts the write timeout, if it is not running, until the peer has read `bytes` more bytes.
+    fn arm_write_timeout(&mut self, bytes: usize) {
+        self.write_stall.get_or_insert_with(|| WriteStall { since: Instant::now(), bytes });
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Input, CloseReason>> {
         if self.input.capacity() - self.input.len() < self.read_size / 2 {
             if !self.input.try_reclaim(self.read_size) {
-                // To reserve would keep room for what has been consumed, in front. Of the next read
-                // as much may be left, in the same buffer.
+                // `reserve` would keep the consumed bytes in front. The next read may leave as much in the
+                // same buffer.
                 let rest = self.input.len().max(MAX_REQUEST_LEN);
-                // A long line gets twice its room, so that it is copied a few times and not with each read.
+                // The capacity of a long line doubles, so that it is not copied with each read.
                 let room = self.read_size.max(self.input.len());
                 self.move_input(rest + room);
             }
-            self.input_held = None;
+            self.input_capacity = None;
         }
         let room = self.read_size.min(self.input.capacity() - self.input.len());
         let mut input = (&mut self.input).limit(room);
@@ -282,27 +280,31 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
             return Poll::Pending;
         };
         let read = read?;
-        self.work.add(read);
+        self.usage.charge(read);
         if read == room {
             self.read_size = (self.read_size * 2).min(MAX_READ);
         }
-        Poll::Ready(Ok(if read == 0 { Input::CloseReason } else { Input::Bytes(read) }))
+        Poll::Ready(Ok(if read == 0 { Input::Eof } else { Input::Bytes(read) }))
     }
 
-    /// Ready when the peer has taken too long over what it is at.
+    /// Ready when a timeout has passed, or when the peer is evicted.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let held = self.release();
-        if let Some(WriteStall { since, .. }) = self.unread
-            && self.place.poll_evicted(cx, since, held).is_ready()
+        let held = self.shrink_buffers();
+        if let Some(WriteStall { since, .. }) = self.write_stall
+            && self.budget_entry.poll_evicted(cx, since, held).is_ready()
         {
             return Poll::Ready(CloseReason::Evicted);
         }
-        let (deadline, end) = match (&self.unread, self.line_since) {
-            (Some(unread), _) => {
-                (after(unread.since, self.limits.write_time), CloseReason::WriteTimeout)
+        let (deadline, end) = match (&self.write_stall, self.line_since) {
+            (Some(stall), _) => {
+                (after(stall.since, self.limits.write_timeout), CloseReason::WriteTimeout)
             }
-            (None, Some(since)) => (after(since, self.limits.line_time), CloseReason::LineTimeout),
-            (None, None) => (after(self.quiet_since, self.limits.idle_time), CloseReason::Idle),
+            (None, Some(since)) => {
+                (after(since, self.limits.line_timeout), CloseReason::LineTimeout)
+            }
+            (None, None) => {
+                (after(self.quiet_since, self.limits.idle_timeout), CloseReason::IdleTimeout)
+            }
         };
         self.second_look.take_if(|look| look.deadline != deadline);
         let mut until = self.second_look.as_ref().map_or(deadline, |look| look.until);
@@ -324,21 +326,21 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Transport<Io> {
         Poll::Pending
     }
 
-    /// Says when the time for unread answers begins again, where the process stood still until after
-    /// it was over: the peer has read what there was, and could not be sent more.
-    fn seen_after_stop(&self) -> Option<Instant> {
-        let unread = self.unread.as_ref()?;
+    /// Returns when the write timeout starts again, if the process was suspended until after it: the peer
+    /// has read what it was sent, and could not be sent more.
+    fn restart_after_suspend(&self) -> Option<Instant> {
+        let stall = self.write_stall.as_ref()?;
         let look = self.second_look.as_ref().filter(|look| look.is_late)?;
-        (look.deadline == after(unread.since, self.limits.write_time)).then(Instant::now)
+        (look.deadline == after(stall.since, self.limits.write_timeout)).then(Instant::now)
     }
 }
 
-/// Closes without losing what was written: a socket that is closed while there is something to
-/// read resets the connection, and a peer that is reset may never see the last answer.
+/// Closes a connection without losing answers that are written: a socket that is closed with unread
+/// input resets the connection, and the peer may then never see the last answer.
 ///
-/// What is passed over counts as `work`, and others have their turn as after any other. A peer that
-/// sends more than [`LINGER_BYTES`] does not look for an answer.
-pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin, work: &Usage) {
+/// Discarded input is charged to `usage` and yields to other sessions like any other. After
+/// [`LINGER_BYTES`] the connection is closed anyway.
+pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin, usage: &Usage) {
     let until_end = async {
         io.shutdown().await?;
         let (mut slice_bytes, mut left) = (0, LINGER_BYTES);
@@ -348,7 +350,7 @@ pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin, work: &U
             if read == 0 || left == 0 {
                 break;
             }
-            work.add(read);
+            usage.charge(read);
             slice_bytes += read;
             if slice_bytes >= MAX_READ / 2 {
                 slice_bytes = 0;
@@ -357,57 +359,56 @@ pub(super) async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin, work: &U
         }
         Ok(())
     };
-    // Whatever goes wrong now, the connection is over.
+    // The connection ends whatever the outcome.
     let _ = within(LINGER_TIME, until_end).await.unwrap_or(Ok::<(), io::Error>(()));
 }
 
-/// Reads what there is, and says how much it was. Nothing is held between two reads.
+/// Reads and discards input. Returns how many bytes it was. No memory is held between two reads.
 fn poll_discard(
     io: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    let mut scrap = [MaybeUninit::uninit(); DISCARD_BUFFER];
-    let mut scrap = ReadBuf::uninit(&mut scrap);
-    Pin::new(io).poll_read(cx, &mut scrap).map_ok(|()| scrap.filled().len())
+    let mut buffer = [MaybeUninit::uninit(); DISCARD_BUFFER];
+    let mut buffer = ReadBuf::uninit(&mut buffer);
+    Pin::new(io).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
 }
 
-/// The end of a time that began at `since`, however long.
+/// Returns `since + time`, or a time in the far future if that overflows.
 fn after(since: Instant, time: Duration) -> Instant {
-    since.checked_add(time).unwrap_or_else(|| since + NEVER)
+    since.checked_add(time).unwrap_or_else(|| since + FAR_FUTURE)
 }
 
 /// Thirty years.
-const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-/// Enough for two hundred puts: what one read asks for at first, in bytes.
+/// The size of the first read, in bytes: some 200 puts.
 pub(super) const MIN_READ: usize = 8 * 1024;
 
-/// The most that one read asks for, in bytes: some 1,500 puts. It is what one peer can make the
-/// server do before others have their turn, and how long it can hold the store's lock.
+/// The largest size of a read, in bytes: some 1,500 puts. It bounds a session's time slice, and how
+/// long one batch holds the store's lock.
 pub(super) const MAX_READ: usize = 64 * 1024;
 
-/// How much of what was written may be in a buffer of the connection, in bytes: rustls has room for so much
-/// by default. Once as much again is taken from us, the peer has taken that.
+/// How many written bytes a buffer of the connection may hold: the default of rustls. Once as many
+/// further bytes are accepted, the peer has read those.
 const MAX_UNFLUSHED: usize = 64 * 1024;
 
-/// How much is passed over at once, in bytes: it lies on the stack.
+/// The size of the buffer for discarded input, in bytes. It is on the stack.
 const DISCARD_BUFFER: usize = 16 * 1024;
 
-/// How much memory for answers an idle connection keeps, in bytes.
+/// The largest output buffer that an idle connection keeps, in bytes.
 const MAX_IDLE_CAPACITY: usize = 4 * 1024;
 
-/// How long to wait for a peer that neither sends nor closes, once it has its last answer.
+/// How long to wait after the last answer for a peer that neither sends nor closes.
 const LINGER_QUIET: Duration = Duration::from_secs(1);
 
-/// How long to read on from a peer that never stops, once it has its last answer: as long as nginx
-/// does (`lingering_time`).
+/// How long to discard input after the last answer: as long as nginx does (`lingering_time`).
 const LINGER_TIME: Duration = Duration::from_secs(30);
 
-/// How much to read on from a peer that has its last answer, in bytes: enough to pass over a line of
-/// a hundred megabytes, so that its sender sees the answer, and done in a fraction of a second.
+/// How many bytes to discard after the last answer: enough for a line of 100 MB, so that its sender
+/// sees the answer, and done in a fraction of a second.
 const LINGER_BYTES: usize = 128 * 1024 * 1024;
 
-/// How many bytes of input were moved: a test shows that a long line is not moved with each read.
+/// Counts the copied bytes of input: a test shows that a long line is not copied with each read.
 #[cfg(test)]
 pub(super) mod effort {
     use std::cell::Cell;

@@ -1,4 +1,4 @@
-//! Answers that peers leave unread, over all connections: bounded.
+//! Bounds the memory of unread answers over all connections.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use super::scheduler::Usage;
 use metrics_client::internal::wake::wake_each;
 
-/// What sessions hold while their peers do not take their answers.
+/// The memory budget of sessions whose peers do not read their answers.
 ///
-/// A session that cannot write says here what it holds, and takes it back when it can. When all of
-/// them hold more than they may, those that have waited longest are given up, until they do not: an
-/// attacker's, who reads nothing, before those of peers that are only slow.
+/// A session that cannot write registers how much it holds, and is removed when it can write again. While
+/// the sum exceeds the limit, the session that has waited longest is evicted: an attacker that reads
+/// nothing before a peer that is only slow.
 #[derive(Debug)]
 pub(super) struct UnsentBudget {
     limit: usize,
@@ -27,7 +27,7 @@ struct Waiting {
     /// The sum over all sessions.
     bytes: usize,
     entered: u64,
-    /// By how long they have waited; the number tells those apart that began in one moment.
+    /// Ordered by since when they wait; the number breaks ties.
     sessions: BTreeMap<(Instant, u64), Held>,
 }
 
@@ -35,7 +35,7 @@ struct Waiting {
 struct Held {
     bytes: usize,
     waker: Waker,
-    work: Usage,
+    usage: Usage,
 }
 
 impl UnsentBudget {
@@ -44,88 +44,88 @@ impl UnsentBudget {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing in here panics between two changes that belong together.
+        // No panic can leave the sum inconsistent.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Waiting {
-    fn remove(&mut self, place: (Instant, u64)) -> Option<Held> {
-        let holding = self.sessions.remove(&place)?;
-        self.bytes -= holding.bytes;
-        Some(holding)
+    fn remove(&mut self, key: (Instant, u64)) -> Option<Held> {
+        let held = self.sessions.remove(&key)?;
+        self.bytes -= held.bytes;
+        Some(held)
     }
 }
 
 /// One session in a [`UnsentBudget`].
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct BudgetEntry {
     unsent_budget: Arc<UnsentBudget>,
-    work: Usage,
-    /// Where it stands, if it waits.
-    place: Option<(Instant, u64)>,
+    usage: Usage,
+    /// Its key among the waiting sessions, if it waits.
+    key: Option<(Instant, u64)>,
 }
 
-impl Place {
-    pub(super) fn new(unsent_budget: Arc<UnsentBudget>, work: Usage) -> Self {
-        Self { unsent_budget, work, place: None }
+impl BudgetEntry {
+    pub(super) fn new(unsent_budget: Arc<UnsentBudget>, usage: Usage) -> Self {
+        Self { unsent_budget, usage, key: None }
     }
 
-    /// Waits on, since `since` and with so many bytes, besides those that TLS holds. Ready when this
-    /// session is given up.
+    /// Registers that this session has waited since `since` and holds `bytes`, to which the memory of TLS
+    /// is added. Ready when it is evicted.
     pub(super) fn poll_evicted(
         &mut self,
         cx: &Context<'_>,
         since: Instant,
         bytes: usize,
     ) -> Poll<()> {
-        let bytes = bytes + self.work.held();
+        let bytes = bytes + self.usage.held();
         let mut waiting = self.unsent_budget.waiting();
-        if let Some(place) = self.place.take()
-            && waiting.remove(place).is_none()
+        if let Some(key) = self.key.take()
+            && waiting.remove(key).is_none()
         {
             return Poll::Ready(());
         }
         waiting.entered += 1;
-        let place = (since, waiting.entered);
+        let key = (since, waiting.entered);
         waiting.bytes += bytes;
-        let (waker, work) = (cx.waker().clone(), self.work.clone());
-        waiting.sessions.insert(place, Held { bytes, waker, work });
-        let mut given_up = Vec::new();
+        let (waker, usage) = (cx.waker().clone(), self.usage.clone());
+        waiting.sessions.insert(key, Held { bytes, waker, usage });
+        let mut evicted = Vec::new();
         while waiting.bytes > self.unsent_budget.limit
             && let Some((&longest, _)) = waiting.sessions.first_key_value()
         {
-            if let Some(Held { waker, work, .. }) = waiting.remove(longest) {
-                // Under the lock, so that a session that leaves now takes it back afterwards.
-                work.mark_evicted(true);
-                given_up.push(waker);
+            if let Some(Held { waker, usage, .. }) = waiting.remove(longest) {
+                // Under the lock, so that a session that is released now resets it afterwards.
+                usage.mark_evicted(true);
+                evicted.push(waker);
             }
-            if longest == place {
+            if longest == key {
                 break;
             }
         }
-        self.place = Some(place);
+        self.key = Some(key);
         drop(waiting);
-        // Woken without the lock, for the first thing that a session then does is to take it. This
-        // one may be among them, and then finds out when it is polled again.
-        wake_each(given_up);
+        // Woken without the lock, which each of them takes first. This session may be among them; it then
+        // learns it when it is polled again.
+        wake_each(evicted);
         Poll::Pending
     }
 
-    /// Waits no more.
-    pub(super) fn leave(&mut self) {
-        if let Some(place) = self.place.take()
-            && self.unsent_budget.waiting().remove(place).is_none()
+    /// Removes this session from the budget, because its peer has read everything.
+    pub(super) fn release(&mut self) {
+        if let Some(key) = self.key.take()
+            && self.unsent_budget.waiting().remove(key).is_none()
         {
-            // Its peer has taken everything just after it was given up.
-            self.work.mark_evicted(false);
+            // It was evicted just before its peer read everything.
+            self.usage.mark_evicted(false);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for BudgetEntry {
     fn drop(&mut self) {
-        self.leave();
+        self.release();
     }
 }
 
@@ -150,21 +150,21 @@ mod tests {
     }
 
     struct Waiter {
-        place: Place,
+        entry: BudgetEntry,
         bell: Arc<Bell>,
     }
 
     impl Waiter {
         fn new(unsent_budget: &Arc<UnsentBudget>) -> Self {
             Self {
-                place: Place::new(Arc::clone(unsent_budget), Usage::default()),
+                entry: BudgetEntry::new(Arc::clone(unsent_budget), Usage::default()),
                 bell: Arc::default(),
             }
         }
 
-        fn is_given_up(&mut self, since: Instant, bytes: usize) -> bool {
+        fn is_evicted(&mut self, since: Instant, bytes: usize) -> bool {
             let waker = Arc::clone(&self.bell).into();
-            self.place.poll_evicted(&Context::from_waker(&waker), since, bytes).is_ready()
+            self.entry.poll_evicted(&Context::from_waker(&waker), since, bytes).is_ready()
         }
 
         fn rings(&self) -> usize {
@@ -173,66 +173,66 @@ mod tests {
     }
 
     #[test]
-    fn who_has_waited_longest_makes_room() {
+    fn longest_waiting_session_is_evicted() {
         let unsent_budget = Arc::new(UnsentBudget::new(100));
         let now = Instant::now();
         let at = |second| now + Duration::from_secs(second);
         let [mut old, mut older, mut new] = [(); 3].map(|()| Waiter::new(&unsent_budget));
-        assert!(!old.is_given_up(at(2), 40));
-        assert!(!older.is_given_up(at(1), 40));
-        assert!(!new.is_given_up(at(3), 20));
+        assert!(!old.is_evicted(at(2), 40));
+        assert!(!older.is_evicted(at(1), 40));
+        assert!(!new.is_evicted(at(3), 20));
         assert_eq!((older.rings(), old.rings(), new.rings()), (0, 0, 0));
-        // It grows, and another pays for it, who hears of it.
-        assert!(!new.is_given_up(at(3), 21));
+        // It grows, and the oldest is evicted and woken.
+        assert!(!new.is_evicted(at(3), 21));
         assert_eq!((older.rings(), old.rings(), new.rings()), (1, 0, 0));
-        assert!(older.is_given_up(at(1), 40));
-        assert!(!old.is_given_up(at(2), 40));
-        // A peer that has taken all that waited then is no longer the one that waits longest.
-        assert!(!old.is_given_up(at(4), 40));
-        assert!(!older.is_given_up(at(5), 40));
-        assert!(new.is_given_up(at(3), 21));
+        assert!(older.is_evicted(at(1), 40));
+        assert!(!old.is_evicted(at(2), 40));
+        // A session that starts to wait anew is no longer the oldest.
+        assert!(!old.is_evicted(at(4), 40));
+        assert!(!older.is_evicted(at(5), 40));
+        assert!(new.is_evicted(at(3), 21));
         assert_eq!(unsent_budget.waiting().bytes, 80);
     }
 
     #[test]
-    fn who_is_given_up_ends_without_a_turn_unless_its_peer_has_taken_everything() {
+    fn eviction_is_undone_when_the_peer_has_read_all() {
         let unsent_budget = Arc::new(UnsentBudget::new(100));
         let [mut first, mut second] = [(); 2].map(|()| Waiter::new(&unsent_budget));
         let now = Instant::now();
-        assert!(!first.is_given_up(now, 60));
-        assert!(!first.place.work.is_evicted());
-        assert!(!second.is_given_up(now + Duration::from_secs(1), 60));
-        assert!(first.place.work.is_evicted() && !second.place.work.is_evicted());
-        first.place.leave();
-        assert!(!first.place.work.is_evicted());
+        assert!(!first.is_evicted(now, 60));
+        assert!(!first.entry.usage.is_evicted());
+        assert!(!second.is_evicted(now + Duration::from_secs(1), 60));
+        assert!(first.entry.usage.is_evicted() && !second.entry.usage.is_evicted());
+        first.entry.release();
+        assert!(!first.entry.usage.is_evicted());
         assert_eq!(unsent_budget.waiting().bytes, 60);
     }
 
     // FAULTS S9
     #[cfg(feature = "tls")]
     #[test]
-    fn what_tls_holds_of_a_connection_counts() {
+    fn tls_memory_is_counted() {
         let unsent_budget = Arc::new(UnsentBudget::new(100));
         let [mut first, mut second] = [(); 2].map(|()| Waiter::new(&unsent_budget));
         let now = Instant::now();
-        first.place.work.set_held(50);
-        second.place.work.set_held(50);
-        assert!(!first.is_given_up(now, 10));
-        assert!(!second.is_given_up(now + Duration::from_secs(1), 10));
-        assert!(first.is_given_up(now, 10));
+        first.entry.usage.set_held(50);
+        second.entry.usage.set_held(50);
+        assert!(!first.is_evicted(now, 10));
+        assert!(!second.is_evicted(now + Duration::from_secs(1), 10));
+        assert!(first.is_evicted(now, 10));
         assert_eq!(unsent_budget.waiting().bytes, 60);
-        second.place.leave();
+        second.entry.release();
         assert_eq!(unsent_budget.waiting().bytes, 0);
     }
 
     #[test]
-    fn who_waits_no_more_leaves_nothing_behind() {
+    fn released_session_leaves_nothing_behind() {
         let unsent_budget = Arc::new(UnsentBudget::new(100));
         let mut first = Waiter::new(&unsent_budget);
         let mut second = Waiter::new(&unsent_budget);
-        assert!(!first.is_given_up(Instant::now(), 60));
-        assert!(!second.is_given_up(Instant::now(), 40));
-        first.place.leave();
+        assert!(!first.is_evicted(Instant::now(), 60));
+        assert!(!second.is_evicted(Instant::now(), 40));
+        first.entry.release();
         assert_eq!(unsent_budget.waiting().bytes, 40);
         drop(second);
         assert_eq!(unsent_budget.waiting().bytes, 0);
@@ -240,12 +240,12 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_more_than_all_may_gives_up_itself() {
+    fn session_over_the_limit_evicts_itself() {
         let unsent_budget = Arc::new(UnsentBudget::new(100));
         let mut greedy = Waiter::new(&unsent_budget);
-        assert!(!greedy.is_given_up(Instant::now(), 101));
+        assert!(!greedy.is_evicted(Instant::now(), 101));
         assert_eq!(greedy.rings(), 1);
-        assert!(greedy.is_given_up(Instant::now(), 101));
+        assert!(greedy.is_evicted(Instant::now(), 101));
         assert_eq!(unsent_budget.waiting().bytes, 0);
     }
 }

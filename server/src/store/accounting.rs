@@ -1,4 +1,4 @@
-//! How much memory a store and its snapshots keep.
+//! Counts the memory of a store and its snapshots.
 
 use std::sync::{
     Arc,
@@ -7,8 +7,7 @@ use std::sync::{
 
 use super::chunk_pool::ChunkPool;
 
-/// Counts the bytes of everything that reports to it: what the store would take without snapshots, and
-/// what it takes with what they keep.
+/// Counts the bytes of a store: without its snapshots, and with the memory that only they reference.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MemoryAccount(Arc<Shared>);
 
@@ -16,39 +15,40 @@ pub(super) struct MemoryAccount(Arc<Shared>);
 struct Shared {
     stored: AtomicUsize,
     bytes: AtomicUsize,
-    /// Not counted: they are kept in proportion to what is.
+    /// Not counted: bounded in proportion to what is.
     chunk_pool: ChunkPool,
 }
 
 impl MemoryAccount {
-    /// Without what only snapshots keep.
+    /// Returns the bytes without what only snapshots reference.
     pub(super) fn stored(&self) -> usize {
         self.0.stored.load(Ordering::Relaxed)
     }
 
+    /// Returns all bytes.
     pub(super) fn bytes(&self) -> usize {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes that are kept as long as the store is.
+    /// Adds bytes that are kept as long as the store.
     pub(super) fn add(&self, bytes: usize) {
         self.0.stored.fetch_add(bytes, Ordering::Relaxed);
         self.add_copy(bytes);
     }
 
-    /// Counts a copy, which is made where a snapshot keeps the original, or what is gone.
+    /// Adds the bytes of a copy, made where a snapshot references the original; or subtracts, by wrapping.
     fn add_copy(&self, bytes: usize) {
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Room for points that nobody uses.
+    /// Returns the free list of chunks.
     pub(super) fn chunk_pool(&self) -> &ChunkPool {
         &self.0.chunk_pool
     }
 }
 
-/// Bytes that are counted as long as this lives. Those of a clone are counted once more, but not as
-/// stored: one of the two is a snapshot's.
+/// Bytes that are counted until this is dropped. A clone is counted again, but not as stored: one of
+/// the two belongs to a snapshot.
 #[derive(Debug)]
 pub(super) struct Accounted {
     accounting: MemoryAccount,
@@ -65,11 +65,11 @@ impl Accounted {
         &self.accounting
     }
 
-    /// There are so many now.
+    /// Sets the number of bytes.
     #[inline]
     pub(super) fn set(&mut self, bytes: usize) {
         if bytes != self.bytes {
-            // Wraps where there are fewer than before, as the counter does.
+            // Wraps if there are fewer than before, as the counter does.
             self.accounting.add(bytes.wrapping_sub(self.bytes));
             self.bytes = bytes;
         }
@@ -85,7 +85,7 @@ impl Clone for Accounted {
 
 impl Drop for Accounted {
     fn drop(&mut self) {
-        // Nothing that is stored is ever removed, so this was a snapshot's.
+        // Stored points are never removed, so this belonged to a snapshot.
         self.accounting.add_copy(0_usize.wrapping_sub(self.bytes));
     }
 }

@@ -1,12 +1,12 @@
-//! Puts on their way into a store.
+//! Batches of puts.
 
 use std::ops::Range;
 
 use metrics_client::{Key, Point, codec::KeyRef};
 
-/// Puts to be applied together, in order.
+/// A batch of puts, in order.
 ///
-/// It owns its keys, as one text, so a batch that is cleared and filled again allocates nothing.
+/// It stores its keys in one string, so a batch that is cleared and filled again allocates nothing.
 ///
 /// ```
 /// use metrics_client::{Key, Point};
@@ -20,12 +20,12 @@ use metrics_client::{Key, Point, codec::KeyRef};
 #[derive(Clone, Debug, Default)]
 pub struct PutBatch {
     keys: String,
-    /// Each put with the place of its key in `keys`.
+    /// Each put with the range of its key in `keys`.
     puts: Vec<(Range<usize>, Point)>,
 }
 
 impl PutBatch {
-    /// A batch without a put.
+    /// Creates an empty batch.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -36,11 +36,11 @@ impl PutBatch {
         self.push_ref(key.into(), point);
     }
 
-    /// Adds a put from a request that was parsed.
+    /// Adds a put of a parsed request.
     pub(crate) fn push_ref(&mut self, key: KeyRef<'_>, point: Point) {
         let key = key.as_str();
-        let place = match self.puts.last() {
-            // Puts of one key tend to come together; the text of that key is kept once.
+        let range = match self.puts.last() {
+            // Consecutive puts of one key share its text.
             Some((last, _)) if self.keys[last.clone()] == *key => last.clone(),
             _ => {
                 let start = self.keys.len();
@@ -48,16 +48,16 @@ impl PutBatch {
                 start..self.keys.len()
             }
         };
-        self.puts.push((place, point));
+        self.puts.push((range, point));
     }
 
-    /// Removes all puts, and keeps the memory for the next.
+    /// Removes all puts, and keeps the memory.
     pub fn clear(&mut self) {
         self.keys.clear();
         self.puts.clear();
     }
 
-    /// Gives memory back if there is much of it; the batch must be empty.
+    /// Frees the memory of an empty batch, unless it is small.
     pub(crate) fn release(&mut self) {
         const KEPT: usize = 64;
         if self.puts.capacity() > KEPT || self.keys.capacity() > KEPT * 32 {
@@ -65,32 +65,32 @@ impl PutBatch {
         }
     }
 
-    /// How many puts there are.
+    /// Returns the number of puts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.puts.len()
     }
 
-    /// Whether there is no put.
+    /// Returns true if there is no put.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.puts.is_empty()
     }
 
-    /// The puts in order, those of one key that come together as one.
+    /// Iterates over the puts in order, grouped into runs of one key.
     pub(super) fn runs(&self) -> impl Iterator<Item = Run<'_>> {
-        let runs = self.puts.chunk_by(|(place, _), (next, _)| place == next);
+        let runs = self.puts.chunk_by(|(range, _), (next, _)| range == next);
         runs.map(|puts| Run { key: &self.keys[puts[0].0.clone()], puts })
     }
 
-    /// The puts in order; each key is fit for [`Key::new`].
+    /// Iterates over the puts in order; each key is valid for [`Key::new`].
     #[must_use]
     pub fn iter(&self) -> Iter<'_> {
         Iter { keys: &self.keys, puts: self.puts.iter() }
     }
 }
 
-/// Puts of one key.
+/// Consecutive puts of one key.
 pub(super) struct Run<'a> {
     pub(super) key: &'a str,
     puts: &'a [(Range<usize>, Point)],
@@ -111,7 +111,7 @@ impl<'a> IntoIterator for &'a PutBatch {
     }
 }
 
-/// The puts of a [`PutBatch`].
+/// An iterator over the puts of a [`PutBatch`].
 #[derive(Clone, Debug)]
 pub struct Iter<'a> {
     keys: &'a str,
@@ -122,7 +122,7 @@ impl<'a> Iterator for Iter<'a> {
     type Item = (&'a str, Point);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.puts.next().map(|(place, point)| (&self.keys[place.clone()], *point))
+        self.puts.next().map(|(range, point)| (&self.keys[range.clone()], *point))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn puts_come_out_in_the_order_they_went_in() {
+    fn puts_keep_their_order() {
         let rows = [("a", 1), ("a", 2), ("ab", 3), ("a", 1), ("b", 1)];
         let mut puts = PutBatch::new();
         for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Where the series of each key is.
+//! Maps each key to the index of its series.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -6,53 +6,53 @@ use hashbrown::HashTable;
 
 use metrics_client::Key;
 
-/// The place of each key.
+/// A hash map from keys to indices, in many shards.
 ///
-/// A table that is full moves to a larger one, all of it at once: with millions of keys that takes a
-/// second, in which nobody else could put or get. So there are many tables, of which each moves a small
-/// part.
+/// A hash table that is full is moved to a larger one at once: with millions of keys that takes a second,
+/// in which the store could not be used. Each shard moves a small part only.
 #[derive(Debug)]
-pub(super) struct Index {
-    tables: Box<[HashTable<(Key, usize)>]>,
-    /// Keyed, since peers choose the keys.
+pub(super) struct ShardedIndex {
+    shards: Box<[HashTable<(Key, usize)>]>,
+    /// Seeded with a secret, since peers choose the keys.
     hasher: RandomState,
 }
 
-impl Index {
+impl ShardedIndex {
+    /// Returns the index of `key`.
     pub(super) fn get(&self, key: &str) -> Option<usize> {
         let hash = self.hasher.hash_one(key);
-        let entry = self.tables[shard_of(hash)].find(hash, |(known, _)| &**known == key);
-        entry.map(|&(_, place)| place)
+        let entry = self.shards[shard_of(hash)].find(hash, |(known, _)| &**known == key);
+        entry.map(|&(_, index)| index)
     }
 
-    /// The place of `key`, which is made now if there is none.
+    /// Returns the index of `key`; adds what `add` returns if the key is new.
     #[inline]
     pub(super) fn get_or_add(&mut self, key: &str, add: impl FnOnce() -> (Key, usize)) -> usize {
         let hash = self.hasher.hash_one(key);
-        let table = &mut self.tables[shard_of(hash)];
-        if let Some(&(_, place)) = table.find(hash, |(known, _)| &**known == key) {
-            return place;
+        let shard = &mut self.shards[shard_of(hash)];
+        if let Some(&(_, index)) = shard.find(hash, |(known, _)| &**known == key) {
+            return index;
         }
         let added = add();
-        let place = added.1;
-        table.insert_unique(hash, added, |(key, _)| self.hasher.hash_one(&**key));
-        place
+        let index = added.1;
+        shard.insert_unique(hash, added, |(key, _)| self.hasher.hash_one(&**key));
+        index
     }
 }
 
-impl Default for Index {
+impl Default for ShardedIndex {
     fn default() -> Self {
-        Self { tables: (0..SHARDS).map(|_| HashTable::new()).collect(), hasher: RandomState::new() }
+        Self { shards: (0..SHARDS).map(|_| HashTable::new()).collect(), hasher: RandomState::new() }
     }
 }
 
-/// A table finds its entries by the lowest and the highest bits of a hash; these are between them.
+/// A table finds its entries by the lowest and the highest bits of a hash; these bits are between them.
 fn shard_of(hash: u64) -> usize {
     (hash >> 40) as usize % SHARDS
 }
 
-/// With six million keys, about as many as the store has room for by default, the largest move is of
-/// some fourteen thousand: a few milliseconds.
+/// With six million keys, about the default limit of the store, a move has some 14,000 entries and takes
+/// a few milliseconds.
 const SHARDS: usize = 256;
 
 #[cfg(test)]
@@ -60,8 +60,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_has_the_place_that_it_was_given() {
-        let mut index = Index::default();
+    fn every_key_keeps_its_index() {
+        let mut index = ShardedIndex::default();
         let key = |number: usize| Key::new(format!("key.{number}")).unwrap();
         for number in 0..10_000 {
             assert_eq!(index.get(&key(number)), None);
@@ -71,14 +71,14 @@ mod tests {
             assert_eq!(index.get(&key(number)), Some(number));
             assert_eq!(index.get_or_add(&key(number), || unreachable!()), number);
         }
-        // No table has much more than its share: 39 keys.
-        let largest = index.tables.iter().map(HashTable::len).max().unwrap();
+        // The average is 39 keys.
+        let largest = index.shards.iter().map(HashTable::len).max().unwrap();
         assert!(largest < 100, "{largest}");
     }
 
     #[test]
     fn keys_are_hashed_with_a_secret() {
-        let hash = || Index::default().hasher.hash_one("a");
-        assert_ne!(hash(), hash(), "who knows the hashes can make all keys collide");
+        let hash = || ShardedIndex::default().hasher.hash_one("a");
+        assert_ne!(hash(), hash(), "a peer that knows the hashes can make all keys collide");
     }
 }

@@ -1,4 +1,4 @@
-//! The store that forgets everything when its process ends.
+//! A store in memory.
 
 use std::{
     collections::VecDeque,
@@ -10,19 +10,19 @@ use imbl::Vector;
 use super::{
     Block, PutBatch, Snapshot, Store, StoreError,
     accounting::MemoryAccount,
-    index::Index,
+    index::ShardedIndex,
     points::{Chunk, Points},
 };
 use metrics_client::{Key, Selector};
 
-/// Keeps everything in memory, in a structure that readers and the writer share.
+/// A store in memory; its points are lost when the process ends.
 ///
-/// A snapshot costs the same however much is stored, and holds up nobody; while one is held, the
-/// first put to each part of the store copies that part, some 12 KiB at most. A point takes little
-/// more than its 16 bytes if each key is written in ascending order, up to twice that if not; a key
-/// takes a few hundred bytes besides.
+/// Readers and the writer share a persistent data structure. A snapshot has the same cost however much is
+/// stored, and blocks no put; while one is held, the first put to each part of the store copies that part,
+/// at most some 12 KiB. A point takes little more than 16 bytes if each key is written in ascending order,
+/// and up to twice as much otherwise; a key takes a few hundred bytes more.
 ///
-/// All of it together, with what snapshots keep of what has changed since, is bounded by
+/// The memory of the points, and of what only snapshots reference, is limited by
 /// [`max_bytes`](Self::max_bytes).
 ///
 /// ```
@@ -48,44 +48,42 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store without a point.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How much memory the points may take, in bytes: 1 GiB, some sixty million points.
+    /// Sets the maximum memory in bytes. Default: 1 GiB, some 60 million points.
     ///
-    /// Snapshots count with what they keep of what has changed since, as a slow reader makes them:
-    /// where there is no more room, the oldest of them are given up first, and whoever reads one of
-    /// these is told so by an error. When that does not help either, the store is full, and takes no
-    /// put any more: nothing that was stored is ever removed for another. A full store does not
-    /// become less full by itself, so a put then fails with a final error, `store full`, and no client
-    /// sends it again; that a snapshot was dropped is [transient](StoreError::is_transient), since a
-    /// new one can be read. The process
-    /// needs somewhat more than what is counted: up to a sixteenth is kept for snapshots to come,
-    /// and allocators have their own expenses.
+    /// The limit includes memory that only open snapshots still reference, as of a slow reader. When it is
+    /// exceeded, the oldest snapshots are evicted, and their readers get a
+    /// [transient](StoreError::is_transient) error, since they can read a new one. If that is not enough,
+    /// puts fail with the final error `store full`: stored points are never evicted, so the put would fail
+    /// again.
+    ///
+    /// The process needs somewhat more memory than is counted: up to a sixteenth for a free list of
+    /// chunks, and the overhead of the allocator.
     #[must_use]
     pub fn max_bytes(self, max_bytes: usize) -> Self {
         Self { max_bytes, ..self }
     }
 
-    /// Says whether the points take no more than they may, and sees to it that they do not with what
-    /// snapshots keep.
-    fn make_room(&self) -> bool {
-        // Where they do, no snapshot's end would make room.
-        let has_room = self.accounting.stored() <= self.max_bytes;
-        while has_room && self.accounting.bytes() > self.max_bytes {
-            // Nobody needs to wait while it is freed, and whoever looks meanwhile finds none.
+    /// Evicts snapshots until the memory limit is kept. Returns false if the points alone exceed it.
+    fn enforce_limit(&self) -> bool {
+        // If they do, evicting snapshots would not help.
+        let has_capacity = self.accounting.stored() <= self.max_bytes;
+        while has_capacity && self.accounting.bytes() > self.max_bytes {
+            // It is freed without the lock. Another thread that checks meanwhile finds no snapshot.
             let Some(oldest) = self.state().evict_oldest() else { break };
             drop(oldest);
         }
-        has_room
+        has_capacity
     }
 
-    /// Held for one batch at most, never across an `await`.
+    /// Locks the state, for one batch at most and never across an `await`.
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each put leaves the state sound, so a panic between two of them has broken nothing.
+        // Each put leaves the state consistent, so a panic between two of them breaks nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,22 +92,20 @@ impl Store for MemoryStore {
     type Snapshot = MemorySnapshot;
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
-        if !self.make_room() {
-            let remedy = format!(
-                "it holds the {} bytes that it may; MemoryStore::max_bytes can allow more",
-                self.max_bytes
-            );
-            return Err(StoreError::new("store full").with_source(remedy));
+        if !self.enforce_limit() {
+            let hint =
+                format!("limit of {} bytes reached; raise MemoryStore::max_bytes", self.max_bytes);
+            return Err(StoreError::new("store full").with_source(hint));
         }
         self.state().apply(puts, &self.accounting);
-        // What was too much is not kept until somebody puts again.
-        self.make_room();
+        // The excess is not kept until the next put.
+        self.enforce_limit();
         Ok(())
     }
 
     async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
-        let view = self.state().view(selector);
-        Ok(MemorySnapshot { view, place: 0, after: None, block: None })
+        let data = self.state().snapshot(selector);
+        Ok(MemorySnapshot { data, series: 0, after: None, block: None })
     }
 }
 
@@ -120,25 +116,25 @@ impl Default for MemoryStore {
     }
 }
 
-/// What a [`MemoryStore`] held at one moment.
+/// A snapshot of a [`MemoryStore`].
 #[derive(Clone, Debug)]
 pub struct MemorySnapshot {
-    view: Arc<SnapshotData>,
-    /// The series that is being read.
-    place: usize,
-    /// Where the last block of that series began.
+    data: Arc<SnapshotData>,
+    /// The index of the series that is being read.
+    series: usize,
+    /// The first timestamp of the last block of that series.
     after: Option<i64>,
-    /// That block, which stays while it is read.
+    /// The last block, kept while it is borrowed.
     block: Option<(Key, Arc<Chunk>)>,
 }
 
-/// The series of a snapshot, until it is given up.
+/// The series of a snapshot; `None` once it is evicted.
 #[derive(Debug)]
 struct SnapshotData(Mutex<Option<Vector<Series>>>);
 
 impl SnapshotData {
     fn series(&self) -> MutexGuard<'_, Option<Vector<Series>>> {
-        // Readers change nothing, and who gives it up does so in one step.
+        // Readers change nothing, and eviction is one step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,18 +142,18 @@ impl SnapshotData {
 impl Snapshot for MemorySnapshot {
     async fn next_block(&mut self) -> Result<Option<Block<'_>>, StoreError> {
         self.block = None;
-        let view = self.view.series();
-        let Some(series) = &*view else {
-            let message = "the store is full, and this answer took longest to read";
+        let data = self.data.series();
+        let Some(series) = &*data else {
+            let message = "snapshot evicted: store full, and this one is the oldest";
             return Err(StoreError::transient(message));
         };
-        while let Some(Series { key, points }) = series.get(self.place) {
+        while let Some(Series { key, points }) = series.get(self.series) {
             if let Some(chunk) = points.chunk(self.after) {
                 self.after = chunk.points().first().map(|point| point.timestamp);
                 self.block = Some((key.clone(), Arc::clone(chunk)));
                 break;
             }
-            self.place += 1;
+            self.series += 1;
             self.after = None;
         }
         Ok(self.block.as_ref().map(|(key, chunk)| Block { key, points: chunk.points() }))
@@ -172,43 +168,43 @@ struct Series {
 
 #[derive(Debug, Default)]
 struct State {
-    /// In the order of their first put; never removed, so a place stays valid.
+    /// In the order of their first put; never removed, so an index stays valid.
     series: Vector<Series>,
-    index: Index,
-    /// The places of the keys of a batch, while it is applied.
-    places: Vec<usize>,
-    /// The snapshots that may still be read, the oldest first.
+    index: ShardedIndex,
+    /// Scratch space: the indices of the keys of a batch.
+    indices: Vec<usize>,
+    /// The open snapshots, the oldest first.
     snapshots: VecDeque<Weak<SnapshotData>>,
-    /// How many snapshots there may be before those that nobody reads any more are forgotten.
+    /// How many entries `snapshots` may have before dropped ones are removed.
     sweep_threshold: usize,
 }
 
 impl State {
     fn apply(&mut self, puts: &PutBatch, accounting: &MemoryAccount) {
-        let mut places = std::mem::take(&mut self.places);
-        places.extend(puts.runs().map(|run| self.place(run.key, accounting)));
+        let mut indices = std::mem::take(&mut self.indices);
+        indices.extend(puts.runs().map(|run| self.index_of(run.key, accounting)));
         let mut series = self.series.focus_mut();
-        for (place, run) in places.drain(..).zip(puts.runs()) {
-            let points = &mut series.index_mut(place).points;
+        for (index, run) in indices.drain(..).zip(puts.runs()) {
+            let points = &mut series.index_mut(index).points;
             run.points().for_each(|point| points.put(point));
         }
-        self.places = places;
+        self.indices = indices;
     }
 
-    fn view(&mut self, selector: &Selector) -> Arc<SnapshotData> {
+    fn snapshot(&mut self, selector: &Selector) -> Arc<SnapshotData> {
         if self.snapshots.len() >= self.sweep_threshold {
-            self.snapshots.retain(|view| view.strong_count() > 0);
-            // So that each snapshot pays for looking at two.
+            self.snapshots.retain(|data| data.strong_count() > 0);
+            // Amortized: each snapshot pays for checking two entries.
             self.sweep_threshold = 64 + 2 * self.snapshots.len();
         }
-        let view = Arc::new(SnapshotData(Mutex::new(Some(self.get(selector)))));
-        self.snapshots.push_back(Arc::downgrade(&view));
-        view
+        let data = Arc::new(SnapshotData(Mutex::new(Some(self.get(selector)))));
+        self.snapshots.push_back(Arc::downgrade(&data));
+        data
     }
 
     fn evict_oldest(&mut self) -> Option<Vector<Series>> {
-        while let Some(view) = self.snapshots.pop_front() {
-            if let Some(series) = view.upgrade().and_then(|view| view.series().take()) {
+        while let Some(data) = self.snapshots.pop_front() {
+            if let Some(series) = data.upgrade().and_then(|data| data.series().take()) {
                 return Some(series);
             }
         }
@@ -219,26 +215,26 @@ impl State {
         match selector {
             Selector::All => self.series.clone(),
             Selector::Key(key) => {
-                let place = self.index.get(key);
-                place.and_then(|place| self.series.get(place)).cloned().into_iter().collect()
+                let index = self.index.get(key);
+                index.and_then(|index| self.series.get(index)).cloned().into_iter().collect()
             }
         }
     }
 
-    /// The place of `key`, which has one from now on.
-    fn place(&mut self, key: &str, accounting: &MemoryAccount) -> usize {
+    /// Returns the index of `key`, which is added if it is new.
+    fn index_of(&mut self, key: &str, accounting: &MemoryAccount) -> usize {
         let series = &mut self.series;
         self.index.get_or_add(key, || {
-            let (key, place) = (Key::new(key).expect("a batch holds valid keys"), series.len());
+            let (key, index) = (Key::new(key).expect("a batch holds valid keys"), series.len());
             accounting.add(KEY_BYTES + key.len());
             series.push_back(Series { key: key.clone(), points: Points::new(accounting) });
-            (key, place)
+            (key, index)
         })
     }
 }
 
-/// What a key takes besides its text and its points, in bytes: its name in the list and its entry in
-/// the index, which is half empty after it has grown, both with their allocator's share.
+/// The memory of a key without its text and points, in bytes: its entry in the list and in the index,
+/// which is half empty after it has grown, with the overhead of the allocator.
 const KEY_BYTES: usize = 32 + size_of::<Key>() + 2 * size_of::<(Key, usize)>();
 
 #[cfg(test)]
@@ -246,7 +242,7 @@ mod tests {
     use super::*;
     use metrics_client::Point;
 
-    /// Puts so many points of so many keys.
+    /// Puts `points` points for each of `keys` keys.
     async fn put(
         store: &MemoryStore,
         keys: usize,
@@ -263,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_store_takes_no_more_and_can_be_read() {
+    async fn full_store_rejects_puts_and_can_be_read() {
         let store = MemoryStore::new().max_bytes(1 << 20);
         let mut keys = 0;
         let error = loop {
@@ -273,16 +269,16 @@ mod tests {
             }
         };
         assert_eq!(error.to_string(), "store full");
-        // 1 MiB is room for 65,536 bare points; what one batch is too much, it is too much.
+        // 1 MiB is 65,536 points without overhead; the last batch may exceed it.
         assert!((350..=500).contains(&keys), "{keys}");
         let metrics = store.get(&Selector::All).await.unwrap().into_metrics().await.unwrap();
         assert_eq!(metrics.point_count(), (keys - 10) * 100);
     }
 
     #[tokio::test]
-    async fn snapshots_are_given_up_the_oldest_first_before_a_put_is_refused() {
+    async fn oldest_snapshots_are_evicted_before_puts_fail() {
         let store = MemoryStore::new().max_bytes(1 << 20);
-        // Some 160 KiB, and as much for each snapshot that is held while all of it changes.
+        // Some 160 KiB, and as much for each snapshot, since all of it changes.
         let mut snapshots = Vec::new();
         for version in 0..20 {
             put(&store, 10, 1000, f64::from(version)).await.unwrap();
@@ -298,8 +294,8 @@ mod tests {
                     assert!(metrics.points("key.9").iter().all(|p| p.value == f64::from(version)));
                 }
                 Err(error) => {
-                    assert_eq!(kept, 0, "an older one is still there");
-                    assert!(error.to_string().contains("took longest"));
+                    assert_eq!(kept, 0, "an older one was kept");
+                    assert!(error.to_string().contains("snapshot evicted"));
                 }
             }
         }
@@ -308,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_put_that_is_refused_gives_up_no_snapshot() {
+    async fn rejected_put_evicts_no_snapshot() {
         let store = MemoryStore::new().max_bytes(1 << 20);
         let mut keys = 10;
         let mut reader = store.get(&Selector::All).await.unwrap();
@@ -322,9 +318,9 @@ mod tests {
         assert_eq!(reader.into_metrics().await.unwrap().point_count(), (keys - 10) * 100);
     }
 
-    /// What a snapshot kept is freed without the lock; who comes meanwhile finds none to give up.
+    /// An evicted snapshot is freed without the lock, so another thread may find none to evict.
     #[tokio::test]
-    async fn a_put_is_not_refused_for_what_another_thread_is_about_to_free() {
+    async fn put_succeeds_while_another_thread_frees() {
         let store = MemoryStore::new();
         put(&store, 100, 100, 0.5).await.unwrap();
         let bytes = store.accounting.bytes();
@@ -340,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn snapshots_that_were_read_leave_nothing_behind() {
+    async fn dropped_snapshots_leave_nothing_behind() {
         let store = MemoryStore::new();
         put(&store, 10, 1000, 0.5).await.unwrap();
         let bytes = store.accounting.bytes();

@@ -1,7 +1,7 @@
-//! Where a server keeps its points.
+//! Stores: where a server keeps its points.
 //!
-//! A [`Store`] takes batches of puts and hands out snapshots; [`MemoryStore`] is one that forgets
-//! everything when its process ends. Nothing here knows the wire or a socket.
+//! A [`Store`] applies batches of puts and returns snapshots. [`MemoryStore`] keeps its points in memory.
+//! This module knows nothing about the protocol or sockets.
 
 use std::{error::Error, fmt, future::Future, sync::Arc};
 
@@ -17,62 +17,60 @@ mod points;
 pub use batch::{Iter, PutBatch};
 pub use memory::{MemorySnapshot, MemoryStore};
 
-/// Keeps points, one for each key and second.
+/// A store of points, one for each key and second.
 ///
-/// A server calls it from many connections at once. To use the store while a server serves it, give
-/// the server an [`Arc`] of it, which is a store as well.
+/// A server calls it from many connections concurrently. To use the store while a server serves it, pass
+/// the server an [`Arc`] of it, which is a store too.
 ///
 /// # Blocking
 ///
-/// The futures of a store and of its snapshots run on the server's runtime, so they must not block
-/// the thread: a call that waits for a disk or a lock belongs in
-/// [`spawn_blocking`](tokio::task::spawn_blocking) or in a thread of the store's own. A store that
-/// blocks delays every connection on the same worker thread, and no limit in time can end such a
-/// call; a server that is told to stop leaves it behind when
-/// [`grace_time`](crate::session::Limits::grace_time) is over. A future that waits without blocking is
-/// dropped after [`store_time`](crate::session::Limits::store_time).
+/// The futures of a store and of its snapshots run on the server's runtime, so they must not block the
+/// thread: a call that waits for a disk or a lock belongs in
+/// [`spawn_blocking`](tokio::task::spawn_blocking) or in a thread of the store. A store that blocks delays
+/// every connection on the same worker thread, and no timeout can end such a call; a server that shuts
+/// down leaves it behind after [`shutdown_grace`](crate::Limits::shutdown_grace). A future that waits
+/// without blocking is dropped after [`store_timeout`](crate::Limits::store_timeout).
 pub trait Store: Send + Sync + 'static {
-    /// What a read hands out.
+    /// The type of snapshots that reads return.
     type Snapshot: Snapshot;
 
-    /// Applies `puts`, in their order: a later put on a key and second replaces the value.
+    /// Applies `puts` in order: a later put of the same key and second replaces the value.
     ///
-    /// When this returns `Ok`, each of them is as safe as the store promises (a durable store:
-    /// survives `kill -9`), and every [`get`](Self::get) that begins afterwards sees it. The puts
-    /// of one batch were written by one peer without waiting, so a store is free to pay for a lock
-    /// or a disk flush once for all of them.
+    /// When this returns `Ok`, each put is as durable as the store promises, and every
+    /// [`get`](Self::get) that begins afterwards sees it. One peer wrote the puts of a batch without
+    /// waiting, so a store may lock or sync once for all of them.
     ///
     /// # Errors
     ///
-    /// If not every put can be kept. The kind of error decides what becomes of the data:
+    /// If not every put can be stored. The kind of error decides what the server answers:
     ///
-    /// - [`StoreError::transient`] is for a failure that passes: a full disk, a database that cannot
-    ///   be reached. The server does not answer the puts, and ends the connection; a client then
-    ///   sends them again until they are stored or their deadline passes.
-    /// - [`StoreError::new`] is final: each put is answered with this error, and a client does not
-    ///   send it again.
-    /// - [`StoreError::of_puts`] has an outcome for each put, so that one that the store refuses does
-    ///   not fail the others of its batch.
+    /// - [`StoreError::transient`] is for a failure that may pass: a full disk, a database that cannot be
+    ///   reached. The server does not answer the puts, and closes the connection; a client then retries
+    ///   them until they are stored or their deadline passes.
+    /// - [`StoreError::new`] is final: each put is answered with this error, and a client does not retry
+    ///   it.
+    /// - [`StoreError::of_puts`] has an outcome for each put, so that a rejected put does not fail the
+    ///   others of its batch.
     ///
-    /// The first two are the outcome of every put of the batch. Puts are idempotent, so some of them
-    /// may have been applied all the same.
+    /// The first two are the outcome of every put of the batch. Puts are idempotent, so some of them may
+    /// have been applied nevertheless.
     ///
     /// # Cancel safety
     ///
-    /// A server drops this future when it has taken longer than
-    /// [`store_time`](crate::session::Limits::store_time), and when it is stopped and the time of grace
-    /// is over. Each put has then been applied or has not, and the store stays sound.
+    /// A server drops this future after [`store_timeout`](crate::Limits::store_timeout), and when it shuts
+    /// down after [`shutdown_grace`](crate::Limits::shutdown_grace). Each put must then have been applied
+    /// or not, and the store must stay consistent.
     fn apply(&self, puts: &PutBatch) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// A view of what `selector` names, as it was at one moment between this call and its return.
+    /// Returns a snapshot of what `selector` selects, as of one moment between this call and its return.
     ///
-    /// What is put afterwards does not show in it, however slowly it is read, and reading it holds
-    /// up nobody. A key that is not there makes an empty snapshot.
+    /// Later puts are not visible in it, however slowly it is read, and reading it blocks no other call.
+    /// The snapshot of an unknown key is empty.
     ///
     /// # Errors
     ///
-    /// If the store cannot be read. A failure that passes is [`StoreError::transient`]: the server
-    /// ends the connection, and the client asks again.
+    /// If the store cannot be read. After a [`StoreError::transient`] the server closes the connection, and
+    /// the client retries.
     fn get(
         &self,
         selector: &Selector,
@@ -96,17 +94,17 @@ impl<S: Store> Store for Arc<S> {
 
 /// The state of a store at one moment, read block by block.
 pub trait Snapshot: Send + 'static {
-    /// The next block, or `None` after the last one.
+    /// Reads the next block. Returns `None` after the last one.
     ///
-    /// Keys come in the order of their first put; the blocks of one key follow each other, and its
-    /// points ascend by timestamp, one for each second.
+    /// Keys are in the order of their first put; the blocks of one key are consecutive, and its points
+    /// ascend by timestamp, one for each second.
     ///
     /// # Errors
     ///
-    /// If the store cannot be read; nothing can be read from this snapshot any more.
+    /// If the store cannot be read. The snapshot cannot be used any more.
     fn next_block(&mut self) -> impl Future<Output = Result<Option<Block<'_>>, StoreError>> + Send;
 
-    /// Reads all that is left into memory.
+    /// Reads the rest of the snapshot into memory.
     ///
     /// # Errors
     ///
@@ -125,28 +123,28 @@ pub trait Snapshot: Send + 'static {
     }
 }
 
-/// Some consecutive points of one key.
+/// Consecutive points of one key.
 ///
-/// A block is what a reader holds in memory at once: a store keeps it to some thousands of points.
+/// A reader holds one block in memory at a time; a store limits it to some thousands of points.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Block<'a> {
-    /// Whose points these are.
+    /// The key of the points.
     pub key: &'a Key,
     /// The points, ascending by timestamp.
     pub points: &'a [Point],
 }
 
-/// A store could not keep or read points.
+/// An error of a store.
 ///
-/// Its `Display` is the message that a server answers with, so it says in one short line what the
-/// other end should know; the cause beneath it is for the server's own log.
+/// Its `Display` is the message that a server sends to the peer: one short line. Its source is written to
+/// the server's log only.
 ///
 /// ```
 /// use metrics_server::store::StoreError;
 ///
 /// let full = StoreError::transient("disk full");
 /// assert!(full.is_transient());
-/// // The second put of a batch is refused, the others are stored.
+/// // The second put of a batch is rejected, the others are stored.
 /// let one = StoreError::of_puts([(1, StoreError::new("no such tenant"))]);
 /// assert!(one.of_put(0).is_none());
 /// assert_eq!(one.of_put(1).unwrap().to_string(), "no such tenant");
@@ -162,32 +160,32 @@ pub struct StoreError {
 enum Kind {
     Final,
     Transient,
-    /// The puts of a batch that failed, ascending by their index.
+    /// The failed puts of a batch, ascending by index.
     OfPuts(Box<[(usize, StoreError)]>),
 }
 
 impl StoreError {
-    /// Creates an error that is final: `message` is the answer to the request, such as
-    /// `no such tenant`, and no client sends the request again.
+    /// Creates a final error: `message` is the answer to the request, such as `no such tenant`, and clients
+    /// do not retry the request.
     #[must_use]
     pub fn new(message: impl Into<Box<str>>) -> Self {
         Self { message: message.into(), source: None, kind: Kind::Final }
     }
 
-    /// Creates an error that passes, such as `disk full`: the same request may succeed later.
+    /// Creates a transient error, such as `disk full`: the same request may succeed later.
     ///
-    /// The server does not answer the request but ends the connection, because a client takes an
-    /// `error` for final and would lose the data. It sends what was not answered again. The message
-    /// is for the server's log.
+    /// The server does not answer the request but closes the connection, because a client takes an `error`
+    /// for final and would lose the data. It retries what was not answered. The message is written to the
+    /// server's log.
     #[must_use]
     pub fn transient(message: impl Into<Box<str>>) -> Self {
         Self { message: message.into(), source: None, kind: Kind::Transient }
     }
 
-    /// Creates the outcome of a batch of which some puts failed: each with its index in the
-    /// [`PutBatch`], in any order. All other puts of the batch have been applied.
+    /// Creates the outcome of a batch of which some puts failed: their indices in the [`PutBatch`], in any
+    /// order, with their errors. All other puts of the batch were applied.
     ///
-    /// An index beyond the batch has no meaning. Where one put has several errors, the first counts.
+    /// An index beyond the batch is ignored. If one put has several errors, the first counts.
     #[must_use]
     pub fn of_puts(errors: impl IntoIterator<Item = (usize, Self)>) -> Self {
         let mut errors: Vec<_> = errors.into_iter().collect();
@@ -201,14 +199,14 @@ impl StoreError {
         Self { message: message.into(), source: None, kind }
     }
 
-    /// Adds what lies beneath.
+    /// Sets the underlying error, which is logged and not sent to the peer.
     #[must_use]
     pub fn with_source(self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into().into()), ..self }
     }
 
-    /// Returns true if the failure passes, so that the request may be sent again; for the errors
-    /// of [`of_puts`](Self::of_puts), if all of them do.
+    /// Returns true if the error is transient, so that the request may be retried. The errors of
+    /// [`of_puts`](Self::of_puts) are transient if all of them are.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match &self.kind {
@@ -220,14 +218,14 @@ impl StoreError {
         }
     }
 
-    /// Returns why the put with this index in its [`PutBatch`] failed; `None` if it was applied.
+    /// Returns the error of the put with this index in its [`PutBatch`]; `None` if it was applied.
     ///
-    /// An error that was not made by [`of_puts`](Self::of_puts) is the outcome of every put.
+    /// An error that was not created by [`of_puts`](Self::of_puts) is the outcome of every put.
     #[must_use]
     pub fn of_put(&self, index: usize) -> Option<&Self> {
         let Kind::OfPuts(errors) = &self.kind else { return Some(self) };
-        let place = errors.binary_search_by_key(&index, |&(index, _)| index).ok()?;
-        errors[place].1.of_put(index)
+        let found = errors.binary_search_by_key(&index, |&(index, _)| index).ok()?;
+        errors[found].1.of_put(index)
     }
 
     /// Returns true if it is the outcome of every put of its batch.

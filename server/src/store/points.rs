@@ -1,4 +1,4 @@
-//! The points of one key: sorted, cheap to append to, shared with snapshots.
+//! The points of one key: a sorted, persistent list with cheap appends.
 
 use std::{ops::Bound, sync::Arc};
 
@@ -10,38 +10,39 @@ use super::{
 };
 use metrics_client::Point;
 
-/// The points of one key, ascending by timestamp, one for each second. A clone is a snapshot: it
-/// costs two reference counts, and whoever writes next copies only the chunks that it touches.
+/// The points of one key, ascending by timestamp, one for each second.
 ///
-/// Points live in chunks of at most `CHUNK`. The last chunk stands apart, because that is where a
-/// metric grows; appending leaves every chunk before it full. A point for an earlier second goes to
-/// its place in its chunk, which splits when it is full. An append is therefore O(1), any other put
-/// moves at most one chunk's points, and a snapshot that is held makes a put copy as much.
+/// A clone is a snapshot: it costs two reference counts, and the next write copies only the chunks that it
+/// touches.
 ///
-/// `imbl::Vector` would do the first of these as well, but insert by splitting and joining whole
-/// vectors, and would begin with 1 KiB for a key of five points.
+/// Points are stored in chunks of at most `CHUNK`. The last chunk is kept apart, because a metric grows
+/// there; appending leaves every chunk before it full. A point for an earlier second is inserted into its
+/// chunk, which is split if it is full. So an append is O(1), and any other put moves, or with a snapshot
+/// copies, the points of at most one chunk.
+///
+/// `imbl::Vector` inserts by splitting and joining whole vectors, and starts with 1 KiB for a key of five
+/// points.
 #[derive(Clone, Debug)]
-pub(super) struct Points<const CHUNK: usize = { ChunkPool::POINTS }> {
+pub(super) struct Points<const CHUNK: usize = { ChunkPool::CHUNK_POINTS }> {
     /// All chunks but the last, each under its first timestamp.
     sealed: OrdMap<i64, Arc<Chunk>>,
     /// The chunk with the highest timestamps; empty only if there is no point at all.
     tail: Arc<Chunk>,
-    /// The timestamp of the last point: an append need not look at the points, which are seldom in
-    /// the processor's cache where there are many keys.
+    /// The timestamp of the last point. An append need not read the points, which are seldom in the
+    /// processor's cache if there are many keys.
     last: Option<i64>,
-    /// What this takes besides its chunks; a snapshot that is held while one of its neighbours
-    /// changes keeps it a second time.
-    metered: Accounted,
+    /// The memory of this struct. A snapshot keeps a copy of it while a neighbour in the list changes.
+    accounted: Accounted,
 }
 
 impl<const CHUNK: usize> Points<CHUNK> {
-    /// None yet; `accounting` counts what they will take.
+    /// Creates an empty list whose memory is counted by `accounting`.
     pub(super) fn new(accounting: &MemoryAccount) -> Self {
         Self {
             sealed: OrdMap::new(),
             tail: Arc::new(Chunk::new(accounting)),
             last: None,
-            metered: Accounted::new(accounting, size_of::<Self>()),
+            accounted: Accounted::new(accounting, size_of::<Self>()),
         }
     }
 
@@ -52,13 +53,13 @@ impl<const CHUNK: usize> Points<CHUNK> {
             return self.put_before_end(point);
         }
         if self.tail.points.len() >= CHUNK {
-            self.seal(Chunk::new(self.metered.accounting()));
+            self.seal(Chunk::new(self.accounted.accounting()));
         }
         Arc::make_mut(&mut self.tail).push(point);
         self.last = Some(point.timestamp);
     }
 
-    /// The chunk that follows the one that begins at `after`, or the first one.
+    /// Returns the chunk after the one that begins at `after`, or the first chunk.
     pub(super) fn chunk(&self, after: Option<i64>) -> Option<&Arc<Chunk>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         if let Some((_, chunk)) = self.sealed.range((from, Bound::Unbounded)).next() {
@@ -68,44 +69,44 @@ impl<const CHUNK: usize> Points<CHUNK> {
         after.is_none_or(|after| after < first).then_some(&self.tail)
     }
 
-    /// Puts a point that is not later than the last one.
+    /// Puts a point that is not after the last one.
     fn put_before_end(&mut self, point: Point) {
         let at = point.timestamp;
         let in_tail = self.tail.first().is_some_and(|first| first <= at) || self.sealed.is_empty();
         if in_tail {
             match Arc::make_mut(&mut self.tail).put::<CHUNK>(point) {
-                Overflow::None => {}
-                Overflow::Before(chunk) => self.insert(chunk),
-                Overflow::After(chunk) => self.seal(chunk),
+                Split::None => {}
+                Split::Before(chunk) => self.insert(chunk),
+                Split::After(chunk) => self.seal(chunk),
             }
             return;
         }
-        let place =
+        let first =
             self.sealed.get_prev(&at).or_else(|| self.sealed.get_min().map(|(k, c)| (k, c)));
-        let Some(place) = place.map(|(&first, _)| first) else {
+        let Some(first) = first.map(|(&first, _)| first) else {
             unreachable!("a point that is not for the tail has a sealed chunk to go to");
         };
-        if place > at
-            && let Some(mut chunk) = self.sealed.remove(&place)
+        if first > at
+            && let Some(mut chunk) = self.sealed.remove(&first)
         {
-            // The first chunk gets a new first timestamp, so it moves.
-            let overflow = Arc::make_mut(&mut chunk).put::<CHUNK>(point);
+            // The first chunk gets a new first timestamp, so its key changes.
+            let split = Arc::make_mut(&mut chunk).put::<CHUNK>(point);
             self.sealed.extend(chunk.first().map(|first| (first, chunk)));
-            self.settle(overflow);
-        } else if let Some(chunk) = self.sealed.get_mut(&place) {
-            let overflow = Arc::make_mut(chunk).put::<CHUNK>(point);
-            self.settle(overflow);
+            self.insert_split(split);
+        } else if let Some(chunk) = self.sealed.get_mut(&first) {
+            let split = Arc::make_mut(chunk).put::<CHUNK>(point);
+            self.insert_split(split);
         }
     }
 
-    fn settle(&mut self, overflow: Overflow) {
-        match overflow {
-            Overflow::None => {}
-            Overflow::Before(chunk) | Overflow::After(chunk) => self.insert(chunk),
+    fn insert_split(&mut self, split: Split) {
+        match split {
+            Split::None => {}
+            Split::Before(chunk) | Split::After(chunk) => self.insert(chunk),
         }
     }
 
-    /// Makes `next` the tail, and seals the one there was.
+    /// Seals the tail, and replaces it by `next`.
     fn seal(&mut self, next: Chunk) {
         let full = std::mem::replace(&mut self.tail, Arc::new(next));
         self.sealed.extend(full.first().map(|first| (first, full)));
@@ -120,11 +121,11 @@ impl<const CHUNK: usize> Points<CHUNK> {
 #[derive(Debug)]
 pub(super) struct Chunk {
     points: Vec<Point>,
-    metered: Accounted,
+    accounted: Accounted,
 }
 
-/// What a chunk had no more room for: points that all come before, or all after, those it kept.
-enum Overflow {
+/// Points that did not fit into a chunk: all before, or all after, those that it kept.
+enum Split {
     None,
     Before(Chunk),
     After(Chunk),
@@ -136,17 +137,17 @@ impl Chunk {
     }
 
     fn of(points: Vec<Point>, accounting: &MemoryAccount) -> Self {
-        let mut chunk = Self { points, metered: Accounted::new(accounting, 0) };
+        let mut chunk = Self { points, accounted: Accounted::new(accounting, 0) };
         chunk.count();
         chunk
     }
 
-    /// Never empty but where there is no point of this key at all.
+    /// Returns the points; empty only if the key has none at all.
     pub(super) fn points(&self) -> &[Point] {
         &self.points
     }
 
-    /// Adds a point that comes after all others.
+    /// Appends a point that is after all others.
     #[inline]
     fn push(&mut self, point: Point) {
         self.points.push(point);
@@ -155,31 +156,31 @@ impl Chunk {
 
     #[inline]
     fn count(&mut self) {
-        self.metered.set(CHUNK_BYTES + self.points.capacity() * size_of::<Point>());
+        self.accounted.set(CHUNK_BYTES + self.points.capacity() * size_of::<Point>());
     }
 
     fn first(&self) -> Option<i64> {
         self.points.first().map(|point| point.timestamp)
     }
 
-    /// Puts a point in its place, and splits if there is no room for it.
-    fn put<const CHUNK: usize>(&mut self, point: Point) -> Overflow {
+    /// Inserts or replaces a point, and splits the chunk if it is full.
+    fn put<const CHUNK: usize>(&mut self, point: Point) -> Split {
         let found = self.points.binary_search_by_key(&point.timestamp, |point| point.timestamp);
         let at = match found {
             Ok(at) => {
                 self.points[at] = point;
-                return Overflow::None;
+                return Split::None;
             }
             Err(at) => at,
         };
         if self.points.len() < CHUNK {
             self.points.insert(at, point);
             self.count();
-            return Overflow::None;
+            return Split::None;
         }
         if at == 0 {
-            // Who writes backwards leaves full chunks too.
-            return Overflow::Before(Self::of(vec![point], self.metered.accounting()));
+            // Writing backwards leaves full chunks too.
+            return Split::Before(Self::of(vec![point], self.accounted.accounting()));
         }
         let half = self.points.len() / 2;
         let mut upper = self.points.split_off(half);
@@ -187,31 +188,31 @@ impl Chunk {
         let (side, at) = if at <= half { (&mut self.points, at) } else { (&mut upper, at - half) };
         side.insert(at, point);
         self.count();
-        Overflow::After(Self::of(upper, self.metered.accounting()))
+        Split::After(Self::of(upper, self.accounted.accounting()))
     }
 }
 
-/// A copy has room for as many points as the original: it is made to be written to.
+/// A copy has the capacity of the original, since it is made to be written to.
 impl Clone for Chunk {
     fn clone(&self) -> Self {
-        let accounting = self.metered.accounting();
+        let accounting = self.accounted.accounting();
         let mut points = match self.points.capacity() {
-            ChunkPool::POINTS => accounting.chunk_pool().take(),
-            room => Vec::with_capacity(room),
+            ChunkPool::CHUNK_POINTS => accounting.chunk_pool().take(),
+            capacity => Vec::with_capacity(capacity),
         };
         points.extend_from_slice(&self.points);
-        Self { points, metered: self.metered.clone() }
+        Self { points, accounted: self.accounted.clone() }
     }
 }
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let accounting = self.metered.accounting();
-        accounting.chunk_pool().put(std::mem::take(&mut self.points), accounting.bytes());
+        let accounting = self.accounted.accounting();
+        accounting.chunk_pool().recycle(std::mem::take(&mut self.points), accounting.bytes());
     }
 }
 
-/// What a chunk takes besides its points, in bytes: itself, its reference counts, and a place in a
+/// The memory of a chunk without its points, in bytes: itself, its reference counts, and an entry in a
 /// node of the map, which may be half empty.
 const CHUNK_BYTES: usize = size_of::<Chunk>() + 16 + 2 * size_of::<(i64, Arc<Chunk>)>();
 
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_left_full_by_who_writes_in_order_or_backwards() {
+    fn chunks_are_full_in_either_write_order() {
         let accounting = MemoryAccount::default();
         let mut ascending = Points::<8>::new(&accounting);
         let mut descending = Points::<8>::new(&accounting);
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_has_no_more_room_than_it_may_need() {
+    fn chunk_capacity_is_bounded() {
         let mut points = Points::<512>::new(&MemoryAccount::default());
         let mut snapshots = Vec::new();
         for at in 0..2000 {
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_snapshot_kept_is_room_for_the_next_copy() {
+    fn chunk_of_a_dropped_snapshot_is_reused() {
         let accounting = MemoryAccount::default();
         let mut points = Points::<512>::new(&accounting);
         (0..20 * 512).for_each(|at| points.put(Point::new(at, 0.0)));
@@ -275,7 +276,7 @@ mod tests {
         points.put(Point::new(0, 1.0));
         let kept = snapshot.chunk(None).unwrap().points().as_ptr();
         drop(snapshot);
-        // What an allocator has that was just freed goes here.
+        // Takes what the allocator has just freed.
         let _elsewhere = Vec::<Point>::with_capacity(512);
         let _snapshot = points.clone();
         points.put(Point::new(0, 2.0));

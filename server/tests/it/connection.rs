@@ -1,4 +1,4 @@
-//! Connections that somebody else has accepted.
+//! Connections that were accepted elsewhere.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use metrics_server::{Limits, MemoryStore, Store, serve_connection, store::Snapsh
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 #[tokio::test(start_paused = true)]
-async fn connections_from_anywhere_share_a_store_and_end_when_their_peers_do() {
+async fn connections_share_a_store_and_end_at_eof() {
     let store = Arc::new(MemoryStore::new());
     for (request, answer) in [
         ("put a 1 1\nput a 2 2\nbad\n", "ok\n\nok\n\nerror\nwrong command\n\n"),
@@ -27,7 +27,7 @@ async fn connections_from_anywhere_share_a_store_and_end_when_their_peers_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_accepted_elsewhere_keeps_to_the_limits() {
+async fn limits_apply_to_a_single_connection() {
     let limits = Limits::default().max_line_bytes(8);
     let (mut peer, io) = duplex(1024);
     let serving = tokio::spawn(serve_connection(io, MemoryStore::new(), limits));
@@ -41,7 +41,7 @@ async fn a_connection_accepted_elsewhere_keeps_to_the_limits() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_is_served() {
+async fn unix_socket_is_served() {
     let (near, far) = tokio::net::UnixStream::pair().unwrap();
     let serving = tokio::spawn(serve_connection(far, MemoryStore::new(), Limits::default()));
     let client = metrics_client::MetricsClient::from_io(near);

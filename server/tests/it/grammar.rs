@@ -1,9 +1,9 @@
-//! What is a request, what is none, and what each means.
+//! Valid and invalid requests, and their answers.
 
 use super::{Running, WRONG_COMMAND};
 
 #[tokio::test]
-async fn the_examples_of_the_protocol_are_answered_as_it_says() {
+async fn examples_of_the_protocol() {
     let mut peer = Running::start().await.connect().await;
     peer.ask("put palm.cpu 23.7 1150864247\n", "ok\n\n").await;
     peer.ask("put palm.cpu 2.0 1150864247\n", "ok\n\n").await;
@@ -17,12 +17,12 @@ async fn the_examples_of_the_protocol_are_answered_as_it_says() {
 }
 
 #[tokio::test]
-async fn an_empty_store_answers_everything_with_nothing() {
+async fn get_all_of_an_empty_store() {
     Running::start().await.connect().await.ask("get *\n", "ok\n\n").await;
 }
 
 #[tokio::test]
-async fn points_ascend_and_keys_stand_in_the_order_of_their_first_put() {
+async fn order_of_keys_and_points() {
     let running = Running::start().await;
     let mut peer = running.connect().await;
     for put in ["b 1 30", "a 1 5", "b 2 -10", "b 3 20", "a 9 4", "b 4 30", "b 5 0"] {
@@ -34,7 +34,7 @@ async fn points_ascend_and_keys_stand_in_the_order_of_their_first_put() {
 }
 
 #[tokio::test]
-async fn whatever_is_no_request_is_refused_and_leaves_nothing() {
+async fn invalid_requests_are_rejected_and_store_nothing() {
     let running = Running::start().await;
     let mut peer = running.connect().await;
     let lines: &[&[u8]] = &[
@@ -86,7 +86,7 @@ async fn whatever_is_no_request_is_refused_and_leaves_nothing() {
     let too_long = "k".repeat(1025);
     peer.ask(format!("put {too_long} 1 1\n"), WRONG_COMMAND).await;
     peer.ask("get *\n", "ok\n\n").await;
-    assert_eq!(running.monitor.stats().refused, lines.len() as u64 + 1);
+    assert_eq!(running.monitor.stats().invalid_requests, lines.len() as u64 + 1);
 }
 
 #[tokio::test]
@@ -120,14 +120,14 @@ fn records(key: &str, count: usize) -> String {
 }
 
 #[tokio::test]
-async fn empty_lines_are_passed_over() {
+async fn empty_lines_are_ignored() {
     let mut peer = Running::start().await.connect().await;
     peer.ask("\n\r\n \nput a 1 1\n\n", "ok\n\n").await;
     peer.ask("get a\n\n", "ok\na 1.0 1\n\n").await;
 }
 
 #[tokio::test]
-async fn values_are_printed_as_python_prints_them() {
+async fn values_are_formatted_as_in_python() {
     let mut peer = Running::start().await.connect().await;
     for (at, (sent, printed)) in [
         ("10", "10.0"),
@@ -151,7 +151,7 @@ async fn values_are_printed_as_python_prints_them() {
 }
 
 #[tokio::test]
-async fn any_key_and_the_ends_of_time_are_kept() {
+async fn unusual_keys_and_extreme_timestamps_are_stored() {
     let mut peer = Running::start().await.connect().await;
     let longest = "k".repeat(1024);
     for key in ["ключ", "a;b=c", "**", "\u{1f600}", "put", "get", "ok", longest.as_str()] {

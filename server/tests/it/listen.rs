@@ -1,4 +1,4 @@
-//! Where a server listens.
+//! Listening addresses.
 
 // FAULTS S14
 
@@ -33,7 +33,7 @@ async fn every_address_of_a_name_is_served_on_one_port() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn several_addresses_are_served_and_absent_ones_left_out() {
+async fn several_addresses_are_served_absent_ones_skipped() {
     // One of TEST-NET-1 (RFC 5737), which no machine has.
     let all = addrs(&["192.0.2.1:0", "127.0.0.1:0", "127.0.0.2:0", "127.0.0.1:0"]);
     let server = Server::bind(&all[..]).await.unwrap();

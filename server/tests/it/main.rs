@@ -1,11 +1,11 @@
-//! The server over real sockets, asked in raw bytes.
+//! The server over real sockets, with raw bytes.
 
-// `unwrap` is how a test says that something must hold.
+// `unwrap` is an assertion in tests.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::net::SocketAddr;
 
-use metrics_server::{Limits, Monitor, Server, Store};
+use metrics_server::{Limits, Server, Store, stats::StatsHandle};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -21,10 +21,10 @@ mod pipelining;
 mod shutdown;
 mod store;
 
-/// A server that serves until it is told to stop, or the test is over.
+/// A running server; it serves until `stop` or the end of the test.
 struct Running {
     addr: SocketAddr,
-    monitor: Monitor,
+    monitor: StatsHandle,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
 }
@@ -39,7 +39,7 @@ impl Running {
     }
 
     fn serve(server: Server<impl Store>) -> Self {
-        let (addr, monitor) = (server.local_addr(), server.monitor());
+        let (addr, monitor) = (server.local_addr(), server.stats_handle());
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(server.serve_until(async {
             if stopped.await.is_err() {
@@ -56,7 +56,7 @@ impl Running {
     }
 }
 
-/// Somebody who writes and reads bytes.
+/// A peer that writes and reads bytes.
 struct Peer {
     io: TcpStream,
 }
@@ -73,7 +73,7 @@ impl Peer {
         assert_eq!(String::from_utf8_lossy(&got), answer);
     }
 
-    /// Sends `request`, reads `answer`, and sees that nothing more comes by asking once more.
+    /// Sends `request`, reads `answer`, and checks with one more request that nothing else follows.
     async fn ask(&mut self, request: impl AsRef<[u8]>, answer: &str) {
         self.send(request).await;
         self.expect(answer).await;
@@ -81,7 +81,7 @@ impl Peer {
         self.expect("ok\n\n").await;
     }
 
-    /// What comes until the server closes.
+    /// Reads until the server closes.
     async fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         self.io.read_to_end(&mut rest).await.unwrap();

@@ -1,4 +1,4 @@
-//! Many requests at once, and one request in many pieces.
+//! Many requests in one write, and one request in many.
 
 use tokio::io::AsyncReadExt;
 
@@ -9,12 +9,12 @@ const ANSWERS: &str =
     "ok\n\nok\na 1.0 1\n\nerror\nwrong command\n\nok\n\nok\na 1.0 1\nключ 2.0 -2\n\nok\n\n";
 
 #[tokio::test]
-async fn requests_are_framed_wherever_a_segment_ends() {
+async fn requests_are_framed_across_two_writes() {
     for at in 1..TALK.len() {
         let mut peer = Running::start().await.connect().await;
         let (first, second) = TALK.as_bytes().split_at(at);
         peer.send(first).await;
-        // The answers to what was whole must not wait for the rest.
+        // Complete requests must be answered without waiting for the rest.
         let whole = first.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         let answered = answers_to(&first[..whole]);
         peer.expect(&ANSWERS[..answered]).await;
@@ -23,14 +23,14 @@ async fn requests_are_framed_wherever_a_segment_ends() {
     }
 }
 
-/// How long the answers are to the first lines of [`TALK`].
+/// Returns the length of the answers to the first lines of [`TALK`].
 fn answers_to(lines: &[u8]) -> usize {
     let lines = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
     ANSWERS.match_indices("\n\n").take(lines).last().map_or(0, |(at, _)| at + 2)
 }
 
 #[tokio::test]
-async fn requests_are_framed_when_each_byte_comes_alone() {
+async fn requests_are_framed_byte_by_byte() {
     let mut peer = Running::start().await.connect().await;
     for byte in TALK.bytes() {
         peer.send([byte]).await;
@@ -40,7 +40,7 @@ async fn requests_are_framed_when_each_byte_comes_alone() {
 }
 
 #[tokio::test]
-async fn answers_to_what_came_in_one_read_leave_in_one_write() {
+async fn answers_to_one_read_are_sent_in_one_write() {
     let mut peer = Running::start().await.connect().await;
     peer.send(TALK).await;
     let mut got = vec![0; 4096];
@@ -49,7 +49,7 @@ async fn answers_to_what_came_in_one_read_leave_in_one_write() {
 }
 
 #[tokio::test]
-async fn the_probe_of_a_client_sees_a_server_that_frames_by_line() {
+async fn pipelining_probe_of_the_client_is_answered() {
     let mut peer = Running::start().await.connect().await;
     peer.send("get p.1\nget p.2\nget").await;
     peer.expect("ok\n\nok\n\n").await;
@@ -82,11 +82,11 @@ async fn ten_thousand_requests_are_answered_in_order() {
     peer.send(requests).await;
     peer.expect(&answers).await;
     let stats = running.monitor.stats();
-    assert_eq!((stats.puts, stats.gets, stats.refused), (8000, 1000, 1000));
+    assert_eq!((stats.puts, stats.gets, stats.invalid_requests), (8000, 1000, 1000));
 }
 
 #[tokio::test]
-async fn a_get_sees_the_puts_before_it_and_none_after() {
+async fn get_sees_earlier_puts_and_no_later_ones() {
     let mut peer = Running::start().await.connect().await;
     peer.send("put a 1 1\nget a\nput a 2 1\nput a 3 2\nget a\nput a 4 1\n").await;
     peer.expect("ok\n\nok\na 1.0 1\n\nok\n\nok\n\nok\na 2.0 1\na 3.0 2\n\nok\n\n").await;

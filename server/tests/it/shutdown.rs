@@ -1,4 +1,4 @@
-//! A server that is told to stop while its store blocks.
+//! Shutdown while the store blocks.
 
 use std::{
     io::{Read, Write},
@@ -15,12 +15,12 @@ use metrics_server::{
 };
 use tokio::{runtime, sync::oneshot};
 
-/// Long enough for the slowest machine; nothing waits for it unless it is broken.
+/// Passes only if a test hangs.
 const AGES: Duration = Duration::from_secs(60);
 
 const WORKERS: usize = 2;
 
-/// Blocks the thread that applies a batch, as no store may.
+/// Blocks the thread that applies a batch, which a store must not do.
 struct Blocking {
     entered: mpsc::Sender<()>,
     gate: &'static Gate,
@@ -60,14 +60,14 @@ impl Store for Blocking {
 
 // FAULTS S11
 #[test]
-fn stop_keeps_its_grace_while_the_store_blocks_every_worker() {
+fn shutdown_ends_while_the_store_blocks_all_workers() {
     let runtime =
         runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
     let gate: &'static Gate = Box::leak(Box::default());
     let (enter, entered) = mpsc::channel();
     let (stop, stopped) = oneshot::channel();
     let served = runtime.block_on(async {
-        let limits = Limits::default().grace_time(Duration::from_millis(50));
+        let limits = Limits::default().shutdown_grace(Duration::from_millis(50));
         let server = Server::bind("127.0.0.1:0").await.unwrap().limits(limits);
         let addr = server.local_addr();
         let peers = thread::spawn(move || {
@@ -89,10 +89,10 @@ fn stop_keeps_its_grace_while_the_store_blocks_every_worker() {
         gate.open();
         (served, peers.join().unwrap())
     });
-    assert!(served.0, "the stop waits for the store");
+    assert!(served.0, "shutdown waits for the store");
     drop(runtime);
     for mut peer in served.1 {
-        // Whatever the call that blocked still brought about, the connection is over.
+        // Whatever the outcome of the blocked call, the connection ends.
         let _ = peer.read_to_end(&mut Vec::new());
     }
 }

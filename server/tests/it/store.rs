@@ -1,4 +1,4 @@
-//! The store in memory against the simplest thing that could be right.
+//! `MemoryStore` against a model.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ struct Model(Vec<(String, BTreeMap<i64, f64>)>);
 
 impl Model {
     fn put(&mut self, key: &str, point: Point) {
-        let place = self.0.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
+        let index = self.0.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
             self.0.push((key.into(), BTreeMap::new()));
             self.0.len() - 1
         });
-        self.0[place].1.insert(point.timestamp, point.value);
+        self.0[index].1.insert(point.timestamp, point.value);
     }
 
     fn rows(&self, only: Option<&str>) -> Vec<(String, i64, f64)> {
@@ -47,7 +47,7 @@ enum Step {
         timestamp: i64,
         value: f64,
     },
-    /// Many at once, so that chunks fill: from a second on, so many, so far apart.
+    /// `count` points from a second on, `step` apart, so that chunks fill.
     Run {
         key: u8,
         from: i64,
@@ -119,7 +119,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_snapshot_becomes_metrics() {
+async fn snapshot_into_metrics() {
     let store = MemoryStore::new();
     let mut puts = PutBatch::new();
     for (key, at) in [("b", 2), ("a", 1), ("b", 1)] {

@@ -1,8 +1,8 @@
 //! Several servers, and the options of their URL.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
-use super::{Address, Options, ToAddresses, url};
+use super::{Address, Options, errors::invalid};
 use crate::error::InvalidAddress;
 
 /// The addresses of one server or of several that store in the same place, with options.
@@ -68,7 +68,7 @@ impl Addresses {
     /// Rejects options of the default connector, which another one does not know.
     pub(in crate::client) fn for_other_connector(self) -> Result<Self, InvalidAddress> {
         if self.options.concern_connector() {
-            return Err(url::invalid(
+            return Err(invalid(
                 &self.to_string(),
                 "its options of TCP or TLS are for the default connector, and this client has another",
                 "one without these options here; configure the connector instead",
@@ -81,34 +81,8 @@ impl Addresses {
         (self.servers, self.options)
     }
 
-    /// Takes text of an unknown form for an address that a connector of the caller's own may understand.
-    pub(super) fn parse_or_custom(text: &str) -> Result<Self, InvalidAddress> {
-        match text.parse() {
-            Err(error) if !url::is_ours(text) => Ok(Address::unparsed(text, error).into()),
-            parsed => parsed,
-        }
-    }
-
     pub(super) fn none() -> Self {
         Self { servers: Vec::new(), options: Options::default() }
-    }
-
-    pub(super) fn collect<A: ToAddresses>(
-        list: impl IntoIterator<Item = A>,
-    ) -> Result<Self, InvalidAddress> {
-        let mut all = Self::none();
-        for addresses in list {
-            let addresses = addresses.to_addresses()?;
-            if let Some(error) = addresses.servers.iter().find_map(Address::error) {
-                return Err(error);
-            }
-            let text = addresses.to_string();
-            all.append(addresses).map_err(|reason| url::invalid(&text, reason, super::ANY_FORM))?;
-        }
-        if all.servers.is_empty() {
-            return Err(url::invalid("", "the list of servers is empty", super::ANY_FORM));
-        }
-        Ok(all)
     }
 
     /// Adds all of `other`, unless it has another value for an option.
@@ -128,14 +102,6 @@ impl Addresses {
 impl From<Address> for Addresses {
     fn from(address: Address) -> Self {
         Self { servers: vec![address], options: Options::default() }
-    }
-}
-
-impl FromStr for Addresses {
-    type Err = InvalidAddress;
-
-    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
-        url::parse(text)
     }
 }
 

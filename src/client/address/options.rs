@@ -4,19 +4,16 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use super::super::{
     backoff::Reconnect,
-    builder::ClientBuilder,
-    connector::Connector,
-    dialer::ServerOrder,
-    settings::{Overflow, Pipelining},
-    tcp::TcpConnector,
+    settings::{Overflow, Pipelining, ServerOrder},
 };
 
 /// Options of a URL, valid as they are, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::client) struct Options(Vec<Setting>);
 
+/// What one option says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Setting {
+pub(in crate::client) enum Setting {
     Connections(usize),
     ServerOrder(ServerOrder),
     ConnectTimeout(Duration),
@@ -127,42 +124,8 @@ impl Options {
         Ok(())
     }
 
-    /// Configures a client.
-    pub(in crate::client) fn configure<C: Connector>(
-        &self,
-        builder: ClientBuilder<C>,
-    ) -> ClientBuilder<C> {
-        self.0.iter().fold(builder, |builder, setting| match *setting {
-            Setting::Connections(count) => builder.connections(count),
-            Setting::ServerOrder(order) => builder.server_order(order),
-            Setting::ConnectTimeout(limit) => builder.connect_timeout(limit),
-            Setting::RequestTimeout(limit) => builder.request_timeout(limit),
-            Setting::StallTimeout(limit) => builder.stall_timeout(limit),
-            Setting::Pipelining(pipelining) => builder.pipelining(pipelining),
-            Setting::MaxInFlight(requests) => builder.max_in_flight(requests),
-            Setting::MaxBufferedBytes(bytes) => builder.max_buffered_bytes(bytes),
-            Setting::MaxResponseBytes(bytes) => builder.max_response_bytes(bytes),
-            Setting::WhenFull(overflow) => builder.overflow(overflow),
-            Setting::Reconnect(policy) => builder.reconnect(policy),
-            Setting::Retry(retry) => builder.retry(retry),
-            Setting::Keepalive(_)
-            | Setting::UserTimeout(_)
-            | Setting::LocalAddress(_)
-            | Setting::CaFile(_)
-            | Setting::ClientCert(_)
-            | Setting::ClientKey(_)
-            | Setting::ServerName(_) => builder,
-        })
-    }
-
-    /// Configures connections over TCP.
-    pub(in crate::client) fn configure_tcp(&self, connector: TcpConnector) -> TcpConnector {
-        self.0.iter().fold(connector, |connector, setting| match *setting {
-            Setting::Keepalive(interval) => connector.keepalive(interval),
-            Setting::UserTimeout(limit) => connector.user_timeout(limit),
-            Setting::LocalAddress(address) => connector.local_address(address),
-            _ => connector,
-        })
+    pub(in crate::client) fn iter(&self) -> std::slice::Iter<'_, Setting> {
+        self.0.iter()
     }
 
     pub(in crate::client) fn tls(&self) -> TlsOptions {

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Address, Addresses};
+use super::{
+    Address, Addresses,
+    errors::{ANY_FORM, invalid},
+};
 use crate::error::InvalidAddress;
 
 /// What names one server or several: a text, a `(host, port)`, a [`SocketAddr`], an [`Address`], or a list of
@@ -118,19 +121,19 @@ ips!(IpAddr, Ipv4Addr, Ipv6Addr);
 
 impl<A: ToAddresses> ToAddresses for [A] {
     fn to_addresses(&self) -> Result<Addresses, InvalidAddress> {
-        Addresses::collect(self)
+        collect(self)
     }
 }
 
 impl<A: ToAddresses, const N: usize> ToAddresses for [A; N] {
     fn to_addresses(&self) -> Result<Addresses, InvalidAddress> {
-        Addresses::collect(self)
+        collect(self)
     }
 }
 
 impl<A: ToAddresses> ToAddresses for Vec<A> {
     fn to_addresses(&self) -> Result<Addresses, InvalidAddress> {
-        Addresses::collect(self)
+        collect(self)
     }
 }
 
@@ -145,6 +148,22 @@ macro_rules! pointers {
 }
 
 pointers!(&A, Box<A>, Rc<A>, Arc<A>);
+
+fn collect<A: ToAddresses>(list: impl IntoIterator<Item = A>) -> Result<Addresses, InvalidAddress> {
+    let mut all = Addresses::none();
+    for addresses in list {
+        let addresses = addresses.to_addresses()?;
+        if let Some(error) = addresses.servers.iter().find_map(Address::error) {
+            return Err(error);
+        }
+        let text = addresses.to_string();
+        all.append(addresses).map_err(|reason| invalid(&text, reason, ANY_FORM))?;
+    }
+    if all.servers.is_empty() {
+        return Err(invalid("", "the list of servers is empty", ANY_FORM));
+    }
+    Ok(all)
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,10 @@
 //! From text to addresses.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, str::FromStr};
 
 use super::{
-    ANY_FORM, Address, Addresses,
+    Address, Addresses,
+    errors::{ANY_FORM, TLS_FORM, invalid},
     host_port::HostPort,
     options::TlsOptions,
     unix_path::{self, UnixPath},
@@ -15,45 +16,36 @@ pub(super) const TLS: &str = "metrics+tls://";
 const UNIX: &str = "metrics+unix://";
 
 const TCP_FORM: &str = "metrics://host:port, such as metrics://metrics.internal:8888?connections=8";
-pub(super) const TLS_FORM: &str =
-    "metrics+tls://host:port, such as metrics+tls://metrics.internal:8889";
 const UNIX_FORM: &str = "metrics+unix:// and the absolute path of a Unix socket, such as \
                          metrics+unix:///run/metrics.sock";
 
 /// Returns true for text that is meant for this crate, whatever is wrong with it.
-pub(super) fn is_ours(text: &str) -> bool {
+fn is_ours(text: &str) -> bool {
     text.starts_with("metrics:")
         || text.starts_with("metrics+")
         || text.starts_with(unix_path::SCHEME)
 }
 
-/// Makes the error about an address. Neither a password nor the value of an option is shown.
-pub(super) fn invalid(
-    text: &str,
-    reason: impl Into<Cow<'static, str>>,
-    form: &'static str,
-) -> InvalidAddress {
-    InvalidAddress::new(&without_secrets(text), reason, form)
+impl FromStr for Addresses {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        parse(text)
+    }
 }
 
-/// Leaves out the options, and what stands before an `@`.
-fn without_secrets(text: &str) -> Cow<'_, str> {
-    let (start, rest) = match text.split_once("://") {
-        Some((scheme, rest)) => (&text[..scheme.len() + 3], rest),
-        None => ("", text),
-    };
-    let (rest, options) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?..."));
-    // An `@` after `unix:` begins a name in the abstract namespace.
-    let user = rest.rfind('@').filter(|_| !rest.starts_with(unix_path::SCHEME));
-    match user {
-        Some(at) => format!("{start}...{}{options}", &rest[at..]).into(),
-        None if options.is_empty() => text.into(),
-        None => format!("{start}{rest}{options}").into(),
+impl Addresses {
+    /// Takes text of an unknown form for an address that a connector of the caller's own may understand.
+    pub(super) fn parse_or_custom(text: &str) -> Result<Self, InvalidAddress> {
+        match parse(text) {
+            Err(error) if !is_ours(text) => Ok(Address::unparsed(text, error).into()),
+            parsed => parsed,
+        }
     }
 }
 
 /// Parses addresses with a comma between them.
-pub(super) fn parse(text: &str) -> Result<Addresses, InvalidAddress> {
+fn parse(text: &str) -> Result<Addresses, InvalidAddress> {
     let mut all: Option<Addresses> = None;
     let mut rest = text;
     loop {

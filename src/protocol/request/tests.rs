@@ -1,3 +1,5 @@
+//! The request parser and encoder against random input and a simple reference.
+
 use proptest::prelude::*;
 
 use super::*;

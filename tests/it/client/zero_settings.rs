@@ -79,10 +79,10 @@ async fn a_server_with_zero_in_every_limit_answers() {
         .max_line_bytes(0)
         .max_unsent_bytes(0)
         .max_total_unsent_bytes(0)
-        .idle_time(Duration::ZERO)
-        .line_time(Duration::ZERO)
-        .write_time(Duration::ZERO)
-        .grace_time(Duration::ZERO);
+        .idle_timeout(Duration::ZERO)
+        .line_timeout(Duration::ZERO)
+        .write_timeout(Duration::ZERO)
+        .shutdown_grace(Duration::ZERO);
     let (mut peer, io) = tokio::io::duplex(64);
     peer.write_all(b"get a\n").await.unwrap();
     let serving = tokio::spawn(serve_connection(io, MemoryStore::new(), limits));

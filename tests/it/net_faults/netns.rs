@@ -116,7 +116,7 @@ impl Network {
             block_on(async {
                 let server = Server::bind(Network::ADDRESS).await.unwrap();
                 let server = server.store(store).limits(limits);
-                ready.send(server.monitor()).unwrap();
+                ready.send(server.stats_handle()).unwrap();
                 server.serve_until(async { _ = stopped.await }).await;
             });
         });
@@ -136,7 +136,7 @@ impl Way {
 
 /// A server on a thread that lives in a namespace, until it is dropped.
 pub(super) struct Serving {
-    pub(super) monitor: metrics_server::Monitor,
+    pub(super) monitor: metrics_server::stats::StatsHandle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }

@@ -116,7 +116,7 @@ fn a_connection_that_was_given_up_brings_nothing_later() {
 fn an_idle_connection_into_a_black_hole_is_noticed_before_anybody_calls() {
     let Some(network) = Network::new("a black hole behind an idle connection") else { return };
     let second = Duration::from_secs(1);
-    let limits = Limits::default().idle_time(second);
+    let limits = Limits::default().idle_timeout(second);
     let serving = network.serve(Arc::default(), limits);
     network.client(async {
         let connector = TcpConnector::default().keepalive(second).user_timeout(2 * second);
@@ -139,7 +139,7 @@ fn an_idle_connection_into_a_black_hole_is_noticed_before_anybody_calls() {
 #[test]
 fn a_stream_into_a_black_hole_ends_at_both_ends() {
     let Some(network) = Network::new("a black hole in the middle of an answer") else { return };
-    let serving = network.serve(Arc::default(), Limits::default().write_time(SHORT));
+    let serving = network.serve(Arc::default(), Limits::default().write_timeout(SHORT));
     network.client(async {
         let client = builder(Network::ADDRESS).request_timeout(HANG).connect().await.unwrap();
         // More than the buffers of two sockets hold.

@@ -112,7 +112,7 @@ fn simulate(seed: u64) -> Result<Vec<String>, Vec<String>> {
     let mut sim = sim.build();
 
     let limits = Limits::default()
-        .idle_time(Duration::from_millis([200, 600_000][fastrand::usize(..2)]))
+        .idle_timeout(Duration::from_millis([200, 600_000][fastrand::usize(..2)]))
         .max_unsent_bytes([1, 300, 128 * 1024][fastrand::usize(..3)]);
     for server in SERVERS {
         let world = world.clone();

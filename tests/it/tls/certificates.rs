@@ -10,7 +10,7 @@ use metrics_client::{
         rustls::{ClientConfig, RootCertStore, crypto::ring, version},
     },
 };
-use metrics_server::TlsAcceptor;
+use metrics_server::tls::TlsAcceptor;
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 
 use super::{Authority, Identity, client, said, serve};

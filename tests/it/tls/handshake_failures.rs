@@ -6,7 +6,7 @@ use std::{
 };
 
 use metrics_client::{Error, MetricsClient, client::connector_fn};
-use metrics_server::{Limits, Server, TlsAcceptor};
+use metrics_server::{Limits, Server, tls::TlsAcceptor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
     net::TcpStream,

@@ -14,7 +14,7 @@ use metrics_client::{
         },
     },
 };
-use metrics_server::{Limits, MemoryStore, Server, TlsAcceptor, serve_connection};
+use metrics_server::{Limits, MemoryStore, Server, serve_connection, tls::TlsAcceptor};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
@@ -108,7 +108,7 @@ fn client<C: Connector>(host: &str, server: &Running, connector: C) -> ClientBui
 fn in_process(config: impl Into<Arc<ServerConfig>>) -> impl Connector<Io = DuplexStream> {
     let acceptor = tokio_rustls::TlsAcceptor::from(config.into());
     let store = Arc::new(MemoryStore::new());
-    let limits = Limits::default().idle_time(Duration::from_secs(60));
+    let limits = Limits::default().idle_timeout(Duration::from_secs(60));
     connector_fn(move |_| {
         let (acceptor, store) = (acceptor.clone(), Arc::clone(&store));
         async move {

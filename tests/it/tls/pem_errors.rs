@@ -5,7 +5,7 @@ use metrics_client::{
     client::connector_fn,
     tls::{TlsConnector, TlsError},
 };
-use metrics_server::TlsAcceptor;
+use metrics_server::tls::TlsAcceptor;
 
 use super::{Authority, Identity, said};
 

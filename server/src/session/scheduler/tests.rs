@@ -1,3 +1,5 @@
+//! Fair scheduling of sessions: shares by bytes and by address, in paused time.
+
 use std::{net::IpAddr, task::Wake, time::Duration};
 
 use tokio::time::timeout;
@@ -9,53 +11,53 @@ const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 0, 0, 2];
 const C: [u8; 4] = [10, 0, 0, 3];
 
-/// Only who waits for ever waits so long.
+/// Passes only if a test hangs.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What a peer that sends without a pause has done in a turn, in bytes.
-const MUCH: usize = 16 * 1024;
+/// How many bytes a slice of a peer moves that sends without a pause.
+const LARGE: usize = 16 * 1024;
 
 impl FairScheduler {
-    /// None of which is had without waiting for it.
-    fn without_burst() -> Self {
+    /// A scheduler that queues every slice.
+    fn without_budget() -> Self {
         let scheduler = Self::new();
-        scheduler.queue().left = 0;
-        Self { burst: 0, ..scheduler }
+        scheduler.queue().budget_left = 0;
+        Self { budget: 0, ..scheduler }
     }
 
-    /// Has so many wait who will never come.
-    pub(in crate::session) fn conn_limit(&self, count: usize) {
+    /// Queues `count` sessions that never run.
+    pub(in crate::session) fn fill_queue(&self, count: usize) {
         let mut queue = self.queue();
-        let waiting = || Waiting { start: u64::MAX, waker: Waker::noop().clone() };
-        queue.waiting.extend((0..count).map(|number| ((u64::MAX, number as u64), waiting())));
+        let queued = || Queued { virtual_start: u64::MAX, waker: Waker::noop().clone() };
+        queue.waiting.extend((0..count).map(|number| ((u64::MAX, number as u64), queued())));
     }
 }
 
-/// One turn at a time, and sessions that are polled in the order in which they were woken.
-struct World {
+/// Runs one slice at a time, and polls sessions in the order in which they were woken.
+struct Harness {
     scheduler: Arc<FairScheduler>,
     conn_limit: Arc<PerSourceLimit>,
     sessions: Vec<Option<Scheduled<Session>>>,
     woken: Arc<Mutex<Vec<usize>>>,
-    /// Who had a turn, one after the other.
-    had: Arc<Mutex<Vec<usize>>>,
+    /// The sessions that ran, in order.
+    ran: Arc<Mutex<Vec<usize>>>,
 }
 
-/// Does so much in each of its turns, and wants another if it is busy.
+/// Moves `bytes` in each slice, and wants another one at once if it is busy.
 struct Session {
     number: usize,
     bytes: usize,
     is_busy: bool,
-    work: Usage,
-    had: Arc<Mutex<Vec<usize>>>,
+    usage: Usage,
+    ran: Arc<Mutex<Vec<usize>>>,
 }
 
-struct Bell {
+struct SessionWaker {
     number: usize,
     woken: Arc<Mutex<Vec<usize>>>,
 }
 
-impl Wake for Bell {
+impl Wake for SessionWaker {
     fn wake(self: Arc<Self>) {
         self.woken.lock().unwrap().push(self.number);
     }
@@ -65,8 +67,8 @@ impl Future for Session {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.work.add(self.bytes);
-        self.had.lock().unwrap().push(self.number);
+        self.usage.charge(self.bytes);
+        self.ran.lock().unwrap().push(self.number);
         if self.is_busy {
             cx.waker().wake_by_ref();
         }
@@ -74,27 +76,27 @@ impl Future for Session {
     }
 }
 
-impl World {
+impl Harness {
     fn new() -> Self {
-        let world = Self {
-            scheduler: Arc::new(FairScheduler::without_burst()),
+        let sim = Self {
+            scheduler: Arc::new(FairScheduler::without_budget()),
             conn_limit: PerSourceLimit::new(usize::MAX),
             sessions: Vec::new(),
             woken: Arc::default(),
-            had: Arc::default(),
+            ran: Arc::default(),
         };
-        // There are many, of whom most want nothing.
-        world.scheduler.sessions.store(1000, Ordering::Relaxed);
-        world
+        // Many sessions, most of them idle.
+        sim.scheduler.sessions.store(1000, Ordering::Relaxed);
+        sim
     }
 
-    /// A session that wants a turn now, and all the time if it is busy.
-    fn come(&mut self, addr: [u8; 4], bytes: usize, is_busy: bool) -> usize {
-        let (number, work) = (self.sessions.len(), Usage::default());
-        let had = Arc::clone(&self.had);
-        let session = Session { number, bytes, is_busy, work: work.clone(), had };
-        let member = self.conn_limit.enter(IpAddr::from(addr)).unwrap();
-        self.sessions.push(Some(self.scheduler.take(session, work, member)));
+    /// Adds a session that wants a slice now, and all the time if it is busy.
+    fn add(&mut self, addr: [u8; 4], bytes: usize, is_busy: bool) -> usize {
+        let (number, usage) = (self.sessions.len(), Usage::default());
+        let ran = Arc::clone(&self.ran);
+        let session = Session { number, bytes, is_busy, usage: usage.clone(), ran };
+        let permit = self.conn_limit.try_acquire(IpAddr::from(addr)).unwrap();
+        self.sessions.push(Some(self.scheduler.schedule(session, usage, permit)));
         self.wake(number);
         number
     }
@@ -103,11 +105,11 @@ impl World {
         self.woken.lock().unwrap().push(number);
     }
 
-    fn go(&mut self, number: usize) {
+    fn remove(&mut self, number: usize) {
         self.sessions[number] = None;
     }
 
-    /// Polls whoever is woken, until only a turn that is given could wake anybody.
+    /// Polls woken sessions until none is left.
     fn poll_all(&mut self) {
         loop {
             let woken = std::mem::take(&mut *self.woken.lock().unwrap());
@@ -116,120 +118,121 @@ impl World {
             }
             for number in woken {
                 if let Some(session) = &mut self.sessions[number] {
-                    let waker = Arc::new(Bell { number, woken: Arc::clone(&self.woken) }).into();
+                    let waker =
+                        Arc::new(SessionWaker { number, woken: Arc::clone(&self.woken) }).into();
                     let _ = Pin::new(session).poll(&mut Context::from_waker(&waker));
                 }
             }
         }
     }
 
-    /// Gives so many turns, and says who had them.
-    fn give(&mut self, count: usize) -> Vec<usize> {
-        let before = self.had.lock().unwrap().len();
+    /// Dispatches `count` slices. Returns the sessions that ran.
+    fn dispatch(&mut self, count: usize) -> Vec<usize> {
+        let before = self.ran.lock().unwrap().len();
         self.poll_all();
         for _ in 0..count {
-            let now = self.scheduler.queue().now;
+            let now = self.scheduler.queue().virtual_time;
             self.scheduler.dispatch().into_iter().for_each(Waker::wake);
             self.poll_all();
-            assert!(self.scheduler.queue().now >= now, "time goes back");
+            assert!(self.scheduler.queue().virtual_time >= now, "virtual time went back");
         }
-        self.had.lock().unwrap().split_off(before)
+        self.ran.lock().unwrap().split_off(before)
     }
 
     fn is_at_rest(&self) -> bool {
         let queue = self.scheduler.queue();
-        queue.given == 0 && queue.waiting.is_empty()
+        queue.running == 0 && queue.waiting.is_empty()
     }
 }
 
 #[test]
-fn an_address_has_its_share_however_many_connections_it_makes() {
-    let mut world = World::new();
-    (0..100).for_each(|_| _ = world.come(A, MUCH, true));
-    let alone = world.come(B, MUCH, true);
-    world.give(200);
-    let scheduler = world.give(1000);
-    let own = scheduler.iter().filter(|&&turn| turn == alone).count();
-    assert!((450..=550).contains(&own), "{own}");
-    // And those of one address have the rest as equals.
+fn address_share_is_independent_of_its_connections() {
+    let mut sim = Harness::new();
+    (0..100).for_each(|_| _ = sim.add(A, LARGE, true));
+    let alone = sim.add(B, LARGE, true);
+    sim.dispatch(200);
+    let slices = sim.dispatch(1000);
+    let share = slices.iter().filter(|&&session| session == alone).count();
+    assert!((450..=550).contains(&share), "{share} of 1000 slices, expected half");
+    // The connections of the other address share the rest equally.
     for number in 0..100 {
-        let scheduler = scheduler.iter().filter(|&&turn| turn == number).count();
-        assert!((4..=6).contains(&scheduler), "{number}: {scheduler}");
+        let share = slices.iter().filter(|&&session| session == number).count();
+        assert!((4..=6).contains(&share), "session {number}: {share} slices, expected 5");
     }
 }
 
 #[test]
-fn who_asks_for_little_does_not_wait_behind_those_who_ask_for_much() {
-    let mut world = World::new();
-    (0..100).for_each(|_| _ = world.come(A, MUCH, true));
-    let elsewhere = world.come(B, 30, false);
-    let here = world.come(A, 30, false);
-    world.give(500);
+fn small_slices_run_before_large_ones() {
+    let mut sim = Harness::new();
+    (0..100).for_each(|_| _ = sim.add(A, LARGE, true));
+    let elsewhere = sim.add(B, 30, false);
+    let here = sim.add(A, 30, false);
+    sim.dispatch(500);
     for _ in 0..100 {
-        world.wake(elsewhere);
-        assert_eq!(world.give(1), [elsewhere]);
-        world.give(3);
+        sim.wake(elsewhere);
+        assert_eq!(sim.dispatch(1), [elsewhere]);
+        sim.dispatch(3);
     }
-    // Among its own it gets more turns than they do, as its turns are cheaper.
-    world.give(100);
+    // Within its address it gets more slices than the others, since its slices are cheaper.
+    sim.dispatch(100);
     let mut own = 0;
     for _ in 0..1000 {
-        world.wake(here);
-        own += world.give(1).iter().filter(|&&turn| turn == here).count();
+        sim.wake(here);
+        own += sim.dispatch(1).iter().filter(|&&turn| turn == here).count();
     }
     assert!(own > 100, "{own}");
 }
 
-/// Peers that send less than they may all have their turns begin now.
+/// Peers that use less than their share all start at the current virtual time.
 #[test]
-fn who_asks_for_little_does_not_wait_behind_a_crowd_that_comes_at_once() {
-    let mut world = World::new();
-    let conn_limit: Vec<_> = (0..1000).map(|_| world.come(A, MUCH, false)).collect();
-    let elsewhere = world.come(B, 30, false);
-    let greedy = world.come(C, 10_000 * MUCH, false);
-    world.give(2000);
+fn small_slices_run_before_a_burst_of_large_ones() {
+    let mut sim = Harness::new();
+    let many: Vec<_> = (0..1000).map(|_| sim.add(A, LARGE, false)).collect();
+    let elsewhere = sim.add(B, 30, false);
+    let greedy = sim.add(C, 10_000 * LARGE, false);
+    sim.dispatch(2000);
     for _ in 0..2 {
-        // When its turn begins, the others may long have had another.
-        world.wake(greedy);
-        assert_eq!(world.give(1), [greedy]);
-        conn_limit.iter().for_each(|&number| world.wake(number));
+        // Its virtual start time is far ahead of theirs.
+        sim.wake(greedy);
+        assert_eq!(sim.dispatch(1), [greedy]);
+        many.iter().for_each(|&number| sim.wake(number));
         for _ in 0..100 {
-            world.wake(elsewhere);
-            assert_eq!(world.give(1), [elsewhere]);
-            assert_ne!(world.give(5), [elsewhere]);
+            sim.wake(elsewhere);
+            assert_eq!(sim.dispatch(1), [elsewhere]);
+            assert_ne!(sim.dispatch(5), [elsewhere]);
         }
-        // And the crowd is not kept waiting for ever.
-        assert_eq!(world.give(1000).len(), 500);
-        assert!(world.is_at_rest());
+        // The many peers are not starved.
+        assert_eq!(sim.dispatch(1000).len(), 500);
+        assert!(sim.is_at_rest());
     }
 }
 
 #[test]
-fn nobody_saves_up_turns() {
-    let mut world = World::new();
-    let quiet = world.come(B, MUCH, false);
-    let busy = world.come(A, MUCH, true);
-    world.give(1000);
+fn unused_slices_are_not_saved_up() {
+    let mut sim = Harness::new();
+    let quiet = sim.add(B, LARGE, false);
+    let busy = sim.add(A, LARGE, true);
+    sim.dispatch(1000);
     let mut own = 0;
     for _ in 0..100 {
-        world.wake(quiet);
-        own += world.give(1).iter().filter(|&&turn| turn == quiet).count();
+        sim.wake(quiet);
+        own += sim.dispatch(1).iter().filter(|&&turn| turn == quiet).count();
     }
     assert!((48..=52).contains(&own), "{own}");
     assert_ne!(quiet, busy);
 }
 
 #[test]
-fn to_come_anew_is_no_way_to_be_first() {
-    let mut world = World::new();
-    let stays = world.come(B, MUCH, true);
-    let mut newcomer = world.come(A, MUCH, true);
+fn reconnecting_is_no_advantage() {
+    let mut sim = Harness::new();
+    let stays = sim.add(B, LARGE, true);
+    let mut newcomer = sim.add(A, LARGE, true);
     let mut own = 0;
     for _ in 0..1000 {
-        if world.give(1) == [newcomer] {
+        if sim.dispatch(1) == [newcomer] {
             own += 1;
-            world.go(newcomer);
-            newcomer = world.come(A, MUCH, true);
+            sim.remove(newcomer);
+            newcomer = sim.add(A, LARGE, true);
         }
     }
     assert!((300..=530).contains(&own), "{own}");
@@ -237,114 +240,112 @@ fn to_come_anew_is_no_way_to_be_first() {
 }
 
 #[test]
-fn who_goes_keeps_no_turn_and_no_place() {
-    let mut world = World::new();
-    let [first, second, third] = [(); 3].map(|()| world.come(A, MUCH, false));
-    world.poll_all();
-    assert_eq!(world.scheduler.waiting(), 3);
-    let given = world.scheduler.dispatch();
-    assert_eq!((given.len(), world.scheduler.waiting()), (1, 2));
-    // One goes with the turn that it was given, another from its place.
-    world.go(first);
-    world.go(second);
-    assert_eq!(world.scheduler.waiting(), 1);
-    assert_eq!(world.give(1), [third]);
-    assert!(world.is_at_rest());
-    world.go(third);
-    assert_eq!(world.scheduler.sessions.load(Ordering::Relaxed), 1000);
+fn dropped_sessions_release_slice_and_queue_entry() {
+    let mut sim = Harness::new();
+    let [first, second, third] = [(); 3].map(|()| sim.add(A, LARGE, false));
+    sim.poll_all();
+    assert_eq!(sim.scheduler.waiting(), 3);
+    let dispatched = sim.scheduler.dispatch();
+    assert_eq!((dispatched.len(), sim.scheduler.waiting()), (1, 2));
+    // One ends while it runs, the other while it is queued.
+    sim.remove(first);
+    sim.remove(second);
+    assert_eq!(sim.scheduler.waiting(), 1);
+    assert_eq!(sim.dispatch(1), [third]);
+    assert!(sim.is_at_rest());
+    sim.remove(third);
+    assert_eq!(sim.scheduler.sessions.load(Ordering::Relaxed), 1000);
     assert!(
-        world
-            .conn_limit
-            .enter(A.into())
-            .is_some_and(|member| member.connections_from_source() == 1)
+        sim.conn_limit
+            .try_acquire(A.into())
+            .is_some_and(|permit| permit.connections_from_source() == 1)
     );
 }
 
 #[test]
-fn a_session_that_is_to_end_waits_for_no_turn() {
-    let mut world = World::new();
-    (0..100).for_each(|_| _ = world.come(A, MUCH, true));
-    let over = world.come(A, MUCH, false);
-    world.give(1);
-    world.sessions[over].as_ref().unwrap().work.mark_evicted(true);
-    world.wake(over);
-    assert_eq!(world.give(0), [over]);
-    assert_eq!(world.scheduler.waiting(), 100);
-    world.go(over);
-    assert_eq!(world.give(5).len(), 5);
+fn evicted_session_is_not_queued() {
+    let mut sim = Harness::new();
+    (0..100).for_each(|_| _ = sim.add(A, LARGE, true));
+    let over = sim.add(A, LARGE, false);
+    sim.dispatch(1);
+    sim.sessions[over].as_ref().unwrap().usage.mark_evicted(true);
+    sim.wake(over);
+    assert_eq!(sim.dispatch(0), [over]);
+    assert_eq!(sim.scheduler.waiting(), 100);
+    sim.remove(over);
+    assert_eq!(sim.dispatch(5).len(), 5);
 }
 
-/// Its own next turn would have begun long after theirs, who wait.
+/// The virtual start time of its next slice is far ahead of those that wait.
 #[test]
-fn a_session_that_is_to_end_puts_nobody_behind_the_others() {
-    let mut world = World::new();
-    let over = world.come(A, 1000 * MUCH, false);
-    (0..100).for_each(|_| _ = world.come(A, MUCH, true));
-    let elsewhere = world.come(B, 30, false);
-    world.give(500);
-    world.sessions[over].as_ref().unwrap().work.mark_evicted(true);
-    world.wake(over);
-    assert_eq!(world.give(0), [over]);
-    world.wake(elsewhere);
-    assert_eq!(world.give(1), [elsewhere]);
+fn evicted_session_does_not_advance_virtual_time() {
+    let mut sim = Harness::new();
+    let over = sim.add(A, 1000 * LARGE, false);
+    (0..100).for_each(|_| _ = sim.add(A, LARGE, true));
+    let elsewhere = sim.add(B, 30, false);
+    sim.dispatch(500);
+    sim.sessions[over].as_ref().unwrap().usage.mark_evicted(true);
+    sim.wake(over);
+    assert_eq!(sim.dispatch(0), [over]);
+    sim.wake(elsewhere);
+    assert_eq!(sim.dispatch(1), [elsewhere]);
 }
 
 #[test]
-fn few_sessions_wait_for_nothing() {
-    let mut world = World::new();
-    world.scheduler.sessions.store(0, Ordering::Relaxed);
-    let alone = world.come(A, MUCH, false);
-    world.poll_all();
-    assert_eq!(*world.had.lock().unwrap(), [alone]);
-    assert!(world.is_at_rest());
-    // Nor is what they had held against them once there are many.
+fn few_sessions_are_never_queued() {
+    let mut sim = Harness::new();
+    sim.scheduler.sessions.store(0, Ordering::Relaxed);
+    let alone = sim.add(A, LARGE, false);
+    sim.poll_all();
+    assert_eq!(*sim.ran.lock().unwrap(), [alone]);
+    assert!(sim.is_at_rest());
+    // What it used then is not held against it once there are many.
     for _ in 0..1000 {
-        world.wake(alone);
-        world.poll_all();
+        sim.wake(alone);
+        sim.poll_all();
     }
-    world.scheduler.sessions.store(1000, Ordering::Relaxed);
-    let busy = world.come(B, MUCH, true);
-    world.give(3);
-    world.wake(alone);
-    assert_eq!(world.give(1), [alone]);
+    sim.scheduler.sessions.store(1000, Ordering::Relaxed);
+    let busy = sim.add(B, LARGE, true);
+    sim.dispatch(3);
+    sim.wake(alone);
+    assert_eq!(sim.dispatch(1), [alone]);
     assert_ne!(alone, busy);
 }
 
 #[test]
-fn many_who_ask_for_little_wait_for_nothing_and_whoever_asks_for_much_ends_that() {
-    let mut world = World::new();
-    world.scheduler = Arc::new(FairScheduler::new());
-    world.scheduler.sessions.store(1000, Ordering::Relaxed);
-    let first = world.come(A, 30, false);
-    let begin = world.scheduler.queue().left;
-    let others: Vec<_> = (0..50).map(|_| world.come(A, 30, false)).collect();
-    world.poll_all();
-    let had: Vec<_> = [first].into_iter().chain(others).collect();
-    assert_eq!(*world.had.lock().unwrap(), had);
-    assert!(world.is_at_rest());
-    assert_eq!(world.scheduler.queue().left, begin - 51 * (SLICE_OVERHEAD_BYTES + 30));
-    // Until the burst is over.
-    let fit = world.scheduler.queue().left.div_ceil(SLICE_OVERHEAD_BYTES + MUCH);
-    let much: Vec<_> = (0..fit + 5).map(|_| world.come(A, MUCH, false)).collect();
-    world.poll_all();
-    let waiting = world.scheduler.waiting();
-    assert_eq!(waiting, 5, "{:?}", world.scheduler);
-    world.wake(first);
-    world.poll_all();
-    assert_eq!(world.scheduler.waiting(), waiting + 1);
-    // Who asks for little is not the last one then.
-    let had = world.give(1);
-    assert_eq!(had, [first]);
-    assert_eq!(world.give(5), much[fit..]);
-    assert!(world.is_at_rest());
-    assert_eq!(world.scheduler.queue().left, begin);
+fn sessions_are_queued_once_the_budget_is_used_up() {
+    let mut sim = Harness::new();
+    sim.scheduler = Arc::new(FairScheduler::new());
+    sim.scheduler.sessions.store(1000, Ordering::Relaxed);
+    let first = sim.add(A, 30, false);
+    let begin = sim.scheduler.queue().budget_left;
+    let others: Vec<_> = (0..50).map(|_| sim.add(A, 30, false)).collect();
+    sim.poll_all();
+    let expected: Vec<_> = [first].into_iter().chain(others).collect();
+    assert_eq!(*sim.ran.lock().unwrap(), expected);
+    assert!(sim.is_at_rest());
+    assert_eq!(sim.scheduler.queue().budget_left, begin - 51 * (SLICE_OVERHEAD_BYTES + 30));
+    // Until the budget is used up.
+    let fit = sim.scheduler.queue().budget_left.div_ceil(SLICE_OVERHEAD_BYTES + LARGE);
+    let large: Vec<_> = (0..fit + 5).map(|_| sim.add(A, LARGE, false)).collect();
+    sim.poll_all();
+    let waiting = sim.scheduler.waiting();
+    assert_eq!(waiting, 5, "{:?}", sim.scheduler);
+    sim.wake(first);
+    sim.poll_all();
+    assert_eq!(sim.scheduler.waiting(), waiting + 1);
+    // A session with small slices is not the last one then.
+    assert_eq!(sim.dispatch(1), [first]);
+    assert_eq!(sim.dispatch(5), large[fit..]);
+    assert!(sim.is_at_rest());
+    assert_eq!(sim.scheduler.queue().budget_left, begin);
 }
 
 #[tokio::test(start_paused = true)]
-async fn turns_are_given_to_all_who_want_them() {
-    let scheduler = Arc::new(FairScheduler::without_burst());
+async fn scheduler_runs_every_session_to_its_end() {
+    let scheduler = Arc::new(FairScheduler::without_budget());
     scheduler.sessions.store(1000, Ordering::Relaxed);
-    let giver = tokio::spawn(Arc::clone(&scheduler).give());
+    let runner = tokio::spawn(Arc::clone(&scheduler).run());
     let conn_limit = PerSourceLimit::new(usize::MAX);
     let sessions = (0..100).map(|_| {
         let session = async {
@@ -352,28 +353,36 @@ async fn turns_are_given_to_all_who_want_them() {
                 yield_now().await;
             }
         };
-        tokio::spawn(scheduler.take(session, Usage::default(), conn_limit.enter(A.into()).unwrap()))
+        tokio::spawn(scheduler.schedule(
+            session,
+            Usage::default(),
+            conn_limit.try_acquire(A.into()).unwrap(),
+        ))
     });
     for session in sessions.collect::<Vec<_>>() {
         timeout(LONG, session).await.unwrap().unwrap();
     }
-    giver.abort();
+    runner.abort();
     let queue = scheduler.queue();
-    assert_eq!((queue.given, queue.waiting.len()), (0, 0));
+    assert_eq!((queue.running, queue.waiting.len()), (0, 0));
 }
 
-/// A session that panics has a turn while it does.
+/// A session that panics is running while it does.
 #[tokio::test(start_paused = true)]
-async fn a_panic_takes_no_turn_away() {
-    let scheduler = Arc::new(FairScheduler::without_burst());
+async fn panic_releases_its_slice() {
+    let scheduler = Arc::new(FairScheduler::without_budget());
     scheduler.sessions.store(1000, Ordering::Relaxed);
-    let giver = tokio::spawn(Arc::clone(&scheduler).give());
+    let runner = tokio::spawn(Arc::clone(&scheduler).run());
     let conn_limit = PerSourceLimit::new(usize::MAX);
     let run = |session: Pin<Box<dyn Future<Output = ()> + Send>>| {
-        tokio::spawn(scheduler.take(session, Usage::default(), conn_limit.enter(A.into()).unwrap()))
+        tokio::spawn(scheduler.schedule(
+            session,
+            Usage::default(),
+            conn_limit.try_acquire(A.into()).unwrap(),
+        ))
     };
     let failed = run(Box::pin(async { panic!("as a store may") }));
     assert!(timeout(LONG, failed).await.unwrap().is_err());
     timeout(LONG, run(Box::pin(async {}))).await.unwrap().unwrap();
-    giver.abort();
+    runner.abort();
 }

@@ -1,6 +1,6 @@
-//! A process that stood still for longer than its limits, while its peers did not.
+//! A process that was suspended for longer than its timeouts while its peers went on.
 //!
-//! When it goes on, its timers run before it has seen what the kernel has for it.
+//! When it resumes, its timers run before it has polled its sockets.
 
 // FAULTS S1
 
@@ -13,15 +13,15 @@ use tokio::{
 
 use super::*;
 
-/// A socket that the runtime has not looked at since the process went on.
-struct Unseen {
+/// A socket that the runtime polls only some time after the process has resumed.
+struct DelayedIo {
     io: DuplexStream,
     seen: Pin<Box<Sleep>>,
-    /// From when on the socket is looked at.
+    /// When the socket is polled again.
     until: Arc<Mutex<Instant>>,
 }
 
-impl Unseen {
+impl DelayedIo {
     fn poll_seen(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let until = *self.until.lock().unwrap();
         if Instant::now() >= until {
@@ -32,7 +32,7 @@ impl Unseen {
     }
 }
 
-impl AsyncRead for Unseen {
+impl AsyncRead for DelayedIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -43,7 +43,7 @@ impl AsyncRead for Unseen {
     }
 }
 
-impl AsyncWrite for Unseen {
+impl AsyncWrite for DelayedIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -62,24 +62,24 @@ impl AsyncWrite for Unseen {
     }
 }
 
-/// How long the process stands still: longer than a line may take, or an answer be unread.
-const STOP: Duration = Duration::from_secs(100);
+/// How long the process is suspended: longer than the line timeout and the write timeout.
+const PAUSE: Duration = Duration::from_secs(100);
 
-/// A conversation with a session, and from when on its process sees the socket.
-struct Stopped {
+/// A session in a process that can be suspended.
+struct Suspended {
     talk: Talk,
     until: Arc<Mutex<Instant>>,
 }
 
-impl Stopped {
+impl Suspended {
     fn new(shared: Shared<MemoryStore>) -> Self {
         let (peer, io) = duplex(1024);
         let until = Arc::new(Mutex::new(Instant::now()));
         let seen = Box::pin(sleep_until(Instant::now()));
-        let io = Unseen { io, seen, until: Arc::clone(&until) };
-        let (stop, stopped) = watch::channel(false);
+        let io = DelayedIo { io, seen, until: Arc::clone(&until) };
+        let stop = CancellationToken::new();
         let address = ([127, 0, 0, 1], 1).into();
-        let session = serve_accepted(io, address, Arc::new(shared), Usage::default(), stopped);
+        let session = serve_accepted(io, address, Arc::new(shared), Usage::default(), stop.clone());
         Self { talk: Talk { peer, stop, session: tokio::spawn(session) }, until }
     }
 
@@ -87,69 +87,73 @@ impl Stopped {
         Self::new(Shared::new(store, Limits::default(), Arc::default()))
     }
 
-    /// What is written to the socket from here on is not seen before `time` is over.
-    fn stop(&self, time: Duration) {
+    /// What is written to the socket from now on is seen after `time` only.
+    fn suspend(&self, time: Duration) {
         *self.until.lock().unwrap() = Instant::now() + time + Duration::from_millis(1);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn line_that_came_during_a_stop_is_answered() {
-    let mut stopped = Stopped::with(MemoryStore::new());
-    stopped.talk.send("put a 1 1").await;
+async fn line_received_while_suspended_is_answered() {
+    let mut suspended = Suspended::with(MemoryStore::new());
+    suspended.talk.send("put a 1 1").await;
     sleep(SECOND).await;
-    stopped.stop(STOP);
-    stopped.talk.send("\nget a\n").await;
-    advance(STOP).await;
-    stopped.talk.expect("ok\n\nok\na 1.0 1\n\n").await;
+    suspended.suspend(PAUSE);
+    suspended.talk.send("\nget a\n").await;
+    advance(PAUSE).await;
+    suspended.talk.expect("ok\n\nok\na 1.0 1\n\n").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_that_came_during_a_stop_is_answered() {
-    let mut stopped = Stopped::with(MemoryStore::new());
-    stopped.talk.send("get a\n").await;
-    stopped.talk.expect("ok\n\n").await;
-    stopped.stop(10 * STOP);
-    stopped.talk.send("get a\n").await;
-    advance(10 * STOP).await;
-    stopped.talk.expect("ok\n\n").await;
+async fn request_received_while_suspended_is_answered() {
+    let mut suspended = Suspended::with(MemoryStore::new());
+    suspended.talk.send("get a\n").await;
+    suspended.talk.expect("ok\n\n").await;
+    suspended.suspend(10 * PAUSE);
+    suspended.talk.send("get a\n").await;
+    advance(10 * PAUSE).await;
+    suspended.talk.expect("ok\n\n").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn answer_that_was_read_during_a_stop_goes_on() {
-    let mut stopped = Stopped::with(store_of(1000).await);
-    stopped.talk.send("get *\n").await;
+async fn answer_read_while_suspended_is_continued() {
+    let mut suspended = Suspended::with(store_of(1000).await);
+    suspended.talk.send("get *\n").await;
     sleep(SECOND).await;
-    stopped.stop(STOP);
+    suspended.suspend(PAUSE);
     let mut answer = vec![0; 1024];
-    stopped.talk.peer.read_exact(&mut answer).await.unwrap();
-    advance(STOP).await;
+    suspended.talk.peer.read_exact(&mut answer).await.unwrap();
+    advance(PAUSE).await;
     while !answer.ends_with(b"\n\n") {
-        assert_ne!(stopped.talk.peer.read_buf(&mut answer).await.unwrap(), 0, "it is cut");
+        assert_ne!(
+            suspended.talk.peer.read_buf(&mut answer).await.unwrap(),
+            0,
+            "the answer is truncated"
+        );
     }
-    stopped.talk.send("get none\n").await;
-    stopped.talk.expect("ok\n\n").await;
+    suspended.talk.send("get none\n").await;
+    suspended.talk.expect("ok\n\n").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn peer_that_was_silent_during_a_stop_is_cut_off() {
+async fn peer_silent_while_suspended_is_disconnected() {
     for request in ["put a 1 1", "", "get *\n"] {
-        let mut stopped = Stopped::with(store_of(1000).await);
-        stopped.talk.send(request).await;
+        let mut suspended = Suspended::with(store_of(1000).await);
+        suspended.talk.send(request).await;
         sleep(SECOND).await;
-        stopped.stop(10 * STOP);
-        advance(10 * STOP).await;
+        suspended.suspend(10 * PAUSE);
+        advance(10 * PAUSE).await;
         let begin = Instant::now();
-        (&mut stopped.talk.session).await.unwrap();
+        (&mut suspended.talk.session).await.unwrap();
         assert!(begin.elapsed() < SECOND, "{request:?}: {:?}", begin.elapsed());
     }
 }
 
-/// What a peer sends while the process stands still is seen when it goes on; the rest of the
-/// handshake takes more than a look.
+/// What a peer sends while the process is suspended is seen when it resumes; the rest of the handshake
+/// takes longer than one poll.
 #[cfg(feature = "tls")]
 #[tokio::test(start_paused = true)]
-async fn handshake_that_began_before_a_stop_succeeds() {
+async fn handshake_begun_before_suspension_succeeds() {
     use tokio_rustls::rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 
     let own = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
@@ -164,13 +168,13 @@ async fn handshake_that_began_before_a_stop_succeeds() {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
 
     let shared = Shared::new(MemoryStore::new(), Limits::default(), Arc::default());
-    let Stopped { talk: Talk { peer, stop: _stop, session: _ }, until } =
-        Stopped::new(shared.tls(Some(acceptor)));
-    *until.lock().unwrap() = Instant::now() + STOP + Duration::from_millis(1);
+    let Suspended { talk: Talk { peer, stop: _stop, session: _ }, until } =
+        Suspended::new(shared.tls(Some(acceptor)));
+    *until.lock().unwrap() = Instant::now() + PAUSE + Duration::from_millis(1);
     let name = ServerName::try_from("localhost").unwrap();
     let client = tokio::spawn(async move {
         let mut io = connector.connect(name, peer).await?;
-        // The last of the handshake is late, but not as late as it may be.
+        // The end of the handshake is late, but within the timeout.
         sleep(20 * SECOND).await;
         io.write_all(b"get a\n").await?;
         let mut answer = [0; 4];
@@ -180,6 +184,6 @@ async fn handshake_that_began_before_a_stop_succeeds() {
     for _ in 0..10 {
         yield_now().await;
     }
-    advance(STOP).await;
+    advance(PAUSE).await;
     assert_eq!(&client.await.unwrap().unwrap(), b"ok\n\n");
 }

@@ -1,4 +1,4 @@
-//! Peers that no pipe could play: always heard, stuck, or watched.
+//! Peers that a pipe cannot play: endless input, a stuck flush, counted reads.
 
 use std::{pin::Pin, task::Context};
 
@@ -8,11 +8,11 @@ use super::*;
 
 /// Sends blank lines without a pause after its request, and reads nothing.
 #[derive(Default)]
-struct Blanks {
+struct BlankLinesIo {
     has_asked: bool,
 }
 
-impl AsyncRead for Blanks {
+impl AsyncRead for BlankLinesIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -27,7 +27,7 @@ impl AsyncRead for Blanks {
     }
 }
 
-impl AsyncWrite for Blanks {
+impl AsyncWrite for BlankLinesIo {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
         Poll::Pending
     }
@@ -42,11 +42,11 @@ impl AsyncWrite for Blanks {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_may_not_be_left_unread_by_a_peer_that_is_always_heard() {
+async fn write_timeout_applies_despite_endless_input() {
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
-    let (_stop, stopped) = watch::channel(false);
-    let session = tokio::spawn(run(Blanks::default(), None, shared, Usage::default(), stopped));
-    // It is looked at once more when its time is over.
+    let stop = CancellationToken::new();
+    let session = tokio::spawn(run(BlankLinesIo::default(), None, shared, Usage::default(), stop));
+    // There is a short grace time after the deadline.
     let look = SECOND_LOOK + Duration::from_millis(1);
     for (time, is_evicted) in
         [(Duration::ZERO, false), (29 * SECOND, false), (2 * SECOND, false), (look, true)]
@@ -59,10 +59,10 @@ async fn an_answer_may_not_be_left_unread_by_a_peer_that_is_always_heard() {
     }
 }
 
-/// Counts what is read of it.
-struct Counted(DuplexStream, Arc<Mutex<Vec<usize>>>);
+/// Records the size of each read.
+struct CountingIo(DuplexStream, Arc<Mutex<Vec<usize>>>);
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountingIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -75,7 +75,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountingIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -93,31 +93,31 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// What was read in each of so many turns of a session whose peer has sent `bytes`, one by one, and
-/// what these turns counted for.
-async fn turns_of(bytes: &[u8], scheduler: usize) -> Vec<(Vec<usize>, usize)> {
+/// Runs `count` time slices of a session whose peer has sent `bytes`. Returns the sizes of the reads of
+/// each slice and its charge.
+async fn slices_of(bytes: &[u8], count: usize) -> Vec<(Vec<usize>, usize)> {
     let (mut peer, io) = duplex(bytes.len());
     peer.write_all(bytes).await.unwrap();
-    let (reads, work) = (Arc::default(), Usage::default());
-    let (_stop, stopped) = watch::channel(false);
+    let (reads, usage) = (Arc::default(), Usage::default());
+    let stop = CancellationToken::new();
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
-    let io = Counted(io, Arc::clone(&reads));
-    let mut session = Box::pin(run(io, None, shared, work.clone(), stopped));
+    let io = CountingIo(io, Arc::clone(&reads));
+    let mut session = Box::pin(run(io, None, shared, usage.clone(), stop));
     let mut seen = Vec::new();
-    for _ in 0..scheduler {
+    for _ in 0..count {
         poll_fn(|cx| {
             assert!(session.as_mut().poll(cx).is_pending());
             Poll::Ready(())
         })
         .await;
-        seen.push((std::mem::take(&mut *reads.lock().unwrap()), work.take()));
+        seen.push((std::mem::take(&mut *reads.lock().unwrap()), usage.take()));
     }
     seen
 }
 
 #[tokio::test]
-async fn no_read_and_no_turn_takes_more_than_it_may() {
-    for (reads, counted) in turns_of(&b"put a 1 1\n".repeat(60_000), 8).await {
+async fn reads_and_slices_are_bounded() {
+    for (reads, counted) in slices_of(&b"put a 1 1\n".repeat(60_000), 8).await {
         assert!(reads.iter().all(|&read| read <= MAX_READ), "{reads:?}");
         let read: usize = reads.iter().sum();
         assert!((1..=2 * MAX_READ).contains(&read) && counted > read, "{reads:?}, {counted}");
@@ -125,17 +125,17 @@ async fn no_read_and_no_turn_takes_more_than_it_may() {
 }
 
 #[tokio::test]
-async fn what_is_passed_over_after_the_end_counts_as_work_and_takes_turns() {
-    for (reads, counted) in turns_of(&vec![b'x'; 1 << 20], 10).await {
+async fn discarded_input_is_charged_and_yields() {
+    for (reads, counted) in slices_of(&vec![b'x'; 1 << 20], 10).await {
         let read: usize = reads.iter().sum();
         assert!((1..=2 * MAX_READ).contains(&read) && counted >= read, "{reads:?}, {counted}");
     }
 }
 
-/// Takes what is written into a buffer, and never gets it out.
-struct Stuck(DuplexStream);
+/// Accepts every write, and never flushes.
+struct PendingFlushIo(DuplexStream);
 
-impl AsyncRead for Stuck {
+impl AsyncRead for PendingFlushIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -145,7 +145,7 @@ impl AsyncRead for Stuck {
     }
 }
 
-impl AsyncWrite for Stuck {
+impl AsyncWrite for PendingFlushIo {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -165,16 +165,16 @@ impl AsyncWrite for Stuck {
 
 /// As over TLS.
 #[tokio::test(start_paused = true)]
-async fn small_answers_into_a_buffer_do_not_begin_the_time_anew() {
+async fn buffered_answers_do_not_reset_the_write_timeout() {
     let (mut peer, io) = duplex(64 * 1024);
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
-    let (_stop, stopped) = watch::channel(false);
-    let session = tokio::spawn(run(Stuck(io), None, shared, Usage::default(), stopped));
+    let stop = CancellationToken::new();
+    let session = tokio::spawn(run(PendingFlushIo(io), None, shared, Usage::default(), stop));
     let begin = Instant::now();
     while begin.elapsed() < 60 * SECOND && peer.write_all(b"get a\n").await.is_ok() {
         sleep(SECOND).await;
     }
-    let took = begin.elapsed();
-    assert!((30 * SECOND..33 * SECOND).contains(&took), "{took:?}");
+    let elapsed = begin.elapsed();
+    assert!((30 * SECOND..33 * SECOND).contains(&elapsed), "{elapsed:?}");
     session.await.unwrap();
 }

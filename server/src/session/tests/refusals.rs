@@ -1,21 +1,21 @@
-//! Lines that are not requests, and what the log and the numbers say of them.
+//! Invalid requests, and their log messages and counters.
 
 use std::{pin::Pin, task::Context};
 
 use tokio::io::ReadBuf;
 
 use super::*;
-use crate::session::Monitor;
+use crate::stats::StatsHandle;
 
-fn talk(limits: Limits) -> (Talk, Monitor) {
+fn talk(limits: Limits) -> (Talk, StatsHandle) {
     let counters = Arc::<Counters>::default();
     let shared = Arc::new(Shared::new(MemoryStore::new(), limits, Arc::clone(&counters)));
-    (Talk::among(&shared, 64 * 1024), Monitor(counters))
+    (Talk::among(&shared, 64 * 1024), StatsHandle(counters))
 }
 
 // FAULTS S8
 #[tokio::test(start_paused = true)]
-async fn http_request_is_refused_and_nothing_of_it_carried_out() {
+async fn http_or_tls_ends_the_connection() {
     let logged = Logged::start();
     for first in [
         "POST / HTTP/1.1\r\n",
@@ -31,10 +31,10 @@ async fn http_request_is_refused_and_nothing_of_it_carried_out() {
         talk.send("Host: localhost:8888\r\n\r\nput a 1 1\nget a\n").await;
         assert_eq!(talk.rest().await, "error\nwrong command\n\n", "{first:?}");
         let stats = monitor.stats();
-        assert_eq!((stats.refused, stats.puts, stats.gets), (1, 0, 0), "{first:?}");
+        assert_eq!((stats.invalid_requests, stats.puts, stats.gets), (1, 0, 0), "{first:?}");
     }
-    assert_eq!(logged.with("the peer does not speak this protocol").len(), 5);
-    // A peer that has shown that it speaks the protocol is only refused.
+    assert_eq!(logged.with("peer speaks HTTP or TLS").len(), 5);
+    // After a first line of this protocol, HTTP is only an invalid request.
     let (mut talk, _) = talk(Limits::default());
     talk.send("put a 1 1\nGET / HTTP/1.1\nget a\n").await;
     talk.expect("ok\n\nerror\nwrong command\n\nok\na 1.0 1\n\n").await;
@@ -46,42 +46,42 @@ async fn http_request_is_refused_and_nothing_of_it_carried_out() {
 
 // FAULTS S14
 #[tokio::test(start_paused = true)]
-async fn refused_lines_are_counted_and_logged_a_few_at_a_time() {
+async fn invalid_requests_are_counted_and_rate_limited() {
     let logged = Logged::start();
     let (mut talk, monitor) = talk(Limits::default());
     for at in 0..100 {
         talk.send(&format!("got {at}\n")).await;
         talk.expect("error\nwrong command\n\n").await;
     }
-    assert_eq!(monitor.stats().refused, 100);
-    let lines = logged.with("refused a line");
+    assert_eq!(monitor.stats().invalid_requests, 100);
+    let lines = logged.with("invalid request");
     assert_eq!(lines.len(), 5, "{lines:#?}");
     assert!(lines[0].contains("INFO") && lines[0].contains("got 0"), "{lines:#?}");
 }
 
 // FAULTS S14
 #[tokio::test(start_paused = true)]
-async fn last_line_without_a_line_break_is_counted_and_logged() {
+async fn incomplete_last_line_is_counted_and_logged() {
     let logged = Logged::start();
     let (mut talk, monitor) = talk(Limits::default());
-    // The beginning of a larger number, for all that the server knows.
+    // The last number may be incomplete.
     talk.send("put a 1 1\nput a 2 115").await;
     talk.peer.shutdown().await.unwrap();
     assert_eq!(talk.rest().await, "ok\n\n");
     let stats = monitor.stats();
-    assert_eq!((stats.puts, stats.refused, stats.unfinished), (1, 0, 1));
-    let lines = logged.with("dropped a line without a line break");
+    assert_eq!((stats.puts, stats.invalid_requests, stats.incomplete_lines), (1, 0, 1));
+    let lines = logged.with("line without a line break dropped");
     assert!(matches!(&lines[..], [line] if line.contains("put a 2 115")), "{lines:#?}");
 
     let (mut talk, monitor) = self::talk(Limits::default());
     talk.send("put a 1 1\n \r").await;
     talk.peer.shutdown().await.unwrap();
-    assert_eq!((talk.rest().await, monitor.stats().unfinished), ("ok\n\n".into(), 0));
+    assert_eq!((talk.rest().await, monitor.stats().incomplete_lines), ("ok\n\n".into(), 0));
 }
 
 // FAULTS S14
 #[tokio::test(start_paused = true)]
-async fn blank_lines_do_not_keep_a_connection() {
+async fn blank_lines_do_not_reset_the_idle_timeout() {
     let mut talk = Talk::new();
     talk.send("get a\n").await;
     talk.expect("ok\n\n").await;
@@ -114,31 +114,32 @@ impl AsyncRead for Endless {
     }
 }
 
-/// A session with a peer that sends `byte` without end and takes every answer; how much it has sent.
-fn endless(byte: u8) -> (JoinHandle<()>, Arc<Mutex<usize>>, watch::Sender<bool>) {
+/// Runs a session with a peer that sends `byte` without end and reads every answer. Returns how many
+/// bytes it has sent too.
+fn endless(byte: u8) -> (JoinHandle<()>, Arc<Mutex<usize>>, CancellationToken) {
     let sent = Arc::<Mutex<usize>>::default();
     let io = tokio::io::join(Endless { byte, sent: Arc::clone(&sent) }, tokio::io::sink());
-    let (stop, stopped) = watch::channel(false);
+    let stop = CancellationToken::new();
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
-    (tokio::spawn(run(io, None, shared, Usage::default(), stopped)), sent, stop)
+    (tokio::spawn(run(io, None, shared, Usage::default(), stop.clone())), sent, stop)
 }
 
 // FAULTS S12
 #[tokio::test(start_paused = true)]
 async fn endless_line_is_bounded_in_bytes_and_logged() {
     let logged = Logged::start();
-    // This peer is always heard, so the clock stands still.
+    // This peer always has input, so paused time does not advance.
     let (session, sent, _stop) = endless(b'x');
     session.await.unwrap();
     let sent = *sent.lock().unwrap();
     assert!((100_000_000..150_000_000).contains(&sent), "{sent}");
-    let lines = logged.with("cut off");
+    let lines = logged.with("closing connection");
     assert!(matches!(&lines[..], [line] if line.contains("too long")), "{lines:#?}");
 }
 
 // FAULTS S14
 #[tokio::test(start_paused = true)]
-async fn peer_that_sends_blank_lines_without_a_pause_is_idle() {
+async fn endless_blank_lines_are_idle() {
     let (session, _sent, _stop) = endless(b'\n');
     for (time, is_evicted) in [(0, false), (599, false), (2, false), (1, true)] {
         tokio::time::advance(time * SECOND).await;
@@ -179,19 +180,19 @@ async fn failed_handshakes_are_counted_and_logged() {
     let counters = Arc::<Counters>::default();
     let shared = Shared::new(MemoryStore::new(), Limits::default(), Arc::clone(&counters));
     let shared = Arc::new(shared.tls(Some(acceptor)));
-    let (_stop, stopped) = watch::channel(false);
+    let stop = CancellationToken::new();
     // One that does not speak TLS, and one that says nothing.
     for hello in ["put a 1 1\n", ""] {
         let (mut peer, io) = duplex(1024);
         peer.write_all(hello.as_bytes()).await.unwrap();
         let address = ([127, 0, 0, 1], 1).into();
-        serve_accepted(io, address, Arc::clone(&shared), Usage::default(), stopped.clone()).await;
+        serve_accepted(io, address, Arc::clone(&shared), Usage::default(), stop.clone()).await;
     }
-    assert_eq!(Monitor(counters).stats().failed_handshakes, 2);
-    let lines = logged.with("no TLS");
+    assert_eq!(StatsHandle(counters).stats().failed_handshakes, 2);
+    let lines = logged.with("TLS handshake failed");
     assert!(
         matches!(&lines[..], [first, second] if first.contains("corrupt message")
-            && second.contains("too long over the TLS handshake")),
+            && second.contains("handshake timeout")),
         "{lines:#?}"
     );
 }

@@ -1,17 +1,17 @@
-//! A store that fails: for a while, for one put, or by taking for ever.
+//! A store that fails: for a while, for one put, or without ever answering.
 
 use std::future::pending;
 
 use super::*;
-use crate::session::Monitor;
+use crate::stats::StatsHandle;
 
-/// Does what it is told to, with puts and gets each.
+/// A store with a configurable mode for puts and one for gets.
 #[derive(Clone)]
 struct Faulty {
     memory: Arc<MemoryStore>,
     puts: Arc<Mutex<Mode>>,
     gets: Arc<Mutex<Mode>>,
-    /// How often it was asked to apply a batch.
+    /// The number of applied batches.
     batches: Arc<Mutex<u32>>,
 }
 
@@ -19,9 +19,9 @@ struct Faulty {
 enum Mode {
     Works,
     Fails,
-    /// It fails in a way that passes.
+    /// It fails transiently.
     Away,
-    /// It refuses the puts of the key `no`, and cannot keep those of `later` now.
+    /// It rejects puts of the key `no`, and fails transiently for those of `later`.
     Picks,
     Hangs,
 }
@@ -44,11 +44,11 @@ impl Faulty {
         *self.gets.lock().unwrap() = mode;
     }
 
-    /// A session on it, and its server's numbers.
-    fn talk(&self, limits: Limits) -> (Talk, Monitor) {
+    /// Starts a session on it.
+    fn talk(&self, limits: Limits) -> (Talk, StatsHandle) {
         let counters = Arc::<Counters>::default();
         let shared = Arc::new(Shared::new(self.clone(), limits, Arc::clone(&counters)));
-        (Talk::among(&shared, 64 * 1024), Monitor(counters))
+        (Talk::among(&shared, 64 * 1024), StatsHandle(counters))
     }
 }
 
@@ -110,7 +110,7 @@ async fn transient_put_failure_ends_connection_unanswered() {
     talk.send("put a 1 1\n").await;
     talk.expect("ok\n\n").await;
     store.puts(Mode::Away);
-    // What came before it in the same read is answered, and nothing behind it is carried out.
+    // Requests before it are answered, requests behind it are not carried out.
     talk.send("bad\nget a\nput a 2 2\nput a 3 3\nget a\nput a 4 4\n").await;
     assert_eq!(talk.rest().await, "error\nwrong command\n\nok\na 1.0 1\n\n");
     assert_eq!(*store.batches.lock().unwrap(), 2);
@@ -136,7 +136,7 @@ async fn transient_get_failure_ends_connection_unanswered() {
 
 // FAULTS S10
 #[tokio::test(start_paused = true)]
-async fn refused_put_leaves_its_neighbours_stored() {
+async fn rejected_put_does_not_fail_its_batch() {
     let logged = Logged::start();
     let store = Faulty::new();
     store.puts(Mode::Picks);
@@ -148,8 +148,8 @@ async fn refused_put_leaves_its_neighbours_stored() {
     talk.expect("ok\na 1.0 1\nb 1.0 1\n\n").await;
     assert_eq!((monitor.stats().puts, monitor.stats().failed), (2, 2));
     // The store works.
-    assert_eq!(logged.with("the store refused a request").len(), 2);
-    assert_eq!(logged.with("the store fails").len(), 0);
+    assert_eq!(logged.with("store rejected a request").len(), 2);
+    assert_eq!(logged.with("store failed").len(), 0);
 }
 
 // FAULTS S10
@@ -165,8 +165,8 @@ async fn answers_before_a_transient_put_are_sent() {
 
 // FAULTS S7
 #[tokio::test(start_paused = true)]
-async fn hanging_store_holds_no_connection_past_its_time() {
-    let limits = Limits::default().store_time(7 * SECOND);
+async fn store_timeout_ends_the_connection() {
+    let limits = Limits::default().store_timeout(7 * SECOND);
     type Set = fn(&Faulty);
     let hangs: [(Set, &str); 3] = [
         (|store| store.puts(Mode::Hangs), "put a 1 1\n"),
@@ -179,7 +179,7 @@ async fn hanging_store_holds_no_connection_past_its_time() {
         let (mut talk, monitor) = store.talk(limits);
         let begin = Instant::now();
         talk.send(request).await;
-        // The peer is gone, and the session does not see that while the store works.
+        // The session does not notice that the peer has disconnected while the store works.
         drop(talk.peer);
         talk.session.await.unwrap();
         assert_eq!(begin.elapsed().as_secs(), 7, "{request:?}");
@@ -189,7 +189,7 @@ async fn hanging_store_holds_no_connection_past_its_time() {
 
 // FAULTS S2
 #[tokio::test(start_paused = true)]
-async fn full_store_that_is_read_is_logged_once_a_minute() {
+async fn failing_store_is_logged_once_a_minute() {
     let logged = Logged::start();
     let store = Faulty::new();
     let (mut talk, _) = store.talk(Limits::default());
@@ -199,17 +199,17 @@ async fn full_store_that_is_read_is_logged_once_a_minute() {
         talk.expect("error\nstore full\n\nok\n\n").await;
         sleep(SECOND).await;
     }
-    let lines = logged.with("the store fails");
+    let lines = logged.with("store failed");
     assert_eq!(lines.len(), 5, "{lines:#?}");
-    assert!(lines[0].contains("what=\"puts\" fault=store full"), "{lines:#?}");
-    assert_eq!(logged.with("the store works again").len(), 0);
+    assert!(lines[0].contains("operation=\"puts\" error=store full"), "{lines:#?}");
+    assert_eq!(logged.with("store recovered").len(), 0);
 
     store.gets(Mode::Fails);
     store.puts(Mode::Works);
     talk.send("get a\nput a 1 1\nget a\n").await;
     talk.expect("error\ncannot read\n\nok\n\nerror\ncannot read\n\n").await;
-    let lines = logged.with("the store works again");
-    assert!(matches!(&lines[..], [line] if line.contains("what=\"puts\"")), "{lines:#?}");
-    let lines = logged.with("the store fails");
-    assert!(lines.len() == 6 && lines[5].contains("what=\"gets\""), "{lines:#?}");
+    let lines = logged.with("store recovered");
+    assert!(matches!(&lines[..], [line] if line.contains("operation=\"puts\"")), "{lines:#?}");
+    let lines = logged.with("store failed");
+    assert!(lines.len() == 6 && lines[5].contains("operation=\"gets\""), "{lines:#?}");
 }

@@ -17,7 +17,8 @@ use super::*;
 use crate::{
     MetricsClient, Reporter,
     reporter::{
-        Settings, WhenFull, queue,
+        WhenFull, queue,
+        settings::Settings,
         spool::{
             OpenSpool,
             fs::{FileSystem, Identity, OsFileSystem},

@@ -1,11 +1,9 @@
-//! TLS: the [`TlsConnector`] of a client, and certificates and keys as PEM text for either end.
+//! Certificates and keys for TLS, given as PEM text to either end.
 
 use std::sync::Arc;
 
-/// The rustls that [`TlsConnector`] works with, for a custom configuration.
-pub use tokio_rustls::rustls;
 use tokio_rustls::rustls::{
-    InconsistentKeys, RootCertStore,
+    self, InconsistentKeys, RootCertStore,
     crypto::{CryptoProvider, ring},
     pki_types::{
         CertificateDer, PrivateKeyDer,
@@ -13,8 +11,6 @@ use tokio_rustls::rustls::{
     },
     sign::CertifiedKey,
 };
-
-pub use crate::client::tls::TlsConnector;
 
 /// What is wrong with something that TLS was to be made from.
 ///

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{address::Address, connector::Connector, durations::MAX_DURATION};
+use super::{
+    super::{address::Address, durations::MAX_DURATION},
+    Connector,
+};
 use crate::error::InvalidAddress;
 
 /// A [`Connector`] of any type, made by [`Connector::boxed`].
@@ -72,7 +75,7 @@ impl<C: Connector> DynConnector for C {
 }
 
 impl BoxConnector {
-    pub(super) fn new(connector: impl Connector) -> Self {
+    pub(in crate::client) fn new(connector: impl Connector) -> Self {
         Self { connector: Arc::new(connector) }
     }
 }
