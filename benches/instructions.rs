@@ -1,19 +1,19 @@
 //! How many instructions the codecs take, so that a regression shows without a stopwatch.
 //!
 //!     cargo bench --bench instructions                 fails if a path takes more than it may
-//!     cargo bench --bench instructions -- --renew      writes to the table what is taken now
+//!     cargo bench --bench instructions -- --bless      accepts the counts of now as the new ceilings
 //!
 //! The table is `benches/instructions.txt`: what each path takes for one put, answer or record, and
 //! the compiler that it was counted with. With that compiler the counts are the same in every folder
 //! and on every machine with AVX2, since valgrind shows programs one and the same processor; so 3 %
 //! more is a regression. Another compiler makes other code, and with it only 25 % more is one, until
-//! the table is renewed. After a gain it wants renewing too, or the next loss hides in the gain.
+//! the table is blessed again. After a gain bless it too, or the next loss hides in the gain.
 //!
 //! This program runs itself under valgrind, twice for each path: with one iteration and with some
 //! more. The difference is what those take; setting up, warming up and ending cancel out.
 //!
 //! gungraun does the like, and more. It was left because it needs a program of its very version
-//! installed, keeps no limits that a command renews, and does not know which compiler a limit is for:
+//! installed, keeps no limits that a command updates, and does not know which compiler a limit is for:
 //! that part would be here all the same.
 
 use std::{
@@ -33,10 +33,10 @@ use metrics_client::{
 };
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::workload::{computed, reading};
+use crate::values::{computed, reading};
 
-#[allow(dead_code, reason = "only the values are of use here")]
-mod workload;
+#[path = "bench/support/values.rs"]
+mod values;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args: Vec<_> = env::args().skip(1).collect();
@@ -48,8 +48,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let compiler = compiler()?;
-    if args.iter().any(|arg| arg == "--renew") {
-        return renew(&compiler);
+    if args.iter().any(|arg| arg == "--bless") {
+        return bless(&compiler);
     }
     check(&compiler)
 }
@@ -69,7 +69,7 @@ fn check(compiler: &str) -> Result<ExitCode, Box<dyn Error>> {
         ALLOWANCE
     } else {
         println!("ATTENTION: the table was made with {counted_with}, and this is {compiler}.");
-        println!("Only coarse regressions are found until it is renewed: {RENEW}");
+        println!("Only coarse regressions are found until it is blessed again: {BLESS}");
         FOREIGN_ALLOWANCE
     };
     let mut regressions = Vec::new();
@@ -78,7 +78,7 @@ fn check(compiler: &str) -> Result<ExitCode, Box<dyn Error>> {
         let count = path.count()?;
         let known = known
             .get(path.name)
-            .ok_or_else(|| format!("`{}` is not in the table; to add it: {RENEW}", path.name))?;
+            .ok_or_else(|| format!("`{}` is not in the table; to add it: {BLESS}", path.name))?;
         let change = 100.0 * (count / known - 1.0);
         println!("{count:>12.1} {known:>12.1} {change:>+7.1}%  {}", path.name);
         let ceiling = known * allowance;
@@ -95,12 +95,12 @@ fn check(compiler: &str) -> Result<ExitCode, Box<dyn Error>> {
     for regression in regressions {
         eprintln!("REGRESSION: {regression}");
     }
-    eprintln!("Find the cause with `valgrind --tool=callgrind`, or, if it is worth it: {RENEW}");
+    eprintln!("Find the cause with `valgrind --tool=callgrind`, or, if it is worth it: {BLESS}");
     Ok(ExitCode::FAILURE)
 }
 
 /// Counts each path, and writes the table anew.
-fn renew(compiler: &str) -> Result<ExitCode, Box<dyn Error>> {
+fn bless(compiler: &str) -> Result<ExitCode, Box<dyn Error>> {
     let mut table = format!("{compiler}\n");
     for path in PATHS {
         table += &format!("{:>9.1} {}\n", path.count()?, path.name);
@@ -120,7 +120,7 @@ fn compiler() -> Result<String, Box<dyn Error>> {
 
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 
-const RENEW: &str = "cargo bench --bench instructions -- --renew";
+const BLESS: &str = "cargo bench --bench instructions -- --bless";
 
 /// So many times as much as the table says is no regression yet.
 const ALLOWANCE: f64 = 1.03;

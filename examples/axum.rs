@@ -1,9 +1,9 @@
-//! A web service that counts its requests, their latencies and its errors with the `metrics` facade,
-//! and what became of them at the metrics server.
+//! A web service that reports its requests, latencies and errors through the `metrics` facade, and reads
+//! back what the metrics server has stored.
 //!
 //! `cargo run --example axum`
 //!
-//! Service, metrics server and visitors are all in this process; it ends by itself.
+//! Service, metrics server and visitors are in one process, which ends by itself.
 
 use std::{
     error::Error,
@@ -54,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         visit(address, &path).await?;
     }
 
-    // A service would leave this to the interval, and to a guard at the end of `main`.
+    // A real service leaves this to the interval, and to a guard at the end of `main`.
     recorder.flush(LIMIT).await?;
     for (key, points) in &client.get_all().await? {
         let (name, labels) = key.labels();
@@ -67,10 +67,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Counts a request, how long it took in seconds, and whether it failed.
+/// Reports a request: its count, its latency in seconds, and its status if it failed.
 async fn measure(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_string());
-    // What matches no route would make a series of every path that somebody thinks of.
+    // Without this, every path that a client invents would create a series.
     let route = route.unwrap_or_else(|| "none".into());
     let start = Instant::now();
     let response = next.run(request).await;
@@ -90,7 +90,7 @@ async fn goods(Path(id): Path<u32>) -> Result<String, StatusCode> {
     }
 }
 
-/// Asks for one page, over a connection of its own.
+/// Requests one page over a new connection.
 async fn visit(address: std::net::SocketAddr, path: &str) -> Result<(), Box<dyn Error>> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n");

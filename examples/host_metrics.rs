@@ -1,9 +1,9 @@
 //! Samples this machine's cpu, memory, disk and network for a few seconds, sends the samples to a
-//! metrics server, reads everything back, and shows it.
+//! metrics server, reads everything back, and prints a table with charts.
 //!
 //! ```text
-//! cargo run --example host_metrics                     # a server of its own
-//! cargo run --example host_metrics -- 127.0.0.1:8888   # a server that runs
+//! cargo run --example host_metrics                     # starts a server  
+//! cargo run --example host_metrics -- 127.0.0.1:8888   # uses a running server
 //! ```
 
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -13,7 +13,7 @@ use metrics_server::Server;
 use sysinfo::{Disks, Networks, System};
 use tokio::time;
 
-/// How many times the machine is sampled, a second apart: the protocol keeps one value a second.
+/// How often the machine is sampled, once a second: the protocol keeps one value a second.
 const ROUNDS: usize = 6;
 
 #[tokio::main]
@@ -60,7 +60,7 @@ async fn run(address: Option<String>) -> Result<(), Box<dyn Error>> {
     println!("Connected. Sampling cpu, memory, disk and network {ROUNDS} times, once a second:");
     let mut host = Host::new()?;
     let mut ticks = time::interval(Duration::from_secs(1));
-    ticks.tick().await; // The first comes at once, and a rate needs two looks.
+    ticks.tick().await; // The first completes at once, and a rate needs two measurements.
     let mut own = Vec::new();
     for round in 1..=ROUNDS {
         ticks.tick().await;
@@ -86,7 +86,7 @@ async fn run(address: Option<String>) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What is measured, and where it stood when it was last looked at.
+/// The machine, with the counters of the last measurement.
 struct Host {
     name: String,
     system: System,
@@ -106,7 +106,7 @@ impl Host {
         Ok(Self { name, system, disks, networks })
     }
 
-    /// One sample of everything, at the current second.
+    /// Samples everything at the current second.
     fn sample(&mut self) -> Result<Vec<Sample>, Box<dyn Error>> {
         self.system.refresh_cpu_usage();
         self.system.refresh_memory();
@@ -142,7 +142,7 @@ impl Host {
     }
 }
 
-/// A table with a line for each key, and a chart of its points.
+/// Prints a table with a line and a chart for each key.
 fn show(metrics: &Metrics, keys: &[Key]) {
     let width = keys.iter().map(|key| key.chars().count()).max().unwrap_or_default();
     println!(
@@ -167,7 +167,7 @@ fn show(metrics: &Metrics, keys: &[Key]) {
     println!("\ncpu, memory and disk_usage in per cent; network in bytes since the sample before.");
 }
 
-/// The last points as bars, the lowest value lowest.
+/// Returns the last points as bars between `min` and `max`.
 fn chart(points: &[Point], min: f64, max: f64) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let recent = &points[points.len().saturating_sub(40)..];

@@ -1,11 +1,11 @@
 //! A service that records on its request path without waiting for the metrics server.
 //!
-//! `cargo run --example reporter`, or with the address of a server behind `--`. Without one, the
-//! program starts a server of its own.
+//! `cargo run --example reporter`, or `cargo run --example reporter -- ADDRESS` for a running server. Without
+//! an address, the program starts a server.
 
 use std::{env, error::Error, future::pending, time::Duration};
 
-use metrics_client::{MetricsClient, Reporter, reporter::WhenFull};
+use metrics_client::{MetricsClient, Reporter, client::WhenFull};
 use metrics_server::Server;
 
 /// How many requests the service answers.
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .when_full(WhenFull::Coalesce)
         .self_metrics("example.reporter")?
         .start();
-    // Whatever way this function is left from here on, what was recorded by then is sent.
+    // However this function returns from here on, what was recorded by then is sent.
     let _guard = reporter.flush_on_drop(Duration::from_secs(5));
 
     let in_use = reporter.series("example.memory")?;
@@ -41,26 +41,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One request. It is measured, and does not wait for that.
+/// Handles one request, and records it without waiting.
 async fn answer(request: u32, reporter: &Reporter) {
     reporter.record("example.requests", f64::from(request));
     tokio::task::yield_now().await;
 }
 
-/// The address of a server in this process, on a thread of its own, so that it serves the guard too
-/// when the runtime of `main` stands still.
+/// Starts a server in this process and returns its address. The server has its own thread, so that it also
+/// serves the guard, while the runtime of `main` is blocked.
 async fn own_server() -> Result<String, Box<dyn Error>> {
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let server = Server::bind("127.0.0.1:0").await?;
-            let _ = tell.send(server.local_addr().to_string());
+            let _ = sender.send(server.local_addr().to_string());
             server.serve_until(pending::<()>()).await;
             Ok(())
         })
     });
-    let address = told.await.map_err(|_| "the server could not be started")?;
+    let address = receiver.await.map_err(|_| "the server could not be started")?;
     println!("Started a server in this process, at {address}; it keeps its data in memory.");
     Ok(address)
 }

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --example server -- 127.0.0.1:8888`
 //!
-//! It logs to standard error, as `RUST_LOG` says: `RUST_LOG=info,metrics_client=debug`, for example.
-//! The first signal lets connections end, for five seconds at most; the second ends the server at once.
+//! It logs to standard error; `RUST_LOG` sets the levels, for example `RUST_LOG=info,metrics_server=debug`.
+//! The first signal stops the server gracefully, within five seconds; the second ends it at once.
 
 use std::{
     env,
@@ -25,14 +25,14 @@ async fn main() -> ExitCode {
     let mut args = env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
     let addr = args.next().unwrap_or_else(|| "127.0.0.1:8888".into());
     if let Some(extra) = args.next() {
-        eprintln!("server: one address is enough, and {extra:?} is another; {USAGE}");
+        eprintln!("server: unexpected argument {extra:?}; {USAGE}");
         return ExitCode::from(2);
     }
-    // Before it listens: who starts it may stop it as soon as it is there.
+    // Before it listens, since a supervisor may stop it as soon as it does.
     let stop = match signals::stop() {
         Ok(stop) => stop,
         Err(error) => {
-            eprintln!("server: signals cannot be caught: {error}");
+            eprintln!("server: cannot handle signals: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -51,7 +51,7 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Logs to standard error: in colours only where a person reads it, and not into a file.
+/// Logs to standard error, in colours only on a terminal.
 fn start_log() {
     let wanted = env::var("RUST_LOG").unwrap_or_default();
     let (filter, fault) = match wanted.parse::<Targets>() {
@@ -62,15 +62,17 @@ fn start_log() {
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     tracing_subscriber::registry().with(lines).with(filter).init();
     if let Some(fault) = fault {
-        tracing::warn!(RUST_LOG = wanted, %fault, "cannot use RUST_LOG, and log at info");
+        tracing::warn!(RUST_LOG = wanted, %fault, "invalid RUST_LOG; logging at info");
     }
 }
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port (0: any)",
+        io::ErrorKind::AddrInUse => {
+            "stop the process that listens there, or choose another port (0: any)"
+        }
         io::ErrorKind::AddrNotAvailable => "use an address of this machine, or 0.0.0.0 for all",
-        io::ErrorKind::PermissionDenied => "use a port from 1024 on",
+        io::ErrorKind::PermissionDenied => "use a port of 1024 or higher",
         _ => USAGE,
     }
 }

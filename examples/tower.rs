@@ -1,9 +1,9 @@
-//! The client behind tower's layers: retry, timeout, and what becomes of more than it can take.
+//! The client behind tower's layers: retry, timeout and load shedding.
 //!
 //! `cargo run --example tower`
 //!
 //! A server in this process gets one request at a time, and the client's queue is short. First every
-//! caller waits until the service is ready; then `load_shed` turns away whoever would have to wait.
+//! caller waits until the service is ready; then `load_shed` rejects the callers that would have to wait.
 
 use std::{
     future::{Ready, pending, ready},
@@ -19,7 +19,7 @@ use tower::{
 
 const CALLERS: i64 = 1_000;
 
-/// So many bytes may wait to be sent: four of the longest requests, or some hundred as they are here.
+/// The bound of the client's queue, in bytes: four of the longest requests, or a hundred of those below.
 const QUEUE: usize = 4 * 1075;
 
 #[tokio::main]
@@ -38,7 +38,7 @@ async fn main() -> Result<(), BoxError> {
         .retry(Attempts(3))
         .service(client.service());
     let (stored, shed) = put_from_many(patient, "patient.load").await?;
-    println!("waiting until ready:  {stored} stored, {shed} turned away");
+    println!("waiting until ready:  {stored} stored, {shed} shed");
 
     let shedding = ServiceBuilder::new()
         .load_shed()
@@ -46,7 +46,7 @@ async fn main() -> Result<(), BoxError> {
         .retry(Attempts(3))
         .service(client.service());
     let (stored, shed) = put_from_many(shedding, "shedding.load").await?;
-    println!("with `load_shed`:     {stored} stored, {shed} turned away at once");
+    println!("with `load_shed`:     {stored} stored, {shed} shed at once");
 
     for key in ["patient.load", "shedding.load"] {
         let metrics = client.service().oneshot(Request::get(key)?).await?;
@@ -55,7 +55,7 @@ async fn main() -> Result<(), BoxError> {
     Ok(client.close().await?)
 }
 
-/// Puts one sample from each of many callers at once, and says how many were stored and shed.
+/// Puts one sample from each of many concurrent callers. Returns how many were stored, and how many shed.
 async fn put_from_many<S>(service: S, key: &str) -> Result<(usize, usize), BoxError>
 where
     S: Service<Request, Response = Metrics, Error = BoxError, Future: Send>,
@@ -77,7 +77,7 @@ where
     Ok((stored, shed))
 }
 
-/// Makes a call so many times more, while its error says that this may help.
+/// Retries a call up to this many times, while its error is retryable.
 #[derive(Clone)]
 struct Attempts(usize);
 

@@ -54,10 +54,10 @@ pub(crate) use hangup::ENOUGH_PROOFS;
 pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use reservation::{CallFuture, Reservations};
-pub use settings::{Overflow, Pipelining, ServerOrder};
+pub use settings::{Pipelining, ServerOrder, WhenFull};
 pub use state::ConnectionState;
 pub use state_watcher::StateWatcher;
-pub use stats::Stats;
+pub use stats::ClientStats;
 pub use stream::SampleStream;
 pub use tcp::TcpConnector;
 #[cfg(unix)]

@@ -35,6 +35,22 @@
 //! - `opentelemetry` (feature `opentelemetry`): an exporter for the SDK's periodic reader.
 //! - `tls` (feature `tls`), `service` (feature `tower`).
 //!
+//! # Pipelining
+//!
+//! ```text
+//!         one at a time                            pipelined
+//!  client            server                 client            server
+//!    | put a ------->  |                      | put a, put b -> |
+//!    | <--------- ok   |                      | put c --------> |
+//!    | put b ------->  |                      | <-------- ok ok |
+//!    | <--------- ok   |                      | <----------- ok |
+//!    | put c ------->  |
+//!    | <--------- ok   |
+//! ```
+//!
+//! Requests of all tasks that are queued at the same time leave with one write. Many servers cannot take
+//! two requests at once, so by default the client probes the server first: see [`client::Pipelining`].
+//!
 //! # Cancel safety
 //!
 //! Every future of this crate may be dropped at any time, in `select!` or by a timeout. A request

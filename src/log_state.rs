@@ -1,10 +1,10 @@
-//! A state that lasts, and that may come and go fast.
+//! Rate limits for log lines about a state that may flap.
 
 use crate::log_limit::{Lasting, LogCondition, LogLimiter};
 
-/// A [`LogCondition`] whose beginnings and ends are limited by a [`LogLimiter`]: a server that answers
-/// every second batch, or a disk that takes every second block, does not write a line each time.
-/// Reminders are rare by themselves.
+/// Limits the lines about the beginning and end of a [`LogCondition`] by a [`LogLimiter`]: a server that answers
+/// every second batch, or a disk that accepts every second block, does not cause a line each time. Reminders
+/// are rare by themselves.
 #[derive(Debug, Default)]
 pub(crate) struct LogState {
     condition: LogCondition,
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn begin_and_end_are_said_and_flapping_is_limited() {
+    async fn state_logs_begin_and_end_and_limits_flapping() {
         let state = LogState::default();
         assert!(state.is_over().is_none());
         assert_eq!(state.holds().map(|lasting| lasting.times), Some(1));

@@ -5,6 +5,8 @@ mod attempts;
 mod builder;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod bulk;
+mod delivery;
+mod flush;
 mod guard;
 pub(crate) mod handle;
 mod in_flight;
@@ -17,6 +19,7 @@ mod queue;
 mod report_clock;
 mod self_metrics;
 mod settings;
+mod settlement;
 mod shared;
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 mod sink;
@@ -36,7 +39,6 @@ pub use guard::FlushGuard;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use handle::Reporter;
 pub use handle::SeriesHandle;
-pub use queue::WhenFull;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]

@@ -24,17 +24,17 @@ use crate::{
 /// takes, of [`max_buffered_bytes`](crate::ClientBuilder::max_buffered_bytes). Until then it waits in
 /// one line with the callers of the client; those who came first go first, except that who holds a
 /// place without using it keeps no caller of the client waiting while nothing else waits to be sent. Once it
-/// is ready, the next call is accepted, whatever [`overflow`](crate::ClientBuilder::overflow) says, and goes
+/// is ready, the next call is accepted, whatever [`when_full`](crate::ClientBuilder::when_full) says, and goes
 /// to the queue, behind the callers who are in line by then. So `load_shed` sheds exactly those for whom the
 /// queue has no room.
 ///
 /// A place that has been held for the [`request_timeout`](crate::ClientBuilder::request_timeout) is taken back
 /// when others wait for room, so services that are ready and never called do not starve the rest. The service gets another one when it is asked again whether it is ready. A call that does not ask
-/// again is still accepted, whatever `overflow` says, and waits in line.
+/// again is still accepted, whatever `when_full` says, and waits in line.
 ///
 /// The place is this service's own, which is why the client itself is no service: a clone has none, and who
 /// drops a service, or a future that has not been polled, gives back what it held. With
-/// [several connections](crate::ClientBuilder::connections) it has to have a place for each, for any of them
+/// [several connections](crate::ClientBuilder::max_connections) it has to have a place for each, for any of them
 /// may be the one of the key, until it is called.
 ///
 /// ```

@@ -1,4 +1,4 @@
-//! Waking tasks that are not ours.
+//! Waking tasks whose wakers may panic.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -7,11 +7,10 @@ use std::{
 
 use crate::log_limit::LogLimiter;
 
-/// Wakes tasks. The caller holds no lock: a task may run at once, and want it.
+/// Wakes tasks. The caller must hold no lock, since a task may run at once and take it.
 ///
-/// A waker is its executor's code and may panic, which concerns one caller. So the others are woken all the
-/// same, and the panic ends here: what goes on from here serves all callers. The panic hook has told of
-/// it by then.
+/// A waker is its executor's code and may panic. That concerns one caller, so the others are woken all the
+/// same, and the panic is caught here. The panic hook has reported it by then.
 #[inline]
 pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
     if !wakers.is_empty() {
@@ -19,14 +18,14 @@ pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
     }
 }
 
-/// Wakes tasks, each of them also where the waker of another panics. The caller holds no lock.
+/// Wakes tasks, even if the waker of one of them panics. The caller must hold no lock.
 pub fn wake_each(wakers: impl IntoIterator<Item = Waker>) {
     let mut wakers = wakers.into_iter();
-    // Goes on behind the waker that has panicked, which has been taken by then.
+    // Continues after the waker that has panicked, which the iterator has yielded by then.
     while !survives(|| wakers.by_ref().for_each(Waker::wake)) {}
 }
 
-/// Runs what wakes tasks, and returns whether none of their wakers panicked.
+/// Runs `wake`, and returns true unless it panicked.
 pub(crate) fn survives(wake: impl FnOnce()) -> bool {
     static LOG: LogLimiter = LogLimiter::new();
 
@@ -71,7 +70,7 @@ mod tests {
 
     // FAULTS C4
     #[test]
-    fn a_panicking_waker_keeps_nobody_asleep() {
+    fn wake_continues_after_a_waker_panics() {
         let count = Arc::new(Count(AtomicUsize::new(0)));
         let good = || Waker::from(Arc::clone(&count));
         let bad = || Waker::from(Arc::new(Panics));

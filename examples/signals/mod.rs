@@ -1,19 +1,18 @@
-//! Signals that stop a program: the first lets it end, the second ends it.
+//! Shutdown signals: the first stops the program gracefully, the second at once.
 
 use std::{future::Future, io, process, thread};
 
 use tokio::{runtime, sync::oneshot};
 
-/// Catches SIGTERM and SIGINT (Ctrl-C) from now on. Ready when the first of them comes; at the second the
-/// process exits at once, with the status that a shell gives such an end: 143 or 130.
+/// Handles SIGTERM and SIGINT (Ctrl-C) from now on. The future completes at the first signal; at the second the
+/// process exits with the status that shells use, 143 or 130.
 ///
-/// `docker stop` and systemd send SIGTERM, which a process without a handler ignores if it is the first of
-/// its container. A thread waits for the signals, so that the second one works also where the runtime of
-/// the program stands still.
+/// `docker stop` and systemd send SIGTERM, which the first process of a container ignores without a handler. A
+/// thread waits for the signals, so that the second one works even if the program's runtime is blocked.
 ///
 /// # Errors
 ///
-/// If the signals cannot be caught, or there can be no thread.
+/// If the signal handlers or the thread cannot be created.
 pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = {
@@ -24,7 +23,7 @@ pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
     let wait = move || {
         runtime.block_on(async {
             signals.next().await;
-            // Fails if the program is at its end already.
+            // Fails if the program has ended already.
             let _ = sender.send(());
             process::exit(128 + signals.next().await);
         });
@@ -50,7 +49,7 @@ impl Signals {
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The number of the next one.
+    /// Waits for the next signal and returns its number.
     async fn next(&mut self) -> i32 {
         tokio::select! {
             _ = self.terminate.recv() => 15,

@@ -13,8 +13,8 @@ use tokio::{task::coop, time::Instant};
 use super::{
     outcomes::Outcomes,
     pipeline::{Progress, WaiterId},
-    pool::{Pool, ShardedConnections},
-    shared::Shared,
+    pool::Pool,
+    shared::{Shared, wake_all},
 };
 use crate::{
     error::{BatchError, Delivery, Error},
@@ -37,12 +37,12 @@ pub(super) async fn put_all(
     for sample in samples {
         NonFiniteValue::check(&sample.key, sample.point.value)?;
     }
-    let stored = match pool.several() {
-        None => {
+    let stored = match pool.connections() {
+        [only] => {
             let track = outcomes.map(|outcomes| Track { outcomes, places: None });
-            store(pool.first(), samples.iter(), samples.len(), track).await
+            store(only, samples.iter(), samples.len(), track).await
         }
-        Some(several) => store_by_key(several, samples, outcomes).await,
+        _ => store_by_key(pool, samples, outcomes).await,
     };
     let BatchOutcome { acknowledged, failure, refused, mut closed_on, settled, broken, delivery } =
         stored;
@@ -64,7 +64,8 @@ pub(super) async fn put_all(
     }
 }
 
-/// Where a part of a batch notes what became of its samples when it ends, however it ends.
+/// Where a part of a batch notes what became of its samples when it ends, however it ends; and through
+/// which it can be cancelled.
 struct Track<'a> {
     outcomes: &'a Outcomes,
     /// The places of its samples in the whole, if it is not the whole.
@@ -124,17 +125,16 @@ fn earliest<T>(one: Option<(usize, T)>, other: Option<(usize, T)>) -> Option<(us
 
 /// Stores each sample over the connection of its key, over all connections at once.
 async fn store_by_key(
-    several: &ShardedConnections,
+    pool: &Pool,
     samples: &[Sample],
     outcomes: Option<&Outcomes>,
 ) -> BatchOutcome {
-    let shard_indices = &*several.shard_indices(samples);
-    let parts = several.all().iter().enumerate().map(|(number, shared)| async move {
-        let places = || {
-            (0..samples.len())
-                .filter(move |&reservation| usize::from(shard_indices[reservation]) == number)
-        };
-        let part = places().map(|reservation| &samples[reservation]);
+    let shard_of = |sample: &Sample| pool.shard_of(&sample.key) as u16;
+    let shards = &*samples.iter().map(shard_of).collect::<Box<[_]>>();
+    let parts = pool.connections().iter().enumerate().map(|(number, shared)| async move {
+        let places =
+            || (0..samples.len()).filter(move |&index| usize::from(shards[index]) == number);
+        let part = places().map(|index| &samples[index]);
         let track = outcomes.map(|outcomes| Track { outcomes, places: Some(places().collect()) });
         let stored = store(shared, part, places().count(), track).await;
         stored.among_all(places(), samples.len())
@@ -157,7 +157,7 @@ async fn store_by_key(
 
 /// Stores the `number` samples over one connection.
 async fn store<'a>(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut samples: impl Iterator<Item = &'a Sample>,
     number: usize,
     track: Option<Track<'_>>,
@@ -198,18 +198,25 @@ async fn store<'a>(
 
 /// A batch in the pipeline. Dropped, it withdraws what has not been sent.
 struct Batch<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     waiter: WaiterId,
     pace: SendWindow,
-    track: Option<Track<'a>>,
+    outcomes: Option<&'a Outcomes>,
 }
 
 impl<'a> Batch<'a> {
-    fn begin(shared: &'a Shared, track: Option<Track<'a>>) -> Self {
+    fn begin(shared: &'a Arc<Shared>, track: Option<Track<'a>>) -> Self {
         let mut pipeline = shared.pipeline();
         let pace = SendWindow::new(pipeline.request_timeout(), Instant::now());
         let waiter = pipeline.begin_batch();
-        Self { shared, waiter, pace, track }
+        drop(pipeline);
+        let outcomes = track.map(|Track { outcomes, places }| {
+            if !outcomes.add_part(shared, waiter, places) {
+                shared.cancel(waiter);
+            }
+            outcomes
+        });
+        Self { shared, waiter, pace, outcomes }
     }
 
     /// How many samples may be added to the `accepted`, once any may; `None` if adding more is of
@@ -256,10 +263,10 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        let progress = self.shared.cancel(self.waiter);
-        if let (Some(Track { outcomes, places }), Some(progress)) = (&self.track, progress) {
-            outcomes.note(&progress, places.as_deref());
-        }
+        let Some(outcomes) = self.outcomes else { return self.shared.cancel(self.waiter) };
+        let mut wakers = Vec::new();
+        let _left = outcomes.end_part(self.shared, self.waiter, &mut wakers);
+        wake_all(&mut wakers);
     }
 }
 

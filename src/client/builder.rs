@@ -13,13 +13,10 @@ use super::{
     durations::{MAX_DURATION, SHORTEST},
     handle::{MetricsClient, spawn_client},
     pool::{MAX_CONNECTIONS, Pool},
-    settings::{ConnectionConfig, Overflow, Pipelining, ServerOrder, Settings},
+    settings::{ConnectionConfig, MIN_STALL_TIMEOUT, Pipelining, ServerOrder, WhenFull},
     shared::cooperative,
 };
-use crate::{
-    error::{Error, InvalidAddress},
-    protocol::ClientCodec,
-};
+use crate::error::{Error, InvalidAddress};
 
 mod options;
 
@@ -83,13 +80,13 @@ impl MetricsClient {
 /// ```no_run
 /// # async fn f() -> Result<(), metrics_client::Error> {
 /// use std::time::Duration;
-/// use metrics_client::{MetricsClient, client::{Overflow, Pipelining, Reconnect}};
+/// use metrics_client::{MetricsClient, client::{Pipelining, Reconnect, WhenFull}};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888")
 ///     .connect_timeout(Duration::from_secs(2))
 ///     .request_timeout(Duration::from_secs(1))
 ///     .pipelining(Pipelining::Auto)
-///     .overflow(Overflow::Fail)
+///     .when_full(WhenFull::Fail)
 ///     .reconnect(Reconnect::backoff(Duration::from_millis(100), Duration::from_secs(30)))
 ///     .connect()
 ///     .await?;
@@ -100,42 +97,16 @@ impl MetricsClient {
 pub struct ClientBuilder<C = DefaultConnector> {
     /// An error is returned when the client is made.
     addresses: Result<Addresses, InvalidAddress>,
-    server_order: ServerOrder,
     connector: C,
-    connections: usize,
-    connect_timeout: Duration,
-    request_timeout: Duration,
-    stall_timeout: Option<Duration>,
-    pipelining: Pipelining,
-    max_in_flight: usize,
-    max_buffered_bytes: usize,
-    max_response_bytes: usize,
-    overflow: Overflow,
-    reconnect: Reconnect,
-    retry: bool,
+    config: ConnectionConfig,
 }
 
 impl ClientBuilder {
     pub(super) fn new(address: impl ToAddresses) -> Self {
         let addresses = address.to_addresses();
         let options = addresses.as_ref().map(Addresses::options).cloned().unwrap_or_default();
-        let builder = Self {
-            addresses,
-            server_order: ServerOrder::default(),
-            connector: DefaultConnector::with_options(&options),
-            connections: 1,
-            connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(5),
-            stall_timeout: None,
-            pipelining: Pipelining::Auto,
-            max_in_flight: 4096,
-            max_buffered_bytes: 1024 * 1024,
-            max_response_bytes: ClientCodec::DEFAULT_MAX_RESPONSE_BYTES,
-            overflow: Overflow::Wait,
-            reconnect: Reconnect::default(),
-            retry: true,
-        };
-        builder.options(&options)
+        let connector = DefaultConnector::with_options(&options);
+        Self { addresses, connector, config: ConnectionConfig::default() }.options(&options)
     }
 }
 
@@ -153,20 +124,23 @@ impl<C: Connector> ClientBuilder<C> {
     /// [requests in flight](Self::max_in_flight) and [bytes that wait](Self::max_buffered_bytes), backs
     /// off by itself, and finds out by itself whether its server can pipeline. With
     /// [`Reconnect::never`], the loss of one closes the client.
-    pub fn connections(self, number: usize) -> Self {
-        Self { connections: number.clamp(1, MAX_CONNECTIONS), ..self }
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.config.connections = connections.clamp(1, MAX_CONNECTIONS);
+        self
     }
 
     /// Sets the order in which the servers of a list are tried. Default: [`ServerOrder::Random`].
-    pub fn server_order(self, order: ServerOrder) -> Self {
-        Self { server_order: order, ..self }
+    pub fn server_order(mut self, order: ServerOrder) -> Self {
+        self.config.server_order = order;
+        self
     }
 
     /// Sets how long one attempt to connect may take, name resolution included, from 1 millisecond. All
     /// addresses of the name share it, and all servers of a list: each is tried once the one before it has failed or
     /// has had its share, and the first that connects is taken. Default: 5 seconds.
-    pub fn connect_timeout(self, limit: Duration) -> Self {
-        Self { connect_timeout: limit.clamp(SHORTEST, MAX_DURATION), ..self }
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.connect_timeout = timeout.clamp(SHORTEST, MAX_DURATION);
+        self
     }
 
     /// How long a call may take, from the moment it is first polled to its answer: waiting for
@@ -174,8 +148,9 @@ impl<C: Connector> ClientBuilder<C> {
     ///
     /// For [`put_all`](MetricsClient::put_all) it holds for each block of samples, for
     /// [`stream`](MetricsClient::stream) for each wait.
-    pub fn request_timeout(self, limit: Duration) -> Self {
-        Self { request_timeout: limit.clamp(SHORTEST, MAX_DURATION), ..self }
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.config.settings.request_timeout = timeout.clamp(SHORTEST, MAX_DURATION);
+        self
     }
 
     /// How late the oldest answer may be before the connection is taken for dead and made anew. An
@@ -184,41 +159,48 @@ impl<C: Connector> ClientBuilder<C> {
     ///
     /// A server that takes longer for an answer is sent the same request again and again, over one connection
     /// after the other, until the deadline of the call.
-    pub fn stall_timeout(self, limit: Duration) -> Self {
-        Self { stall_timeout: Some(limit.clamp(SHORTEST_STALL, MAX_DURATION)), ..self }
+    pub fn stall_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into().map(|timeout| timeout.clamp(MIN_STALL_TIMEOUT, MAX_DURATION));
+        self.config.settings.stall_timeout = timeout;
+        self
     }
 
     /// Whether a request may be sent before the one before it has been answered. Default:
     /// [`Pipelining::Auto`].
-    pub fn pipelining(self, pipelining: Pipelining) -> Self {
-        Self { pipelining, ..self }
+    pub fn pipelining(mut self, pipelining: Pipelining) -> Self {
+        self.config.pipelining = pipelining;
+        self
     }
 
     /// How many requests may be sent over a connection and not answered, from 1 to 1,048,576; where the server cannot pipeline
     /// it is 1 whatever this says. Default: 4,096, which keeps a connection busy at a million puts a
     /// second and a round trip of 4 milliseconds.
-    pub fn max_in_flight(self, requests: usize) -> Self {
-        Self { max_in_flight: requests.clamp(1, MAX_IN_FLIGHT), ..self }
+    pub fn max_in_flight(mut self, requests: usize) -> Self {
+        self.config.max_in_flight = requests.clamp(1, MAX_IN_FLIGHT);
+        self
     }
 
     /// How many bytes of requests may wait to be sent over a connection. One request may always wait, however long it
     /// is, also where this is 0. Default: 1 MiB, some 30,000 puts.
     ///
-    /// Callers who [wait](Overflow::Wait) beyond that take some 400 bytes each. The client gives back what
+    /// Callers who [wait](WhenFull::Wait) beyond that take some 400 bytes each. The client gives back what
     /// a burst of calls took, ten to twenty seconds after it.
-    pub fn max_buffered_bytes(self, bytes: usize) -> Self {
-        Self { max_buffered_bytes: bytes, ..self }
+    pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
+        self.config.settings.max_buffered_bytes = bytes;
+        self
     }
 
-    /// What becomes of a request when the queue is full. Default: [`Overflow::Wait`].
-    pub fn overflow(self, overflow: Overflow) -> Self {
-        Self { overflow, ..self }
+    /// What becomes of a request when the queue is full. Default: [`WhenFull::Wait`].
+    pub fn when_full(mut self, policy: WhenFull) -> Self {
+        self.config.settings.when_full = policy;
+        self
     }
 
     /// What the client does when its connection is gone. Default: it dials again without end,
     /// backing off from 50 milliseconds to 10 seconds.
-    pub fn reconnect(self, reconnect: Reconnect) -> Self {
-        Self { reconnect, ..self }
+    pub fn reconnect(mut self, policy: Reconnect) -> Self {
+        self.config.reconnect = policy;
+        self
     }
 
     /// Whether puts that were sent and not acknowledged when a connection was lost go again on the
@@ -232,8 +214,9 @@ impl<C: Connector> ClientBuilder<C> {
     /// twice counts once. Turn it off for a server that keeps both rows, if the rows matter to
     /// somebody else than this client, which merges them: such puts then fail, with
     /// [`Delivery::Unknown`](crate::Delivery::Unknown).
-    pub fn retry(self, retry: bool) -> Self {
-        Self { retry, ..self }
+    pub fn resend_unacknowledged(mut self, resend: bool) -> Self {
+        self.config.settings.resend_unacknowledged = resend;
+        self
     }
 
     /// Sets the most that one answer may have, in bytes, from 4, the length of an acknowledgement.
@@ -243,32 +226,19 @@ impl<C: Connector> ClientBuilder<C> {
     /// is more. An answer that is larger, in bytes or in memory, fails its call alone, with
     /// [`Error::ResponseTooLarge`]. The rest of it is skipped for one second; then the connection is
     /// replaced. Of an `error` message, the first 64 KiB or the first `bytes` are kept.
-    pub fn max_response_bytes(self, bytes: usize) -> Self {
-        Self { max_response_bytes: bytes.max(LEAST_RESPONSE_BYTES), ..self }
+    pub fn max_response_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_response_bytes = bytes.max(MIN_RESPONSE_BYTES);
+        self
     }
 
     /// Makes connections with `connector` instead of the [`DefaultConnector`].
     pub fn connector<D: Connector>(self, connector: D) -> ClientBuilder<D> {
-        ClientBuilder {
-            connector,
-            addresses: self.addresses.and_then(Addresses::for_other_connector),
-            server_order: self.server_order,
-            connections: self.connections,
-            connect_timeout: self.connect_timeout,
-            request_timeout: self.request_timeout,
-            stall_timeout: self.stall_timeout,
-            pipelining: self.pipelining,
-            max_in_flight: self.max_in_flight,
-            max_buffered_bytes: self.max_buffered_bytes,
-            max_response_bytes: self.max_response_bytes,
-            overflow: self.overflow,
-            reconnect: self.reconnect,
-            retry: self.retry,
-        }
+        let addresses = self.addresses.and_then(Addresses::for_other_connector);
+        ClientBuilder { connector, addresses, config: self.config }
     }
 
     /// Connects, and returns the client once there is a connection: one, also where there will be
-    /// [several](Self::connections).
+    /// [several](Self::max_connections).
     ///
     /// # Errors
     ///
@@ -280,9 +250,9 @@ impl<C: Connector> ClientBuilder<C> {
     /// Dropping the future leaves nothing behind.
     pub async fn connect(self) -> Result<MetricsClient, Error> {
         cooperative(async {
-            let (pool, plan, dialer) = self.split()?;
+            let (config, dialer) = self.into_parts()?;
             match dialer.dial().await {
-                Ok(connected) => Ok(spawn_client(pool, plan, dialer, Some(connected))),
+                Ok(connected) => Ok(spawn_client(config, dialer, Some(connected))),
                 Err(cause) => Err(dialer.error(cause)),
             }
         })
@@ -300,8 +270,8 @@ impl<C: Connector> ClientBuilder<C> {
     ///
     /// If called outside of a Tokio runtime.
     pub fn connect_lazy(self) -> Result<MetricsClient, Error> {
-        let (pool, plan, dialer) = self.split()?;
-        Ok(spawn_client(pool, plan, dialer, None))
+        let (config, dialer) = self.into_parts()?;
+        Ok(spawn_client(config, dialer, None))
     }
 
     /// Makes a client on a stream that is connected already, its only connection. It never dials: when
@@ -316,41 +286,23 @@ impl<C: Connector> ClientBuilder<C> {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (pool, mut plan, dialer) =
-            Self { addresses: Ok(Address::custom("a given stream").into()), ..self }
-                .connections(1)
-                .reconnect(Reconnect::never())
-                .connector(NoReconnect::default())
-                .split()
-                .expect("this connector takes every address");
-        if let Pipelining::Auto = plan.pipelining {
-            plan.pipelining = Pipelining::Off;
+        let connector = NoReconnect::default();
+        let address = Address::custom("a given stream");
+        let mut config = self.max_connections(1).reconnect(Reconnect::never()).config;
+        let dialer = Arc::new(Dialer::new(connector, vec![address], &config));
+        if let Pipelining::Auto = config.pipelining {
+            config.pipelining = Pipelining::Off;
         }
-        pool.drive(&plan, &dialer, Some(Connected { io, server: 0 }));
+        let pool = Pool::new(&config);
+        pool.spawn_drivers(&config, &dialer, Some(Connected { io, server: 0 }));
         MetricsClient::new(pool, None)
     }
 
-    #[expect(clippy::type_complexity)]
-    fn split(self) -> Result<(Pool, ConnectionConfig, Arc<Dialer<C>>), InvalidAddress> {
+    fn into_parts(self) -> Result<(ConnectionConfig, Arc<Dialer<C>>), InvalidAddress> {
         let (servers, _) = self.addresses?.into_parts();
         servers.iter().try_for_each(|server| self.connector.check_address(server))?;
-        let plan = ConnectionConfig {
-            settings: Settings {
-                request_timeout: self.request_timeout,
-                stall_timeout: self
-                    .stall_timeout
-                    .unwrap_or_else(|| self.request_timeout.saturating_mul(2).max(SHORTEST_STALL)),
-                max_buffered_bytes: self.max_buffered_bytes,
-                overflow: self.overflow,
-                retry: self.retry,
-            },
-            pipelining: self.pipelining,
-            max_in_flight: self.max_in_flight,
-            max_response_bytes: self.max_response_bytes,
-            reconnect: self.reconnect,
-        };
-        let dialer = Dialer::new(self.connector, servers, self.server_order, self.connect_timeout);
-        Ok((Pool::new(self.connections, &plan.settings), plan, Arc::new(dialer)))
+        let dialer = Dialer::new(self.connector, servers, &self.config);
+        Ok((self.config, Arc::new(dialer)))
     }
 }
 
@@ -358,9 +310,5 @@ impl<C: Connector> ClientBuilder<C> {
 /// they say: more is a slip of the pen.
 const MAX_IN_FLIGHT: usize = 1024 * 1024;
 
-/// The shortest stall timeout. Linux waits so long at least for an acknowledgement before it sends a packet again
-/// (`TCP_RTO_MIN`): a shorter one takes each lost packet for the end of a connection.
-const SHORTEST_STALL: Duration = Duration::from_millis(200);
-
 /// `ok\n\n`. With less no request would ever be answered.
-const LEAST_RESPONSE_BYTES: usize = 4;
+const MIN_RESPONSE_BYTES: usize = 4;

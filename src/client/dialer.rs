@@ -21,7 +21,10 @@ use tokio::{
 };
 
 use super::{
-    address::Address, connector::Connector, durations::MAX_DURATION, settings::ServerOrder,
+    address::Address,
+    connector::Connector,
+    durations::MAX_DURATION,
+    settings::{ConnectionConfig, ServerOrder},
     turn::within,
 };
 use crate::error::{ConnectionError, Error, InvalidAddress};
@@ -49,13 +52,8 @@ pub(super) struct Connected<Io> {
 type Attempt<'a, Io> = (usize, Pin<Box<dyn Future<Output = io::Result<Io>> + Send + 'a>>);
 
 impl<C: Connector> Dialer<C> {
-    pub(super) fn new(
-        connector: C,
-        mut servers: Vec<Address>,
-        order: ServerOrder,
-        timeout: Duration,
-    ) -> Self {
-        if order == ServerOrder::Random {
+    pub(super) fn new(connector: C, mut servers: Vec<Address>, config: &ConnectionConfig) -> Self {
+        if config.server_order == ServerOrder::Random {
             fastrand::shuffle(&mut servers);
         }
         assert!(!servers.is_empty(), "a list of addresses has at least one");
@@ -64,7 +62,7 @@ impl<C: Connector> Dialer<C> {
             servers: servers.into(),
             current: AtomicUsize::new(0),
             failovers: AtomicU64::new(0),
-            timeout,
+            timeout: config.connect_timeout,
         }
     }
 

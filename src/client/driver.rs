@@ -242,7 +242,7 @@ impl<C: Connector> Driver<C> {
                     self.dialer.connector.abort(connection.io());
                 }
                 self.leave_server();
-                let after = self.plan.settings.stall_timeout;
+                let after = self.plan.settings.stall_timeout();
                 self.on_disconnected(ConnectionError::Stalled { after });
             }
             let is_quiet = self.shared.pipeline().trim(now);
@@ -273,7 +273,7 @@ impl<C: Connector> Driver<C> {
         drop(pipeline);
         wake_all(&mut self.wakers);
         let limits = hangup::Limits {
-            time: self.plan.settings.stall_timeout,
+            time: self.plan.settings.stall_timeout(),
             bytes: self.plan.max_response_bytes,
         };
         self.state = State::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 #[cfg(feature = "reporter")]
 use super::Outcomes;
 use super::{
-    ConnectionState, Connector, SampleStream, StateWatcher, Stats,
+    ClientStats, ConnectionState, Connector, SampleStream, StateWatcher,
     address::Address,
     batch,
     dialer::{Connected, Dialer, DynDialer},
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A client of one metrics server, over one connection that is kept, or
-/// [several](crate::ClientBuilder::connections).
+/// [several](crate::ClientBuilder::max_connections).
 ///
 /// Cloning is cheap, and clones share the connection. When the last one is dropped, what has been
 /// accepted is still served, and then the connection is closed. Any number of tasks may call it at
@@ -61,22 +61,20 @@ pub(super) struct Reconnector {
     detached: Box<dyn Fn() -> MetricsClient + Send + Sync>,
 }
 
-/// Starts a client that dials, on the connection if there is one already.
+/// Starts a client that can dial, on the connection `io` if there is one already.
 pub(super) fn spawn_client<C: Connector>(
-    pool: Pool,
     config: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
     io: Option<Connected<C::Io>>,
 ) -> MetricsClient {
-    pool.drive(&config, &dialer, io);
+    let pool = Pool::new(&config);
+    pool.spawn_drivers(&config, &dialer, io);
     let reconnector = Reconnector {
         #[cfg(feature = "reporter")]
         detached: {
             let dialer = Arc::clone(&dialer);
-            Box::new(move || {
-                let pool = Pool::new(1, &config.settings);
-                spawn_client(pool, config.clone(), Arc::clone(&dialer), None)
-            })
+            let config = ConnectionConfig { connections: 1, ..config };
+            Box::new(move || spawn_client(config.clone(), Arc::clone(&dialer), None))
         },
         dialer,
     };
@@ -139,7 +137,7 @@ impl MetricsClient {
     /// Returns the future of one put.
     #[inline]
     fn submit_put(&self, key: &str, point: Point) -> impl Future<Output = Result<Answer, Error>> {
-        self.handle.pool.of(key).call(Kind::Put, move |shared, cx| {
+        self.handle.pool.connection_for(key).call(Kind::Put, move |shared, cx| {
             Key::check(key)?;
             NonFiniteValue::check(key, point.value)?;
             // Made before the pipeline is locked: it takes longer than all that is done under the lock.
@@ -155,7 +153,7 @@ impl MetricsClient {
     /// They go out in blocks as there is room, so memory stays bounded however many they are, and as
     /// many at once as the server answers in a part of the request timeout, which holds for each
     /// block and not for the whole. Samples that the server refuses, or at which it
-    /// [closes the connection](crate::error::BatchError::closed_on), do not keep the rest from being stored. [Several connections](crate::ClientBuilder::connections) store
+    /// [closes the connection](crate::error::BatchError::closed_on), do not keep the rest from being stored. [Several connections](crate::ClientBuilder::max_connections) store
     /// them at the same time, and only those of one key in their order; what keeps one connection from
     /// storing its own does not keep the others from it.
     ///
@@ -208,7 +206,7 @@ impl MetricsClient {
                 let (waker, now) = (cx.waker().clone(), Instant::now());
                 shared.pipeline().get(&selector, waker, now)
             };
-            Ok(match self.handle.pool.for_get(&selector).call(Kind::Get, get).await? {
+            Ok(match self.handle.pool.connection_for_get(&selector).call(Kind::Get, get).await? {
                 Answer::Found(metrics) => metrics,
                 Answer::Stored => Metrics::new(),
             })
@@ -254,7 +252,7 @@ impl MetricsClient {
                 return Err(Error::CannotDial);
             };
             let limit = {
-                let pipeline = self.handle.pool.first().pipeline();
+                let pipeline = self.handle.pool.connections()[0].pipeline();
                 pipeline.check_open()?;
                 pipeline.request_timeout()
             };
@@ -283,7 +281,7 @@ impl MetricsClient {
     /// Returns where the client stands with its connection at this moment;
     /// [`watch_state`](Self::watch_state) waits for changes.
     ///
-    /// With [several connections](crate::ClientBuilder::connections) it is connected while at least one of
+    /// With [several connections](crate::ClientBuilder::max_connections) it is connected while at least one of
     /// them is, for then the server can be reached, and closed when all are. What keeps another one
     /// from being made is in the errors of those who wait for it, and in the log.
     ///
@@ -316,9 +314,9 @@ impl MetricsClient {
 
     /// What the client has done so far.
     #[must_use]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> ClientStats {
         let failovers = self.handle.reconnector.as_ref().map_or(0, |it| it.dialer.failovers());
-        Stats { failovers, ..self.handle.pool.stats() }
+        ClientStats { failovers, ..self.handle.pool.stats() }
     }
 }
 

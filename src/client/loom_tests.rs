@@ -26,13 +26,13 @@ use loom::{
 
 use self::line::{Line, Server};
 use super::{
-    Connector, MetricsClient, Overflow, Pipelining, Reconnect,
+    Connector, MetricsClient, Pipelining, Reconnect,
     address::Address,
     dialer::{Dialer, NoReconnect},
     driver::Driver,
     pool::Pool,
     reservation::Reservations,
-    settings::{ConnectionConfig, ServerOrder, Settings},
+    settings::{ConnectionConfig, Settings},
 };
 use crate::{error::Error, metric::Sample, protocol::Request};
 
@@ -319,23 +319,22 @@ fn client<C: Connector>(
     connector: C,
     io: Option<C::Io>,
 ) -> (MetricsClient, Driver<C>) {
-    let plan = ConnectionConfig {
+    let config = ConnectionConfig {
         settings: Settings {
             request_timeout: SECOND,
-            stall_timeout: SECOND,
+            stall_timeout: Some(SECOND),
             max_buffered_bytes: 1024,
-            overflow: Overflow::Wait,
-            retry: true,
+            ..Settings::default()
         },
         pipelining,
         max_in_flight: 2,
         max_response_bytes: 1024,
         reconnect: Reconnect::backoff(Duration::ZERO, Duration::ZERO),
+        ..ConnectionConfig::default()
     };
-    let dialer =
-        Dialer::new(connector, vec![Address::custom("a model")], ServerOrder::Listed, SECOND);
-    let pool = Pool::new(1, &plan.settings);
-    let driver = Driver::new(Arc::clone(pool.first()), plan, Arc::new(dialer), io);
+    let dialer = Dialer::new(connector, vec![Address::custom("a model")], &config);
+    let pool = Pool::new(&config);
+    let driver = Driver::new(Arc::clone(&pool.connections()[0]), config, Arc::new(dialer), io);
     (MetricsClient::new(pool, None), driver)
 }
 

@@ -56,7 +56,7 @@ impl Reservations {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
         self.complete = false;
-        for (number, shared) in client.pool().all().iter().enumerate() {
+        for (number, shared) in client.pool().connections().iter().enumerate() {
             if number == self.places.len() {
                 self.places.push(Reservation { shared: Arc::clone(shared), id: None });
             }
@@ -83,8 +83,8 @@ impl Reservations {
     pub(crate) fn call(&mut self, client: &MetricsClient, request: Request) -> CallFuture {
         let pool = &client.pool();
         let (kind, shared) = match &request {
-            Request::Put(Sample { key, .. }) => (Kind::Put, pool.of(key)),
-            Request::Get(selector) => (Kind::Get, pool.for_get(selector)),
+            Request::Put(Sample { key, .. }) => (Kind::Put, pool.connection_for(key)),
+            Request::Get(selector) => (Kind::Get, pool.connection_for_get(selector)),
         };
         let mut reservation = Reservation { shared: Arc::clone(shared), id: None };
         if std::mem::take(&mut self.complete) {

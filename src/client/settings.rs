@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::backoff::Reconnect;
+use crate::protocol::ClientCodec;
 
 /// Whether a request may be sent before the one before it has been answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -34,35 +35,89 @@ pub enum ServerOrder {
     Listed,
 }
 
-/// What becomes of a request when as many bytes wait to be sent as may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// What happens to a new request or sample when the queue for it is full: of a client
+/// ([`ClientBuilder::when_full`](crate::ClientBuilder::when_full)), or of a reporter.
+///
+/// A client takes [`Wait`](Self::Wait) and [`Fail`](Self::Fail): a request has a caller, so none is dropped
+/// in favour of another, and the other two count as `Fail`. A reporter never makes its caller wait, so
+/// there `Wait` counts as `Fail`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Overflow {
-    /// The call waits for room, until its deadline; those who came first go first.
-    #[default]
+pub enum WhenFull {
+    /// The call waits for room until its deadline, in the order of the calls. The default of a client.
     Wait,
-    /// The call fails at once with [`Error::QueueFull`](crate::Error::QueueFull).
+    /// The new one is refused. A call fails at once with [`Error::QueueFull`](crate::Error::QueueFull); a
+    /// sample that is recorded is dropped and counted.
     Fail,
+    /// The oldest sample in the queue is dropped, and counted. The samples that are being sent are not. The
+    /// default of a reporter.
+    DropOldest,
+    /// A new sample replaces the one of the same key and second that is in the queue, also before the queue is
+    /// full: a server keeps only the last value of a second. If the queue is full all the same, its oldest
+    /// sample is dropped.
+    Coalesce,
 }
 
-/// What a driver is told once, when it is made.
+/// The configuration of a client: of its pool, and of the driver and the pipeline of each connection.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionConfig {
     pub(super) settings: Settings,
+    /// How many connections share the requests.
+    pub(super) connections: usize,
+    pub(super) server_order: ServerOrder,
+    pub(super) connect_timeout: Duration,
     pub(super) pipelining: Pipelining,
     pub(super) max_in_flight: usize,
     pub(super) max_response_bytes: usize,
     pub(super) reconnect: Reconnect,
 }
 
-/// What the pipeline is told once, when it is made.
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            connections: 1,
+            server_order: ServerOrder::Random,
+            connect_timeout: Duration::from_secs(5),
+            pipelining: Pipelining::Auto,
+            max_in_flight: 4096,
+            max_response_bytes: ClientCodec::DEFAULT_MAX_RESPONSE_BYTES,
+            reconnect: Reconnect::default(),
+        }
+    }
+}
+
+/// The part of the configuration that the pipeline knows.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) request_timeout: Duration,
-    /// A connection whose oldest answer is later than this is dead.
-    pub(super) stall_timeout: Duration,
+    pub(super) stall_timeout: Option<Duration>,
     pub(super) max_buffered_bytes: usize,
-    pub(super) overflow: Overflow,
-    /// Whether puts that were sent and not acknowledged go again on the next connection.
-    pub(super) retry: bool,
+    pub(super) when_full: WhenFull,
+    /// Whether a put that was sent and not acknowledged is sent again over the next connection.
+    pub(super) resend_unacknowledged: bool,
 }
+
+impl Settings {
+    /// Returns how late the oldest response may be: by default twice the request timeout.
+    pub(super) fn stall_timeout(&self) -> Duration {
+        let default = || self.request_timeout.saturating_mul(2).max(MIN_STALL_TIMEOUT);
+        self.stall_timeout.unwrap_or_else(default)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(5),
+            stall_timeout: None,
+            max_buffered_bytes: 1024 * 1024,
+            when_full: WhenFull::Wait,
+            resend_unacknowledged: true,
+        }
+    }
+}
+
+/// The shortest stall timeout. Linux waits so long at least for an acknowledgement before it sends a packet again
+/// (`TCP_RTO_MIN`): a shorter one takes each lost packet for the end of a connection.
+pub(super) const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(200);

@@ -5,7 +5,7 @@ use std::{
     ops::Deref,
     pin::pin,
     sync::{Arc, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    pipeline::{AckWatermark, Answer, Kind, Pipeline, Progress, Slot, Submitted, WaiterId},
+    pipeline::{AckWatermark, Answer, Kind, Pipeline, Slot, Submitted, WaiterId},
     settings::Settings,
     state::{ConnectionState, StateTracker},
     sync::{Mutex, MutexGuard},
@@ -93,13 +93,17 @@ impl Shared {
         })
     }
 
-    /// The caller of `waiter` has left. Returns how far it had come, if it was a batch.
-    pub(super) fn cancel(&self, waiter: WaiterId) -> Option<Progress> {
+    /// The caller of `waiter` has left.
+    pub(super) fn cancel(&self, waiter: WaiterId) {
         let mut wakers = Vec::new();
-        let left_behind = self.pipeline().cancel(waiter, Instant::now(), &mut wakers);
-        let progress = left_behind.and_then(Slot::into_progress);
+        let _left = self.remove(waiter, &mut wakers);
         wake_all(&mut wakers);
-        progress
+    }
+
+    /// As [`cancel`](Self::cancel), but whom to wake is added to `wakers`, and what the caller leaves
+    /// behind is returned: both are for when the caller of this holds no lock.
+    pub(super) fn remove(&self, waiter: WaiterId, wakers: &mut Vec<Waker>) -> Option<Slot> {
+        self.pipeline().cancel(waiter, Instant::now(), wakers)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Counters of one client.
 
 /// What one client has done so far; clones of a handle share it. Where a client has
-/// [several connections](crate::ClientBuilder::connections), it is the sum of what each has done.
+/// [several connections](crate::ClientBuilder::max_connections), it is the sum of what each has done.
 ///
 /// At any time, `accepted = acknowledged + rejected + failed + cancelled + in_flight + queued`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stats {
+pub struct ClientStats {
     /// Requests that the client took: those with a bad key or value, or refused because the queue
     /// was full, are not among them.
     pub accepted: u64,
@@ -34,7 +34,7 @@ pub struct Stats {
     pub bytes_received: u64,
 }
 
-impl Stats {
+impl ClientStats {
     /// What two connections have done together.
     pub(super) fn plus(self, other: Self) -> Self {
         Self {
@@ -70,20 +70,20 @@ pub(super) struct Counters {
 
 impl Counters {
     /// How many requests have no outcome yet.
-    pub(super) fn open(&self) -> u64 {
+    pub(super) fn outstanding(&self) -> u64 {
         self.accepted - self.acknowledged - self.rejected - self.failed - self.cancelled
     }
 
     /// The counters, with how many of the open requests have been sent.
-    pub(super) fn stats(&self, in_flight: u64) -> Stats {
-        Stats {
+    pub(super) fn stats(&self, in_flight: u64) -> ClientStats {
+        ClientStats {
             accepted: self.accepted,
             acknowledged: self.acknowledged,
             rejected: self.rejected,
             failed: self.failed,
             cancelled: self.cancelled,
             in_flight,
-            queued: self.open() - in_flight,
+            queued: self.outstanding() - in_flight,
             retried: self.retried,
             reconnects: self.connects.saturating_sub(1),
             // The dialer counts them, once for all connections.

@@ -293,7 +293,7 @@ mod tests {
         let (hanging, resolver) = Hanging::new();
         let connector = TcpConnector { resolver, ..TcpConnector::default() };
         let builder = MetricsClient::builder("metrics.internal:8888").connector(connector);
-        let client = builder.connections(16).connect_lazy().unwrap();
+        let client = builder.max_connections(16).connect_lazy().unwrap();
         let mut calls = JoinSet::new();
         for key in 0..64 {
             let client = client.clone();

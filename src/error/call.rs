@@ -39,7 +39,7 @@ pub enum Error {
     },
 
     /// As many bytes wait to be sent as may, and the client was told to
-    /// [fail](crate::client::Overflow::Fail) then.
+    /// [fail](crate::client::WhenFull::Fail) then.
     #[error("the queue is full: {limit} bytes wait to be sent, which is the most that may")]
     QueueFull {
         /// The most that may wait, in bytes.
@@ -209,7 +209,7 @@ pub enum Delivery {
     /// not.
     Unknown,
     /// The server has refused it, and stored nothing then. If it had been sent before, over a
-    /// connection that was lost, that copy may be stored: [`retry`](crate::ClientBuilder::retry).
+    /// connection that was lost, that copy may be stored: [`resend_unacknowledged`](crate::ClientBuilder::resend_unacknowledged).
     Rejected,
 }
 

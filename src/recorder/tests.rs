@@ -113,10 +113,10 @@ async fn reports_of_one_second_are_merged() {
         let jobs = world.sink.values("jobs");
         match counters {
             CounterMode::Cumulative => {
-                assert!(jobs.is_sorted() && jobs.ends_with(&[200.0]), "{jobs:?}")
+                assert!(jobs.is_sorted() && jobs.ends_with(&[200.0]), "{jobs:?}");
             }
             CounterMode::Rate => {
-                assert!((jobs.iter().sum::<f64>() - 200.0).abs() < 0.1, "{jobs:?}")
+                assert!((jobs.iter().sum::<f64>() - 200.0).abs() < 0.1, "{jobs:?}");
             }
         }
         assert_eq!(world.sink.values("size.count").iter().sum::<f64>(), 200.0);

@@ -5,15 +5,11 @@ use std::{sync::Arc, time::Duration};
 #[cfg(feature = "spool")]
 use super::spool::{OpenSpool, Spool, SpoolError};
 use super::{
-    handle::Reporter,
-    queue::{Limits, WhenFull},
-    self_metrics::Own,
-    settings::Settings,
-    shared::Shared,
+    handle::Reporter, queue::Limits, self_metrics::SelfMetrics, settings::Settings, shared::Shared,
     worker::Worker,
 };
 use crate::{
-    client::MetricsClient,
+    client::{MetricsClient, WhenFull},
     metric::{InvalidKey, Key},
 };
 
@@ -57,7 +53,7 @@ impl Reporter {
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-/// use metrics_client::{MetricsClient, Reporter, reporter::WhenFull};
+/// use metrics_client::{MetricsClient, Reporter, client::WhenFull};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888").connect_lazy()?;
 /// let reporter = Reporter::builder(client)
@@ -74,7 +70,7 @@ pub struct ReporterBuilder {
     client: MetricsClient,
     limits: Limits,
     linger: Duration,
-    own: Option<Own>,
+    self_metrics: Option<SelfMetrics>,
     max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     spool: Option<OpenSpool>,
@@ -82,13 +78,16 @@ pub struct ReporterBuilder {
 
 impl ReporterBuilder {
     pub(super) fn new(client: MetricsClient) -> Self {
-        let limits =
-            Limits { samples: 256 * 1024, bytes: 32 * 1024 * 1024, when_full: WhenFull::default() };
+        let limits = Limits {
+            samples: 256 * 1024,
+            bytes: 32 * 1024 * 1024,
+            when_full: WhenFull::DropOldest,
+        };
         Self {
             client,
             limits,
             linger: Duration::from_millis(10),
-            own: None,
+            self_metrics: None,
             max_attempts: None,
             #[cfg(feature = "spool")]
             spool: None,
@@ -111,7 +110,7 @@ impl ReporterBuilder {
         self
     }
 
-    /// What becomes of samples when as many wait as may. Default: [`WhenFull::DropOldest`].
+    /// Sets what happens to a new sample when the queue is full. Default: [`WhenFull::DropOldest`].
     pub fn when_full(mut self, policy: WhenFull) -> Self {
         self.limits.when_full = policy;
         self
@@ -154,7 +153,7 @@ impl ReporterBuilder {
         K: TryInto<Key>,
         InvalidKey: From<K::Error>,
     {
-        self.own = Some(Own::new(&prefix.try_into()?)?);
+        self.self_metrics = Some(SelfMetrics::new(&prefix.try_into()?)?);
         Ok(self)
     }
 
@@ -195,7 +194,7 @@ impl ReporterBuilder {
             client: self.client.clone(),
             limits: self.limits,
             linger: self.linger,
-            own: self.own.clone(),
+            self_metrics: self.self_metrics.clone(),
             max_attempts: self.max_attempts,
             spool: Some(spool),
         })
@@ -213,7 +212,7 @@ impl ReporterBuilder {
             Settings {
                 limits: self.limits,
                 linger: self.linger,
-                own: self.own,
+                self_metrics: self.self_metrics,
                 max_attempts: self.max_attempts,
                 #[cfg(feature = "spool")]
                 spool: self.spool,

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 #[cfg(feature = "recorder")]
 use super::FlushError;
-use super::{Reporter, outbox::Recorded, shared::Shared, stats::DropReason};
+use super::{Reporter, delivery::Delivery, outbox::Recorded, stats::DropReason};
 use crate::{metric::Sample, protocol::NonFiniteValue};
 
 /// What is left to do after samples have been recorded.
 #[must_use = "the task that sends is not woken otherwise"]
 pub(crate) struct Aftermath {
-    shared: Arc<Shared>,
+    delivery: Arc<Delivery>,
     /// Those that say something new.
     recorded: Vec<Recorded>,
     not_finite: Vec<NonFiniteValue>,
@@ -39,18 +39,18 @@ impl Reporter {
     /// Records samples in this order. Wakes no task and logs nothing.
     pub(crate) fn record_quietly(&self, samples: &[Sample]) -> Aftermath {
         let mut aftermath = Aftermath {
-            shared: Arc::clone(self.shared()),
+            delivery: Arc::clone(&self.shared().delivery),
             recorded: Vec::new(),
             not_finite: Vec::new(),
             refused: Refused::default(),
         };
         for slice in samples.chunks(SLICE_SAMPLES) {
-            let mut outbox = self.shared().outbox();
+            let mut outbox = self.shared().delivery.outbox();
             let full_before = outbox.stats().dropped.queue_full;
             for sample in slice {
                 match NonFiniteValue::check(&sample.key, sample.point.value) {
                     Ok(()) => aftermath.note(outbox.record(sample.clone())),
-                    Err(fault) => aftermath.not_finite.push(fault),
+                    Err(error) => aftermath.not_finite.push(error),
                 }
             }
             aftermath.refused.queue_full += outbox.stats().dropped.queue_full - full_before;
@@ -69,7 +69,7 @@ impl Reporter {
         let dropped = refused.closed + refused.queue_full;
         let unsent = match flushed {
             Ok(()) if dropped == 0 => return Ok(()),
-            Ok(()) => self.shared().nothing_unsent(),
+            Ok(()) => self.shared().delivery.nothing_unsent(),
             Err(unsent) => unsent,
         };
         Err(FlushError { dropped: unsent.dropped + dropped, ..unsent })
@@ -77,7 +77,7 @@ impl Reporter {
 }
 
 #[cfg(feature = "recorder")]
-impl Shared {
+impl Delivery {
     /// What is unsent of what waits for nothing.
     fn nothing_unsent(&self) -> FlushError {
         let (worker, unsent) = {
@@ -96,10 +96,10 @@ impl Aftermath {
     /// Wakes the task that sends, and logs what is worth it. The caller holds no lock.
     pub(crate) fn run(self) -> Refused {
         for recorded in self.recorded {
-            self.shared.after(recorded);
+            self.delivery.follow_up(recorded);
         }
-        for fault in self.not_finite {
-            self.shared.refuse(DropReason::NonFiniteValue, &fault);
+        for error in self.not_finite {
+            self.delivery.refuse(DropReason::NonFiniteValue, &error);
         }
         self.refused
     }

@@ -15,13 +15,8 @@ use tokio::{
 };
 
 use super::{
-    attempts::MAX_BATCH,
-    handle::Reporter,
-    in_flight::SendOutcome,
-    outbox::Mark,
-    shared::{Shared, Times},
-    stats::FlushError,
-    worker::PAUSE,
+    attempts::MAX_BATCH, flush::TimeLimits, handle::Reporter, in_flight::SendOutcome, outbox::Mark,
+    shared::Shared, stats::FlushError, worker::PAUSE,
 };
 use crate::client::MetricsClient;
 
@@ -63,12 +58,12 @@ impl Reporter {
     #[cfg(feature = "opentelemetry")]
     pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
         self.shared().record_self_metrics();
-        let (mark, worker) = self.shared().outbox().begin_flush();
+        let (mark, worker) = self.shared().delivery.outbox().begin_flush();
         if let Some(worker) = worker {
             worker.wake();
         }
         flush_marked(self.shared(), mark, limit);
-        let outbox = self.shared().outbox();
+        let outbox = self.shared().delivery.outbox();
         match outbox.poll_flushed(&mark) {
             Poll::Ready(flushed) => flushed,
             Poll::Pending => Err(outbox.unsent(&mark)),
@@ -97,7 +92,7 @@ impl Drop for FlushGuard {
     fn drop(&mut self) {
         let shared = self.reporter.shared();
         shared.record_self_metrics();
-        let (mark, worker) = shared.outbox().begin_flush();
+        let (mark, worker) = shared.delivery.outbox().begin_flush();
         if let Some(worker) = worker {
             worker.wake();
         }
@@ -107,16 +102,16 @@ impl Drop for FlushGuard {
 
 /// Sends what was recorded before the mark, as a guard does: what others record later is not waited for.
 pub(super) fn flush_marked(shared: &Arc<Shared>, mark: Mark, limit: Duration) {
-    if shared.outbox().unsent(&mark).waiting == 0 {
+    if shared.delivery.outbox().unsent(&mark).waiting == 0 {
         return;
     }
     let last = FinalFlush {
         runtime_blocked: is_on_current_thread(),
-        times: Times::new(limit, shared.has_spool()),
+        limits: TimeLimits::new(limit, shared.has_spool()),
         mark,
     };
     if let Err(unsent) = last.run(shared, spawn_thread) {
-        shared.log.guard_failed(&unsent);
+        shared.delivery.log.guard_failed(&unsent);
     }
 }
 
@@ -130,7 +125,7 @@ fn spawn_thread(work: Work) -> io::Result<JoinHandle<io::Result<Result<(), Flush
 #[derive(Clone, Copy)]
 struct FinalFlush {
     mark: Mark,
-    times: Times,
+    limits: TimeLimits,
     /// Whether the sender's runtime stands still while the guard is being dropped.
     runtime_blocked: bool,
 }
@@ -153,11 +148,12 @@ impl FinalFlush {
         let flushed = flushed.unwrap_or_else(|error| {
             tracing::warn!(%error, "a guard has no thread and waits for the runtime");
             // Where the sender cannot run, waiting is of no use.
-            let until = if self.runtime_blocked { Instant::now() } else { self.times.send_until };
-            shared.flushed_blocking(&self.mark, until)
+            let until = if self.runtime_blocked { Instant::now() } else { self.limits.send_until };
+            shared.delivery.flushed_blocking(&self.mark, until)
         });
         #[cfg(feature = "spool")]
-        let flushed = flushed.or_else(|unsent| shared.rescue(&self.mark, unsent, self.times.until));
+        let flushed =
+            flushed.or_else(|unsent| shared.spill_all(&self.mark, unsent, self.limits.until));
         flushed
     }
 
@@ -171,17 +167,17 @@ impl FinalFlush {
 
     async fn flush(&self, shared: &Shared) -> Result<(), FlushError> {
         if !self.runtime_blocked && !self.worker_stalled(shared).await {
-            return shared.flushed(&self.mark, self.times.send_until).await;
+            return shared.delivery.flushed(&self.mark, self.limits.send_until).await;
         }
         match shared.client.detached_clone() {
-            Some(client) if shared.hold() => {
+            Some(client) if shared.delivery.pause_sender() => {
                 // However slow it is: it is the end.
-                let _ = time::timeout_at(self.times.send_until, self.send(shared, &client)).await;
-                shared.release();
-                shared.flushed(&self.mark, Instant::now()).await
+                let _ = time::timeout_at(self.limits.send_until, self.send(shared, &client)).await;
+                shared.delivery.resume_sender();
+                shared.delivery.flushed(&self.mark, Instant::now()).await
             }
-            None if self.runtime_blocked => Err(shared.outbox().unsent(&self.mark)),
-            _ => shared.flushed(&self.mark, self.times.send_until).await,
+            None if self.runtime_blocked => Err(shared.delivery.outbox().unsent(&self.mark)),
+            _ => shared.delivery.flushed(&self.mark, self.limits.send_until).await,
         }
     }
 
@@ -190,8 +186,8 @@ impl FinalFlush {
     async fn worker_stalled(&self, shared: &Shared) -> bool {
         loop {
             let answered = shared.client.stats().acknowledged;
-            let until = self.times.send_until.min(Instant::now() + STALL_TIMEOUT);
-            match shared.flushed(&self.mark, until).await {
+            let until = self.limits.send_until.min(Instant::now() + STALL_TIMEOUT);
+            match shared.delivery.flushed(&self.mark, until).await {
                 Err(unsent) if unsent.waiting > 0 => {
                     if shared.client.stats().acknowledged == answered {
                         return true;
@@ -204,19 +200,21 @@ impl FinalFlush {
 
     async fn send(&self, shared: &Shared, client: &MetricsClient) {
         loop {
-            let settled = shared.next_settled();
-            let (waiting, was_moving) = {
-                let outbox = shared.outbox();
-                (outbox.unsent(&self.mark).waiting, outbox.is_moving())
+            let settled = shared.delivery.next_settled();
+            let (waiting, may_get_samples_back) = {
+                let outbox = shared.delivery.outbox();
+                (outbox.unsent(&self.mark).waiting, outbox.may_get_samples_back())
             };
             if waiting == 0 {
                 return;
             }
-            match shared.send(client, true, MAX_BATCH).await {
-                Some(SendOutcome::Broken(_)) => time::sleep(PAUSE).await,
-                Some(SendOutcome::Whole | SendOutcome::Recalled) => {}
+            match shared.delivery.send(client, true, MAX_BATCH).await {
+                Some(SendOutcome::Interrupted(_)) => time::sleep(PAUSE).await,
+                Some(SendOutcome::Complete | SendOutcome::Recalled) => {}
                 // What is being moved may come back.
-                None if was_moving || shared.outbox().is_moving() => settled.await,
+                None if may_get_samples_back || shared.delivery.outbox().may_get_samples_back() => {
+                    settled.await;
+                }
                 None => return,
             }
         }
@@ -240,12 +238,12 @@ mod tests {
 
     /// The last flush of a guard in whose place this thread waits, since there is no other.
     fn flush(reporter: &Reporter, limit: Duration) -> Result<(), FlushError> {
-        let (mark, worker) = reporter.shared().outbox().begin_flush();
+        let (mark, worker) = reporter.shared().delivery.outbox().begin_flush();
         if let Some(worker) = worker {
             worker.wake();
         }
-        let times = Times::new(limit, reporter.shared().has_spool());
-        let last = FinalFlush { mark, times, runtime_blocked: is_on_current_thread() };
+        let limits = TimeLimits::new(limit, reporter.shared().has_spool());
+        let last = FinalFlush { mark, limits, runtime_blocked: is_on_current_thread() };
         last.run(reporter.shared(), no_thread)
     }
 

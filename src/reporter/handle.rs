@@ -7,7 +7,7 @@ use tokio::task::coop;
 #[cfg(feature = "spool")]
 use super::spool::SpoolStats;
 use super::{
-    settings::after,
+    settings::deadline_after,
     shared::Shared,
     stats::{FlushError, ReporterStats},
 };
@@ -90,7 +90,7 @@ impl Reporter {
     /// What has become of every sample so far.
     #[must_use]
     pub fn stats(&self) -> ReporterStats {
-        self.shared().outbox().stats()
+        self.shared().delivery.outbox().stats()
     }
 
     /// What the spool has done so far, if there is one; as it was when its folder was last used.
@@ -98,7 +98,7 @@ impl Reporter {
     #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
     #[must_use]
     pub fn spool_stats(&self) -> Option<SpoolStats> {
-        self.shared().spool.as_ref().map(|_| self.shared().outbox().spool_stats())
+        self.shared().spool.as_ref().map(|_| self.shared().delivery.outbox().spool_stats())
     }
 
     /// Sends what has been recorded until now, and returns once all of it has been acknowledged; with a
@@ -113,7 +113,7 @@ impl Reporter {
     ///
     /// Dropping the future changes nothing: what was recorded is sent all the same.
     pub async fn flush(&self, limit: Duration) -> Result<(), FlushError> {
-        let flushed = self.shared().flush(after(limit)).await;
+        let flushed = self.shared().flush(deadline_after(limit)).await;
         // It may not have waited, and the caller may flush in a loop.
         coop::consume_budget().await;
         flushed

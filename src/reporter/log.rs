@@ -133,7 +133,7 @@ mod tests {
         let shared = Arc::new(OnceLock::<Arc<Shared>>::new());
         let seen = Arc::clone(&shared);
         let watch = LogWatch::calling(move || {
-            let is_locked = |shared: &Arc<Shared>| !shared.is_unlocked();
+            let is_locked = |shared: &Arc<Shared>| !shared.delivery.is_unlocked();
             assert!(!seen.get().is_some_and(is_locked), "logged under a lock");
         });
         let _default = watch.watch();

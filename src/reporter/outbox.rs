@@ -27,9 +27,9 @@ pub(super) struct Outbox {
     evicted: u64,
     phase: Phase,
     /// Somebody else sends in place of the sender.
-    held: bool,
+    sender_paused: bool,
     /// The sender's task has ended.
-    abandoned: bool,
+    worker_gone: bool,
     /// Why the last attempt to send failed.
     last_error: Option<Error>,
     /// What comes before this position is to be sent without waiting for more.
@@ -65,8 +65,8 @@ pub(super) struct Recorded {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     before: u64,
-    /// How much positions had [moved](Queue::moved).
-    moved: u64,
+    /// How much positions had [moved](Queue::shifted).
+    shifted: u64,
     dropped: u64,
     rejected: u64,
     abandoned: u64,
@@ -88,7 +88,7 @@ pub(super) struct Settled {
 pub(super) enum Work {
     Send,
     /// There will never be more.
-    End,
+    Stop,
 }
 
 impl Outbox {
@@ -98,8 +98,8 @@ impl Outbox {
             counts: ReporterStats::default(),
             evicted: 0,
             phase: Phase::Open,
-            held: false,
-            abandoned: false,
+            sender_paused: false,
+            worker_gone: false,
             last_error: None,
             flush_before: 0,
             worker: None,
@@ -143,14 +143,14 @@ impl Outbox {
 
     /// What the sender is to do, once so many samples wait to be sent or it is urgent.
     pub(super) fn poll_work(&mut self, samples: usize, worker: &Waker) -> Poll<Work> {
-        if !self.held {
+        if !self.sender_paused {
             let first = self.queue.end() - self.queue.len() as u64;
             if self.queue.len() >= samples || (self.queue.len() > 0 && first < self.flush_before) {
                 return Poll::Ready(Work::Send);
             }
             if self.queue.waiting() == 0 && self.phase != Phase::Open {
                 self.phase = Phase::Closed;
-                return Poll::Ready(Work::End);
+                return Poll::Ready(Work::Stop);
             }
         }
         if !self.worker.as_ref().is_some_and(|known| known.will_wake(worker)) {
@@ -161,14 +161,14 @@ impl Outbox {
     }
 
     /// Moves the oldest samples to `batch`, which is the one that is out or empty, and says whether there
-    /// were any; whoever [holds](Self::hold) the outbox is asked, or else the sender.
-    pub(super) fn take(&mut self, most: usize, holds: bool, batch: &mut Vec<Sample>) -> bool {
+    /// were any; whoever [paused](Self::pause_sender) the outbox is asked, or else the sender.
+    pub(super) fn take(&mut self, most: usize, has_paused: bool, batch: &mut Vec<Sample>) -> bool {
         let before = batch.len();
-        if self.may_take(holds, batch) {
+        if self.may_take(has_paused, batch) {
             #[cfg(feature = "spool")]
-            if self.spool.may_block() {
-                let passes = |sample: &Sample| !self.spool.blocks(sample);
-                self.queue.take_where(Lane::Send, most, passes, batch);
+            if self.spool.may_hold_back() {
+                let passes = |sample: &Sample| !self.spool.holds_back(sample);
+                self.queue.take_matching(Lane::Send, most, passes, batch);
                 return batch.len() > before;
             }
             self.queue.take(most, batch);
@@ -177,28 +177,28 @@ impl Outbox {
     }
 
     /// As [`take`](Self::take), but only samples that are wanted.
-    pub(super) fn take_where(
+    pub(super) fn take_matching(
         &mut self,
         most: usize,
-        holds: bool,
+        has_paused: bool,
         is_wanted: impl Fn(&Sample) -> bool,
         batch: &mut Vec<Sample>,
     ) -> bool {
         let before = batch.len();
-        if self.may_take(holds, batch) {
+        if self.may_take(has_paused, batch) {
             #[cfg(feature = "spool")]
-            let is_wanted = |sample: &Sample| !self.spool.blocks(sample) && is_wanted(sample);
-            self.queue.take_where(Lane::Send, most, is_wanted, batch);
+            let is_wanted = |sample: &Sample| !self.spool.holds_back(sample) && is_wanted(sample);
+            self.queue.take_matching(Lane::Send, most, is_wanted, batch);
         }
         batch.len() > before
     }
 
-    fn may_take(&self, holds: bool, batch: &[Sample]) -> bool {
+    fn may_take(&self, has_paused: bool, batch: &[Sample]) -> bool {
         #[cfg(feature = "spool")]
-        if self.spool.rescuers > 0 || (self.spool.is_relieved && !holds) {
+        if self.spool.spilling > 0 || (self.spool.is_paused_for_spill && !has_paused) {
             return false;
         }
-        let is_in_turn = self.held == holds && self.phase != Phase::Closed;
+        let is_in_turn = self.sender_paused == has_paused && self.phase != Phase::Closed;
         is_in_turn && self.queue.out(Lane::Send) == batch.len()
     }
 
@@ -226,13 +226,13 @@ impl Outbox {
     }
 
     /// Somebody else sends from now on; false if somebody does already.
-    pub(super) fn hold(&mut self) -> bool {
-        !std::mem::replace(&mut self.held, true)
+    pub(super) fn pause_sender(&mut self) -> bool {
+        !std::mem::replace(&mut self.sender_paused, true)
     }
 
     /// The sender sends again.
-    pub(super) fn release(&mut self) -> Option<Waker> {
-        self.held = false;
+    pub(super) fn resume_sender(&mut self) -> Option<Waker> {
+        self.sender_paused = false;
         self.wake()
     }
 
@@ -242,7 +242,7 @@ impl Outbox {
         self.flush_before = before;
         let mark = Mark {
             before,
-            moved: self.queue.moved(),
+            shifted: self.queue.shifted(),
             dropped: self.dropped(),
             rejected: self.counts.rejected,
             abandoned: self.stats().abandoned,
@@ -258,15 +258,15 @@ impl Outbox {
         if waiting == 0 && failed == 0 {
             return Poll::Ready(Ok(()));
         }
-        let is_over = waiting == 0 || (self.abandoned && !self.is_held());
+        let is_over = waiting == 0 || (self.worker_gone && !self.is_sender_paused());
         if is_over { Poll::Ready(Err(unsent)) } else { Poll::Pending }
     }
 
     pub(super) fn unsent(&self, mark: &Mark) -> FlushError {
-        let moved = self.queue.moved() - mark.moved;
+        let shifted = self.queue.shifted() - mark.shifted;
         let stats = self.stats();
         FlushError {
-            waiting: self.queue.waiting_before(mark.before + moved),
+            waiting: self.queue.waiting_before(mark.before + shifted),
             dropped: self.dropped() - mark.dropped,
             rejected: self.counts.rejected - mark.rejected,
             spooled: stats.spooled,
@@ -285,13 +285,13 @@ impl Outbox {
     }
 
     /// Drops what waits and takes no more. How many samples that were.
-    pub(super) fn give_up(&mut self) -> (u64, Option<Waker>) {
+    pub(super) fn discard_all(&mut self) -> (u64, Option<Waker>) {
         self.phase = Phase::Closed;
         (self.drop_waiting(), self.wake())
     }
 
     /// Whether a failure now is the last.
-    pub(super) fn gives_up(&self, now: Instant) -> bool {
+    pub(super) fn should_give_up(&self, now: Instant) -> bool {
         match self.phase {
             Phase::Open => false,
             Phase::Closing { until } => until <= now,
@@ -300,31 +300,31 @@ impl Outbox {
     }
 
     /// The sender's task has ended.
-    pub(super) fn abandon(&mut self) {
-        self.abandoned = true;
+    pub(super) fn worker_ended(&mut self) {
+        self.worker_gone = true;
         self.worker = None;
     }
 
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.abandoned
+    pub(super) fn is_worker_gone(&self) -> bool {
+        self.worker_gone
     }
 
     /// Whether somebody else sends in place of the sender, or moves what waits to the spool.
-    pub(super) fn is_held(&self) -> bool {
+    pub(super) fn is_sender_paused(&self) -> bool {
         #[cfg(feature = "spool")]
-        if self.spool.rescuers > 0 {
+        if self.spool.spilling > 0 {
             return true;
         }
-        self.held
+        self.sender_paused
     }
 
     /// Whether samples are being moved to the spool. Whoever waits is told when they are there.
-    pub(super) fn is_moving(&self) -> bool {
+    pub(super) fn may_get_samples_back(&self) -> bool {
         #[cfg(feature = "spool")]
-        if self.spool.rescuers > 0 {
+        if self.spool.spilling > 0 {
             return true;
         }
-        self.held && self.queue.waiting() > self.queue.len()
+        self.sender_paused && self.queue.waiting() > self.queue.len()
     }
 
     /// Whether at most half of what may wait does.

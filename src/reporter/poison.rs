@@ -199,7 +199,7 @@ mod tests {
     ) -> (Reporter, TestServer) {
         let server = TestServer::default();
         server.close_at("poison");
-        let client = server.builder().retry(retry).connect_lazy().unwrap();
+        let client = server.builder().resend_unacknowledged(retry).connect_lazy().unwrap();
         let reporter = tell(Reporter::builder(client)).start();
         for second in 0..100 {
             reporter.record_at("a", 0.5, second);
@@ -244,7 +244,7 @@ mod tests {
         for retry in [true, false] {
             let server = TestServer::default();
             server.close_at("poison");
-            let client = server.builder().retry(retry).connect_lazy().unwrap();
+            let client = server.builder().resend_unacknowledged(retry).connect_lazy().unwrap();
             let reporter = Reporter::new(client);
             for second in 0..100 {
                 reporter.record_at("poison", 0.5, second);
@@ -264,7 +264,7 @@ mod tests {
         for retry in [true, false] {
             let server = TestServer::default();
             server.close_at("");
-            let client = server.builder().retry(retry).connect_lazy().unwrap();
+            let client = server.builder().resend_unacknowledged(retry).connect_lazy().unwrap();
             let reporter = Reporter::new(client);
             for second in 0..100 {
                 reporter.record_at("a", 0.5, second);
@@ -290,7 +290,7 @@ mod tests {
                 let spool = Spool::dir(folder.path());
                 let server = TestServer::default();
                 server.set_away(true);
-                let client = server.builder().retry(retry).connect_lazy().unwrap();
+                let client = server.builder().resend_unacknowledged(retry).connect_lazy().unwrap();
                 let reporter = Reporter::builder(client).spool(spool).unwrap().start();
                 for second in 0..100 {
                     reporter.record_at("old", 0.5, second);

@@ -2,24 +2,13 @@
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
-use crate::metric::{Key, Sample};
+use crate::{
+    client::WhenFull,
+    metric::{Key, Sample},
+};
 
 #[cfg(test)]
 mod tests;
-
-/// What becomes of samples when as many wait as may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum WhenFull {
-    /// The oldest that waits makes room for the new one. What is being sent stays.
-    #[default]
-    DropOldest,
-    /// The new one is dropped.
-    DropNewest,
-    /// A sample takes the place of one of the same key and second that waits, also before the queue is
-    /// full: a server keeps only the last. When it is full all the same, the oldest makes room.
-    Coalesce,
-}
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +35,12 @@ pub(super) struct Queue {
     /// The position of the sample at the front.
     first: u64,
     /// By how much positions have become higher so far, at most.
-    moved: u64,
+    shifted: u64,
     /// Where the sample of a key and second is, if samples are coalesced.
-    places: Option<HashMap<(Key, i64), u64>>,
+    coalesce_index: Option<HashMap<(Key, i64), u64>>,
     /// What the samples count as, those that are out included.
     bytes: usize,
-    out: [Out; Lane::COUNT],
+    out: [Taken; Lane::COUNT],
 }
 
 /// Where a batch is taken to. Each lane has one batch at a time.
@@ -68,7 +57,7 @@ impl Lane {
 
 /// A batch that is out.
 #[derive(Clone, Copy, Debug, Default)]
-struct Out {
+struct Taken {
     samples: usize,
     bytes: usize,
     /// The position that its first sample had.
@@ -88,26 +77,26 @@ pub(super) enum PushOutcome {
 
 /// What a key's text costs besides its bytes: the two counts of an `Arc`, and what the allocator keeps.
 const ARC_STR_OVERHEAD: usize = 32;
-/// An entry of `places`, in a table that is half full.
-const PLACE: usize = 2 * size_of::<((Key, i64), u64)>();
+/// An entry of `coalesce_index`, in a table that is half full.
+const INDEX_ENTRY_BYTES: usize = 2 * size_of::<((Key, i64), u64)>();
 /// For so many samples there is room from the beginning; the system gives memory as it is used.
-const ROOM: usize = 4 * 1024 * 1024;
+const MAX_PREALLOCATED: usize = 4 * 1024 * 1024;
 /// At so many samples is looked to find some that are wanted: nobody can record meanwhile. As many as
 /// leave at once.
 const SCAN_LIMIT: usize = 4096;
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
-        let room = limits.samples.min(limits.bytes / size_of::<Sample>()).min(ROOM);
+        let room = limits.samples.min(limits.bytes / size_of::<Sample>()).min(MAX_PREALLOCATED);
         let coalesces = limits.when_full == WhenFull::Coalesce;
         Self {
             limits,
             samples: VecDeque::with_capacity(room),
             first: 0,
-            moved: 0,
-            places: coalesces.then(|| HashMap::with_capacity(room)),
+            shifted: 0,
+            coalesce_index: coalesces.then(|| HashMap::with_capacity(room)),
             bytes: 0,
-            out: [Out::default(); Lane::COUNT],
+            out: [Taken::default(); Lane::COUNT],
         }
     }
 
@@ -117,8 +106,8 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, sample: Sample) -> PushOutcome {
-        if let Some(places) = &mut self.places
-            && let Some(&at) = places.get(&(sample.key.clone(), sample.point.timestamp))
+        if let Some(index) = &mut self.coalesce_index
+            && let Some(&at) = index.get(&(sample.key.clone(), sample.point.timestamp))
         {
             self.samples[(at - self.first) as usize].point.value = sample.point.value;
             return PushOutcome::Coalesced;
@@ -126,7 +115,7 @@ impl Queue {
         let cost = self.cost(&sample);
         let mut dropped = 0;
         while !self.has_room_for(cost) {
-            let is_refused = self.limits.when_full == WhenFull::DropNewest
+            let is_refused = matches!(self.limits.when_full, WhenFull::Fail | WhenFull::Wait)
                 || cost > self.limits.bytes
                 || self.samples.is_empty();
             if is_refused {
@@ -136,8 +125,8 @@ impl Queue {
             dropped += 1;
         }
         let end = self.end();
-        if let Some(places) = &mut self.places {
-            places.insert((sample.key.clone(), sample.point.timestamp), end);
+        if let Some(index) = &mut self.coalesce_index {
+            index.insert((sample.key.clone(), sample.point.timestamp), end);
         }
         self.bytes += cost;
         self.samples.push_back(sample);
@@ -163,7 +152,7 @@ impl Queue {
 
     /// As [`take`](Self::take) for any lane, but only samples that are wanted, wherever they are among
     /// the oldest that are looked at.
-    pub(super) fn take_where(
+    pub(super) fn take_matching(
         &mut self,
         lane: Lane,
         most: usize,
@@ -173,13 +162,13 @@ impl Queue {
         let (most, most_bytes) = self.begin_take(lane, most, batch);
         let mut kept = Vec::new();
         for _ in 0..SCAN_LIMIT.min(self.samples.len()) {
-            let Out { samples, bytes, .. } = self.out[lane as usize];
+            let Taken { samples, bytes, .. } = self.out[lane as usize];
             if samples >= most || bytes > most_bytes {
                 break;
             }
             let Some(sample) = self.pop() else { break };
             if is_wanted(&sample) {
-                self.moved += u64::from(!kept.is_empty());
+                self.shifted += u64::from(!kept.is_empty());
                 self.take_out(lane, sample, batch);
             } else {
                 kept.push(sample);
@@ -187,8 +176,8 @@ impl Queue {
         }
         for sample in kept.into_iter().rev() {
             self.first -= 1;
-            if let Some(places) = &mut self.places {
-                places.insert((sample.key.clone(), sample.point.timestamp), self.first);
+            if let Some(index) = &mut self.coalesce_index {
+                index.insert((sample.key.clone(), sample.point.timestamp), self.first);
             }
             self.samples.push_front(sample);
         }
@@ -197,7 +186,7 @@ impl Queue {
 
     /// Whether any of the oldest samples is such a one.
     #[cfg(feature = "spool")]
-    pub(super) fn any(&self, most: usize, is_such: impl Fn(&Sample) -> bool) -> bool {
+    pub(super) fn any_of_oldest(&self, most: usize, is_such: impl Fn(&Sample) -> bool) -> bool {
         self.samples.iter().take(most).any(is_such)
     }
 
@@ -240,8 +229,8 @@ impl Queue {
         let mut returned = 0;
         let mut coalesced = 0;
         for sample in open.rev() {
-            if let Some(places) = &mut self.places {
-                match places.entry((sample.key.clone(), sample.point.timestamp)) {
+            if let Some(index) = &mut self.coalesce_index {
+                match index.entry((sample.key.clone(), sample.point.timestamp)) {
                     Entry::Occupied(_) => {
                         coalesced += 1;
                         continue;
@@ -258,7 +247,7 @@ impl Queue {
         }
         // The first that had no outcome had this position at least.
         let had = out.from + out.samples as u64 - returned - coalesced;
-        self.moved += self.first.saturating_sub(had);
+        self.shifted += self.first.saturating_sub(had);
         coalesced
     }
 
@@ -305,8 +294,8 @@ impl Queue {
 
     /// By how much positions have become higher so far: what was before a position then is before it
     /// and what this has grown by since.
-    pub(super) fn moved(&self) -> u64 {
-        self.moved
+    pub(super) fn shifted(&self) -> u64 {
+        self.shifted
     }
 
     /// How many samples before this position wait, those that are out included.
@@ -342,8 +331,8 @@ impl Queue {
 
     fn pop(&mut self) -> Option<Sample> {
         let sample = self.samples.pop_front()?;
-        if let Some(places) = &mut self.places {
-            places.remove(&(sample.key.clone(), sample.point.timestamp));
+        if let Some(index) = &mut self.coalesce_index {
+            index.remove(&(sample.key.clone(), sample.point.timestamp));
         }
         self.first += 1;
         Some(sample)
@@ -352,7 +341,7 @@ impl Queue {
     /// What a sample counts as. Keys are counted as if each sample had its own, which is how it is at
     /// worst.
     fn cost(&self, sample: &Sample) -> usize {
-        let place = if self.places.is_some() { PLACE } else { 0 };
-        size_of::<Sample>() + ARC_STR_OVERHEAD + sample.key.len() + place
+        let entry = if self.coalesce_index.is_some() { INDEX_ENTRY_BYTES } else { 0 };
+        size_of::<Sample>() + ARC_STR_OVERHEAD + sample.key.len() + entry
     }
 }

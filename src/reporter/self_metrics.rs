@@ -8,11 +8,11 @@ use super::stats::{DropCounts, ReporterStats};
 use crate::metric::{InvalidKey, Key, Point, Sample, unix_seconds};
 
 /// How often they are recorded.
-pub(super) const EVERY: Duration = Duration::from_secs(10);
+pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The keys of the counters, in the order of their values.
 #[derive(Clone, Debug)]
-pub(super) struct Own {
+pub(super) struct SelfMetrics {
     counters: [Key; COUNTERS.len()],
     #[cfg(feature = "spool")]
     spool_counters: [Key; SPOOL_COUNTERS.len()],
@@ -80,7 +80,7 @@ fn spool_values(stats: &ReporterStats, spool: &SpoolStats) -> [u64; SPOOL_COUNTE
     ]
 }
 
-impl Own {
+impl SelfMetrics {
     pub(super) fn new(prefix: &Key) -> Result<Self, InvalidKey> {
         Ok(Self {
             counters: keys(prefix, COUNTERS)?,

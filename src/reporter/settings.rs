@@ -6,21 +6,21 @@ use tokio::time::Instant;
 
 #[cfg(feature = "spool")]
 use super::spool::OpenSpool;
-use super::{queue::Limits, self_metrics::Own};
+use super::{queue::Limits, self_metrics::SelfMetrics};
 
 /// What a reporter is configured with once.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) limits: Limits,
     pub(super) linger: Duration,
-    pub(super) own: Option<Own>,
+    pub(super) self_metrics: Option<SelfMetrics>,
     pub(super) max_attempts: Option<u32>,
     #[cfg(feature = "spool")]
     pub(super) spool: Option<OpenSpool>,
 }
 
 /// The moment after `limit`, or one that never comes.
-pub(super) fn after(limit: Duration) -> Instant {
+pub(super) fn deadline_after(limit: Duration) -> Instant {
     /// Tokio's timers go no further (`tokio::time::sleep`).
     const LONGEST: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 2);
     Instant::now() + limit.min(LONGEST)

@@ -1,92 +1,40 @@
-//! What the handles of a reporter, its sender and its guards share.
+//! What the handles of a reporter, the task that sends and the guards share.
+
+use std::{sync::Arc, time::Duration};
 
 #[cfg(feature = "spool")]
-use super::spool::{OpenSpool, Rescue, SpoolHandle};
-use std::{
-    future::Future,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
-    time::Duration,
-};
-
-use tokio::{
-    sync::{Notify, futures::Notified},
-    time::{self, Instant},
-};
+use tokio::time;
+use tokio::time::Instant;
 
 use super::{
-    in_flight::InFlightSlot,
+    delivery::Delivery,
+    flush::TimeLimits,
     interner::KeyInterner,
-    log::ReporterLog,
-    outbox::{Mark, Outbox, Recorded},
-    poison::PoisonKeys,
-    self_metrics::Own,
-    settings::{Settings, after},
+    outbox::Outbox,
+    self_metrics::SelfMetrics,
+    settings::Settings,
     stats::{DropReason, FlushError},
+};
+#[cfg(feature = "spool")]
+use super::{
+    outbox::Mark,
+    spool::{OpenSpool, SpillGuard, SpoolHandle},
 };
 use crate::{
     client::MetricsClient,
     metric::{InvalidKey, Key, Point, Sample},
     protocol::NonFiniteValue,
-    wake::survives,
 };
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) client: MetricsClient,
-    outbox: Mutex<Outbox>,
+    pub(super) delivery: Arc<Delivery>,
     keys: KeyInterner,
-    own: Option<Own>,
-    /// The batch that is being sent. Locked before the outbox.
-    pub(super) flights: Mutex<InFlightSlot>,
-    /// Told whenever a batch has an outcome, or samples are found to have none, or a sender has ended.
-    settled: Notify,
-    pub(super) log: ReporterLog,
-    pub(super) poison: PoisonKeys,
+    self_metrics: Option<SelfMetrics>,
     #[cfg(feature = "spool")]
     pub(super) spool: Option<Arc<SpoolHandle>>,
 }
-
-/// Wakes a thread that waits.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// How a limit in time is divided.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
-    /// Until when samples are sent.
-    pub(super) send_until: Instant,
-    /// Until when what is left may be moved to the spool. Without a spool, it is the same.
-    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a spool needs it"))]
-    pub(super) until: Instant,
-}
-
-impl Times {
-    pub(super) fn new(limit: Duration, has_spool: bool) -> Self {
-        let until = after(limit);
-        if !has_spool {
-            return Self { send_until: until, until };
-        }
-        let now = Instant::now();
-        let disk = (limit / 4).clamp(MIN_DISK_TIME, MAX_DISK_TIME);
-        let until = until.max(now + disk);
-        Self { send_until: until - disk, until }
-    }
-}
-
-/// The disk gets this much of a limit at least, if need be beyond it: else a limit of zero would lose
-/// what waits. A sync takes a hard disk some 20 milliseconds.
-const MIN_DISK_TIME: Duration = Duration::from_millis(100);
-
-/// The disk gets this much of a limit at most.
-const MAX_DISK_TIME: Duration = Duration::from_secs(1);
 
 /// How long the end of the last handle waits for the disk, where the runtime is gone.
 #[cfg(feature = "spool")]
@@ -98,40 +46,25 @@ impl Shared {
         settings: &Settings,
         #[cfg(feature = "spool")] spool: Option<OpenSpool>,
     ) -> Self {
-        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is told of it"))]
+        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "a spool changes it"))]
         let mut outbox = Outbox::new(settings.limits);
+        #[cfg(feature = "spool")]
+        let spool = spool.map(|spool| spool.keep(&mut outbox));
         Self {
             client,
-            #[cfg(feature = "spool")]
-            spool: spool.map(|spool| spool.keep(&mut outbox)),
-            outbox: Mutex::new(outbox),
+            delivery: Arc::new(Delivery::new(outbox, settings.max_attempts)),
             keys: KeyInterner::default(),
-            own: settings.own.clone(),
-            flights: Mutex::new(InFlightSlot::new(settings.max_attempts)),
-            settled: Notify::new(),
-            log: ReporterLog::default(),
-            poison: PoisonKeys::default(),
+            self_metrics: settings.self_metrics.clone(),
+            #[cfg(feature = "spool")]
+            spool,
         }
-    }
-
-    /// The outbox. Held for moments, and never while a task is woken.
-    #[inline]
-    pub(super) fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        // Nothing foreign runs under the lock but the cloning of wakers.
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether no thread holds a lock of the reporter.
-    #[cfg(test)]
-    pub(super) fn is_unlocked(&self) -> bool {
-        self.outbox.try_lock().is_ok() && self.flights.try_lock().is_ok()
     }
 
     #[inline]
     pub(super) fn record(&self, name: &str, point: Point) {
         match self.keys.get(name) {
             Ok(key) => self.record_key(key, point),
-            Err(fault) => self.refuse(DropReason::InvalidKey, &fault),
+            Err(error) => self.delivery.refuse(DropReason::InvalidKey, &error),
         }
     }
 
@@ -139,10 +72,10 @@ impl Shared {
     pub(super) fn record_key(&self, key: Key, point: Point) {
         match NonFiniteValue::check(&key, point.value) {
             Ok(()) => {
-                let recorded = self.outbox().record(Sample { key, point });
-                self.after(recorded);
+                let recorded = self.delivery.outbox().record(Sample { key, point });
+                self.delivery.follow_up(recorded);
             }
-            Err(fault) => self.refuse(DropReason::NonFiniteValue, &fault),
+            Err(error) => self.delivery.refuse(DropReason::NonFiniteValue, &error),
         }
     }
 
@@ -150,108 +83,56 @@ impl Shared {
         self.keys.get(name)
     }
 
-    /// Records the reporter's own counters, if it was asked to and still takes samples.
+    /// Records the reporter's own counters, if it was asked to and still accepts samples.
     pub(super) fn record_self_metrics(&self) {
-        let Some(own) = &self.own else {
+        let Some(self_metrics) = &self.self_metrics else {
             return;
         };
-        let mut outbox = self.outbox();
+        let mut outbox = self.delivery.outbox();
         if !outbox.is_open() {
             return;
         }
         let stats = outbox.stats();
         #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "a spool has more"))]
-        let mut samples = own.samples(&stats);
+        let mut samples = self_metrics.samples(&stats);
         #[cfg(feature = "spool")]
         if self.spool.is_some() {
-            samples.extend(own.spool_samples(&stats, &outbox.spool_stats()));
+            samples.extend(self_metrics.spool_samples(&stats, &outbox.spool_stats()));
         }
         // Under the same lock, so that it is not closed in between.
         let recorded: Vec<_> = samples.into_iter().map(|sample| outbox.record(sample)).collect();
         drop(outbox);
         for recorded in recorded {
-            self.after(recorded);
+            self.delivery.follow_up(recorded);
         }
     }
 
-    /// Sees to it that what has been recorded is sent at once, and waits for it.
+    /// Has what has been recorded sent at once, and waits for it.
     pub(super) async fn flush(&self, deadline: Instant) -> Result<(), FlushError> {
-        let (mark, worker) = self.outbox().begin_flush();
-        if let Some(worker) = worker {
-            worker.wake();
-        }
-        self.flushed(&mark, deadline).await
+        let mark = self.delivery.begin_flush();
+        self.delivery.flushed(&mark, deadline).await
     }
 
-    pub(super) async fn flushed(&self, mark: &Mark, deadline: Instant) -> Result<(), FlushError> {
-        let flushed = async {
-            loop {
-                let settled = self.settled.notified();
-                if let Poll::Ready(flushed) = self.outbox().poll_flushed(mark) {
-                    return flushed;
-                }
-                settled.await;
-            }
-        };
-        match time::timeout_at(deadline, flushed).await {
-            Ok(flushed) => flushed,
-            Err(_) => Err(self.outbox().unsent(mark)),
-        }
-    }
-
-    /// As [`flushed`](Self::flushed), without a runtime: this thread waits.
-    pub(super) fn flushed_blocking(
-        &self,
-        mark: &Mark,
-        deadline: Instant,
-    ) -> Result<(), FlushError> {
-        let unpark = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut cx = Context::from_waker(&unpark);
-        loop {
-            let mut settled = pin!(self.settled.notified());
-            let is_noted = settled.as_mut().poll(&mut cx).is_ready();
-            if let Poll::Ready(flushed) = self.outbox().poll_flushed(mark) {
-                return flushed;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.outbox().unsent(mark));
-            }
-            if !is_noted {
-                thread::park_timeout(left);
-            }
-        }
-    }
-
-    /// Tells those who wait for it that a batch has an outcome, or a sender has ended.
-    pub(super) fn note_settled(&self) {
-        survives(|| self.settled.notify_waiters());
-    }
-
-    /// Ready when they are told the next time from now on.
-    pub(super) fn next_settled(&self) -> Notified<'_> {
-        self.settled.notified()
-    }
-
-    /// Takes no more, sends what there is, and returns when that is done or the time is over, whatever
-    /// the server and the disk do.
+    /// Accepts no more samples, sends what waits, and returns when that is done or the limit has passed,
+    /// whatever the server and the disk do.
     pub(super) async fn close(self: &Arc<Self>, limit: Duration) -> Result<(), FlushError> {
-        let times = Times::new(limit, self.has_spool());
+        let limits = TimeLimits::new(limit, self.has_spool());
         self.record_self_metrics();
+        let delivery = &self.delivery;
         let (mark, worker) = {
-            let mut outbox = self.outbox();
+            let mut outbox = delivery.outbox();
             let (mark, _) = outbox.begin_flush();
-            (mark, outbox.close(times.send_until))
+            (mark, outbox.close(limits.send_until))
         };
         if let Some(worker) = worker {
             worker.wake();
         }
-        let flushed = self.flushed(&mark, times.send_until).await;
+        let flushed = delivery.flushed(&mark, limits.send_until).await;
         #[cfg(feature = "spool")]
         if let Some(handle) = self.spool.clone() {
-            let _rescue = Rescue::begin(self);
-            let is_overdue = time::timeout_at(times.until, handle.close(self)).await.is_err();
-            let samples = self.give_up();
+            let _spilling = SpillGuard::begin(delivery);
+            let is_overdue = time::timeout_at(limits.until, handle.close(delivery)).await.is_err();
+            let samples = delivery.discard_all();
             if is_overdue {
                 tracing::error!(
                     samples,
@@ -259,66 +140,60 @@ impl Shared {
                 );
             }
         }
-        self.give_up();
+        delivery.discard_all();
         match flushed {
             Ok(()) => Ok(()),
             Err(unsent) => {
                 let cause = unsent.cause;
-                Err(FlushError { cause, ..self.outbox().unsent(&mark) })
+                Err(FlushError { cause, ..delivery.outbox().unsent(&mark) })
             }
         }
     }
 
-    /// The last handle is gone.
+    /// Closes the reporter, as its last handle is gone.
     pub(super) fn end(self: &Arc<Self>) {
-        if !self.outbox().is_open() {
+        let delivery = &self.delivery;
+        if !delivery.outbox().is_open() {
             return;
         }
         self.record_self_metrics();
-        let (worker, is_abandoned) = {
-            let mut outbox = self.outbox();
-            (outbox.close(Instant::now()), outbox.is_abandoned())
+        let (worker, is_worker_gone) = {
+            let mut outbox = delivery.outbox();
+            (outbox.close(Instant::now()), outbox.is_worker_gone())
         };
         if let Some(worker) = worker {
             worker.wake();
         }
-        if is_abandoned {
+        if is_worker_gone {
             #[cfg(feature = "spool")]
             if let Some(handle) = &self.spool {
-                handle.close_blocking(self, END_TIME_LIMIT);
+                handle.close_blocking(delivery, END_TIME_LIMIT);
             }
-            let dropped = self.give_up();
+            let dropped = delivery.discard_all();
             if dropped > 0 {
                 tracing::error!(samples = dropped, "dropped: the reporter's runtime is gone");
             }
         }
     }
 
-    /// Moves what waits to the spool, if there is one, and says whether that was all that was amiss.
+    /// Moves what waits to the spool, if there is one. Returns the error with what is still unsent then,
+    /// unless all of it is in the spool and nothing else was lost.
     #[cfg(feature = "spool")]
-    pub(super) fn rescue(
-        self: &Arc<Self>,
+    pub(super) fn spill_all(
+        &self,
         mark: &Mark,
         unsent: FlushError,
         until: Instant,
     ) -> Result<(), FlushError> {
         let Some(handle) = &self.spool else { return Err(unsent) };
-        handle.rescue(self, until.saturating_duration_since(Instant::now()));
+        handle.spill_all(&self.delivery, until.saturating_duration_since(Instant::now()));
         let cause = unsent.cause;
-        let unsent = FlushError { cause, ..self.outbox().unsent(mark) };
+        let unsent = FlushError { cause, ..self.delivery.outbox().unsent(mark) };
         if unsent.waiting + unsent.dropped + unsent.rejected + unsent.abandoned > 0 {
             return Err(unsent);
         }
-        self.log.guard_spooled(unsent.spooled);
+        self.delivery.log.guard_spooled(unsent.spooled);
         Ok(())
-    }
-
-    /// Notes in the log that samples are not dropped any more, if the queue has room again.
-    pub(super) fn note_room(&self) {
-        let has_room = self.outbox().is_half_empty();
-        if has_room {
-            self.log.has_room();
-        }
     }
 
     pub(super) fn has_spool(&self) -> bool {
@@ -327,27 +202,5 @@ impl Shared {
         #[cfg(not(feature = "spool"))]
         let has_spool = false;
         has_spool
-    }
-
-    #[cold]
-    pub(super) fn refuse(&self, reason: DropReason, fault: &dyn std::error::Error) {
-        let _ = self.outbox().refuse(reason);
-        self.log.refused(reason, fault);
-    }
-
-    #[inline]
-    pub(super) fn after(&self, recorded: Recorded) {
-        let Recorded { worker, dropped } = recorded;
-        if let Some(worker) = worker {
-            worker.wake();
-        }
-        if let Some(reason) = dropped {
-            self.complain(reason);
-        }
-    }
-
-    #[cold]
-    fn complain(&self, reason: DropReason) {
-        self.log.dropped(reason, || *self.outbox().stats().counter_mut(reason));
     }
 }

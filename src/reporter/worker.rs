@@ -32,7 +32,10 @@ impl Worker {
             linger: settings.linger,
             flush_threshold: (settings.limits.samples / 2).max(1),
             batch: MAX_BATCH,
-            self_metrics_due: settings.own.as_ref().map(|_| Instant::now() + self_metrics::EVERY),
+            self_metrics_due: settings
+                .self_metrics
+                .as_ref()
+                .map(|_| Instant::now() + self_metrics::INTERVAL),
         }
     }
 
@@ -43,7 +46,7 @@ impl Worker {
         {
             return;
         }
-        while let Work::Send = self.wanted().await {
+        while let Work::Send = self.next_work().await {
             if !self.send_all().await {
                 return;
             }
@@ -53,15 +56,15 @@ impl Worker {
     }
 
     /// What there is to do, once there is something; meanwhile, records the reporter's own counters.
-    async fn wanted(&mut self) -> Work {
+    async fn next_work(&mut self) -> Work {
         loop {
             self.record_self_metrics();
-            let wanted = self.wait_for(1);
+            let next_work = self.wait_for(1);
             match self.self_metrics_due {
-                None => return wanted.await,
+                None => return next_work.await,
                 Some(due) => {
-                    if let Ok(wanted) = time::timeout_at(due, wanted).await {
-                        return wanted;
+                    if let Ok(next_work) = time::timeout_at(due, next_work).await {
+                        return next_work;
                     }
                 }
             }
@@ -70,16 +73,16 @@ impl Worker {
 
     /// What there is to do, once so many samples wait or nothing more will come.
     async fn wait_for(&self, samples: usize) -> Work {
-        poll_fn(|cx| self.shared.outbox().poll_work(samples, cx.waker())).await
+        poll_fn(|cx| self.shared.delivery.outbox().poll_work(samples, cx.waker())).await
     }
 
     /// Sends until nothing waits. False if this was the end.
     async fn send_all(&mut self) -> bool {
         while let Some(batch_outcome) =
-            self.shared.send(&self.shared.client, false, self.batch).await
+            self.shared.delivery.send(&self.shared.client, false, self.batch).await
         {
             self.batch = next_batch(self.batch, &batch_outcome);
-            if let SendOutcome::Broken(error) = batch_outcome {
+            if let SendOutcome::Interrupted(error) = batch_outcome {
                 if is_closed(&error) {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
@@ -87,8 +90,8 @@ impl Worker {
                     );
                     return false;
                 }
-                if self.shared.outbox().gives_up(Instant::now()) {
-                    let samples = self.shared.give_up();
+                if self.shared.delivery.outbox().should_give_up(Instant::now()) {
+                    let samples = self.shared.delivery.discard_all();
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         samples,
@@ -107,7 +110,7 @@ impl Worker {
         if let Some(due) = self.self_metrics_due
             && due <= Instant::now()
         {
-            self.self_metrics_due = Some(Instant::now() + self_metrics::EVERY);
+            self.self_metrics_due = Some(Instant::now() + self_metrics::INTERVAL);
             self.shared.record_self_metrics();
         }
     }
@@ -116,8 +119,8 @@ impl Worker {
 /// However the task ends, by a panic or with its runtime: those who wait for it are told.
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.shared.outbox().abandon();
-        self.shared.note_settled();
+        self.shared.delivery.outbox().worker_ended();
+        self.shared.delivery.note_settled();
     }
 }
 
@@ -125,9 +128,9 @@ impl Drop for Worker {
 /// oldest is sent alone, to find out if it is due to that.
 pub(super) fn next_batch(batch: usize, batch_outcome: &SendOutcome) -> usize {
     match batch_outcome {
-        SendOutcome::Whole => (2 * batch).min(MAX_BATCH),
-        SendOutcome::Broken(error) if is_hangup(error) => 1,
-        SendOutcome::Broken(_) | SendOutcome::Recalled => batch,
+        SendOutcome::Complete => (2 * batch).min(MAX_BATCH),
+        SendOutcome::Interrupted(error) if is_hangup(error) => 1,
+        SendOutcome::Interrupted(_) | SendOutcome::Recalled => batch,
     }
 }
 

@@ -67,7 +67,7 @@ async fn a_server_that_takes_one_request_at_a_time_has_as_many_as_there_are_conn
     // Nobody is answered before each connection has a request.
     let server = Server::holding(Framing::FirstOfSegment, CONNECTIONS).await;
     let client = MetricsClient::builder(server.address).pipelining(Pipelining::Off);
-    let client = client.connections(CONNECTIONS).connect().await.unwrap();
+    let client = client.max_connections(CONNECTIONS).connect().await.unwrap();
     let mut puts = JoinSet::new();
     for key in 0..256 {
         let client = client.clone();

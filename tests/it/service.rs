@@ -8,7 +8,7 @@ use std::{
 
 use metrics_client::{
     Delivery, Error, MetricsClient,
-    client::{ConnectionState, Overflow, Pipelining},
+    client::{ConnectionState, Pipelining, WhenFull},
     codec::Request,
     service::MetricsService,
 };
@@ -171,7 +171,7 @@ async fn who_calls_without_having_been_ready_is_served_as_any_caller_of_the_clie
     let client = builder
         .pipelining(Pipelining::Off)
         .max_buffered_bytes(1)
-        .overflow(Overflow::Fail)
+        .when_full(WhenFull::Fail)
         .connect()
         .await
         .unwrap();
@@ -192,7 +192,7 @@ async fn who_calls_without_having_been_ready_is_served_as_any_caller_of_the_clie
 #[tokio::test(start_paused = true)]
 async fn a_place_holds_also_where_others_must_not_wait() {
     let (mut network, builder) = Network::new();
-    let builder = builder.pipelining(Pipelining::Off).overflow(Overflow::Fail);
+    let builder = builder.pipelining(Pipelining::Off).when_full(WhenFull::Fail);
     let client = builder.max_buffered_bytes(2 * PLACE).connect().await.unwrap();
     let mut peer = network.accept().await;
     let mut service = client.service();
@@ -292,7 +292,7 @@ impl Policy<Request, metrics_client::Metrics, Error> for Attempts {
 #[tokio::test(start_paused = true)]
 async fn towers_retry_tries_again_what_is_retryable_and_nothing_else() {
     let (mut network, builder) = Network::new();
-    let client = builder.retry(false).connect().await.unwrap();
+    let client = builder.resend_unacknowledged(false).connect().await.unwrap();
     let mut service = Retry::new(Attempts(3), client.service());
     let server = async {
         for _ in 0..2 {
@@ -341,7 +341,7 @@ async fn with_several_connections_a_service_is_ready_when_each_has_room() {
     network.black_hole();
     let client = builder
         .pipelining(Pipelining::Off)
-        .connections(2)
+        .max_connections(2)
         .max_buffered_bytes(PLACE)
         .request_timeout(Duration::from_secs(60))
         .connect_lazy()
@@ -381,7 +381,7 @@ async fn idle_services_do_not_starve_the_next_one() {
         network.black_hole();
         let timeout_of_calls = Duration::from_secs(5);
         let client = builder
-            .connections(connections)
+            .max_connections(connections)
             .max_buffered_bytes(4 * PLACE)
             .request_timeout(timeout_of_calls)
             .connect_lazy()

@@ -9,7 +9,7 @@ use std::{
 use fastrand::Rng;
 use metrics_client::{
     Error, Metrics, MetricsClient, Sample,
-    client::{Overflow, Pipelining},
+    client::{Pipelining, WhenFull},
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -146,7 +146,7 @@ impl Caller {
         let pipelining = if self.rng.bool() { Pipelining::Auto } else { Pipelining::On };
         // A name, which is resolved on a thread beside the runtime's.
         let address = format!("localhost:{}", self.proxy.port());
-        let client = impatient(address, pipelining, Overflow::Wait);
+        let client = impatient(address, pipelining, WhenFull::Wait);
         let mut other = self.rng.fork();
         let (first, second) =
             join!(call(&client, &mut self.rng, self.tally), call(&client, &mut other, self.tally));

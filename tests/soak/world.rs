@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use fastrand::Rng;
 use metrics_client::{
     MetricsClient, Sample,
-    client::{Overflow, Pipelining, Reconnect, ToAddresses},
+    client::{Pipelining, Reconnect, ToAddresses, WhenFull},
 };
 use metrics_server::{Limits, MemoryStore, Server};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time};
@@ -55,8 +55,8 @@ impl World {
         });
         direct.put_all(samples.collect::<Vec<_>>()).await.unwrap();
         let disturbed = vec![
-            impatient(proxy.address, Pipelining::Auto, Overflow::Wait),
-            impatient(proxy.address, Pipelining::On, Overflow::Fail),
+            impatient(proxy.address, Pipelining::Auto, WhenFull::Wait),
+            impatient(proxy.address, Pipelining::On, WhenFull::Fail),
         ];
         Self { listener, server, store, serving, proxy, clients: Clients { direct, disturbed } }
     }
@@ -134,7 +134,7 @@ impl Serving {
 pub(crate) fn impatient(
     address: impl ToAddresses,
     pipelining: Pipelining,
-    overflow: Overflow,
+    overflow: WhenFull,
 ) -> MetricsClient {
     MetricsClient::builder(address)
         .connect_timeout(Duration::from_millis(500))
@@ -143,7 +143,7 @@ pub(crate) fn impatient(
         .reconnect(Reconnect::backoff(Duration::from_millis(5), Duration::from_millis(100)))
         .pipelining(pipelining)
         .max_buffered_bytes(4000)
-        .overflow(overflow)
+        .when_full(overflow)
         .connect_lazy()
         .unwrap()
 }

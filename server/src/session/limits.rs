@@ -11,7 +11,7 @@ use metrics_client::codec::ServerCodec;
 /// A connection without a request holds the beginning of a line and buffers of at most 8 KiB. A busy
 /// connection holds at most 64 KiB of requests, the batch made of them, and
 /// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers. With the defaults and without TLS, all
-/// connections together use less than 768 MiB, plus the memory of the store (`cargo bench --bench siege`,
+/// connections together use less than 768 MiB, plus the memory of the store (`cargo bench --bench bench -- overload`,
 /// 10,000 hostile peers, two threads). Up to a third of that is free memory that glibc's allocator keeps
 /// for each thread; with `MALLOC_ARENA_MAX=1` in the environment it keeps one pool for all threads. Socket
 /// buffers of the kernel are not included; on Linux `net.ipv4.tcp_mem` bounds them.

@@ -77,6 +77,13 @@ impl PutBatch {
         self.puts.is_empty()
     }
 
+    /// Returns a batch of the puts whose index `keep` selects.
+    pub(super) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
+        let puts = self.puts.iter().enumerate();
+        let puts = puts.filter(|&(index, _)| keep(index)).map(|(_, put)| put.clone());
+        Self { keys: self.keys.clone(), puts: puts.collect() }
+    }
+
     /// Iterates over the puts in order, grouped into runs of one key.
     pub(super) fn runs(&self) -> impl Iterator<Item = Run<'_>> {
         let runs = self.puts.chunk_by(|(range, _), (next, _)| range == next);

@@ -8,7 +8,7 @@ use std::{
 use imbl::Vector;
 
 use super::{
-    Block, PutBatch, Snapshot, Store, StoreError,
+    Block, KeyPattern, PutBatch, Snapshot, Store, StoreError,
     accounting::MemoryAccount,
     index::ShardedIndex,
     points::{Chunk, Points},
@@ -106,6 +106,12 @@ impl Store for MemoryStore {
     async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
         let data = self.state().snapshot(selector);
         Ok(MemorySnapshot { data, series: 0, after: None, block: None })
+    }
+
+    async fn keys(&self, pattern: &KeyPattern) -> Result<Vec<Key>, StoreError> {
+        let series = self.state().series.clone();
+        let keys = series.iter().map(|series| &series.key);
+        Ok(keys.filter(|key| pattern.matches(key.as_str())).cloned().collect())
     }
 }
 

@@ -3,7 +3,9 @@
 //! A [`Store`] applies batches of puts and returns snapshots. [`MemoryStore`] keeps its points in memory.
 //! This module knows nothing about the protocol or sockets.
 
-use std::{error::Error, fmt, future::Future, sync::Arc};
+use std::{error::Error, fmt, future::Future, ops::RangeInclusive, sync::Arc};
+
+use futures_util::{Stream, stream};
 
 use metrics_client::{Key, Metrics, Point, Sample, Selector};
 
@@ -12,10 +14,16 @@ mod batch;
 mod chunk_pool;
 mod index;
 mod memory;
+mod pattern;
 mod points;
+mod range;
+mod tee;
 
 pub use batch::{Iter, PutBatch};
 pub use memory::{MemorySnapshot, MemoryStore};
+pub use pattern::KeyPattern;
+pub use range::RangeSnapshot;
+pub use tee::{Applied, Subscription, Tee};
 
 /// A store of points, one for each key and second.
 ///
@@ -75,6 +83,45 @@ pub trait Store: Send + Sync + 'static {
         &self,
         selector: &Selector,
     ) -> impl Future<Output = Result<Self::Snapshot, StoreError>> + Send;
+
+    /// Returns a snapshot as [`get`](Self::get) does, restricted to the points of `seconds`.
+    ///
+    /// The default reads every point of the selected keys; a store that can seek should override it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    fn get_range(
+        &self,
+        selector: &Selector,
+        seconds: RangeInclusive<i64>,
+    ) -> impl Future<Output = Result<RangeSnapshot<Self::Snapshot>, StoreError>> + Send {
+        async move { Ok(RangeSnapshot::new(self.get(selector).await?, seconds)) }
+    }
+
+    /// Returns the keys that match `pattern`, in the order of their first put.
+    ///
+    /// The default reads the entire store; a store with a list of its keys should override it. All keys
+    /// that match are in memory at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    fn keys(
+        &self,
+        pattern: &KeyPattern,
+    ) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send {
+        async move {
+            let mut snapshot = self.get(&Selector::All).await?;
+            let mut keys = Vec::<Key>::new();
+            while let Some(Block { key, .. }) = snapshot.next_block().await? {
+                if keys.last() != Some(key) && pattern.matches(key.as_str()) {
+                    keys.push(key.clone());
+                }
+            }
+            Ok(keys)
+        }
+    }
 }
 
 impl<S: Store> Store for Arc<S> {
@@ -89,6 +136,21 @@ impl<S: Store> Store for Arc<S> {
         selector: &Selector,
     ) -> impl Future<Output = Result<S::Snapshot, StoreError>> + Send {
         S::get(self, selector)
+    }
+
+    fn get_range(
+        &self,
+        selector: &Selector,
+        seconds: RangeInclusive<i64>,
+    ) -> impl Future<Output = Result<RangeSnapshot<S::Snapshot>, StoreError>> + Send {
+        S::get_range(self, selector, seconds)
+    }
+
+    fn keys(
+        &self,
+        pattern: &KeyPattern,
+    ) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send {
+        S::keys(self, pattern)
     }
 }
 
@@ -120,6 +182,25 @@ pub trait Snapshot: Send + 'static {
             }
             Ok(samples.into_iter().collect())
         }
+    }
+
+    /// Returns the rest of the snapshot as a stream of samples. It ends after the first error.
+    fn into_stream(self) -> impl Stream<Item = Result<Sample, StoreError>> + Send
+    where
+        Self: Sized,
+    {
+        stream::try_unfold((self, Vec::new().into_iter()), |(mut snapshot, mut samples)| async {
+            loop {
+                if let Some(sample) = samples.next() {
+                    return Ok(Some((sample, (snapshot, samples))));
+                }
+                let Some(Block { key, points }) = snapshot.next_block().await? else {
+                    return Ok(None);
+                };
+                let block = points.iter().map(|&point| Sample { key: key.clone(), point });
+                samples = block.collect::<Vec<_>>().into_iter();
+            }
+        })
     }
 }
 

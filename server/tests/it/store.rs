@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::TryStreamExt;
 use metrics_client::{Key, Point, Selector};
 use metrics_server::{
     MemoryStore, Store,
-    store::{MemorySnapshot, PutBatch, Snapshot},
+    store::{KeyPattern, MemorySnapshot, PutBatch, Snapshot, StoreError},
 };
 use proptest::prelude::*;
 
@@ -129,4 +130,60 @@ async fn snapshot_into_metrics() {
     let metrics = store.get(&Selector::All).await.unwrap().into_metrics().await.unwrap();
     assert_eq!(metrics.keys().map(Key::as_str).collect::<Vec<_>>(), ["b", "a"]);
     assert_eq!(metrics.points("b"), [Point::new(1, 0.5), Point::new(2, 0.5)]);
+}
+
+/// A store without overrides of default methods.
+struct Defaults(MemoryStore);
+
+impl Store for Defaults {
+    type Snapshot = MemorySnapshot;
+
+    async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
+        self.0.apply(puts).await
+    }
+
+    async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
+        self.0.get(selector).await
+    }
+}
+
+async fn check_ranges_and_keys(store: impl Store) {
+    let mut puts = PutBatch::new();
+    for (key, at) in [("b.x", 20), ("a", 10), ("b.y", 30)] {
+        (0..1500).for_each(|step| puts.push(&Key::new(key).unwrap(), Point::new(at + step, 0.5)));
+    }
+    store.apply(&puts).await.unwrap();
+    let keys = store.keys(&KeyPattern::new("b.*")).await.unwrap();
+    assert_eq!(keys.iter().map(Key::as_str).collect::<Vec<_>>(), ["b.x", "b.y"]);
+    assert_eq!(store.keys(&KeyPattern::new("*")).await.unwrap().len(), 3);
+    for (from, until, counts) in [
+        (i64::MIN, i64::MAX, [1500, 1500, 1500]),
+        (15, 24, [5, 10, 0]),
+        (1515, 1529, [5, 0, 15]),
+        (5, 9, [0, 0, 0]),
+        (600, 600, [1, 1, 1]),
+    ] {
+        let range = store.get_range(&Selector::All, from..=until).await.unwrap();
+        let metrics = range.into_metrics().await.unwrap();
+        let counted = ["b.x", "a", "b.y"].map(|key| metrics.points(key).len());
+        assert_eq!(counted, counts, "{from}..={until}");
+    }
+}
+
+#[tokio::test]
+async fn ranges_and_keys_of_a_store() {
+    check_ranges_and_keys(MemoryStore::new()).await;
+    check_ranges_and_keys(Defaults(MemoryStore::new())).await;
+}
+
+#[tokio::test]
+async fn snapshot_into_stream() {
+    let store = MemoryStore::new();
+    let mut puts = PutBatch::new();
+    (0..2000).for_each(|at| puts.push(&Key::new("a").unwrap(), Point::new(at, 0.5)));
+    store.apply(&puts).await.unwrap();
+    let samples = store.get(&Selector::All).await.unwrap().into_stream();
+    let samples: Vec<_> = samples.try_collect().await.unwrap();
+    assert_eq!(samples.len(), 2000);
+    assert_eq!(samples[1999].to_string(), "a 0.5 1999");
 }

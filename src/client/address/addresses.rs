@@ -12,21 +12,21 @@ use crate::error::InvalidAddress;
 /// - addresses in one of the forms of [`Address`], with a comma between them:
 ///   `a.internal:8888,b.internal:8888`;
 /// - a URL, which may have several hosts and options:
-///   `metrics+tls://a.internal:8889,b.internal:8889?connections=8&request_timeout=2s`.
+///   `metrics+tls://a.internal:8889,b.internal:8889?max_connections=8&request_timeout=2s`.
 ///
 /// An option means the same as the setting of [`ClientBuilder`](super::ClientBuilder) that it is named after. A
 /// setter that is called in the program wins over an option of the URL.
 ///
 /// | option | value |
 /// |---|---|
-/// | `connections`, `max_in_flight` | a number |
+/// | `max_connections` (or `connections`), `max_in_flight` | a number |
 /// | `connect_timeout`, `request_timeout`, `stall_timeout` | a number with `ms`, `s`, `m`, `h` or `d`: `500ms` |
 /// | `max_buffered_bytes`, `max_response_bytes` | a number of bytes, also with `KiB`, `MiB` or `GiB` |
 /// | `server_order` | `random` or `listed` |
 /// | `pipelining` | `auto`, `on` or `off` |
 /// | `when_full` | `wait` or `fail` |
 /// | `reconnect` | `never`, or the limits of the backoff: `50ms..10s` |
-/// | `retry` | `true` or `false` |
+/// | `resend_unacknowledged` | `true` or `false` |
 /// | `keepalive`, `user_timeout` | as the timeouts; `user_timeout` also `system`. See [`TcpConnector`](super::TcpConnector) |
 /// | `local_address` | the IP address from which connections are made |
 /// | `ca_file` | a PEM file with the root certificates to trust, instead of the system's |

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use super::super::{
     backoff::Reconnect,
-    settings::{Overflow, Pipelining, ServerOrder},
+    settings::{Pipelining, ServerOrder, WhenFull},
 };
 
 /// Options of a URL, valid as they are, in their order.
@@ -14,7 +14,7 @@ pub(in crate::client) struct Options(Vec<Setting>);
 /// What one option says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::client) enum Setting {
-    Connections(usize),
+    MaxConnections(usize),
     ServerOrder(ServerOrder),
     ConnectTimeout(Duration),
     RequestTimeout(Duration),
@@ -23,9 +23,9 @@ pub(in crate::client) enum Setting {
     MaxInFlight(usize),
     MaxBufferedBytes(usize),
     MaxResponseBytes(usize),
-    WhenFull(Overflow),
+    WhenFull(WhenFull),
     Reconnect(Reconnect),
-    Retry(bool),
+    ResendUnacknowledged(bool),
     Keepalive(Duration),
     UserTimeout(Option<Duration>),
     LocalAddress(IpAddr),
@@ -46,15 +46,16 @@ pub(in crate::client) struct TlsOptions {
 }
 
 /// Every option that there is, for the error about one that does not exist.
-const NAMES: &str = "connections, server_order, connect_timeout, request_timeout, stall_timeout, pipelining, \
-                     max_in_flight, max_buffered_bytes, max_response_bytes, when_full, reconnect, retry, \
+const NAMES: &str = "max_connections, server_order, connect_timeout, request_timeout, stall_timeout, pipelining, \
+                     max_in_flight, max_buffered_bytes, max_response_bytes, when_full, reconnect, \
+                     resend_unacknowledged, \
                      keepalive, user_timeout, local_address, ca_file, client_cert, client_key and \
                      server_name";
 
 impl Setting {
     fn parse(name: &str, value: &str) -> Result<Self, String> {
         let parsed = match name {
-            "connections" => count(value).map(Self::Connections),
+            "max_connections" | "connections" => count(value).map(Self::MaxConnections),
             "server_order" => {
                 one_of(value, &[("random", ServerOrder::Random), ("listed", ServerOrder::Listed)])
                     .map(Self::ServerOrder)
@@ -70,10 +71,12 @@ impl Setting {
             "max_in_flight" => count(value).map(Self::MaxInFlight),
             "max_buffered_bytes" => bytes(value).map(Self::MaxBufferedBytes),
             "max_response_bytes" => bytes(value).map(Self::MaxResponseBytes),
-            "when_full" => one_of(value, &[("wait", Overflow::Wait), ("fail", Overflow::Fail)])
+            "when_full" => one_of(value, &[("wait", WhenFull::Wait), ("fail", WhenFull::Fail)])
                 .map(Self::WhenFull),
             "reconnect" => reconnect(value).map(Self::Reconnect),
-            "retry" => one_of(value, &[("true", true), ("false", false)]).map(Self::Retry),
+            "resend_unacknowledged" => {
+                one_of(value, &[("true", true), ("false", false)]).map(Self::ResendUnacknowledged)
+            }
             "keepalive" => duration(value).map(Self::Keepalive),
             "user_timeout" if value == "system" => Ok(Self::UserTimeout(None)),
             "user_timeout" => duration(value)

@@ -15,7 +15,8 @@ const TCP: &str = "metrics://";
 pub(super) const TLS: &str = "metrics+tls://";
 const UNIX: &str = "metrics+unix://";
 
-const TCP_FORM: &str = "metrics://host:port, such as metrics://metrics.internal:8888?connections=8";
+const TCP_FORM: &str =
+    "metrics://host:port, such as metrics://metrics.internal:8888?max_connections=8";
 const UNIX_FORM: &str = "metrics+unix:// and the absolute path of a Unix socket, such as \
                          metrics+unix:///run/metrics.sock";
 
@@ -195,16 +196,19 @@ mod tests {
             ("a:1", "a:1"),
             ("metrics://a:1", "a:1"),
             ("metrics://a:1/", "a:1"),
-            ("metrics://[::1]:8888/?connections=2", "[::1]:8888"),
+            ("metrics://[::1]:8888/?max_connections=2", "[::1]:8888"),
             ("a:1,b:2", "a:1,b:2"),
-            ("metrics://a:1,b:2,a:1?connections=8&connections=8", "a:1,b:2"),
-            ("metrics://a:1?retry=false,metrics://b:2?retry=false", "a:1,b:2"),
+            ("metrics://a:1,b:2,a:1?max_connections=8&max_connections=8", "a:1,b:2"),
+            (
+                "metrics://a:1?resend_unacknowledged=false,metrics://b:2?resend_unacknowledged=false",
+                "a:1,b:2",
+            ),
             #[cfg(unix)]
             ("unix:/run/m.sock", "unix:/run/m.sock"),
             #[cfg(unix)]
             ("unix:m.sock,b:2", "unix:m.sock,b:2"),
             #[cfg(unix)]
-            ("metrics+unix:///run/a%20b%2Cc?connections=2", "metrics+unix:///run/a b%2Cc"),
+            ("metrics+unix:///run/a%20b%2Cc?max_connections=2", "metrics+unix:///run/a b%2Cc"),
             #[cfg(target_os = "linux")]
             ("metrics+unix://@name", "unix:@name"),
             #[cfg(feature = "tls")]
@@ -228,7 +232,7 @@ mod tests {
             ),
             ("unix:///m.sock", "a path is written unix:/path or metrics+unix:///path"),
             ("/run/m.sock", "a path is written unix:/path"),
-            ("a:1?retry=true", "only a URL has options: metrics:// begins it"),
+            ("a:1?resend_unacknowledged=true", "only a URL has options: metrics:// begins it"),
             ("metrics://a", "the port is missing; an address is metrics://host:port"),
             ("metrics://", "the port is missing"),
             ("metrics://::1:8888", "written in brackets"),
@@ -237,7 +241,10 @@ mod tests {
             ("metrics://a:1,,b:2", "the port is missing"),
             ("a:1,", "an address of the list is empty"),
             ("a:1,b", "invalid address \"b\": the port is missing"),
-            ("metrics://a:1?retry=true,metrics://b:2?retry=false", "another in another address"),
+            (
+                "metrics://a:1?resend_unacknowledged=true,metrics://b:2?resend_unacknowledged=false",
+                "another in another address",
+            ),
             ("metrics+unix://run/m.sock", "a third slash begins it"),
             ("metrics://a:1?ca_file=/x", "are for metrics+tls://"),
             ("metrics://a:1?x=%2", "not followed by two hexadecimal digits"),
@@ -254,10 +261,13 @@ mod tests {
     #[test]
     fn option_error_names_the_option_and_what_it_takes() {
         for (option, reason) in [
-            ("conections=8", "the option \"conections\" does not exist; there are connections, "),
-            ("connections=many", "the option connections is a number, not \"many\""),
-            ("connections", "the option \"connections\" has no value"),
-            ("connections=1&connections=2", "the option connections has two values"),
+            (
+                "conections=8",
+                "the option \"conections\" does not exist; there are max_connections, ",
+            ),
+            ("max_connections=many", "the option max_connections is a number, not \"many\""),
+            ("max_connections", "the option \"max_connections\" has no value"),
+            ("max_connections=1&max_connections=2", "the option max_connections has two values"),
             ("request_timeout=2", "with ms, s, m, h or d, such as 500ms or 2s, not \"2\""),
             ("request_timeout=-2s", "with ms, s, m, h or d"),
             ("max_response_bytes=1MB", "such as 4096, 64KiB or 16MiB, not \"1MB\""),
@@ -287,7 +297,7 @@ mod tests {
             let error = error(text);
             assert!(!error.contains("secret"), "{error}");
         }
-        let error = error("metrics://user:secret@a:1?retry=x");
+        let error = error("metrics://user:secret@a:1?resend_unacknowledged=x");
         assert!(error.contains("\"metrics://...@a:1?...\": it has a user name"), "{error}");
     }
 }

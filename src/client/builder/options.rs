@@ -11,7 +11,7 @@ use super::{
 impl<C: Connector> ClientBuilder<C> {
     pub(super) fn options(self, options: &Options) -> Self {
         options.iter().fold(self, |builder, setting| match *setting {
-            Setting::Connections(count) => builder.connections(count),
+            Setting::MaxConnections(count) => builder.max_connections(count),
             Setting::ServerOrder(order) => builder.server_order(order),
             Setting::ConnectTimeout(limit) => builder.connect_timeout(limit),
             Setting::RequestTimeout(limit) => builder.request_timeout(limit),
@@ -20,9 +20,9 @@ impl<C: Connector> ClientBuilder<C> {
             Setting::MaxInFlight(requests) => builder.max_in_flight(requests),
             Setting::MaxBufferedBytes(bytes) => builder.max_buffered_bytes(bytes),
             Setting::MaxResponseBytes(bytes) => builder.max_response_bytes(bytes),
-            Setting::WhenFull(overflow) => builder.overflow(overflow),
+            Setting::WhenFull(when_full) => builder.when_full(when_full),
             Setting::Reconnect(policy) => builder.reconnect(policy),
-            Setting::Retry(retry) => builder.retry(retry),
+            Setting::ResendUnacknowledged(resend) => builder.resend_unacknowledged(resend),
             Setting::Keepalive(_)
             | Setting::UserTimeout(_)
             | Setting::LocalAddress(_)

@@ -60,7 +60,7 @@ impl Pipeline {
 
     /// When [`expire`](Self::expire) has to be called next.
     pub(in crate::client) fn next_expiry(&mut self) -> Option<Instant> {
-        let stalled = self.response_due_since.map(|since| since + self.settings.stall_timeout);
+        let stalled = self.response_due_since.map(|since| since + self.settings.stall_timeout());
         let waiting = self.overflow.front().map(|(_, (entry, _))| entry.deadline);
         let deadline = self.queue.first_wanted().map(|entry| entry.deadline).or(waiting);
         let idle = if self.wait_position.is_empty() { None } else { self.reserved_until() };
@@ -113,7 +113,7 @@ impl Pipeline {
 
     /// Whether the oldest answer is later than it may be.
     pub(in crate::client) fn is_stalled(&self, now: Instant) -> bool {
-        self.response_due_since.is_some_and(|since| now >= since + self.settings.stall_timeout)
+        self.response_due_since.is_some_and(|since| now >= since + self.settings.stall_timeout())
     }
 
     /// Tells those whose deadline has passed, and says when the pipeline wants to be told the time
@@ -171,7 +171,7 @@ impl Pipeline {
                 return false;
             }
             let retry = match entry.kind {
-                Kind::Put => self.settings.retry,
+                Kind::Put => self.settings.resend_unacknowledged,
                 Kind::Get => true,
             };
             if fault.is_protocol_violation() || !retry {
@@ -201,7 +201,7 @@ impl Pipeline {
 
     /// Whether nobody waits for anything.
     pub(in crate::client) fn is_drained(&self) -> bool {
-        self.open() == 0
+        self.outstanding() == 0
     }
 
     /// The driver's runtime is gone: the errors say so when everything [ends](Self::end).

@@ -14,7 +14,7 @@ use super::{
     waiters::{Answer, Cancelled, Progress, Slot, WaiterId},
 };
 use crate::{
-    client::settings::Overflow,
+    client::settings::WhenFull,
     error::{Delivery, Error},
     metric::Selector,
     protocol::{self, Numbers},
@@ -30,7 +30,7 @@ pub(in crate::client) struct Submitted {
 /// What becomes of a request for which the queue has no room.
 #[derive(Clone, Copy)]
 pub(super) enum Admission {
-    Is(Overflow),
+    Is(WhenFull),
     /// It has: a place was kept.
     NeverIs,
 }
@@ -77,11 +77,15 @@ impl Pipeline {
         now: Instant,
     ) -> Result<Option<Waker>, Error> {
         self.check_open()?;
+        if !self.waiters.contains(batch) {
+            // Another thread has cancelled it while its task was about to add to it.
+            return Ok(None);
+        }
         let mut entry = self.entry(batch, Kind::Put, now);
         let seq = entry.seq;
         (entry.index, entry.requests) = (index, requests);
         // A batch holds back by itself, so it waits for room where others may not.
-        self.accept(entry, Admission::Is(Overflow::Wait), |bytes| bytes.extend_from_slice(puts))?;
+        self.accept(entry, Admission::Is(WhenFull::Wait), |bytes| bytes.extend_from_slice(puts))?;
         let Self { waiters, queue, overflow, .. } = self;
         waiters.grow(batch, seq, requests, |seq| queue.contains(seq) || overflow.contains(seq));
         Ok(self.driver_to_wake(requests))
@@ -198,11 +202,11 @@ impl Pipeline {
         let has_room = waiting == 0
             || (self.line_is_empty() && waiting + self.reserved_bytes() + len <= limit);
         match when_full {
-            Admission::Is(overflow) if !has_room => {
+            Admission::Is(policy) if !has_room => {
                 let bytes = self.queue.take_back_last(len);
-                match overflow {
-                    Overflow::Wait => self.overflow.push(entry.seq, (entry, bytes)),
-                    Overflow::Fail => return Err(Error::QueueFull { limit }),
+                match policy {
+                    WhenFull::Wait => self.overflow.push(entry.seq, (entry, bytes)),
+                    _ => return Err(Error::QueueFull { limit }),
                 }
             }
             // All is looked up, expires and is settled by the order in which it was accepted.
@@ -224,7 +228,7 @@ impl Pipeline {
     #[inline]
     fn driver_to_wake(&mut self, requests: usize) -> Option<Waker> {
         let can_send = self.queue.in_flight() < self.window;
-        let first = self.counters.open() == requests as u64;
+        let first = self.counters.outstanding() == requests as u64;
         if can_send || first || self.probe_on_queueing { self.driver.take() } else { None }
     }
 
@@ -235,7 +239,7 @@ impl Pipeline {
 
     #[inline]
     pub(super) fn when_full(&self) -> Admission {
-        Admission::Is(self.settings.overflow)
+        Admission::Is(self.settings.when_full)
     }
 
     fn remove_entry(&mut self, seq: u64) -> Option<Entry> {

@@ -16,7 +16,7 @@ use self::{
 };
 use super::{
     settings::Settings,
-    stats::{Counters, Stats},
+    stats::{ClientStats, Counters},
 };
 use crate::{
     error::{ConnectionError, Error},
@@ -117,7 +117,7 @@ impl Pipeline {
         }
     }
 
-    pub(super) fn stats(&self) -> Stats {
+    pub(super) fn stats(&self) -> ClientStats {
         let in_flight = self
             .queue
             .entries()
@@ -128,8 +128,8 @@ impl Pipeline {
     }
 
     /// How many requests have no outcome yet.
-    pub(super) fn open(&self) -> u64 {
-        self.counters.open()
+    pub(super) fn outstanding(&self) -> u64 {
+        self.counters.outstanding()
     }
 
     /// What callers can see without the lock.

@@ -11,7 +11,7 @@ use super::{
     handle_side::Admission,
     send_queue::{Entry, Kind},
 };
-use crate::{client::settings::Overflow, error::Error};
+use crate::{client::settings::WhenFull, error::Error};
 
 /// A reservation in the queue for any one request, or a position in the line for one. It has to be
 /// [filled](Pipeline::fill) or [given back](Pipeline::release).
@@ -84,7 +84,7 @@ impl Pipeline {
     ) -> Result<Submitted, Error> {
         let when_full = match reservation {
             Some(ReservationId(seq)) if self.reserved.contains(*seq) => Admission::NeverIs,
-            Some(_) => Admission::Is(Overflow::Wait),
+            Some(_) => Admission::Is(WhenFull::Wait),
             None => self.when_full(),
         };
         let submitted = self.submit(kind, when_full, waker, now, encode)?;

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 
 use super::{send_queue::Kind, *};
 use crate::{
-    client::settings::Overflow,
+    client::settings::WhenFull,
     error::Delivery,
     metric::{Point, Selector},
     protocol::{Numbers, Response},

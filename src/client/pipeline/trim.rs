@@ -33,7 +33,7 @@ impl Pipeline {
 
     /// Has [`trim`](Self::trim) look after the quiet time: the connection holds much.
     pub(in crate::client) fn trim_later(&mut self, now: Instant) {
-        let settled = self.counters.accepted - self.counters.open();
+        let settled = self.counters.accepted - self.counters.outstanding();
         self.trim.get_or_insert(Trim { due: now + QUIET_TIME, settled });
     }
 

@@ -95,9 +95,9 @@ pub(in crate::client) struct Slot {
 
 impl Slot {
     /// Returns how far its batch had come, if it was one.
-    pub(in crate::client) fn into_progress(self) -> Option<Progress> {
-        match self.call {
-            Call::Batch(batch) => Some(batch.progress),
+    pub(in crate::client) fn progress(&self) -> Option<&Progress> {
+        match &self.call {
+            Call::Batch(batch) => Some(&batch.progress),
             Call::One(_) => None,
         }
     }
@@ -125,6 +125,11 @@ impl Waiters {
     pub(super) fn add_one(&mut self, seq: u64, waker: Waker) -> WaiterId {
         let slot = Slot { waker: Some(waker), seq, call: Call::One(None) };
         self.add(slot)
+    }
+
+    /// Returns true until the call has left.
+    pub(super) fn contains(&mut self, id: WaiterId) -> bool {
+        self.get_mut(id).is_some()
     }
 
     /// A slot for a batch that has no request yet.

@@ -19,10 +19,10 @@ pub(in crate::reporter) struct SpillState {
     /// What is being written to the folder, which nothing of its keys and seconds may overtake.
     pending: Watermarks,
     /// The sender waits for a moment, so that what waits can be moved to the folder.
-    pub(super) is_relieved: bool,
+    pub(super) is_paused_for_spill: bool,
     /// How many are moving all that waits to the spool. Then nobody sends, neither the sender nor
     /// whoever holds the outbox.
-    pub(super) rescuers: u32,
+    pub(super) spilling: u32,
     /// As they were when the folder was last used.
     stats: SpoolStats,
 }
@@ -32,7 +32,7 @@ pub(in crate::reporter) struct SpillState {
 pub(in crate::reporter) enum Spill {
     All,
     /// Those that have to follow older ones of their key and second.
-    Blocked,
+    OrderOnly,
 }
 
 impl SpillState {
@@ -48,12 +48,12 @@ impl SpillState {
     }
 
     /// Whether an older sample of the same key and second may lie in the spool, or be on its way there.
-    pub(super) fn blocks(&self, sample: &Sample) -> bool {
+    pub(super) fn holds_back(&self, sample: &Sample) -> bool {
         self.watermarks.blocks(sample) || self.pending.blocks(sample)
     }
 
     /// Whether any sample may have to go through the spool.
-    pub(super) fn may_block(&self) -> bool {
+    pub(super) fn may_hold_back(&self) -> bool {
         !self.watermarks.is_empty() || !self.pending.is_empty()
     }
 
@@ -79,23 +79,23 @@ impl Outbox {
 
     /// Nobody sends from now on: all that waits is moved to the spool.
     pub(in crate::reporter) fn begin_spill(&mut self) {
-        self.spool.rescuers += 1;
+        self.spool.spilling += 1;
     }
 
-    /// Whoever was to send does so again, unless another rescue goes on.
+    /// Whoever was to send does so again, unless another spill goes on.
     pub(in crate::reporter) fn end_spill(&mut self) -> Option<Waker> {
-        self.spool.rescuers -= 1;
+        self.spool.spilling -= 1;
         self.wake()
     }
 
-    /// The sender waits from now on, until [`end_relief`](Self::end_relief), and what is not out can be
+    /// The sender waits from now on, until [`resume_after_spill`](Self::resume_after_spill), and what is not out can be
     /// moved to the spool.
-    pub(in crate::reporter) fn begin_relief(&mut self) {
-        self.spool.is_relieved = true;
+    pub(in crate::reporter) fn pause_for_spill(&mut self) {
+        self.spool.is_paused_for_spill = true;
     }
 
-    pub(in crate::reporter) fn end_relief(&mut self) -> Option<Waker> {
-        self.spool.is_relieved = false;
+    pub(in crate::reporter) fn resume_after_spill(&mut self) -> Option<Waker> {
+        self.spool.is_paused_for_spill = false;
         self.wake()
     }
 
@@ -104,17 +104,18 @@ impl Outbox {
     pub(in crate::reporter) fn take_to_spool(
         &mut self,
         most: usize,
-        moving: Spill,
-        is_rescue: bool,
+        spill: Spill,
+        is_spilling: bool,
         batch: &mut Vec<Sample>,
     ) -> bool {
-        let is_in_turn = if is_rescue { self.spool.rescuers > 0 } else { !self.is_held() };
+        let is_in_turn =
+            if is_spilling { self.spool.spilling > 0 } else { !self.is_sender_paused() };
         // What is being sent is older, and goes first; but what is blocked is of other seconds.
-        let is_first = moving == Spill::Blocked || self.queue.out(Lane::Send) == 0;
+        let is_first = spill == Spill::OrderOnly || self.queue.out(Lane::Send) == 0;
         if is_in_turn && is_first && self.phase != Phase::Closed {
             let watermarks = &self.spool.watermarks;
-            let is_moved = |sample: &Sample| moving == Spill::All || watermarks.blocks(sample);
-            self.queue.take_where(Lane::Spool, most, is_moved, batch);
+            let is_moved = |sample: &Sample| spill == Spill::All || watermarks.blocks(sample);
+            self.queue.take_matching(Lane::Spool, most, is_moved, batch);
             self.spool.pending.advance(batch);
         }
         !batch.is_empty()
@@ -158,9 +159,9 @@ impl Outbox {
     }
 
     /// Whether any of the oldest samples has to go through the spool.
-    pub(in crate::reporter) fn has_blocked(&self, most: usize) -> bool {
+    pub(in crate::reporter) fn has_held_back(&self, most: usize) -> bool {
         let watermarks = &self.spool.watermarks;
-        !watermarks.is_empty() && self.queue.any(most, |sample| watermarks.blocks(sample))
+        !watermarks.is_empty() && self.queue.any_of_oldest(most, |sample| watermarks.blocks(sample))
     }
 
     /// Whether a batch is being sent.
@@ -170,7 +171,7 @@ impl Outbox {
 
     /// Whether the sender has something to send from the spool.
     pub(in crate::reporter) fn may_replay(&self) -> bool {
-        self.spool.stats.waiting > 0 && !self.is_held() && self.phase != Phase::Closed
+        self.spool.stats.waiting > 0 && !self.is_sender_paused() && self.phase != Phase::Closed
     }
 
     /// Whether samples wait, those that are out included.
@@ -211,7 +212,7 @@ impl Outbox {
             Phase::Closing { until } => now < until,
             Phase::Closed => return true,
         };
-        let is_empty = self.queue.waiting() == 0 && !self.is_held();
+        let is_empty = self.queue.waiting() == 0 && !self.is_sender_paused();
         is_empty && !(has_time && self.may_replay())
     }
 
@@ -224,7 +225,7 @@ impl Outbox {
     ) -> Poll<()> {
         let len = self.queue.len();
         let is_urgent = len > 0 && self.queue.end() - (len as u64) < self.flush_before;
-        let is_free = !self.is_held() && !self.spool.is_relieved;
+        let is_free = !self.is_sender_paused() && !self.spool.is_paused_for_spill;
         let is_ready = is_free && (len >= samples || is_urgent);
         self.ready_or_wake(is_ready || self.is_closed(), samples, worker)
     }

@@ -1,7 +1,7 @@
 //! What a flush waits for, as plain state.
 
 use super::*;
-use crate::reporter::WhenFull;
+use crate::client::WhenFull;
 
 fn outbox(when_full: WhenFull) -> Outbox {
     Outbox::new(Limits { samples: 100, bytes: 1 << 20, when_full })

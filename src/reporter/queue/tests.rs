@@ -30,7 +30,7 @@ struct Walk {
 #[derive(Default)]
 struct Mark {
     before: u64,
-    moved: u64,
+    shifted: u64,
     recorded: u64,
     dropped: u64,
 }
@@ -85,7 +85,7 @@ impl Walk {
             let is_wanted = |sample: &Sample| {
                 sample.key.as_str() != held_back && !spill.contains(&place(sample))
             };
-            self.queue.take_where(Lane::Send, most, is_wanted, &mut self.batch);
+            self.queue.take_matching(Lane::Send, most, is_wanted, &mut self.batch);
             return;
         }
         self.queue.take(most, &mut self.batch);
@@ -95,14 +95,14 @@ impl Walk {
     fn take_to_spool(&mut self) {
         if self.batch.is_empty() {
             let most = self.random.usize(1..10);
-            self.queue.take_where(Lane::Spool, most, |_| true, &mut self.spill);
+            self.queue.take_matching(Lane::Spool, most, |_| true, &mut self.spill);
         }
     }
 
     fn set_mark(&mut self) {
         self.mark = Mark {
             before: self.queue.end(),
-            moved: self.queue.moved(),
+            shifted: self.queue.shifted(),
             recorded: self.recorded,
             dropped: self.dropped,
         };
@@ -143,18 +143,18 @@ impl Walk {
         assert_eq!(waiting, (queue.len() + self.batch.len() + self.spill.len()) as u64);
         assert_eq!(queue.waiting_before(queue.end()), waiting);
         if self.dropped == self.mark.dropped {
-            let Mark { before, moved, recorded, .. } = self.mark;
+            let Mark { before, shifted, recorded, .. } = self.mark;
             let is_before = |sample: &&Sample| sample.point.value < recorded as f64;
             let truth = all().filter(is_before).count();
-            let waiting = queue.waiting_before(before + queue.moved() - moved);
+            let waiting = queue.waiting_before(before + queue.shifted() - shifted);
             assert!(waiting >= truth as u64, "{waiting} instead of {truth}");
         }
         assert_eq!(queue.waiting_bytes(), all().map(|sample| queue.cost(sample)).sum::<usize>());
         assert!(queue.waiting() <= queue.limits.samples);
         assert!(queue.waiting_bytes() <= queue.limits.bytes);
-        if let Some(places) = &queue.places {
-            assert_eq!(places.len(), queue.len());
-            for ((key, timestamp), at) in places {
+        if let Some(index) = &queue.coalesce_index {
+            assert_eq!(index.len(), queue.len());
+            for ((key, timestamp), at) in index {
                 let Sample { key: there, point } = &queue.samples[(at - queue.first) as usize];
                 assert_eq!((key, *timestamp), (there, point.timestamp));
             }
@@ -191,7 +191,7 @@ fn walk(when_full: WhenFull) {
             walk.take();
         }
         walk.check();
-        if walk.dropped == 0 || when_full == WhenFull::DropNewest {
+        if walk.dropped == 0 || when_full == WhenFull::Fail {
             assert_eq!(walk.stored, walk.last, "seed {seed}");
         }
     }
@@ -204,7 +204,7 @@ fn a_walk_where_the_oldest_are_dropped() {
 
 #[test]
 fn a_walk_where_the_newest_are_dropped() {
-    walk(WhenFull::DropNewest);
+    walk(WhenFull::Fail);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn no_more_are_out_than_half_of_what_may_wait_however_they_are_taken() {
         queue.push(Sample::new("a", 0.5, second).unwrap());
     }
     let mut batch = Vec::new();
-    queue.take_where(Lane::Send, 8, |_| true, &mut batch);
+    queue.take_matching(Lane::Send, 8, |_| true, &mut batch);
     assert_eq!((batch.len(), queue.len()), (5, 5));
     queue.take(8, &mut batch);
     assert_eq!((batch.len(), queue.len()), (5, 5));
@@ -258,7 +258,7 @@ fn samples_are_found_behind_those_that_are_not_wanted() {
         queue.push(Sample::new("a", 0.5, second).unwrap());
     }
     let mut batch = Vec::new();
-    queue.take_where(Lane::Send, 10, |sample| sample.point.timestamp >= 500, &mut batch);
+    queue.take_matching(Lane::Send, 10, |sample| sample.point.timestamp >= 500, &mut batch);
     let seconds: Vec<_> = batch.iter().map(|sample| sample.point.timestamp).collect();
     assert_eq!(seconds, Vec::from_iter(500..510));
     assert_eq!(queue.len(), 990);

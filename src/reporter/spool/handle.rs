@@ -22,14 +22,14 @@ use super::{
 use crate::{
     metric::Sample,
     reporter::{
+        delivery::Delivery,
         in_flight::Replayed,
         outbox::{Outbox, Settled, Spill},
-        shared::Shared,
     },
 };
 
 /// How many samples are moved at once: nobody can record while they are taken.
-pub(super) const BATCH: usize = 512;
+pub(super) const SPILL_BATCH: usize = 512;
 
 #[derive(Debug)]
 pub(in crate::reporter) struct SpoolHandle {
@@ -92,11 +92,11 @@ impl SpoolHandle {
     /// [`SpoolError`] if the folder does not take them: they wait in the queue, as they did.
     pub(super) async fn store(
         self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        moving: Spill,
+        delivery: &Arc<Delivery>,
+        spill: Spill,
     ) -> Result<(), SpoolError> {
-        let (handle, shared) = (Arc::clone(self), Arc::clone(shared));
-        let stored = self.fs.run(move || handle.store_now(&shared, moving, false)).await;
+        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
+        let stored = self.fs.run(move || handle.store_now(&delivery, spill, false)).await;
         stored.unwrap_or_else(|error| Err(self.no_thread(error)))
     }
 
@@ -107,18 +107,18 @@ impl SpoolHandle {
     /// [`SpoolError`] if they cannot be read now.
     pub(super) async fn read(
         self: &Arc<Self>,
-        shared: &Arc<Shared>,
+        delivery: &Arc<Delivery>,
         most: usize,
     ) -> Result<Option<Vec<Sample>>, SpoolError> {
-        let (handle, shared) = (Arc::clone(self), Arc::clone(shared));
-        let read = self.fs.run(move || handle.read_now(&shared, most)).await;
+        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
+        let read = self.fs.run(move || handle.read_now(&delivery, most)).await;
         read.unwrap_or_else(|error| Err(self.no_thread(error)))
     }
 
     /// Tells the folder what became of the samples that were read last.
-    pub(super) async fn settle(self: &Arc<Self>, shared: &Arc<Shared>) {
-        let (handle, shared) = (Arc::clone(self), Arc::clone(shared));
-        let _ = self.fs.run(move || handle.settle_now(&shared)).await;
+    pub(super) async fn settle(self: &Arc<Self>, delivery: &Arc<Delivery>) {
+        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
+        let _ = self.fs.run(move || handle.settle_now(&delivery)).await;
     }
 
     /// Moves all samples that wait to the folder, and gives it up. Nobody sends from now on, until
@@ -128,10 +128,10 @@ impl SpoolHandle {
     ///
     /// When it is dropped, the disk's thread stops moving samples, and gives the folder up when it gets
     /// there.
-    pub(in crate::reporter) async fn close(self: &Arc<Self>, shared: &Arc<Shared>) {
-        let _rescue = Rescue::begin(shared);
-        let (handle, shared) = (Arc::clone(self), Arc::clone(shared));
-        let closed = self.fs.run(move || handle.close_now(&shared)).await;
+    pub(in crate::reporter) async fn close(self: &Arc<Self>, delivery: &Arc<Delivery>) {
+        let _spilling = SpillGuard::begin(delivery);
+        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
+        let closed = self.fs.run(move || handle.close_now(&delivery)).await;
         if let Err(error) = closed {
             self.say_lost(&self.no_thread(error));
             if let Some(mut folder) = self.folder.try_lock() {
@@ -143,12 +143,12 @@ impl SpoolHandle {
     /// As [`close`](Self::close), where there is no runtime, for at most so long.
     pub(in crate::reporter) fn close_blocking(
         self: &Arc<Self>,
-        shared: &Arc<Shared>,
+        delivery: &Arc<Delivery>,
         limit: Duration,
     ) {
-        let _rescue = Rescue::begin(shared);
-        let (handle, shared) = (Arc::clone(self), Arc::clone(shared));
-        let closed = self.fs.run_blocking(limit, move || handle.close_now(&shared));
+        let _spilling = SpillGuard::begin(delivery);
+        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
+        let closed = self.fs.run_blocking(limit, move || handle.close_now(&delivery));
         if let Err(error) = closed {
             self.say_lost(&self.no_thread(error));
         }
@@ -156,10 +156,14 @@ impl SpoolHandle {
 
     /// Moves all samples that wait to the folder, and syncs it, for the end may be near; for at most so
     /// long.
-    pub(in crate::reporter) fn rescue(self: &Arc<Self>, shared: &Arc<Shared>, limit: Duration) {
-        let _rescue = Rescue::begin(shared);
-        let (handle, shared) = (Arc::clone(self), Arc::clone(shared));
-        let moved = self.fs.run_blocking(limit, move || handle.move_all(&shared));
+    pub(in crate::reporter) fn spill_all(
+        self: &Arc<Self>,
+        delivery: &Arc<Delivery>,
+        limit: Duration,
+    ) {
+        let _spilling = SpillGuard::begin(delivery);
+        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
+        let moved = self.fs.run_blocking(limit, move || handle.move_all(&delivery));
         if let Err(error) = moved {
             self.say_lost(&self.no_thread(error));
         }
@@ -197,14 +201,20 @@ impl SpoolHandle {
         self.folder().as_ref().is_none_or(|folder| folder.is_synced())
     }
 
-    /// Moves samples from the queue to the folder, in a [rescue](Outbox::begin_spill) or else for the
+    /// Moves samples from the queue to the folder, in a [spill](Outbox::begin_spill) or else for the
     /// sender.
-    fn store_now(&self, shared: &Shared, moving: Spill, is_rescue: bool) -> Result<(), SpoolError> {
+    fn store_now(
+        &self,
+        delivery: &Delivery,
+        spill: Spill,
+        is_spilling: bool,
+    ) -> Result<(), SpoolError> {
         let mut folder = self.folder();
         let Some(folder) = folder.as_mut() else { return Ok(()) };
         loop {
-            let mut batch = Taken::new(shared);
-            if !shared.outbox().take_to_spool(BATCH, moving, is_rescue, &mut batch.samples) {
+            let mut batch = SpillBatch::new(delivery);
+            if !delivery.outbox().take_to_spool(SPILL_BATCH, spill, is_spilling, &mut batch.samples)
+            {
                 return Ok(());
             }
             let mut result = Ok(());
@@ -217,71 +227,75 @@ impl SpoolHandle {
             drop(batch);
             if folder.is_abandoned() {
                 let is_drained = folder.is_drained();
-                shared.outbox().replayed(Settled::default(), folder.stats(), is_drained);
+                delivery.outbox().replayed(Settled::default(), folder.stats(), is_drained);
             }
-            if moving == Spill::Blocked {
+            if spill == Spill::OrderOnly {
                 return result;
             }
             result?;
         }
     }
 
-    fn close_now(&self, shared: &Shared) {
-        self.move_all(shared);
+    fn close_now(&self, delivery: &Delivery) {
+        self.move_all(delivery);
         let folder = self.folder().take();
         drop(folder);
     }
 
-    fn move_all(&self, shared: &Shared) {
-        self.settle_now(shared);
-        let stored = self.store_now(shared, Spill::All, true);
+    fn move_all(&self, delivery: &Delivery) {
+        self.settle_now(delivery);
+        let stored = self.store_now(delivery, Spill::All, true);
         self.sync_now();
         if let Err(error) = stored {
             self.say_lost(&error);
         }
     }
 
-    fn read_now(&self, shared: &Shared, most: usize) -> Result<Option<Vec<Sample>>, SpoolError> {
+    fn read_now(
+        &self,
+        delivery: &Delivery,
+        most: usize,
+    ) -> Result<Option<Vec<Sample>>, SpoolError> {
         // What is settled must not be read again.
-        self.settle_now(shared);
+        self.settle_now(delivery);
         let mut guard = self.folder();
         let Some(folder) = guard.as_mut() else { return Ok(None) };
         let samples = folder.read_since(self.settings.oldest(), most);
-        shared.outbox().replayed(Settled::default(), folder.stats(), folder.is_drained());
+        delivery.outbox().replayed(Settled::default(), folder.stats(), folder.is_drained());
         drop(guard);
         // What a flush waits for may have been lost.
-        shared.note_settled();
+        delivery.note_settled();
         samples
     }
 
-    fn settle_now(&self, shared: &Shared) {
+    fn settle_now(&self, delivery: &Delivery) {
         let mut guard = self.folder();
         let Some(folder) = guard.as_mut() else { return };
-        let Some(replayed) = shared.take_replayed() else { return };
+        let Some(replayed) = delivery.take_replayed() else { return };
         let Replayed { settled, rejected, poison } = replayed;
         let written = folder.settle(settled);
         let acknowledged = settled as u64 - rejected - poison;
         let counts = Settled { acknowledged, rejected, poison, exhausted: 0 };
-        shared.outbox().replayed(counts, folder.stats(), folder.is_drained());
+        delivery.outbox().replayed(counts, folder.stats(), folder.is_drained());
         if let Err(error) = written {
             folder.note(Notice::PositionUnsaved(error));
         }
         drop(guard);
-        shared.note_settled();
+        delivery.note_settled();
     }
 }
 
 /// Keeps everybody from sending, so that all that waits can be moved to the folder.
-pub(in crate::reporter) struct Rescue<'a>(&'a Shared);
+pub(in crate::reporter) struct SpillGuard<'a>(&'a Delivery);
 
-impl<'a> Rescue<'a> {
-    pub(in crate::reporter) fn begin(shared: &'a Shared) -> Self {
-        shared.begin_spill();
-        Self(shared)
+impl<'a> SpillGuard<'a> {
+    pub(in crate::reporter) fn begin(delivery: &'a Delivery) -> Self {
+        delivery.begin_spill();
+        Self(delivery)
     }
 }
 
-impl Drop for Rescue<'_> {
+impl Drop for SpillGuard<'_> {
     fn drop(&mut self) {
         self.0.end_spill();
     }
@@ -289,31 +303,31 @@ impl Drop for Rescue<'_> {
 
 /// Samples that were taken from the queue to be stored. Those that are not stored when it is dropped,
 /// if only by a panic, wait again.
-struct Taken<'a> {
-    shared: &'a Shared,
+struct SpillBatch<'a> {
+    delivery: &'a Delivery,
     samples: Vec<Sample>,
     stored: usize,
     stats: Option<SpoolStats>,
 }
 
-impl<'a> Taken<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        Self { shared, samples: Vec::new(), stored: 0, stats: None }
+impl<'a> SpillBatch<'a> {
+    fn new(delivery: &'a Delivery) -> Self {
+        Self { delivery, samples: Vec::new(), stored: 0, stats: None }
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for SpillBatch<'_> {
     fn drop(&mut self) {
         let samples = std::mem::take(&mut self.samples);
         if samples.is_empty() {
             return;
         }
-        let mut outbox = self.shared.outbox();
+        let mut outbox = self.delivery.outbox();
         let stats = self.stats.unwrap_or_else(|| outbox.spool_stats());
         // What is known to be stored is so with the folder's counters alone.
         let stored = if self.stats.is_some() { self.stored } else { 0 };
         outbox.spooled(samples, stored, stats);
         drop(outbox);
-        self.shared.note_settled();
+        self.delivery.note_settled();
     }
 }

@@ -35,6 +35,6 @@ mod worker;
 
 pub use builder::Spool;
 pub use error::SpoolError;
-pub(super) use handle::{OpenSpool, Rescue, SpoolHandle};
+pub(super) use handle::{OpenSpool, SpillGuard, SpoolHandle};
 pub use stats::{IoErrors, SpoolStats};
 pub(super) use watermarks::Watermarks;

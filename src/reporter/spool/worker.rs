@@ -19,7 +19,7 @@ use tokio::time::{self, Instant};
 
 use super::{
     error::SpoolError,
-    handle::{self, Rescue, SpoolHandle},
+    handle::{self, SpillGuard, SpoolHandle},
     pacer::Pacer,
 };
 use crate::{
@@ -41,7 +41,7 @@ use crate::{
 const IO_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// What is on its way gets this long to land before what waits is moved to the folder, and then the
 /// disk gets as long before the sender goes on beside it.
-const GRACE: Duration = Duration::from_millis(100);
+const RECALL_GRACE: Duration = Duration::from_millis(100);
 /// How often a sender looks for samples behind those that have to go through the folder.
 const LOOK: Duration = Duration::from_millis(10);
 /// The least that is sent at once to a server that is slow.
@@ -124,9 +124,9 @@ impl Worker {
             Over::Abandoned => return true,
             Over::Sent | Over::Broken(_) => {}
         }
-        let _rescue = Rescue::begin(&shared);
-        handle.close(&shared).await;
-        shared.give_up();
+        let _spilling = SpillGuard::begin(&shared.delivery);
+        handle.close(&shared.delivery).await;
+        shared.delivery.discard_all();
         if let Over::Broken(error) = over {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "the reporter is at its end: what waits lies in its spool");
@@ -148,29 +148,30 @@ impl Worker {
                     }
                 }
             }
-            if shared.outbox().is_closed() {
+            if shared.delivery.outbox().is_closed() {
                 return Over::Closed;
             }
-            let batch_outcome = shared.send(&shared.client, false, self.batch).await;
+            let batch_outcome = shared.delivery.send(&shared.client, false, self.batch).await;
             if let Some(batch_outcome) = &batch_outcome {
                 self.batch = next_batch(self.batch, batch_outcome);
             }
             match batch_outcome {
                 // What waits has to go through the folder.
                 None => {
-                    let more = shared.outbox().queued() + 1;
+                    let more = shared.delivery.outbox().queued() + 1;
                     let _ = time::timeout(PAUSE, self.queued(more)).await;
                     time::sleep(LOOK).await;
                 }
-                Some(SendOutcome::Whole) => {
+                Some(SendOutcome::Complete) => {
                     let _ = time::timeout(self.linger, self.sendable(self.flush_threshold)).await;
                 }
                 Some(SendOutcome::Recalled) => {
                     self.batch = (self.batch / 2).max(MIN_BATCH);
                 }
-                Some(SendOutcome::Broken(error)) => {
+                Some(SendOutcome::Interrupted(error)) => {
                     has_failed.store(true, Ordering::Relaxed);
-                    if is_closed(&error) || shared.outbox().gives_up(Instant::now()) {
+                    if is_closed(&error) || shared.delivery.outbox().should_give_up(Instant::now())
+                    {
                         return Over::Broken(error);
                     }
                     time::sleep(PAUSE).await;
@@ -181,12 +182,15 @@ impl Worker {
 
     /// Waits until the sender may send, and so many samples wait or it is urgent.
     async fn sendable(&self, samples: usize) {
-        poll_fn(|cx| self.shared.outbox().poll_sendable(samples, cx.waker())).await;
+        poll_fn(|cx| self.shared.delivery.outbox().poll_sendable(samples, cx.waker())).await;
     }
 
     /// Waits until so many samples wait.
     async fn queued(&self, samples: usize) {
-        poll_fn(|cx| self.shared.outbox().poll_queued(samples, Instant::now(), cx.waker())).await;
+        poll_fn(|cx| {
+            self.shared.delivery.outbox().poll_queued(samples, Instant::now(), cx.waker())
+        })
+        .await;
     }
 }
 
@@ -215,7 +219,7 @@ impl SpoolWorker {
                 return Over::Broken(error);
             }
             {
-                let outbox = self.shared.outbox();
+                let outbox = self.shared.delivery.outbox();
                 if outbox.is_closed() {
                     return Over::Closed;
                 }
@@ -233,32 +237,32 @@ impl SpoolWorker {
     /// Moves to the folder what has to go through it, and all that waits if it has waited too long or
     /// is too much.
     async fn spill_if_needed(&mut self) {
-        if Instant::now() < self.write_due || self.shared.outbox().is_held() {
+        if Instant::now() < self.write_due || self.shared.delivery.outbox().is_sender_paused() {
             return;
         }
-        if self.shared.outbox().has_blocked(handle::BATCH) {
-            self.store(Spill::Blocked).await;
+        if self.shared.delivery.outbox().has_held_back(handle::SPILL_BATCH) {
+            self.store(Spill::OrderOnly).await;
         }
         if !self.is_overdue(Instant::now()) && !self.is_over_threshold() {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let relief = Relief::begin(&shared);
+        let pause = SpillPause::begin(&shared);
         // What is on its way is the oldest, and has to be moved first.
-        let _ = time::timeout(GRACE, batch_outcome(&shared)).await;
-        if shared.recall() {
+        let _ = time::timeout(RECALL_GRACE, batch_outcome(&shared)).await;
+        if shared.delivery.recall() {
             // Noted here, and not where the sender learns of it, which may be later: what is moved to
             // the folder now is not to be sent again at once.
             self.has_failed.store(true, Ordering::Relaxed);
         }
-        let end = shared.outbox().end();
+        let end = shared.delivery.outbox().end();
         let is_stored = {
             let mut storing = pin!(self.store(Spill::All));
-            match time::timeout(GRACE, storing.as_mut()).await {
+            match time::timeout(RECALL_GRACE, storing.as_mut()).await {
                 Ok(is_stored) => is_stored,
                 // The server may take what waits sooner than the disk does.
                 Err(_) => {
-                    drop(relief);
+                    drop(pause);
                     storing.await
                 }
             }
@@ -268,15 +272,15 @@ impl SpoolWorker {
         }
     }
 
-    async fn store(&mut self, moving: Spill) -> bool {
-        let stored = self.handle.store(&self.shared, moving).await;
-        self.shared.note_room();
+    async fn store(&mut self, spill: Spill) -> bool {
+        let stored = self.handle.store(&self.shared.delivery, spill).await;
+        self.shared.delivery.note_room();
         disk_answered(&mut self.write_due, &self.write_failing, stored).is_some()
     }
 
     /// Whether samples have waited for as long as they may.
     fn is_overdue(&mut self, now: Instant) -> bool {
-        let outbox = self.shared.outbox();
+        let outbox = self.shared.delivery.outbox();
         if outbox.waiting_before(self.oldest_seen.0) == 0 {
             self.oldest_seen = (outbox.end(), now);
         }
@@ -284,7 +288,7 @@ impl SpoolWorker {
     }
 
     fn is_over_threshold(&self) -> bool {
-        self.shared.outbox().queued() >= self.enough
+        self.shared.delivery.outbox().queued() >= self.enough
     }
 
     /// Sends some of what lies in the folder, if it is their turn. The error, if it was the last
@@ -295,7 +299,7 @@ impl SpoolWorker {
             self.pacer.failed(PAUSE, now);
         }
         let is_due = self.pacer.due() <= now && self.read_due <= now;
-        if !is_due || !self.shared.outbox().may_replay() || self.is_over_threshold() {
+        if !is_due || !self.shared.delivery.outbox().may_replay() || self.is_over_threshold() {
             return None;
         }
         let most = match self.suspect {
@@ -303,7 +307,7 @@ impl SpoolWorker {
             Suspect { is_sought: true, .. } => 1,
             Suspect { .. } => self.pacer.batch(),
         };
-        let read = self.handle.read(&self.shared, most).await;
+        let read = self.handle.read(&self.shared.delivery, most).await;
         let mut samples = disk_answered(&mut self.read_due, &self.read_failing, read).flatten()?;
         let mut is_proof = false;
         if self.suspect.was_alone {
@@ -314,34 +318,36 @@ impl SpoolWorker {
         let accused = is_alone && is_proof && self.suspect.proofs + 1 >= ENOUGH_PROOFS;
         let (total, sent) = (samples.len(), Instant::now());
         let shared = Arc::clone(&self.shared);
-        let mut replay = pin!(shared.replay(samples, accused));
+        let mut replay = pin!(shared.delivery.replay(&shared.client, samples, accused));
         let batch_outcome = loop {
-            match time::timeout(GRACE, replay.as_mut()).await {
+            match time::timeout(RECALL_GRACE, replay.as_mut()).await {
                 Ok(batch_outcome) => break batch_outcome,
                 Err(_) => self.spill_if_needed().await,
             }
         };
         let now = Instant::now();
         match &batch_outcome {
-            SendOutcome::Whole => {
+            SendOutcome::Complete => {
                 self.suspect = Suspect::default();
                 self.pacer.answered(total, sent, now);
             }
-            SendOutcome::Broken(error) if is_hangup(error) => {
+            SendOutcome::Interrupted(error) if is_hangup(error) => {
                 self.suspect.is_sought = true;
                 if is_alone {
                     self.suspect.was_alone = true;
                     self.suspect.proofs += u32::from(is_proof);
-                    self.suspect.acknowledged = shared.outbox().stats().acknowledged;
-                    self.suspect.closed_at_others = shared.closed_at_others();
+                    self.suspect.acknowledged = shared.delivery.outbox().stats().acknowledged;
+                    self.suspect.closed_at_others = shared.delivery.closed_at_others();
                 }
                 self.pacer.failed(PAUSE, now);
             }
-            SendOutcome::Broken(_) | SendOutcome::Recalled => self.pacer.failed(PAUSE, now),
+            SendOutcome::Interrupted(_) | SendOutcome::Recalled => self.pacer.failed(PAUSE, now),
         }
-        self.handle.settle(&shared).await;
+        self.handle.settle(&shared.delivery).await;
         match batch_outcome {
-            SendOutcome::Broken(error) if is_closed(&error) || shared.outbox().gives_up(now) => {
+            SendOutcome::Interrupted(error)
+                if is_closed(&error) || shared.delivery.outbox().should_give_up(now) =>
+            {
                 Some(error)
             }
             _ => None,
@@ -351,10 +357,10 @@ impl SpoolWorker {
     /// Whether the server has acknowledged another sample since it closed the connection at the
     /// suspect. If there was none, the witness is sent, which is sent again in its turn.
     async fn has_acknowledged_another(&mut self, witness: Option<Sample>) -> bool {
-        if self.shared.closed_at_others() != self.suspect.closed_at_others {
+        if self.shared.delivery.closed_at_others() != self.suspect.closed_at_others {
             self.suspect.proofs = 0;
         }
-        if self.shared.outbox().stats().acknowledged > self.suspect.acknowledged {
+        if self.shared.delivery.outbox().stats().acknowledged > self.suspect.acknowledged {
             return true;
         }
         let Some(witness) = witness else { return false };
@@ -371,11 +377,11 @@ impl SpoolWorker {
         let now = Instant::now();
         let after = self.handle.settings.after;
         let (is_idle, may_replay, until, is_over_threshold) = {
-            let outbox = self.shared.outbox();
+            let outbox = self.shared.delivery.outbox();
             let is_over_threshold = outbox.queued() >= self.enough;
             (!outbox.has_waiting(), outbox.may_replay(), outbox.closing_until(), is_over_threshold)
         };
-        let mut due = now + if is_idle { IO_RETRY_DELAY } else { GRACE.min(after) };
+        let mut due = now + if is_idle { IO_RETRY_DELAY } else { RECALL_GRACE.min(after) };
         if may_replay {
             due = due.min(self.pacer.due().max(self.read_due));
         }
@@ -387,25 +393,26 @@ impl SpoolWorker {
             (false, false) => self.enough,
             (false, true) => usize::MAX,
         };
-        let queued =
-            poll_fn(|cx| self.shared.outbox().poll_queued(samples, Instant::now(), cx.waker()));
+        let queued = poll_fn(|cx| {
+            self.shared.delivery.outbox().poll_queued(samples, Instant::now(), cx.waker())
+        });
         let _ = time::timeout_at(due, queued).await;
     }
 }
 
 /// Keeps the sender waiting while it lasts.
-struct Relief<'a>(&'a Shared);
+struct SpillPause<'a>(&'a Shared);
 
-impl<'a> Relief<'a> {
+impl<'a> SpillPause<'a> {
     fn begin(shared: &'a Shared) -> Self {
-        shared.outbox().begin_relief();
+        shared.delivery.outbox().pause_for_spill();
         Self(shared)
     }
 }
 
-impl Drop for Relief<'_> {
+impl Drop for SpillPause<'_> {
     fn drop(&mut self) {
-        let worker = self.0.outbox().end_relief();
+        let worker = self.0.delivery.outbox().resume_after_spill();
         if let Some(worker) = worker {
             worker.wake();
         }
@@ -415,8 +422,8 @@ impl Drop for Relief<'_> {
 /// Waits until nothing that was taken from the queue is on its way to the server.
 async fn batch_outcome(shared: &Shared) {
     loop {
-        let settled = shared.next_settled();
-        if !shared.outbox().is_sending() {
+        let settled = shared.delivery.next_settled();
+        if !shared.delivery.outbox().is_sending() {
             return;
         }
         settled.await;

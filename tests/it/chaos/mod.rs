@@ -5,7 +5,7 @@ use std::{env, sync::Arc, time::Duration};
 use fastrand::Rng;
 use metrics_client::{
     Error, MetricsClient,
-    client::{Overflow, Pipelining, Reconnect},
+    client::{Pipelining, Reconnect, WhenFull},
 };
 use tokio::{
     join,
@@ -110,8 +110,8 @@ async fn survive_network(pipelining: Pipelining, seed: u64) {
         .reconnect(Reconnect::backoff(Duration::from_millis(5), Duration::from_millis(50)))
         .max_in_flight(rng.usize(1..40))
         .max_buffered_bytes(rng.usize(50..2000))
-        .overflow(*rng.choice([&Overflow::Wait, &Overflow::Fail]).unwrap())
-        .retry(rng.u8(..4) > 0)
+        .when_full(*rng.choice([&WhenFull::Wait, &WhenFull::Fail]).unwrap())
+        .resend_unacknowledged(rng.u8(..4) > 0)
         .connect_lazy()
         .unwrap();
 

@@ -60,7 +60,7 @@ fn allocated_by(connections: usize, put: impl AsyncFn(&MetricsClient)) -> u64 {
 
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client =
-        MetricsClient::builder(address).pipelining(Pipelining::On).connections(connections);
+        MetricsClient::builder(address).pipelining(Pipelining::On).max_connections(connections);
     // The one key that there is has the client make one connection.
     let client = runtime.block_on(async { client.connect_lazy().unwrap() });
     let puts = |number: usize| {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_client::{
     MetricsClient, Point, Sample,
-    client::{Overflow, Pipelining},
+    client::{Pipelining, WhenFull},
 };
 use tokio::{join, time};
 
@@ -95,7 +95,7 @@ async fn put_all_keeps_pace_with_a_slow_server() {
 async fn put_all_waits_for_room_also_where_others_may_not() {
     let (mut network, builder) = Network::new();
     let client =
-        builder.pipelining(Pipelining::On).overflow(Overflow::Fail).connect().await.unwrap();
+        builder.pipelining(Pipelining::On).when_full(WhenFull::Fail).connect().await.unwrap();
     let mut peer = network.accept().await;
 
     let key = "k".repeat(300);

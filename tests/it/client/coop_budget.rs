@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics_client::{
     Error, MetricsClient, Sample,
-    client::{ConnectionState, Overflow},
+    client::{ConnectionState, WhenFull},
 };
 
 use crate::peer::Network;
@@ -80,7 +80,7 @@ async fn invalid_calls_let_others_run() {
 async fn calls_for_which_there_is_no_room_let_others_run() {
     let (network, builder) = Network::new();
     network.black_hole();
-    let client = builder.max_buffered_bytes(1).overflow(Overflow::Fail).connect_lazy().unwrap();
+    let client = builder.max_buffered_bytes(1).when_full(WhenFull::Fail).connect_lazy().unwrap();
     let waiting = tokio::spawn({
         let client = client.clone();
         async move { client.put("a", 1.0).await }

@@ -233,7 +233,10 @@ fn a_client_whose_runtime_is_gone_says_so() {
     for (connections, panics) in [(1, false), (1, true), (4, false), (4, true)] {
         let first = runtime();
         let client = first.block_on(async {
-            MetricsClient::builder("127.0.0.1:1").connections(connections).connect_lazy().unwrap()
+            MetricsClient::builder("127.0.0.1:1")
+                .max_connections(connections)
+                .connect_lazy()
+                .unwrap()
         });
         // As where a test fails and others have the client in a `static`.
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

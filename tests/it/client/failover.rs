@@ -278,7 +278,7 @@ async fn connections_of_a_pool_keep_to_one_server() {
     let (mut servers, connector) = Servers::new();
     servers.set("b", Server::Accepts);
     servers.set("c", Server::Accepts);
-    let client = listed(connector).connections(8).connect().await.unwrap();
+    let client = listed(connector).max_connections(8).connect().await.unwrap();
     let mut calls = tokio::task::JoinSet::new();
     for key in 0..64 {
         let client = client.clone();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_client::{
     Delivery, Error, Sample,
-    client::{Overflow, Pipelining},
+    client::{Pipelining, WhenFull},
 };
 use tokio::{join, time::Instant};
 
@@ -16,7 +16,7 @@ async fn a_full_queue_fails_a_call_at_once_if_told_so() {
     let client = builder
         .pipelining(Pipelining::Off)
         .max_buffered_bytes(24)
-        .overflow(Overflow::Fail)
+        .when_full(WhenFull::Fail)
         .connect()
         .await
         .unwrap();
@@ -95,7 +95,7 @@ async fn no_more_requests_are_in_flight_than_may_be() {
 #[tokio::test(start_paused = true)]
 async fn answer_past_its_limit_fails_its_call_alone() {
     let (mut network, builder) = Network::new();
-    let builder = builder.pipelining(Pipelining::On).retry(false);
+    let builder = builder.pipelining(Pipelining::On).resend_unacknowledged(false);
     let client = builder.max_response_bytes(16).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {

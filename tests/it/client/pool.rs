@@ -131,7 +131,7 @@ async fn key_of_each(
 #[tokio::test(start_paused = true)]
 async fn what_concerns_a_key_goes_over_one_connection_and_keys_are_spread() {
     let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(4).connect().await.unwrap();
+    let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let log = serve(network, |_, _| OK);
     let mut calls = JoinSet::new();
     for key in keys(200) {
@@ -159,7 +159,7 @@ async fn what_concerns_a_key_goes_over_one_connection_and_keys_are_spread() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_takes_one_request_at_a_time_has_one_on_each_connection() {
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(3).connect().await.unwrap();
+    let client = builder.pipelining(Pipelining::Off).max_connections(3).connect().await.unwrap();
     let mut puts = JoinSet::new();
     for key in keys(100) {
         let client = client.clone();
@@ -183,7 +183,7 @@ async fn puts_of_a_key_keep_their_order_while_connections_come_and_go() {
     let (network, builder) = Network::new();
     let client = builder
         .pipelining(Pipelining::Off)
-        .connections(3)
+        .max_connections(3)
         .reconnect(Reconnect::backoff(Duration::from_millis(1), Duration::from_millis(5)))
         .connect()
         .await
@@ -240,7 +240,8 @@ struct HalfDown {
 impl HalfDown {
     async fn new() -> Self {
         let (mut network, builder) = Network::new();
-        let client = builder.pipelining(Pipelining::Off).connections(2).connect().await.unwrap();
+        let client =
+            builder.pipelining(Pipelining::Off).max_connections(2).connect().await.unwrap();
         let keys = key_of_each(&client, &mut network, 2).await;
         let [(lost, peer), (kept, other)] = <[_; 2]>::try_from(keys).unwrap();
         drop(peer);
@@ -273,7 +274,7 @@ async fn a_connection_that_is_down_keeps_its_keys_and_disturbs_no_others() {
 #[tokio::test(start_paused = true)]
 async fn put_all_says_which_sample_of_all_was_the_first_that_was_not_stored() {
     let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(4).connect().await.unwrap();
+    let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let samples = samples(50, 20);
     let refused = [700, 333, 801, 334].map(|place: usize| samples[place].clone());
     let requests = refused.map(|sample| format!("put {sample}"));
@@ -292,7 +293,7 @@ async fn put_all_says_which_sample_of_all_was_the_first_that_was_not_stored() {
 #[tokio::test(start_paused = true)]
 async fn what_one_connection_cannot_store_keeps_no_other_from_storing_its_own() {
     let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(4).connect().await.unwrap();
+    let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let samples = samples(50, 40);
     // Silent is the connection of this sample, from this sample on.
     let silent = 777;
@@ -313,7 +314,7 @@ async fn what_one_connection_cannot_store_keeps_no_other_from_storing_its_own() 
 #[tokio::test(start_paused = true)]
 async fn put_all_says_how_many_of_all_were_refused_before_the_first_that_has_no_outcome() {
     let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(4).connect().await.unwrap();
+    let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let samples = samples(50, 20);
     let silent = 827;
     let request = format!("put {}", samples[silent]);
@@ -375,7 +376,7 @@ async fn put_all_may_be_tried_again_where_a_refusal_is_not_all_that_kept_it() {
 #[tokio::test(start_paused = true)]
 async fn put_all_stores_over_as_many_connections_as_there_may_be() {
     let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(256).connect().await.unwrap();
+    let client = builder.pipelining(Pipelining::Off).max_connections(256).connect().await.unwrap();
     let log = serve(network, |_, _| OK);
     let samples = samples(1000, 2);
     client.put_all(&samples).await.unwrap();
@@ -387,7 +388,7 @@ async fn put_all_stores_over_as_many_connections_as_there_may_be() {
 #[tokio::test(start_paused = true)]
 async fn everything_goes_to_the_connection_with_the_fewest_requests() {
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connections(3).connect().await.unwrap();
+    let client = builder.pipelining(Pipelining::On).max_connections(3).connect().await.unwrap();
     let mut first = network.accept().await;
     // All are idle: the one that is there is as good as any.
     let (all, ()) = join!(client.get_all(), first.answer("get *\n", "ok\n\n"));
@@ -414,7 +415,7 @@ async fn everything_goes_to_the_connection_with_the_fewest_requests() {
 #[tokio::test(start_paused = true)]
 async fn each_connection_finds_out_for_itself_whether_its_server_can_pipeline() {
     let (mut network, builder) = Network::new();
-    let client = builder.connections(2).connect().await.unwrap();
+    let client = builder.max_connections(2).connect().await.unwrap();
     let peers = key_of_each(&client, &mut network, 2).await;
     let mut calls = JoinSet::new();
     for (key, _) in &peers {
@@ -432,7 +433,7 @@ async fn each_connection_finds_out_for_itself_whether_its_server_can_pipeline() 
 #[tokio::test(start_paused = true)]
 async fn closing_serves_what_each_connection_has_accepted() {
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connections(3).connect().await.unwrap();
+    let client = builder.pipelining(Pipelining::On).max_connections(3).connect().await.unwrap();
     let mut peers = key_of_each(&client, &mut network, 3).await;
     let mut puts = JoinSet::new();
     for (key, peer) in &mut peers {
@@ -467,7 +468,7 @@ async fn closing_serves_what_each_connection_has_accepted() {
 #[tokio::test(start_paused = true)]
 async fn the_counters_are_those_of_all_connections() {
     let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(4).connect().await.unwrap();
+    let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let log = serve(network, |_, request| match request {
         "put key007 0.5 3" => Answer::Text("error\nno\n\n"),
         _ => OK,
@@ -486,7 +487,7 @@ async fn the_counters_are_those_of_all_connections() {
 #[tokio::test(start_paused = true)]
 async fn the_client_is_connected_as_long_as_one_connection_is() {
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connections(2).connect_lazy().unwrap();
+    let client = builder.pipelining(Pipelining::Off).max_connections(2).connect_lazy().unwrap();
     let mut state = client.watch_state();
     assert_eq!(state.get(), ConnectionState::Disconnected);
     network.black_hole();
@@ -525,7 +526,7 @@ async fn the_client_is_connected_as_long_as_one_connection_is() {
 async fn without_another_connection_the_loss_of_one_closes_the_client() {
     let (mut network, builder) = Network::new();
     let builder = builder.pipelining(Pipelining::Off).reconnect(Reconnect::never());
-    let client = builder.connections(2).connect().await.unwrap();
+    let client = builder.max_connections(2).connect().await.unwrap();
     let [(_, lost), (key, mut other)] =
         <[_; 2]>::try_from(key_of_each(&client, &mut network, 2).await).unwrap();
     let put = tokio::spawn({
@@ -548,7 +549,7 @@ async fn without_another_connection_the_loss_of_one_closes_the_client() {
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_last_handle_ends_every_connection() {
     let (mut network, builder) = Network::new();
-    let client = builder.connections(3).connect().await.unwrap();
+    let client = builder.max_connections(3).connect().await.unwrap();
     let peers = key_of_each(&client, &mut network, 3).await;
     drop(client);
     for (_, mut peer) in peers {
@@ -560,9 +561,9 @@ async fn the_end_of_the_last_handle_ends_every_connection() {
 async fn connect_makes_one_connection_or_fails_at_once() {
     let (mut network, builder) = Network::new();
     network.refuse(1);
-    let error = builder.clone().connections(8).connect().await.unwrap_err();
+    let error = builder.clone().max_connections(8).connect().await.unwrap_err();
     assert!(matches!(error, Error::Connect { .. }), "{error:?}");
-    let _client = builder.connections(8).connect().await.unwrap();
+    let _client = builder.max_connections(8).connect().await.unwrap();
     network.accept().await;
     network.expect_no_dial(Duration::from_secs(60)).await;
 }
@@ -570,7 +571,7 @@ async fn connect_makes_one_connection_or_fails_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_given_stream_is_the_only_connection() {
     let (ours, theirs) = tokio::io::duplex(1024);
-    let client = MetricsClient::builder("a pipe").connections(8).with_io(ours);
+    let client = MetricsClient::builder("a pipe").max_connections(8).with_io(ours);
     let mut peer = Peer::on(theirs);
     for key in keys(20) {
         let request = format!("put {key} 1.0 1\n");

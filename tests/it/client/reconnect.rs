@@ -74,7 +74,8 @@ async fn a_request_cut_in_the_middle_is_sent_anew_from_its_beginning() {
 #[tokio::test(start_paused = true)]
 async fn without_retry_a_put_that_was_sent_fails_and_one_that_was_not_does_not() {
     let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).retry(false).connect().await.unwrap();
+    let client =
+        builder.pipelining(Pipelining::Off).resend_unacknowledged(false).connect().await.unwrap();
     let server = async {
         let mut peer = network.accept().await;
         peer.expect("put a 1.0 1\n").await;

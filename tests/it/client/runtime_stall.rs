@@ -84,7 +84,7 @@ impl Watched {
 }
 
 fn builder<C: Connector>(address: String, connector: C) -> ClientBuilder<C> {
-    MetricsClient::builder(address).connector(connector).retry(false)
+    MetricsClient::builder(address).connector(connector).resend_unacknowledged(false)
 }
 
 /// Lets the clock go on, so that the last answer has come some time ago.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_client::{
     MetricsClient,
-    client::{Overflow, Reconnect, TcpConnector},
+    client::{Reconnect, TcpConnector, WhenFull},
 };
 use tokio::{join, net::TcpListener, time};
 
@@ -32,17 +32,17 @@ async fn a_stall_timeout_of_zero_leaves_a_good_server_time() {
 // FAULTS C17
 #[tokio::test(start_paused = true)]
 async fn a_client_with_zero_in_every_setting_works() {
-    for overflow in [Overflow::Wait, Overflow::Fail] {
+    for overflow in [WhenFull::Wait, WhenFull::Fail] {
         let (mut network, builder) = Network::new();
         let client = builder
-            .connections(0)
+            .max_connections(0)
             .connect_timeout(Duration::ZERO)
             .request_timeout(Duration::ZERO)
             .stall_timeout(Duration::ZERO)
             .max_in_flight(0)
             .max_buffered_bytes(0)
             .max_response_bytes(0)
-            .overflow(overflow)
+            .when_full(overflow)
             .reconnect(Reconnect::backoff(Duration::ZERO, Duration::ZERO))
             .connect()
             .await

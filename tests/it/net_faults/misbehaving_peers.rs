@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use metrics_client::{
     Delivery, MetricsClient, Sample,
-    client::{Overflow, Pipelining, TcpConnector, connector_fn},
+    client::{Pipelining, TcpConnector, WhenFull, connector_fn},
 };
 use metrics_server::Server;
 use socket2::SockRef;
@@ -62,7 +62,8 @@ async fn a_put_whose_answer_is_cut_by_a_reset_goes_again_unless_it_may_not() {
     for retry in [true, false] {
         let listener = listen(None).await;
         let address = listener.local_addr().unwrap();
-        let client = MetricsClient::builder(address).retry(retry).connect_lazy().unwrap();
+        let client =
+            MetricsClient::builder(address).resend_unacknowledged(retry).connect_lazy().unwrap();
         let server = async {
             let (io, _) = listener.accept().await.unwrap();
             reset_after(io, "put a 1.0 1\n", "ok").await;
@@ -160,7 +161,7 @@ async fn windows_as_small_as_they_can_be_only_make_it_slow() {
     tokio::spawn(server.serve_until(std::future::pending()));
     let client = MetricsClient::builder("a socket with small buffers")
         .pipelining(Pipelining::On)
-        .overflow(Overflow::Fail)
+        .when_full(WhenFull::Fail)
         .connector(connector_fn(move |_| async move {
             let socket = TcpSocket::new_v4()?;
             socket.set_recv_buffer_size(1)?;

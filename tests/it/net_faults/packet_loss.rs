@@ -172,7 +172,7 @@ fn a_connection_that_the_server_does_not_know_after_its_crash_is_replaced_unseen
         let Some(network) = Network::new("a server that loses power") else { return };
         let _first = network.serve(Arc::default(), Limits::default());
         network.client(async {
-            let builder = MetricsClient::builder(Network::ADDRESS).retry(retry);
+            let builder = MetricsClient::builder(Network::ADDRESS).resend_unacknowledged(retry);
             let client = builder.connect().await.unwrap();
             client.put_at("a", 1.0, 1).await.unwrap();
             network.replace_server();

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{MetricsClient, Reporter, client::Pipelining, reporter::WhenFull};
+use metrics_client::{
+    MetricsClient, Reporter,
+    client::{Pipelining, WhenFull},
+};
 use tokio::runtime;
 
 use super::accounted;
@@ -119,7 +122,7 @@ fn the_counts_add_up_where_the_oldest_are_dropped() {
 
 #[test]
 fn the_counts_add_up_where_the_newest_are_dropped() {
-    adds_up(WhenFull::DropNewest);
+    adds_up(WhenFull::Fail);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What a record allocates once the key is known.
 
-use metrics_client::{MetricsClient, Reporter, reporter::WhenFull};
+use metrics_client::{MetricsClient, Reporter, client::WhenFull};
 use tokio::runtime;
 
 #[test]
 fn recording_a_known_key_allocates_nothing() {
-    for policy in [WhenFull::DropOldest, WhenFull::DropNewest, WhenFull::Coalesce] {
+    for policy in [WhenFull::DropOldest, WhenFull::Fail, WhenFull::Coalesce] {
         // Allocations are counted by thread, and the sender has no turn on this one.
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let reporter = runtime.block_on(async {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use metrics_client::{Key, Reporter, Sample, reporter::WhenFull};
+use metrics_client::{Key, Reporter, Sample, client::WhenFull};
 use tokio::{join, task, time};
 
 use super::{LONG, SECOND, accounted, reporting};

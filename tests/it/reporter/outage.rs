@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics_client::{Reporter, Sample, reporter::WhenFull};
+use metrics_client::{Reporter, Sample, client::WhenFull};
 use tokio::{join, time};
 
 use super::{LONG, SECOND, accounted, connected, reporting};

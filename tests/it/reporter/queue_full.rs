@@ -1,6 +1,6 @@
 //! What becomes of samples when as many wait as may.
 
-use metrics_client::reporter::{ReporterBuilder, WhenFull};
+use metrics_client::{client::WhenFull, reporter::ReporterBuilder};
 use tokio::join;
 
 use super::{LONG, SECOND, accounted, reporting};
@@ -29,7 +29,7 @@ async fn the_oldest_makes_room() {
 
 #[tokio::test(start_paused = true)]
 async fn the_newest_is_dropped() {
-    let (_network, reporter, mut peer) = reporting(three(WhenFull::DropNewest)).await;
+    let (_network, reporter, mut peer) = reporting(three(WhenFull::Fail)).await;
     for second in 1..=5 {
         reporter.record_at("a", 0.5, second);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_client::{
     MetricsClient,
-    client::{ConnectionState, Overflow, Pipelining, Reconnect},
+    client::{ConnectionState, Pipelining, Reconnect, WhenFull},
 };
 use tokio::{
     task::JoinSet,
@@ -76,8 +76,8 @@ impl Plan {
             .pipelining(self.pipelining)
             .max_in_flight(self.max_in_flight)
             .max_buffered_bytes(self.max_buffered_bytes)
-            .overflow(if self.fails_when_full { Overflow::Fail } else { Overflow::Wait })
-            .retry(self.retry)
+            .when_full(if self.fails_when_full { WhenFull::Fail } else { WhenFull::Wait })
+            .resend_unacknowledged(self.retry)
             .connect_lazy()
             .unwrap()
     }

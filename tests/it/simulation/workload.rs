@@ -2,7 +2,7 @@
 
 use std::{sync::MutexGuard, time::Duration};
 
-use metrics_client::{Error, Metrics, MetricsClient, Sample, client::Stats};
+use metrics_client::{Error, Metrics, MetricsClient, Sample, client::ClientStats};
 use tokio::{
     join, select,
     time::{self, Instant},
@@ -317,9 +317,10 @@ impl Agent {
     }
 }
 
-pub(super) fn adds_up(stats: &Stats) -> bool {
-    let Stats { accepted, acknowledged, rejected, failed, cancelled, in_flight, queued, .. } =
-        *stats;
+pub(super) fn adds_up(stats: &ClientStats) -> bool {
+    let ClientStats {
+        accepted, acknowledged, rejected, failed, cancelled, in_flight, queued, ..
+    } = *stats;
     accepted == acknowledged + rejected + failed + cancelled + in_flight + queued
 }
 

@@ -127,7 +127,7 @@ fn a_violation_fails_what_was_sent_of_a_block_and_the_rest_goes_on() {
 
 #[test]
 fn without_retry_a_lost_put_fails_and_a_lost_get_goes_again() {
-    let mut bench = Bench::with(Settings { retry: false, ..settings() }, 2);
+    let mut bench = Bench::with(Settings { resend_unacknowledged: false, ..settings() }, 2);
     let put = bench.put("a");
     bench.get("b");
     let waiting = bench.put("c");
@@ -158,7 +158,7 @@ fn a_small_request_does_not_overtake_a_large_one_that_found_no_room() {
 
 #[test]
 fn a_request_that_finds_no_room_leaves_no_trace() {
-    let settings = Settings { max_buffered_bytes: 20, overflow: Overflow::Fail, ..settings() };
+    let settings = Settings { max_buffered_bytes: 20, when_full: WhenFull::Fail, ..settings() };
     let mut bench = Bench::with(settings, 5);
     bench.put("a");
     let refused =
@@ -329,10 +329,10 @@ pub(super) struct Bench {
 pub(super) fn settings() -> Settings {
     Settings {
         request_timeout: 5 * SECOND,
-        stall_timeout: 10 * SECOND,
+        stall_timeout: Some(10 * SECOND),
         max_buffered_bytes: 1024 * 1024,
-        overflow: Overflow::Wait,
-        retry: true,
+        when_full: WhenFull::Wait,
+        resend_unacknowledged: true,
     }
 }
 
@@ -430,7 +430,7 @@ impl Bench {
         }
     }
 
-    fn stats(&self) -> Stats {
+    fn stats(&self) -> ClientStats {
         self.pipeline.stats()
     }
 }

@@ -101,14 +101,14 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
 }
 
 pub(super) fn settings() -> impl Strategy<Value = Settings> {
-    let overflow = prop_oneof![Just(Overflow::Wait), Just(Overflow::Fail)];
-    (20_usize..300, overflow, any::<bool>(), 50_u32..150).prop_map(
-        |(max_buffered_bytes, overflow, retry, stall)| Settings {
+    let when_full = prop_oneof![Just(WhenFull::Wait), Just(WhenFull::Fail)];
+    (20_usize..300, when_full, any::<bool>(), 50_u32..150).prop_map(
+        |(max_buffered_bytes, when_full, resend_unacknowledged, stall)| Settings {
             request_timeout: 100 * MILLISECOND,
-            stall_timeout: stall * MILLISECOND,
+            stall_timeout: Some(stall * MILLISECOND),
             max_buffered_bytes,
-            overflow,
-            retry,
+            when_full,
+            resend_unacknowledged,
         },
     )
 }

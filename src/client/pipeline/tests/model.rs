@@ -71,7 +71,7 @@ impl Model {
         call: usize,
         kind: Kind,
         texts: &[String],
-        when_full: Overflow,
+        when_full: WhenFull,
         now: Instant,
     ) -> bool {
         let len = texts.iter().map(String::len).sum::<usize>();
@@ -80,8 +80,8 @@ impl Model {
             && (waiting == 0 || waiting + len <= self.settings.max_buffered_bytes);
         let stage = match (has_room, when_full) {
             (true, _) => Stage::Queued,
-            (false, Overflow::Wait) => Stage::Waiting,
-            (false, Overflow::Fail) => return false,
+            (false, WhenFull::Wait) => Stage::Waiting,
+            (false, _) => return false,
         };
         let before = self.requests.iter().filter(|request| request.call == call).count();
         self.requests.extend(texts.iter().enumerate().map(|(at, text)| Request {
@@ -159,7 +159,7 @@ impl Model {
     pub(super) fn disconnected(&mut self, is_violation: bool) {
         for request in self.requests.iter_mut().filter(|request| request.stage == Stage::InFlight) {
             let again = match request.kind {
-                Kind::Put => self.settings.retry,
+                Kind::Put => self.settings.resend_unacknowledged,
                 Kind::Get => true,
             };
             if request.is_open() && again && !is_violation {
@@ -214,11 +214,11 @@ impl Model {
         }
     }
 
-    pub(super) fn stats(&self) -> Stats {
+    pub(super) fn stats(&self) -> ClientStats {
         let count = |wanted: fn(&Request) -> bool| {
             self.requests.iter().filter(|request| wanted(request)).count() as u64
         };
-        Stats {
+        ClientStats {
             accepted: self.requests.len() as u64,
             acknowledged: count(|r| matches!(r.outcome, Some(Outcome::Stored | Outcome::Found(_)))),
             rejected: count(|r| matches!(r.outcome, Some(Outcome::Rejected(_)))),
@@ -231,7 +231,7 @@ impl Model {
             queued: count(|r| r.is_open() && r.stage != Stage::InFlight),
             retried: self.retried,
             reconnects: self.connects.saturating_sub(1),
-            ..Stats::default()
+            ..ClientStats::default()
         }
     }
 
@@ -259,7 +259,7 @@ impl Model {
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let stall = self.response_due_since.map(|since| since + self.settings.stall_timeout);
+        let stall = self.response_due_since.map(|since| since + self.settings.stall_timeout());
         let open = self.requests.iter().filter(|request| request.is_open());
         stall.into_iter().chain(open.map(|request| request.deadline)).min()
     }

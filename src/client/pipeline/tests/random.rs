@@ -154,7 +154,7 @@ impl World {
                     self.calls.len(),
                     kind,
                     &texts,
-                    self.pipeline.settings.overflow,
+                    self.pipeline.settings.when_full,
                     self.now
                 ));
                 self.calls.push(Caller { texts: texts.into(), ..Caller::new(waiter, false) });
@@ -166,7 +166,7 @@ impl World {
                     self.calls.len(),
                     kind,
                     &texts,
-                    self.pipeline.settings.overflow,
+                    self.pipeline.settings.when_full,
                     self.now
                 ));
             }
@@ -183,7 +183,7 @@ impl World {
         match self.pipeline.extend_batch(call.waiter, index, len, puts.as_bytes(), self.now) {
             Ok(driver) => {
                 assert!(self.model.is_open);
-                assert!(self.model.accept(batch, Kind::Put, &texts, Overflow::Wait, self.now));
+                assert!(self.model.accept(batch, Kind::Put, &texts, WhenFull::Wait, self.now));
                 call.texts.extend(texts);
                 self.on_woken(driver);
             }
@@ -340,8 +340,15 @@ impl World {
     fn check(&mut self) {
         let Self { pipeline, model, .. } = self;
         assert_eq!(pipeline.stats(), model.stats());
-        let Stats {
-            accepted, acknowledged, rejected, failed, cancelled, in_flight, queued, ..
+        let ClientStats {
+            accepted,
+            acknowledged,
+            rejected,
+            failed,
+            cancelled,
+            in_flight,
+            queued,
+            ..
         } = pipeline.stats();
         assert_eq!(accepted, acknowledged + rejected + failed + cancelled + in_flight + queued);
         assert_eq!(pipeline.is_drained(), in_flight + queued == 0);

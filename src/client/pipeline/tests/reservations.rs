@@ -332,9 +332,9 @@ fn a_reservation_is_kept_while_no_one_waits() {
 
 #[test]
 fn a_call_whose_reservation_was_taken_back_is_accepted() {
-    for overflow in [Overflow::Wait, Overflow::Fail] {
+    for when_full in [WhenFull::Wait, WhenFull::Fail] {
         let max_buffered_bytes = MAX_REQUEST_LEN;
-        let mut bench = Bench::with(Settings { max_buffered_bytes, overflow, ..settings() }, 1);
+        let mut bench = Bench::with(Settings { max_buffered_bytes, when_full, ..settings() }, 1);
         let [mut idle, mut other] = <[Service; 2]>::default();
         assert!(idle.is_ready(&mut bench));
         bench.now += 5 * SECOND;
@@ -461,7 +461,7 @@ proptest! {
         services.iter_mut().filter(|service| !service.waits).for_each(|service| service.leave(&mut bench));
         for round in 0.. {
             let waiting = services.iter().filter(|service| service.waits).count();
-            if waiting == 0 && bench.pipeline.open() == 0 {
+            if waiting == 0 && bench.pipeline.outstanding() == 0 {
                 break;
             }
             assert!(round < 500, "{waiting} services wait for ever");

@@ -16,8 +16,9 @@ use tokio::{
 use super::*;
 use crate::{
     MetricsClient, Reporter,
+    client::WhenFull,
     reporter::{
-        WhenFull, queue,
+        queue,
         settings::Settings,
         spool::{
             OpenSpool,
@@ -143,7 +144,7 @@ fn reporter(client: MetricsClient, old: i64) -> (TempDir, HangingDisk, Reporter)
     let settings = Settings {
         limits,
         linger: Duration::from_millis(10),
-        own: None,
+        self_metrics: None,
         max_attempts: None,
         spool: Some(spool),
     };

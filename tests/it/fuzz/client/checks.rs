@@ -36,7 +36,7 @@ impl World {
         match outcome {
             Err(Error::Timeout { after, .. }) => assert!(taken >= *after, "{ask:?}: {taken:?}"),
             Err(Error::QueueFull { .. }) => {
-                assert_eq!(self.rules.overflow, metrics_client::client::Overflow::Fail);
+                assert_eq!(self.rules.overflow, metrics_client::client::WhenFull::Fail);
             }
             Err(Error::Closed { .. } | Error::RuntimeGone { .. }) => {
                 assert!(self.closing || self.rules.may_give_up(), "{ask:?}: nobody has closed");
@@ -165,7 +165,7 @@ impl World {
     }
 
     /// A client that was closed has nothing left, and has not taken longer than it may.
-    pub(super) fn judge_close(&self, since: Instant, stats: &metrics_client::client::Stats) {
+    pub(super) fn judge_close(&self, since: Instant, stats: &metrics_client::client::ClientStats) {
         let taken = since.elapsed();
         let limit = self.rules.request_timeout + CLOSE_TIMEOUT + SLACK;
         assert!(taken <= limit, "closing took {taken:?}");

@@ -35,7 +35,7 @@ use std::{
 
 use metrics_client::{
     MetricsClient,
-    client::{Overflow, Pipelining, Reconnect, connector_fn},
+    client::{Pipelining, Reconnect, WhenFull, connector_fn},
 };
 use tokio::{runtime, time};
 
@@ -77,7 +77,7 @@ struct Rules {
     max_in_flight: usize,
     max_buffered_bytes: usize,
     max_response_bytes: usize,
-    overflow: Overflow,
+    overflow: WhenFull,
     retry: bool,
     reconnect: bool,
     request_timeout: Duration,
@@ -110,7 +110,7 @@ impl Rules {
             max_in_flight: 4096,
             max_buffered_bytes: 1024 * 1024,
             max_response_bytes: 64 * 1024 * 1024,
-            overflow: Overflow::Wait,
+            overflow: WhenFull::Wait,
             retry: true,
             reconnect: true,
             request_timeout: Duration::from_secs(1),
@@ -122,7 +122,7 @@ impl Rules {
                 b'o' => rules.pipelining = Pipelining::On,
                 b'f' => rules.pipelining = Pipelining::Off,
                 b'0'..=b'9' => rules.max_in_flight = usize::from(byte - b'0').max(1),
-                b'q' => rules.overflow = Overflow::Fail,
+                b'q' => rules.overflow = WhenFull::Fail,
                 b'b' => rules.max_buffered_bytes = 64,
                 b'r' => rules.retry = false,
                 b'n' => rules.reconnect = false,
@@ -157,8 +157,8 @@ async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
         .max_in_flight(rules.max_in_flight)
         .max_buffered_bytes(rules.max_buffered_bytes)
         .max_response_bytes(rules.max_response_bytes)
-        .overflow(rules.overflow)
-        .retry(rules.retry)
+        .when_full(rules.overflow)
+        .resend_unacknowledged(rules.retry)
         .reconnect(if rules.reconnect { Reconnect::backoff(min, max) } else { Reconnect::never() });
     match rules.start {
         Start::Lazy => Some(builder.connect_lazy().unwrap()),

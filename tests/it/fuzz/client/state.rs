@@ -8,7 +8,7 @@ use std::{
 
 use metrics_client::{
     Error, Metrics,
-    client::{Pipelining, Stats},
+    client::{ClientStats, Pipelining},
     codec::Response,
 };
 use tokio::time::Instant;
@@ -254,9 +254,10 @@ impl World {
     }
 
     /// What must hold at any time.
-    pub(super) fn agrees_with(&self, stats: &Stats) {
+    pub(super) fn agrees_with(&self, stats: &ClientStats) {
         self.is_content();
-        let Stats { acknowledged, rejected, failed, cancelled, in_flight, queued, .. } = *stats;
+        let ClientStats { acknowledged, rejected, failed, cancelled, in_flight, queued, .. } =
+            *stats;
         let known = acknowledged + rejected + failed + cancelled + in_flight + queued;
         assert_eq!(stats.accepted, known, "{stats:?}");
         assert!(in_flight <= self.rules.max_in_flight as u64, "{stats:?}");

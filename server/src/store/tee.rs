@@ -1,0 +1,198 @@
+//! A store that passes on what was applied.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use metrics_client::{Key, Selector};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
+
+/// A store that passes every applied put on to its subscribers: for relays and live views.
+///
+/// It never delays an answer. A subscriber that is slower than the puts [misses](Applied::Missed) the
+/// oldest of them. Without subscribers it costs nothing.
+///
+/// A subscriber gets the batches of one connection in order. Batches that are applied concurrently may
+/// arrive in another order than the store applied them in.
+///
+/// ```
+/// use metrics_client::{Key, Point};
+/// use metrics_server::store::{Applied, MemoryStore, PutBatch, Store, Tee};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///
+/// let store = Tee::new(MemoryStore::new(), 1024);
+/// let mut subscription = store.subscribe();
+/// let mut puts = PutBatch::new();
+/// puts.push(&Key::new("palm.cpu")?, Point::new(1150864247, 23.7));
+/// store.apply(&puts).await?;
+/// let Some(Applied::Puts(applied)) = subscription.next().await else { panic!() };
+/// assert_eq!(applied.len(), 1);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tee<S> {
+    store: S,
+    sender: broadcast::Sender<Arc<PutBatch>>,
+}
+
+impl<S> Tee<S> {
+    /// Wraps `store`. Up to `capacity` batches are kept for slow subscribers, between 1 and 65,536; a
+    /// server's batch has at most 64 KiB of requests.
+    #[must_use]
+    pub fn new(store: S, capacity: usize) -> Self {
+        Self { store, sender: broadcast::Sender::new(capacity.clamp(1, MAX_CAPACITY)) }
+    }
+
+    /// Subscribes to the puts that are applied from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        Subscription(self.sender.subscribe())
+    }
+
+    /// Returns the wrapped store.
+    #[must_use]
+    pub fn get_ref(&self) -> &S {
+        &self.store
+    }
+}
+
+const MAX_CAPACITY: usize = 65_536;
+
+/// Receives what a [`Tee`] has applied.
+#[derive(Debug)]
+pub struct Subscription(broadcast::Receiver<Arc<PutBatch>>);
+
+/// What a [`Subscription`] receives.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Applied {
+    /// Puts that were applied.
+    Puts(Arc<PutBatch>),
+    /// The subscriber was too slow, and did not get this many batches.
+    Missed(u64),
+}
+
+impl Subscription {
+    /// Receives the next batch. Returns `None` when the last clone of the [`Tee`] is dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// No batch is lost.
+    pub async fn next(&mut self) -> Option<Applied> {
+        match self.0.recv().await {
+            Ok(puts) => Some(Applied::Puts(puts)),
+            Err(RecvError::Lagged(batches)) => Some(Applied::Missed(batches)),
+            Err(RecvError::Closed) => None,
+        }
+    }
+}
+
+impl<S: Store> Store for Tee<S> {
+    type Snapshot = S::Snapshot;
+
+    async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
+        let applied = self.store.apply(puts).await;
+        if self.sender.receiver_count() > 0 {
+            let stored = match &applied {
+                Ok(()) => puts.clone(),
+                Err(error) => puts.filtered(|index| error.of_put(index).is_none()),
+            };
+            if !stored.is_empty() {
+                // Fails only without a subscriber.
+                let _ = self.sender.send(Arc::new(stored));
+            }
+        }
+        applied
+    }
+
+    fn get(
+        &self,
+        selector: &Selector,
+    ) -> impl Future<Output = Result<S::Snapshot, StoreError>> + Send {
+        self.store.get(selector)
+    }
+
+    fn get_range(
+        &self,
+        selector: &Selector,
+        seconds: RangeInclusive<i64>,
+    ) -> impl Future<Output = Result<RangeSnapshot<S::Snapshot>, StoreError>> + Send {
+        self.store.get_range(selector, seconds)
+    }
+
+    fn keys(
+        &self,
+        pattern: &KeyPattern,
+    ) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send {
+        self.store.keys(pattern)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_client::Point;
+
+    use super::*;
+    use crate::store::{MemorySnapshot, MemoryStore};
+
+    fn batch(keys: &[&str]) -> PutBatch {
+        let mut puts = PutBatch::new();
+        for key in keys {
+            puts.push(&Key::new(*key).unwrap(), Point::new(1, 0.5));
+        }
+        puts
+    }
+
+    fn keys(applied: Option<Applied>) -> Vec<String> {
+        let Some(Applied::Puts(puts)) = applied else { panic!("{applied:?}") };
+        puts.iter().map(|(key, _)| key.to_owned()).collect()
+    }
+
+    /// Rejects the puts of one key.
+    struct Picky;
+
+    impl Store for Picky {
+        type Snapshot = MemorySnapshot;
+
+        async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
+            let rejected = puts.iter().enumerate().filter(|(_, (key, _))| *key == "no");
+            let errors: Vec<_> =
+                rejected.map(|(index, _)| (index, StoreError::new("no such tenant"))).collect();
+            if errors.is_empty() { Ok(()) } else { Err(StoreError::of_puts(errors)) }
+        }
+
+        async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
+            MemoryStore::new().get(selector).await
+        }
+    }
+
+    #[tokio::test]
+    async fn subscribers_get_applied_puts_only() {
+        let store = Tee::new(Picky, 4);
+        store.apply(&batch(&["early"])).await.unwrap();
+        let [mut first, mut second] = [(); 2].map(|()| store.subscribe());
+        store.apply(&batch(&["a", "no", "b"])).await.unwrap_err();
+        store.apply(&batch(&["no"])).await.unwrap_err();
+        store.apply(&batch(&["c"])).await.unwrap();
+        drop(store);
+        for subscription in [&mut first, &mut second] {
+            assert_eq!(keys(subscription.next().await), ["a", "b"]);
+            assert_eq!(keys(subscription.next().await), ["c"]);
+            assert!(subscription.next().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn slow_subscriber_misses_the_oldest_batches() {
+        let store = Tee::new(MemoryStore::new(), 2);
+        let mut subscription = store.subscribe();
+        for key in ["a", "b", "c", "d", "e"] {
+            store.apply(&batch(&[key])).await.unwrap();
+        }
+        let missed = subscription.next().await;
+        assert!(matches!(missed, Some(Applied::Missed(3))), "{missed:?}");
+        assert_eq!(keys(subscription.next().await), ["d"]);
+        assert_eq!(keys(subscription.next().await), ["e"]);
+    }
+}
