@@ -136,7 +136,7 @@ pub mod metrics {
 #[cfg(feature = "spool")]
 #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
 pub mod spool {
-    pub use crate::reporter::spool::{IoErrors, Spool, SpoolError, SpoolStats};
+    pub use crate::reporter::spool::{Fsync, IoErrors, Spool, SpoolError, SpoolStats};
 }
 
 /// The code of the Markdown pages, compiled as doctests.

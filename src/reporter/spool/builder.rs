@@ -1,20 +1,21 @@
-//! What a spool can be told, and what it does when it is told nothing.
+//! Builder and defaults of [`Spool`].
 
 use std::{
     path::{self, Path, PathBuf},
     time::Duration,
 };
 
+use metrics_wal::{Fsync, OsFileSystem};
+
 use super::{
     error::SpoolError,
-    fs::OsFileSystem,
-    segment::salvage,
-    segment_log::{Limits, SegmentLog},
+    sample_log::{Limits, SampleLog},
+    samples::salvage,
 };
 use crate::metric::{Sample, unix_seconds};
 
-/// A folder to which a [`Reporter`](crate::Reporter) moves samples while the server is slow or away,
-/// and from which it sends them later, also those of an earlier process.
+/// A directory to which a [`Reporter`](crate::Reporter) moves samples while the server is slow or
+/// unreachable, and from which it sends them later, also those of an earlier process.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,117 +28,121 @@ use crate::metric::{Sample, unix_seconds};
 /// # Ok(()) }
 /// ```
 ///
-/// A thread of its own works on the folder, and samples that come never wait for it, however slow the
-/// disk is; only those that follow an older one of their key and second do, if that one is in the folder
-/// or on its way there.
+/// A separate thread does the disk IO, and new samples never wait for it, however slow the disk is. The
+/// exception is a sample that follows an older one of the same key and second that is still in the
+/// directory or being moved to it: it is sent after that one.
 ///
-/// What the folder holds survives the end of the process, also by `kill -9`; a loss of power it
-/// survives once it is synced, see [`sync_every`](Self::sync_every). One process may have it open at a
-/// time.
+/// Stored samples survive the end of the process, also by `kill -9`. They survive a loss of power once they
+/// are synced, see [`fsync`](Self::fsync). Only one process at a time can have the directory open.
 ///
-/// If the folder is moved, or its lock file removed, while a reporter has it open, another process may open
-/// it: the reporter notices before it next uses the folder, logs an error, goes on without a spool, and
-/// counts what it leaves there as [`abandoned`](crate::spool::SpoolStats::abandoned). On Windows only a file that
-/// is missing is noticed, not one that was replaced; but a folder with open files cannot be moved there. If the
-/// folder is removed with all that is in it, it is made again, and what was in it counts as lost.
+/// If the directory is moved, or its lock file removed, while a reporter has it open, another process can
+/// open it. The reporter notices this before it next uses the directory: it logs an error, works without a
+/// spool, and counts the samples left there as [`abandoned`](crate::spool::SpoolStats::abandoned). On Windows only
+/// a missing file is noticed, not a replaced one; but a directory with open files cannot be moved there. If
+/// the directory is removed with everything in it, it is created again, and its samples count as lost.
 ///
-/// A segment that is put into the folder, from a backup for example, is sent if none of its numbers have
-/// been settled. Otherwise it is set aside under a name that ends in `.settled`, with a warning, since
-/// newer values may have been sent since: its samples can be read with [`salvage`](Self::salvage).
+/// A segment that is copied into the directory, from a backup for example, is sent if its samples have
+/// numbers that were never sent. Otherwise it is renamed with the suffix `.committed`, and a warning is
+/// logged, because newer values may have been sent since: [`salvage`](Self::salvage) reads its samples.
 #[derive(Clone, Debug)]
 pub struct Spool {
-    folder: PathBuf,
+    dir: PathBuf,
     limits: Limits,
-    pub(in crate::reporter) after: Duration,
+    pub(in crate::reporter) spill_after: Duration,
     pub(in crate::reporter) replay_rate: u32,
     max_age: Option<Duration>,
 }
 
 impl Spool {
-    /// Returns a spool in this folder, which is made if it is not there.
+    /// Returns a spool in this directory, which is created if it does not exist.
     ///
-    /// A relative path is made absolute here and now: the folder stays where it is if the process changes
-    /// its working directory later.
+    /// A relative path is made absolute now, so a later change of the working directory has no effect.
+    /// Opening a spool with an empty path fails.
     #[must_use]
     pub fn dir(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref();
         Self {
-            // Where there is no working directory, or no path, opening the folder says so.
-            folder: path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-            limits: Limits { max_bytes: 256 * 1024 * 1024, sync_every: Duration::from_secs(1) },
-            after: Duration::from_secs(1),
+            // Without a working directory, and for an empty path, opening fails.
+            dir: path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            limits: Limits {
+                max_bytes: 256 * 1024 * 1024,
+                fsync: Fsync::Every(Duration::from_secs(1)),
+            },
+            spill_after: Duration::from_secs(1),
             replay_rate: 100_000,
             max_age: None,
         }
     }
 
-    /// Sets how much of a disk the segments in the folder may take, in bytes, at least 1 MiB. They are
-    /// counted in disk blocks of 4,096 bytes, so that a process that restarts often cannot exceed it with
-    /// many small segments. When it is full, the oldest segment is dropped, a sixteenth of this or 8 MiB.
-    /// If this has become smaller since the folder was written, the oldest samples are dropped when it is
-    /// opened. Files that were set aside are not counted. Default: 256 MiB, some six million samples whose
-    /// keys have 24 bytes.
+    /// Sets how much disk space the segments may take, in bytes, at least 1 MiB. Space is counted in blocks
+    /// of 4,096 bytes, so that many small segments, of a process that restarts often, cannot exceed it. When
+    /// the spool is full, the oldest segment is dropped: a sixteenth of this, at most 8 MiB. If this is
+    /// smaller than when the spool was written, the oldest samples are dropped at opening. Quarantined files
+    /// are not counted. Default: 256 MiB, about six million samples with keys of 24 bytes.
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.limits.max_bytes = bytes.max(Limits::MIN_BYTES);
         self
     }
 
-    /// How long samples may wait in memory before they are moved to the folder; when half of what may
-    /// wait in memory does, they are moved at once. This is how much the end of the process, by
-    /// `kill -9`, can cost while the server is away, and as long again for what is being sent.
-    /// Default: 1 second.
+    /// Sets how long samples may wait in memory before they are moved to the spool, at least 10
+    /// milliseconds. They are moved at once when the queue is half full. The end of the process, by
+    /// `kill -9`, can lose the samples of this time while the server is unreachable, and of as long again
+    /// for those that are being sent. Default: 1 second.
     #[must_use]
-    pub fn after(mut self, time: Duration) -> Self {
-        self.after = time.max(Duration::from_millis(10));
+    pub fn spill_after(mut self, time: Duration) -> Self {
+        self.spill_after = time.max(Duration::from_millis(10));
         self
     }
 
-    /// How long what is in the folder may go unsynced, and so be lost with the power. Zero: nothing;
-    /// [`Duration::MAX`]: the system alone decides. Default: 1 second.
+    /// Sets when stored samples are synced, so that they survive a loss of power. Default:
+    /// [`Fsync::Every`] second.
     #[must_use]
-    pub fn sync_every(mut self, time: Duration) -> Self {
-        self.limits.sync_every = time;
+    pub fn fsync(mut self, fsync: Fsync) -> Self {
+        self.limits.fsync = fsync;
         self
     }
 
-    /// How many samples a second are sent from the folder at most. It begins with 1,000 and doubles
-    /// each second, as long as the server keeps up. Default: 100,000.
+    /// Sets how many samples per second are sent from the spool at most. The rate begins at 1,000 and
+    /// doubles each second, as long as the server keeps up. Default: 100,000.
     #[must_use]
     pub fn replay_rate(mut self, samples: u32) -> Self {
         self.replay_rate = samples.max(1);
         self
     }
 
-    /// Sets how old a sample may be when it is sent from the folder, by its own timestamp and the clock
-    /// of this machine. Older ones are dropped when it is their turn, and counted as
-    /// [`spool_expired`](crate::reporter::DropCounts::spool_expired). For a server that refuses or does not need what
-    /// is old. Default: any age.
+    /// Sets the maximum age of a sample that is sent from the spool, by its timestamp and the clock of this
+    /// machine. Older samples are dropped when they would be sent, and counted as
+    /// [`spool_expired`](crate::reporter::DropCounts::spool_expired). For a server that rejects or does not need old
+    /// samples. Default: no maximum.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
         self
     }
 
-    /// What can be read of a segment file, whatever has become of it, and how many of its bytes hold
-    /// nothing that can. For files that a spool has set aside, and for tools.
+    /// Returns the samples that can be read of a segment file's content, however damaged, and the number of
+    /// bytes that hold none. For quarantined files, and for tools.
     #[must_use]
     pub fn salvage(segment: &[u8]) -> (Vec<Sample>, usize) {
         salvage(segment)
     }
 
-    pub(in crate::reporter) fn sync_every_or_never(&self) -> Option<Duration> {
-        let every = self.limits.sync_every;
-        (!every.is_zero() && every < Duration::MAX).then(|| every.max(Duration::from_millis(10)))
+    /// Returns how often the reporter syncs the spool besides when it appends to it.
+    pub(in crate::reporter) fn sync_interval(&self) -> Option<Duration> {
+        match self.limits.fsync {
+            Fsync::Every(time) => Some(time.max(Duration::from_millis(10))),
+            Fsync::Always | Fsync::Never => None,
+        }
     }
 
-    /// The earliest timestamp that is sent from the folder now.
+    /// Returns the earliest timestamp that is sent from the spool now.
     pub(super) fn oldest(&self) -> i64 {
         self.max_age.map_or(i64::MIN, |age| unix_seconds().saturating_sub_unsigned(age.as_secs()))
     }
 
-    pub(in crate::reporter) fn open(&self) -> Result<SegmentLog, SpoolError> {
-        SegmentLog::open(OsFileSystem, &self.folder, self.limits)
+    pub(in crate::reporter) fn open(&self) -> Result<SampleLog, SpoolError> {
+        SampleLog::open(OsFileSystem, &self.dir, self.limits)
     }
 }
 
@@ -147,10 +152,21 @@ mod tests {
 
     // FAULTS A8
     #[test]
-    fn relative_folder_is_made_absolute_when_given() {
+    fn relative_path_is_made_absolute_when_given() {
         let spool = Spool::dir("spool");
-        assert_eq!(spool.folder, std::env::current_dir().unwrap().join("spool"));
-        assert_eq!(Spool::dir("/a/b").folder, Path::new("/a/b"));
-        assert!(Spool::dir("").open().is_err());
+        assert_eq!(spool.dir, std::env::current_dir().unwrap().join("spool"));
+        assert_eq!(Spool::dir("/a/b").dir, Path::new("/a/b"));
+    }
+
+    #[test]
+    fn empty_path_is_an_error_and_creates_nothing() {
+        let error = Spool::dir("").open().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot open the directory \"\": the spool's path is invalid"
+        );
+        for name in ["lock", "position"] {
+            assert!(!Path::new(name).exists(), "{name}");
+        }
     }
 }

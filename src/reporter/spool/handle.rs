@@ -9,14 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use metrics_wal::FileSystem;
+
 use super::{
     Spool,
     disk_thread::DiskThread,
     error::SpoolError,
-    fs::FileSystem,
-    locked::{FolderGuard, LockedFolder, Log},
+    locked::{AnySampleLog, LockedLog, LogGuard},
     notices::{Notice, SpoolLog},
-    segment_log::SegmentLog,
+    sample_log::SampleLog,
     stats::SpoolStats,
 };
 use crate::{
@@ -37,7 +38,7 @@ pub(in crate::reporter) struct SpoolHandle {
     path: PathBuf,
     fs: DiskThread,
     /// Locked by the disk's thread alone, before the outbox and the flights.
-    folder: LockedFolder,
+    folder: LockedLog,
 }
 
 /// A spool whose folder is open, and which no reporter keeps yet.
@@ -45,7 +46,7 @@ pub(in crate::reporter) struct SpoolHandle {
 pub(in crate::reporter) struct OpenSpool {
     settings: Spool,
     path: PathBuf,
-    folder: Box<dyn Log>,
+    folder: Box<dyn AnySampleLog>,
 }
 
 impl OpenSpool {
@@ -55,12 +56,12 @@ impl OpenSpool {
     }
 
     /// The spool, with a folder that is open, whatever its settings say of it.
-    pub(super) fn on<D>(settings: Spool, folder: SegmentLog<D>) -> Self
+    pub(super) fn on<F>(settings: Spool, folder: SampleLog<F>) -> Self
     where
-        D: FileSystem + Send + 'static,
-        D::File: Send,
+        F: FileSystem + Send + 'static,
+        F::File: Send,
     {
-        let path = folder.path.clone();
+        let path = folder.dir().to_owned();
         Self { settings, path, folder: Box::new(folder) }
     }
 
@@ -71,7 +72,7 @@ impl OpenSpool {
         let fs = DiskThread::default();
         // Later there may be no thread to be had.
         fs.start();
-        let folder = LockedFolder::new(path.clone(), folder, SpoolLog::default());
+        let folder = LockedLog::new(path.clone(), folder, SpoolLog::default());
         Arc::new(SpoolHandle { settings, path, fs, folder })
     }
 }
@@ -185,7 +186,7 @@ impl SpoolHandle {
 
 /// What the disk's thread does.
 impl SpoolHandle {
-    fn folder(&self) -> FolderGuard<'_> {
+    fn folder(&self) -> LogGuard<'_> {
         self.folder.lock()
     }
 
@@ -278,7 +279,7 @@ impl SpoolHandle {
         let counts = Settled { acknowledged, rejected, poison, exhausted: 0 };
         delivery.outbox().replayed(counts, folder.stats(), folder.is_drained());
         if let Err(error) = written {
-            folder.note(Notice::PositionUnsaved(error));
+            folder.note(Notice::PositionNotSaved(error));
         }
         drop(guard);
         delivery.note_settled();

@@ -1,4 +1,4 @@
-//! A folder behind a lock, under which nothing is logged.
+//! A log of samples behind a lock, under which nothing is written to the program's log.
 
 use std::{
     fmt::Debug,
@@ -11,17 +11,18 @@ use std::{
     time::Instant,
 };
 
+use metrics_wal::FileSystem;
+
 use super::{
     error::SpoolError,
-    fs::FileSystem,
     notices::{Health, Notice, SpoolLog},
-    segment_log::SegmentLog,
+    sample_log::SampleLog,
     stats::SpoolStats,
 };
 use crate::metric::Sample;
 
-/// What is asked of a folder, on whatever disk it lies.
-pub(super) trait Log: Debug + Send {
+/// A [`SampleLog`] on any file system.
+pub(super) trait AnySampleLog: Debug + Send {
     fn append(&mut self, now: Instant, samples: &[Sample]) -> Result<usize, SpoolError>;
     fn read_since(&mut self, oldest: i64, most: usize) -> Result<Option<Vec<Sample>>, SpoolError>;
     fn settle(&mut self, samples: usize) -> Result<(), SpoolError>;
@@ -33,15 +34,14 @@ pub(super) trait Log: Debug + Send {
     fn health(&self) -> Health;
     fn note(&mut self, notice: Notice);
     fn take_notices(&mut self) -> Vec<Notice>;
-    /// Whether a loss of power would cost nothing of what was appended.
     #[cfg(test)]
     fn is_synced(&self) -> bool;
 }
 
-impl<D> Log for SegmentLog<D>
+impl<F> AnySampleLog for SampleLog<F>
 where
-    D: FileSystem + Send,
-    D::File: Send,
+    F: FileSystem + Send,
+    F::File: Send,
 {
     fn append(&mut self, now: Instant, samples: &[Sample]) -> Result<usize, SpoolError> {
         Self::append(self, now, samples)
@@ -80,42 +80,43 @@ where
     }
 
     fn note(&mut self, notice: Notice) {
-        self.notices.push(notice);
+        Self::note(self, notice);
     }
 
     fn take_notices(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut self.notices)
+        Self::take_notices(self)
     }
 
     #[cfg(test)]
     fn is_synced(&self) -> bool {
-        self.unsynced_since.is_none()
+        Self::is_synced(self)
     }
 }
 
-/// A folder that several threads use. None once the reporter is closed: then another may have it.
+/// A log that several threads use. It is `None` once the reporter is closed: then another reporter may open
+/// the directory.
 #[derive(Debug)]
-pub(super) struct LockedFolder {
-    folder: Mutex<Option<Box<dyn Log>>>,
+pub(super) struct LockedLog {
+    folder: Mutex<Option<Box<dyn AnySampleLog>>>,
     path: PathBuf,
     is_abandoned: AtomicBool,
     pub(super) log: SpoolLog,
 }
 
-impl LockedFolder {
-    pub(super) fn new(path: PathBuf, folder: Box<dyn Log>, log: SpoolLog) -> Self {
+impl LockedLog {
+    pub(super) fn new(path: PathBuf, folder: Box<dyn AnySampleLog>, log: SpoolLog) -> Self {
         Self { folder: Mutex::new(Some(folder)), path, is_abandoned: AtomicBool::new(false), log }
     }
 
     /// Locks the folder. What it has to say is logged when the guard has released the lock.
-    pub(super) fn lock(&self) -> FolderGuard<'_> {
+    pub(super) fn lock(&self) -> LogGuard<'_> {
         // A folder whose calls were broken off is one whose process was: what it has said was written.
         let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
         self.guard(folder)
     }
 
     /// As [`lock`](Self::lock), if nothing else is done with the folder.
-    pub(super) fn try_lock(&self) -> Option<FolderGuard<'_>> {
+    pub(super) fn try_lock(&self) -> Option<LogGuard<'_>> {
         match self.folder.try_lock() {
             Ok(folder) => Some(self.guard(folder)),
             Err(TryLockError::Poisoned(folder)) => Some(self.guard(folder.into_inner())),
@@ -123,9 +124,9 @@ impl LockedFolder {
         }
     }
 
-    fn guard<'a>(&'a self, folder: MutexGuard<'a, Option<Box<dyn Log>>>) -> FolderGuard<'a> {
+    fn guard<'a>(&'a self, folder: MutexGuard<'a, Option<Box<dyn AnySampleLog>>>) -> LogGuard<'a> {
         let after = After { locked: self, notices: Vec::new(), health: Health::default() };
-        FolderGuard { folder, after }
+        LogGuard { folder, after }
     }
 
     /// Whether the folder has turned out not to be ours any more.
@@ -134,20 +135,20 @@ impl LockedFolder {
     }
 }
 
-pub(super) struct FolderGuard<'a> {
-    folder: MutexGuard<'a, Option<Box<dyn Log>>>,
+pub(super) struct LogGuard<'a> {
+    folder: MutexGuard<'a, Option<Box<dyn AnySampleLog>>>,
     // Dropped behind the lock's guard, because it is declared behind it.
     after: After<'a>,
 }
 
 /// What is left to do once the lock is released.
 struct After<'a> {
-    locked: &'a LockedFolder,
+    locked: &'a LockedLog,
     notices: Vec<Notice>,
     health: Health,
 }
 
-impl Drop for FolderGuard<'_> {
+impl Drop for LogGuard<'_> {
     fn drop(&mut self) {
         let Some(folder) = self.folder.as_mut() else { return };
         self.after.notices = folder.take_notices();
@@ -160,21 +161,21 @@ impl Drop for FolderGuard<'_> {
 
 impl Drop for After<'_> {
     fn drop(&mut self) {
-        let LockedFolder { log, path, .. } = self.locked;
+        let LockedLog { log, path, .. } = self.locked;
         log.write(path, std::mem::take(&mut self.notices), self.health);
     }
 }
 
-impl Deref for FolderGuard<'_> {
-    type Target = Option<Box<dyn Log>>;
+impl Deref for LogGuard<'_> {
+    type Target = Option<Box<dyn AnySampleLog>>;
 
-    fn deref(&self) -> &Option<Box<dyn Log>> {
+    fn deref(&self) -> &Option<Box<dyn AnySampleLog>> {
         &self.folder
     }
 }
 
-impl DerefMut for FolderGuard<'_> {
-    fn deref_mut(&mut self) -> &mut Option<Box<dyn Log>> {
+impl DerefMut for LogGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Option<Box<dyn AnySampleLog>> {
         &mut self.folder
     }
 }
@@ -196,25 +197,25 @@ mod tests {
     #[test]
     fn notices_are_logged_once_and_without_the_lock() {
         let root = tempfile::tempdir().unwrap();
-        let locked = Arc::new(OnceLock::<LockedFolder>::new());
+        let locked = Arc::new(OnceLock::<LockedLog>::new());
         let seen = Arc::clone(&locked);
         let watch = LogWatch::calling(move || {
-            let is_locked = |locked: &LockedFolder| locked.folder.try_lock().is_err();
+            let is_locked = |locked: &LockedLog| locked.folder.try_lock().is_err();
             assert!(!seen.get().is_some_and(is_locked), "logged under the lock");
         });
         let _default = watch.watch();
         let folder = Spool::dir(root.path()).open().unwrap();
         let locked = locked.get_or_init(|| {
-            LockedFolder::new(root.path().to_owned(), Box::new(folder), SpoolLog::default())
+            LockedLog::new(root.path().to_owned(), Box::new(folder), SpoolLog::default())
         });
         let sample = [Sample::new("a", 1.0, 1).unwrap()];
         let append = || locked.lock().as_mut().unwrap().append(Instant::now(), &sample);
         append().unwrap();
         assert_eq!(watch.take(), [""; 0]);
-        fs::remove_file(root.path().join(format!("{:020}.spool", 0))).unwrap();
+        fs::remove_file(root.path().join(format!("{:020}.log", 0))).unwrap();
         append().unwrap();
-        let message = "a segment of the spool was removed or cut by another process";
-        assert_eq!(watch.take(), [message]);
+        let gone = "spool segment was removed or cut by another process";
+        assert_eq!(watch.take(), [gone, "spooled samples are lost"]);
         #[cfg(unix)]
         {
             fs::remove_file(root.path().join("lock")).unwrap();
@@ -239,11 +240,11 @@ mod tests {
         for _ in 0..100 {
             drop_some();
         }
-        assert_eq!(watch.take(), ["the spool is full: its oldest samples are dropped"]);
+        assert_eq!(watch.take(), ["spool is full: dropping its oldest samples"]);
         time::advance(Duration::from_secs(60)).await;
         drop_some();
-        assert_eq!(watch.take(), ["the spool is full: its oldest samples are dropped"]);
+        assert_eq!(watch.take(), ["spool is full: dropping its oldest samples"]);
         log.write(root.path(), Vec::new(), Health { has_room: true, ..Health::default() });
-        assert_eq!(watch.take(), ["the spool has room again"]);
+        assert_eq!(watch.take(), ["spool has free space again"]);
     }
 }

@@ -1,7 +1,8 @@
-//! What a folder has to say. It is kept until no lock is held, and logged then.
+//! What is to be logged of a spool. It is kept until no lock is held, and logged then.
 
 use std::path::{Path, PathBuf};
 
+use metrics_wal::QuarantineReason;
 use tracing::{error, info, warn};
 
 use super::error::SpoolError;
@@ -10,45 +11,36 @@ use crate::{
     log_state::LogState,
 };
 
-/// Something that a person should know of a folder.
+/// Something to be logged of a spool.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    /// A file is no segment of the spool, and is left alone.
-    ForeignFile { file: String },
-    /// The segment that was written last was torn, and so many bytes were cut.
-    Torn { segment: PathBuf, bytes: u64 },
+    /// A file is not one of the spool's, and is ignored.
+    UnknownFile { name: String },
+    /// The last segment ended in an incomplete record, which was cut off.
+    TornTail { segment: PathBuf, bytes: u64 },
     /// A segment was renamed.
-    SetAside { file: PathBuf, why: Aside },
-    /// A segment that an earlier process had settled, and could not remove any more, is removed.
+    Quarantined { path: PathBuf, reason: QuarantineReason },
+    /// A segment that an earlier process had sent, and could not remove, was removed.
     Leftover { segment: PathBuf, samples: u64 },
-    /// An error that stops nothing.
+    /// An operation failed, and the spool works on without it.
     Failed(SpoolError),
-    /// What is settled could not be written down: samples may be sent twice.
-    PositionUnsaved(SpoolError),
+    /// The position could not be written: samples may be sent twice.
+    PositionNotSaved(SpoolError),
     /// A segment was removed or cut by another process.
-    SegmentGone { segment: PathBuf },
-    /// The folder was removed by another process, and made anew.
-    FolderGone,
+    SegmentMissing { segment: PathBuf },
+    /// The directory was removed by another process, and created again.
+    DirectoryRecreated,
     /// Samples cannot be read any more.
     Lost { samples: u64 },
-    /// The oldest samples were dropped: the folder is full.
+    /// The oldest samples were dropped because the spool is full.
     Dropped { samples: u64 },
-    /// Samples were older than they may be.
+    /// Samples were too old to be sent.
     Expired { samples: u64 },
-    /// The folder is not ours any more.
+    /// The directory was taken over by another process.
     Abandoned { samples: u64 },
 }
 
-/// Why a segment is set aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Aside {
-    /// Nothing in it can be read.
-    Unreadable,
-    /// Its numbers had been settled before it was found, or those of another segment are the same.
-    Settled,
-}
-
-/// Logs the notices of one folder, at a limited rate.
+/// Logs the notices of one spool, at a limited rate.
 #[derive(Debug, Default)]
 pub(crate) struct SpoolLog {
     files: LogLimiter,
@@ -60,130 +52,131 @@ pub(crate) struct SpoolLog {
     rescues: LogLimiter,
 }
 
-/// How a folder is, apart from what it has to say.
+/// The state of a spool.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Health {
-    /// At least half of its bound is free.
+    /// At least half of its space is free.
     pub(crate) has_room: bool,
-    /// What is settled is written down.
+    /// Its position is written.
     pub(crate) is_position_saved: bool,
-    /// No file waits to be removed.
+    /// No sent segment waits to be removed.
     pub(crate) is_tidy: bool,
 }
 
 impl SpoolLog {
-    /// Logs what was noted while the folder was used, and what is over.
-    pub(super) fn write(&self, folder: &Path, notices: Vec<Notice>, health: Health) {
+    /// Logs what was noted while the spool was used, and the states that have ended.
+    pub(super) fn write(&self, dir: &Path, notices: Vec<Notice>, health: Health) {
         let is_failing = notices.iter().any(|notice| matches!(notice, Notice::Failed(_)));
         for notice in notices {
-            self.write_one(folder, notice);
+            self.write_one(dir, notice);
         }
         if health.has_room
             && let Some(Lasting { since, .. }) = self.full.is_over()
         {
-            info!(?folder, lasted = ?since, "the spool has room again");
+            info!(?dir, lasted = ?since, "spool has free space again");
         }
         if health.is_position_saved
             && let Some(Lasting { since, .. }) = self.positions.is_over()
         {
-            info!(?folder, lasted = ?since, "the spool's position is saved again");
+            info!(?dir, lasted = ?since, "spool position is saved again");
         }
         if health.is_tidy
             && !is_failing
             && let Some(Lasting { since, .. }) = self.failing.is_over()
         {
-            info!(?folder, lasted = ?since, "the spool works without errors again");
+            info!(?dir, lasted = ?since, "spool has recovered from errors");
         }
     }
 
-    /// What waited in memory could not be moved to the folder, at the end.
+    /// Logs that samples in memory could not be moved to the spool at the end.
     pub(super) fn not_rescued(&self, error: &SpoolError) {
         if self.rescues.should_log() {
             let suppressed = self.rescues.take_suppressed();
             let error = error as &dyn std::error::Error;
-            error!(error, suppressed, "samples that could not be sent cannot be stored either");
+            error!(error, suppressed, "unsent samples could not be spooled");
         }
     }
 
-    fn write_one(&self, folder: &Path, notice: Notice) {
+    fn write_one(&self, dir: &Path, notice: Notice) {
         match notice {
             Notice::Failed(error) => {
                 if let Some(Lasting { since, times }) = self.failing.holds() {
                     let error = &error as &dyn std::error::Error;
-                    warn!(?folder, error, ?since, times, "the spool goes on without");
+                    warn!(?dir, error, ?since, times, "spool operation failed and is skipped");
                 }
             }
-            Notice::PositionUnsaved(error) => {
+            Notice::PositionNotSaved(error) => {
                 if let Some(Lasting { since, times }) = self.positions.holds() {
                     let error = &error as &dyn std::error::Error;
-                    warn!(?folder, error, ?since, times, "some samples may be sent twice");
+                    warn!(
+                        ?dir,
+                        error,
+                        ?since,
+                        times,
+                        "spool position not saved: samples may be sent twice"
+                    );
                 }
             }
             Notice::Dropped { samples } => {
                 if let Some(Lasting { since, times }) = self.full.holds() {
                     warn!(
-                        ?folder,
+                        ?dir,
                         samples,
                         ?since,
                         times,
-                        "the spool is full: its oldest samples are dropped"
+                        "spool is full: dropping its oldest samples"
                     );
                 }
             }
             Notice::Abandoned { samples } => {
                 error!(
-                    ?folder,
+                    ?dir,
                     samples,
-                    "the spool was moved or taken over by another process: \
-                               the reporter goes on without"
+                    "spool was moved or taken over by another process: continuing without it"
                 );
             }
             Notice::Expired { samples } if self.expired.should_log() => {
                 let suppressed = self.expired.take_suppressed();
-                warn!(?folder, samples, suppressed, "samples in the spool were too old to be sent");
+                warn!(?dir, samples, suppressed, "dropped spooled samples that are too old");
             }
-            Notice::ForeignFile { file } if self.files.should_log() => {
+            Notice::UnknownFile { name } if self.files.should_log() => {
                 let suppressed = self.files.take_suppressed();
-                warn!(?folder, file, suppressed, "no segment of the spool: left alone");
+                warn!(?dir, name, suppressed, "ignoring unknown file in the spool directory");
             }
             Notice::Leftover { segment, samples } if self.files.should_log() => {
                 let suppressed = self.files.take_suppressed();
-                info!(?segment, samples, suppressed, "a segment that was sent is removed");
+                info!(
+                    ?segment,
+                    samples, suppressed, "removed a spool segment that was already sent"
+                );
             }
             notice if is_damage(&notice) && self.damage.should_log() => {
-                self.write_damage(folder, notice);
+                self.write_damage(dir, notice);
             }
             _ => {}
         }
     }
 
-    fn write_damage(&self, folder: &Path, notice: Notice) {
+    fn write_damage(&self, dir: &Path, notice: Notice) {
         let suppressed = self.damage.take_suppressed();
         match notice {
-            Notice::Torn { segment, bytes } => {
-                warn!(?segment, bytes, suppressed, "the spool's last segment is torn: cut");
+            Notice::TornTail { segment, bytes } => {
+                warn!(?segment, bytes, suppressed, "cut the torn end of the last spool segment");
             }
-            Notice::SetAside { file, why: Aside::Unreadable } => {
-                warn!(?file, suppressed, "nothing in this segment can be read: set aside");
+            Notice::Quarantined { path, reason: QuarantineReason::Committed } => {
+                warn!(?path, suppressed, "quarantined a spool segment that counts as sent");
             }
-            Notice::SetAside { file, why: Aside::Settled } => {
-                warn!(
-                    ?file,
-                    suppressed,
-                    "a segment whose samples count as sent was put into the spool: set aside"
-                );
+            Notice::Quarantined { path, .. } => {
+                warn!(?path, suppressed, "quarantined an unreadable spool segment");
             }
-            Notice::SegmentGone { segment } => {
-                warn!(
-                    ?segment,
-                    suppressed, "a segment of the spool was removed or cut by another process"
-                );
+            Notice::SegmentMissing { segment } => {
+                warn!(?segment, suppressed, "spool segment was removed or cut by another process");
             }
-            Notice::FolderGone => {
-                warn!(?folder, suppressed, "the spool's folder was removed: made again");
+            Notice::DirectoryRecreated => {
+                warn!(?dir, suppressed, "spool directory was removed: created again");
             }
             Notice::Lost { samples } => {
-                warn!(?folder, samples, suppressed, "samples in the spool cannot be read any more");
+                warn!(?dir, samples, suppressed, "spooled samples are lost");
             }
             _ => {}
         }
@@ -193,10 +186,10 @@ impl SpoolLog {
 fn is_damage(notice: &Notice) -> bool {
     matches!(
         notice,
-        Notice::Torn { .. }
-            | Notice::SetAside { .. }
-            | Notice::SegmentGone { .. }
-            | Notice::FolderGone
+        Notice::TornTail { .. }
+            | Notice::Quarantined { .. }
+            | Notice::SegmentMissing { .. }
+            | Notice::DirectoryRecreated
             | Notice::Lost { .. }
     )
 }

@@ -106,7 +106,7 @@ impl Worker {
     /// Sends until the end, or until the spool is not ours any more. False if it was the end.
     pub(in crate::reporter) async fn run_with_spool(&mut self, handle: Arc<SpoolHandle>) -> bool {
         let syncing = Arc::downgrade(&handle);
-        if let Some(every) = handle.settings.sync_every_or_never() {
+        if let Some(every) = handle.settings.sync_interval() {
             tokio::spawn(async move {
                 loop {
                     time::sleep(every).await;
@@ -284,7 +284,7 @@ impl SpoolWorker {
         if outbox.waiting_before(self.oldest_seen.0) == 0 {
             self.oldest_seen = (outbox.end(), now);
         }
-        now.saturating_duration_since(self.oldest_seen.1) >= self.handle.settings.after
+        now.saturating_duration_since(self.oldest_seen.1) >= self.handle.settings.spill_after
     }
 
     fn is_over_threshold(&self) -> bool {
@@ -375,7 +375,7 @@ impl SpoolWorker {
     /// Waits until there may be something to do.
     async fn wait(&self) {
         let now = Instant::now();
-        let after = self.handle.settings.after;
+        let after = self.handle.settings.spill_after;
         let (is_idle, may_replay, until, is_over_threshold) = {
             let outbox = self.shared.delivery.outbox();
             let is_over_threshold = outbox.queued() >= self.enough;
@@ -482,7 +482,7 @@ mod tests {
     use crate::{
         MetricsClient, Reporter,
         client::{Address, Connector},
-        spool::Spool,
+        spool::{Fsync, Spool},
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -502,7 +502,7 @@ mod tests {
     async fn what_was_appended_is_synced_at_the_next_turn_however_new_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let client = MetricsClient::builder("peer").connector(Nowhere).connect_lazy().unwrap();
-        let spool = Spool::dir(folder.path()).sync_every(3600 * SECOND);
+        let spool = Spool::dir(folder.path()).fsync(Fsync::Every(3600 * SECOND));
         let reporter = Reporter::builder(client).spool(spool).unwrap().start();
         let handle = Arc::clone(reporter.shared().spool.as_ref().unwrap());
         reporter.record_at("a", 1.0, 1);

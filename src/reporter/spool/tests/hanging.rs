@@ -1,17 +1,11 @@
 //! A reporter whose disk hangs.
 
 use std::{
-    io,
     sync::{Arc, Condvar, Mutex},
     time::Duration,
 };
 
-use tempfile::TempDir;
-use tokio::{
-    join, runtime,
-    sync::Notify,
-    time::{self, Instant},
-};
+use tokio::{join, runtime, sync::Notify, time};
 
 use super::*;
 use crate::{
@@ -20,10 +14,7 @@ use crate::{
     reporter::{
         queue,
         settings::Settings,
-        spool::{
-            OpenSpool,
-            fs::{FileSystem, Identity, OsFileSystem},
-        },
+        spool::OpenSpool,
         test_server::{TestServer, accounted},
     },
     spool::Spool,
@@ -31,115 +22,69 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The system's disk, whose operations hang from when it is told until it is released; clones are the
-/// same one.
-#[derive(Clone, Debug, Default)]
-struct HangingDisk(Arc<Gate>);
+/// A file system whose operations hang from when it is told until it is released.
+#[derive(Clone)]
+struct HangingFs {
+    fs: FaultyFs,
+    gate: Arc<Gate>,
+}
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Gate {
-    /// What hangs: operations of this name.
-    hanging: Mutex<Option<&'static str>>,
+    /// The operations that hang.
+    hanging: Mutex<Option<Operation>>,
     released: Condvar,
-    /// Told when an operation begins to hang.
+    /// Notified when an operation begins to hang.
     hangs: Notify,
 }
 
-impl HangingDisk {
-    /// From now on these operations hang.
-    fn hang(&self, operation: &'static str) {
-        *self.0.hanging.lock().unwrap() = Some(operation);
+impl HangingFs {
+    fn new() -> Self {
+        let (fs, gate) = (FaultyFs::new(), Arc::new(Gate::default()));
+        let hanging = Arc::clone(&gate);
+        fs.set_hook(move |operation, _| {
+            hanging.pass(operation);
+            Ok(())
+        });
+        Self { fs, gate }
+    }
+
+    /// Lets these operations hang from now on.
+    fn hang(&self, operation: Operation) {
+        *self.gate.hanging.lock().unwrap() = Some(operation);
     }
 
     fn release(&self) {
-        *self.0.hanging.lock().unwrap() = None;
-        self.0.released.notify_all();
+        *self.gate.hanging.lock().unwrap() = None;
+        self.gate.released.notify_all();
     }
 
     /// Waits until an operation hangs.
     async fn hangs(&self) {
-        self.0.hangs.notified().await;
+        self.gate.hangs.notified().await;
     }
+}
 
-    fn pass(&self, operation: &str) {
-        let mut hanging = self.0.hanging.lock().unwrap();
+impl Gate {
+    fn pass(&self, operation: Operation) {
+        let mut hanging = self.hanging.lock().unwrap();
         while *hanging == Some(operation) {
-            self.0.hangs.notify_one();
-            hanging = self.0.released.wait(hanging).unwrap();
+            self.hangs.notify_one();
+            hanging = self.released.wait(hanging).unwrap();
         }
     }
 }
 
-impl FileSystem for HangingDisk {
-    type File = <OsFileSystem as FileSystem>::File;
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        OsFileSystem.create_dir_all(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<(String, u64)>> {
-        OsFileSystem.list(path)
-    }
-    fn open(&self, path: &Path) -> io::Result<Self::File> {
-        OsFileSystem.open(path)
-    }
-    fn open_read(&self, path: &Path) -> io::Result<Self::File> {
-        self.pass("read");
-        OsFileSystem.open_read(path)
-    }
-    fn lock(&self, file: &Self::File) -> io::Result<bool> {
-        OsFileSystem.lock(file)
-    }
-    fn identity(&self, path: &Path) -> io::Result<Identity> {
-        OsFileSystem.identity(path)
-    }
-    fn file_identity(&self, file: &Self::File) -> io::Result<Identity> {
-        OsFileSystem.file_identity(file)
-    }
-    fn has_name(&self, file: &Self::File) -> io::Result<bool> {
-        OsFileSystem.has_name(file)
-    }
-    fn len(&self, path: &Path) -> io::Result<u64> {
-        OsFileSystem.len(path)
-    }
-    fn read_at(&self, file: &mut Self::File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.pass("read");
-        OsFileSystem.read_at(file, offset, buffer)
-    }
-    fn write_at(&self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.pass("write");
-        OsFileSystem.write_at(file, offset, bytes)
-    }
-    fn truncate(&self, file: &mut Self::File, len: u64) -> io::Result<()> {
-        OsFileSystem.truncate(file, len)
-    }
-    fn sync(&self, file: &mut Self::File) -> io::Result<()> {
-        self.pass("sync");
-        OsFileSystem.sync(file)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        OsFileSystem.sync_dir(path)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        OsFileSystem.remove(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        OsFileSystem.rename(from, to)
-    }
-}
-
 /// A reporter with a spool on a disk that may hang, in which so many samples of `old` lie.
-fn reporter(client: MetricsClient, old: i64) -> (TempDir, HangingDisk, Reporter) {
-    let folder = TempDir::new().unwrap();
-    let fs = HangingDisk::default();
-    let mut opened = SegmentLog::open(fs.clone(), folder.path(), LIMITS).unwrap();
+fn reporter(client: MetricsClient, old: i64) -> (HangingFs, Reporter) {
+    let fs = HangingFs::new();
+    let mut opened = open(&fs.fs);
     for second in 0..old {
-        opened
-            .append(std::time::Instant::now(), &[Sample::new("old", 0.5, second).unwrap()])
-            .unwrap();
+        opened.append(Instant::now(), &[Sample::new("old", 0.5, second).unwrap()]).unwrap();
     }
     drop(opened);
-    let opened = SegmentLog::open(fs.clone(), folder.path(), LIMITS).unwrap();
-    let spool = OpenSpool::on(Spool::dir(folder.path()), opened);
+    let opened = open(&fs.fs);
+    let spool = OpenSpool::on(Spool::dir(dir()), opened);
     let limits = queue::Limits { samples: 10_000, bytes: 1 << 20, when_full: WhenFull::DropOldest };
     let settings = Settings {
         limits,
@@ -149,13 +94,13 @@ fn reporter(client: MetricsClient, old: i64) -> (TempDir, HangingDisk, Reporter)
         spool: Some(spool),
     };
     let reporter = Reporter::start(client, settings);
-    (folder, fs, reporter)
+    (fs, reporter)
 }
 
 /// Lets so much time pass. The paused clock does not go on by itself while the disk hangs.
 async fn pass(time: Duration) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
+    let end = time::Instant::now() + time;
+    while time::Instant::now() < end {
         time::advance(Duration::from_millis(10)).await;
         for _ in 0..20 {
             tokio::task::yield_now().await;
@@ -167,8 +112,8 @@ async fn pass(time: Duration) {
 #[tokio::test(start_paused = true)]
 async fn live_samples_do_not_wait_for_a_read_that_hangs() {
     let server = TestServer::default();
-    let (_folder, fs, reporter) = reporter(server.client(), 10);
-    fs.hang("read");
+    let (fs, reporter) = reporter(server.client(), 10);
+    fs.hang(Operation::Read);
     fs.hangs().await;
     for second in 100..110 {
         reporter.record_at("live", 0.5, second);
@@ -186,8 +131,8 @@ async fn live_samples_do_not_wait_for_a_read_that_hangs() {
 #[tokio::test(start_paused = true)]
 async fn live_samples_do_not_wait_for_a_settling_that_hangs() {
     let server = TestServer::default();
-    let (_folder, fs, reporter) = reporter(server.client(), 10);
-    fs.hang("write");
+    let (fs, reporter) = reporter(server.client(), 10);
+    fs.hang(Operation::Write);
     server.has("old 0.5 9").await;
     fs.hangs().await;
     reporter.record_at("live", 0.5, 100);
@@ -202,8 +147,8 @@ async fn live_samples_do_not_wait_for_a_settling_that_hangs() {
 async fn live_samples_do_not_wait_for_a_write_that_hangs() {
     let server = TestServer::default();
     server.set_away(true);
-    let (_folder, fs, reporter) = reporter(server.client(), 0);
-    fs.hang("write");
+    let (fs, reporter) = reporter(server.client(), 0);
+    fs.hang(Operation::Write);
     // They are on their way to the disk when the server comes back.
     reporter.record_at("a", 0.5, 1);
     fs.hangs().await;
@@ -226,8 +171,8 @@ async fn live_samples_do_not_wait_for_a_write_that_hangs() {
 async fn live_samples_do_not_wait_for_a_sync_that_hangs() {
     let server = TestServer::default();
     server.set_away(true);
-    let (_folder, fs, reporter) = reporter(server.client(), 0);
-    fs.hang("sync");
+    let (fs, reporter) = reporter(server.client(), 0);
+    fs.hang(Operation::Sync);
     reporter.record_at("a", 0.5, 1);
     fs.hangs().await;
     server.set_away(false);
@@ -243,11 +188,11 @@ async fn live_samples_do_not_wait_for_a_sync_that_hangs() {
 async fn closing_ends_in_time_while_the_disk_hangs() {
     let server = TestServer::default();
     server.set_away(true);
-    let (_folder, fs, reporter) = reporter(server.client(), 0);
+    let (fs, reporter) = reporter(server.client(), 0);
     reporter.record_at("a", 0.5, 1);
     reporter.record_at("a", 0.5, 2);
-    fs.hang("write");
-    let start = Instant::now();
+    fs.hang(Operation::Write);
+    let start = time::Instant::now();
     let closing = async {
         let unsent = reporter.close(SECOND).await.unwrap_err();
         assert!(start.elapsed() <= SECOND + Duration::from_millis(10), "{:?}", start.elapsed());
@@ -268,16 +213,16 @@ async fn closing_ends_in_time_while_the_disk_hangs() {
 #[test]
 fn a_guard_ends_in_time_while_the_disk_hangs() {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (_folder, fs, reporter) = runtime.block_on(async {
+    let (fs, reporter) = runtime.block_on(async {
         let server = TestServer::default();
         server.set_away(true);
-        let (folder, fs, reporter) = reporter(server.client(), 0);
+        let (fs, reporter) = reporter(server.client(), 0);
         reporter.record_at("a", 0.5, 1);
-        fs.hang("write");
+        fs.hang(Operation::Write);
         // It would never return.
         drop(reporter.flush_on_drop(Duration::from_millis(200)));
         assert_eq!(accounted(&reporter).waiting, 1);
-        (folder, fs, reporter)
+        (fs, reporter)
     });
     fs.release();
     drop(runtime);
@@ -298,7 +243,7 @@ fn closing_moves_samples_while_the_blocking_pool_is_busy() {
         tokio::task::spawn_blocking(move || is_over.recv());
         let server = TestServer::default();
         server.set_away(true);
-        let (_folder, _disk, reporter) = reporter(server.client(), 0);
+        let (_fs, reporter) = reporter(server.client(), 0);
         reporter.record_at("a", 0.5, 1);
         let closing = async {
             let unsent = reporter.close(SECOND).await.unwrap_err();

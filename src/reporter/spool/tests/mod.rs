@@ -1,34 +1,52 @@
-//! The spool on a disk that does what a test tells it.
+//! The spool on a file system that does what a test tells it.
 
-mod crashes;
-mod damage;
-mod everyday;
-mod fs;
+mod basic;
+mod corruption;
+mod crash_recovery;
 mod hanging;
-mod real;
+mod os_fs;
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
 
-use self::fs::TestDisk;
+use metrics_wal::{
+    FileSystem, Fsync, RECORD_HEADER_BYTES,
+    testing::{Fault, FaultyFs, Operation},
+};
+
 use super::{
     error::SpoolError,
-    fs::FileSystem,
-    segment::MAX_BLOCK_LEN,
-    segment_log::{Limits, SegmentLog},
+    sample_log::{Limits, SampleLog},
+    samples::MAX_RECORD_BYTES,
 };
 use crate::metric::Sample;
 
-const LIMITS: Limits = Limits { max_bytes: Limits::MIN_BYTES, sync_every: Duration::MAX };
+const LIMITS: Limits = Limits { max_bytes: Limits::MIN_BYTES, fsync: Fsync::Never };
 
-fn folder() -> &'static Path {
+fn dir() -> &'static Path {
     Path::new("/agent/spool")
 }
 
-fn open(fs: &TestDisk) -> SegmentLog<TestDisk> {
-    SegmentLog::open(fs.clone(), folder(), LIMITS).unwrap()
+fn open(fs: &FaultyFs) -> SampleLog<FaultyFs> {
+    SampleLog::open(fs.clone(), dir(), LIMITS).unwrap()
+}
+
+/// The files of the spool, by name.
+fn files(fs: &FaultyFs) -> BTreeMap<String, Vec<u8>> {
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    fs.files().into_iter().map(|(path, bytes)| (name(&path), bytes)).collect()
+}
+
+/// The segments among them.
+fn segments(fs: &FaultyFs) -> Vec<(String, Vec<u8>)> {
+    files(fs).into_iter().filter(|(name, _)| name.ends_with(".log")).collect()
+}
+
+fn segment_name(first: u64) -> String {
+    format!("{first:020}.log")
 }
 
 /// Samples that tell which they are.
@@ -43,31 +61,31 @@ fn numbers(samples: &[Sample]) -> Vec<u64> {
 }
 
 /// Appends samples, each call's as one block.
-fn append<D: FileSystem>(
-    folder: &mut SegmentLog<D>,
+fn append<F: FileSystem>(
+    log: &mut SampleLog<F>,
     numbers: std::ops::Range<u64>,
 ) -> Result<(), SpoolError> {
     let samples = samples(numbers);
     let mut rest = &samples[..];
     let now = Instant::now();
     while !rest.is_empty() {
-        let appended = folder.append(now, rest)?;
+        let appended = log.append(now, rest)?;
         rest = &rest[appended..];
     }
     Ok(())
 }
 
 /// Reads and settles everything.
-fn drain<D: FileSystem>(folder: &mut SegmentLog<D>) -> Vec<u64> {
+fn drain<F: FileSystem>(log: &mut SampleLog<F>) -> Vec<u64> {
     let mut all = Vec::new();
-    while let Some(samples) = folder.read(100).unwrap() {
+    while let Some(samples) = log.read(100).unwrap() {
         all.extend(numbers(&samples));
-        folder.settle(samples.len()).unwrap();
+        log.settle(samples.len()).unwrap();
     }
     all
 }
 
 /// Whether everything is accounted for. `waiting` is what the other counters leave; it must be what is there.
-fn assert_waiting<D: FileSystem>(folder: &mut SegmentLog<D>, expected: u64) {
-    assert_eq!(folder.stats().waiting, expected, "{:?}", folder.stats());
+fn assert_waiting<F: FileSystem>(log: &mut SampleLog<F>, expected: u64) {
+    assert_eq!(log.stats().waiting, expected, "{:?}", log.stats());
 }

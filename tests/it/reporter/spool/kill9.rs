@@ -294,7 +294,7 @@ fn an_agent() {
             .reconnect(Reconnect::backoff(Duration::from_millis(1), Duration::from_millis(50)))
             .connect_lazy()
             .unwrap();
-        let spool = Spool::dir(folder().join("spool")).after(Duration::from_millis(50));
+        let spool = Spool::dir(folder().join("spool")).spill_after(Duration::from_millis(50));
         let reporter = Reporter::builder(client).spool(spool).unwrap().start();
         if from == u64::MAX {
             let mut samples = accounted(&reporter).spooled;

@@ -183,7 +183,7 @@ async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there
     reporter.record_at("a", 1.0, 7);
     reporter.close(SECOND).await.unwrap_err();
     // What stands where the next segment would is as good as a full disk.
-    fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
+    fs::create_dir(folder.path().join(format!("{:020}.log", 1))).unwrap();
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::dir(&folder));
@@ -311,7 +311,7 @@ async fn a_flush_is_over_when_nothing_can_be_read_of_what_it_waits_for() {
         spooled(&reporter, 10).await;
         for file in fs::read_dir(&folder).unwrap() {
             let path = file.unwrap().path();
-            if path.extension().is_some_and(|suffix| suffix == "spool") {
+            if path.extension().is_some_and(|suffix| suffix == "log") {
                 fs::remove_file(path).unwrap();
             }
         }
@@ -333,7 +333,7 @@ async fn live_samples_pass_those_that_have_to_go_through_a_spool_that_cannot_be_
     reporter.close(Duration::ZERO).await.unwrap_err();
     assert_eq!(accounted(&reporter).spooled, 1);
     // In the way of the next segment.
-    fs::create_dir(folder.path().join(format!("{:020}.spool", 1))).unwrap();
+    fs::create_dir(folder.path().join(format!("{:020}.log", 1))).unwrap();
 
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();

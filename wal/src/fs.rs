@@ -1,5 +1,5 @@
-//! What the spool asks of a file system, so that tests can put one in its place that is full, fails,
-//! or loses power.
+//! The operations of a file system that a log uses, so that tests can replace it by one that is full,
+//! fails, or loses power.
 
 use std::{
     fmt,
@@ -11,51 +11,135 @@ use std::{
 use fs4::{FileExt, TryLockError};
 
 /// A file system.
-pub(crate) trait FileSystem: fmt::Debug {
+///
+/// [`OsFileSystem`] is the operating system's. The feature `testing` has one in memory that fails when
+/// a test says so.
+pub trait FileSystem: fmt::Debug {
     /// An open file. A lock is held until its file is dropped, or its process ends in whatever way.
     type File: fmt::Debug;
 
-    /// Makes a folder and those above it, if they are not there, and returns when their names would
-    /// survive a loss of power, as far as that can be had.
+    /// Creates a directory and its missing parents, and syncs their names as far as the system allows.
+    ///
+    /// # Errors
+    ///
+    /// If a directory cannot be created.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
-    /// The files in a folder: names and lengths. What is no file, or has a name that is no text, is
-    /// not among them.
+
+    /// Returns the names and lengths of the files in a directory, without subdirectories, links,
+    /// sockets and names that are not Unicode.
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be read.
     fn list(&self, path: &Path) -> io::Result<Vec<(String, u64)>>;
-    /// Opens a file for reading and writing, and makes it if it is not there.
+
+    /// Opens a file for reading and writing, and creates it if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened or created.
     fn open(&self, path: &Path) -> io::Result<Self::File>;
+
     /// Opens a file for reading.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened.
     fn open_read(&self, path: &Path) -> io::Result<Self::File>;
-    /// Locks a file against all others that lock it. False if somebody else holds it.
+
+    /// Locks a file exclusively, without waiting. Returns false if another open file holds the lock.
+    ///
+    /// # Errors
+    ///
+    /// If the file system has no locks, or fails.
     fn lock(&self, file: &Self::File) -> io::Result<bool>;
-    /// Which file is at a path.
+
+    /// Returns the identity of the file at a path.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it cannot be inspected.
     fn identity(&self, path: &Path) -> io::Result<Identity>;
-    /// Which file this is.
+
+    /// Returns the identity of an open file.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be inspected.
     fn file_identity(&self, file: &Self::File) -> io::Result<Identity>;
-    /// Whether an open file still has a name, wherever: whether it was not removed.
+
+    /// Returns whether an open file still has a name anywhere, that is, was not removed.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be inspected.
     fn has_name(&self, file: &Self::File) -> io::Result<bool>;
-    /// How long a file is. An error for what is no file.
+
+    /// Returns the length of the file at a path.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, it is not a regular file, or it cannot be inspected.
     fn len(&self, path: &Path) -> io::Result<u64>;
-    /// Reads until the buffer is full or the file is over, and says how much that was.
+
+    /// Reads until the buffer is full or the file ends, and returns how many bytes were read.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
     fn read_at(&self, file: &mut Self::File, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Writes everything; if it fails, some of it may be written.
+
+    /// Writes all bytes.
+    ///
+    /// # Errors
+    ///
+    /// If not all could be written. Some may have been.
     fn write_at(&self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Cuts a file.
+
+    /// Cuts a file to a length.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be cut.
     fn truncate(&self, file: &mut Self::File, len: u64) -> io::Result<()>;
-    /// Returns when what a file holds would survive a loss of power.
+
+    /// Syncs the content of a file, so that it survives a loss of power.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails. The system may then believe that the content is clean, so a second sync of
+    /// the same file proves nothing.
     fn sync(&self, file: &mut Self::File) -> io::Result<()>;
-    /// Returns when the names in a folder would survive a loss of power.
+
+    /// Syncs the names in a directory, so that they survive a loss of power.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
     /// Removes a file.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it cannot be removed.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Gives a file another name.
+
+    /// Renames a file, and replaces the file that has the new name.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it cannot be renamed.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 }
 
-/// What a file is known by, whatever its name. It is used for no other as long as the file is open.
+/// The identity of a file, whatever its name. No other file has it as long as the file is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
+pub struct Identity {
+    /// The device that the file is on.
+    pub device: u64,
+    /// The number of the file on the device.
+    pub inode: u64,
 }
 
 impl Identity {
@@ -65,28 +149,28 @@ impl Identity {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// Windows has file numbers too, but std does not tell them, and a folder with open files cannot be
-    /// moved there. So all files are taken for one, and only a file that is missing is noticed.
+    /// Windows has file numbers too, but std does not expose them, and a directory with open files
+    /// cannot be moved there. So all files have one identity, and only a missing file is noticed.
     #[cfg(not(unix))]
     fn of(_: &fs::Metadata) -> Self {
         Self { device: 0, inode: 0 }
     }
 }
 
-/// The operating system's file system.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OsFileSystem;
+/// The file system of the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsFileSystem;
 
 impl FileSystem for OsFileSystem {
     type File = File;
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        let is_new = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let is_new = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
         let new = path.ancestors().take_while(is_new).collect::<Vec<_>>();
         fs::create_dir_all(path)?;
         for parent in new.into_iter().filter_map(Path::parent) {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            // Whoever may make a folder in another need not be allowed to open that one.
+            // A process that may create a directory need not be allowed to open its parent.
             let _ = self.sync_dir(parent);
         }
         Ok(())
@@ -102,7 +186,7 @@ impl FileSystem for OsFileSystem {
                         files.push((name, metadata.len()));
                     }
                 }
-                // Removed since it was listed, or a folder, a socket, a link.
+                // Removed since it was listed, or a directory, a socket, a link.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -183,7 +267,7 @@ impl FileSystem for OsFileSystem {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        // Elsewhere a folder cannot be opened as a file, and names are as durable as they get.
+        // Other systems do not open a directory as a file.
         if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
     }
 

@@ -1,10 +1,10 @@
 //! A folder in ordinary use.
 
-use super::{super::segment_log::segment_name, *};
+use super::*;
 
 #[test]
 fn what_was_appended_is_read_in_order_and_settled_once() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..1000).unwrap();
     append(&mut spool, 1000..1001).unwrap();
@@ -12,7 +12,7 @@ fn what_was_appended_is_read_in_order_and_settled_once() {
     assert_eq!(drain(&mut spool), (0..1001).collect::<Vec<_>>());
     assert_waiting(&mut spool, 0);
     assert!(spool.is_drained());
-    assert!(fs.segments().is_empty(), "nothing is left on disk");
+    assert!(segments(&fs).is_empty(), "nothing is left on disk");
     append(&mut spool, 1001..1003).unwrap();
     assert_eq!(drain(&mut spool), [1001, 1002]);
 }
@@ -25,7 +25,7 @@ fn samples_survive_as_they_were_recorded() {
         Sample::new(longest.as_str(), f64::MIN_POSITIVE, i64::MAX).unwrap(),
         Sample::new("a", 1e300, 0).unwrap(),
     ];
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     open(&fs).append(Instant::now(), &all).unwrap();
     let mut spool = open(&fs);
     assert_eq!(spool.latest(), Some(i64::MAX));
@@ -35,7 +35,7 @@ fn samples_survive_as_they_were_recorded() {
 
 #[test]
 fn what_is_not_settled_is_read_again() {
-    let mut spool = open(&TestDisk::default());
+    let mut spool = open(&FaultyFs::default());
     append(&mut spool, 0..10).unwrap();
     assert_eq!(numbers(&spool.read(4).unwrap().unwrap()), [0, 1, 2, 3]);
     assert_eq!(numbers(&spool.read(4).unwrap().unwrap()), [0, 1, 2, 3]);
@@ -47,7 +47,7 @@ fn what_is_not_settled_is_read_again() {
 
 #[test]
 fn the_next_process_goes_on_where_the_last_one_was() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut first = open(&fs);
     append(&mut first, 0..10).unwrap();
     first.read(4).unwrap().unwrap();
@@ -66,24 +66,24 @@ fn the_next_process_goes_on_where_the_last_one_was() {
 
 #[test]
 fn without_its_position_everything_is_sent_again() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10).unwrap();
     spool.read(4).unwrap().unwrap();
     spool.settle(4).unwrap();
     drop(spool);
-    fs.put(&folder().join("position"), b"garbled");
+    fs.put(&dir().join("position"), b"garbled");
     assert_eq!(drain(&mut open(&fs)), (0..10).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_full_folder_drops_the_oldest_and_counts_them() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     let all = 100_000;
     for n in 0..all / 100 {
         append(&mut spool, 100 * n..100 * (n + 1)).unwrap();
-        let used: usize = fs.segments().iter().map(|(_, bytes)| bytes.len()).sum();
+        let used: usize = segments(&fs).iter().map(|(_, bytes)| bytes.len()).sum();
         assert!(used as u64 <= LIMITS.max_bytes, "{used}");
         assert_eq!(used as u64, spool.stats().bytes);
     }
@@ -98,7 +98,7 @@ fn a_full_folder_drops_the_oldest_and_counts_them() {
 #[test]
 fn samples_dropped_while_they_were_being_sent_count_once() {
     for settled in [0, 30, 100] {
-        let mut spool = open(&TestDisk::default());
+        let mut spool = open(&FaultyFs::default());
         append(&mut spool, 0..100).unwrap();
         assert_eq!(spool.read(100).unwrap().unwrap().len(), 100);
         let mut all = 100;
@@ -118,12 +118,15 @@ fn samples_dropped_while_they_were_being_sent_count_once() {
 
 #[test]
 fn one_folder_has_one_owner() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let first = open(&fs);
-    let second = SegmentLog::open(fs.clone(), folder(), LIMITS);
+    let second = SampleLog::open(fs.clone(), dir(), LIMITS);
     assert_eq!(
         second.unwrap_err().to_string(),
-        "the spool \"/agent/spool\" is in use: give each reporter a folder of its own"
+        format!(
+            "spool \"/agent/spool\" is in use by process {}: give each reporter a directory of its own",
+            std::process::id()
+        )
     );
     drop(first);
     open(&fs);
@@ -131,9 +134,9 @@ fn one_folder_has_one_owner() {
 
 #[test]
 fn what_is_appended_is_synced_when_it_is_due() {
-    let fs = TestDisk::default();
-    let limits = Limits { sync_every: Duration::from_secs(1), ..LIMITS };
-    let mut spool = SegmentLog::open(fs.clone(), folder(), limits).unwrap();
+    let fs = FaultyFs::default();
+    let limits = Limits { fsync: Fsync::Every(Duration::from_secs(1)), ..LIMITS };
+    let mut spool = SampleLog::open(fs.clone(), dir(), limits).unwrap();
     let start = Instant::now();
     spool.append(start, &samples(0..1)).unwrap();
     spool.append(start + Duration::from_millis(999), &samples(1..2)).unwrap();
@@ -147,15 +150,15 @@ fn what_is_appended_is_synced_when_it_is_due() {
 
 #[test]
 fn a_block_is_no_longer_than_it_may_be() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     let sample = Sample::new("k".repeat(1024), 1.0, 2).unwrap();
     let appended = spool.append(Instant::now(), &vec![sample; 100]).unwrap();
-    assert_eq!(appended, (MAX_BLOCK_LEN - 36) / (1024 + 18));
+    assert_eq!(appended, (MAX_RECORD_BYTES - RECORD_HEADER_BYTES) / (1024 + 18));
 }
 
 /// A folder with so many samples, in as many segments as there are calls of `append`.
-fn restarted(fs: &TestDisk, samples: u64) {
+fn restarted(fs: &FaultyFs, samples: u64) {
     for n in 0..samples {
         append(&mut open(fs), n..n + 1).unwrap();
     }
@@ -164,27 +167,27 @@ fn restarted(fs: &TestDisk, samples: u64) {
 // FAULTS A19
 #[test]
 fn read_spans_segments() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     restarted(&fs, 200);
-    assert_eq!(fs.segments().len(), 200);
+    assert_eq!(segments(&fs).len(), 200);
     let mut spool = open(&fs);
     let read = spool.read(150).unwrap().unwrap();
     assert_eq!(numbers(&read), (0..150).collect::<Vec<_>>());
     spool.settle(120).unwrap();
-    assert_eq!(fs.segments().len(), 80);
+    assert_eq!(segments(&fs).len(), 80);
     assert_waiting(&mut spool, 80);
     let read = spool.read(1000).unwrap().unwrap();
     assert_eq!(numbers(&read), (120..200).collect::<Vec<_>>());
     spool.settle(80).unwrap();
-    assert!(fs.segments().is_empty() && spool.is_drained());
+    assert!(segments(&fs).is_empty() && spool.is_drained());
 }
 
 // FAULTS A19
 #[test]
 fn small_segments_count_as_the_disk_blocks_they_take() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     restarted(&fs, 300);
-    let segments = fs.segments().len() as u64;
+    let segments = segments(&fs).len() as u64;
     assert!(segments * 4096 <= LIMITS.max_bytes, "{segments} segments");
     assert!(segments * 4096 > LIMITS.max_bytes - 2 * 4096, "{segments} segments");
     let mut spool = open(&fs);
@@ -195,20 +198,20 @@ fn small_segments_count_as_the_disk_blocks_they_take() {
 #[test]
 fn samples_in_hand_of_dropped_segments_count_once() {
     for settled in [0, 3, 5, 50] {
-        let fs = TestDisk::default();
+        let fs = FaultyFs::default();
         restarted(&fs, 50);
         let mut spool = open(&fs);
         assert_eq!(spool.read(50).unwrap().unwrap().len(), 50);
         let mut next = 50;
         // Until some of them are dropped, and not all.
-        while fs.segments()[0].0 < segment_name(5) {
+        while segments(&fs)[0].0 < segment_name(5) {
             append(&mut spool, next..next + 1).unwrap();
             next += 1;
             if next % 10 == 0 {
-                spool.active = None;
+                spool.wal.roll().unwrap();
             }
         }
-        assert_eq!(fs.segments()[0].0, segment_name(5));
+        assert_eq!(segments(&fs)[0].0, segment_name(5));
         assert_eq!(spool.stats().dropped, 0);
         assert_waiting(&mut spool, next);
         spool.settle(settled as usize).unwrap();
@@ -223,17 +226,17 @@ fn samples_in_hand_of_dropped_segments_count_once() {
 // FAULTS A18
 #[test]
 fn smaller_bound_trims_at_start_oldest_first() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let wide = Limits { max_bytes: 128 * 1024 * 1024, ..LIMITS };
-    let mut spool = SegmentLog::open(fs.clone(), folder(), wide).unwrap();
+    let mut spool = SampleLog::open(fs.clone(), dir(), wide).unwrap();
     append(&mut spool, 0..100_000).unwrap();
     drop(spool);
-    assert_eq!(fs.segments().len(), 1);
+    assert_eq!(segments(&fs).len(), 1);
 
     let mut spool = open(&fs);
     let stats = spool.stats();
     assert_eq!(stats.dropped + stats.waiting, 100_000);
-    let used = |fs: &TestDisk| fs.segments().iter().map(|(_, b)| b.len() as u64).sum::<u64>();
+    let used = |fs: &FaultyFs| segments(&fs).iter().map(|(_, b)| b.len() as u64).sum::<u64>();
     assert!(used(&fs) <= LIMITS.max_bytes, "{}", used(&fs));
     assert!(used(&fs) > LIMITS.max_bytes / 8 * 7, "{}", used(&fs));
     // One append drops no more than it always does.
@@ -262,7 +265,7 @@ fn oldest_seen(numbers: std::ops::Range<u64>) -> Vec<Sample> {
 // Asked for: an age bound for what is replayed.
 #[test]
 fn samples_that_are_too_old_are_dropped_when_read() {
-    let mut spool = open(&TestDisk::default());
+    let mut spool = open(&FaultyFs::default());
     spool.append(Instant::now(), &oldest_seen(0..10)).unwrap();
     assert_eq!(numbers(&spool.read_since(20, 3).unwrap().unwrap()), [1, 2]);
     spool.settle(1).unwrap();
@@ -278,12 +281,12 @@ fn samples_that_are_too_old_are_dropped_when_read() {
 
 #[test]
 fn samples_that_are_all_too_old_leave_nothing_behind() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
     assert!(spool.read_since(i64::MAX, 100).unwrap().is_none());
     assert_eq!((spool.stats().expired, spool.stats().waiting), (10_000, 0));
-    assert!(spool.is_drained() && fs.segments().is_empty());
+    assert!(spool.is_drained() && segments(&fs).is_empty());
     drop(spool);
     assert_eq!(open(&fs).stats().recovered, 0);
 }
@@ -291,7 +294,7 @@ fn samples_that_are_all_too_old_leave_nothing_behind() {
 #[test]
 fn samples_that_are_too_old_count_once_when_their_segment_goes() {
     for settled in [0, 3, 66] {
-        let mut spool = open(&TestDisk::default());
+        let mut spool = open(&FaultyFs::default());
         spool.append(Instant::now(), &oldest_seen(0..100)).unwrap();
         assert_eq!(spool.read_since(20, 100).unwrap().unwrap().len(), 66);
         let mut all = 100;

@@ -4,17 +4,17 @@ use std::io;
 
 use proptest::prelude::*;
 
-use super::{fs::Faults, *};
+use super::*;
 
 /// Three blocks of three samples, in one segment.
-fn nine() -> (TestDisk, String, Vec<u8>) {
-    let fs = TestDisk::default();
+fn nine() -> (FaultyFs, String, Vec<u8>) {
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     for first in [0, 3, 6] {
         append(&mut spool, first..first + 3).unwrap();
     }
     drop(spool);
-    let (name, bytes) = fs.segments().remove(0);
+    let (name, bytes) = segments(&fs).remove(0);
     (fs, name, bytes)
 }
 
@@ -30,7 +30,7 @@ fn a_segment_cut_anywhere_keeps_the_blocks_in_front_of_the_cut() {
     let block = (bytes.len() - 20) / 3;
     for len in 0..bytes.len() {
         fs.remove_all();
-        fs.put(&folder().join(&name), &bytes[..len]);
+        fs.put(&dir().join(&name), &bytes[..len]);
         let mut spool = open(&fs);
         let whole = (len.saturating_sub(20) / block) as u64;
         assert_eq!(spool.stats().torn_bytes + spool.stats().bytes, len as u64);
@@ -49,10 +49,10 @@ fn a_byte_garbled_anywhere_costs_one_block_that_is_counted() {
             let mut garbled = bytes.clone();
             garbled[at] ^= garble;
             fs.remove_all();
-            fs.put(&folder().join(&name), &garbled);
+            fs.put(&dir().join(&name), &garbled);
             // Another segment behind it, so that this one is not the last.
             let mut behind = open(&fs);
-            let known = behind.next;
+            let known = behind.wal.next();
             append(&mut behind, 100..101).unwrap();
             drop(behind);
             let mut spool = open(&fs);
@@ -63,7 +63,7 @@ fn a_byte_garbled_anywhere_costs_one_block_that_is_counted() {
             assert!(blocks.len() >= 2 && left.len() - 1 == 3 * blocks.len(), "byte {at}: {left:?}");
             assert_eq!(stats.lost + left.len() as u64 - 1, known, "byte {at}: {stats:?}");
             assert_eq!(stats.waiting, 0);
-            assert!(fs.segments().is_empty());
+            assert!(segments(&fs).is_empty());
         }
     }
 }
@@ -74,60 +74,47 @@ fn bytes_taken_out_of_the_middle_cost_only_their_block() {
     let block = (bytes.len() - 20) / 3;
     let taken = [&bytes[..20 + block / 2], &bytes[20 + block..]].concat();
     fs.remove_all();
-    fs.put(&folder().join(name), &taken);
+    fs.put(&dir().join(name), &taken);
     assert_eq!(drain(&mut open(&fs)), (3..9).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_corrupt_segment_in_the_middle_costs_what_was_in_it() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
     drop(spool);
-    let segments = fs.segments();
-    let number = |at: usize| segments[at].0.trim_end_matches(".spool").parse::<u64>().unwrap();
-    fs.put(&folder().join(&segments[1].0), &vec![0xF0; segments[1].1.len()]);
+    let segments = segments(&fs);
+    let number = |at: usize| segments[at].0.trim_end_matches(".log").parse::<u64>().unwrap();
+    fs.put(&dir().join(&segments[1].0), &vec![0xF0; segments[1].1.len()]);
     let mut spool = open(&fs);
     let expected: Vec<u64> = (0..number(1)).chain(number(2)..10_000).collect();
     assert_eq!(drain(&mut spool), expected);
     let stats = spool.stats();
-    assert_eq!((stats.lost, stats.quarantine, stats.waiting), (number(2) - number(1), 1, 0));
-    assert!(fs.files().contains_key(&format!("{}.unreadable", segments[1].0)));
+    assert_eq!((stats.lost, stats.quarantined, stats.waiting), (number(2) - number(1), 1, 0));
+    assert!(files(&fs).contains_key(&format!("{}.unreadable", segments[1].0)));
 }
 
 #[test]
 fn files_that_are_no_segments_are_left_alone() {
-    let fs = TestDisk::default();
-    let foreign =
-        ["notes.txt", "0.spool", "99999999999999999999.spool", "00000000000000000001.spool"];
+    let fs = FaultyFs::default();
+    let foreign = ["notes.txt", "0.log", "99999999999999999999.log", "00000000000000000001.log"];
     for name in foreign {
-        fs.put(&folder().join(name), b"what somebody else has put here, longer than a header");
+        fs.put(&dir().join(name), b"what somebody else has put here, longer than a header");
     }
     let mut spool = open(&fs);
     append(&mut spool, 0..10).unwrap();
     assert_eq!(drain(&mut spool), (0..10).collect::<Vec<_>>());
     assert_eq!(spool.stats().lost, 0);
     for name in &foreign[..3] {
-        assert!(fs.files().contains_key(*name));
+        assert!(files(&fs).contains_key(*name));
     }
-    assert!(fs.files().contains_key("00000000000000000001.spool.unreadable"));
-}
-
-#[test]
-fn a_segment_of_a_newer_version_is_refused_and_kept() {
-    let (fs, name, mut bytes) = nine();
-    bytes[7] = 2;
-    let check = crc32fast::hash(&bytes[..16]);
-    bytes[16..20].copy_from_slice(&check.to_le_bytes());
-    fs.put(&folder().join(&name), &bytes);
-    let error = SegmentLog::open(fs.clone(), folder(), LIMITS).unwrap_err();
-    assert!(matches!(error, SpoolError::Newer { version: 2, .. }), "{error}");
-    assert_eq!(fs.segments()[0].1, bytes);
+    assert!(files(&fs).contains_key("00000000000000000001.log.unreadable"));
 }
 
 #[test]
 fn a_segment_removed_while_the_spool_is_open_counts_as_lost() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..100).unwrap();
     fs.remove_all();
@@ -146,8 +133,8 @@ fn a_segment_removed_while_the_spool_is_open_counts_as_lost() {
 }
 
 /// The name of the only segment there is, and what is in it.
-fn only_segment(fs: &TestDisk) -> (String, Vec<u8>) {
-    let mut segments = fs.segments();
+fn only_segment(fs: &FaultyFs) -> (String, Vec<u8>) {
+    let mut segments = segments(&fs);
     assert_eq!(segments.len(), 1);
     segments.remove(0)
 }
@@ -155,49 +142,53 @@ fn only_segment(fs: &TestDisk) -> (String, Vec<u8>) {
 // FAULTS A12
 #[test]
 fn segment_put_back_from_a_backup_is_set_aside() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10).unwrap();
     let (name, backup) = only_segment(&fs);
     assert_eq!(drain(&mut spool).len(), 10);
     append(&mut spool, 10..12).unwrap();
     drop(spool);
-    fs.put(&folder().join(&name), &backup);
+    fs.put(&dir().join(&name), &backup);
     let mut spool = open(&fs);
-    assert_eq!((spool.stats().recovered, spool.stats().quarantine), (2, 1));
-    let aside = format!("{name}.settled");
-    assert_eq!(fs.files().get(&aside), Some(&backup));
+    assert_eq!((spool.stats().recovered, spool.stats().quarantined), (2, 1));
+    let aside = format!("{name}.committed");
+    assert_eq!(files(&fs).get(&aside), Some(&backup));
     assert_eq!(drain(&mut spool), [10, 11]);
     drop(spool);
     // Once more: the first one is not written over, and neither is looked at again.
-    fs.put(&folder().join(&name), &backup[..50]);
-    fs.put(&folder().join(&name), &backup);
+    fs.put(&dir().join(&name), &backup[..50]);
+    fs.put(&dir().join(&name), &backup);
     let spool = open(&fs);
-    assert_eq!((spool.stats().recovered, spool.stats().quarantine), (0, 1));
-    assert_eq!(fs.files().get(&aside), Some(&backup));
-    assert_eq!(fs.files().get(&format!("{aside}.1")), Some(&backup));
+    assert_eq!((spool.stats().recovered, spool.stats().quarantined), (0, 1));
+    assert_eq!(files(&fs).get(&aside), Some(&backup));
+    assert_eq!(files(&fs).get(&format!("{aside}.1")), Some(&backup));
     drop(spool);
-    assert_eq!(open(&fs).stats().quarantine, 0);
+    assert_eq!(open(&fs).stats().quarantined, 0);
 }
 
 // FAULTS A12: what a kill leaves behind is no such segment.
 #[test]
 fn settled_segment_left_behind_by_a_kill_is_removed() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
-    fs.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
-    let first = fs.segments().len();
-    fs.faults(Faults::None);
+    fs.set_fault(Fault::On { path: ".log", kind: io::ErrorKind::PermissionDenied });
+    let first = segments(&fs).len();
+    fs.set_fault(Fault::None);
     while let Some(samples) = spool.read(100).unwrap() {
-        fs.faults(Faults::Removing(".spool", io::ErrorKind::PermissionDenied));
+        fs.set_fault(Fault::Of {
+            operation: Operation::Remove,
+            path: ".log",
+            kind: io::ErrorKind::PermissionDenied,
+        });
         spool.settle(samples.len()).unwrap();
-        fs.faults(Faults::None);
+        fs.set_fault(Fault::None);
     }
     drop(spool);
     let mut spool = open(&fs);
-    assert_eq!((spool.stats().recovered, spool.stats().quarantine), (0, 0));
-    assert!(first > 1 && fs.segments().is_empty());
+    assert_eq!((spool.stats().recovered, spool.stats().quarantined), (0, 0));
+    assert!(first > 1 && segments(&fs).is_empty());
     append(&mut spool, 0..1).unwrap();
     assert_eq!(drain(&mut spool), [0]);
 }
@@ -205,32 +196,32 @@ fn settled_segment_left_behind_by_a_kill_is_removed() {
 // FAULTS A12: a segment of another spool, whose numbers begin inside of ours.
 #[test]
 fn segment_that_overlaps_another_is_not_deleted_unsent() {
-    let other = TestDisk::default();
+    let other = FaultyFs::default();
     let mut spool = open(&other);
     append(&mut spool, 0..10).unwrap();
     drain(&mut spool);
     append(&mut spool, 510..520).unwrap();
     let (name, foreign) = only_segment(&other);
-    assert_eq!(name, format!("{:020}.spool", 10));
+    assert_eq!(name, format!("{:020}.log", 10));
 
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     append(&mut open(&fs), 0..20).unwrap();
-    fs.put(&folder().join(&name), &foreign);
+    fs.put(&dir().join(&name), &foreign);
     let mut spool = open(&fs);
-    assert_eq!(spool.stats().quarantine, 1);
-    assert_eq!(fs.files().get(&format!("{name}.settled")), Some(&foreign));
+    assert_eq!(spool.stats().quarantined, 1);
+    assert_eq!(files(&fs).get(&format!("{name}.committed")), Some(&foreign));
     assert_eq!(drain(&mut spool), (0..20).collect::<Vec<_>>());
     drop(spool);
 
     // This one reaches beyond ours: what of ours it covers is kept in a file.
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     append(&mut open(&fs), 0..15).unwrap();
     let (ours, bytes) = only_segment(&fs);
-    fs.put(&folder().join(&name), &foreign);
+    fs.put(&dir().join(&name), &foreign);
     let mut spool = open(&fs);
     assert_eq!(drain(&mut spool), (0..10).chain(510..520).collect::<Vec<_>>());
-    assert_eq!(spool.stats().quarantine, 1);
-    assert_eq!(fs.files().get(&format!("{ours}.settled")), Some(&bytes));
+    assert_eq!(spool.stats().quarantined, 1);
+    assert_eq!(files(&fs).get(&format!("{ours}.committed")), Some(&bytes));
 }
 
 // FAULTS A12: put there while the spool is open, under the name of the segment that comes next.
@@ -238,20 +229,20 @@ fn segment_that_overlaps_another_is_not_deleted_unsent() {
 fn segment_in_the_place_of_the_next_is_set_aside() {
     let (other, _, foreign) = nine();
     drop(other);
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
-    let name = format!("{:020}.spool", 0);
-    fs.put(&folder().join(&name), &foreign);
+    let name = format!("{:020}.log", 0);
+    fs.put(&dir().join(&name), &foreign);
     append(&mut spool, 100..101).unwrap();
-    assert_eq!(fs.files().get(&format!("{name}.settled")), Some(&foreign));
-    assert_eq!((spool.stats().quarantine, drain(&mut spool)), (1, vec![100]));
+    assert_eq!(files(&fs).get(&format!("{name}.committed")), Some(&foreign));
+    assert_eq!((spool.stats().quarantined, drain(&mut spool)), (1, vec![100]));
 }
 
 // FAULTS A17
 #[test]
 fn samples_in_hand_are_lost_when_the_folder_is_removed() {
     for settled in [0, 30, 100] {
-        let fs = TestDisk::default();
+        let fs = FaultyFs::default();
         let mut spool = open(&fs);
         append(&mut spool, 0..100).unwrap();
         assert_eq!(spool.read(100).unwrap().unwrap().len(), 100);
@@ -286,7 +277,7 @@ proptest! {
             }
         }
         fs.remove_all();
-        fs.put(&folder().join(&name), &bytes);
+        fs.put(&dir().join(&name), &bytes);
         if !is_last {
             append(&mut open(&fs), 100..101).unwrap();
         }

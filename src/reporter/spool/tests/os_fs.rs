@@ -1,11 +1,13 @@
-//! The operating system's own disk.
+//! The spool on the file system of the operating system.
 
 use std::fs;
 
-use super::{super::fs::OsFileSystem, *};
+use metrics_wal::OsFileSystem;
 
-fn open_real(path: &Path) -> SegmentLog {
-    SegmentLog::open(OsFileSystem, path, LIMITS).unwrap()
+use super::*;
+
+fn open_real(path: &Path) -> SampleLog {
+    SampleLog::open(OsFileSystem, path, LIMITS).unwrap()
 }
 
 #[test]
@@ -15,7 +17,7 @@ fn a_real_folder_is_made_locked_written_and_read() {
     let mut spool = open_real(&path);
     append(&mut spool, 0..10_000).unwrap();
     spool.sync();
-    assert!(matches!(SegmentLog::open(OsFileSystem, &path, LIMITS), Err(SpoolError::InUse { .. })));
+    assert!(matches!(SampleLog::open(OsFileSystem, &path, LIMITS), Err(SpoolError::InUse { .. })));
     drop(spool);
     let mut spool = open_real(&path);
     assert_eq!(drain(&mut spool), (0..10_000).collect::<Vec<_>>());
@@ -34,7 +36,7 @@ fn a_folder_removed_while_the_spool_is_open_is_made_anew() {
     fs::remove_dir_all(&path).unwrap();
     append(&mut spool, 10..20).unwrap();
     assert_eq!(spool.stats().lost, 10);
-    assert!(matches!(SegmentLog::open(OsFileSystem, &path, LIMITS), Err(SpoolError::InUse { .. })));
+    assert!(matches!(SampleLog::open(OsFileSystem, &path, LIMITS), Err(SpoolError::InUse { .. })));
     drop(spool);
     assert_eq!(drain(&mut open_real(&path)), (10..20).collect::<Vec<_>>());
 }
@@ -44,13 +46,13 @@ fn a_path_that_is_a_file_is_refused_with_the_remedy() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("file");
     fs::write(&path, "").unwrap();
-    let error = SegmentLog::open(OsFileSystem, &path, LIMITS).unwrap_err().to_string();
-    assert!(error.ends_with("the spool's path must be a folder"), "{error}");
+    let error = SampleLog::open(OsFileSystem, &path, LIMITS).unwrap_err().to_string();
+    assert!(error.ends_with("the spool's path must be a directory"), "{error}");
 }
 
 /// What must hold of a spool that has found out that its folder is not its own any more.
 #[cfg(unix)]
-fn assert_abandoned(spool: &mut SegmentLog, samples: u64) {
+fn assert_abandoned(spool: &mut SampleLog, samples: u64) {
     let waiting = spool.stats();
     assert!(matches!(append(spool, 90..91), Err(SpoolError::NotOwned { .. })));
     assert!(matches!(spool.read(1), Err(SpoolError::NotOwned { .. })));

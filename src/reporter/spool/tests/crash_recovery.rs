@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io, panic::AssertUnwindSafe};
 
 use fastrand::Rng;
 
-use super::{fs::Faults, *};
+use super::*;
 
 /// What is known of the samples, whatever became of the process.
 #[derive(Debug, Default)]
@@ -21,15 +21,15 @@ struct Known {
 
 impl Known {
     /// One random call.
-    fn step(&mut self, rng: &mut Rng, spool: &mut SegmentLog<TestDisk>, now: Instant) {
+    fn step(&mut self, rng: &mut Rng, fs: &FaultyFs, spool: &mut SampleLog<FaultyFs>) {
         match rng.u8(..8) {
             0..4 => {
                 let end = self.next + rng.u64(1..400);
                 let samples = samples(self.next..end);
                 self.next = end;
-                match spool.append(now, &samples) {
+                match spool.append(Instant::now(), &samples) {
                     // A dead process tells nobody.
-                    Ok(count) if !spool.fs.is_killed() => {
+                    Ok(count) if !fs.is_killed() => {
                         let all = numbers(&samples);
                         self.appended.extend(&all[..count]);
                     }
@@ -62,14 +62,13 @@ impl Known {
 }
 
 /// Runs a random life of a spool, and says how many operations it took.
-fn live(seed: u64, fs: &TestDisk, sync_every: Duration) -> Known {
+fn live(seed: u64, fs: &FaultyFs, fsync: Fsync) -> Known {
     let mut rng = Rng::with_seed(seed);
     let mut known = Known::default();
-    let limits = Limits { sync_every, ..LIMITS };
-    let Ok(mut spool) = SegmentLog::open(fs.clone(), folder(), limits) else { return known };
-    let now = Instant::now();
+    let limits = Limits { fsync, ..LIMITS };
+    let Ok(mut spool) = SampleLog::open(fs.clone(), dir(), limits) else { return known };
     for _ in 0..25 {
-        known.step(&mut rng, &mut spool, now);
+        known.step(&mut rng, fs, &mut spool);
         let stats = spool.stats();
         assert_eq!(
             stats.recovered + stats.spooled,
@@ -86,17 +85,17 @@ fn live(seed: u64, fs: &TestDisk, sync_every: Duration) -> Known {
 /// Runs a life under each fault in turn, and then looks at what is left.
 fn at_every_operation(
     seed: u64,
-    fault: impl Fn(u64) -> Faults,
-    sync_every: Duration,
-    after: impl Fn(&TestDisk),
+    fault: impl Fn(u64) -> Fault,
+    fsync: Fsync,
+    after: impl Fn(&FaultyFs),
 ) {
-    let fs = TestDisk::seeded(seed);
-    live(seed, &fs, sync_every);
+    let fs = FaultyFs::with_seed(seed);
+    live(seed, &fs, fsync);
     for at in 0..fs.operations() {
-        let fs = TestDisk::seeded(seed + at);
-        fs.faults(fault(at));
-        let known = live(seed, &fs, sync_every);
-        fs.faults(Faults::None);
+        let fs = FaultyFs::with_seed(seed + at);
+        fs.set_fault(fault(at));
+        let known = live(seed, &fs, fsync);
+        fs.set_fault(Fault::None);
         after(&fs);
         let check = || {
             let mut left = open(&fs);
@@ -113,7 +112,7 @@ fn at_every_operation(
 #[test]
 fn a_kill_at_any_operation_loses_nothing() {
     for seed in 0..3 {
-        at_every_operation(seed, Faults::Killed, Duration::MAX, |_| {});
+        at_every_operation(seed, |from| Fault::Killed { from }, Fsync::Never, |_| {});
     }
 }
 
@@ -121,34 +120,39 @@ fn a_kill_at_any_operation_loses_nothing() {
 fn an_error_at_any_operation_loses_nothing_and_stops_nothing() {
     let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied, io::ErrorKind::Other];
     for (seed, kind) in (0..3).zip(kinds.into_iter().cycle()) {
-        at_every_operation(seed, |at| Faults::At(at, kind), Duration::MAX, |_| {});
+        at_every_operation(seed, |at| Fault::At { operation: at, kind }, Fsync::Never, |_| {});
     }
 }
 
 #[test]
 fn what_was_synced_survives_a_loss_of_power_at_any_operation() {
     for seed in 0..3 {
-        at_every_operation(seed, Faults::Killed, Duration::ZERO, TestDisk::lose_power);
+        at_every_operation(
+            seed,
+            |from| Fault::Killed { from },
+            Fsync::Always,
+            FaultyFs::lose_power,
+        );
     }
 }
 
 #[test]
 fn a_full_disk_fails_the_append_and_room_on_it_mends_that() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..100).unwrap();
-    fs.capacity(Some(6000));
+    fs.set_capacity(Some(6000));
     let error = append(&mut spool, 100..400).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot write \"/agent/spool/00000000000000000000.spool\": make room on the disk, or give the spool fewer bytes"
+        "cannot write \"/agent/spool/00000000000000000000.log\": free space on the disk, or lower the spool's max_bytes"
     );
     let stats = spool.stats();
     assert_eq!((stats.io_errors.full, stats.waiting), (1, 100));
     // What it holds can still be read and settled, and makes room.
     assert_eq!(drain(&mut spool), (0..100).collect::<Vec<_>>());
     append(&mut spool, 400..420).unwrap();
-    fs.capacity(None);
+    fs.set_capacity(None);
     append(&mut spool, 420..1000).unwrap();
     drop(spool);
     assert_eq!(drain(&mut open(&fs)), (400..1000).collect::<Vec<_>>());
@@ -156,101 +160,121 @@ fn a_full_disk_fails_the_append_and_room_on_it_mends_that() {
 
 #[test]
 fn a_folder_without_permission_is_an_error_that_says_so() {
-    let fs = TestDisk::default();
-    fs.faults(Faults::On("lock", io::ErrorKind::PermissionDenied));
+    let fs = FaultyFs::default();
+    fs.set_fault(Fault::On { path: "lock", kind: io::ErrorKind::PermissionDenied });
     assert_eq!(
-        SegmentLog::open(fs.clone(), folder(), LIMITS).unwrap_err().to_string(),
-        "cannot open \"/agent/spool/lock\": let this process's user read and write the folder"
+        SampleLog::open(fs.clone(), dir(), LIMITS).unwrap_err().to_string(),
+        "cannot open \"/agent/spool/lock\": the process needs permission to read and write the directory"
     );
-    fs.faults(Faults::None);
+    fs.set_fault(Fault::None);
     let mut spool = open(&fs);
-    fs.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
+    fs.set_fault(Fault::On { path: ".log", kind: io::ErrorKind::PermissionDenied });
     append(&mut spool, 0..10).unwrap_err();
     assert_eq!(spool.stats().io_errors.denied, 1);
-    fs.faults(Faults::None);
+    fs.set_fault(Fault::None);
     append(&mut spool, 0..10).unwrap();
     assert_eq!(drain(&mut spool), (0..10).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_segment_that_cannot_be_read_does_not_hold_up_the_others() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
-    assert!(fs.segments().len() > 2);
-    let (second, _) = fs.segments()[1].clone();
-    let first: u64 = second.trim_end_matches(".spool").parse().unwrap();
-    fs.faults(Faults::Reading("00000000000000000000", io::ErrorKind::Other));
+    assert!(segments(&fs).len() > 2);
+    let (second, _) = segments(&fs)[1].clone();
+    let first: u64 = second.trim_end_matches(".log").parse().unwrap();
+    fs.set_fault(Fault::Of {
+        operation: Operation::Read,
+        path: "00000000000000000000",
+        kind: io::ErrorKind::Other,
+    });
     for _ in 0..5 {
         spool.read(100).unwrap_err();
     }
     assert_eq!(drain(&mut spool), (first..10_000).collect::<Vec<_>>());
     let stats = spool.stats();
-    assert_eq!((stats.lost, stats.quarantine, stats.io_errors.other), (first, 1, 5));
-    assert!(fs.files().contains_key("00000000000000000000.spool.unreadable"));
+    assert_eq!((stats.lost, stats.quarantined, stats.io_errors.other), (first, 1, 5));
+    assert!(files(&fs).contains_key("00000000000000000000.log.unreadable"));
 }
 
 /// A process that is out of file descriptors has lost nothing.
 #[test]
 fn a_segment_that_cannot_be_opened_is_kept_however_often_that_fails() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..100).unwrap();
-    fs.faults(Faults::Opening(".spool", io::ErrorKind::Other));
+    fs.set_fault(Fault::Of {
+        operation: Operation::OpenRead,
+        path: ".log",
+        kind: io::ErrorKind::Other,
+    });
     for _ in 0..20 {
         let error = spool.read(100).unwrap_err().to_string();
-        assert_eq!(error, "cannot open \"/agent/spool/00000000000000000000.spool\"");
+        assert_eq!(error, "cannot open \"/agent/spool/00000000000000000000.log\"");
     }
     let stats = spool.stats();
-    assert_eq!((stats.waiting, stats.lost, stats.quarantine), (100, 0, 0));
+    assert_eq!((stats.waiting, stats.lost, stats.quarantined), (100, 0, 0));
     assert_eq!(stats.io_errors.other, 20);
-    fs.faults(Faults::None);
+    fs.set_fault(Fault::None);
     assert_eq!(drain(&mut spool), (0..100).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_folder_of_which_a_segment_cannot_be_opened_is_refused_and_kept() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     append(&mut open(&fs), 0..10_000).unwrap();
-    let files = fs.files();
-    fs.faults(Faults::Opening("00000000000000000000", io::ErrorKind::Other));
-    let error = SegmentLog::open(fs.clone(), folder(), LIMITS).map(|_| ()).unwrap_err();
-    assert_eq!(error.to_string(), "cannot open \"/agent/spool/00000000000000000000.spool\"");
-    assert_eq!(fs.files(), files);
+    let before = files(&fs);
+    fs.set_fault(Fault::Of {
+        operation: Operation::OpenRead,
+        path: "00000000000000000000",
+        kind: io::ErrorKind::Other,
+    });
+    let error = SampleLog::open(fs.clone(), dir(), LIMITS).map(|_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "cannot open \"/agent/spool/00000000000000000000.log\"");
+    assert_eq!(files(&fs), before);
     // It was removed since it was listed.
-    fs.faults(Faults::Opening("00000000000000000000", io::ErrorKind::NotFound));
+    fs.set_fault(Fault::Of {
+        operation: Operation::OpenRead,
+        path: "00000000000000000000",
+        kind: io::ErrorKind::NotFound,
+    });
     let stats = open(&fs).stats();
-    assert_eq!((stats.quarantine, stats.io_errors.total()), (0, 1));
-    fs.faults(Faults::None);
+    assert_eq!((stats.quarantined, stats.io_errors.total()), (0, 1));
+    fs.set_fault(Fault::None);
     assert_eq!(drain(&mut open(&fs)).last(), Some(&9999));
 }
 
 #[test]
 fn a_torn_segment_that_cannot_be_cut_is_read_all_the_same() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     append(&mut open(&fs), 0..100).unwrap();
-    let (name, bytes) = fs.segments().remove(0);
-    fs.put(&folder().join(&name), &[&bytes[..], b"torn"].concat());
-    fs.faults(Faults::OpeningToWrite(".spool", io::ErrorKind::Other));
+    let (name, bytes) = segments(&fs).remove(0);
+    fs.put(&dir().join(&name), &[&bytes[..], b"torn"].concat());
+    fs.set_fault(Fault::Of {
+        operation: Operation::Open,
+        path: ".log",
+        kind: io::ErrorKind::Other,
+    });
     let mut spool = open(&fs);
     let stats = spool.stats();
-    assert_eq!((stats.recovered, stats.quarantine, stats.io_errors.other), (100, 0, 1));
-    fs.faults(Faults::None);
+    assert_eq!((stats.recovered, stats.quarantined, stats.io_errors.other), (100, 0, 1));
+    fs.set_fault(Fault::None);
     assert_eq!(drain(&mut spool), (0..100).collect::<Vec<_>>());
 }
 
 #[test]
 fn segments_that_cannot_be_removed_are_removed_later() {
-    let fs = TestDisk::default();
+    let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
     let read = spool.read(10).unwrap().unwrap();
-    fs.faults(Faults::On(".spool", io::ErrorKind::PermissionDenied));
+    fs.set_fault(Fault::On { path: ".log", kind: io::ErrorKind::PermissionDenied });
     spool.settle(read.len()).unwrap();
-    fs.faults(Faults::None);
-    let first = fs.segments().len();
+    fs.set_fault(Fault::None);
+    let first = segments(&fs).len();
     assert_eq!(drain(&mut spool).len(), 10_000 - 10);
-    assert!(first > 1 && fs.segments().is_empty());
+    assert!(first > 1 && segments(&fs).is_empty());
     assert_eq!(spool.stats().bytes, 0);
 }
 
@@ -258,50 +282,50 @@ fn segments_that_cannot_be_removed_are_removed_later() {
 // stay, and those that were dropped are known to be.
 #[test]
 fn fault_at_any_operation_of_trimming_keeps_the_newest() {
-    let wide = Limits { max_bytes: 128 * 1024 * 1024, sync_every: Duration::ZERO };
-    let narrow = Limits { max_bytes: 256 * 1024, sync_every: Duration::ZERO };
+    let wide = Limits { max_bytes: 128 * 1024 * 1024, fsync: Fsync::Always };
+    let narrow = Limits { max_bytes: 256 * 1024, fsync: Fsync::Always };
     // Long keys, so that few samples have many bytes.
     let sample =
         |n: u64| Sample::new(format!("{}{n}", "k".repeat(1000)), n as f64, 1_150_864_247).unwrap();
-    let prepared = TestDisk::default();
+    let prepared = FaultyFs::default();
     let all: Vec<Sample> = (0..400).map(sample).collect();
-    let mut spool = SegmentLog::open(prepared.clone(), folder(), wide).unwrap();
+    let mut spool = SampleLog::open(prepared.clone(), dir(), wide).unwrap();
     let mut rest = &all[..];
     while !rest.is_empty() {
         rest = &rest[spool.append(Instant::now(), rest).unwrap()..];
     }
     drop(spool);
     let copy = |seed| {
-        let fs = TestDisk::seeded(seed);
+        let fs = FaultyFs::with_seed(seed);
         for (name, content) in prepared.files() {
-            fs.put(&folder().join(name), &content);
+            fs.put(&dir().join(name), &content);
         }
         fs
     };
-    let trim = |fs: &TestDisk| {
-        let Ok(mut spool) = SegmentLog::open(fs.clone(), folder(), narrow) else { return };
+    let trim = |fs: &FaultyFs| {
+        let Ok(mut spool) = SampleLog::open(fs.clone(), dir(), narrow) else { return };
         let _ = spool.append(Instant::now(), &[sample(400)]);
     };
     let counted = copy(0);
     trim(&counted);
     for at in 0..counted.operations() {
         for (fault, loses_power) in [
-            (Faults::Killed(at), false),
-            (Faults::Killed(at), true),
-            (Faults::At(at, io::ErrorKind::StorageFull), false),
+            (Fault::Killed { from: at }, false),
+            (Fault::Killed { from: at }, true),
+            (Fault::At { operation: at, kind: io::ErrorKind::StorageFull }, false),
         ] {
             let fs = copy(at);
-            fs.faults(fault);
+            fs.set_fault(fault);
             trim(&fs);
-            fs.faults(Faults::None);
+            fs.set_fault(Fault::None);
             if loses_power {
                 fs.lose_power();
             }
-            if fs.files().keys().any(|name| name.ends_with(".unreadable")) {
+            if files(&fs).keys().any(|name| name.ends_with(".unreadable")) {
                 // It could not be read when the folder was opened.
                 continue;
             }
-            let mut spool = SegmentLog::open(fs.clone(), folder(), narrow).unwrap();
+            let mut spool = SampleLog::open(fs.clone(), dir(), narrow).unwrap();
             assert!(spool.stats().disk_bytes <= narrow.max_bytes, "{fault:?}");
             let left = drain(&mut spool);
             let (first, last) = (left[0], left[left.len() - 1]);
@@ -309,8 +333,8 @@ fn fault_at_any_operation_of_trimming_keeps_the_newest() {
             assert!([399, 400].contains(&last), "{fault:?}: {last}");
             assert_eq!(left, (first..=last).collect::<Vec<_>>(), "{fault:?}");
             assert_eq!(spool.stats().lost, 0, "{fault:?}");
-            let is_left = |name: &String| name.ends_with(".tmp") || name.ends_with(".settled");
-            assert!(!fs.files().keys().any(is_left), "{fault:?}");
+            let is_left = |name: &String| name.ends_with(".tmp") || name.ends_with(".committed");
+            assert!(!files(&fs).keys().any(is_left), "{fault:?}");
         }
     }
 }
