@@ -1,4 +1,4 @@
-//! What a [`MetricsClient`] is configured with and reports: connectors, policies,
+//! What a [client](crate::MetricsClient) is configured with and reports: connectors, policies,
 //! connection state, statistics, and the stream of samples.
 
 mod address;

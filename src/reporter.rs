@@ -1,4 +1,4 @@
-//! What a [`Reporter`] is built with and reports: its builder, policies, handles of
+//! What a [reporter](crate::Reporter) is built with and reports: its builder, policies, handles of
 //! single keys, guard and statistics.
 
 mod attempts;
