@@ -6,7 +6,7 @@ use metrics_client::{Error, MetricsClient, client::UnixConnector};
 use metrics_server::{Limits, MemoryStore, serve_connection};
 use tokio::net::UnixListener;
 
-use crate::peer::soon;
+use crate::peer::with_timeout;
 
 /// A path of its own for one test, where nothing is; cleared away with this.
 struct Socket(PathBuf);
@@ -44,7 +44,8 @@ fn serve(listener: UnixListener, store: Arc<MemoryStore>) -> tokio::task::JoinHa
 }
 
 async fn connect(address: &str) -> Result<MetricsClient, Error> {
-    soon(MetricsClient::builder(address).connector(UnixConnector::default()).connect()).await
+    with_timeout(MetricsClient::builder(address).connector(UnixConnector::default()).connect())
+        .await
 }
 
 /// Why there is no connection.
@@ -95,7 +96,7 @@ async fn unix_missing_and_unserved_sockets_differ() {
 async fn unix_path_too_long_is_rejected_at_once() {
     let long = format!("/{}", "x".repeat(200));
     let builder = MetricsClient::builder(long).connector(UnixConnector::default());
-    for refused in [builder.clone().connect_lazy(), soon(builder.connect()).await] {
+    for refused in [builder.clone().connect_lazy(), with_timeout(builder.connect()).await] {
         let error = refused.unwrap_err();
         assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
         assert!(!error.is_retryable());
