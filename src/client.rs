@@ -25,6 +25,7 @@ mod probe;
 #[cfg(feature = "tower")]
 mod reservation;
 mod resolver;
+mod send_window;
 mod settings;
 mod shared;
 mod state;

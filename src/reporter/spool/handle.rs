@@ -10,6 +10,7 @@ use std::{
 };
 
 use metrics_wal::FileSystem;
+use tokio::time;
 
 use super::{
     Spool,
@@ -26,6 +27,8 @@ use crate::{
         delivery::Delivery,
         in_flight::Replayed,
         outbox::{Outbox, Settled, Spill},
+        self_metrics::SelfMetrics,
+        stats::ReporterStats,
     },
 };
 
@@ -141,6 +144,24 @@ impl SpoolHandle {
         }
     }
 
+    /// As [`close`](Self::close), until this time, and then drops what the disk has not taken. Nobody
+    /// sends any more from then on.
+    pub(in crate::reporter) async fn close_until(
+        self: &Arc<Self>,
+        delivery: &Arc<Delivery>,
+        until: time::Instant,
+    ) {
+        let _spilling = SpillGuard::begin(delivery);
+        let is_overdue = time::timeout_at(until, self.close(delivery)).await.is_err();
+        let samples = delivery.discard_all();
+        if is_overdue {
+            tracing::error!(
+                samples,
+                "the spool's disk did not answer in time: dropped what it had not taken"
+            );
+        }
+    }
+
     /// As [`close`](Self::close), where there is no runtime, for at most so long.
     pub(in crate::reporter) fn close_blocking(
         self: &Arc<Self>,
@@ -168,6 +189,16 @@ impl SpoolHandle {
         if let Err(error) = moved {
             self.say_lost(&self.no_thread(error));
         }
+    }
+
+    /// Returns the reporter's own counters that concern the spool.
+    pub(in crate::reporter) fn own_samples(
+        &self,
+        self_metrics: &SelfMetrics,
+        stats: &ReporterStats,
+        outbox: &Outbox,
+    ) -> Vec<Sample> {
+        self_metrics.spool_samples(stats, &outbox.spool_stats())
     }
 
     fn say_lost(&self, error: &SpoolError) {

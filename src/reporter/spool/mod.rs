@@ -25,7 +25,7 @@ mod worker;
 
 pub use builder::Spool;
 pub use error::SpoolError;
-pub(super) use handle::{OpenSpool, SpillGuard, SpoolHandle};
+pub(super) use handle::{OpenSpool, SpoolHandle};
 pub use metrics_wal::{Fsync, IoErrors};
 pub use stats::SpoolStats;
 pub(super) use watermarks::Watermarks;
