@@ -3,9 +3,8 @@
 
 mod attempts;
 mod builder;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod bulk;
-mod delivery;
+mod dispatcher;
 mod flush;
 mod guard;
 pub(crate) mod handle;
@@ -34,13 +33,12 @@ mod worker;
 
 pub use builder::ReporterBuilder;
 #[cfg(feature = "recorder")]
-pub(crate) use bulk::Refused;
+pub(crate) use bulk::ReportDrops;
 pub use guard::FlushGuard;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use handle::Reporter;
 pub use handle::SeriesHandle;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 pub(crate) use sink::Sink;
-pub use stats::{DropCounts, FlushError, ReporterStats};
+pub use stats::{DropCounts, DropReason, FlushError, ReporterStats};

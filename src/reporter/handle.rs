@@ -8,8 +8,8 @@ use tokio::task::coop;
 use super::spool::SpoolStats;
 use super::{
     settings::deadline_after,
-    shared::Shared,
-    stats::{FlushError, ReporterStats},
+    shared::ReporterShared,
+    stats::{DropReason, FlushError, ReporterStats},
 };
 use crate::metric::{InvalidKey, Key, Point, unix_seconds};
 
@@ -49,16 +49,16 @@ use crate::metric::{InvalidKey, Key, Point, unix_seconds};
 /// ```
 #[derive(Clone)]
 pub struct Reporter {
-    handle: Arc<Handle>,
+    handle: Arc<CloseOnDrop>,
 }
 
-struct Handle {
-    shared: Arc<Shared>,
+struct CloseOnDrop {
+    shared: Arc<ReporterShared>,
 }
 
 impl Reporter {
-    pub(super) fn from_shared(shared: Arc<Shared>) -> Self {
-        Self { handle: Arc::new(Handle { shared }) }
+    pub(super) fn from_shared(shared: Arc<ReporterShared>) -> Self {
+        Self { handle: Arc::new(CloseOnDrop { shared }) }
     }
 
     /// Records `value` for `key` at the current second.
@@ -90,7 +90,7 @@ impl Reporter {
     /// What has become of every sample so far.
     #[must_use]
     pub fn stats(&self) -> ReporterStats {
-        self.shared().delivery.outbox().stats()
+        self.shared().dispatcher.outbox().stats()
     }
 
     /// What the spool has done so far, if there is one; as it was when its folder was last used.
@@ -98,7 +98,43 @@ impl Reporter {
     #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
     #[must_use]
     pub fn spool_stats(&self) -> Option<SpoolStats> {
-        self.shared().spool.as_ref().map(|_| self.shared().delivery.outbox().spool_stats())
+        self.shared().spool.as_ref().map(|_| self.shared().dispatcher.outbox().spool_stats())
+    }
+
+    /// As [`record`](Self::record), but returns why the sample was dropped, instead of logging it.
+    ///
+    /// Returns `Ok` once the sample is queued: what becomes of it later is seen in [`stats`](Self::stats). A
+    /// full queue that drops its oldest accepts every sample.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use metrics_client::{MetricsClient, Reporter, reporter::DropReason};
+    /// # let client = MetricsClient::builder("127.0.0.1:1").connect_lazy()?;
+    /// let reporter = Reporter::new(client);
+    /// assert_eq!(reporter.try_record("palm.cpu", 23.7), Ok(()));
+    /// assert_eq!(reporter.try_record("palm cpu", 23.7), Err(DropReason::InvalidKey));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the sample was dropped; it is counted as dropped all the same.
+    pub fn try_record(&self, key: impl AsRef<str>, value: f64) -> Result<(), DropReason> {
+        self.try_record_at(key, value, unix_seconds())
+    }
+
+    /// As [`try_record`](Self::try_record), at `timestamp`, in seconds since the Unix epoch.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_record`](Self::try_record).
+    pub fn try_record_at(
+        &self,
+        key: impl AsRef<str>,
+        value: f64,
+        timestamp: i64,
+    ) -> Result<(), DropReason> {
+        self.shared().try_record(key.as_ref(), Point { timestamp, value })
     }
 
     /// Sends what has been recorded until now, and returns once all of it has been acknowledged; with a
@@ -145,7 +181,7 @@ impl Reporter {
     }
 
     #[inline]
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<ReporterShared> {
         &self.handle.shared
     }
 }
@@ -156,7 +192,7 @@ impl fmt::Debug for Reporter {
     }
 }
 
-impl Drop for Handle {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.shared.end();
     }
@@ -184,7 +220,17 @@ impl SeriesHandle {
         self.reporter.shared().record_key(self.key.clone(), Point { timestamp, value });
     }
 
-    /// The key for which values are recorded.
+    /// As [`record`](Self::record), but returns why the sample was dropped, instead of logging it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reporter::try_record`].
+    pub fn try_record(&self, value: f64) -> Result<(), DropReason> {
+        let point = Point { timestamp: unix_seconds(), value };
+        self.reporter.shared().try_record_key(self.key.clone(), point)
+    }
+
+    /// Returns the key for which values are recorded.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key

@@ -6,8 +6,8 @@ use std::task::{Poll, Waker};
 use tokio::time::Instant;
 
 use super::{
-    queue::{Lane, Limits, PushOutcome, Queue},
-    stats::{DropReason, FlushError, ReporterStats},
+    queue::{Lane, PushOutcome, Queue, QueueLimits},
+    stats::{DropReason, FlushError, LossReason, ReporterStats},
 };
 use crate::{error::Error, metric::Sample};
 
@@ -25,7 +25,7 @@ pub(super) struct Outbox {
     counts: ReporterStats,
     /// Samples that had been waiting in the queue and were dropped.
     evicted: u64,
-    phase: Phase,
+    phase: OutboxPhase,
     /// Somebody else sends in place of the sender.
     sender_paused: bool,
     /// The sender's task has ended.
@@ -41,7 +41,7 @@ pub(super) struct Outbox {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum OutboxPhase {
     Open,
     /// Takes no more; what waits is sent, and given up with the first failure from then on.
     Closing {
@@ -53,11 +53,13 @@ enum Phase {
 /// What recording a sample has led to.
 #[must_use]
 #[derive(Debug, Default)]
-pub(super) struct Recorded {
+pub(super) struct RecordOutcome {
     /// The sender, to be woken.
     pub(super) worker: Option<Waker>,
+    /// Why the sample was not accepted.
+    pub(super) refused: Option<DropReason>,
     /// Why a sample was dropped, this one or another.
-    pub(super) dropped: Option<DropReason>,
+    pub(super) dropped: Option<LossReason>,
 }
 
 /// What a flush waits for.
@@ -91,12 +93,12 @@ pub(super) enum Work {
 }
 
 impl Outbox {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: QueueLimits) -> Self {
         Self {
             queue: Queue::new(limits),
             counts: ReporterStats::default(),
             evicted: 0,
-            phase: Phase::Open,
+            phase: OutboxPhase::Open,
             sender_paused: false,
             worker_gone: false,
             last_error: None,
@@ -107,24 +109,25 @@ impl Outbox {
         }
     }
 
-    /// A sample with a finite value has been recorded.
+    /// Adds a sample with a finite value to the queue.
     #[inline]
-    pub(super) fn record(&mut self, sample: Sample) -> Recorded {
-        if self.phase != Phase::Open {
+    pub(super) fn record(&mut self, sample: Sample) -> RecordOutcome {
+        if self.phase != OutboxPhase::Open {
             return self.refuse(DropReason::Closed);
         }
         self.counts.recorded += 1;
-        let mut recorded = Recorded::default();
+        let mut recorded = RecordOutcome::default();
         match self.queue.push(sample) {
             PushOutcome::Added { dropped: 0 } => {}
             PushOutcome::Added { dropped } => {
                 self.evicted += dropped;
-                recorded.dropped = Some(self.drop_for(DropReason::QueueFull, dropped));
+                recorded.dropped = Some(self.drop_for(LossReason::QueueFull, dropped));
             }
             PushOutcome::Coalesced => self.counts.coalesced += 1,
             PushOutcome::Refused { dropped } => {
                 self.evicted += dropped;
-                recorded.dropped = Some(self.drop_for(DropReason::QueueFull, dropped + 1));
+                recorded.refused = Some(DropReason::QueueFull);
+                recorded.dropped = Some(self.drop_for(LossReason::QueueFull, dropped + 1));
             }
         }
         if self.queue.len() >= self.wake_threshold {
@@ -133,10 +136,11 @@ impl Outbox {
         recorded
     }
 
-    /// A sample has been recorded that cannot be sent.
-    pub(super) fn refuse(&mut self, reason: DropReason) -> Recorded {
+    /// Counts a sample that cannot be sent.
+    pub(super) fn refuse(&mut self, reason: DropReason) -> RecordOutcome {
         self.counts.recorded += 1;
-        Recorded { worker: None, dropped: Some(self.drop_for(reason, 1)) }
+        let dropped = self.drop_for(reason.into(), 1);
+        RecordOutcome { worker: None, refused: Some(reason), dropped: Some(dropped) }
     }
 
     /// What the sender is to do, once so many samples wait to be sent or it is urgent.
@@ -146,8 +150,8 @@ impl Outbox {
             if self.queue.len() >= samples || (self.queue.len() > 0 && first < self.flush_before) {
                 return Poll::Ready(Work::Send);
             }
-            if self.queue.waiting() == 0 && self.phase != Phase::Open {
-                self.phase = Phase::Closed;
+            if self.queue.waiting() == 0 && self.phase != OutboxPhase::Open {
+                self.phase = OutboxPhase::Closed;
                 return Poll::Ready(Work::Stop);
             }
         }
@@ -196,7 +200,7 @@ impl Outbox {
         if self.spool.is_spilling() || (self.spool.pauses_sender() && !has_paused) {
             return false;
         }
-        let is_in_turn = self.sender_paused == has_paused && self.phase != Phase::Closed;
+        let is_in_turn = self.sender_paused == has_paused && self.phase != OutboxPhase::Closed;
         is_in_turn && self.queue.out(Lane::Send) == taken
     }
 
@@ -211,7 +215,7 @@ impl Outbox {
         self.count(settled);
         self.counts.coalesced += self.queue.settle(Lane::Send, open);
         self.last_error = last_error;
-        if self.phase == Phase::Closed { self.drop_waiting() } else { 0 }
+        if self.phase == OutboxPhase::Closed { self.drop_waiting() } else { 0 }
     }
 
     fn count(&mut self, settled: Settled) {
@@ -219,8 +223,8 @@ impl Outbox {
         self.counts.acknowledged += acknowledged;
         self.counts.rejected += rejected;
         self.evicted += poison + exhausted;
-        self.drop_for(DropReason::Poison, poison);
-        self.drop_for(DropReason::Attempts, exhausted);
+        self.drop_for(LossReason::Poison, poison);
+        self.drop_for(LossReason::Attempts, exhausted);
     }
 
     /// Somebody else sends from now on; false if somebody does already.
@@ -275,8 +279,8 @@ impl Outbox {
 
     /// Takes no more; until then, failures do not keep what waits from being sent.
     pub(super) fn close(&mut self, until: Instant) -> Option<Waker> {
-        if self.phase == Phase::Open {
-            self.phase = Phase::Closing { until };
+        if self.phase == OutboxPhase::Open {
+            self.phase = OutboxPhase::Closing { until };
             self.flush_before = self.queue.end();
         }
         self.wake()
@@ -284,16 +288,16 @@ impl Outbox {
 
     /// Drops what waits and takes no more. How many samples that were.
     pub(super) fn discard_all(&mut self) -> (u64, Option<Waker>) {
-        self.phase = Phase::Closed;
+        self.phase = OutboxPhase::Closed;
         (self.drop_waiting(), self.wake())
     }
 
     /// Whether a failure now is the last.
     pub(super) fn should_give_up(&self, now: Instant) -> bool {
         match self.phase {
-            Phase::Open => false,
-            Phase::Closing { until } => until <= now,
-            Phase::Closed => true,
+            OutboxPhase::Open => false,
+            OutboxPhase::Closing { until } => until <= now,
+            OutboxPhase::Closed => true,
         }
     }
 
@@ -324,7 +328,7 @@ impl Outbox {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
+        self.phase == OutboxPhase::Open
     }
 
     pub(super) fn stats(&self) -> ReporterStats {
@@ -344,11 +348,11 @@ impl Outbox {
     fn drop_waiting(&mut self) -> u64 {
         let dropped = self.queue.clear() + self.queue.forget(Lane::Spool);
         self.evicted += dropped;
-        self.drop_for(DropReason::Closed, dropped);
+        self.drop_for(LossReason::Closed, dropped);
         dropped
     }
 
-    fn drop_for(&mut self, reason: DropReason, samples: u64) -> DropReason {
+    fn drop_for(&mut self, reason: LossReason, samples: u64) -> LossReason {
         *self.counts.counter_mut(reason) += samples;
         reason
     }

@@ -18,16 +18,16 @@ use tokio::{
 
 use crate::{
     MetricsClient, Reporter,
-    client::{Connector, Pipelining},
+    client::{Address, Connector, Pipelining},
     reporter::ReporterStats,
 };
 
 /// Takes every put, while it is there; clones are the same one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TestServer(Arc<State>);
+pub(super) struct TestServer(Arc<TestServerState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct TestServerState {
     is_away: AtomicBool,
     is_silent: AtomicBool,
     puts: Mutex<Vec<String>>,
@@ -105,7 +105,7 @@ impl TestServer {
 impl Connector for TestServer {
     type Io = DuplexStream;
 
-    async fn connect(&self, _: &str) -> io::Result<DuplexStream> {
+    async fn connect(&self, _: &Address) -> io::Result<DuplexStream> {
         if self.0.is_away.load(Ordering::SeqCst) {
             return pending().await;
         }
