@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::codec::FramedRead;
 
 use super::{
-    connect::{self, Dial},
+    dialer::{AsyncStream, DynDialer},
     greeting::END_WITHIN,
     turn::{IoTurn, within},
 };
@@ -69,7 +69,7 @@ pub struct SampleStream {
 
 /// A connection that only its owner can reach, so that a [`SampleStream`] is [`Sync`] although the connection
 /// need not be: the mutex is never locked.
-struct Exclusive(Mutex<Box<dyn connect::Stream>>);
+struct Exclusive(Mutex<Box<dyn AsyncStream>>);
 
 impl AsyncRead for Exclusive {
     fn poll_read(
@@ -103,11 +103,11 @@ impl SampleStream {
 
     /// Dials, asks, and returns without waiting for the answer.
     pub(super) async fn open(
-        dialer: Arc<dyn Dial>,
+        dialer: Arc<dyn DynDialer>,
         selector: &Selector,
         limit: Duration,
     ) -> Result<Self, Error> {
-        let mut io = dialer.dial_beside().await?;
+        let mut io = dialer.dial_boxed().await?;
         let mut request = BytesMut::new();
         protocol::encode_get(&mut request, selector);
         let ask = async {

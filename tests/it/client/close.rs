@@ -1,13 +1,13 @@
 //! Closing with a limit, pings, and what a client says of its connection.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use futures_core::FusedStream;
 use metrics_client::{
     Delivery, Error, MetricsClient,
-    client::{ConnectionState, SampleStream},
+    client::{ConnectionState, SampleStream, connector_fn},
 };
-use tokio::{join, time::Instant};
+use tokio::{io::DuplexStream, join, time::Instant};
 
 use crate::peer::{Network, soon};
 
@@ -56,7 +56,7 @@ async fn close_within_fails_requests_at_its_limit() {
 #[tokio::test(start_paused = true)]
 async fn close_within_ends_a_dial() {
     let client = MetricsClient::builder("nowhere")
-        .connector(|| std::future::pending::<std::io::Result<tokio::io::DuplexStream>>())
+        .connector(connector_fn(|_| std::future::pending::<io::Result<DuplexStream>>()))
         .connect_lazy()
         .unwrap();
     let (put, closed) = soon(async {

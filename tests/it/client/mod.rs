@@ -8,6 +8,7 @@ mod close;
 mod coop_budget;
 mod deadlines;
 mod errors;
+mod failover;
 mod hangup;
 mod limits;
 mod log_events;

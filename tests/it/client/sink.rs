@@ -10,7 +10,9 @@ use std::{
 
 use futures_util::{SinkExt, stream};
 use metrics_client::{
-    Delivery, Error, MetricsClient, Sample, client::Pipelining, error::BatchError,
+    Delivery, Error, MetricsClient, Sample,
+    client::{Pipelining, connector_fn},
+    error::BatchError,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream},
@@ -35,11 +37,11 @@ fn batch_error(outcome: Result<(), Error>) -> Arc<BatchError> {
 fn serving(connections: usize) -> (MetricsClient, Arc<AtomicUsize>) {
     let stored = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&stored);
-    let connector = move || {
+    let connector = connector_fn(move |_| {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         tokio::spawn(serve(theirs, Arc::clone(&count)));
         async { Ok(ours) }
-    };
+    });
     let builder = MetricsClient::builder("a pipe").connector(connector);
     let builder = builder.pipelining(Pipelining::On).max_connections(connections);
     (builder.connect_lazy().unwrap(), stored)
