@@ -60,7 +60,7 @@ async fn settle() {
 
 #[tokio::test(start_paused = true)]
 async fn client_and_service_convert_into_each_other() {
-    let (_network, builder) = Network::new();
+    let (_network, builder) = MockNetwork::new();
     let client = builder.connect_lazy().unwrap();
     let service = MetricsService::from(client.clone());
     drop(client);

@@ -9,22 +9,23 @@ use metrics_client::{
 };
 use tokio::{io::DuplexStream, join, time::Instant};
 
-use crate::peer::{Network, soon};
+use crate::peer::{MockNetwork, with_timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn close_within_serves_accepted_requests() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
         peer.answer("put a 1.0 1\n", "ok\n\n").await;
         peer.expect_end().await;
     };
-    let (put, closed, ()) =
-        soon(async { join!(client.put_at("a", 1.0, 1), client.close_within(SECOND), server) })
-            .await;
+    let (put, closed, ()) = with_timeout(async {
+        join!(client.put_at("a", 1.0, 1), client.close_within(SECOND), server)
+    })
+    .await;
     put.unwrap();
     closed.unwrap();
     assert_eq!(client.state(), ConnectionState::Closed);
@@ -32,7 +33,7 @@ async fn close_within_serves_accepted_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn close_within_fails_requests_at_its_limit() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let began = Instant::now();
@@ -43,7 +44,7 @@ async fn close_within_fails_requests_at_its_limit() {
         peer.expect("put a 1.0 1\n").await;
         peer.expect_end().await;
     };
-    let ((sent, unsent, closed), ()) = soon(async { join!(calls, server) }).await;
+    let ((sent, unsent, closed), ()) = with_timeout(async { join!(calls, server) }).await;
     assert!(matches!(sent, Err(Error::Closed { delivery: Delivery::Unknown, .. })), "{sent:?}");
     assert!(matches!(unsent, Err(Error::Closed { delivery: Delivery::NotSent, .. })), "{unsent:?}");
     assert!(matches!(closed, Err(Error::Closed { .. })), "{closed:?}");
@@ -59,19 +60,19 @@ async fn close_within_ends_a_dial() {
         .connector(connector_fn(|_| std::future::pending::<io::Result<DuplexStream>>()))
         .connect_lazy()
         .unwrap();
-    let (put, closed) = soon(async {
+    let (put, closed) = with_timeout(async {
         join!(client.put_at("a", 1.0, 1), client.close_within(Duration::from_millis(10)))
     })
     .await;
     assert!(matches!(put, Err(Error::Closed { delivery: Delivery::NotSent, .. })), "{put:?}");
     closed.unwrap_err();
     let mut states = client.watch_state();
-    soon(states.wait_for(|state| state == ConnectionState::Closed)).await.unwrap();
+    with_timeout(states.wait_for(|state| state == ConnectionState::Closed)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn ping_asks_for_a_key_that_is_not_stored() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect_lazy().unwrap();
     assert!(!client.is_connected());
     let server = async {
@@ -79,7 +80,7 @@ async fn ping_asks_for_a_key_that_is_not_stored() {
         peer.answer("get metrics-client.ping\n", "ok\n\n").await;
         peer
     };
-    let (ping, mut peer) = soon(async { join!(client.ping(), server) }).await;
+    let (ping, mut peer) = with_timeout(async { join!(client.ping(), server) }).await;
     ping.unwrap();
     assert!(client.is_connected());
 
@@ -91,7 +92,7 @@ async fn ping_asks_for_a_key_that_is_not_stored() {
         // Not the end of the connection, so the message is about the request.
         peer.expect_silence(SECOND).await;
     };
-    let (ping, ()) = soon(async { join!(client.ping(), server) }).await;
+    let (ping, ()) = with_timeout(async { join!(client.ping(), server) }).await;
     assert!(matches!(ping, Err(Error::Rejected { .. })), "{ping:?}");
 }
 
@@ -99,7 +100,7 @@ async fn ping_asks_for_a_key_that_is_not_stored() {
 async fn sample_stream_is_fused_and_sync() {
     fn is_sync<T: Send + Sync>(_: &T) {}
 
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
     let server = async {
@@ -114,5 +115,5 @@ async fn sample_stream_is_fused_and_sync() {
         assert!(samples.is_terminated());
         assert!(samples.next().await.is_none());
     };
-    soon(async { join!(read, server) }).await;
+    with_timeout(async { join!(read, server) }).await;
 }

@@ -20,7 +20,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::peer::{Network, soon};
+use crate::peer::{MockNetwork, with_timeout};
 
 fn sample(key: &str, second: i64) -> Sample {
     Sample::new(key, 0.5, second).unwrap()
@@ -63,7 +63,7 @@ async fn serve(io: DuplexStream, stored: Arc<AtomicUsize>) {
 
 #[tokio::test(start_paused = true)]
 async fn put_stream_stores_samples_in_order() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let samples = stream::iter([sample("a", 1), sample("b", 2), sample("a", 3)]);
@@ -74,7 +74,7 @@ async fn put_stream_stores_samples_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn put_stream_sends_while_the_stream_waits() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let (sender, mut receiver) = mpsc::channel(8);
@@ -86,7 +86,7 @@ async fn put_stream_sends_while_the_stream_waits() {
         }
         drop(sender);
     };
-    let (stored, ()) = soon(async { join!(client.put_stream(samples), server) }).await;
+    let (stored, ()) = with_timeout(async { join!(client.put_stream(samples), server) }).await;
     stored.unwrap();
 }
 
@@ -109,7 +109,7 @@ async fn put_stream_counts_rejections_over_many_rounds() {
 
 #[tokio::test(start_paused = true)]
 async fn put_stream_takes_no_more_than_the_queue_has_room_for() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let _silent = network.accept().await;
     let taken = Arc::new(AtomicUsize::new(0));
@@ -118,7 +118,7 @@ async fn put_stream_takes_no_more_than_the_queue_has_room_for() {
         count.fetch_add(1, Ordering::Relaxed);
         sample("a", 1)
     });
-    let error = batch_error(soon(client.put_stream(samples)).await);
+    let error = batch_error(with_timeout(client.put_stream(samples)).await);
     assert_eq!((error.acknowledged, error.first_failed, error.settled), (0, 0, 0));
     assert_eq!(error.total, taken.load(Ordering::Relaxed));
     assert!(error.total < 2000, "{} samples were taken", error.total);
@@ -166,7 +166,7 @@ async fn put_stream_fails_when_the_client_is_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn sink_flush_waits_for_every_response() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let mut sink = client.sink();
@@ -206,7 +206,7 @@ async fn sink_can_be_used_after_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_sink_cancels_unsent_samples() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let mut sink = client.sink();
