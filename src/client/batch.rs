@@ -35,7 +35,7 @@ pub(super) async fn put_all(
         coop::consume_budget().await;
     }
     for sample in samples {
-        NonFiniteValue::check(&sample.key, sample.point.value)?;
+        NonFiniteValue::ensure_finite(&sample.key, sample.point.value)?;
     }
     let stored = match pool.connections() {
         [only] => {
@@ -129,7 +129,7 @@ async fn store_by_key(
     samples: &[Sample],
     outcomes: Option<&Outcomes>,
 ) -> BatchOutcome {
-    let shard_of = |sample: &Sample| pool.shard_of(&sample.key) as u16;
+    let shard_of = |sample: &Sample| pool.shard_of(sample.key.as_str()) as u16;
     let shards = &*samples.iter().map(shard_of).collect::<Box<[_]>>();
     let parts = pool.connections().iter().enumerate().map(|(number, shared)| async move {
         let places =
@@ -173,7 +173,7 @@ async fn store<'a>(
         let block = room.min(number - accepted);
         puts.clear();
         for Sample { key, point } in samples.by_ref().take(block) {
-            protocol::encode_put(&mut puts, key, *point);
+            protocol::encode_put(&mut puts, key.as_str(), *point);
         }
         if let Err(error) = batch.extend(accepted, block, &puts) {
             failure = Some((accepted, error));

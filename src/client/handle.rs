@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     error::Error,
-    metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
-    protocol::{NonFiniteValue, Numbers},
+    metric::{IntoKey, IntoSelector, KeyText, Metrics, Point, Sample, Selector},
+    protocol::PutSuffix,
 };
 
 /// A client of one metrics server, over one connection that is kept, or
@@ -106,8 +106,8 @@ impl MetricsClient {
     /// # Cancel safety
     ///
     /// See [`put_at`](Self::put_at).
-    pub async fn put(&self, key: impl AsRef<str>, value: f64) -> Result<(), Error> {
-        self.submit_put(key.as_ref(), Point { timestamp: unix_seconds(), value }).await.map(|_| ())
+    pub async fn put(&self, key: impl IntoKey, value: impl Into<f64>) -> Result<(), Error> {
+        self.submit_put(key.into_text(), Point::now(value)).await.map(|_| ())
     }
 
     /// Stores `value` for `key` at `timestamp`, in seconds since the Unix epoch, and returns once
@@ -125,23 +125,26 @@ impl MetricsClient {
     /// leaves open whether the value is stored. Other calls are not touched either way.
     pub async fn put_at(
         &self,
-        key: impl AsRef<str>,
-        value: f64,
+        key: impl IntoKey,
+        value: impl Into<f64>,
         timestamp: i64,
     ) -> Result<(), Error> {
-        self.submit_put(key.as_ref(), Point { timestamp, value }).await.map(|_| ())
+        self.submit_put(key.into_text(), Point::new(value, timestamp)).await.map(|_| ())
     }
 
     /// Returns the future of one put.
     #[inline]
-    fn submit_put(&self, key: &str, point: Point) -> impl Future<Output = Result<Answer, Error>> {
-        self.handle.pool.connection_for(key).call(Kind::Put, move |shared, cx| {
-            Key::check(key)?;
-            NonFiniteValue::check(key, point.value)?;
+    fn submit_put(
+        &self,
+        key: impl KeyText,
+        point: Point,
+    ) -> impl Future<Output = Result<Answer, Error>> {
+        self.handle.pool.connection_for(key.as_str()).call(Kind::Put, move |shared, cx| {
+            key.validate()?;
             // Made before the pipeline is locked: it takes longer than all that is done under the lock.
-            let numbers = Numbers::of(point);
+            let suffix = PutSuffix::new(key.as_str(), point)?;
             let (waker, now) = (cx.waker().clone(), Instant::now());
-            shared.pipeline().put(key, &numbers, waker, now)
+            shared.pipeline().put(key.as_str(), &suffix, waker, now)
         })
     }
 
@@ -193,13 +196,9 @@ impl MetricsClient {
     /// # Cancel safety
     ///
     /// Dropping the future touches no other call.
-    pub async fn get<S>(&self, selector: S) -> Result<Metrics, Error>
-    where
-        S: TryInto<Selector>,
-        InvalidKey: From<S::Error>,
-    {
+    pub async fn get(&self, selector: impl IntoSelector) -> Result<Metrics, Error> {
         cooperative(async {
-            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let selector = selector.into_selector()?;
             let get = |shared: &Shared, cx: &Context<'_>| {
                 let (waker, now) = (cx.waker().clone(), Instant::now());
                 shared.pipeline().get(&selector, waker, now)
@@ -239,13 +238,9 @@ impl MetricsClient {
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection that it was making.
-    pub async fn stream<S>(&self, selector: S) -> Result<SampleStream, Error>
-    where
-        S: TryInto<Selector>,
-        InvalidKey: From<S::Error>,
-    {
+    pub async fn stream(&self, selector: impl IntoSelector) -> Result<SampleStream, Error> {
         cooperative(async {
-            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let selector = selector.into_selector()?;
             let Some(Reconnector { dialer, .. }) = &self.handle.reconnector else {
                 return Err(Error::CannotDial);
             };

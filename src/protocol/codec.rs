@@ -104,8 +104,8 @@ impl Encoder<Request> for ClientCodec {
     fn encode(&mut self, request: Request, dst: &mut BytesMut) -> Result<(), CodecError> {
         match request {
             Request::Put(Sample { key, point }) => {
-                NonFiniteValue::check(&key, point.value)?;
-                request::encode_put(dst, &key, point);
+                NonFiniteValue::ensure_finite(&key, point.value)?;
+                request::encode_put(dst, key.as_str(), point);
             }
             Request::Get(selector) => request::encode_get(dst, &selector),
         }

@@ -16,7 +16,7 @@ pub use records::encode_records;
 pub use request::{MAX_REQUEST_LEN, Request, RequestRef};
 pub use response::Response;
 
-pub(crate) use request::{Numbers, encode_get, encode_put};
+pub(crate) use request::{PutSuffix, encode_get, encode_put};
 pub(crate) use response::End;
 
 /// Where the first line break of `text` is, of which the first `searched` bytes hold none.

@@ -8,7 +8,7 @@ use super::{
     error::{InvalidRequest, InvalidSample, Line, NonFiniteValue},
     number::{self, Number},
 };
-use crate::metric::{InvalidKey, Key, KeyRef, Point, Sample, Selector};
+use crate::metric::{IntoKey, IntoSelector, InvalidKey, Key, KeyRef, Point, Sample, Selector};
 
 /// One request.
 ///
@@ -35,13 +35,13 @@ impl Request {
     /// # Errors
     ///
     /// If `key` is no key, or `value` is not finite.
-    pub fn put<K>(key: K, value: f64, timestamp: i64) -> Result<Self, InvalidSample>
-    where
-        K: TryInto<Key>,
-        InvalidKey: From<K::Error>,
-    {
+    pub fn put(
+        key: impl IntoKey,
+        value: impl Into<f64>,
+        timestamp: i64,
+    ) -> Result<Self, InvalidSample> {
         let sample = Sample::new(key, value, timestamp)?;
-        NonFiniteValue::check(&sample.key, value)?;
+        NonFiniteValue::ensure_finite(sample.key.as_str(), sample.point.value)?;
         Ok(Self::Put(sample))
     }
 
@@ -50,12 +50,8 @@ impl Request {
     /// # Errors
     ///
     /// If `selector` is neither.
-    pub fn get<S>(selector: S) -> Result<Self, InvalidKey>
-    where
-        S: TryInto<Selector>,
-        InvalidKey: From<S::Error>,
-    {
-        Ok(Self::Get(selector.try_into()?))
+    pub fn get(selector: impl IntoSelector) -> Result<Self, InvalidKey> {
+        Ok(Self::Get(selector.into_selector()?))
     }
 }
 
@@ -80,7 +76,7 @@ impl fmt::Display for Sample {
 /// Appends a `put`. The key must have been checked, and the value be finite.
 #[inline]
 pub(crate) fn encode_put(dst: &mut BytesMut, key: &str, point: Point) {
-    debug_assert!(Key::check(key).is_ok() && point.value.is_finite());
+    debug_assert!(Key::validate(key).is_ok() && point.value.is_finite());
     dst.reserve(5 + record_len(key));
     dst.put_slice(b"put ");
     put_record(dst, key, point);
@@ -130,26 +126,27 @@ fn write_numbers(room: &mut [u8], point: Point) -> usize {
     len + 1
 }
 
-/// What follows the key in a `put`, made before there is a buffer to append it to.
+/// The text that follows the key in a `put`, of a finite value, formatted before there is a buffer to
+/// append it to.
 #[derive(Debug)]
-pub(crate) struct Numbers {
+pub(crate) struct PutSuffix {
     text: [u8; NUMBERS_LEN],
     len: usize,
 }
 
-impl Numbers {
+impl PutSuffix {
     #[inline]
-    pub(crate) fn of(point: Point) -> Self {
-        debug_assert!(point.value.is_finite());
+    pub(crate) fn new(key: &str, point: Point) -> Result<Self, NonFiniteValue> {
+        NonFiniteValue::ensure_finite(key, point.value)?;
         let mut text = [b' '; NUMBERS_LEN];
         let len = write_numbers(&mut text, point);
-        Self { text, len }
+        Ok(Self { text, len })
     }
 
-    /// Appends the `put`. The key must have been checked.
+    /// Appends the `put` of `key`, which must be valid.
     #[inline]
-    pub(crate) fn put(&self, dst: &mut BytesMut, key: &str) {
-        debug_assert!(Key::check(key).is_ok());
+    pub(crate) fn append_put(&self, dst: &mut BytesMut, key: &str) {
+        debug_assert!(Key::validate(key).is_ok());
         dst.reserve(5 + record_len(key));
         dst.put_slice(b"put ");
         dst.put_slice(key.as_bytes());
@@ -194,7 +191,7 @@ impl<'a> RequestRef<'a> {
             return None;
         }
         let len = b"put ".len() + key.len() + value_len + timestamp_len + 3;
-        let key = KeyRef::from_checked(std::str::from_utf8(key).ok()?);
+        let key = KeyRef::from_valid(std::str::from_utf8(key).ok()?);
         Some((key, Point { timestamp, value }, len))
     }
 

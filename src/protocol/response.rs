@@ -45,7 +45,7 @@ impl Response {
                 dst.put_slice(OK);
                 for (key, points) in metrics {
                     for &point in points {
-                        request::encode_record(dst, key, point);
+                        request::encode_record(dst, key.as_str(), point);
                     }
                 }
             }

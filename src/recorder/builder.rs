@@ -9,7 +9,7 @@ use super::{
     series::{CounterMode, Quantile},
 };
 use crate::{
-    metric::{InvalidKey, Key},
+    metric::{IntoKey, InvalidKey},
     reporter::{Reporter, WallClock},
 };
 
@@ -98,12 +98,8 @@ impl RecorderBuilder {
     /// # Errors
     ///
     /// If a key cannot begin with it.
-    pub fn prefix<K>(mut self, prefix: K) -> Result<Self, InvalidKey>
-    where
-        K: TryInto<Key>,
-        InvalidKey: From<K::Error>,
-    {
-        self.names.prefix = Some(prefix.try_into()?);
+    pub fn prefix(mut self, prefix: impl IntoKey) -> Result<Self, InvalidKey> {
+        self.names.prefix = Some(prefix.into_key()?);
         Ok(self)
     }
 

@@ -48,7 +48,7 @@ impl Reporter {
             let mut outbox = self.shared().delivery.outbox();
             let full_before = outbox.stats().dropped.queue_full;
             for sample in slice {
-                match NonFiniteValue::check(&sample.key, sample.point.value) {
+                match NonFiniteValue::ensure_finite(&sample.key, sample.point.value) {
                     Ok(()) => aftermath.note(outbox.record(sample.clone())),
                     Err(error) => aftermath.not_finite.push(error),
                 }

@@ -11,7 +11,7 @@ use super::{
     shared::Shared,
     stats::{FlushError, ReporterStats},
 };
-use crate::metric::{InvalidKey, Key, Point, unix_seconds};
+use crate::metric::{IntoKey, InvalidKey, Key, Point, unix_now};
 
 /// Records measurements without waiting for anything, and sends them in the background.
 ///
@@ -66,15 +66,15 @@ impl Reporter {
     /// Never waits for the network, and may be called from any thread, in a runtime or not. A key that
     /// is none, or a value that is not finite, is dropped and counted, and logged once in ten seconds.
     #[inline]
-    pub fn record(&self, key: impl AsRef<str>, value: f64) {
-        self.record_at(key, value, unix_seconds());
+    pub fn record(&self, key: impl IntoKey, value: impl Into<f64>) {
+        self.record_at(key, value, unix_now());
     }
 
     /// Records `value` for `key` at `timestamp`, in seconds since the Unix epoch; else as
     /// [`record`](Self::record).
     #[inline]
-    pub fn record_at(&self, key: impl AsRef<str>, value: f64, timestamp: i64) {
-        self.shared().record(key.as_ref(), Point { timestamp, value });
+    pub fn record_at(&self, key: impl IntoKey, value: impl Into<f64>, timestamp: i64) {
+        self.shared().record(key.into_text(), Point::new(value, timestamp));
     }
 
     /// A handle for one key, which does not have to be looked up each time.
@@ -82,8 +82,8 @@ impl Reporter {
     /// # Errors
     ///
     /// If `key` is none.
-    pub fn series(&self, key: impl AsRef<str>) -> Result<SeriesHandle, InvalidKey> {
-        let key = self.shared().key(key.as_ref())?;
+    pub fn series(&self, key: impl IntoKey) -> Result<SeriesHandle, InvalidKey> {
+        let key = self.shared().key(key.into_text())?;
         Ok(SeriesHandle { key, reporter: self.clone() })
     }
 
@@ -174,14 +174,14 @@ pub struct SeriesHandle {
 impl SeriesHandle {
     /// Records `value` at the current second; else as [`Reporter::record`].
     #[inline]
-    pub fn record(&self, value: f64) {
-        self.record_at(value, unix_seconds());
+    pub fn record(&self, value: impl Into<f64>) {
+        self.record_at(value, unix_now());
     }
 
     /// Records `value` at `timestamp`, in seconds since the Unix epoch; else as [`Reporter::record`].
     #[inline]
-    pub fn record_at(&self, value: f64, timestamp: i64) {
-        self.reporter.shared().record_key(self.key.clone(), Point { timestamp, value });
+    pub fn record_at(&self, value: impl Into<f64>, timestamp: i64) {
+        self.reporter.shared().record_key(self.key.clone(), Point::new(value, timestamp));
     }
 
     /// The key for which values are recorded.

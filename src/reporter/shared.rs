@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     client::MetricsClient,
-    metric::{InvalidKey, Key, Point, Sample},
+    metric::{InvalidKey, Key, KeyText, Point, Sample},
     protocol::NonFiniteValue,
 };
 
@@ -61,8 +61,8 @@ impl Shared {
     }
 
     #[inline]
-    pub(super) fn record(&self, name: &str, point: Point) {
-        match self.keys.get(name) {
+    pub(super) fn record(&self, key: impl KeyText, point: Point) {
+        match self.key(key) {
             Ok(key) => self.record_key(key, point),
             Err(error) => self.delivery.refuse(DropReason::InvalidKey, &error),
         }
@@ -70,7 +70,7 @@ impl Shared {
 
     #[inline]
     pub(super) fn record_key(&self, key: Key, point: Point) {
-        match NonFiniteValue::check(&key, point.value) {
+        match NonFiniteValue::ensure_finite(&key, point.value) {
             Ok(()) => {
                 let recorded = self.delivery.outbox().record(Sample { key, point });
                 self.delivery.follow_up(recorded);
@@ -79,8 +79,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn key(&self, name: &str) -> Result<Key, InvalidKey> {
-        self.keys.get(name)
+    /// Returns the key of this text: the same one each time, so that its text is stored once.
+    #[inline]
+    pub(super) fn key(&self, key: impl KeyText) -> Result<Key, InvalidKey> {
+        match key.as_key() {
+            Some(key) => Ok(key.clone()),
+            None => self.keys.get(key.as_str()),
+        }
     }
 
     /// Records the reporter's own counters, if it was asked to and still accepts samples.

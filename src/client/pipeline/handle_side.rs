@@ -17,7 +17,7 @@ use crate::{
     client::settings::WhenFull,
     error::{Delivery, Error},
     metric::Selector,
-    protocol::{self, Numbers},
+    protocol::{self, PutSuffix},
 };
 
 /// A request has been accepted.
@@ -41,11 +41,11 @@ impl Pipeline {
     pub(in crate::client) fn put(
         &mut self,
         key: &str,
-        numbers: &Numbers,
+        numbers: &PutSuffix,
         waker: Waker,
         now: Instant,
     ) -> Result<Submitted, Error> {
-        self.submit(Kind::Put, self.when_full(), waker, now, |bytes| numbers.put(bytes, key))
+        self.submit(Kind::Put, self.when_full(), waker, now, |bytes| numbers.append_put(bytes, key))
     }
 
     /// Accepts a get.

@@ -16,7 +16,7 @@ use crate::{
     client::settings::WhenFull,
     error::Delivery,
     metric::{Point, Selector},
-    protocol::{Numbers, Response},
+    protocol::{PutSuffix, Response},
 };
 
 mod edges;

@@ -304,9 +304,11 @@ async fn what_one_connection_cannot_store_keeps_no_other_from_storing_its_own() 
     assert!(matches!(batch.error, Error::Timeout { .. }), "{:?}", batch.error);
 
     let connections = connections_by_key(&log);
-    let its_own = &connections[&*samples[silent].key];
-    let of_others = samples.iter().filter(|sample| &connections[&*sample.key] != its_own).count();
-    let before = samples[..silent].iter().filter(|sample| &connections[&*sample.key] == its_own);
+    let its_own = &connections[samples[silent].key.as_str()];
+    let of_others =
+        samples.iter().filter(|sample| &connections[sample.key.as_str()] != its_own).count();
+    let before =
+        samples[..silent].iter().filter(|sample| &connections[sample.key.as_str()] == its_own);
     assert_eq!(batch.acknowledged, of_others + before.count());
     assert_eq!(client.stats().acknowledged, batch.acknowledged as u64);
 }
@@ -333,9 +335,9 @@ async fn put_all_says_how_many_of_all_were_refused_before_the_first_that_has_no_
 
     // All others have their outcome, but for those that would have come over the silent connection.
     let connections = connections_by_key(&log);
-    let its_own = &connections[&*samples[silent].key];
+    let its_own = &connections[samples[silent].key.as_str()];
     let answered = samples.iter().enumerate().filter(|&(place, sample)| {
-        !is_refused(sample) && (place < silent || &connections[&*sample.key] != its_own)
+        !is_refused(sample) && (place < silent || &connections[sample.key.as_str()] != its_own)
     });
     assert_eq!(batch.acknowledged, answered.count());
 }
