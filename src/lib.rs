@@ -23,13 +23,11 @@
 //!
 //! # Where to find what
 //!
-//! - [`MetricsClient`] and [`ClientBuilder`]: calls, settings and their limits.
-//! - [`Error`] and [`Delivery`]: why a call failed, and what may have happened to the data.
+//! - [`MetricsClient`] and [`ClientBuilder`]: calls, settings and their limits; [`client`] has what they take and return.
+//! - [`Error`] and [`Delivery`]: why a call failed, and what may have happened to the data; [`error`] has the details.
 //! - [`Key`], [`Point`], [`Sample`], [`Selector`], [`Metrics`]: the values.
-//! - [`client`]: connectors, policies, connection state, statistics; [`error`]: the parts of errors;
-//!   [`metrics`]: iterators.
 //! - [`codec`]: the wire format, for programs that bring their own transport or server.
-//! - `Reporter` and `reporter` (feature `reporter`): records without waiting, sends in the background.
+//! - `Reporter` and `reporter` (feature `reporter`): record without waiting, send in the background.
 //! - `spool` (feature `spool`): keeps samples on disk while the server is unreachable.
 //! - `recorder` (feature `recorder`): the `metrics` facade.
 //! - `opentelemetry` (feature `opentelemetry`): an exporter for the SDK's periodic reader.

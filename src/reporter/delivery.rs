@@ -4,6 +4,7 @@
 //! guard is being dropped. So what is in flight is kept here, where the guard can recall it.
 
 use std::{
+    collections::HashSet,
     error::Error as StdError,
     future::{Future, poll_fn},
     pin::pin,
@@ -220,6 +221,9 @@ impl Delivery {
 
     fn start_batch(&self, has_paused: bool, most: usize) -> Option<StartedBatch> {
         let mut in_flight = self.in_flight();
+        if !self.outbox().may_take(has_paused, 0) {
+            return None;
+        }
         let batch = if in_flight.suspects.is_empty() {
             take_chunks(most, |chunk, batch| self.outbox().take(chunk, has_paused, batch))
         } else {
@@ -231,22 +235,65 @@ impl Delivery {
     /// Takes a suspect alone if one is due, otherwise samples that are no suspects, and a suspect if
     /// there are no others.
     fn take_past(&self, suspects: &mut Suspects, has_paused: bool, most: usize) -> Vec<Sample> {
-        let mut batch = Vec::new();
-        if suspects.has_due() {
-            let is_next = |sample: &Sample| suspects.is_next(sample, true);
-            if self.outbox().take_matching(1, has_paused, is_next, &mut batch) {
+        let take_one = |is_wanted: &dyn Fn(&Sample) -> bool| {
+            let mut batch = Vec::new();
+            self.outbox().take_matching(1, has_paused, is_wanted, &mut batch);
+            batch
+        };
+        if suspects.is_trial_due() {
+            let batch = take_one(&|sample| suspects.is_due(sample));
+            if !batch.is_empty() {
                 return batch;
             }
             suspects.forget_due();
         }
-        let mut batch = take_chunks(most, |chunk, batch| {
-            let is_other = |sample: &Sample| !suspects.contains(sample);
-            self.outbox().take_matching(chunk, has_paused, is_other, batch)
-        });
-        if batch.is_empty() {
-            let is_next = |sample: &Sample| suspects.is_next(sample, false);
-            self.outbox().take_matching(1, has_paused, is_next, &mut batch);
+        let mut batch = Vec::new();
+        if suspects.skip() > 0 {
+            batch = self.take_skipping(suspects, has_paused);
         }
+        if batch.is_empty() {
+            batch = take_chunks(most, |chunk, batch| {
+                let is_other = |sample: &Sample| !suspects.contains(sample);
+                self.outbox().take_matching(chunk, has_paused, is_other, batch)
+            });
+        }
+        // If none but suspects wait, one that is due, otherwise the oldest.
+        if batch.is_empty() {
+            batch = take_one(&|sample| suspects.is_due(sample));
+        }
+        if batch.is_empty() {
+            batch = take_one(&|_| true);
+        }
+        batch
+    }
+
+    /// Takes one sample that is no suspect, behind as many as are to be skipped; if there are not so many,
+    /// the last.
+    fn take_skipping(&self, suspects: &mut Suspects, has_paused: bool) -> Vec<Sample> {
+        let take_behind = |skip: usize| {
+            let mut batch = Vec::new();
+            let mut skipped = HashSet::new();
+            let is_behind = |sample: &Sample| {
+                if suspects.contains(sample) {
+                    return false;
+                }
+                let id = (sample.key.clone(), sample.point.timestamp);
+                // A sample must not overtake an older one that it replaces.
+                let is_behind = skipped.len() >= skip && !skipped.contains(&id);
+                if !is_behind {
+                    skipped.insert(id);
+                }
+                is_behind
+            };
+            self.outbox().take_matching(1, has_paused, is_behind, &mut batch);
+            (batch, skipped.len())
+        };
+        let (batch, skipped) = take_behind(suspects.skip());
+        if !batch.is_empty() {
+            return batch;
+        }
+        let (batch, _) = take_behind(skipped.saturating_sub(1));
+        suspects.reset_skip();
         batch
     }
 

@@ -160,11 +160,12 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// Moves the oldest samples to `batch`, which is the one that is out or empty, and says whether there
-    /// were any; whoever [paused](Self::pause_sender) the outbox is asked, or else the sender.
+    /// Appends up to `most` of the oldest samples to `batch`, which is the batch in flight, or empty.
+    /// Returns false if none were left, or if it is not the caller's turn: `has_paused` says that the caller
+    /// has [paused](Self::pause_sender) the sender.
     pub(super) fn take(&mut self, most: usize, has_paused: bool, batch: &mut Vec<Sample>) -> bool {
         let before = batch.len();
-        if self.may_take(has_paused, batch) {
+        if self.may_take(has_paused, before) {
             #[cfg(feature = "spool")]
             if self.spool.may_hold_back() {
                 let passes = |sample: &Sample| !self.spool.holds_back(sample);
@@ -181,11 +182,11 @@ impl Outbox {
         &mut self,
         most: usize,
         has_paused: bool,
-        is_wanted: impl Fn(&Sample) -> bool,
+        mut is_wanted: impl FnMut(&Sample) -> bool,
         batch: &mut Vec<Sample>,
     ) -> bool {
         let before = batch.len();
-        if self.may_take(has_paused, batch) {
+        if self.may_take(has_paused, before) {
             #[cfg(feature = "spool")]
             let is_wanted = |sample: &Sample| !self.spool.holds_back(sample) && is_wanted(sample);
             self.queue.take_matching(Lane::Send, most, is_wanted, batch);
@@ -193,13 +194,15 @@ impl Outbox {
         batch.len() > before
     }
 
-    fn may_take(&self, has_paused: bool, batch: &[Sample]) -> bool {
+    /// Returns true if it is the caller's turn to send, and `taken` samples are in flight, which are all of
+    /// the caller's batch.
+    pub(super) fn may_take(&self, has_paused: bool, taken: usize) -> bool {
         #[cfg(feature = "spool")]
         if self.spool.spilling > 0 || (self.spool.is_paused_for_spill && !has_paused) {
             return false;
         }
         let is_in_turn = self.sender_paused == has_paused && self.phase != Phase::Closed;
-        is_in_turn && self.queue.out(Lane::Send) == batch.len()
+        is_in_turn && self.queue.out(Lane::Send) == taken
     }
 
     /// How the batch went: how many of its samples have an outcome, which are still open, and why. How

@@ -5,6 +5,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use indexmap::IndexMap;
+
+use super::queue::SCAN_LIMIT;
 use crate::{
     client::{ENOUGH_PROOFS, SampleOutcome},
     error::{ConnectionError, Error},
@@ -15,12 +18,12 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct PoisonKeys(Mutex<HashSet<Key>>);
 
-/// So many keys are logged in the life of a reporter: enough to find the fault, and few enough that
+/// The most keys that are logged in the life of a reporter: enough to find the fault, and few enough that
 /// names which strangers choose fill neither the log nor the memory.
 const MAX_KEYS: usize = 100;
 
 impl PoisonKeys {
-    /// Remembers the key, and says whether it is to be logged.
+    /// Remembers the key. Returns true if it is to be logged.
     fn is_new(&self, key: &Key) -> bool {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         keys.len() < MAX_KEYS && keys.insert(key.clone())
@@ -34,40 +37,49 @@ impl PoisonKeys {
                 %key,
                 value,
                 timestamp,
-                "dropped a sample: the server closes the connection at it"
+                "sample dropped: the server closes the connection at it"
             );
         }
     }
 }
 
 /// Samples of which each was alone when the server closed the connection, for a client that does not
-/// find out by itself at which request that happens, because it was told not to retry.
+/// find out by itself at which request that happens, because it was told not to resend.
 ///
 /// A suspect is passed over until the server has acknowledged another sample, and then sent alone once
 /// more: if the server closes the connection again, that is a proof. A server that closes whatever it is
-/// sent acknowledges nothing, so that there it is a delay. For one that fails at random, the proofs have
-/// to come in a row, as many as the client needs: they are void once the server has closed at a sample
-/// of another key that was alone.
+/// sent acknowledges nothing, so there it is a delay. Because a server may fail at random, the proofs have
+/// to come in a row, as many as the client needs: they are void once the server has closed at a sample of
+/// another key that was alone. Between two trials of suspects other samples are sent, if any wait.
+///
+/// While one sample after the other turns out to be a suspect, more and more of those behind it are
+/// skipped, so that the first good one is found among thousands.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    list: Vec<Suspect>,
+    /// In the order in which they became suspects.
+    list: IndexMap<(Key, i64), Trial>,
+    /// How many have become suspects since the server last acknowledged a sample.
+    in_a_row: usize,
+    /// The last sample that was sent was a suspect, so that it is the turn of others.
+    is_others_turn: bool,
     /// How often the server has closed the connection at a sample alone of no suspect's key.
     #[cfg(feature = "spool")]
     closed_at_others: u64,
 }
 
-#[derive(Debug)]
-struct Suspect {
-    key: Key,
-    timestamp: i64,
+#[derive(Debug, Default)]
+struct Trial {
     /// How often the server has closed the connection at it, after it had acknowledged another.
     proofs: u32,
     /// Whether the server has acknowledged another since it was sent last.
     is_due: bool,
 }
 
-/// So many are passed over at most.
-const MAX_SUSPECTS: usize = 64;
+/// The most suspects that are passed over: as many samples as the queue is searched for others.
+const MAX_SUSPECTS: usize = SCAN_LIMIT;
+
+/// From this many suspects in a row on, samples are skipped.
+const SKIP_FROM: usize = 4;
 
 impl Suspects {
     pub(super) fn is_empty(&self) -> bool {
@@ -79,90 +91,105 @@ impl Suspects {
         self.closed_at_others
     }
 
-    /// Whether the sample is a suspect, or would replace one.
+    /// Returns true if the sample is a suspect, or would replace one.
     pub(super) fn contains(&self, sample: &Sample) -> bool {
-        self.list.iter().any(|suspect| suspect.is(sample))
+        self.list.contains_key(&id(sample))
     }
 
-    /// Whether the sample is the suspect that is to be sent next, if it is `due` or any.
-    pub(super) fn is_next(&self, sample: &Sample, due: bool) -> bool {
-        let next = self.list.iter().find(|suspect| suspect.is_due || !due);
-        next.is_some_and(|suspect| suspect.is(sample))
+    /// Returns true if the sample is a suspect that is to be sent alone once more.
+    pub(super) fn is_due(&self, sample: &Sample) -> bool {
+        self.list.get(&id(sample)).is_some_and(|trial| trial.is_due)
     }
 
-    /// Whether a suspect is to be sent.
-    pub(super) fn has_due(&self) -> bool {
-        self.list.iter().any(|suspect| suspect.is_due)
+    /// Returns true if it is a suspect's turn, and one is due.
+    pub(super) fn is_trial_due(&self) -> bool {
+        !self.is_others_turn && self.list.values().any(|trial| trial.is_due)
     }
 
-    /// The suspects that were due are not there any more.
+    /// Forgets the suspects that are due, which do not wait any more.
     pub(super) fn forget_due(&mut self) {
-        self.list.retain(|suspect| !suspect.is_due);
+        self.list.retain(|_, trial| !trial.is_due);
     }
 
-    /// Learns from a batch that was sent, and notes in its outcomes if it is proved that the server
-    /// closes at the only one.
+    /// Returns how many samples that are no suspects are to be skipped.
+    pub(super) fn skip(&self) -> usize {
+        let doublings =
+            self.in_a_row.saturating_sub(SKIP_FROM - 1).min(SCAN_LIMIT.ilog2() as usize);
+        (1 << doublings) - 1
+    }
+
+    /// Starts over with skipping.
+    pub(super) fn reset_skip(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    /// Learns from a batch that was sent. Marks its only sample as [`SampleOutcome::ClosedOn`] once it is
+    /// proved that the server closes at it.
     pub(super) fn judge(
         &mut self,
         batch: &[Sample],
         outcomes: &mut [SampleOutcome],
         error: Option<&Error>,
     ) {
-        let alone = if let [alone] = batch { Some(alone) } else { None };
+        let alone = if let [alone] = batch { Some(id(alone)) } else { None };
         // If the connection has ended in the middle of a batch, what ended it is sent alone first.
         let is_good = outcomes.contains(&SampleOutcome::Acknowledged)
             && !error.is_some_and(|error| alone.is_none() && is_hangup(error));
         if is_good {
-            for suspect in &mut self.list {
-                suspect.is_due |= !alone.is_some_and(|alone| suspect.is(alone));
+            self.in_a_row = 0;
+            for (suspect, trial) in &mut self.list {
+                trial.is_due |= alone.as_ref() != Some(suspect);
             }
         }
+        self.is_others_turn = alone.as_ref().is_some_and(|alone| self.list.contains_key(alone));
         match (alone, outcomes) {
             (Some(alone), [outcome @ SampleOutcome::Open]) => {
                 if error.is_some_and(is_hangup) && self.has_closed_at(alone) {
                     *outcome = SampleOutcome::ClosedOn;
                 }
             }
-            (Some(alone), _) => self.list.retain(|suspect| !suspect.is(alone)),
+            (Some(alone), _) => {
+                self.list.shift_remove(&alone);
+            }
             (None, _) => {}
         }
     }
 
-    /// The server has closed the connection when this sample was alone. Whether it is proved that it is
-    /// due to the sample.
-    fn has_closed_at(&mut self, sample: &Sample) -> bool {
-        let Some(place) = self.list.iter().position(|suspect| suspect.is(sample)) else {
+    /// Notes that the server has closed the connection when this sample was alone. Returns true if it is
+    /// proved that the sample is the reason.
+    fn has_closed_at(&mut self, alone: (Key, i64)) -> bool {
+        let Some(trial) = self.list.get_mut(&alone) else {
             // The next sample of a poison key is no surprise.
-            if self.list.iter().all(|suspect| suspect.key != sample.key) {
+            if self.list.keys().all(|(key, _)| *key != alone.0) {
                 #[cfg(feature = "spool")]
                 {
                     self.closed_at_others += 1;
                 }
-                self.list.iter_mut().for_each(|suspect| suspect.proofs = 0);
+                self.list.values_mut().for_each(|trial| trial.proofs = 0);
             }
-            if self.list.len() < MAX_SUSPECTS {
-                let (key, timestamp) = (sample.key.clone(), sample.point.timestamp);
-                self.list.push(Suspect { key, timestamp, proofs: 0, is_due: false });
+            if self.list.len() >= MAX_SUSPECTS {
+                // It may not wait any more: a full queue drops its oldest.
+                self.list.shift_remove_index(0);
             }
+            self.list.insert(alone, Trial::default());
+            self.in_a_row += 1;
             return false;
         };
-        let suspect = &mut self.list[place];
-        suspect.proofs += u32::from(std::mem::take(&mut suspect.is_due));
-        let is_proved = suspect.proofs >= ENOUGH_PROOFS;
+        trial.proofs += u32::from(std::mem::take(&mut trial.is_due));
+        let is_proved = trial.proofs >= ENOUGH_PROOFS;
         if is_proved {
-            self.list.remove(place);
+            self.list.shift_remove(&alone);
         }
         is_proved
     }
 }
 
-impl Suspect {
-    fn is(&self, sample: &Sample) -> bool {
-        self.timestamp == sample.point.timestamp && self.key == sample.key
-    }
+/// What a server keeps one value of.
+fn id(sample: &Sample) -> (Key, i64) {
+    (sample.key.clone(), sample.point.timestamp)
 }
 
-/// Whether the server has closed the connection, so that it may be due to what it was sent.
+/// Returns true if the server has closed the connection, which may be due to what it was sent.
 pub(super) fn is_hangup(error: &Error) -> bool {
     match error {
         Error::Batch(batch) => is_hangup(&batch.error),
@@ -260,6 +287,29 @@ mod tests {
 
     // FAULTS C12
     #[tokio::test(start_paused = true)]
+    async fn live_samples_pass_any_number_of_poison_samples() {
+        for keys in [1, 300] {
+            let server = TestServer::default();
+            server.close_at("poison");
+            let client = server.builder().resend_unacknowledged(false).connect_lazy().unwrap();
+            let reporter = Reporter::new(client);
+            for second in 0..300 {
+                reporter.record_at(format!("poison{}", second % keys), 0.5, second);
+            }
+            for second in 0..600 {
+                reporter.record_at("live", 0.5, second);
+                let recorded = Instant::now();
+                server.has(&format!("live 0.5 {second}")).await;
+                assert!(recorded.elapsed() < SOON, "{keys} {second} {:?}", recorded.elapsed());
+                time::sleep(Duration::from_secs(1)).await;
+            }
+            let stats = accounted(&reporter);
+            assert_eq!((stats.acknowledged, stats.dropped.poison), (600, 300), "{keys} {stats:?}");
+        }
+    }
+
+    // FAULTS C12
+    #[tokio::test(start_paused = true)]
     async fn a_server_that_closes_at_whatever_it_is_sent_is_a_delay() {
         for retry in [true, false] {
             let server = TestServer::default();
@@ -281,6 +331,29 @@ mod tests {
     mod with_a_spool {
         use super::*;
         use crate::spool::Spool;
+
+        // FAULTS C12
+        #[tokio::test(start_paused = true)]
+        async fn spooled_samples_pass_any_number_of_poison_samples() {
+            let folder = tempfile::tempdir().unwrap();
+            let server = TestServer::default();
+            server.set_away(true);
+            let client = server.builder().resend_unacknowledged(false).connect_lazy().unwrap();
+            let spool = Spool::dir(folder.path());
+            let reporter = Reporter::builder(client).spool(spool).unwrap().start();
+            for second in 0..100 {
+                reporter.record_at("poison", 0.5, second);
+            }
+            reporter.record_at("good", 0.5, 100);
+            while accounted(&reporter).spooled < 101 {
+                time::sleep(Duration::from_millis(100)).await;
+            }
+            server.close_at("poison");
+            server.set_away(false);
+            let _ = reporter.flush(10 * LONG).await;
+            let stats = accounted(&reporter);
+            assert_eq!((stats.acknowledged, stats.dropped.poison), (1, 100), "{stats:?}");
+        }
 
         // FAULTS C12
         #[tokio::test(start_paused = true)]

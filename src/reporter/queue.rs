@@ -83,7 +83,7 @@ const INDEX_ENTRY_BYTES: usize = 2 * size_of::<((Key, i64), u64)>();
 const MAX_PREALLOCATED: usize = 4 * 1024 * 1024;
 /// At so many samples is looked to find some that are wanted: nobody can record meanwhile. As many as
 /// leave at once.
-const SCAN_LIMIT: usize = 4096;
+pub(super) const SCAN_LIMIT: usize = 4096;
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
@@ -156,7 +156,7 @@ impl Queue {
         &mut self,
         lane: Lane,
         most: usize,
-        is_wanted: impl Fn(&Sample) -> bool,
+        mut is_wanted: impl FnMut(&Sample) -> bool,
         batch: &mut Vec<Sample>,
     ) {
         let (most, most_bytes) = self.begin_take(lane, most, batch);

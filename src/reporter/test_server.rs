@@ -55,10 +55,9 @@ impl TestServer {
         self.0.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
-    /// From now on it closes the connection at a put of this key; of any, if there is none.
-    pub(super) fn close_at(&self, key: &str) {
-        let prefix = if key.is_empty() { "put".to_owned() } else { format!("put {key} ") };
-        *self.0.poison.lock().unwrap() = Some(prefix);
+    /// From now on it closes the connection at puts of keys that begin so.
+    pub(super) fn close_at(&self, prefix: &str) {
+        *self.0.poison.lock().unwrap() = Some(format!("put {prefix}"));
     }
 
     /// The puts that it has answered, without the word.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod chaos;
+mod child_test;
 mod client;
 mod codec;
 mod counting;

@@ -90,7 +90,7 @@ fn values(metrics: &Metrics, key: &str) -> Vec<f64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sums_and_gauges_are_series_by_their_attributes() {
+async fn sums_and_gauges_are_series_by_attributes() {
     let world = world(|exporter| exporter.prefix("shop").unwrap()).await;
     let meter = world.meter();
     let get = [KeyValue::new("method", "GET"), KeyValue::new("a", "b c;d")];
@@ -106,7 +106,7 @@ async fn sums_and_gauges_are_series_by_their_attributes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_histogram_has_its_parts_and_its_buckets() {
+async fn histogram_exports_its_parts_and_buckets() {
     let world = world(|exporter| exporter).await;
     let meter = world.meter();
     let latency = meter.f64_histogram("latency").with_boundaries(vec![0.5, 10.0]).build();
@@ -130,7 +130,7 @@ async fn a_histogram_has_its_parts_and_its_buckets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_added_since_the_last_export_is_not_replaced_by_the_next() {
+async fn delta_is_not_replaced_by_the_next_export() {
     let world = world(|exporter| exporter.temporality(Temporality::Delta)).await;
     let requests = world.meter().u64_counter("requests").build();
     for count in [3, 4, 5] {
@@ -143,7 +143,7 @@ async fn what_was_added_since_the_last_export_is_not_replaced_by_the_next() {
 
 // FAULTS A7
 #[tokio::test(flavor = "multi_thread")]
-async fn shutdown_after_the_reporter_is_closed_says_what_is_lost() {
+async fn shutdown_after_reporter_close_counts_lost_points() {
     let client = client().await;
     let reporter = Reporter::new(client);
     let exporter = MetricExporter::new(reporter.clone());
@@ -161,7 +161,7 @@ async fn shutdown_after_the_reporter_is_closed_says_what_is_lost() {
 
 // FAULTS A7
 #[tokio::test(flavor = "multi_thread")]
-async fn flush_after_a_full_queue_says_how_many_points_are_lost() {
+async fn flush_after_a_full_queue_counts_lost_points() {
     let (near, _far) = tokio::io::duplex(64);
     let reporter = Reporter::builder(MetricsClient::from_io(near)).capacity(4).start();
     let exporter = MetricExporter::new(reporter.clone()).flush_timeout(Duration::from_millis(10));
@@ -216,7 +216,7 @@ async fn sum_of_a_histogram_saturates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn resource_attributes_are_labels_where_they_are_asked_for() {
+async fn resource_attributes_are_labels_on_request() {
     let world = world(|exporter| exporter.resource_attributes(["service.name"])).await;
     world.meter().u64_counter("requests").build().add(1, &[KeyValue::new("z", "")]);
     let metrics = world.exported().await;
@@ -224,7 +224,7 @@ async fn resource_attributes_are_labels_where_they_are_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_shutdown_nothing_is_exported_and_that_is_said() {
+async fn export_after_shutdown_is_an_error() {
     let client = client().await;
     let exporter = MetricExporter::new(Reporter::new(client.clone()));
     assert!(exporter.force_flush().is_ok());
@@ -236,7 +236,7 @@ async fn after_a_shutdown_nothing_is_exported_and_that_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flush_that_reaches_nobody_ends_in_time_and_says_so() {
+async fn flush_without_a_server_times_out() {
     let (near, _far) = tokio::io::duplex(64);
     let client = MetricsClient::from_io(near);
     let limit = Duration::from_millis(50);
@@ -279,13 +279,13 @@ async fn flushed_with_one(answer: &'static str) -> OTelSdkResult {
 }
 
 #[tokio::test]
-async fn a_flush_is_not_kept_by_what_others_record_meanwhile() {
+async fn flush_ignores_what_is_recorded_meanwhile() {
     let flushed = flushed_with_one("ok\n\n").await;
     assert!(flushed.is_ok(), "{flushed:?}");
 }
 
 #[tokio::test]
-async fn a_flush_of_which_something_was_refused_says_so() {
+async fn flush_reports_rejected_points() {
     let flushed = flushed_with_one("error\nno\n\n").await;
     assert_eq!(
         flushed.unwrap_err().to_string(),
@@ -295,7 +295,7 @@ async fn a_flush_of_which_something_was_refused_says_so() {
 
 #[cfg(feature = "spool")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flush_that_left_something_in_the_spool_says_so() {
+async fn flush_reports_points_left_in_the_spool() {
     let folder = tempfile::tempdir().unwrap();
     let (near, _far) = tokio::io::duplex(64);
     let reporter = Reporter::builder(MetricsClient::from_io(near));

@@ -75,7 +75,7 @@ async fn reports(world: &World, count: u32) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_absolute_counter_never_goes_back() {
+async fn absolute_counter_never_goes_back() {
     let world = World::new(|builder| builder);
     world.run(|| counter!("jobs").absolute(7));
     world.run(|| counter!("jobs").absolute(5));
@@ -98,7 +98,7 @@ async fn labels_and_prefix_are_in_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_are_no_more_series_than_may_be() {
+async fn max_series_is_never_exceeded() {
     let world = World::new(|builder| builder.max_series(2));
     world.run(|| {
         (0..10).for_each(|id| counter!("jobs", "id" => id.to_string()).increment(1));
@@ -114,7 +114,7 @@ async fn there_are_no_more_series_than_may_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_reported_is_counted() {
+async fn unreportable_values_are_counted() {
     let world = World::new(|builder| builder);
     world.run(|| {
         counter!("x".repeat(1025)).increment(1);
@@ -131,7 +131,7 @@ async fn what_cannot_be_reported_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn quantiles_that_are_none_are_refused() {
+async fn invalid_quantiles_are_rejected() {
     let (near, _far) = tokio::io::duplex(64);
     let builder = MetricsRecorder::builder(Reporter::new(MetricsClient::from_io(near)));
     let error = builder.quantiles([0.5, 99.0]).unwrap_err();
@@ -139,7 +139,7 @@ async fn quantiles_that_are_none_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn updates_from_many_threads_are_all_counted_while_series_come_and_go() {
+async fn concurrent_updates_are_counted_as_series_change() {
     let server = Server::bind("127.0.0.1:0").await.unwrap();
     let address = server.local_addr();
     tokio::spawn(server.serve_until(std::future::pending::<()>()));
@@ -168,7 +168,7 @@ async fn updates_from_many_threads_are_all_counted_while_series_come_and_go() {
 }
 
 #[test]
-fn a_guard_reports_when_it_is_dropped_also_on_the_thread_of_the_runtime() {
+fn guard_reports_on_drop_on_a_runtime_thread() {
     // The server has a runtime of its own, for the drop holds the other one up.
     let servers = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let server = servers.block_on(Server::bind("127.0.0.1:0")).unwrap();
@@ -189,7 +189,7 @@ fn a_guard_reports_when_it_is_dropped_also_on_the_thread_of_the_runtime() {
 
 // FAULTS A1
 #[tokio::test(flavor = "multi_thread")]
-async fn layer_that_counts_log_lines_may_meet_a_series_without_a_key() {
+async fn log_layer_may_record_a_series_without_a_key() {
     let world = World::new(|builder| builder);
     let recorder = world.recorder.clone();
     let lines = counting::counted(&world.recorder, move || {
@@ -208,7 +208,7 @@ async fn layer_that_counts_log_lines_may_meet_a_series_without_a_key() {
 
 // FAULTS A1
 #[tokio::test(flavor = "multi_thread")]
-async fn layer_that_counts_log_lines_may_meet_a_full_queue() {
+async fn log_layer_may_record_into_a_full_queue() {
     let world = World::with(|reporter| reporter.capacity(1), |builder| builder);
     let recorder = world.recorder.clone();
     let lines = counting::counted(&world.recorder, move || {
@@ -229,7 +229,7 @@ async fn layer_that_counts_log_lines_may_meet_a_full_queue() {
 
 // FAULTS A1
 #[tokio::test(flavor = "multi_thread")]
-async fn layer_that_counts_log_lines_may_meet_the_limit_of_series() {
+async fn log_layer_may_reach_max_series() {
     let world = World::new(|builder| builder.max_series(2));
     let recorder = world.recorder.clone();
     let lines = counting::counted(&world.recorder, move || {
@@ -242,7 +242,7 @@ async fn layer_that_counts_log_lines_may_meet_the_limit_of_series() {
 
 // FAULTS A10
 #[tokio::test(start_paused = true)]
-async fn histogram_takes_any_number_of_equal_values_at_once() {
+async fn histogram_records_many_equal_values_at_once() {
     let world = World::new(|builder| builder);
     let sizes = world.run(|| histogram!("size"));
     // One by one, these would take years.
@@ -261,7 +261,7 @@ async fn histogram_takes_any_number_of_equal_values_at_once() {
 
 // FAULTS A15
 #[tokio::test(start_paused = true)]
-async fn quantiles_are_nearest_rank_beside_min_and_max() {
+async fn quantiles_are_nearest_rank() {
     let world = World::new(|builder| builder);
     let latency = world.run(|| histogram!("latency"));
     (1..=99).for_each(|_| latency.record(1.0));
@@ -300,7 +300,7 @@ async fn histogram_of_the_greatest_values_saturates() {
 
 // FAULTS A14
 #[tokio::test(start_paused = true)]
-async fn handle_beyond_the_limit_works_once_there_is_room() {
+async fn handle_beyond_max_series_works_once_there_is_room() {
     let world = World::new(|builder| builder.max_series(1).idle_timeout(3 * INTERVAL));
     world.run(|| counter!("first").increment(1));
     let (jobs, queue, time) = world.run(|| (counter!("jobs"), gauge!("queue"), histogram!("time")));
@@ -327,7 +327,7 @@ async fn handle_beyond_the_limit_works_once_there_is_room() {
 
 // FAULTS A11
 #[tokio::test(start_paused = true)]
-async fn gauge_that_is_not_zero_is_kept() {
+async fn nonzero_gauge_is_kept() {
     let world = World::new(|builder| builder.idle_timeout(3 * INTERVAL));
     world.run(|| gauge!("open").increment(1.0));
     world.run(|| gauge!("closed").increment(1.0));
@@ -369,7 +369,7 @@ async fn labels_of_a_prefix_are_labels_of_all_series() {
 
 // FAULTS A26
 #[test]
-fn recorder_whose_runtime_is_gone_says_so() {
+fn recorder_without_its_runtime_is_an_error() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let recorder = runtime.block_on(async {
         let (near, _far) = tokio::io::duplex(64);

@@ -22,47 +22,47 @@ use tokio::{
 use crate::oracle::{PROBE, Shared, WRONG_COMMAND};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_answers_a_segment_once_is_asked_one_at_a_time() {
+async fn one_answer_per_segment_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::FirstOfSegment).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_merges_answers_is_asked_one_at_a_time() {
+async fn merging_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::Merged).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_refuses_two_requests_at_once_is_asked_one_at_a_time() {
+async fn rejecting_two_at_once_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::OneError).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_closes_on_a_second_request_is_asked_one_at_a_time() {
+async fn closing_on_the_second_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::Closes).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_takes_each_segment_for_a_request_is_asked_one_at_a_time() {
+async fn segment_framing_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::Segments).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_adds_a_blank_line_is_asked_one_at_a_time() {
+async fn blank_line_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::BlankLine).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_falls_silent_when_pipelined_is_asked_one_at_a_time() {
+async fn silent_when_pipelined_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::Wedges).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_frames_by_line_is_asked_many_at_once() {
+async fn line_framing_server_is_pipelined() {
     assert!(most_at_once(Framing::Lines).await > 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_takes_one_request_at_a_time_has_as_many_as_there_are_connections() {
+async fn serial_server_gets_one_request_per_connection() {
     const CONNECTIONS: usize = 4;
     // Nobody is answered before each connection has a request.
     let server = Server::holding(Framing::FirstOfSegment, CONNECTIONS).await;

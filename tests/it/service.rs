@@ -59,7 +59,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_put_brings_nothing_and_a_get_brings_points() {
+async fn service_put_returns_unit_and_get_points() {
     let (client, mut peer, _network) = client_with_room_for(2).await;
     let mut service = client.service();
     let calls = async {
@@ -81,7 +81,7 @@ async fn a_put_brings_nothing_and_a_get_brings_points() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn load_shed_sheds_exactly_those_for_whom_the_queue_has_no_room() {
+async fn load_shed_sheds_calls_beyond_the_queue() {
     let (client, mut peer, _network) = client_with_room_for(3).await;
     let service = ServiceBuilder::new().load_shed().service(client.service());
     let mut stored = JoinSet::new();
@@ -119,7 +119,7 @@ async fn load_shed_sheds_exactly_those_for_whom_the_queue_has_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn services_that_wait_for_room_are_served_in_their_order_and_none_is_forgotten() {
+async fn services_wait_in_order_and_none_is_forgotten() {
     let (client, mut peer, _network) = client_with_room_for(1).await;
     let mut calls = JoinSet::new();
     for second in 0..20 {
@@ -140,7 +140,7 @@ async fn services_that_wait_for_room_are_served_in_their_order_and_none_is_forgo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_is_its_services_own_and_given_back_by_who_goes() {
+async fn reservation_is_released_when_a_service_drops() {
     let (client, _peer, _network) = client_with_room_for(1).await;
     let mut service = client.service();
     assert!(is_ready(&mut service).await);
@@ -166,7 +166,7 @@ async fn a_place_is_its_services_own_and_given_back_by_who_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_calls_without_having_been_ready_is_served_as_any_caller_of_the_client() {
+async fn call_without_poll_ready_is_served() {
     let (mut network, builder) = Network::new();
     let client = builder
         .pipelining(Pipelining::Off)
@@ -190,7 +190,7 @@ async fn who_calls_without_having_been_ready_is_served_as_any_caller_of_the_clie
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_holds_also_where_others_must_not_wait() {
+async fn reservation_holds_with_overflow_fail() {
     let (mut network, builder) = Network::new();
     let builder = builder.pipelining(Pipelining::Off).when_full(WhenFull::Fail);
     let client = builder.max_buffered_bytes(2 * PLACE).connect().await.unwrap();
@@ -214,7 +214,7 @@ async fn a_place_holds_also_where_others_must_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_closes_tells_services_that_are_ready_and_those_that_wait() {
+async fn close_fails_ready_and_waiting_services() {
     let (client, _peer, _network) = client_with_room_for(1).await;
     let [mut ready, mut waiting] = [client.service(), client.service()];
     assert!(is_ready(&mut ready).await);
@@ -232,7 +232,7 @@ async fn a_client_that_closes_tells_services_that_are_ready_and_those_that_wait(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_future_keeps_the_client_open() {
+async fn future_keeps_the_client_open() {
     let (client, mut peer, _network) = client_with_room_for(1).await;
     let state = client.watch_state();
     let mut service = client.service();
@@ -246,7 +246,7 @@ async fn a_future_keeps_the_client_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn towers_timeout_leaves_other_calls_alone() {
+async fn timeout_layer_leaves_other_calls_alone() {
     let (client, mut peer, _network) = client_with_room_for(4).await;
     let limit = Duration::from_millis(100);
     let mut service = ServiceBuilder::new().timeout(limit).service(client.service());
@@ -290,7 +290,7 @@ impl Policy<Request, metrics_client::Metrics, Error> for Attempts {
 }
 
 #[tokio::test(start_paused = true)]
-async fn towers_retry_tries_again_what_is_retryable_and_nothing_else() {
+async fn retry_layer_retries_only_retryable_errors() {
     let (mut network, builder) = Network::new();
     let client = builder.resend_unacknowledged(false).connect().await.unwrap();
     let mut service = Retry::new(Attempts(3), client.service());
@@ -313,7 +313,7 @@ async fn towers_retry_tries_again_what_is_retryable_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn towers_concurrency_limit_limits_what_the_client_has() {
+async fn concurrency_limit_bounds_requests_of_the_client() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -336,7 +336,7 @@ async fn towers_concurrency_limit_limits_what_the_client_has() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_several_connections_a_service_is_ready_when_each_has_room() {
+async fn ready_with_a_pool_needs_capacity_on_each() {
     let (network, builder) = Network::new();
     network.black_hole();
     let client = builder

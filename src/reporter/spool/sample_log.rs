@@ -131,8 +131,9 @@ impl<F: FileSystem> SampleLog<F> {
 
     /// Syncs what was appended.
     pub(crate) fn sync(&mut self) {
-        self.unsynced_since = None;
-        if let Err(error) = self.wal.sync() {
+        if self.unsynced_since.take().is_some()
+            && let Err(error) = self.wal.sync()
+        {
             self.notices.push(Notice::Failed(error.into()));
         }
         self.process_events();

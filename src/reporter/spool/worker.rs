@@ -86,8 +86,8 @@ struct Suspect {
     witness: usize,
 }
 
-/// So many samples behind a suspect are tried one after the other.
-const MAX_WITNESSES: usize = 64;
+/// How far behind a suspect a witness is sought, each time twice as far: as many samples as a batch has.
+const MAX_WITNESSES: usize = 4096;
 
 /// The sender is at its end.
 #[derive(Debug)]
@@ -367,7 +367,8 @@ impl SpoolWorker {
         let is_acknowledged = self.shared.client.put_all([witness]).await.is_ok();
         if !is_acknowledged {
             self.suspect.proofs = 0;
-            self.suspect.witness = (self.suspect.witness + 1) % MAX_WITNESSES;
+            let further = 2 * self.suspect.witness + 1;
+            self.suspect.witness = if further < MAX_WITNESSES { further } else { 0 };
         }
         is_acknowledged
     }

@@ -31,7 +31,7 @@ enum Progress {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_comes_while_the_driver_falls_asleep_is_sent_at_once() {
+async fn request_wakes_a_driver_that_is_going_to_sleep() {
     let (ours, mut server) = tokio::io::duplex(1024);
     let (sender, mut receiver) = oneshot::channel::<MetricsClient>();
     let (submitted, submission) = oneshot::channel();

@@ -27,7 +27,7 @@ mod workload;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn a_call_behind_one_that_was_never_answered_keeps_its_own_deadline() {
+async fn deadline_of_a_call_behind_an_unanswered_one() {
     let (mut network, builder) = Network::new();
     let builder = builder.pipelining(Pipelining::Off).stall_timeout(60 * SECOND);
     let client = builder.request_timeout(5 * SECOND).connect().await.unwrap();
@@ -43,7 +43,7 @@ async fn a_call_behind_one_that_was_never_answered_keeps_its_own_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stall_is_noticed_before_a_later_deadline() {
+async fn stall_is_noticed_before_a_later_deadline() {
     let (mut network, builder) = Network::new();
     let builder = builder.pipelining(Pipelining::Off).stall_timeout(SECOND);
     let client = builder.request_timeout(60 * SECOND).connect().await.unwrap();
@@ -60,20 +60,20 @@ async fn a_stall_is_noticed_before_a_later_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_network_breaks_no_promise_one_at_a_time_or_pipelined() {
+async fn guarantees_hold_on_a_bad_network_after_probing() {
     survive(Pipelining::Auto).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_network_breaks_no_promise_pipelined() {
+async fn guarantees_hold_on_a_bad_network_pipelined() {
     survive(Pipelining::On).await;
 }
 
 /// How many networks each test tries, unless this variable says otherwise.
-const NETWORKS: (&str, u64) = ("FAULT_NETWORKS", 4);
+const NETWORKS: (&str, u64) = ("METRICS_TEST_CHAOS_RUNS", 4);
 
 /// The seed of the first network, instead of a new one each time.
-const SEED: &str = "FAULT_SEED";
+const SEED: &str = "METRICS_TEST_CHAOS_SEED";
 
 /// Tries some bad networks, all at once.
 async fn survive(pipelining: Pipelining) {

@@ -21,7 +21,7 @@ const INVALID: [&str; 7] = [
 
 // FAULTS C9
 #[tokio::test(start_paused = true)]
-async fn an_invalid_address_is_refused_at_once() {
+async fn invalid_address_is_rejected_at_once() {
     let start = Instant::now();
     for address in INVALID {
         let lazy = MetricsClient::builder(address).connect_lazy();
@@ -50,7 +50,7 @@ impl Connector for Wrapped {
 
 // FAULTS C9
 #[tokio::test(start_paused = true)]
-async fn a_connector_that_wraps_another_need_not_check_the_address() {
+async fn wrapping_connector_need_not_check_addresses() {
     for address in INVALID {
         let builder = MetricsClient::builder(address).connector(Wrapped(TcpConnector::default()));
         let error = builder.connect().await.unwrap_err();
@@ -78,7 +78,7 @@ impl Connector for Pipes {
 
 // FAULTS C9
 #[tokio::test(start_paused = true)]
-async fn a_connector_says_which_addresses_it_takes() {
+async fn connector_names_the_addresses_it_accepts() {
     MetricsClient::builder("pipe:7").connector(Pipes).connect_lazy().unwrap();
     let error = MetricsClient::builder("pope:7").connector(Pipes).connect_lazy().unwrap_err();
     assert_eq!(

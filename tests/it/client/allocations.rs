@@ -14,18 +14,18 @@ use tokio::{join, runtime, task::JoinSet};
 use crate::peer::Network;
 
 #[test]
-fn a_warm_put_allocates_nothing() {
+fn warm_put_allocates_nothing() {
     assert_eq!(allocated_by(1, async |client| client.put("palm.cpu", 23.7).await.unwrap()), 0);
 }
 
 #[test]
-fn a_warm_put_over_one_of_several_connections_allocates_nothing() {
+fn warm_put_of_a_pool_allocates_nothing() {
     assert_eq!(allocated_by(4, async |client| client.put("palm.cpu", 23.7).await.unwrap()), 0);
 }
 
 #[cfg(feature = "tower")]
 #[test]
-fn a_warm_put_of_a_service_allocates_nothing() {
+fn warm_service_call_allocates_nothing() {
     use std::{cell::Cell, future::poll_fn};
 
     use metrics_client::{codec::Request, service::MetricsService};
@@ -78,7 +78,7 @@ fn allocated_by(connections: usize, put: impl AsyncFn(&MetricsClient)) -> u64 {
 }
 
 #[test]
-fn a_stream_of_a_million_records_holds_few_of_them_at_once() {
+fn stream_of_a_million_records_buffers_few() {
     let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     let runtime = runtime.unwrap();
     let records: String = (0..1000).map(|host| format!("rack{host:03}.cpu 23.7 1\n")).collect();
@@ -113,7 +113,7 @@ fn a_stream_of_a_million_records_holds_few_of_them_at_once() {
 
 // FAULTS C18
 #[test]
-fn a_quiet_client_gives_back_what_a_burst_took() {
+fn memory_of_a_burst_is_freed_when_idle() {
     const CALLS: usize = 30_000;
     let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     let runtime = runtime.unwrap();
@@ -165,7 +165,7 @@ fn a_quiet_client_gives_back_what_a_burst_took() {
 
 // FAULTS C15
 #[test]
-fn answer_takes_no_more_memory_than_is_said() {
+fn response_memory_is_within_the_documented_bound() {
     const LIMIT: usize = 1024 * 1024;
     let keys = |text: fn(usize) -> String| {
         let mut records = String::new();

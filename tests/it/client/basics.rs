@@ -11,7 +11,7 @@ use tokio::{join, time};
 use crate::peer::Network;
 
 #[tokio::test(start_paused = true)]
-async fn a_put_returns_when_it_is_acknowledged() {
+async fn put_returns_when_acknowledged() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -23,7 +23,7 @@ async fn a_put_returns_when_it_is_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_get_brings_points() {
+async fn get_returns_points() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -39,7 +39,7 @@ async fn a_get_brings_points() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_of_clones_share_a_connection_and_a_segment() {
+async fn clones_share_a_connection_and_a_segment() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -56,7 +56,7 @@ async fn requests_of_clones_share_a_connection_and_a_segment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_stores_any_number_with_one_wait() {
+async fn put_all_stores_many_samples() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -73,7 +73,7 @@ async fn put_all_stores_any_number_with_one_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_keeps_pace_with_a_slow_server() {
+async fn put_all_applies_backpressure_of_a_slow_server() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -92,7 +92,7 @@ async fn put_all_keeps_pace_with_a_slow_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_waits_for_room_also_where_others_may_not() {
+async fn put_all_waits_for_capacity_with_when_full_fail() {
     let (mut network, builder) = Network::new();
     let client =
         builder.pipelining(Pipelining::On).when_full(WhenFull::Fail).connect().await.unwrap();
@@ -110,7 +110,7 @@ async fn put_all_waits_for_room_also_where_others_may_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_number_may_be_in_flight() {
+async fn in_flight_is_unlimited_by_default() {
     let (mut network, builder) = Network::new();
     let client =
         builder.pipelining(Pipelining::On).max_in_flight(usize::MAX).connect().await.unwrap();
@@ -121,7 +121,7 @@ async fn any_number_may_be_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_serves_what_was_accepted() {
+async fn close_completes_accepted_requests() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -140,7 +140,7 @@ async fn closing_serves_what_was_accepted() {
 }
 
 #[tokio::test]
-async fn a_client_on_a_given_stream_works() {
+async fn given_stream_serves_requests() {
     let (ours, mut theirs) = tokio::io::duplex(64);
     let client = MetricsClient::from_io(ours);
     let server = async {

@@ -10,7 +10,7 @@ use crate::peer::Network;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn cancelled_put_does_not_shift_answers() {
+async fn cancelled_put_does_not_shift_responses() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -28,7 +28,7 @@ async fn cancelled_put_does_not_shift_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_put_dropped_before_it_was_sent_is_not_sent() {
+async fn cancelled_put_is_not_sent() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -49,7 +49,7 @@ async fn a_put_dropped_before_it_was_sent_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_request_keeps_its_place_until_its_answer_comes() {
+async fn cancelled_request_holds_its_slot_until_answered() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -66,7 +66,7 @@ async fn a_dropped_request_keeps_its_place_until_its_answer_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_put_is_not_sent_again_on_the_next_connection() {
+async fn cancelled_put_is_not_retried_after_reconnect() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -84,7 +84,7 @@ async fn a_dropped_put_is_not_sent_again_on_the_next_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_put_all_withdraws_what_it_has_not_sent() {
+async fn put_all_dropped_cancels_unsent_samples() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let mut peer = network.accept().await;

@@ -38,7 +38,7 @@ fn is_closed<T>(outcome: Result<T, Error>) {
 
 // FAULTS C20
 #[tokio::test(start_paused = true)]
-async fn calls_of_a_closed_client_let_others_run() {
+async fn calls_of_a_closed_client_yield() {
     let client = closed().await;
     let samples = [Sample::new("a", 1.0, 1).unwrap()];
     lets_others_run("put", async || is_closed(client.put("a", 1.0).await)).await;
@@ -54,7 +54,7 @@ async fn calls_of_a_closed_client_let_others_run() {
 
 // FAULTS C20
 #[tokio::test(start_paused = true)]
-async fn invalid_calls_let_others_run() {
+async fn invalid_calls_yield() {
     let (_network, builder) = Network::new();
     let client = builder.connect_lazy().unwrap();
     let invalid = [Sample {
@@ -77,7 +77,7 @@ async fn invalid_calls_let_others_run() {
 
 // FAULTS C20
 #[tokio::test(start_paused = true)]
-async fn calls_for_which_there_is_no_room_let_others_run() {
+async fn calls_that_find_a_full_queue_yield() {
     let (network, builder) = Network::new();
     network.black_hole();
     let client = builder.max_buffered_bytes(1).when_full(WhenFull::Fail).connect_lazy().unwrap();
@@ -97,7 +97,7 @@ async fn calls_for_which_there_is_no_room_let_others_run() {
 // FAULTS C20
 #[cfg(feature = "tower")]
 #[tokio::test(start_paused = true)]
-async fn a_service_of_a_closed_client_lets_others_run() {
+async fn service_of_a_closed_client_yields() {
     use metrics_client::codec::Request;
     use tower::{Service, ServiceExt};
 
@@ -112,7 +112,7 @@ async fn a_service_of_a_closed_client_lets_others_run() {
 // FAULTS C20
 #[cfg(feature = "reporter")]
 #[tokio::test(start_paused = true)]
-async fn a_flush_that_has_nothing_to_wait_for_lets_others_run() {
+async fn flush_of_an_idle_reporter_yields() {
     let limit = Duration::from_secs(1);
     let reporter = metrics_client::Reporter::new(closed().await);
     lets_others_run("nothing waits", async || reporter.flush(limit).await.unwrap()).await;

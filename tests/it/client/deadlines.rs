@@ -28,7 +28,7 @@ fn assert_timeout(result: Result<(), Error>, since: Instant, expected: Delivery)
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_answer() {
+async fn request_timeout_without_a_response() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let _peer = network.accept().await;
@@ -37,7 +37,7 @@ async fn no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_turn() {
+async fn request_timeout_behind_max_in_flight() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let _peer = network.accept().await;
@@ -48,7 +48,7 @@ async fn no_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dial_that_never_ends() {
+async fn request_timeout_during_connect() {
     let (network, builder) = Network::new();
     network.black_hole();
     let client = builder.connect_lazy().unwrap();
@@ -57,7 +57,7 @@ async fn a_dial_that_never_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_listens_and_the_error_says_so() {
+async fn connection_refused_is_the_cause_of_a_timeout() {
     let (network, builder) = Network::new();
     network.refuse(1_000_000);
     let client = builder.connect_lazy().unwrap();
@@ -69,7 +69,7 @@ async fn nobody_listens_and_the_error_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_does_not_read() {
+async fn request_timeout_when_the_server_does_not_read() {
     let (mut network, builder) = Network::with_buffer(8);
     let client = builder.connect().await.unwrap();
     let _peer = network.accept().await;
@@ -78,7 +78,7 @@ async fn a_server_that_does_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_room_in_the_queue() {
+async fn request_timeout_in_the_wait_queue() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_buffered_bytes(1).connect().await.unwrap();
     let _peer = network.accept().await;
@@ -91,7 +91,7 @@ async fn no_room_in_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_in_small_pieces_does_not_move_the_deadline() {
+async fn request_timeout_is_not_extended_by_partial_data() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -112,7 +112,7 @@ async fn an_answer_in_small_pieces_does_not_move_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_whose_oldest_answer_is_late_is_replaced() {
+async fn stall_timeout_replaces_the_connection() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let mut silent = network.accept().await;
@@ -133,7 +133,7 @@ async fn a_connection_whose_oldest_answer_is_late_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_time_limits_are_taken_for_ever() {
+async fn duration_max_means_no_timeout() {
     let (mut network, builder) = Network::new();
     let client = builder
         .request_timeout(Duration::MAX)

@@ -18,7 +18,7 @@ use tokio::{io::DuplexStream, join};
 use crate::peer::{Network, soon};
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_final_and_the_connection_lives() {
+async fn rejection_is_final_and_keeps_the_connection() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -37,7 +37,7 @@ async fn a_refusal_is_final_and_the_connection_lives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_callers_of_a_connection_that_broke_the_protocol_share_one_cause() {
+async fn protocol_error_is_shared_by_all_callers() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -61,7 +61,7 @@ async fn the_callers_of_a_connection_that_broke_the_protocol_share_one_cause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_says_what_was_stored_and_what_was_not() {
+async fn put_all_error_counts_stored_and_rejected() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -78,7 +78,7 @@ async fn put_all_says_what_was_stored_and_what_was_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_speaks_for_all_samples_and_not_for_the_first_that_failed() {
+async fn put_all_error_covers_all_samples() {
     for (answers, delivery, is_retryable) in [
         ("", Delivery::Unknown, true),
         ("ok\n\n", Delivery::Unknown, true),
@@ -104,7 +104,7 @@ async fn put_all_speaks_for_all_samples_and_not_for_the_first_that_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_that_could_not_send_says_so() {
+async fn put_all_error_of_an_invalid_sample() {
     let (network, builder) = Network::new();
     network.black_hole();
     let client = builder.connect_lazy().unwrap();
@@ -117,7 +117,7 @@ async fn put_all_that_could_not_send_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unreadable_record_fails_its_get_alone() {
+async fn malformed_record_fails_its_get_only() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -137,7 +137,7 @@ async fn an_unreadable_record_fails_its_get_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_another_connection_the_loss_of_the_one_closes_the_client() {
+async fn lost_connection_without_reconnect_closes_client() {
     let (mut network, builder) = Network::new();
     let client = builder.reconnect(Reconnect::never()).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -164,7 +164,7 @@ impl Connector for Panicking {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_the_driver_tells_everyone() {
+async fn driver_panic_fails_every_call() {
     let client = MetricsClient::builder("nowhere").connector(Panicking).connect_lazy().unwrap();
     let (a, b) = join!(soon(client.put("a", 1.0)), soon(client.get("b")));
     assert!(matches!(a, Err(Error::Closed { delivery: Delivery::NotSent, .. })), "{a:?}");
@@ -183,7 +183,7 @@ impl Wake for PanicsWhenWoken {
 
 // FAULTS C4
 #[tokio::test(start_paused = true)]
-async fn a_panicking_waker_keeps_no_other_caller_asleep() {
+async fn panicking_waker_does_not_block_other_callers() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -207,7 +207,7 @@ async fn a_panicking_waker_keeps_no_other_caller_asleep() {
 }
 
 #[test]
-fn the_end_of_its_runtime_tells_everyone() {
+fn runtime_shutdown_fails_every_call() {
     let runtime = |paused| {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().start_paused(paused).build().unwrap()
@@ -227,7 +227,7 @@ fn the_end_of_its_runtime_tells_everyone() {
 
 // FAULTS C19
 #[test]
-fn a_client_whose_runtime_is_gone_says_so() {
+fn call_without_its_runtime_is_an_error() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let second = runtime();
     for (connections, panics) in [(1, false), (1, true), (4, false), (4, true)] {
@@ -270,7 +270,7 @@ fn a_client_whose_runtime_is_gone_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_handle_leaves_after_what_was_accepted() {
+async fn last_handle_dropped_completes_accepted_requests() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -285,7 +285,7 @@ async fn the_last_handle_leaves_after_what_was_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_reports_what_found_no_answer() {
+async fn close_reports_unanswered_requests() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let _peer = network.accept().await;
@@ -295,7 +295,7 @@ async fn closing_reports_what_found_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_connected_can_be_closed() {
+async fn close_of_a_client_that_never_connected() {
     let (network, builder) = Network::new();
     network.black_hole();
     let idle = builder.clone().connect_lazy().unwrap();

@@ -63,7 +63,7 @@ fn is_closed_on_request(error: &Error) -> bool {
 
 // FAULTS C12
 #[tokio::test(start_paused = true)]
-async fn get_that_ends_connections_fails_alone_and_soon() {
+async fn get_that_ends_connections_fails_alone() {
     for pipelining in [Pipelining::Off, Pipelining::On, Pipelining::Auto] {
         let (mut network, builder) = Network::new();
         let client = builder.pipelining(pipelining).connect().await.unwrap();
@@ -90,7 +90,7 @@ async fn get_that_ends_connections_fails_alone_and_soon() {
 
 // FAULTS C12
 #[tokio::test(start_paused = true)]
-async fn put_all_stores_what_is_around_samples_that_end_connections() {
+async fn put_all_isolates_samples_that_end_connections() {
     for (pipelining, poison) in [
         (Pipelining::Off, vec![7]),
         (Pipelining::On, vec![0]),
@@ -131,7 +131,7 @@ async fn put_all_stores_what_is_around_samples_that_end_connections() {
 
 // FAULTS C12: a server that loses the answers that it owes when it closes.
 #[tokio::test(start_paused = true)]
-async fn search_goes_past_requests_whose_answers_were_lost() {
+async fn hangup_search_skips_requests_with_lost_answers() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let start = Instant::now();
@@ -167,7 +167,7 @@ async fn search_goes_past_requests_whose_answers_were_lost() {
 
 // FAULTS C12: restarting, a balancer without backends, a server whose disk is full.
 #[tokio::test(start_paused = true)]
-async fn server_that_closes_whatever_it_is_asked_is_a_delay() {
+async fn hangup_on_every_request_is_only_a_delay() {
     for answers_gets in [false, true] {
         let (mut network, builder) = Network::new();
         let client = builder.request_timeout(Duration::from_secs(60)).connect().await.unwrap();
@@ -196,7 +196,7 @@ async fn server_that_closes_whatever_it_is_asked_is_a_delay() {
 
 // FAULTS C12
 #[tokio::test(start_paused = true)]
-async fn server_that_closes_after_each_answer_is_searched_too() {
+async fn hangup_search_with_a_close_after_each_answer() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let start = Instant::now();
@@ -224,7 +224,7 @@ async fn server_that_closes_after_each_answer_is_searched_too() {
 
 // FAULTS C12
 #[tokio::test(start_paused = true)]
-async fn put_that_has_ended_is_not_sent_ahead() {
+async fn completed_put_is_not_sent_ahead() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let put = |key: &'static str| {
@@ -249,7 +249,7 @@ async fn put_that_has_ended_is_not_sent_ahead() {
 
 // FAULTS C12: a server that fails at random.
 #[tokio::test(start_paused = true)]
-async fn proofs_of_a_random_failure_begin_again() {
+async fn hangup_search_restarts_after_a_random_failure() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let put = |key: &'static str| {

@@ -11,7 +11,7 @@ use tokio::{join, time::Instant};
 use crate::peer::Network;
 
 #[tokio::test(start_paused = true)]
-async fn a_full_queue_fails_a_call_at_once_if_told_so() {
+async fn full_queue_fails_calls_with_overflow_fail() {
     let (mut network, builder) = Network::new();
     let client = builder
         .pipelining(Pipelining::Off)
@@ -50,7 +50,7 @@ async fn a_full_queue_fails_a_call_at_once_if_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_for_room_are_served_in_their_order() {
+async fn wait_queue_is_first_in_first_out() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_buffered_bytes(1).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -73,7 +73,7 @@ async fn those_who_wait_for_room_are_served_in_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_requests_are_in_flight_than_may_be() {
+async fn max_in_flight_is_never_exceeded() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).max_in_flight(3).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -93,7 +93,7 @@ async fn no_more_requests_are_in_flight_than_may_be() {
 
 // FAULTS C7
 #[tokio::test(start_paused = true)]
-async fn answer_past_its_limit_fails_its_call_alone() {
+async fn oversized_response_fails_its_call_only() {
     let (mut network, builder) = Network::new();
     let builder = builder.pipelining(Pipelining::On).resend_unacknowledged(false);
     let client = builder.max_response_bytes(16).connect().await.unwrap();
@@ -127,7 +127,7 @@ async fn answer_past_its_limit_fails_its_call_alone() {
 
 // FAULTS C7
 #[tokio::test(start_paused = true)]
-async fn answer_past_its_limit_holds_others_up_for_a_second() {
+async fn oversized_response_delays_others_by_a_second() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).max_response_bytes(16).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -153,7 +153,7 @@ async fn answer_past_its_limit_holds_others_up_for_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_sent_fails_before_anything_is_sent() {
+async fn invalid_request_fails_before_anything_is_sent() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;

@@ -64,7 +64,7 @@ fn assert_told(lines: &[String], expected: &[&str]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_happens_to_connections_is_told_and_what_happens_to_requests_is_not() {
+async fn connections_are_logged_and_requests_are_not() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
@@ -117,7 +117,7 @@ async fn what_happens_to_connections_is_told_and_what_happens_to_requests_is_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_probe_has_found_is_told() {
+async fn probe_result_is_logged() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)
@@ -153,7 +153,7 @@ async fn what_the_probe_has_found_is_told() {
 
 // FAULTS A25
 #[tokio::test(start_paused = true)]
-async fn server_that_is_away_is_said_reminded_of_and_over() {
+async fn unreachable_server_is_logged_repeated_and_over() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).finish();
     let _guard = told(subscriber);

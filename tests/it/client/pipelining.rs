@@ -94,17 +94,17 @@ async fn widen(answers: &str) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_has_shown_that_it_can_is_sent_requests_ahead_of_answers() {
+async fn pipelining_begins_once_the_probe_succeeds() {
     assert_eq!(widen("ok\n\nok\n\nok\n\n").await, "put c 1.0 1\n");
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_other_server_is_sent_one_request_at_a_time() {
+async fn requests_go_one_at_a_time_if_the_probe_fails() {
     assert_eq!(widen("ok\n\n").await, "");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_has_two_requests_at_once_does_not_ask() {
+async fn probe_is_not_sent_for_sequential_requests() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -117,7 +117,7 @@ async fn a_client_that_never_has_two_requests_at_once_does_not_ask() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_stall_with_several_in_flight_the_successors_stay_at_one() {
+async fn pipelining_is_disabled_after_a_pipelined_stall() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -170,7 +170,7 @@ async fn two_puts(client: &MetricsClient) {
 
 // FAULTS C3
 #[tokio::test(start_paused = true)]
-async fn distrust_after_a_stall_ends_later_and_later() {
+async fn distrust_after_a_stall_backs_off() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -211,7 +211,7 @@ async fn distrust_after_a_stall_ends_later_and_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_a_given_stream_requests_go_one_at_a_time() {
+async fn given_stream_is_not_pipelined() {
     let (ours, theirs) = tokio::io::duplex(1024);
     let client = MetricsClient::from_io(ours);
     let mut peer = Peer::on(theirs);
@@ -262,7 +262,7 @@ impl AsyncRead for Noting {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_is_written_with_one_write_and_many_with_one_too() {
+async fn requests_are_coalesced_into_one_write() {
     let (io, theirs) = tokio::io::duplex(64 * 1024);
     let writes = Arc::new(Mutex::new(Vec::new()));
     let noting = Noting { io, writes: Arc::clone(&writes) };
@@ -279,7 +279,7 @@ async fn a_request_is_written_with_one_write_and_many_with_one_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_server_is_asked_as_soon_as_a_second_request_has_to_wait() {
+async fn probe_is_sent_when_a_second_request_waits() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -300,7 +300,7 @@ async fn the_server_is_asked_as_soon_as_a_second_request_has_to_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_stall_with_one_in_flight_the_server_is_asked_anew() {
+async fn probe_runs_again_after_a_stall_of_one() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -344,7 +344,7 @@ impl Drop for Dropping {
 }
 
 #[test]
-fn a_waker_that_is_dropped_may_call_the_client() {
+fn waker_drop_may_call_the_client() {
     let (done, is_done) = std::sync::mpsc::channel();
     // On a thread of its own: a deadlock must fail the test, not hold it.
     std::thread::spawn(move || {

@@ -129,7 +129,7 @@ async fn key_of_each(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_concerns_a_key_goes_over_one_connection_and_keys_are_spread() {
+async fn keys_are_sharded_over_connections() {
     let (network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let log = serve(network, |_, _| OK);
@@ -157,7 +157,7 @@ async fn what_concerns_a_key_goes_over_one_connection_and_keys_are_spread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_takes_one_request_at_a_time_has_one_on_each_connection() {
+async fn one_request_per_connection_without_pipelining() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(3).connect().await.unwrap();
     let mut puts = JoinSet::new();
@@ -179,7 +179,7 @@ async fn a_server_that_takes_one_request_at_a_time_has_one_on_each_connection() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn puts_of_a_key_keep_their_order_while_connections_come_and_go() {
+async fn key_order_survives_reconnects() {
     let (network, builder) = Network::new();
     let client = builder
         .pipelining(Pipelining::Off)
@@ -251,7 +251,7 @@ impl HalfDown {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_down_keeps_its_keys_and_disturbs_no_others() {
+async fn down_connection_keeps_its_keys() {
     let HalfDown { client, lost, kept, mut other, _network } = HalfDown::new().await;
     let start = Instant::now();
     let waiting = tokio::spawn({
@@ -272,7 +272,7 @@ async fn a_connection_that_is_down_keeps_its_keys_and_disturbs_no_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_says_which_sample_of_all_was_the_first_that_was_not_stored() {
+async fn put_all_error_names_the_first_unstored_sample() {
     let (network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let samples = samples(50, 20);
@@ -291,7 +291,7 @@ async fn put_all_says_which_sample_of_all_was_the_first_that_was_not_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_one_connection_cannot_store_keeps_no_other_from_storing_its_own() {
+async fn put_all_failure_of_one_connection_spares_others() {
     let (network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let samples = samples(50, 40);
@@ -314,7 +314,7 @@ async fn what_one_connection_cannot_store_keeps_no_other_from_storing_its_own() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_says_how_many_of_all_were_refused_before_the_first_that_has_no_outcome() {
+async fn put_all_error_counts_rejected_over_connections() {
     let (network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let samples = samples(50, 20);
@@ -343,7 +343,7 @@ async fn put_all_says_how_many_of_all_were_refused_before_the_first_that_has_no_
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_speaks_for_what_became_of_the_samples_of_all_connections() {
+async fn put_all_error_covers_all_connections() {
     for answer in [None, Some("ok\n\n"), Some("error\nno\n\n")] {
         let HalfDown { client, lost, kept, mut other, _network } = HalfDown::new().await;
         let samples = [&lost, &kept].map(|key| Sample::new(key, 1.0, 1).unwrap());
@@ -363,7 +363,7 @@ async fn put_all_speaks_for_what_became_of_the_samples_of_all_connections() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_may_be_tried_again_where_a_refusal_is_not_all_that_kept_it() {
+async fn put_all_error_is_retryable_beyond_rejections() {
     let HalfDown { client, lost, kept, mut other, _network } = HalfDown::new().await;
     let samples = [&kept, &lost].map(|key| Sample::new(key, 1.0, 1).unwrap());
     let request = format!("put {kept} 1.0 1\n");
@@ -376,7 +376,7 @@ async fn put_all_may_be_tried_again_where_a_refusal_is_not_all_that_kept_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_stores_over_as_many_connections_as_there_may_be() {
+async fn put_all_uses_every_connection() {
     let (network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(256).connect().await.unwrap();
     let log = serve(network, |_, _| OK);
@@ -388,7 +388,7 @@ async fn put_all_stores_over_as_many_connections_as_there_may_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_goes_to_the_connection_with_the_fewest_requests() {
+async fn get_all_goes_to_the_least_loaded_connection() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).max_connections(3).connect().await.unwrap();
     let mut first = network.accept().await;
@@ -415,7 +415,7 @@ async fn everything_goes_to_the_connection_with_the_fewest_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_connection_finds_out_for_itself_whether_its_server_can_pipeline() {
+async fn probe_runs_once_per_connection() {
     let (mut network, builder) = Network::new();
     let client = builder.max_connections(2).connect().await.unwrap();
     let peers = key_of_each(&client, &mut network, 2).await;
@@ -433,7 +433,7 @@ async fn each_connection_finds_out_for_itself_whether_its_server_can_pipeline() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_serves_what_each_connection_has_accepted() {
+async fn close_completes_requests_of_every_connection() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).max_connections(3).connect().await.unwrap();
     let mut peers = key_of_each(&client, &mut network, 3).await;
@@ -468,7 +468,7 @@ async fn closing_serves_what_each_connection_has_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_counters_are_those_of_all_connections() {
+async fn stats_sum_over_connections() {
     let (network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
     let log = serve(network, |_, request| match request {
@@ -487,7 +487,7 @@ async fn the_counters_are_those_of_all_connections() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_client_is_connected_as_long_as_one_connection_is() {
+async fn state_is_connected_while_one_connection_is() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(2).connect_lazy().unwrap();
     let mut state = client.watch_state();
@@ -525,7 +525,7 @@ async fn the_client_is_connected_as_long_as_one_connection_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_another_connection_the_loss_of_one_closes_the_client() {
+async fn pool_without_reconnect_closes_on_a_loss() {
     let (mut network, builder) = Network::new();
     let builder = builder.pipelining(Pipelining::Off).reconnect(Reconnect::never());
     let client = builder.max_connections(2).connect().await.unwrap();
@@ -549,7 +549,7 @@ async fn without_another_connection_the_loss_of_one_closes_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_last_handle_ends_every_connection() {
+async fn last_handle_dropped_ends_every_connection() {
     let (mut network, builder) = Network::new();
     let client = builder.max_connections(3).connect().await.unwrap();
     let peers = key_of_each(&client, &mut network, 3).await;
@@ -560,7 +560,7 @@ async fn the_end_of_the_last_handle_ends_every_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connect_makes_one_connection_or_fails_at_once() {
+async fn connect_opens_one_connection_or_fails() {
     let (mut network, builder) = Network::new();
     network.refuse(1);
     let error = builder.clone().max_connections(8).connect().await.unwrap_err();
@@ -571,7 +571,7 @@ async fn connect_makes_one_connection_or_fails_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_given_stream_is_the_only_connection() {
+async fn given_stream_is_the_only_connection() {
     let (ours, theirs) = tokio::io::duplex(1024);
     let client = MetricsClient::builder("a pipe").max_connections(8).with_io(ours);
     let mut peer = Peer::on(theirs);

@@ -8,7 +8,7 @@ use tokio::join;
 use crate::peer::Network;
 
 #[tokio::test(start_paused = true)]
-async fn a_blank_line_too_many_is_skipped() {
+async fn extra_blank_line_is_skipped() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -27,7 +27,7 @@ async fn a_blank_line_too_many_is_skipped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rows_are_grouped_and_sorted_and_the_last_of_a_second_wins() {
+async fn rows_are_grouped_sorted_and_deduplicated() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -42,7 +42,7 @@ async fn rows_are_grouped_and_sorted_and_the_last_of_a_second_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_without_text_is_an_error() {
+async fn error_without_text_is_an_error() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -52,7 +52,7 @@ async fn an_error_without_text_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_split_at_any_byte_is_one_answer() {
+async fn response_split_at_any_byte_is_one_response() {
     let answer = "ok\na 1.5 10\na 2.5 20\n\n";
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
@@ -84,21 +84,21 @@ async fn assert_dropped_for(unasked: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_nobody_asked_for_ends_the_connection() {
+async fn unsolicited_response_ends_the_connection() {
     assert_dropped_for("ok\n\n").await;
     assert_dropped_for("ok\na 1.0 1\n\n").await;
     assert_dropped_for("error\nlate\n\n").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_an_answer_that_nobody_asked_for_ends_the_connection() {
+async fn partial_unsolicited_response_ends_the_connection() {
     assert_dropped_for("o").await;
     assert_dropped_for("ok\n").await;
     assert_dropped_for("garbage").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_answers_to_one_request_end_the_connection() {
+async fn two_responses_to_one_request_end_the_connection() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -114,7 +114,7 @@ async fn two_answers_to_one_request_end_the_connection() {
 /// A server that takes a segment for a request answers each of two: the second answer would be the next
 /// caller's.
 #[tokio::test(start_paused = true)]
-async fn an_answer_to_half_a_request_ends_the_connection() {
+async fn response_to_a_partial_request_ends_the_connection() {
     let (mut network, builder) = Network::with_buffer(8);
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -131,7 +131,7 @@ async fn an_answer_to_half_a_request_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn data_in_answer_to_a_put_ends_the_connection() {
+async fn data_in_response_to_a_put_ends_the_connection() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -150,7 +150,7 @@ async fn data_in_answer_to_a_put_ends_the_connection() {
 
 // FAULTS C1
 #[tokio::test(start_paused = true)]
-async fn a_record_of_another_key_ends_the_connection() {
+async fn record_of_another_key_ends_the_connection() {
     for answer in ["ok\nb 2.0 2\n\n", "ok\na 2.0 2\nb 2.0 2\n\n"] {
         let (mut network, builder) = Network::new();
         let client = builder.pipelining(Pipelining::On).connect().await.unwrap();

@@ -11,7 +11,7 @@ use tokio::{join, time::Instant};
 use crate::peer::Network;
 
 #[tokio::test(start_paused = true)]
-async fn unacknowledged_requests_go_again_in_their_order_and_before_newer_ones() {
+async fn reconnect_replays_unacked_requests_in_order() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -40,7 +40,7 @@ async fn unacknowledged_requests_go_again_in_their_order_and_before_newer_ones()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_goes_on_behind_its_last_acknowledged_sample() {
+async fn reconnect_resumes_a_batch_after_its_last_ack() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let samples = (0..4).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
@@ -58,7 +58,7 @@ async fn a_batch_goes_on_behind_its_last_acknowledged_sample() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_cut_in_the_middle_is_sent_anew_from_its_beginning() {
+async fn reconnect_resends_a_partly_sent_request() {
     let (mut network, builder) = Network::with_buffer(8);
     let client = builder.connect().await.unwrap();
     let server = async {
@@ -72,7 +72,7 @@ async fn a_request_cut_in_the_middle_is_sent_anew_from_its_beginning() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_retry_a_put_that_was_sent_fails_and_one_that_was_not_does_not() {
+async fn retry_off_fails_sent_puts_only() {
     let (mut network, builder) = Network::new();
     let client =
         builder.pipelining(Pipelining::Off).resend_unacknowledged(false).connect().await.unwrap();
@@ -91,7 +91,7 @@ async fn without_retry_a_put_that_was_sent_fails_and_one_that_was_not_does_not()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_ends_with_the_deadline_of_the_call() {
+async fn retry_ends_with_the_deadline_of_the_call() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let start = Instant::now();
@@ -111,7 +111,7 @@ async fn a_retry_ends_with_the_deadline_of_the_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connect_fails_at_once_with_the_reason() {
+async fn connect_fails_at_once_with_the_cause() {
     let (network, builder) = Network::new();
     network.refuse(1);
     let error = builder.connect().await.unwrap_err();
@@ -121,7 +121,7 @@ async fn connect_fails_at_once_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lazy_client_dials_when_it_is_asked_for_something() {
+async fn lazy_client_connects_on_the_first_request() {
     let (mut network, builder) = Network::new();
     network.refuse(3);
     let client = builder.connect_lazy().unwrap();
@@ -134,7 +134,7 @@ async fn a_lazy_client_dials_when_it_is_asked_for_something() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_has_failed_to_connect_dials_on_though_nobody_waits() {
+async fn reconnect_continues_without_waiting_calls() {
     let (mut network, builder) = Network::new();
     network.refuse(1000);
     let client = builder.connect_lazy().unwrap();
@@ -149,7 +149,7 @@ async fn a_client_that_has_failed_to_connect_dials_on_though_nobody_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_accepts_and_hangs_up_is_dialled_ever_less_often() {
+async fn backoff_grows_if_the_server_accepts_and_hangs_up() {
     let (mut network, builder) = Network::new();
     let (min, max) = (Duration::from_millis(50), Duration::from_secs(10));
     let client = builder
@@ -191,7 +191,7 @@ async fn a_server_that_accepts_and_hangs_up_is_dialled_ever_less_often() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_state_tells_of_every_change() {
+async fn state_reports_every_change() {
     let (mut network, builder) = Network::new();
     let client = builder.request_timeout(Duration::from_secs(60)).connect_lazy().unwrap();
     let mut state = client.watch_state();
@@ -228,7 +228,7 @@ async fn the_state_tells_of_every_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_that_the_server_closes_is_made_anew_by_the_next_request_at_once() {
+async fn reconnect_after_idle_close_is_immediate() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -273,7 +273,7 @@ async fn time_to_dial_100_times(welcome: &str) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_breaks_the_protocol_is_no_good_answer_to_the_backoff() {
+async fn backoff_is_not_reset_by_a_protocol_error() {
     for welcome in ["ok\na 1.0 1\n\n", "HTTP/1.1 400 Bad Request\r\n", "ok\n"] {
         let time = time_to_dial_100_times(welcome).await;
         assert!(time > Duration::from_secs(60), "{welcome:?}: {time:?}");
@@ -281,7 +281,7 @@ async fn an_answer_that_breaks_the_protocol_is_no_good_answer_to_the_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_turns_everybody_away_is_not_hammered() {
+async fn backoff_grows_if_the_server_rejects_connections() {
     let (mut network, builder) = Network::new();
     let _client = builder.connect().await.unwrap();
     let start = Instant::now();
@@ -292,7 +292,7 @@ async fn a_server_that_turns_everybody_away_is_not_hammered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_never_sent_again_is_not_counted_as_retried() {
+async fn retried_counts_only_resent_requests() {
     let (mut network, builder) = Network::new();
     let client = builder.reconnect(Reconnect::never()).connect().await.unwrap();
     let server = async { network.accept().await.expect("put a 1.0 1\n").await };
@@ -304,7 +304,7 @@ async fn what_is_never_sent_again_is_not_counted_as_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_backoff_is_taken_for_ever() {
+async fn backoff_of_duration_max_is_endless() {
     for _ in 0..20 {
         let (mut network, builder) = Network::new();
         let client = builder

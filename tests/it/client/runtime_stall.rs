@@ -96,7 +96,7 @@ async fn later() {
 
 // FAULTS C1
 #[tokio::test]
-async fn an_unasked_answer_ends_an_idle_connection_unsent() {
+async fn unsolicited_response_ends_an_idle_connection() {
     let (server, address) = Server::new();
     let watched = Watched::default();
     let client = builder(address, watched.clone()).connect_lazy().unwrap();
@@ -122,7 +122,7 @@ async fn an_unasked_answer_ends_an_idle_connection_unsent() {
 
 // FAULTS C1
 #[tokio::test]
-async fn an_idle_connection_that_the_server_closed_is_not_written_to() {
+async fn idle_connection_closed_by_server_is_not_used() {
     let (server, address) = Server::new();
     let watched = Watched::default();
     let client = builder(address, watched.clone()).connect_lazy().unwrap();
@@ -141,7 +141,7 @@ async fn an_idle_connection_that_the_server_closed_is_not_written_to() {
 
 // FAULTS C1
 #[tokio::test]
-async fn an_idle_connection_that_was_reset_is_not_written_to() {
+async fn idle_connection_that_was_reset_is_not_used() {
     let (server, address) = Server::new();
     let watched = Watched::default();
     let client = builder(address, watched.clone()).connect_lazy().unwrap();
@@ -161,7 +161,7 @@ async fn an_idle_connection_that_was_reset_is_not_written_to() {
 
 // FAULTS C1
 #[test]
-fn a_client_with_a_block_on_for_each_call_sees_an_end() {
+fn block_on_per_call_sees_a_closed_connection() {
     let (server, address) = Server::new();
     let watched = Watched::default();
     let runtime = runtime();
@@ -219,7 +219,7 @@ impl AsyncWrite for Foreign {
 
 // FAULTS C1
 #[tokio::test]
-async fn a_foreign_stream_is_looked_at_after_the_io_driver() {
+async fn custom_stream_is_polled_after_the_io_driver() {
     let (server, address) = Server::new();
     let watched = Watched::default();
     let (go, gone) = std::sync::mpsc::channel();
@@ -343,7 +343,7 @@ const STANDSTILL: Duration = Duration::from_secs(60);
 
 // FAULTS C3
 #[tokio::test(start_paused = true)]
-async fn answers_that_came_before_a_late_timer_count() {
+async fn responses_before_a_late_timer_count() {
     for turns in [1, 2] {
         let (client, mut peer, stand_still) = on_sockets(turns).await;
         let server = async {
@@ -363,7 +363,7 @@ async fn answers_that_came_before_a_late_timer_count() {
 
 // FAULTS C3
 #[tokio::test(start_paused = true)]
-async fn a_long_answer_that_came_before_a_late_timer_counts() {
+async fn long_response_before_a_late_timer_counts() {
     let (client, mut peer, stand_still) = on_sockets(2).await;
     let answer = format!("ok\n{}\n", "a 1.0 1\n".repeat(100_000));
     let server = async {
@@ -380,7 +380,7 @@ async fn a_long_answer_that_came_before_a_late_timer_counts() {
 
 // FAULTS C3
 #[tokio::test(start_paused = true)]
-async fn a_late_timer_without_an_answer_is_a_timeout() {
+async fn late_timer_without_a_response_is_a_timeout() {
     for turns in [1, 2] {
         let (client, mut peer, stand_still) = on_sockets(turns).await;
         let server = async {

@@ -8,7 +8,7 @@ use tokio::join;
 use crate::peer::{Network, soon};
 
 #[tokio::test(start_paused = true)]
-async fn samples_come_over_a_connection_of_their_own_as_they_are_sent() {
+async fn stream_has_its_own_connection() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut main = network.accept().await;
@@ -30,7 +30,7 @@ async fn samples_come_over_a_connection_of_their_own_as_they_are_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_breaks_off_is_an_error_and_then_over() {
+async fn stream_cut_off_is_an_error_and_then_ends() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
@@ -54,7 +54,7 @@ async fn a_stream_that_breaks_off_is_an_error_and_then_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_ends_a_stream_and_slowness_does_not() {
+async fn stream_read_timeout_allows_slow_data() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
@@ -77,7 +77,7 @@ async fn silence_ends_a_stream_and_slowness_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_on_a_given_stream_cannot_make_another() {
+async fn stream_on_a_given_connection_is_an_error() {
     let (ours, _theirs) = tokio::io::duplex(64);
     let client = MetricsClient::from_io(ours);
     assert!(matches!(client.stream("*").await, Err(Error::CannotDial)));
@@ -102,7 +102,7 @@ async fn turns_of_others(during: impl Future<Output = ()>) -> usize {
 
 // FAULTS C14
 #[tokio::test(start_paused = true)]
-async fn a_stream_gives_way_to_other_tasks() {
+async fn stream_yields_to_other_tasks() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
@@ -124,7 +124,7 @@ async fn a_stream_gives_way_to_other_tasks() {
 
 // FAULTS C14
 #[tokio::test(start_paused = true)]
-async fn a_long_answer_is_read_in_many_turns() {
+async fn long_response_is_read_in_steps() {
     let (mut network, builder) = Network::with_buffer(16 * 1024 * 1024);
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -138,7 +138,7 @@ async fn a_long_answer_is_read_in_many_turns() {
 
 // FAULTS C3
 #[tokio::test(start_paused = true)]
-async fn a_late_timer_is_no_silence_of_a_stream() {
+async fn late_timer_is_not_a_stream_timeout() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
@@ -156,7 +156,7 @@ async fn a_late_timer_is_no_silence_of_a_stream() {
 
 // FAULTS C14
 #[tokio::test(start_paused = true)]
-async fn a_long_answer_in_any_order_is_sorted_in_many_turns() {
+async fn long_unsorted_response_is_sorted_in_steps() {
     let (mut network, builder) = Network::with_buffer(16 * 1024 * 1024);
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -179,7 +179,7 @@ async fn a_long_answer_in_any_order_is_sorted_in_many_turns() {
 
 // FAULTS C1
 #[tokio::test(start_paused = true)]
-async fn a_stream_of_one_key_ends_at_a_record_of_another() {
+async fn stream_of_a_key_fails_at_a_record_of_another() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;

@@ -15,7 +15,7 @@ use crate::peer::Network;
 
 // FAULTS C10
 #[tokio::test(start_paused = true)]
-async fn error_and_end_of_a_new_connection_are_about_the_connection() {
+async fn error_then_close_rejects_the_connection() {
     for waits_for_request in [false, true] {
         let (mut network, builder) = Network::new();
         let client = builder.connect_lazy().unwrap();
@@ -45,7 +45,7 @@ async fn error_and_end_of_a_new_connection_are_about_the_connection() {
 
 // FAULTS C10
 #[tokio::test(start_paused = true)]
-async fn rejection_of_connections_is_the_cause_of_a_timeout() {
+async fn rejected_connections_are_the_cause_of_a_timeout() {
     let (mut network, builder) = Network::new();
     let client = builder.connect_lazy().unwrap();
     let dials = AtomicUsize::new(0);
@@ -73,7 +73,7 @@ async fn rejection_of_connections_is_the_cause_of_a_timeout() {
 
 // FAULTS C10: the same answer from a server that closes after each, which means the request.
 #[tokio::test(start_paused = true)]
-async fn error_of_a_server_that_closes_after_each_answer_is_final() {
+async fn error_of_a_close_after_each_server_is_final() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let start = Instant::now();
@@ -101,7 +101,7 @@ async fn error_of_a_server_that_closes_after_each_answer_is_final() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn error_of_a_connection_that_goes_on_is_about_the_request() {
+async fn error_without_close_rejects_the_request() {
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -120,7 +120,7 @@ async fn error_of_a_connection_that_goes_on_is_about_the_request() {
 
 // FAULTS C10
 #[tokio::test(start_paused = true)]
-async fn rejection_of_a_streams_connection_is_not_about_the_request() {
+async fn rejected_connection_of_a_stream_is_retried() {
     for ends in [true, false] {
         let (mut network, builder) = Network::new();
         let client = builder.connect_lazy().unwrap();
@@ -143,7 +143,7 @@ async fn rejection_of_a_streams_connection_is_not_about_the_request() {
 
 // FAULTS C11
 #[tokio::test(start_paused = true)]
-async fn server_that_closes_after_each_answer_costs_no_wait() {
+async fn close_after_each_answer_costs_no_backoff() {
     for pipelining in [Pipelining::Off, Pipelining::Auto] {
         let (mut network, builder) = Network::new();
         let client = builder.pipelining(pipelining).connect().await.unwrap();

@@ -12,7 +12,7 @@ use crate::peer::{Network, soon};
 
 // FAULTS C2
 #[tokio::test(start_paused = true)]
-async fn a_call_while_the_state_is_matched_ends() {
+async fn call_during_a_state_match_does_not_deadlock() {
     let (network, builder) = Network::new();
     network.refuse(1_000_000);
     let client = builder.connect_lazy().unwrap();
@@ -25,7 +25,7 @@ async fn a_call_while_the_state_is_matched_ends() {
 
 // FAULTS C2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_predicate_that_blocks_does_not_stop_the_driver() {
+async fn blocking_predicate_does_not_stop_the_driver() {
     let (ours, theirs) = tokio::io::duplex(64);
     let client = MetricsClient::builder("a pipe").reconnect(Reconnect::never()).with_io(ours);
     let (sender, closed) = mpsc::channel();
@@ -50,7 +50,7 @@ async fn a_predicate_that_blocks_does_not_stop_the_driver() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watcher_tells_of_the_last_change_and_of_no_more_once_the_client_is_closed() {
+async fn watcher_ends_after_the_closed_state() {
     use ConnectionState::{Closed, Connected, Disconnected};
 
     let (mut network, builder) = Network::new();

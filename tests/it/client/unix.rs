@@ -59,7 +59,7 @@ async fn cause(address: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_unix_socket_serves_as_tcp_does_and_is_found_again() {
+async fn unix_socket_serves_and_reconnects() {
     let socket = Socket::new("again");
     let store = Arc::new(MemoryStore::new());
     let server = socket.serve(&store);
@@ -82,7 +82,7 @@ async fn a_unix_socket_serves_as_tcp_does_and_is_found_again() {
 }
 
 #[tokio::test]
-async fn a_socket_that_is_not_there_or_not_served_is_told_apart() {
+async fn unix_missing_and_unserved_sockets_differ() {
     let socket = Socket::new("missing");
     let path = socket.0.to_str().unwrap();
     assert!(cause(path).await.contains("there is no socket at this path"));
@@ -92,7 +92,7 @@ async fn a_socket_that_is_not_there_or_not_served_is_told_apart() {
 
 // FAULTS C9
 #[tokio::test]
-async fn a_path_that_is_too_long_is_refused_at_once() {
+async fn unix_path_too_long_is_rejected_at_once() {
     let long = format!("/{}", "x".repeat(200));
     let builder = MetricsClient::builder(long).connector(UnixConnector::default());
     for refused in [builder.clone().connect_lazy(), soon(builder.connect()).await] {
@@ -105,7 +105,7 @@ async fn a_path_that_is_too_long_is_refused_at_once() {
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn an_abstract_name_leaves_no_file() {
+async fn unix_abstract_name_leaves_no_file() {
     use std::os::linux::net::SocketAddrExt;
 
     let name = format!("metrics-client-{}-abstract", std::process::id());
@@ -124,7 +124,7 @@ async fn an_abstract_name_leaves_no_file() {
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn a_server_that_accepts_nobody_is_named_as_the_cause() {
+async fn unix_full_backlog_is_named_as_the_cause() {
     let socket = Socket::new("full");
     let listener =
         socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();

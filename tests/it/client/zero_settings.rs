@@ -12,7 +12,7 @@ use crate::peer::Network;
 
 // FAULTS C17
 #[tokio::test(start_paused = true)]
-async fn a_stall_timeout_of_zero_leaves_a_good_server_time() {
+async fn stall_timeout_of_zero_tolerates_a_good_server() {
     let (mut network, builder) = Network::new();
     let client = builder.stall_timeout(Duration::ZERO).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -31,7 +31,7 @@ async fn a_stall_timeout_of_zero_leaves_a_good_server_time() {
 
 // FAULTS C17
 #[tokio::test(start_paused = true)]
-async fn a_client_with_zero_in_every_setting_works() {
+async fn client_with_zero_settings_works() {
     for overflow in [WhenFull::Wait, WhenFull::Fail] {
         let (mut network, builder) = Network::new();
         let client = builder
@@ -60,7 +60,7 @@ async fn a_client_with_zero_in_every_setting_works() {
 
 // FAULTS C17
 #[tokio::test]
-async fn a_connector_with_zero_in_every_setting_connects() {
+async fn connector_with_zero_settings_connects() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let connector = TcpConnector::default().keepalive(Duration::ZERO).user_timeout(Duration::ZERO);
     let builder = MetricsClient::builder(listener.local_addr().unwrap()).connector(connector);
@@ -69,7 +69,7 @@ async fn a_connector_with_zero_in_every_setting_connects() {
 
 // FAULTS C17
 #[tokio::test(start_paused = true)]
-async fn a_server_with_zero_in_every_limit_answers() {
+async fn server_with_zero_limits_answers() {
     use metrics_server::{Limits, MemoryStore, serve_connection};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -96,7 +96,7 @@ async fn a_server_with_zero_in_every_limit_answers() {
 // FAULTS C17
 #[cfg(feature = "reporter")]
 #[tokio::test(start_paused = true)]
-async fn a_reporter_with_zero_in_its_settings_reports() {
+async fn reporter_with_zero_settings_reports() {
     let (mut network, builder) = Network::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;

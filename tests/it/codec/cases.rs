@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[test]
-fn worked_exchanges_of_the_protocol() {
+fn examples_of_the_protocol_decode() {
     for (request, line, answer, response) in [
         (put("palm.cpu", 23.7, 1150864247), "put palm.cpu 23.7 1150864247\n", "ok\n\n", ok(&[])),
         (
@@ -43,7 +43,7 @@ fn worked_exchanges_of_the_protocol() {
 }
 
 #[test]
-fn an_unknown_command_is_an_item_and_the_stream_goes_on() {
+fn unknown_command_is_an_item() {
     let items = requests("got test_key\nget a\n");
     assert!(matches!(&items[..], [Err(InvalidRequest::Command(_)), Ok(_)]), "{items:?}");
     let refusal = Response::Error("wrong command".into());
@@ -51,7 +51,7 @@ fn an_unknown_command_is_an_item_and_the_stream_goes_on() {
 }
 
 #[test]
-fn lines_end_and_fields_part_as_the_protocol_allows() {
+fn line_ends_and_separators_of_the_protocol() {
     let expected = [Ok(put("palm.cpu", 23.7, 1150864247)), Ok(get("palm.cpu")), Ok(get("*"))];
     for lines in [
         "put palm.cpu 23.7 1150864247\nget palm.cpu\nget *\n",
@@ -64,7 +64,7 @@ fn lines_end_and_fields_part_as_the_protocol_allows() {
 }
 
 #[test]
-fn answers_seen_in_the_field_are_read() {
+fn responses_seen_in_the_field_are_decoded() {
     let palm = ok(&[("palm.cpu", 2.0, 1), ("palm.cpu", 0.5, 2)]);
     let both = ok(&[("palm.cpu", 2.0, 1), ("palm.cpu", 0.5, 2), ("eardrum.cpu", 3.0, 1)]);
     for (what, answer, expected) in [
@@ -88,7 +88,7 @@ fn answers_seen_in_the_field_are_read() {
 }
 
 #[test]
-fn values_are_read_in_every_form_seen() {
+fn values_of_every_form_are_decoded() {
     for (text, value) in [
         ("10", 10.0),
         ("10.0", 10.0),
@@ -114,7 +114,7 @@ fn values_are_read_in_every_form_seen() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_fails_its_answer_alone() {
+fn malformed_record_fails_its_response_only() {
     for record in [
         "palm.cpu",
         "palm.cpu 2.0",
@@ -141,7 +141,7 @@ fn a_record_that_cannot_be_read_fails_its_answer_alone() {
 }
 
 #[test]
-fn an_error_carries_its_text_if_it_has_one() {
+fn error_carries_its_text_if_it_has_one() {
     for (answer, message) in [
         ("error\nwrong command\n\n", "wrong command"),
         ("error\n\n", ""),
@@ -154,13 +154,13 @@ fn an_error_carries_its_text_if_it_has_one() {
 }
 
 #[test]
-fn a_line_break_in_a_message_cannot_end_the_answer() {
+fn line_break_in_a_message_does_not_end_a_response() {
     let wire = encoded(ServerCodec::default(), &Response::Error("a\n\nok\n\nb".into()));
     assert_eq!(wire, "error\na  ok  b\n\n");
 }
 
 #[test]
-fn an_unknown_status_ends_the_stream_and_what_came_before_it_stands() {
+fn unknown_status_ends_the_stream() {
     for status in ["fine", "okay", "ok ", "ok\r", "OK", " ok", "errors", "palm.cpu 2.0 1", "\0"] {
         for cuts in ["", "1"] {
             let stream = format!("ok\n\n{status}\n\n");
@@ -173,7 +173,7 @@ fn an_unknown_status_ends_the_stream_and_what_came_before_it_stands() {
 }
 
 #[test]
-fn a_stream_that_ends_amid_a_message_is_truncated() {
+fn stream_ending_amid_a_message_is_truncated() {
     let stream = "ok\npalm.cpu 2.0 1\n\nerror\nwrong command\n\n";
     let first = stream.find("error").unwrap();
     for len in 0..=stream.len() {
@@ -191,7 +191,7 @@ fn a_stream_that_ends_amid_a_message_is_truncated() {
 }
 
 #[test]
-fn answers_split_at_any_byte_and_answers_in_one_segment_are_the_same() {
+fn responses_decode_alike_when_split_or_joined() {
     let stream = "ok\n\nok\npalm.cpu 2.0 1\npalm.cpu 0.5 2\n\n\nerror\nwrong command\n\n\
                   ok\nno record\n\nok\nключ 3.0 1\n\nerror\n\n";
     let whole = responses(stream);
@@ -205,7 +205,7 @@ fn answers_split_at_any_byte_and_answers_in_one_segment_are_the_same() {
 }
 
 #[test]
-fn a_value_that_is_not_finite_is_not_encoded() {
+fn value_not_finite_is_not_encoded() {
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let request = Request::Put(Sample::new("palm.cpu", value, 1).unwrap());
         let mut wire = BytesMut::from("untouched");
@@ -220,7 +220,7 @@ const MAX_LINE_BYTES: usize = 8 * 1024;
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 
 #[test]
-fn limits_hold_to_the_byte_in_all_pieces() {
+fn limits_are_exact_to_the_byte() {
     let record = |len| format!("ok\na 1 {}1\n\n", "0".repeat(len - "a 1 1\n".len()));
     let message = |len| format!("error\n{}\n\n", "m".repeat(len - "error\n\n\n".len()));
     let many = |len: usize| format!("ok\n{}a {}1 1\n\n", "a 1 1\n".repeat(9), "0".repeat(len - 64));
@@ -259,7 +259,7 @@ fn limits_hold_to_the_byte_in_all_pieces() {
 }
 
 #[test]
-fn limit_on_a_line_holds_before_the_line_ends() {
+fn line_limit_holds_before_the_line_ends() {
     let default = ClientCodec::DEFAULT_MAX_RESPONSE_BYTES;
     for (limit, begin) in
         [(default, "ok\n"), (default, "ok\na 1 1\n"), (default, "ok\nno record\n"), (100, "ok\n")]
@@ -278,7 +278,7 @@ fn limit_on_a_line_holds_before_the_line_ends() {
 }
 
 #[test]
-fn a_line_of_a_request_is_limited_to_the_byte_in_all_pieces() {
+fn request_line_limit_is_exact_to_the_byte() {
     let line = |len| format!("get {}\n", "k".repeat(len - "get \n".len()));
     for cuts in ["", "1", "7", "~"] {
         let decode = |stream: &str| {
@@ -298,7 +298,7 @@ fn a_line_of_a_request_is_limited_to_the_byte_in_all_pieces() {
 }
 
 #[test]
-fn the_longest_put_fits_the_default_line() {
+fn longest_put_fits_the_default_line() {
     let key = "k".repeat(Key::MAX_LEN);
     let wire = encoded(ClientCodec::default(), &put(&key, -f64::MIN_POSITIVE, i64::MIN));
     assert_eq!(wire.len(), 1075);

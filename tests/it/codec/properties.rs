@@ -14,7 +14,7 @@ use crate::fuzz::codec::{self, decode, pieces};
 
 proptest! {
     #[test]
-    fn a_request_is_received_as_it_was_sent(request in any_request(), cuts in any_cuts()) {
+    fn request_is_received_as_it_was_sent(request in any_request(), cuts in any_cuts()) {
         let wire = encoded(ClientCodec::default(), &request);
         prop_assert_eq!(&wire, &format!("{request}\n"));
         let received = decode(ServerCodec::default(), pieces(&cuts, &wire));
@@ -23,7 +23,7 @@ proptest! {
     }
 
     #[test]
-    fn a_response_is_received_as_it_was_sent(response in any_response(), cuts in any_cuts()) {
+    fn response_is_received_as_it_was_sent(response in any_response(), cuts in any_cuts()) {
         let wire = encoded(ServerCodec::default(), &response);
         let received = decode(ClientCodec::default(), pieces(&cuts, &wire));
         prop_assert_eq!(format!("{:?}", received.items), format!("{:?}", [response]));
@@ -31,7 +31,7 @@ proptest! {
     }
 
     #[test]
-    fn rows_in_any_order_are_grouped_and_sorted_and_the_last_of_a_second_wins(
+    fn rows_in_any_order_become_sorted_metrics(
         rows in any_rows(), cuts in any_cuts(),
     ) {
         let wire = answer(&rows);
@@ -54,7 +54,7 @@ proptest! {
     }
 
     #[test]
-    fn answers_decode_alike_in_all_pieces(
+    fn responses_decode_alike_in_all_pieces(
         answers in vec(any_answer_text(), 0..5),
         damage in vec(any_damage(), 0..3),
         cuts in any_cuts(),
@@ -74,7 +74,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_a_codec_panic_or_loop(stream in vec(any::<u8>(), 0..300), cuts in any_cuts()) {
+    fn codec_never_panics_or_loops(stream in vec(any::<u8>(), 0..300), cuts in any_cuts()) {
         codec::response_decoder(&fuzz_input(&cuts, &stream));
         codec::request_parser(&fuzz_input(&cuts, &stream));
         let after_status = [b"ok\n", &stream[..]].concat();

@@ -20,7 +20,7 @@ sys.stdout.write('\\n'.join(map(repr, struct.unpack(f'>{len(data) // 8}d', data)
 ";
 
 #[test]
-fn a_million_values_print_as_python_prints_them_and_read_back_to_the_same_bits() {
+fn values_print_as_python_and_parse_back() {
     let values = values();
     assert!(values.len() >= 1_000_000);
     let python = ask_python(&values);

@@ -11,25 +11,24 @@ use tokio::{
 
 use super::{
     SHORT, builder, is_late,
-    server_process::{Port, Process, end_with_parent, this_test},
+    server_process::{Port, Process, end_with_parent},
     soon, works_again,
 };
+use crate::child_test::child_test;
 
 /// Tells the test that it is the process of its own which it needs; its value is the server.
-const CHILD: &str = "SOCKETS_FULL_CLIENT";
+const CHILD: &str = "METRICS_TEST_CHILD_ADDRESS";
 
 /// What the kernel says to a process that has too many files open (`EMFILE`).
 const TOO_MANY_FILES: i32 = 24;
 
 #[tokio::test]
-async fn a_client_without_a_descriptor_says_so_keeps_its_connection_and_dials_once_it_has_one() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn client_out_of_descriptors_recovers() {
     let Ok(address) = env::var(CHILD) else {
         let port = Port::reserve();
         let _server = Process::start(port.address);
-        let mut test = this_test(
-            "net_faults::fd_exhaustion::\
-             a_client_without_a_descriptor_says_so_keeps_its_connection_and_dials_once_it_has_one",
-        );
+        let mut test = child_test(module_path!(), "client_out_of_descriptors_recovers");
         assert!(test.env(CHILD, port.address.to_string()).status().unwrap().success());
         return;
     };
@@ -66,7 +65,8 @@ async fn a_client_without_a_descriptor_says_so_keeps_its_connection_and_dials_on
 }
 
 #[tokio::test]
-async fn a_server_without_a_descriptor_serves_whom_it_has_and_lets_others_wait_for_a_place() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn server_out_of_descriptors_keeps_serving() {
     const FILES: u64 = 40;
     let port = Port::reserve();
     let _server = Process::with_files(port.address, FILES);
@@ -97,7 +97,8 @@ async fn a_server_without_a_descriptor_serves_whom_it_has_and_lets_others_wait_f
 
 // FAULTS S6
 #[tokio::test]
-async fn a_server_with_few_descriptors_keeps_half_for_others() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn server_with_few_descriptors_keeps_half_free() {
     const FILES: u64 = 120;
     let port = Port::reserve();
     let _server = Process::with_limits(port.address, FILES, FILES);
@@ -109,7 +110,8 @@ async fn a_server_with_few_descriptors_keeps_half_for_others() {
 }
 
 #[tokio::test]
-async fn a_server_raises_its_soft_limit_of_descriptors() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn server_raises_its_soft_descriptor_limit() {
     const PEERS: usize = 200;
     let port = Port::reserve();
     let _server = Process::with_limits(port.address, 40, 1000);

@@ -40,7 +40,8 @@ async fn reset_after(mut io: TcpStream, request: &str, answer: &str) {
 }
 
 #[tokio::test]
-async fn a_get_whose_answer_is_cut_by_a_reset_is_asked_again_and_mixes_no_answers() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn reset_in_a_response_retries_the_get() {
     let listener = listen(None).await;
     let client = MetricsClient::builder(listener.local_addr().unwrap()).connect_lazy().unwrap();
     let server = async {
@@ -58,7 +59,8 @@ async fn a_get_whose_answer_is_cut_by_a_reset_is_asked_again_and_mixes_no_answer
 }
 
 #[tokio::test]
-async fn a_put_whose_answer_is_cut_by_a_reset_goes_again_unless_it_may_not() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn reset_in_a_response_retries_the_put_if_allowed() {
     for retry in [true, false] {
         let listener = listen(None).await;
         let address = listener.local_addr().unwrap();
@@ -79,7 +81,8 @@ async fn a_put_whose_answer_is_cut_by_a_reset_goes_again_unless_it_may_not() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cut_by_a_reset_says_so_after_what_has_come() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn reset_in_a_stream_is_an_error_after_its_data() {
     let listener = listen(None).await;
     let client = MetricsClient::builder(listener.local_addr().unwrap()).connect_lazy().unwrap();
     let server = async {
@@ -103,7 +106,8 @@ async fn a_stream_that_is_cut_by_a_reset_says_so_after_what_has_come() {
 }
 
 #[tokio::test]
-async fn a_server_that_never_reads_or_never_answers_fails_each_call_in_time_and_is_left() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn silent_server_fails_calls_in_time() {
     for reads in [true, false] {
         let listener = listen(None).await;
         let client =
@@ -130,7 +134,8 @@ async fn a_server_that_never_reads_or_never_answers_fails_each_call_in_time_and_
 }
 
 #[tokio::test]
-async fn a_window_that_stays_shut_is_given_up_by_the_kernel_and_what_was_sent_goes_again() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn zero_window_ends_the_connection_and_retries() {
     let listener = listen(Some(4096)).await;
     let client = MetricsClient::builder(listener.local_addr().unwrap())
         .pipelining(Pipelining::On)
@@ -155,7 +160,8 @@ async fn a_window_that_stays_shut_is_given_up_by_the_kernel_and_what_was_sent_go
 }
 
 #[tokio::test]
-async fn windows_as_small_as_they_can_be_only_make_it_slow() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn tiny_tcp_windows_only_slow_things_down() {
     let server = Server::from_listener(listen(Some(1)).await).unwrap();
     let address = server.local_addr();
     tokio::spawn(server.serve_until(std::future::pending()));

@@ -38,7 +38,8 @@ fn connections(serving: &Serving) -> u64 {
 }
 
 #[test]
-fn a_black_hole_fails_each_call_in_time_and_is_left_behind_when_it_heals() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn black_hole_fails_calls_in_time_and_heals() {
     let Some(network) = Network::new("a black hole") else { return };
     let store = Arc::new(MemoryStore::new());
     let _serving = network.serve(Arc::clone(&store), Limits::default());
@@ -70,7 +71,8 @@ fn a_black_hole_fails_each_call_in_time_and_is_left_behind_when_it_heals() {
 }
 
 #[test]
-fn a_put_whose_answer_is_lost_is_stored_and_one_that_is_lost_itself_is_not() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn lost_response_means_stored_lost_put_means_not() {
     let Some(network) = Network::new("a black hole one way") else { return };
     let store = Arc::new(MemoryStore::new());
     let serving = network.serve(Arc::clone(&store), Limits::default());
@@ -93,7 +95,8 @@ fn a_put_whose_answer_is_lost_is_stored_and_one_that_is_lost_itself_is_not() {
 }
 
 #[test]
-fn a_connection_that_was_given_up_brings_nothing_later() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn abandoned_connection_delivers_nothing_later() {
     let Some(network) = Network::new("packets that come late") else { return };
     let serving = network.serve(Arc::default(), Limits::default());
     network.client(async {
@@ -113,7 +116,8 @@ fn a_connection_that_was_given_up_brings_nothing_later() {
 }
 
 #[test]
-fn an_idle_connection_into_a_black_hole_is_noticed_before_anybody_calls() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn keepalive_notices_a_black_hole_when_idle() {
     let Some(network) = Network::new("a black hole behind an idle connection") else { return };
     let second = Duration::from_secs(1);
     let limits = Limits::default().idle_timeout(second);
@@ -137,7 +141,8 @@ fn an_idle_connection_into_a_black_hole_is_noticed_before_anybody_calls() {
 }
 
 #[test]
-fn a_stream_into_a_black_hole_ends_at_both_ends() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn black_hole_ends_a_stream_at_both_ends() {
     let Some(network) = Network::new("a black hole in the middle of an answer") else { return };
     let serving = network.serve(Arc::default(), Limits::default().write_timeout(SHORT));
     network.client(async {
@@ -167,7 +172,8 @@ fn a_stream_into_a_black_hole_ends_at_both_ends() {
 }
 
 #[test]
-fn a_connection_that_the_server_does_not_know_after_its_crash_is_replaced_unseen() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn server_crash_without_reset_is_unnoticed_by_calls() {
     for retry in [true, false] {
         let Some(network) = Network::new("a server that loses power") else { return };
         let _first = network.serve(Arc::default(), Limits::default());
@@ -190,7 +196,8 @@ fn a_connection_that_the_server_does_not_know_after_its_crash_is_replaced_unseen
 }
 
 #[test]
-fn segments_as_small_as_they_can_be_carry_everything() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn tiny_segments_carry_everything() {
     let Some(network) = Network::new("small segments") else { return };
     network.on_both_hosts("link set eth mtu 68");
     let _serving = network.serve(Arc::default(), Limits::default());
@@ -205,7 +212,8 @@ fn segments_as_small_as_they_can_be_carry_everything() {
 }
 
 #[test]
-fn a_dial_that_would_meet_itself_is_refused() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn tcp_self_connect_is_rejected() {
     let Some(network) = Network::new("a dial from the port that it goes to") else { return };
     const PORT: u16 = 40_000;
     network.dial_from(PORT);

@@ -18,11 +18,13 @@ use nix::{
 };
 use socket2::{Domain, Socket, Type};
 
+use crate::child_test::child_test;
+
 /// Where the process is to listen, how many files it may have open once it serves, and how many from the
 /// beginning: the soft and the hard limit.
-const ADDRESS: &str = "SOCKETS_SERVER";
-const FILES: &str = "SOCKETS_FILES";
-const LIMITS: &str = "SOCKETS_LIMITS";
+const ADDRESS: &str = "METRICS_TEST_CHILD_ADDRESS";
+const FILES: &str = "METRICS_TEST_CHILD_FILES";
+const LIMITS: &str = "METRICS_TEST_CHILD_LIMITS";
 
 const READY: &str = "the server is ready";
 
@@ -51,8 +53,7 @@ impl Process {
     }
 
     fn start_with(address: SocketAddr, set: impl FnOnce(&mut Command)) -> Self {
-        let mut command =
-            this_test("net_faults::server_process::serves_where_another_test_has_asked_for_it");
+        let mut command = child_test(module_path!(), "child_server");
         command.env(ADDRESS, address.to_string()).stdout(Stdio::piped());
         set(&mut command);
         let mut child = command.spawn().unwrap();
@@ -95,13 +96,6 @@ impl Drop for Process {
     }
 }
 
-/// A command that runs one test of this binary, with its output, until its parent ends.
-pub(super) fn this_test(name: &str) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture"]);
-    command
-}
-
 /// Ends this process when the thread that has started it ends.
 pub(super) fn end_with_parent() {
     prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
@@ -109,7 +103,8 @@ pub(super) fn end_with_parent() {
 
 /// Not a test but the server of others, which start it by this name.
 #[tokio::test]
-async fn serves_where_another_test_has_asked_for_it() {
+#[ignore = "a process that another test starts"]
+async fn child_server() {
     let Ok(address) = env::var(ADDRESS) else { return };
     end_with_parent();
     if let Ok(limits) = env::var(LIMITS) {

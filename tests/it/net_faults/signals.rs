@@ -15,14 +15,15 @@ use nix::{
     unistd::Pid,
 };
 
-use super::server_process::{end_with_parent, this_test};
+use super::server_process::end_with_parent;
+use crate::child_test::child_test;
 
 /// What the example `server` does with signals.
 #[path = "../../../examples/signals/mod.rs"]
 mod stopping;
 
 /// What the process is to do, if it is one that a test has started.
-const ROLE: &str = "SOCKETS_SIGNALS";
+const ROLE: &str = "METRICS_TEST_CHILD_ROLE";
 
 /// A line that says where the process listens, or that it stops.
 const READY: &str = "the server is at ";
@@ -30,7 +31,8 @@ const STOPPING: &str = "it was told to stop";
 
 /// Not a test but the program of others, which start it by this name.
 #[tokio::test]
-async fn stops_where_another_test_has_asked_for_it() {
+#[ignore = "a process that another test starts"]
+async fn child_program() {
     let Ok(role) = env::var(ROLE) else { return };
     end_with_parent();
     let stop = stopping::stop().unwrap();
@@ -55,8 +57,7 @@ struct Program {
 
 impl Program {
     fn start(role: &str) -> Self {
-        let mut command =
-            this_test("net_faults::signals::stops_where_another_test_has_asked_for_it");
+        let mut command = child_test(module_path!(), "child_program");
         let mut child = command.env(ROLE, role).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { child, output }
@@ -99,14 +100,16 @@ fn stops_gracefully(signal: Signal) {
 }
 
 #[test]
-fn a_signal_stops_a_server_gracefully() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn signal_stops_a_server_gracefully() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         stops_gracefully(signal);
     }
 }
 
 #[test]
-fn a_second_signal_ends_a_program_that_stands_still() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn second_signal_ends_a_blocked_program() {
     for (second, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         let mut program = Program::start("stands still");
         program.line(READY);
@@ -118,7 +121,8 @@ fn a_second_signal_ends_a_program_that_stands_still() {
 }
 
 #[test]
-fn the_first_process_of_a_container_stops_gracefully() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn signal_stops_pid_1_gracefully() {
     // It is the next child of this thread.
     let in_container = || match unshare(CloneFlags::CLONE_NEWPID) {
         Ok(()) => stops_gracefully(Signal::SIGTERM),

@@ -12,7 +12,8 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_server_that_is_stopped_for_less_than_the_deadline_is_only_slow() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn server_suspended_briefly_is_only_slow() {
     let port = Port::reserve();
     let server = Process::start(port.address);
     let client = MetricsClient::connect(port.address).await.unwrap();
@@ -28,7 +29,8 @@ async fn a_server_that_is_stopped_for_less_than_the_deadline_is_only_slow() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_stopped_for_longer_fails_each_call_and_answers_nobody_else_later() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn server_suspended_long_fails_calls_in_time() {
     let port = Port::reserve();
     let server = Process::start(port.address);
     let client = builder(port.address).connect().await.unwrap();
@@ -56,7 +58,8 @@ async fn a_server_that_is_stopped_for_longer_fails_each_call_and_answers_nobody_
 }
 
 #[tokio::test]
-async fn a_server_that_is_killed_and_comes_back_in_time_fails_no_call() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn server_killed_and_restarted_fails_no_call() {
     let port = Port::reserve();
     let server = Process::start(port.address);
     let client = MetricsClient::builder(port.address).pipelining(Pipelining::On).connect().await;
@@ -89,7 +92,8 @@ async fn a_server_that_is_killed_and_comes_back_in_time_fails_no_call() {
 }
 
 #[tokio::test]
-async fn a_server_that_stays_away_is_named_as_the_reason() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+async fn server_that_stays_down_is_named_as_the_cause() {
     let port = Port::reserve();
     let server = Process::start(port.address);
     let client = builder(port.address).connect().await.unwrap();

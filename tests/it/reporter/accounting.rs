@@ -116,16 +116,16 @@ fn serve(listener: TcpListener) -> (u64, u64) {
 }
 
 #[test]
-fn the_counts_add_up_where_the_oldest_are_dropped() {
+fn accounting_adds_up_with_drop_oldest() {
     adds_up(WhenFull::DropOldest);
 }
 
 #[test]
-fn the_counts_add_up_where_the_newest_are_dropped() {
+fn accounting_adds_up_with_drop_newest() {
     adds_up(WhenFull::Fail);
 }
 
 #[test]
-fn the_counts_add_up_where_samples_are_coalesced() {
+fn accounting_adds_up_with_coalescing() {
     adds_up(WhenFull::Coalesce);
 }

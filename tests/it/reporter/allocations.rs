@@ -4,7 +4,7 @@ use metrics_client::{MetricsClient, Reporter, client::WhenFull};
 use tokio::runtime;
 
 #[test]
-fn recording_a_known_key_allocates_nothing() {
+fn record_of_a_known_key_allocates_nothing() {
     for policy in [WhenFull::DropOldest, WhenFull::Fail, WhenFull::Coalesce] {
         // Allocations are counted by thread, and the sender has no turn on this one.
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();

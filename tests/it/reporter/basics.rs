@@ -9,7 +9,7 @@ use super::{LONG, SECOND, accounted, reporting};
 use crate::peer::soon;
 
 #[tokio::test(start_paused = true)]
-async fn what_is_recorded_is_sent() {
+async fn recorded_samples_are_sent() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     reporter.record_at("palm.cpu", 23.7, 1150864247);
     assert_eq!(accounted(&reporter).waiting, 1);
@@ -21,7 +21,7 @@ async fn what_is_recorded_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sample_has_the_second_in_which_it_was_recorded() {
+async fn timestamp_is_the_second_of_recording() {
     let seconds = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     let before = seconds();
@@ -38,7 +38,7 @@ async fn a_sample_has_the_second_in_which_it_was_recorded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn samples_gather_and_leave_together() {
+async fn linger_sends_samples_together() {
     let (_network, reporter, mut peer) =
         reporting(|reporter| reporter.linger(Duration::from_millis(50))).await;
     let handle = reporter.series("a").unwrap();
@@ -55,7 +55,7 @@ async fn samples_gather_and_leave_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_gathers_longer_once_the_queue_is_half_full() {
+async fn linger_ends_when_the_queue_is_half_full() {
     let (_network, reporter, mut peer) =
         reporting(|reporter| reporter.linger(LONG).capacity(4)).await;
     reporter.record_at("a", 1.0, 1);
@@ -70,7 +70,7 @@ async fn nothing_gathers_longer_once_the_queue_is_half_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_sample_after_a_silence_leaves_at_once() {
+async fn first_sample_after_silence_is_sent_at_once() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     for second in 0..3 {
         time::sleep(LONG).await;
@@ -82,7 +82,7 @@ async fn the_first_sample_after_a_silence_leaves_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_waits_for_no_gathering() {
+async fn flush_does_not_wait_for_the_linger() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter.linger(LONG)).await;
     reporter.record_at("a", 1.0, 1);
     peer.answer("put a 1.0 1\n", "ok\n\n").await;
@@ -93,7 +93,7 @@ async fn a_flush_waits_for_no_gathering() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_does_not_wait_for_what_comes_later() {
+async fn flush_ignores_what_is_recorded_later() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     reporter.record_at("a", 1.0, 1);
     let server = async {
@@ -107,7 +107,7 @@ async fn a_flush_does_not_wait_for_what_comes_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_says_what_still_waits() {
+async fn flush_timeout_reports_what_is_queued() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     reporter.flush(SECOND).await.unwrap();
     reporter.record_at("a", 1.0, 1);
@@ -120,7 +120,7 @@ async fn a_flush_says_what_still_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_sent_is_dropped_and_counted_by_reason() {
+async fn invalid_samples_are_dropped_by_reason() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     reporter.record("a b", 1.0);
     reporter.record("a\nput b 1.0 1", 1.0);
@@ -134,7 +134,7 @@ async fn what_cannot_be_sent_is_dropped_and_counted_by_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_sample_keeps_no_other_from_being_stored() {
+async fn rejected_sample_does_not_block_others() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     for key in ["a", "no", "b", "no", "c"] {
         reporter.record_at(key, 1.0, 1);
@@ -153,7 +153,7 @@ async fn a_refused_sample_keeps_no_other_from_being_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_own_counters_are_metrics_too() {
+async fn self_metrics_are_reported() {
     let tell =
         |reporter: metrics_client::reporter::ReporterBuilder| reporter.self_metrics("me").unwrap();
     let (_network, reporter, mut peer) = reporting(tell).await;
@@ -184,7 +184,7 @@ async fn the_own_counters_are_metrics_too() {
 }
 
 #[tokio::test]
-async fn own_counters_have_keys() {
+async fn self_metrics_have_their_keys() {
     let (ours, _theirs) = tokio::io::duplex(64);
     let client = metrics_client::MetricsClient::from_io(ours);
     assert!(Reporter::builder(client.clone()).self_metrics("a b").is_err());
@@ -194,7 +194,7 @@ async fn own_counters_have_keys() {
 
 /// Nothing but the recording runs on this runtime for a while: it must neither wait nor lose anything.
 #[tokio::test(flavor = "current_thread", start_paused = true)]
-async fn recording_in_a_loop_that_never_yields_works_on_one_thread() {
+async fn record_in_a_loop_that_never_yields() {
     let (_network, reporter, mut peer) =
         reporting(|reporter| reporter.capacity(1000).when_full(WhenFull::DropOldest)).await;
     for second in 0..100_000 {
@@ -214,7 +214,7 @@ async fn recording_in_a_loop_that_never_yields_works_on_one_thread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reporter_sends_what_it_has_when_its_last_handle_goes() {
+async fn last_handle_dropped_sends_the_queue() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter.linger(LONG)).await;
     let handle = reporter.series("a").unwrap();
     handle.record_at(1.0, 1);

@@ -39,7 +39,7 @@ fn current_thread() -> runtime::Runtime {
 }
 
 #[test]
-fn a_guard_delivers_where_nothing_else_can_run() {
+fn guard_delivers_when_nothing_else_can_run() {
     let address = server();
     let reporter = current_thread().block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
@@ -54,7 +54,7 @@ fn a_guard_delivers_where_nothing_else_can_run() {
 }
 
 #[test]
-fn a_guard_delivers_what_was_on_its_way() {
+fn guard_delivers_samples_in_flight() {
     let address = server();
     let reporter = current_thread().block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
@@ -70,7 +70,7 @@ fn a_guard_delivers_what_was_on_its_way() {
 }
 
 #[test]
-fn a_guard_without_a_limit_delivers() {
+fn guard_without_a_timeout_delivers() {
     let address = server();
     let reporter = current_thread().block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
@@ -82,7 +82,7 @@ fn a_guard_without_a_limit_delivers() {
 }
 
 #[test]
-fn a_guard_delivers_when_the_runtime_is_gone() {
+fn guard_delivers_when_the_runtime_is_gone() {
     let address = server();
     let runtime = current_thread();
     let reporter =
@@ -97,7 +97,7 @@ fn a_guard_delivers_when_the_runtime_is_gone() {
 }
 
 #[test]
-fn a_guard_delivers_when_main_panics() {
+fn guard_delivers_when_main_panics() {
     let address = server();
     let panicked = panic::catch_unwind(|| {
         current_thread().block_on(async {
@@ -112,7 +112,7 @@ fn a_guard_delivers_when_main_panics() {
 }
 
 #[test]
-fn a_guard_delivers_from_the_only_worker_of_a_runtime() {
+fn guard_delivers_from_the_only_worker() {
     let address = server();
     let runtime =
         runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -130,7 +130,7 @@ fn a_guard_delivers_from_the_only_worker_of_a_runtime() {
 
 /// The connection beside would not be served, so it is well that none is needed.
 #[test]
-fn a_guard_needs_no_second_connection_where_the_runtime_runs() {
+fn guard_reuses_the_connection_of_a_live_runtime() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = thread::spawn(move || {
@@ -164,7 +164,7 @@ fn a_guard_needs_no_second_connection_where_the_runtime_runs() {
 }
 
 #[test]
-fn a_guard_gives_up_at_its_limit() {
+fn guard_gives_up_at_its_timeout() {
     // It accepts, and never answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -182,7 +182,7 @@ fn a_guard_gives_up_at_its_limit() {
 
 /// What it had taken over waits again, and nothing stands in the way.
 #[test]
-fn a_reporter_goes_on_after_a_guard_that_gave_up() {
+fn reporter_works_after_a_guard_that_gave_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     current_thread().block_on(async {
@@ -210,7 +210,7 @@ fn a_reporter_goes_on_after_a_guard_that_gave_up() {
 }
 
 #[test]
-fn a_guard_of_a_client_that_cannot_dial_does_not_wait_in_vain() {
+fn guard_without_a_connector_does_not_wait() {
     let address = server();
     let start = Instant::now();
     current_thread().block_on(async {
@@ -227,7 +227,7 @@ fn a_guard_of_a_client_that_cannot_dial_does_not_wait_in_vain() {
 }
 
 #[test]
-fn a_reporter_goes_on_after_a_guard() {
+fn reporter_works_after_a_guard() {
     let address = server();
     current_thread().block_on(async {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());

@@ -9,7 +9,7 @@ use super::{LONG, SECOND, accounted, connected, reporting};
 use crate::peer::Network;
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_acknowledged_goes_again_in_order_and_first() {
+async fn unacked_samples_are_resent_in_order_and_first() {
     let (mut network, reporter, mut peer) = reporting(|reporter| reporter).await;
     for second in 1..=3 {
         reporter.record_at("a", 0.5, second);
@@ -33,7 +33,7 @@ async fn what_was_not_acknowledged_goes_again_in_order_and_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_before_a_failure_is_counted_once() {
+async fn rejection_before_a_failure_is_counted_once() {
     let (mut network, reporter, mut peer) = reporting(|reporter| reporter).await;
     for second in 1..=4 {
         reporter.record_at("a", 0.5, second);
@@ -53,7 +53,7 @@ async fn a_refusal_before_a_failure_is_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_breaks_the_protocol_is_not_asked_in_a_frenzy() {
+async fn protocol_errors_back_off() {
     let (mut network, reporter, mut peer) = reporting(|reporter| reporter).await;
     reporter.record_at("a", 1.0, 1);
     let start = time::Instant::now();
@@ -70,7 +70,7 @@ async fn a_server_that_breaks_the_protocol_is_not_asked_in_a_frenzy() {
 
 /// A minute without a server, at 100,000 samples a second.
 #[tokio::test(start_paused = true)]
-async fn a_minute_without_a_server_stays_within_the_bound_and_adds_up() {
+async fn outage_of_a_minute_is_bounded_and_adds_up() {
     const CAPACITY: u64 = 50_000;
     let (mut network, builder) = Network::new();
     network.black_hole();
@@ -112,7 +112,7 @@ async fn a_minute_without_a_server_stays_within_the_bound_and_adds_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_server_is_not_asked_twice() {
+async fn slow_server_gets_no_duplicates() {
     let (_network, client, mut peer) = connected().await;
     let reporter = Reporter::new(client);
     for second in 0..3000 {

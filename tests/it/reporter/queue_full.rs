@@ -11,7 +11,7 @@ fn three(policy: WhenFull) -> impl FnOnce(ReporterBuilder) -> ReporterBuilder {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_oldest_makes_room() {
+async fn drop_oldest_drops_the_oldest() {
     let (_network, reporter, mut peer) = reporting(three(WhenFull::DropOldest)).await;
     for second in 1..=5 {
         reporter.record_at("a", 0.5, second);
@@ -28,7 +28,7 @@ async fn the_oldest_makes_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_newest_is_dropped() {
+async fn drop_newest_drops_the_newest() {
     let (_network, reporter, mut peer) = reporting(three(WhenFull::Fail)).await;
     for second in 1..=5 {
         reporter.record_at("a", 0.5, second);
@@ -41,7 +41,7 @@ async fn the_newest_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_key_and_second_the_last_value_is_sent() {
+async fn last_value_of_a_key_and_second_is_sent() {
     let (_network, reporter, mut peer) = reporting(three(WhenFull::Coalesce)).await;
     for (key, value, second) in [
         ("a", 1.0, 1),
@@ -65,7 +65,7 @@ async fn of_a_key_and_second_the_last_value_is_sent() {
 
 /// A value that is on its way is not overtaken by it when it has to go again.
 #[tokio::test(start_paused = true)]
-async fn a_value_that_has_been_overtaken_does_not_go_again() {
+async fn superseded_value_is_not_retried() {
     let (mut network, reporter, mut peer) = reporting(three(WhenFull::Coalesce)).await;
     reporter.record_at("a", 1.0, 1);
     peer.expect("put a 1.0 1\n").await;
@@ -81,7 +81,7 @@ async fn a_value_that_has_been_overtaken_does_not_go_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_are_bounded_and_keys_count() {
+async fn queue_bytes_are_bounded_and_include_keys() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter.max_bytes(10_000)).await;
     let long = "k".repeat(1000);
     for second in 0..100 {
@@ -101,7 +101,7 @@ async fn bytes_are_bounded_and_keys_count() {
 
 /// What is being sent cannot make room, so it is at most half.
 #[tokio::test(start_paused = true)]
-async fn the_newest_find_room_also_while_others_are_being_sent() {
+async fn drop_oldest_accepts_while_a_batch_is_sent() {
     let (_network, reporter, mut peer) =
         reporting(|reporter| reporter.capacity(4).when_full(WhenFull::DropOldest)).await;
     for second in 1..=4 {

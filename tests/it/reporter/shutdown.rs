@@ -7,7 +7,7 @@ use super::{LONG, SECOND, accounted, reporting};
 use crate::peer::soon;
 
 #[tokio::test(start_paused = true)]
-async fn closing_sends_what_there_is_and_takes_no_more() {
+async fn close_sends_the_queue_and_accepts_no_more() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter.linger(LONG)).await;
     reporter.record_at("a", 1.0, 1);
     let (closed, ()) = join!(reporter.close(LONG), async {
@@ -23,7 +23,7 @@ async fn closing_sends_what_there_is_and_takes_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_while_the_server_is_silent_says_what_could_not_be_sent() {
+async fn close_timeout_reports_unsent_samples() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     for second in 1..=3 {
         reporter.record_at("a", 0.5, second);
@@ -36,7 +36,7 @@ async fn closing_while_the_server_is_silent_says_what_could_not_be_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_goes_on_trying_until_its_limit() {
+async fn close_retries_until_its_timeout() {
     let (mut network, builder) = crate::peer::Network::new();
     network.black_hole();
     let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
@@ -53,7 +53,7 @@ async fn closing_goes_on_trying_until_its_limit() {
 
 /// They would be dropped, and counted and logged as if the program had recorded them too late.
 #[tokio::test(start_paused = true)]
-async fn its_own_counters_are_recorded_at_the_first_close_and_never_after() {
+async fn self_metrics_are_recorded_once_at_close() {
     let (_network, reporter, mut peer) =
         reporting(|reporter| reporter.self_metrics("me").unwrap()).await;
     let guard = reporter.flush_on_drop(SECOND);
@@ -72,7 +72,7 @@ async fn its_own_counters_are_recorded_at_the_first_close_and_never_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_reason_is_told() {
+async fn close_error_has_its_cause() {
     let (network, builder) = crate::peer::Network::new();
     network.black_hole();
     let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
@@ -86,7 +86,7 @@ async fn the_reason_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_does_not_wait_when_the_client_is_closed() {
+async fn flush_returns_when_the_client_is_closed() {
     let (_network, client, _peer) = super::connected().await;
     let reporter = metrics_client::Reporter::new(client.clone());
     client.close().await.unwrap();
@@ -99,7 +99,7 @@ async fn a_flush_does_not_wait_when_the_client_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_last_handle_that_goes_while_the_server_is_away_leaves_no_task() {
+async fn last_handle_dropped_during_an_outage_ends_task() {
     let (network, builder) = crate::peer::Network::new();
     network.refuse(usize::MAX - 1);
     let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
@@ -113,7 +113,7 @@ async fn a_last_handle_that_goes_while_the_server_is_away_leaves_no_task() {
 
 // FAULTS A20
 #[tokio::test(start_paused = true)]
-async fn what_was_acknowledged_before_the_limit_counts_as_that() {
+async fn close_timeout_keeps_earlier_acks() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     for second in 1..=4 {
         reporter.record_at("a", 0.5, second);
@@ -130,7 +130,7 @@ async fn what_was_acknowledged_before_the_limit_counts_as_that() {
 
 // FAULTS A3
 #[tokio::test(start_paused = true)]
-async fn after_closing_nothing_is_sent() {
+async fn nothing_is_sent_after_close() {
     let (_network, reporter, mut peer) = reporting(|reporter| reporter).await;
     for second in 0..5000 {
         reporter.record_at("a", 0.5, second);

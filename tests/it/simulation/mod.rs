@@ -25,10 +25,10 @@ mod scenario;
 mod workload;
 
 /// How many simulations are run, unless this variable says otherwise.
-const SIMULATIONS: (&str, u64) = ("SIMULATIONS", 40);
+const SIMULATIONS: (&str, u64) = ("METRICS_TEST_SIMULATIONS", 40);
 
 /// The seed of the first, instead of a new one each time.
-const SEED: &str = "SIMULATION_SEED";
+const SEED: &str = "METRICS_TEST_SIMULATION_SEED";
 
 /// How many of the last events a failure tells, unless it is the only simulation: then all.
 const EVENTS: usize = 40;
@@ -37,7 +37,7 @@ const EVENTS: usize = 40;
 const TICK: Duration = Duration::from_millis(2);
 
 #[test]
-fn no_promise_is_broken_on_a_simulated_network() {
+fn guarantees_hold_on_a_simulated_network() {
     let count = number(SIMULATIONS.0).unwrap_or(SIMULATIONS.1);
     let first = first_seed();
     let next = AtomicU64::new(0);
@@ -70,7 +70,7 @@ fn no_promise_is_broken_on_a_simulated_network() {
 }
 
 #[test]
-fn a_simulation_is_the_same_again_with_the_same_seed() {
+fn simulation_repeats_with_the_same_seed() {
     let first = first_seed();
     let mut events = 0;
     for seed in (0..4).map(|at| first.wrapping_add(at)) {

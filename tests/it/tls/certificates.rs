@@ -16,7 +16,7 @@ use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use super::{Authority, Identity, client, said, serve};
 
 #[tokio::test]
-async fn a_server_is_known_by_its_host_name_or_its_address() {
+async fn server_name_is_the_host_name_or_the_address() {
     let authority = Authority::new("root");
     let server = authority.issue(&["localhost", "127.0.0.1"]).serve().await;
     for host in ["localhost", "LocalHost", "127.0.0.1"] {
@@ -28,7 +28,7 @@ async fn a_server_is_known_by_its_host_name_or_its_address() {
 }
 
 #[tokio::test]
-async fn a_server_may_be_known_by_another_name_than_it_is_dialled_by() {
+async fn server_name_may_differ_from_the_address() {
     let authority = Authority::new("root");
     let server = authority.issue(&["metrics.internal", "2001:db8::1"]).serve().await;
     for name in ["metrics.internal", "2001:db8::1"] {
@@ -50,7 +50,7 @@ async fn refusal(authority: &Authority, identity: &Identity) -> String {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_fails_the_connect_at_once() {
+async fn cert_for_another_name_fails_connect() {
     let authority = Authority::new("root");
     assert_eq!(
         refusal(&authority, &authority.issue(&["elsewhere.internal"])).await,
@@ -62,7 +62,7 @@ async fn a_certificate_for_another_name_fails_the_connect_at_once() {
 }
 
 #[tokio::test]
-async fn a_certificate_out_of_its_time_fails_the_connect_at_once() {
+async fn cert_outside_its_validity_fails_connect() {
     let authority = Authority::new("root");
     let old = authority.issue_as(&["localhost"], |params| {
         params.not_after = date_time_ymd(2020, 1, 1);
@@ -80,7 +80,7 @@ async fn a_certificate_out_of_its_time_fails_the_connect_at_once() {
 }
 
 #[tokio::test]
-async fn a_certificate_from_an_unknown_root_fails_the_connect_at_once() {
+async fn cert_of_an_unknown_root_fails_connect() {
     let stranger = Authority::new("another root").issue(&["localhost"]);
     assert_eq!(
         refusal(&Authority::new("root"), &stranger).await,
@@ -91,7 +91,7 @@ async fn a_certificate_from_an_unknown_root_fails_the_connect_at_once() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_a_clients_is_no_servers() {
+async fn client_cert_is_not_accepted_from_a_server() {
     let authority = Authority::new("root");
     let of_client = authority.issue_as(&["localhost"], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -107,7 +107,7 @@ async fn strict(servers: &Authority, clients: &Authority) -> crate::running_serv
 }
 
 #[tokio::test]
-async fn a_client_certificate_that_the_server_trusts_lets_the_client_in() {
+async fn client_cert_trusted_by_the_server_is_accepted() {
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
     let server = strict(&servers, &clients).await;
     let Identity { chain, key } = clients.issue(&[]);
@@ -130,7 +130,7 @@ async fn first_call(server: &crate::running_server::Running, connector: impl Con
 }
 
 #[tokio::test]
-async fn without_the_certificate_that_a_server_asks_for_the_first_call_fails() {
+async fn tls_1_3_without_client_cert_fails_the_first_call() {
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
     let server = strict(&servers, &clients).await;
     let text = first_call(&server, servers.connector()).await;
@@ -151,7 +151,7 @@ async fn without_the_certificate_that_a_server_asks_for_the_first_call_fails() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_tried_again_until_its_deadline_still_says_what_the_server_wants() {
+async fn client_cert_required_is_named_after_retries() {
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
     let server = strict(&servers, &clients).await;
     let client = client("localhost", &server, servers.connector())
@@ -165,7 +165,7 @@ async fn a_call_that_is_tried_again_until_its_deadline_still_says_what_the_serve
 }
 
 #[tokio::test]
-async fn with_tls_1_2_a_missing_client_certificate_fails_the_connect() {
+async fn tls_1_2_without_client_cert_fails_connect() {
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
     let server = strict(&servers, &clients).await;
     let connector = TlsConnector::with_config(Arc::new(only_tls_1_2(&servers)));

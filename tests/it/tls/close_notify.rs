@@ -21,7 +21,7 @@ use super::{Authority, in_process, said};
 use crate::{peer::soon, running_server::Running};
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_closes_says_so() {
+async fn client_close_sends_close_notify() {
     let authority = Authority::new("root");
     let (mut peers, client) = scripted(&authority).await;
     let mut peer = peers.recv().await.unwrap();
@@ -32,7 +32,7 @@ async fn a_client_that_closes_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_cut_is_no_answer() {
+async fn truncated_response_is_an_error() {
     let authority = Authority::new("root");
     for clean in [false, true] {
         let (mut peers, client) = scripted(&authority).await;
@@ -57,7 +57,7 @@ async fn an_answer_that_is_cut_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_answers_and_says_so() {
+async fn server_shutdown_answers_and_sends_close_notify() {
     let authority = Authority::new("root");
     let server = authority.issue(&["localhost"]).serve().await;
     let tcp = TcpStream::connect(server.addr).await.unwrap();
@@ -73,7 +73,7 @@ async fn a_server_that_stops_answers_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_is_cut_off_sees_a_clean_end_only_if_nothing_is_owed_to_it() {
+async fn close_notify_only_if_no_response_is_owed() {
     let authority = Authority::new("root");
     let pipe = in_process(authority.issue(&["localhost"]).config());
 

@@ -23,7 +23,7 @@ use super::{Authority, in_process};
 use crate::peer::soon;
 
 #[tokio::test]
-async fn a_hundred_thousand_samples_come_back_as_they_went() {
+async fn hundred_thousand_samples_round_trip() {
     let authority = Authority::new("root");
     let server = authority.issue(&["localhost"]).serve().await;
     let client =
@@ -50,7 +50,7 @@ async fn a_hundred_thousand_samples_come_back_as_they_went() {
 }
 
 #[tokio::test]
-async fn the_question_whether_the_server_can_pipeline_is_asked_over_tls_too() {
+async fn pipelining_probe_runs_over_tls() {
     let authority = Authority::new("root");
     let server = authority.issue(&["localhost"]).serve().await;
     let client =
@@ -76,7 +76,7 @@ async fn the_question_whether_the_server_can_pipeline_is_asked_over_tls_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_is_one_record_in_one_write() {
+async fn request_is_one_tls_record_in_one_write() {
     let authority = Authority::new("root");
     let taps = Arc::new(Mutex::new(Vec::new()));
     let pipe = in_process(authority.issue(&["localhost"]).config());
@@ -104,7 +104,7 @@ async fn a_request_is_one_record_in_one_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_resume_the_session_of_an_earlier_one() {
+async fn session_is_resumed_on_reconnect() {
     let authority = Authority::new("root");
     let kinds = Arc::new(Mutex::new(Vec::new()));
     let pipe = in_process(authority.issue(&["localhost"]).config());
@@ -118,7 +118,7 @@ async fn connections_resume_the_session_of_an_earlier_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_refused_gets_in_once_the_certificate_is_renewed() {
+async fn renewed_certificate_admits_the_client() {
     let authority = Authority::new("root");
     let expired = authority.issue_as(&["localhost"], |params| {
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);

@@ -17,7 +17,7 @@ use super::{Authority, Identity, client, said};
 use crate::{peer::soon, running_server::Running};
 
 #[tokio::test]
-async fn a_plain_client_is_told_by_a_tls_server() {
+async fn plain_client_gets_an_error_from_a_tls_server() {
     let server = Authority::new("root").issue(&["localhost"]).serve().await;
     let client = MetricsClient::builder(server.addr)
         .reconnect(metrics_client::client::Reconnect::never())
@@ -33,7 +33,7 @@ async fn a_plain_client_is_told_by_a_tls_server() {
 }
 
 #[tokio::test]
-async fn a_tls_client_is_told_that_the_server_speaks_none() {
+async fn tls_client_reports_a_plain_server() {
     let server = Running::serve(Server::bind("127.0.0.1:0").await.unwrap());
     let connector = Authority::new("root").connector();
     let begin = Instant::now();
@@ -45,7 +45,7 @@ async fn a_tls_client_is_told_that_the_server_speaks_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_never_ends_its_handshake_is_given_up() {
+async fn handshake_that_never_ends_times_out() {
     let silent = || async {
         let (ours, theirs) = duplex(64 * 1024);
         // Held open: silence, not an end.
@@ -62,7 +62,7 @@ async fn a_server_that_never_ends_its_handshake_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hangs_up_in_the_handshake_is_told_of() {
+async fn hangup_in_the_handshake_is_reported() {
     let deaf = || async {
         let (ours, mut theirs) = duplex(64 * 1024);
         tokio::spawn(async move { theirs.read(&mut [0; 16]).await });
@@ -75,7 +75,7 @@ async fn a_server_that_hangs_up_in_the_handshake_is_told_of() {
 }
 
 #[tokio::test]
-async fn those_who_do_not_begin_keep_nobody_waiting_but_count() {
+async fn silent_peers_count_and_block_nobody() {
     let authority = Authority::new("root");
     let Identity { chain, key } = authority.issue(&["localhost"]);
     let server = Server::bind("127.0.0.1:0").await.unwrap();
@@ -105,7 +105,7 @@ async fn those_who_do_not_begin_keep_nobody_waiting_but_count() {
 }
 
 #[tokio::test]
-async fn whoever_fails_the_handshake_can_read_why() {
+async fn failed_handshake_sends_its_alert() {
     let server = Authority::new("root").issue(&["localhost"]).serve().await;
     let mut peer = TcpStream::connect(server.addr).await.unwrap();
     // More than the server looks at: were the rest left unread, its answer could be lost.

@@ -20,7 +20,7 @@ const HELD_BYTES: u64 = 128 * 1024;
 
 // FAULTS S9
 #[test]
-fn rustls_holds_no_more_of_a_connection_than_is_counted() {
+fn rustls_memory_is_within_the_counted_bytes() {
     const CONNECTIONS: usize = 10;
     const PIPE: usize = 4 * 1024;
     let authority = Authority::new("root");

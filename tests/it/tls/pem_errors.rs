@@ -7,9 +7,10 @@ use metrics_client::{
 use metrics_server::tls::TlsAcceptor;
 
 use super::{Authority, Identity, said};
+use crate::child_test::child_test;
 
 #[test]
-fn each_thing_that_can_be_wrong_is_named() {
+fn pem_errors_name_what_is_wrong() {
     let authority = Authority::new("root");
     let Identity { chain, key } = authority.issue(&["localhost"]);
     let other = authority.issue(&["localhost"]);
@@ -57,7 +58,7 @@ fn each_thing_that_can_be_wrong_is_named() {
 }
 
 #[tokio::test]
-async fn an_address_without_a_name_asks_for_one() {
+async fn unix_address_needs_a_server_name() {
     let connector = Authority::new("root").connector();
     let lazy = MetricsClient::builder("/run/metrics.sock")
         .connector(connector.clone().over(|| async { Ok(tokio::io::duplex(1).0) }))
@@ -71,7 +72,7 @@ async fn an_address_without_a_name_asks_for_one() {
 }
 
 #[tokio::test]
-async fn nothing_secret_is_in_what_is_printed_for_debugging() {
+async fn debug_output_has_no_secrets() {
     let authority = Authority::new("root");
     let Identity { chain, key } = authority.issue(&["localhost"]);
     let connector = authority.connector().client_certificate(&chain, &key).unwrap();
@@ -81,10 +82,10 @@ async fn nothing_secret_is_in_what_is_printed_for_debugging() {
 }
 
 /// The environment belongs to the whole process, so this is asked in another one: this test again,
-/// told so by `TLS_PORT`.
+/// told so by `METRICS_TEST_CHILD_PORT`.
 #[tokio::test]
-async fn the_roots_of_the_system_are_those_that_the_environment_names() {
-    if let Ok(port) = std::env::var("TLS_PORT") {
+async fn native_roots_follow_the_environment() {
+    if let Ok(port) = std::env::var("METRICS_TEST_CHILD_PORT") {
         let verdict = match TlsConnector::system_roots() {
             Err(error) => said(&error),
             Ok(connector) => {
@@ -106,13 +107,9 @@ async fn the_roots_of_the_system_are_those_that_the_environment_names() {
         if let Some(roots) = roots {
             std::fs::write(&file, roots).unwrap();
         }
-        let child = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "tls::pem::the_roots_of_the_system_are_those_that_the_environment_names",
-            ])
-            .arg("--nocapture")
-            .env("TLS_PORT", server.addr.port().to_string())
+        let test = child_test(module_path!(), "native_roots_follow_the_environment");
+        let child = tokio::process::Command::from(test)
+            .env("METRICS_TEST_CHILD_PORT", server.addr.port().to_string())
             .env("SSL_CERT_FILE", &file)
             .env_remove("SSL_CERT_DIR")
             .kill_on_drop(true)

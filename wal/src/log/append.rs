@@ -32,6 +32,9 @@ impl<F: FileSystem> Wal<F> {
         let Some(end) = self.next.checked_add(u64::from(count)) else {
             return Err(Error::io("append to", &self.dir, io::Error::other("out of numbers")));
         };
+        if std::mem::take(&mut self.has_sync_failed) {
+            self.unsynced_from = None;
+        }
         let mut record = std::mem::take(&mut self.buffer);
         encode_record(self.next, count, latest, payload, &mut record);
         let written = self.write(&record);
@@ -46,6 +49,7 @@ impl<F: FileSystem> Wal<F> {
             self.usage.add(segment.bytes);
         }
         self.has_unsynced = true;
+        self.unsynced_from.get_or_insert(self.next);
         let entries = self.next..end;
         self.next = end;
         Ok(entries)
@@ -95,9 +99,14 @@ impl<F: FileSystem> Wal<F> {
         synced
     }
 
-    /// Ends the active segment, without a sync.
+    /// Ends the active segment, which may be unsynced.
+    pub(super) fn lose_active(&mut self) {
+        self.active = None;
+        self.has_sync_failed |= std::mem::take(&mut self.has_unsynced);
+    }
+
+    /// Ends the active segment, of which nothing is unsynced or can be synced.
     fn retire_active(&mut self) {
-        self.has_unsynced = false;
         let is_torn = std::mem::take(&mut self.has_torn_end);
         if let (Some(mut file), Some(segment), true) =
             (self.active.take(), self.segments.back(), is_torn)
@@ -112,13 +121,16 @@ impl<F: FileSystem> Wal<F> {
     /// Checks that the active segment is still in its place, and not shorter than it was written.
     fn check_active(&mut self) {
         let Some(segment) = self.segments.back().filter(|_| self.active.is_some()) else { return };
-        // A failed write makes it longer.
-        if self.fs.len(&segment.path).is_ok_and(|len| len >= segment.bytes) {
-            return;
+        let is_missing = match self.fs.len(&segment.path) {
+            // A failed write makes it longer.
+            Ok(len) => len < segment.bytes,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if is_missing {
+            self.events.push(Event::SegmentMissing { segment: segment.path.clone() });
+            self.lose_active();
+            self.mark_missing();
         }
-        self.events.push(Event::SegmentMissing { segment: segment.path.clone() });
-        self.active = None;
-        self.mark_missing();
     }
 
     fn start_segment(&mut self) -> Result<(), Error> {
@@ -165,70 +177,82 @@ impl<F: FileSystem> Wal<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]. The segment is ended: a second sync of the same file would prove nothing, since the
-    /// system may believe that its content is clean. The records stay in the log, and no later sync
-    /// makes them durable; [`discard_unsynced`](Self::discard_unsynced) removes them, so that they can be
-    /// appended again to a new segment.
+    /// [`Error::Io`] if some of these records could not be synced, or their segment is missing. The segment is
+    /// ended: a second sync of the same file would prove nothing, since the system may take its content for
+    /// clean. The records stay in the log, and no later sync makes them durable: further calls fail until
+    /// the next append. [`discard_unsynced`](Self::discard_unsynced) removes them, so that they can be
+    /// appended again.
     pub fn sync(&mut self) -> Result<(), Error> {
-        if !self.has_unsynced {
-            return Ok(());
+        if let (Some(file), Some(segment), true) =
+            (&mut self.active, self.segments.back(), self.has_unsynced)
+        {
+            let mut synced = self.fs.sync(file);
+            if synced.is_ok() && !self.is_dir_synced {
+                synced = self.fs.sync_dir(&self.dir);
+            }
+            if let Err(error) = synced {
+                let path = segment.path.clone();
+                (self.has_unsynced, self.has_sync_failed) = (false, true);
+                self.retire_active();
+                return Err(self.failed("sync", &path, error));
+            }
+            self.synced = SyncPoint { end: segment.end, bytes: segment.bytes };
+            (self.has_unsynced, self.is_dir_synced) = (false, true);
         }
-        let (Some(file), Some(segment)) = (&mut self.active, self.segments.back()) else {
-            return Ok(());
-        };
-        let mut synced = self.fs.sync(file);
-        if synced.is_ok() && !self.is_dir_synced {
-            synced = self.fs.sync_dir(&self.dir);
+        if self.has_sync_failed {
+            let source = io::Error::other("records that were appended before are not synced");
+            return Err(Error::io("sync", &self.dir, source));
         }
-        if let Err(error) = synced {
-            let path = segment.path.clone();
-            self.retire_active();
-            return Err(self.failed("sync", &path, error));
-        }
-        self.synced = SyncPoint { end: segment.end, bytes: segment.bytes };
-        (self.has_unsynced, self.is_dir_synced) = (false, true);
+        self.unsynced_from = None;
         Ok(())
     }
 
-    /// Returns whether all appended records are synced, or cannot be synced any more because a sync has
-    /// failed.
+    /// Returns whether all records are synced.
     #[must_use]
     pub fn is_synced(&self) -> bool {
-        !self.has_unsynced
+        self.unsynced_from.is_none()
     }
 
-    /// Removes the records behind the last successful sync, and ends their segment. Their numbers are used
-    /// again.
+    /// Removes the records behind the last successful sync, and ends their segment. Returns the number of
+    /// the next entry: those before it are in the log, and are synced.
     ///
-    /// After a failed [`sync`](Self::sync), this lets a caller that still has the records append them again
-    /// to a new segment, so that no record is in the log twice.
-    pub fn discard_unsynced(&mut self) {
-        let Some(segment) = self.segments.back_mut().filter(|last| !last.is_missing) else {
-            return;
-        };
+    /// After a failed [`append`](Self::append) or [`sync`](Self::sync), this lets a caller that still has the
+    /// records append them again to a new segment, so that no record is in the log twice. An append that
+    /// begins a new segment syncs the one before, so some of several records may be synced, and stay.
+    pub fn discard_unsynced(&mut self) -> u64 {
+        let Some(from) = self.unsynced_from.take() else { return self.next };
+        self.next = from;
+        self.committed = self.committed.min(from);
+        self.read_end = self.read_end.min(from);
+        (self.active, self.reader) = (None, None);
+        (self.has_unsynced, self.has_sync_failed, self.has_torn_end) = (false, false, false);
+        while self.segments.back().is_some_and(|last| last.first >= from)
+            && let Some(segment) = self.segments.pop_back()
+        {
+            if segment.is_missing {
+                continue;
+            }
+            self.usage.subtract(segment.bytes);
+            // If this fails, it is quarantined when the next segment, which has the same name, begins.
+            if let Err(error) = self.fs.remove(&segment.path) {
+                self.report("remove", &segment.path, error);
+            }
+        }
         let SyncPoint { end, bytes } = self.synced;
-        if end < segment.first || end >= segment.end {
-            return;
+        if let Some(segment) = self.segments.back_mut().filter(|last| last.end > from) {
+            segment.end = from;
+            if end == from && !segment.is_missing {
+                self.usage.subtract(segment.bytes);
+                segment.bytes = bytes;
+                self.usage.add(bytes);
+                let path = segment.path.clone();
+                let file = self.fs.open(&path);
+                // If this fails, recovery prefers the next segment, which has the same numbers.
+                if let Err(error) = file.and_then(|mut file| self.fs.truncate(&mut file, bytes)) {
+                    self.report("cut", &path, error);
+                }
+            }
         }
-        self.usage.subtract(segment.bytes);
-        (segment.end, segment.bytes) = (end, bytes);
-        self.usage.add(bytes);
-        let (path, is_empty) = (segment.path.clone(), segment.first == end);
-        self.next = end;
-        self.committed = self.committed.min(end);
-        self.read_end = self.read_end.min(end);
-        self.reader = None;
-        (self.active, self.has_unsynced, self.has_torn_end) = (None, false, false);
-        // If this fails, recovery prefers the records of the next segment, which have the same numbers.
-        let cut = if is_empty {
-            self.segments.pop_back();
-            self.usage.subtract(bytes);
-            self.fs.remove(&path)
-        } else {
-            self.fs.open(&path).and_then(|mut file| self.fs.truncate(&mut file, bytes))
-        };
-        if let Err(error) = cut {
-            self.report("cut", &path, error);
-        }
+        self.next
     }
 }

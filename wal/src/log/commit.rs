@@ -97,8 +97,7 @@ impl<F: FileSystem> Wal<F> {
             self.read_failures = 0;
         }
         if self.segments.is_empty() {
-            self.active = None;
-            self.has_unsynced = false;
+            self.forget_unsynced();
         }
         for segment in committed {
             if let Err(error) = self.remove(&segment) {
@@ -110,6 +109,12 @@ impl<F: FileSystem> Wal<F> {
             // From now on they are known to have been removed.
             self.save_position_or_report();
         }
+    }
+
+    /// Ends the active segment, which is removed.
+    pub(super) fn forget_unsynced(&mut self) {
+        (self.active, self.unsynced_from) = (None, None);
+        (self.has_unsynced, self.has_sync_failed) = (false, false);
     }
 
     /// Removes or quarantines a segment's file, if it is there.
@@ -148,7 +153,7 @@ impl<F: FileSystem> Wal<F> {
                 self.reader = None;
             }
             if index + 1 == self.segments.len() {
-                self.active = None;
+                self.lose_active();
             }
         }
     }

@@ -30,6 +30,8 @@ mod owner;
 mod position;
 mod read;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod trim;
 
 /// The bounds of a log.
@@ -110,6 +112,10 @@ pub struct Wal<F: FileSystem = OsFileSystem> {
     has_torn_end: bool,
     /// Whether a sync of the active segment would make something durable.
     has_unsynced: bool,
+    /// The first entry that was appended since the last successful sync.
+    unsynced_from: Option<u64>,
+    /// Whether some of these cannot be synced any more.
+    has_sync_failed: bool,
     /// How much of the last segment is synced: up to this entry, and so many bytes.
     synced: SyncPoint,
     /// Whether the names of the files are synced.
@@ -206,6 +212,8 @@ impl<F: FileSystem> Wal<F> {
             usage: Usage::default(),
             has_torn_end: false,
             has_unsynced: false,
+            unsynced_from: None,
+            has_sync_failed: false,
             synced: SyncPoint::default(),
             is_dir_synced: false,
             next: 0,

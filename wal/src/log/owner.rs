@@ -31,8 +31,7 @@ impl<F: FileSystem> Wal<F> {
     fn abandon(&mut self) -> Error {
         self.events.push(Event::Abandoned);
         self.lock = None;
-        self.active = None;
-        self.has_unsynced = false;
+        self.forget_unsynced();
         self.reader = None;
         self.segments.clear();
         self.stale.clear();

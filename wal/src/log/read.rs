@@ -162,11 +162,12 @@ impl<F: FileSystem> Wal<F> {
     }
 
     /// Visits all records of the log that hold entries from a number on, committed or not, oldest first. It
-    /// changes nothing, and is for reading everything after [opening](Self::open).
+    /// changes nothing, and is for reading everything after [opening](Self::open), from
+    /// [`committed`](Self::committed) on or from a number that the caller has stored.
     ///
     /// `visit` returns false for a record whose payload it cannot use: it then counts as damaged. Damage is
-    /// skipped, and reported as [`Event::Damaged`] for each place, with an [`Event::Lost`] for the entries
-    /// that are missing, if any.
+    /// skipped, and reported as [`Event::Damaged`] for each segment that has any, and [`Event::Lost`] for the
+    /// entries from that number on that are missing.
     ///
     /// # Errors
     ///
@@ -277,8 +278,7 @@ impl<F: FileSystem> Wal<F> {
             self.usage.subtract(segment.bytes);
             self.skip_lost(segment.end);
             if self.segments.is_empty() {
-                self.active = None;
-                self.has_unsynced = false;
+                self.lose_active();
             }
         }
         self.failed("read", path, error)

@@ -47,8 +47,7 @@ impl<F: FileSystem> Wal<F> {
             return Err(error);
         }
         if self.segments.is_empty() {
-            self.active = None;
-            self.has_unsynced = false;
+            self.forget_unsynced();
         }
         self.reader = None;
         if !segment.is_missing {

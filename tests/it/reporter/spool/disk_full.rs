@@ -6,6 +6,7 @@ use metrics_client::{Reporter, client::Pipelining, spool::Spool};
 use tokio::time;
 
 use crate::{
+    child_test::child_test,
     peer::Network,
     reporter::{
         LONG, accounted,
@@ -13,10 +14,11 @@ use crate::{
     },
 };
 
-const FOLDER: &str = "SPOOL_ON_A_FULL_DISK";
+const FOLDER: &str = "METRICS_TEST_CHILD_FOLDER";
 
 #[test]
-fn a_full_disk_stops_nothing_and_everything_adds_up() {
+#[ignore = "real networks, processes or disks: run with `--ignored`"]
+fn full_disk_stops_nothing_and_adds_up() {
     let folder = tempfile::tempdir().unwrap();
     let mount = format!("mount -t tmpfs -o size=512k spool '{}'", folder.path().display());
     let alone = |script: &str| {
@@ -28,14 +30,10 @@ fn a_full_disk_stops_nothing_and_everything_adds_up() {
         crate::skipped("a disk that is full in truth", "mounting one takes root");
         return;
     }
+    let child = child_test(module_path!(), "child_on_a_small_disk");
     let role = alone(&format!("{mount} && exec \"$0\" \"$@\""))
-        .arg(env::current_exe().unwrap())
-        .args([
-            "--ignored",
-            "--exact",
-            "--nocapture",
-            "reporter::spool::disk_full::on_a_small_disk",
-        ])
+        .arg(child.get_program())
+        .args(child.get_args())
         .env(FOLDER, folder.path())
         .output()
         .unwrap();
@@ -45,7 +43,7 @@ fn a_full_disk_stops_nothing_and_everything_adds_up() {
 
 #[tokio::test(start_paused = true)]
 #[ignore = "a role in the test of the full disk, which starts it"]
-async fn on_a_small_disk() {
+async fn child_on_a_small_disk() {
     let folder = PathBuf::from(env::var_os(FOLDER).unwrap());
     let (mut network, builder) = Network::new();
     network.black_hole();

@@ -1,6 +1,6 @@
 //! Agent and server are processes, and are killed at random.
 //!
-//! `SPOOL_CRASHES=n` makes it that many kills, `SPOOL_CRASH_SEED=n` repeats one order of events.
+//! `METRICS_TEST_KILLS=n` makes it that many kills, `METRICS_TEST_KILL_SEED=n` repeats one order of events.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,9 +31,10 @@ use tokio::{
 };
 
 use super::accounted;
+use crate::child_test::child_test;
 
-const FOLDER: &str = "SPOOL_CRASH_FOLDER";
-const FROM: &str = "SPOOL_CRASH_FROM";
+const FOLDER: &str = "METRICS_TEST_CHILD_FOLDER";
+const FROM: &str = "METRICS_TEST_CHILD_FROM";
 
 /// Far longer than anything takes.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -43,12 +44,12 @@ const KEYS: u64 = 50;
 const VALUES: u64 = 10;
 
 #[test]
-fn no_sample_that_was_spooled_is_missing_after_any_number_of_kills() {
-    let kills = env::var("SPOOL_CRASHES").map_or(12, |kills| kills.parse().unwrap());
-    let seed = env::var("SPOOL_CRASH_SEED")
+fn kill9_loses_no_spooled_sample() {
+    let kills = env::var("METRICS_TEST_KILLS").map_or(12, |kills| kills.parse().unwrap());
+    let seed = env::var("METRICS_TEST_KILL_SEED")
         .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     // Shown if it fails.
-    println!("SPOOL_CRASH_SEED={seed}");
+    println!("METRICS_TEST_KILL_SEED={seed}");
     let folder = TempDir::new().unwrap();
     let mut world = World::new(folder.path(), seed);
     for _ in 0..kills {
@@ -59,9 +60,9 @@ fn no_sample_that_was_spooled_is_missing_after_any_number_of_kills() {
 }
 
 #[test]
-fn the_folder_of_a_living_process_is_refused_and_that_of_a_killed_one_is_not() {
+fn spool_lock_ends_with_its_process() {
     let folder = TempDir::new().unwrap();
-    let mut agent = Process::start("an_agent", folder.path(), Some(0));
+    let mut agent = Process::start("child_agent", folder.path(), Some(0));
     while !agent.lines.recv_timeout(LIMIT).unwrap().starts_with("recording") {}
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
@@ -104,11 +105,11 @@ impl World {
     fn turn(&mut self) {
         if self.agent.is_none() {
             self.agents += 1;
-            self.agent = Some(Process::start("an_agent", &self.folder, Some(self.next)));
+            self.agent = Some(Process::start("child_agent", &self.folder, Some(self.next)));
         }
         if self.server.is_none() && self.rng.u8(..4) > 0 {
             self.servers += 1;
-            self.server = Some(Process::start("a_server", &self.folder, None));
+            self.server = Some(Process::start("child_server", &self.folder, None));
         }
         let life = Duration::from_millis(self.rng.u64(..500));
         self.listen(life);
@@ -170,9 +171,9 @@ impl World {
     fn finish(&mut self) {
         self.kill_agent();
         if self.server.is_none() {
-            self.server = Some(Process::start("a_server", &self.folder, None));
+            self.server = Some(Process::start("child_server", &self.folder, None));
         }
-        let agent = Process::start("an_agent", &self.folder, Some(u64::MAX));
+        let agent = Process::start("child_agent", &self.folder, Some(u64::MAX));
         let mut last = (String::new(), Instant::now());
         while last.0 != "drained" {
             let line = agent.lines.recv_timeout(LIMIT).expect("the agent is silent");
@@ -224,17 +225,8 @@ struct Process {
 impl Process {
     /// Starts one of the roles below.
     fn start(role: &str, folder: &Path, from: Option<u64>) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command
-            .args([
-                "--ignored",
-                "--exact",
-                "--nocapture",
-                &format!("reporter::spool::kill9::{role}"),
-            ])
-            .env(FOLDER, folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+        let mut command = child_test(module_path!(), role);
+        command.env(FOLDER, folder).stdin(Stdio::null()).stdout(Stdio::piped());
         if let Some(from) = from {
             command.env(FROM, from.to_string());
         }
@@ -283,7 +275,7 @@ fn folder() -> PathBuf {
 
 #[test]
 #[ignore = "a role in the test of the kills, which starts it"]
-fn an_agent() {
+fn child_agent() {
     let from: u64 = env::var(FROM).unwrap().parse().unwrap();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -350,7 +342,7 @@ impl Connector for Socket {
 
 #[test]
 #[ignore = "a role in the test of the kills, which starts it"]
-fn a_server() {
+fn child_server() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let path = folder().join("socket");

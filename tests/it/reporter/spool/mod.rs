@@ -82,7 +82,7 @@ impl Received {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_server_is_away_samples_wait_on_disk_and_then_arrive_behind_the_live_ones() {
+async fn outage_spools_and_replays_behind_live_samples() {
     let folder = TempDir::new().unwrap();
     let (mut network, reporter) = alone(folder.path());
     for second in 0..10 {
@@ -106,7 +106,7 @@ async fn while_the_server_is_away_samples_wait_on_disk_and_then_arrive_behind_th
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_reporter_could_not_send_before_it_closed_is_sent_by_the_next_one() {
+async fn unsent_samples_are_sent_by_the_next_reporter() {
     let folder = TempDir::new().unwrap();
     let (_network, reporter) = alone(folder.path());
     for second in 0..1000 {
@@ -129,7 +129,7 @@ async fn what_a_reporter_could_not_send_before_it_closed_is_sent_by_the_next_one
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newer_value_of_a_second_is_not_replaced_by_an_older_one_from_the_spool() {
+async fn newer_value_survives_replay() {
     let folder = TempDir::new().unwrap();
     let (mut network, reporter) = alone(folder.path());
     // More than is sent at once at first.
@@ -156,7 +156,7 @@ async fn a_newer_value_of_a_second_is_not_replaced_by_an_older_one_from_the_spoo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newer_value_is_not_replaced_by_one_that_an_earlier_process_has_spooled() {
+async fn newer_value_survives_replay_of_a_previous_run() {
     let folder = TempDir::new().unwrap();
     let (_network, reporter) = alone(folder.path());
     for key in 0..500 {
@@ -177,7 +177,7 @@ async fn a_newer_value_is_not_replaced_by_one_that_an_earlier_process_has_spoole
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there() {
+async fn replay_works_while_the_folder_is_read_only() {
     let folder = TempDir::new().unwrap();
     let (_network, reporter) = alone(folder.path());
     reporter.record_at("a", 1.0, 7);
@@ -198,7 +198,7 @@ async fn what_lies_in_the_folder_is_sent_also_while_nothing_can_be_written_there
 }
 
 #[tokio::test(start_paused = true)]
-async fn samples_may_gather_for_ever() {
+async fn linger_of_duration_max_works_with_a_spool() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
@@ -215,7 +215,7 @@ async fn samples_may_gather_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_server_gets_what_it_can_take_and_the_rest_waits_on_disk() {
+async fn slow_server_leaves_the_rest_on_disk() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
@@ -248,7 +248,7 @@ async fn a_slow_server_gets_what_it_can_take_and_the_rest_waits_on_disk() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_spool_drops_the_oldest_and_everything_adds_up() {
+async fn full_spool_drops_the_oldest_and_adds_up() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     network.black_hole();
@@ -274,7 +274,7 @@ async fn a_full_spool_drops_the_oldest_and_everything_adds_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_tells_of_what_a_full_spool_drops_meanwhile() {
+async fn flush_reports_drops_of_a_full_spool() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     network.black_hole();
@@ -301,7 +301,7 @@ async fn a_flush_tells_of_what_a_full_spool_drops_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_is_over_when_nothing_can_be_read_of_what_it_waits_for() {
+async fn flush_ends_if_the_spool_is_unreadable() {
     let folder = TempDir::new().unwrap();
     let (network, reporter) = alone(folder.path());
     for second in 0..10 {
@@ -326,7 +326,7 @@ async fn a_flush_is_over_when_nothing_can_be_read_of_what_it_waits_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn live_samples_pass_those_that_have_to_go_through_a_spool_that_cannot_be_written() {
+async fn live_samples_pass_an_unwritable_spool() {
     let folder = TempDir::new().unwrap();
     let (_network, reporter) = alone(folder.path());
     reporter.record_at("a", 1.0, 5);
@@ -351,7 +351,7 @@ async fn live_samples_pass_those_that_have_to_go_through_a_spool_that_cannot_be_
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_replay_begins_slowly() {
+async fn replay_begins_slowly() {
     let folder = TempDir::new().unwrap();
     let (mut network, reporter) = alone(folder.path());
     for second in 0..20_000 {
@@ -376,7 +376,7 @@ async fn the_replay_begins_slowly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_folder_removed_while_the_reporter_runs_is_counted_and_made_anew() {
+async fn removed_folder_is_counted_and_recreated() {
     let root = TempDir::new().unwrap();
     let folder = root.path().join("spool");
     let (mut network, reporter) = alone(&folder);
@@ -396,7 +396,7 @@ async fn a_folder_removed_while_the_reporter_runs_is_counted_and_made_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_own_counters_tell_of_the_spool() {
+async fn self_metrics_include_the_spool() {
     let folder = TempDir::new().unwrap();
     let (mut network, builder) = Network::new();
     network.black_hole();
@@ -436,7 +436,7 @@ async fn its_own_counters_tell_of_the_spool() {
 }
 
 #[tokio::test]
-async fn a_folder_belongs_to_one_reporter() {
+async fn spool_folder_belongs_to_one_reporter() {
     let folder = TempDir::new().unwrap();
     let (_network, _reporter) = alone(folder.path());
     let (_other, builder) = Network::new();
@@ -448,7 +448,7 @@ async fn a_folder_belongs_to_one_reporter() {
 // FAULTS A16
 #[cfg(unix)]
 #[tokio::test(start_paused = true)]
-async fn reporter_goes_on_without_a_spool_that_was_moved() {
+async fn reporter_works_without_a_moved_spool() {
     let root = TempDir::new().unwrap();
     let (folder, moved) = (root.path().join("spool"), root.path().join("moved"));
     let (mut network, reporter) = alone(&folder);
@@ -484,7 +484,7 @@ async fn reporter_goes_on_without_a_spool_that_was_moved() {
 // FAULTS A16: a flush that waits for what is left behind says so.
 #[cfg(unix)]
 #[tokio::test(start_paused = true)]
-async fn flush_tells_of_samples_left_in_a_spool_that_was_moved() {
+async fn flush_reports_samples_of_a_moved_spool() {
     let root = TempDir::new().unwrap();
     let (folder, moved) = (root.path().join("spool"), root.path().join("moved"));
     let (network, reporter) = alone(&folder);
@@ -506,7 +506,7 @@ async fn flush_tells_of_samples_left_in_a_spool_that_was_moved() {
 
 // FAULTS A17
 #[tokio::test(start_paused = true)]
-async fn samples_in_hand_when_the_folder_is_removed_are_lost_not_dropped() {
+async fn samples_of_a_removed_folder_are_lost_not_dropped() {
     let root = TempDir::new().unwrap();
     let folder = root.path().join("spool");
     let (mut network, reporter) = alone(&folder);
@@ -532,7 +532,7 @@ async fn samples_in_hand_when_the_folder_is_removed_are_lost_not_dropped() {
 
 // FAULTS A26
 #[tokio::test]
-async fn builder_survives_a_spool_that_cannot_be_opened() {
+async fn builder_is_returned_if_the_spool_cannot_open() {
     let folder = TempDir::new().unwrap();
     let (_network, _reporter) = alone(folder.path());
     let (_other, builder) = Network::new();
@@ -573,7 +573,7 @@ async fn samples_older_than_max_age_are_not_replayed() {
 }
 
 #[test]
-fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
+fn guard_leaves_unsent_samples_in_the_spool() {
     let folder = TempDir::new().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let reporter = runtime.block_on(async {
@@ -591,7 +591,7 @@ fn a_guard_leaves_in_the_spool_what_it_cannot_send() {
 }
 
 #[test]
-fn a_guard_that_is_refused_by_the_server_loses_nothing() {
+fn guard_rejected_by_the_server_loses_nothing() {
     let folder = TempDir::new().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let reporter = runtime.block_on(async {
@@ -614,7 +614,7 @@ fn a_guard_that_is_refused_by_the_server_loses_nothing() {
 
 // FAULTS A20
 #[tokio::test(start_paused = true)]
-async fn what_was_replayed_before_the_limit_counts_as_that() {
+async fn close_timeout_keeps_replayed_acks() {
     let folder = TempDir::new().unwrap();
     let (_network, reporter) = alone(folder.path());
     for second in 0..4 {
