@@ -75,7 +75,7 @@ const NUMBERS_ROOM: usize = number::MAX_VALUE_LEN + 1 + number::MAX_TIMESTAMP_LE
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::request::encode_record, *};
+    use super::{super::encode::encode_record, *};
 
     #[track_caller]
     fn check(key: &str, points: &[Point]) {

@@ -106,7 +106,7 @@ impl RecorderBuilder {
     /// Adds a label to all series. A label of that name which a metric has itself replaces it, and so
     /// does one that is added later. Default: none.
     ///
-    /// What a key cannot hold is percent-encoded, as [`Key::with_labels`] does it.
+    /// What a key cannot hold is percent-encoded, as [`Key::with_labels`](crate::Key::with_labels) does it.
     pub fn global_label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.names.labels.push((name.into(), value.into()));
         self

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::number::Number, *};
 
 fn parse(line: &str) -> Result<Option<RequestRef<'_>>, InvalidRequest> {
     RequestRef::parse(line.as_bytes())
