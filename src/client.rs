@@ -1,4 +1,4 @@
-//! What a [`MetricsClient`] is configured with and reports: connectors, policies,
+//! What a [client](crate::MetricsClient) is configured with and reports: connectors, policies,
 //! connection state, statistics, and the stream of samples.
 
 mod address;
@@ -25,6 +25,7 @@ mod probe;
 #[cfg(feature = "tower")]
 mod reservation;
 mod resolver;
+mod send_window;
 mod settings;
 mod shared;
 mod state;

@@ -1,4 +1,4 @@
-//! What a [`Reporter`] is built with and reports: its builder, policies, handles of
+//! What a [reporter](crate::Reporter) is built with and reports: its builder, policies, handles of
 //! single keys, guard and statistics.
 
 mod attempts;
@@ -23,7 +23,7 @@ mod settlement;
 mod shared;
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 mod sink;
-#[cfg(feature = "spool")]
+#[cfg_attr(not(feature = "spool"), path = "reporter/no_spool.rs")]
 pub(crate) mod spool;
 mod stats;
 #[cfg(test)]

@@ -162,7 +162,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
                 return IoProgress::Ended(fault);
             }
-            match self.write_coalescing.look(|| shared.pipeline().waiting()) {
+            match self.write_coalescing.look(|| shared.pipeline().queued()) {
                 Leave::Now => {}
                 Leave::NextTurn => {
                     cx.waker().wake_by_ref();
@@ -454,7 +454,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         }
         let buffer = self.framed.write_buffer_mut();
         let before = buffer.len();
-        pipeline.take(buffer, now, wakers);
+        pipeline.take_sendable(buffer, now, wakers);
         let taken = buffer.len() - before;
         pipeline.counters_mut().bytes_sent += taken as u64;
         drop(pipeline);

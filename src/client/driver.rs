@@ -275,7 +275,7 @@ impl<C: Connector> Driver<C> {
         self.window = window;
         let mut pipeline = self.shared.pipeline();
         self.search.connected(pipeline.finished());
-        pipeline.connected(if self.search.is_on() { 1 } else { window });
+        pipeline.on_connected(if self.search.is_on() { 1 } else { window });
         drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
         let limit = self.plan.max_response_bytes;
@@ -309,7 +309,7 @@ impl<C: Connector> Driver<C> {
         }
         if self.backoff.is_enabled() {
             is_explained |= self.search_for_cause(&fault);
-            retried = self.shared.pipeline().disconnected(&fault, &mut self.wakers);
+            retried = self.shared.pipeline().on_disconnected(&fault, &mut self.wakers);
             wake_all(&mut self.wakers);
         }
         let address = &*self.dialer.address;
@@ -385,7 +385,7 @@ impl<C: Connector> Driver<C> {
 
     fn closed(&mut self, fault: Option<&Arc<ConnectionError>>) {
         self.state = State::Closed;
-        self.shared.pipeline().end(fault, &mut self.wakers);
+        self.shared.pipeline().close_now(fault, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.shared.set_state(ConnectionState::Closed);
         tracing::debug!(address = &*self.dialer.address, "closed");

@@ -1,23 +1,23 @@
 //! [`MetricsClient`]: the handle that callers clone and share.
 
-use std::{fmt, sync::Arc, task::Context};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
-use tokio::time::Instant;
+use bytes::BytesMut;
 
 #[cfg(feature = "reporter")]
 use super::Outcomes;
 use super::{
     ClientStats, ConnectionState, Connector, SampleStream, StateWatcher, batch,
     connect::{Dial, Dialer},
-    pipeline::{Answer, Kind},
+    pipeline::{Kind, Reply},
     pool::Pool,
     settings::ConnectionConfig,
-    shared::{Shared, cooperative},
+    shared::cooperative,
 };
 use crate::{
     error::Error,
     metric::{IntoKey, IntoSelector, KeyText, Metrics, Point, Sample, Selector},
-    protocol::PutSuffix,
+    protocol::{PutSuffix, encode_get},
 };
 
 /// A client of one metrics server, over one connection that is kept, or
@@ -138,39 +138,58 @@ impl MetricsClient {
         &self,
         key: impl KeyText,
         point: Point,
-    ) -> impl Future<Output = Result<Answer, Error>> {
-        self.handle.pool.connection_for(key.as_str()).call(Kind::Put, move |shared, cx| {
+    ) -> impl Future<Output = Result<Reply, Error>> {
+        self.handle.pool.connection_for(key.as_str()).call(Kind::Put, move || {
             key.validate()?;
-            // Made before the pipeline is locked: it takes longer than all that is done under the lock.
             let suffix = PutSuffix::new(key.as_str(), point)?;
-            let (waker, now) = (cx.waker().clone(), Instant::now());
-            shared.pipeline().put(key.as_str(), &suffix, waker, now)
+            Ok(move |bytes: &mut BytesMut| suffix.append_put(bytes, key.as_str()))
         })
     }
 
-    /// Stores any number of samples, in their order, and returns once the server has acknowledged
-    /// all of them.
+    /// Stores any number of samples, in order, and returns once the server has acknowledged all of them. Takes
+    /// anything that yields samples or references to them: a `Vec`, a slice, an iterator.
     ///
-    /// They go out in blocks as there is room, so memory stays bounded however many they are, and as
-    /// many at once as the server answers in a part of the request timeout, which holds for each
-    /// block and not for the whole. Samples that the server refuses, or at which it
-    /// [closes the connection](crate::error::BatchError::closed_on), do not keep the rest from being stored. [Several connections](crate::ClientBuilder::max_connections) store
-    /// them at the same time, and only those of one key in their order; what keeps one connection from
-    /// storing its own does not keep the others from it.
+    /// The samples are sent in blocks as there is room, as many at once as the server answers in a part of the
+    /// request timeout, which holds for each block and not for the whole. Samples that the server rejects, or at
+    /// which it [closes the connection](crate::error::BatchError::closed_on), do not keep the others from being stored.
+    /// [Several connections](crate::ClientBuilder::max_connections) store samples concurrently, and only those of one key
+    /// in their order; what keeps one connection from storing its own does not keep the others from it.
+    ///
+    /// The iterator is run to its end before anything is sent, which takes the memory of the samples, or a pointer
+    /// for each reference. [`put_stream`](Self::put_stream) takes any number in bounded memory.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
+    /// # let address = server.local_addr();
+    /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+    /// use metrics_client::{MetricsClient, Sample};
+    ///
+    /// let client = MetricsClient::connect(address).await?;
+    /// let samples = [Sample::new("palm.cpu", 23.7, 1150864247)?, Sample::new("palm.cpu", 24.1, 1150864248)?];
+    /// client.put_all(&samples).await?;
+    /// client.put_all(samples.iter().filter(|sample| sample.point.value > 24.0)).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Before anything is sent if a value is not finite; else [`Error::Batch`], which says how many
-    /// were stored, which was the first that was not, and why.
+    /// [`Error::NonFiniteValue`] before anything is sent if a value is not finite; else [`Error::Batch`], which
+    /// has the number of samples that were stored, the first that was not, and the reason.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future withdraws the samples that have not been sent.
-    pub async fn put_all(&self, samples: impl AsRef<[Sample]>) -> Result<(), Error> {
-        cooperative(batch::put_all(&self.handle.pool, samples.as_ref(), None)).await
+    /// Dropping the future cancels the samples that have not been sent.
+    pub async fn put_all<I>(&self, samples: I) -> Result<(), Error>
+    where
+        I: IntoIterator,
+        I::Item: Borrow<Sample>,
+    {
+        let samples = samples.into_iter().collect::<Vec<_>>();
+        cooperative(batch::put_all(&self.handle.pool, &samples, None)).await
     }
 
-    /// As [`put_all`](Self::put_all), and notes what became of each sample, also when the future is
+    /// Does what [`put_all`](Self::put_all) does, and notes the outcome of each sample, also when the future is
     /// dropped.
     #[cfg(feature = "reporter")]
     pub(crate) async fn put_all_tracked(
@@ -199,13 +218,10 @@ impl MetricsClient {
     pub async fn get(&self, selector: impl IntoSelector) -> Result<Metrics, Error> {
         cooperative(async {
             let selector = selector.into_selector()?;
-            let get = |shared: &Shared, cx: &Context<'_>| {
-                let (waker, now) = (cx.waker().clone(), Instant::now());
-                shared.pipeline().get(&selector, waker, now)
-            };
+            let get = || Ok(|bytes: &mut BytesMut| encode_get(bytes, &selector));
             Ok(match self.handle.pool.connection_for_get(&selector).call(Kind::Get, get).await? {
-                Answer::Found(metrics) => metrics,
-                Answer::Stored => Metrics::new(),
+                Reply::Found(metrics) => metrics,
+                Reply::Stored => Metrics::new(),
             })
         })
         .await

@@ -15,10 +15,10 @@ use crate::wake::wake_all;
 /// Tracks the samples of one `put_all`, in the order of the samples. Their outcomes are known also where
 /// the future was dropped or [cancelled](Self::cancel): what was answered by then is not open.
 #[derive(Debug)]
-pub(crate) struct Outcomes(Mutex<State>);
+pub(crate) struct Outcomes(Mutex<TrackedBatch>);
 
 #[derive(Debug)]
-struct State {
+struct TrackedBatch {
     outcomes: Box<[SampleOutcome]>,
     /// The parts of the batch that are in a pipeline, one for each connection.
     parts: Vec<Part>,
@@ -30,7 +30,7 @@ struct Part {
     shared: Arc<Shared>,
     waiter: WaiterId,
     /// The indices of its samples in the whole, if it is not the whole.
-    places: Option<Vec<usize>>,
+    indices: Option<Vec<usize>>,
 }
 
 /// What became of a sample.
@@ -59,7 +59,7 @@ impl Outcomes {
     #[cfg(feature = "reporter")]
     pub(crate) fn new(samples: usize) -> Self {
         let outcomes = vec![SampleOutcome::Open; samples].into();
-        Self(Mutex::new(State { outcomes, parts: Vec::new(), is_cancelled: false }))
+        Self(Mutex::new(TrackedBatch { outcomes, parts: Vec::new(), is_cancelled: false }))
     }
 
     /// Returns the outcomes that are known by now.
@@ -78,7 +78,7 @@ impl Outcomes {
         state.is_cancelled = true;
         for part in std::mem::take(&mut state.parts) {
             let slot = part.shared.remove(part.waiter, &mut left.wakers);
-            state.note(slot.as_ref(), part.places.as_deref());
+            state.note(slot.as_ref(), part.indices.as_deref());
             left.parts.push((part, slot));
         }
         (state.outcomes.clone(), left)
@@ -89,11 +89,11 @@ impl Outcomes {
         &self,
         shared: &Arc<Shared>,
         waiter: WaiterId,
-        places: Option<Vec<usize>>,
+        indices: Option<Vec<usize>>,
     ) -> bool {
         let mut state = self.lock();
         if !state.is_cancelled {
-            state.parts.push(Part { shared: Arc::clone(shared), waiter, places });
+            state.parts.push(Part { shared: Arc::clone(shared), waiter, indices });
         }
         !state.is_cancelled
     }
@@ -112,35 +112,35 @@ impl Outcomes {
         let part = state.parts.swap_remove(index);
         // Under the lock, so that the outcomes of a batch that is not cancelled are never half noted.
         let slot = shared.remove(waiter, wakers);
-        state.note(slot.as_ref(), part.places.as_deref());
+        state.note(slot.as_ref(), part.indices.as_deref());
         slot
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TrackedBatch> {
         // Locked before a pipeline. Nothing foreign runs under it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// Notes how far the samples of these places have come; without places, all samples.
-    fn note(&mut self, slot: Option<&Slot>, places: Option<&[usize]>) {
+impl TrackedBatch {
+    /// Notes how far the samples of these indices have come; without indices, all samples.
+    fn note(&mut self, slot: Option<&Slot>, indices: Option<&[usize]>) {
         let Some(progress) = slot.and_then(Slot::progress) else { return };
-        let Progress { acknowledged, refused, closed_on, broken, .. } = progress;
-        let answered = acknowledged + refused.len() + closed_on.len();
+        let Progress { acknowledged, rejected, closed_on, interrupted, .. } = progress;
+        let answered = acknowledged + rejected.len() + closed_on.len();
         // Answers come in order, so all before the first that failed for another reason have theirs.
-        let settled = broken.map_or(answered, |(place, _)| place);
-        let mut set = |place: usize, outcome| {
-            let place = places.map_or(Some(place), |places| places.get(place).copied());
-            if let Some(known) = place.and_then(|place| self.outcomes.get_mut(place)) {
+        let settled = interrupted.map_or(answered, |(index, _)| index);
+        let mut set = |index: usize, outcome| {
+            let index = indices.map_or(Some(index), |indices| indices.get(index).copied());
+            if let Some(known) = index.and_then(|index| self.outcomes.get_mut(index)) {
                 *known = outcome;
             }
         };
-        (0..settled).for_each(|place| set(place, SampleOutcome::Acknowledged));
-        let failed = [(refused, SampleOutcome::Rejected), (closed_on, SampleOutcome::ClosedOn)];
+        (0..settled).for_each(|index| set(index, SampleOutcome::Acknowledged));
+        let failed = [(rejected, SampleOutcome::Rejected), (closed_on, SampleOutcome::ClosedOn)];
         for (failed, outcome) in failed {
-            let failed = failed.iter().filter(|&&place| place < settled);
-            failed.for_each(|&place| set(place, outcome));
+            let failed = failed.iter().filter(|&&index| index < settled);
+            failed.for_each(|&index| set(index, outcome));
         }
     }
 }

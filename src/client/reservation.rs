@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::{
     MetricsClient,
-    pipeline::{Answer, Kind, ReservationId},
-    shared::{Call, Shared, poll_budget, wake_all},
+    pipeline::{Kind, Reply, ReservationId},
+    shared::{PendingResponse, Shared, poll_budget, wake_all},
 };
 use crate::{
     error::Error,
@@ -43,7 +43,7 @@ struct Reservation {
 /// A request that was called for, and the wait for its answer. It is sent when it is first polled.
 pub(crate) struct CallFuture {
     request: Option<(Request, Reservation)>,
-    call: Call<Arc<Shared>>,
+    response: PendingResponse<Arc<Shared>>,
     /// Keeps the client open; dropped last.
     _client: MetricsClient,
 }
@@ -94,8 +94,8 @@ impl Reservations {
                 }
             }
         }
-        let call = Call::new(Arc::clone(shared), kind);
-        CallFuture { request: Some((request, reservation)), call, _client: client.clone() }
+        let response = PendingResponse::new(Arc::clone(shared), kind);
+        CallFuture { request: Some((request, reservation)), response, _client: client.clone() }
     }
 }
 
@@ -120,7 +120,7 @@ impl Drop for Reservation {
 }
 
 impl CallFuture {
-    fn send(
+    fn submit(
         &mut self,
         request: &Request,
         reservation: Reservation,
@@ -129,29 +129,31 @@ impl CallFuture {
         match request {
             Request::Put(Sample { key, point }) => {
                 let suffix = PutSuffix::new(key.as_str(), *point)?;
-                self.fill(reservation, Kind::Put, cx, |bytes| {
-                    suffix.append_put(bytes, key.as_str())
-                })
+                self.submit_reserved(reservation, Kind::Put, cx, |bytes| {
+                    suffix.append_put(bytes, key.as_str());
+                });
             }
             Request::Get(selector) => {
-                self.fill(reservation, Kind::Get, cx, |bytes| encode_get(bytes, selector))
+                self.submit_reserved(reservation, Kind::Get, cx, |bytes| {
+                    encode_get(bytes, selector)
+                });
             }
         }
+        Ok(())
     }
 
-    fn fill(
+    fn submit_reserved(
         &mut self,
         mut reservation: Reservation,
         kind: Kind,
         cx: &Context<'_>,
         encode: impl FnOnce(&mut BytesMut),
-    ) -> Result<(), Error> {
+    ) {
         let Reservation { shared, id } = &mut reservation;
         let (caller, mut wakers) = ((cx.waker().clone(), Instant::now()), Vec::new());
-        let submitted = shared.pipeline().fill(id, kind, caller, encode, &mut wakers);
+        let submitted = shared.pipeline().submit_reserved(id, kind, caller, encode, &mut wakers);
         wake_all(&mut wakers);
-        self.call.begin(submitted?);
-        Ok(())
+        self.response.submitted(submitted);
     }
 }
 
@@ -160,14 +162,16 @@ impl Future for CallFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some((request, reservation)) = self.request.take() {
-            match self.send(&request, reservation, cx) {
-                Ok(()) => return Poll::Pending,
-                Err(error) => self.call.fail(error),
+            if let Err(error) = self.submit(&request, reservation, cx) {
+                self.response.fail(error);
+            }
+            if self.response.is_waiting() {
+                return Poll::Pending;
             }
         }
-        self.call.poll(cx).map_ok(|answer| match answer {
-            Answer::Found(metrics) => metrics,
-            Answer::Stored => Metrics::new(),
+        self.response.poll(cx).map_ok(|answer| match answer {
+            Reply::Found(metrics) => metrics,
+            Reply::Stored => Metrics::new(),
         })
     }
 }

@@ -30,19 +30,9 @@ impl Reporter {
         ReporterBuilder::new(client)
     }
 
-    pub(super) fn start(
-        client: MetricsClient,
-        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "the spool is taken"))]
-        mut settings: Settings,
-    ) -> Self {
-        #[cfg(feature = "spool")]
+    pub(super) fn start(client: MetricsClient, mut settings: Settings) -> Self {
         let spool = settings.spool.take();
-        let shared = Arc::new(Shared::new(
-            client,
-            &settings,
-            #[cfg(feature = "spool")]
-            spool,
-        ));
+        let shared = Arc::new(Shared::new(client, &settings, spool));
         tokio::spawn(Worker::new(Arc::clone(&shared), &settings).run());
         Self::from_shared(shared)
     }
@@ -68,12 +58,7 @@ impl Reporter {
 #[must_use = "a builder does nothing until it starts a reporter"]
 pub struct ReporterBuilder {
     client: MetricsClient,
-    limits: Limits,
-    linger: Duration,
-    self_metrics: Option<SelfMetrics>,
-    max_attempts: Option<u32>,
-    #[cfg(feature = "spool")]
-    spool: Option<OpenSpool>,
+    settings: Settings,
 }
 
 impl ReporterBuilder {
@@ -83,21 +68,20 @@ impl ReporterBuilder {
             bytes: 32 * 1024 * 1024,
             when_full: WhenFull::DropOldest,
         };
-        Self {
-            client,
+        let settings = Settings {
             limits,
             linger: Duration::from_millis(10),
             self_metrics: None,
             max_attempts: None,
-            #[cfg(feature = "spool")]
             spool: None,
-        }
+        };
+        Self { client, settings }
     }
 
     /// How many samples may wait, at least one; those that are being sent, which are at most half of
     /// that, are among them, and those that are being written to a spool, at most a quarter. Default: 262,144, a quarter of a second at a million samples a second.
     pub fn capacity(mut self, samples: usize) -> Self {
-        self.limits.samples = samples.max(1);
+        self.settings.limits.samples = samples.max(1);
         self
     }
 
@@ -106,13 +90,13 @@ impl ReporterBuilder {
     /// more in truth, and less where samples share a key. A sample that counts as more than this by itself is
     /// dropped, so 0 keeps none. Default: 32 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.limits.bytes = bytes;
+        self.settings.limits.bytes = bytes;
         self
     }
 
     /// Sets what happens to a new sample when the queue is full. Default: [`WhenFull::DropOldest`].
     pub fn when_full(mut self, policy: WhenFull) -> Self {
-        self.limits.when_full = policy;
+        self.settings.limits.when_full = policy;
         self
     }
 
@@ -123,7 +107,7 @@ impl ReporterBuilder {
     /// caller who does it a few microseconds, so it happens once in this time, and not with each
     /// sample.
     pub fn linger(mut self, time: Duration) -> Self {
-        self.linger = time;
+        self.settings.linger = time;
         self
     }
 
@@ -135,7 +119,7 @@ impl ReporterBuilder {
     /// did not answer. What a server refuses is never sent again. With a spool, samples that are moved
     /// there are not dropped for this reason.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = Some(attempts.max(1));
+        self.settings.max_attempts = Some(attempts.max(1));
         self
     }
 
@@ -149,7 +133,7 @@ impl ReporterBuilder {
     ///
     /// If a key cannot begin with `prefix`.
     pub fn self_metrics(mut self, prefix: impl IntoKey) -> Result<Self, InvalidKey> {
-        self.self_metrics = Some(SelfMetrics::new(&prefix.into_key()?)?);
+        self.settings.self_metrics = Some(SelfMetrics::new(&prefix.into_key()?)?);
         Ok(self)
     }
 
@@ -186,14 +170,10 @@ impl ReporterBuilder {
     #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
     pub fn spool(&self, spool: Spool) -> Result<Self, SpoolError> {
         let spool = OpenSpool::open(spool)?;
-        Ok(Self {
-            client: self.client.clone(),
-            limits: self.limits,
-            linger: self.linger,
-            self_metrics: self.self_metrics.clone(),
-            max_attempts: self.max_attempts,
-            spool: Some(spool),
-        })
+        let Settings { limits, linger, max_attempts, .. } = self.settings;
+        let self_metrics = self.settings.self_metrics.clone();
+        let settings = Settings { limits, linger, self_metrics, max_attempts, spool: Some(spool) };
+        Ok(Self { client: self.client.clone(), settings })
     }
 
     /// Starts the reporter: its task lives on the runtime of the caller.
@@ -203,16 +183,6 @@ impl ReporterBuilder {
     /// If called outside of a Tokio runtime.
     #[must_use = "a reporter that is dropped ends as soon as it has sent what it has"]
     pub fn start(self) -> Reporter {
-        Reporter::start(
-            self.client,
-            Settings {
-                limits: self.limits,
-                linger: self.linger,
-                self_metrics: self.self_metrics,
-                max_attempts: self.max_attempts,
-                #[cfg(feature = "spool")]
-                spool: self.spool,
-            },
-        )
+        Reporter::start(self.client, self.settings)
     }
 }

@@ -14,13 +14,11 @@ use std::{
 
 use tokio::sync::{Notify, futures::Notified};
 
-#[cfg(feature = "spool")]
-use super::{in_flight::Replayed, poison::is_hangup};
 use super::{
-    in_flight::{InFlight, InFlightBatch, Origin, SendOutcome, StartedBatch},
+    in_flight::{InFlight, InFlightBatch, Origin, Replayed, SendOutcome, StartedBatch},
     log::ReporterLog,
     outbox::{Outbox, Recorded},
-    poison::{PoisonKeys, Suspects},
+    poison::{PoisonKeys, Suspects, is_hangup},
     settlement::Settlement,
     stats::DropReason,
 };
@@ -90,39 +88,6 @@ impl Delivery {
         Some(self.batch_outcome(client, batch).await)
     }
 
-    /// Sends samples that were read from the spool. However this ends, the spool has to be told what
-    /// became of them: see [`take_replayed`](Self::take_replayed). If the server closes the connection
-    /// at them, and they are `accused` of that, it is proved.
-    #[cfg(feature = "spool")]
-    pub(super) async fn replay(
-        &self,
-        client: &MetricsClient,
-        samples: Vec<Sample>,
-        accused: bool,
-    ) -> SendOutcome {
-        let batch = {
-            let mut in_flight = self.in_flight();
-            if !self.outbox().may_replay() {
-                return SendOutcome::Recalled;
-            }
-            in_flight.start(Origin::Spool { accused }, samples)
-        };
-        self.batch_outcome(client, batch).await
-    }
-
-    /// Returns the outcome of the samples that were last sent from the spool, once, for the spool.
-    #[cfg(feature = "spool")]
-    pub(super) fn take_replayed(&self) -> Option<Replayed> {
-        self.in_flight().replayed.take()
-    }
-
-    /// Returns how often the server has closed the connection at a sample alone that it was not suspected
-    /// to.
-    #[cfg(feature = "spool")]
-    pub(super) fn closed_at_others(&self) -> u64 {
-        self.in_flight().suspects.closed_at_others()
-    }
-
     async fn batch_outcome(&self, client: &MetricsClient, batch: StartedBatch) -> SendOutcome {
         let StartedBatch { id, samples, outcomes } = batch;
         // The future may be dropped with its runtime.
@@ -176,26 +141,6 @@ impl Delivery {
         self.note_settled();
     }
 
-    /// Recalls every batch in flight, and keeps all from sending until [`end_spill`](Self::end_spill).
-    #[cfg(feature = "spool")]
-    pub(super) fn begin_spill(&self) {
-        let mut in_flight = self.in_flight();
-        self.outbox().begin_spill();
-        let batch = in_flight.take_current();
-        self.requeue(in_flight, batch);
-        self.recall_replay();
-    }
-
-    #[cfg(feature = "spool")]
-    pub(super) fn end_spill(&self) {
-        let worker = self.outbox().end_spill();
-        if let Some(worker) = worker {
-            worker.wake();
-        }
-        self.note_settled();
-    }
-
-    #[cfg(feature = "spool")]
     fn recall_replay(&self) {
         let mut in_flight = self.in_flight();
         let batch = in_flight.take_replay();
@@ -210,7 +155,6 @@ impl Delivery {
         let (dropped, worker) = self.outbox().discard_all();
         let batch = in_flight.take_current();
         let dropped = dropped + self.requeue(in_flight, batch);
-        #[cfg(feature = "spool")]
         self.recall_replay();
         if let Some(worker) = worker {
             worker.wake();
@@ -312,7 +256,6 @@ impl Delivery {
             Origin::Queue => {
                 in_flight.suspects.judge(&batch.samples, &mut outcomes, error.as_ref());
             }
-            #[cfg(feature = "spool")]
             Origin::Spool { accused } => {
                 if accused && error.as_ref().is_some_and(is_hangup) {
                     outcomes.fill(SampleOutcome::ClosedOn);
@@ -370,7 +313,6 @@ impl Delivery {
                 (settlement, dropped)
             }
             // What has no outcome is still in the spool.
-            #[cfg(feature = "spool")]
             Origin::Spool { .. } => {
                 let is_open = |outcome: &SampleOutcome| *outcome == SampleOutcome::Open;
                 let settled = outcomes.iter().position(is_open).unwrap_or(outcomes.len());
@@ -439,6 +381,57 @@ impl Delivery {
     #[cold]
     fn log_drop(&self, reason: DropReason) {
         self.log.dropped(reason, || *self.outbox().stats().counter_mut(reason));
+    }
+}
+
+/// What a spool does.
+#[cfg(feature = "spool")]
+impl Delivery {
+    /// Sends samples that were read from the spool. However this ends, the spool has to be told what
+    /// became of them: see [`take_replayed`](Self::take_replayed). If the server closes the connection
+    /// at them, and they are `accused` of that, it is proved.
+    pub(super) async fn replay(
+        &self,
+        client: &MetricsClient,
+        samples: Vec<Sample>,
+        accused: bool,
+    ) -> SendOutcome {
+        let batch = {
+            let mut in_flight = self.in_flight();
+            if !self.outbox().may_replay() {
+                return SendOutcome::Recalled;
+            }
+            in_flight.start(Origin::Spool { accused }, samples)
+        };
+        self.batch_outcome(client, batch).await
+    }
+
+    /// Returns the outcome of the samples that were last sent from the spool, once, for the spool.
+    pub(super) fn take_replayed(&self) -> Option<Replayed> {
+        self.in_flight().replayed.take()
+    }
+
+    /// Returns how often the server has closed the connection at a sample alone that it was not suspected
+    /// to.
+    pub(super) fn closed_at_others(&self) -> u64 {
+        self.in_flight().suspects.closed_at_others()
+    }
+
+    /// Recalls every batch in flight, and keeps all from sending until [`end_spill`](Self::end_spill).
+    pub(super) fn begin_spill(&self) {
+        let mut in_flight = self.in_flight();
+        self.outbox().begin_spill();
+        let batch = in_flight.take_current();
+        self.requeue(in_flight, batch);
+        self.recall_replay();
+    }
+
+    pub(super) fn end_spill(&self) {
+        let worker = self.outbox().end_spill();
+        if let Some(worker) = worker {
+            worker.wake();
+        }
+        self.note_settled();
     }
 }
 

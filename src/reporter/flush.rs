@@ -19,7 +19,6 @@ pub(super) struct TimeLimits {
     /// Until when samples are sent.
     pub(super) send_until: Instant,
     /// Until when what is left may be moved to the spool. Without a spool, it is the same.
-    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a spool needs it"))]
     pub(super) until: Instant,
 }
 

@@ -151,10 +151,7 @@ impl FinalFlush {
             let until = if self.runtime_blocked { Instant::now() } else { self.limits.send_until };
             shared.delivery.flushed_blocking(&self.mark, until)
         });
-        #[cfg(feature = "spool")]
-        let flushed =
-            flushed.or_else(|unsent| shared.spill_all(&self.mark, unsent, self.limits.until));
-        flushed
+        flushed.or_else(|unsent| shared.spill_all(&self.mark, unsent, self.limits.until))
     }
 
     fn on_thread(&self, shared: &Shared) -> io::Result<Result<(), FlushError>> {

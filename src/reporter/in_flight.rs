@@ -11,10 +11,8 @@ pub(super) struct InFlight {
     /// The one that was taken from the queue.
     current: Option<InFlightBatch>,
     /// The one that was read from the spool.
-    #[cfg(feature = "spool")]
     replay: Option<InFlightBatch>,
     /// The outcome of the last one from the spool, until the spool takes it.
-    #[cfg(feature = "spool")]
     pub(super) replayed: Option<Replayed>,
     /// Samples that are passed over for now.
     pub(super) suspects: Suspects,
@@ -45,7 +43,7 @@ pub(super) struct StartedBatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     Queue,
-    #[cfg(feature = "spool")]
+    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "a spool makes it"))]
     Spool {
         /// The batch is one sample, which is to blame if the server closes the connection.
         accused: bool,
@@ -64,7 +62,6 @@ pub(super) enum SendOutcome {
 }
 
 /// The outcome of samples that were sent from the spool.
-#[cfg(feature = "spool")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Replayed {
     /// How many of the first samples have their outcome.
@@ -111,7 +108,6 @@ impl InFlight {
     }
 
     /// Removes the batch that was read from the spool, if one is in flight.
-    #[cfg(feature = "spool")]
     pub(super) fn take_replay(&mut self) -> Option<InFlightBatch> {
         self.replay.take()
     }
@@ -119,17 +115,12 @@ impl InFlight {
     fn slot(&mut self, origin: Origin) -> &mut Option<InFlightBatch> {
         match origin {
             Origin::Queue => &mut self.current,
-            #[cfg(feature = "spool")]
             Origin::Spool { .. } => &mut self.replay,
         }
     }
 
     fn find(&mut self, id: u64) -> Option<&mut Option<InFlightBatch>> {
-        let slots = [
-            &mut self.current,
-            #[cfg(feature = "spool")]
-            &mut self.replay,
-        ];
+        let slots = [&mut self.current, &mut self.replay];
         slots.into_iter().find(|slot| slot.as_ref().is_some_and(|batch| batch.id == id))
     }
 }

@@ -101,7 +101,6 @@ impl ReporterLog {
     }
 
     /// What a guard was to send lies in the spool.
-    #[cfg(feature = "spool")]
     pub(super) fn guard_spooled(&self, samples: u64) {
         if self.last.should_log() {
             let suppressed = self.last.take_suppressed();

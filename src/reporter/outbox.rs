@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{error::Error, metric::Sample};
 
-#[cfg(feature = "spool")]
+#[cfg_attr(not(feature = "spool"), path = "outbox/no_spill.rs")]
 mod spill;
 #[cfg(test)]
 mod tests;
@@ -37,8 +37,7 @@ pub(super) struct Outbox {
     worker: Option<Waker>,
     /// The sender is woken when so many samples wait to be sent.
     wake_threshold: usize,
-    #[cfg(feature = "spool")]
-    pub(super) spool: spill::SpillState,
+    spool: spill::SpillState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +103,6 @@ impl Outbox {
             flush_before: 0,
             worker: None,
             wake_threshold: usize::MAX,
-            #[cfg(feature = "spool")]
             spool: spill::SpillState::default(),
         }
     }
@@ -166,7 +164,6 @@ impl Outbox {
     pub(super) fn take(&mut self, most: usize, has_paused: bool, batch: &mut Vec<Sample>) -> bool {
         let before = batch.len();
         if self.may_take(has_paused, before) {
-            #[cfg(feature = "spool")]
             if self.spool.may_hold_back() {
                 let passes = |sample: &Sample| !self.spool.holds_back(sample);
                 self.queue.take_matching(Lane::Send, most, passes, batch);
@@ -187,7 +184,6 @@ impl Outbox {
     ) -> bool {
         let before = batch.len();
         if self.may_take(has_paused, before) {
-            #[cfg(feature = "spool")]
             let is_wanted = |sample: &Sample| !self.spool.holds_back(sample) && is_wanted(sample);
             self.queue.take_matching(Lane::Send, most, is_wanted, batch);
         }
@@ -197,8 +193,7 @@ impl Outbox {
     /// Returns true if it is the caller's turn to send, and `taken` samples are in flight, which are all of
     /// the caller's batch.
     pub(super) fn may_take(&self, has_paused: bool, taken: usize) -> bool {
-        #[cfg(feature = "spool")]
-        if self.spool.spilling > 0 || (self.spool.is_paused_for_spill && !has_paused) {
+        if self.spool.is_spilling() || (self.spool.pauses_sender() && !has_paused) {
             return false;
         }
         let is_in_turn = self.sender_paused == has_paused && self.phase != Phase::Closed;
@@ -312,22 +307,15 @@ impl Outbox {
         self.worker_gone
     }
 
-    /// Whether somebody else sends in place of the sender, or moves what waits to the spool.
+    /// Returns true while a guard sends in place of the sender, or all that waits is moved to the spool.
     pub(super) fn is_sender_paused(&self) -> bool {
-        #[cfg(feature = "spool")]
-        if self.spool.spilling > 0 {
-            return true;
-        }
-        self.sender_paused
+        self.sender_paused || self.spool.is_spilling()
     }
 
-    /// Whether samples are being moved to the spool. Whoever waits is told when they are there.
+    /// Returns true while samples that wait cannot be taken, but may be again: they are being moved to the
+    /// spool, or a batch of them is. Those who wait are notified then.
     pub(super) fn may_get_samples_back(&self) -> bool {
-        #[cfg(feature = "spool")]
-        if self.spool.spilling > 0 {
-            return true;
-        }
-        self.sender_paused && self.queue.waiting() > self.queue.len()
+        self.spool.is_spilling() || (self.sender_paused && self.queue.waiting() > self.queue.len())
     }
 
     /// Whether at most half of what may wait does.
@@ -345,24 +333,16 @@ impl Outbox {
             waiting_bytes: self.queue.waiting_bytes() as u64,
             ..self.counts
         };
-        #[cfg(feature = "spool")]
-        let stats = self.spool.add_to(stats);
-        stats
+        self.spool.add_to(stats)
     }
 
     /// How many samples that had been waiting, wherever, are not any more without having been sent.
     fn dropped(&self) -> u64 {
-        #[cfg(feature = "spool")]
-        let spool = self.spool.dropped();
-        #[cfg(not(feature = "spool"))]
-        let spool = 0;
-        self.evicted + spool
+        self.evicted + self.spool.dropped()
     }
 
     fn drop_waiting(&mut self) -> u64 {
-        let dropped = self.queue.clear();
-        #[cfg(feature = "spool")]
-        let dropped = dropped + self.queue.forget(Lane::Spool);
+        let dropped = self.queue.clear() + self.queue.forget(Lane::Spool);
         self.evicted += dropped;
         self.drop_for(DropReason::Closed, dropped);
         dropped

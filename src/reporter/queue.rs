@@ -47,12 +47,11 @@ pub(super) struct Queue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Send,
-    #[cfg(feature = "spool")]
     Spool,
 }
 
 impl Lane {
-    const COUNT: usize = if cfg!(feature = "spool") { 2 } else { 1 };
+    const COUNT: usize = 2;
 }
 
 /// A batch that is out.
@@ -251,8 +250,7 @@ impl Queue {
         coalesced
     }
 
-    /// Drops the batch of the lane, whoever has it. How many samples that were.
-    #[cfg(feature = "spool")]
+    /// Drops the batch of the lane, whoever has it. Returns how many samples that were.
     pub(super) fn forget(&mut self, lane: Lane) -> u64 {
         let out = std::mem::take(&mut self.out[lane as usize]);
         self.bytes -= out.bytes;
@@ -313,7 +311,6 @@ impl Queue {
     fn share(&self, lane: Lane) -> (usize, usize) {
         let part = match lane {
             Lane::Send => 2,
-            #[cfg(feature = "spool")]
             Lane::Spool => 4,
         };
         (self.limits.samples.div_ceil(part), self.limits.bytes / part)

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-#[cfg(feature = "spool")]
-use super::spool::OpenSpool;
-use super::{queue::Limits, self_metrics::SelfMetrics};
+use super::{queue::Limits, self_metrics::SelfMetrics, spool::OpenSpool};
 
 /// What a reporter is configured with once.
 #[derive(Debug)]
@@ -15,7 +13,6 @@ pub(super) struct Settings {
     pub(super) linger: Duration,
     pub(super) self_metrics: Option<SelfMetrics>,
     pub(super) max_attempts: Option<u32>,
-    #[cfg(feature = "spool")]
     pub(super) spool: Option<OpenSpool>,
 }
 

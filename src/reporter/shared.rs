@@ -2,23 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-#[cfg(feature = "spool")]
-use tokio::time;
 use tokio::time::Instant;
 
 use super::{
     delivery::Delivery,
     flush::TimeLimits,
     interner::KeyInterner,
-    outbox::Outbox,
+    outbox::{Mark, Outbox},
     self_metrics::SelfMetrics,
     settings::Settings,
+    spool::{OpenSpool, SpoolHandle},
     stats::{DropReason, FlushError},
-};
-#[cfg(feature = "spool")]
-use super::{
-    outbox::Mark,
-    spool::{OpenSpool, SpillGuard, SpoolHandle},
 };
 use crate::{
     client::MetricsClient,
@@ -32,30 +26,25 @@ pub(super) struct Shared {
     pub(super) delivery: Arc<Delivery>,
     keys: KeyInterner,
     self_metrics: Option<SelfMetrics>,
-    #[cfg(feature = "spool")]
     pub(super) spool: Option<Arc<SpoolHandle>>,
 }
 
 /// How long the end of the last handle waits for the disk, where the runtime is gone.
-#[cfg(feature = "spool")]
 const END_TIME_LIMIT: Duration = Duration::from_secs(5);
 
 impl Shared {
     pub(super) fn new(
         client: MetricsClient,
         settings: &Settings,
-        #[cfg(feature = "spool")] spool: Option<OpenSpool>,
+        spool: Option<OpenSpool>,
     ) -> Self {
-        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "a spool changes it"))]
         let mut outbox = Outbox::new(settings.limits);
-        #[cfg(feature = "spool")]
         let spool = spool.map(|spool| spool.keep(&mut outbox));
         Self {
             client,
             delivery: Arc::new(Delivery::new(outbox, settings.max_attempts)),
             keys: KeyInterner::default(),
             self_metrics: settings.self_metrics.clone(),
-            #[cfg(feature = "spool")]
             spool,
         }
     }
@@ -98,11 +87,9 @@ impl Shared {
             return;
         }
         let stats = outbox.stats();
-        #[cfg_attr(not(feature = "spool"), expect(unused_mut, reason = "a spool has more"))]
         let mut samples = self_metrics.samples(&stats);
-        #[cfg(feature = "spool")]
-        if self.spool.is_some() {
-            samples.extend(self_metrics.spool_samples(&stats, &outbox.spool_stats()));
+        if let Some(handle) = &self.spool {
+            samples.extend(handle.own_samples(self_metrics, &stats, &outbox));
         }
         // Under the same lock, so that it is not closed in between.
         let recorded: Vec<_> = samples.into_iter().map(|sample| outbox.record(sample)).collect();
@@ -133,17 +120,8 @@ impl Shared {
             worker.wake();
         }
         let flushed = delivery.flushed(&mark, limits.send_until).await;
-        #[cfg(feature = "spool")]
-        if let Some(handle) = self.spool.clone() {
-            let _spilling = SpillGuard::begin(delivery);
-            let is_overdue = time::timeout_at(limits.until, handle.close(delivery)).await.is_err();
-            let samples = delivery.discard_all();
-            if is_overdue {
-                tracing::error!(
-                    samples,
-                    "the spool's disk did not answer in time: dropped what it had not taken"
-                );
-            }
+        if let Some(handle) = &self.spool {
+            handle.close_until(delivery, limits.until).await;
         }
         delivery.discard_all();
         match flushed {
@@ -170,7 +148,6 @@ impl Shared {
             worker.wake();
         }
         if is_worker_gone {
-            #[cfg(feature = "spool")]
             if let Some(handle) = &self.spool {
                 handle.close_blocking(delivery, END_TIME_LIMIT);
             }
@@ -183,7 +160,6 @@ impl Shared {
 
     /// Moves what waits to the spool, if there is one. Returns the error with what is still unsent then,
     /// unless all of it is in the spool and nothing else was lost.
-    #[cfg(feature = "spool")]
     pub(super) fn spill_all(
         &self,
         mark: &Mark,
@@ -202,10 +178,6 @@ impl Shared {
     }
 
     pub(super) fn has_spool(&self) -> bool {
-        #[cfg(feature = "spool")]
-        let has_spool = self.spool.is_some();
-        #[cfg(not(feature = "spool"))]
-        let has_spool = false;
-        has_spool
+        self.spool.is_some()
     }
 }

@@ -40,7 +40,6 @@ impl Worker {
     }
 
     pub(super) async fn run(mut self) {
-        #[cfg(feature = "spool")]
         if let Some(handle) = self.shared.spool.clone()
             && !self.run_with_spool(handle).await
         {

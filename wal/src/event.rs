@@ -16,7 +16,7 @@ pub enum Event {
         /// Its name.
         name: String,
     },
-    /// The last segment ended in an incomplete record, which was cut off.
+    /// The last segment ended in an incomplete record, which was removed.
     TornTail {
         /// The segment.
         segment: PathBuf,

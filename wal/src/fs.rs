@@ -58,7 +58,7 @@ pub trait FileSystem: fmt::Debug {
     ///
     /// # Errors
     ///
-    /// If there is none, or it cannot be inspected.
+    /// If it does not exist or cannot be inspected.
     fn identity(&self, path: &Path) -> io::Result<Identity>;
 
     /// Returns the identity of an open file.
@@ -79,7 +79,7 @@ pub trait FileSystem: fmt::Debug {
     ///
     /// # Errors
     ///
-    /// If there is none, it is not a regular file, or it cannot be inspected.
+    /// If it does not exist, is not a regular file, or cannot be inspected.
     fn len(&self, path: &Path) -> io::Result<u64>;
 
     /// Reads until the buffer is full or the file ends, and returns how many bytes were read.
@@ -122,14 +122,14 @@ pub trait FileSystem: fmt::Debug {
     ///
     /// # Errors
     ///
-    /// If there is none, or it cannot be removed.
+    /// If it does not exist or cannot be removed.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
     /// Renames a file, and replaces the file that has the new name.
     ///
     /// # Errors
     ///
-    /// If there is none, or it cannot be renamed.
+    /// If it does not exist or cannot be renamed.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 }
 

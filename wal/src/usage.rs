@@ -1,6 +1,6 @@
 //! How much space segments take.
 
-/// The block size of ext4, XFS, NTFS and APFS by default. A file takes whole blocks, so many small
+/// The block size of ext4, XFS, NTFS and APFS by default. A file takes whole blocks, so a lot of small
 /// segments take far more space than they have bytes.
 pub(crate) const DISK_BLOCK_BYTES: u64 = 4096;
 
@@ -25,7 +25,7 @@ impl Usage {
     }
 }
 
-/// Returns the space that a file of so many bytes takes on the device.
+/// Returns the space that a file of this many bytes takes on the device.
 pub(crate) fn on_disk(file_bytes: u64) -> u64 {
     file_bytes.next_multiple_of(DISK_BLOCK_BYTES).max(DISK_BLOCK_BYTES)
 }

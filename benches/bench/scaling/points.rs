@@ -150,7 +150,7 @@ impl Filled {
         let mut stored = 0;
         while stored < points {
             let mut samples = agent.samples(((points - stored) / KEYS).min(1_000));
-            client.put_all(&samples).await?;
+            client.put_all(samples.iter()).await?;
             stored += samples.len();
             newest = samples.split_off(samples.len() - KEYS);
         }

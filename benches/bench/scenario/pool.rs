@@ -27,10 +27,10 @@ pub(super) fn comparisons() -> Comparisons {
                 client.max_connections(connections).connect().await
             },
             async move |client, iterations| {
-                client.put_all(&samples).await.expect("the peer acknowledges"); // makes the connections
+                client.put_all(samples.iter()).await.expect("the peer acknowledges"); // makes the connections
                 let start = Instant::now();
                 for _ in 0..iterations {
-                    client.put_all(&samples).await.expect("the peer acknowledges");
+                    client.put_all(samples.iter()).await.expect("the peer acknowledges");
                 }
                 start.elapsed()
             },

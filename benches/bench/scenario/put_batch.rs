@@ -34,10 +34,10 @@ fn put_all() -> Result<Comparison, Box<dyn Error>> {
             &peer,
             super::connect,
             async move |client, iterations| {
-                client.put_all(&samples).await.expect("the peer acknowledges"); // warms up
+                client.put_all(samples.iter()).await.expect("the peer acknowledges"); // warms up
                 let start = Instant::now();
                 for _ in 0..iterations {
-                    client.put_all(&samples).await.expect("the peer acknowledges");
+                    client.put_all(samples.iter()).await.expect("the peer acknowledges");
                 }
                 start.elapsed()
             },

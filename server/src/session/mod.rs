@@ -159,7 +159,7 @@ where
             }
             // No answer is owed. With an answer owed, the connection must not end in an orderly way.
             CloseReason::IdleTimeout | CloseReason::LineTimeout => {
-                self.transport.shutdown_now().await
+                self.transport.shutdown_now().await;
             }
             _ => {}
         }

@@ -36,7 +36,7 @@ impl PutBatch {
         self.push_ref(key.into(), point);
     }
 
-    /// Adds a put of a parsed request.
+    /// Adds a put of a valid key.
     pub(crate) fn push_ref(&mut self, key: KeyRef<'_>, point: Point) {
         let key = key.as_str();
         let range = match self.puts.last() {
@@ -104,7 +104,7 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    pub(super) fn points(&self) -> impl Iterator<Item = Point> {
+    pub(super) fn points(&self) -> impl ExactSizeIterator<Item = Point> {
         self.puts.iter().map(|&(_, point)| point)
     }
 }

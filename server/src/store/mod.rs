@@ -12,6 +12,8 @@ use metrics_client::{Key, Metrics, Point, Sample, Selector};
 mod accounting;
 mod batch;
 mod chunk_pool;
+#[cfg(feature = "disk")]
+mod disk;
 mod index;
 mod memory;
 mod pattern;
@@ -20,6 +22,12 @@ mod range;
 mod tee;
 
 pub use batch::{Iter, PutBatch};
+#[cfg(feature = "disk")]
+#[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
+pub use disk::{DiskSnapshot, DiskStats, DiskStore, DiskStoreBuilder, Fsync, OpenError};
+#[cfg(feature = "disk")]
+#[doc(hidden)]
+pub use disk::{fuzz_block, fuzz_record};
 pub use memory::{MemorySnapshot, MemoryStore};
 pub use pattern::KeyPattern;
 pub use range::RangeSnapshot;

@@ -69,6 +69,17 @@ impl<const CHUNK: usize> Points<CHUNK> {
         after.is_none_or(|after| after < first).then_some(&self.tail)
     }
 
+    /// Returns the chunk that contains `second`, or else the next one.
+    pub(super) fn chunk_from(&self, second: i64) -> Option<&Arc<Chunk>> {
+        if self.tail.first().is_some_and(|first| first <= second) {
+            return Some(&self.tail);
+        }
+        match self.sealed.get_prev(&second) {
+            Some((_, chunk)) => Some(chunk),
+            None => self.chunk(None),
+        }
+    }
+
     /// Puts a point that is not after the last one.
     fn put_before_end(&mut self, point: Point) {
         let at = point.timestamp;

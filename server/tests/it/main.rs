@@ -14,6 +14,8 @@ use tokio::{
 };
 
 mod connection;
+#[cfg(feature = "disk")]
+mod durability;
 mod grammar;
 mod listen;
 mod overload;
@@ -27,15 +29,25 @@ struct Running {
     monitor: StatsHandle,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
+    /// Removed at the end of the test.
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Running {
     async fn start() -> Self {
-        Self::serve(Server::bind("127.0.0.1:0").await.unwrap())
+        Self::with(Limits::default()).await
     }
 
+    /// Starts a server on a `MemoryStore`, or on a `DiskStore` if `METRICS_TEST_STORE` is `disk`.
     async fn with(limits: Limits) -> Self {
-        Self::serve(Server::bind("127.0.0.1:0").await.unwrap().limits(limits))
+        let server = Server::bind("127.0.0.1:0").await.unwrap().limits(limits);
+        #[cfg(feature = "disk")]
+        if std::env::var_os("METRICS_TEST_STORE").is_some_and(|store| store == "disk") {
+            let dir = tempfile::tempdir().unwrap();
+            let store = metrics_server::store::DiskStore::open(dir.path()).await.unwrap();
+            return Self { _dir: Some(dir), ..Self::serve(server.store(store)) };
+        }
+        Self::serve(server)
     }
 
     fn serve(server: Server<impl Store>) -> Self {
@@ -46,7 +58,7 @@ impl Running {
                 std::future::pending::<()>().await;
             }
         }));
-        Self { addr, monitor, stop, serving }
+        Self { addr, monitor, stop, serving, _dir: None }
     }
 
     async fn connect(&self) -> Peer {

@@ -1,4 +1,4 @@
-//! The requests in their order: first those in flight, then those that wait to be sent.
+//! The requests in order: first those in flight, then those that wait to be sent.
 
 use std::collections::VecDeque;
 
@@ -10,50 +10,51 @@ use crate::metric::Metrics;
 
 /// Requests and their bytes, in the order in which they were accepted.
 ///
-/// One buffer holds the bytes of all of them. Those in flight stay in it until they are answered, so
+/// One buffer holds the bytes of all of them. Requests in flight stay in it until their responses come, so
 /// that they can be sent again on another connection:
 ///
 /// ```text
-///   bytes:    [ in flight . . . . . | waiting to be sent . . . . ]
-///             ^ front answered next ^ sent                       ^ pushed at the end
+///   bytes:    [ in flight . . . . . . | waiting to be sent . . . . ]
+///             ^ front completed next  ^ sent_bytes                 ^ pushed at the end
 /// ```
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
     bytes: BytesMut,
     entries: VecDeque<Entry>,
     /// How many bytes at the front have been taken or passed over.
-    sent: usize,
+    sent_bytes: usize,
     /// How many entries at the front have been taken or passed over as a whole.
     passed_entries: usize,
-    /// How many bytes, of those not yet passed, belong to entries that nobody wants any more.
+    /// How many bytes, of those not yet passed, belong to entries that were cancelled.
     dead_bytes: usize,
-    /// How many requests have been taken and not been answered.
+    /// How many requests have been taken and have no response.
     in_flight: usize,
     /// How many entries at the front are known to have no caller that waits for them.
     unwanted: usize,
-    /// How many bytes the buffer has taken at most since it was made.
+    /// The largest capacity that the buffer has had since it was created, in bytes.
     buffer_len: usize,
 }
 
-/// One request, or a run of puts of one batch that lie one after the other.
+/// One request, or a run of consecutive puts of one batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    /// Its place in the order of all entries ever.
+    /// Its position in the order of all entries ever.
     pub(super) seq: u64,
-    /// Who waits for it; nobody once the caller has left or been told.
+    /// The call that waits for it; `None` once that has left or has its outcome.
     pub(super) waiter: Option<WaiterId>,
     pub(super) kind: Kind,
     pub(super) deadline: Instant,
-    /// The place of its first request in the batch.
+    /// The index of its first request in the batch.
     pub(super) index: usize,
     pub(super) requests: usize,
     pub(super) sent: usize,
     pub(super) answered: usize,
-    /// Whether any of it went out on an earlier connection.
+    /// Whether any of it was sent over an earlier connection.
     pub(super) retried: bool,
     len: usize,
     sent_len: usize,
-    dead_bytes: bool,
+    /// Whether it was cancelled before any of it was sent.
+    is_dead: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +63,11 @@ pub(in crate::client) enum Kind {
     Get,
 }
 
-/// Requests that have been answered.
+/// Requests that have a response.
 pub(super) struct Completed {
-    /// Who waits for them, if anybody does.
+    /// The call that waits for them, if it has not left.
     pub(super) waiter: Option<WaiterId>,
-    /// The place of the first of them in its batch.
+    /// The index of the first of them in its batch.
     pub(super) index: usize,
     pub(super) requests: usize,
 }
@@ -85,57 +86,54 @@ impl Entry {
             retried: false,
             len: 0,
             sent_len: 0,
-            dead_bytes: false,
+            is_dead: false,
         }
     }
 
-    /// Whether any of it may have reached a server.
+    /// Returns true if any of it may have reached a server.
     pub(super) fn is_attempted(&self) -> bool {
         self.retried || self.sent > 0
     }
 }
 
 impl SendQueue {
-    /// Encodes an entry's requests at the end of the buffer, and says how many bytes they are. They
-    /// belong to nobody until [`push`](Self::push) or [`take_back_last`](Self::take_back_last).
+    /// Appends an entry, whose requests `encode` appends to the buffer. Returns their length in bytes.
     #[inline]
-    pub(super) fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) -> usize {
+    pub(super) fn push(&mut self, mut entry: Entry, encode: impl FnOnce(&mut BytesMut)) -> usize {
         let before = self.bytes.len();
         encode(&mut self.bytes);
         self.buffer_len = self.buffer_len.max(self.bytes.capacity());
-        self.bytes.len() - before
-    }
-
-    /// Adds the entry whose `len` bytes were encoded last.
-    #[inline]
-    pub(super) fn push(&mut self, mut entry: Entry, len: usize) {
-        entry.len = len;
+        entry.len = self.bytes.len() - before;
+        let len = entry.len;
         self.entries.push_back(entry);
+        len
     }
 
-    /// Takes back the `len` bytes that were encoded last.
-    pub(super) fn take_back_last(&mut self, len: usize) -> Box<[u8]> {
-        self.bytes.split_off(self.bytes.len() - len)[..].into()
+    /// Removes the entry that was pushed last, of which nothing has been taken, with its bytes.
+    pub(super) fn pop_last(&mut self) -> Option<(Entry, Box<[u8]>)> {
+        let entry = self.entries.pop_back()?;
+        let bytes = self.bytes.split_off(self.bytes.len() - entry.len)[..].into();
+        Some((entry, bytes))
     }
 
-    /// How many bytes wait to be sent.
+    /// Returns how many bytes wait to be sent.
     #[inline]
-    pub(super) fn waiting_len(&self) -> usize {
-        self.bytes.len() - self.sent - self.dead_bytes
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.bytes.len() - self.sent_bytes - self.dead_bytes
     }
 
-    /// How many bytes are held for whatever reason.
+    /// Returns how many bytes are held, for any reason.
     #[cfg(test)]
     pub(super) fn held_len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether any request waits to be sent.
-    pub(super) fn has_waiting(&self) -> bool {
-        self.waiting_len() > 0
+    pub(super) fn has_queued(&self) -> bool {
+        self.queued_bytes() > 0
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    /// Returns how many entries wait to be sent.
+    pub(super) fn queued(&self) -> usize {
         self.entries.len() - self.passed_entries
     }
 
@@ -148,7 +146,7 @@ impl SendQueue {
         self.entries.iter()
     }
 
-    /// The place and the bytes of each entry that a caller waits for and of which nothing has been
+    /// Returns the index and the bytes of each entry that a caller waits for and of which nothing has been
     /// sent over this connection.
     pub(super) fn texts(&self) -> impl Iterator<Item = (usize, &[u8])> {
         let ends = self.entries.iter().scan(0, |at, entry| {
@@ -157,53 +155,53 @@ impl SendQueue {
         });
         let all = self.entries.iter().zip(ends).enumerate();
         all.filter(|(_, (entry, _))| entry.waiter.is_some() && entry.sent == 0)
-            .map(|(reservation, (entry, end))| (reservation, &self.bytes[end - entry.len..end]))
+            .map(|(index, (entry, end))| (index, &self.bytes[end - entry.len..end]))
     }
 
-    /// The entry at this place has been sent in part, to whatever end.
-    pub(super) fn note_attempted(&mut self, reservation: usize) {
-        if let Some(entry) = self.entries.get_mut(reservation) {
+    /// Notes that a part of the entry with this index has been sent, for any purpose.
+    pub(super) fn note_attempted(&mut self, index: usize) {
+        if let Some(entry) = self.entries.get_mut(index) {
             entry.retried = true;
         }
     }
 
-    /// Appends to `dst` as many requests as may be in flight at once, and says how many those were.
+    /// Appends requests to `dst` until `window` of them are in flight. Returns how many it appended.
     pub(super) fn take(&mut self, window: usize, dst: &mut BytesMut) -> usize {
         let before = self.in_flight;
-        let mut run = self.sent;
+        let mut run = self.sent_bytes;
         while self.in_flight < window
             && let Some(entry) = self.entries.get_mut(self.passed_entries)
         {
-            if entry.dead_bytes {
-                dst.extend_from_slice(&self.bytes[run..self.sent]);
-                self.sent += entry.len;
+            if entry.is_dead {
+                dst.extend_from_slice(&self.bytes[run..self.sent_bytes]);
+                self.sent_bytes += entry.len;
                 self.dead_bytes -= entry.len;
                 self.passed_entries += 1;
-                run = self.sent;
+                run = self.sent_bytes;
                 continue;
             }
-            let rest = &self.bytes[self.sent..][..entry.len - entry.sent_len];
+            let rest = &self.bytes[self.sent_bytes..][..entry.len - entry.sent_len];
             let requests = (entry.requests - entry.sent).min(window - self.in_flight);
             let whole = entry.sent + requests == entry.requests;
             let len = if whole { rest.len() } else { lines_len(rest, requests) };
             entry.sent += requests;
             entry.sent_len += len;
-            self.sent += len;
+            self.sent_bytes += len;
             self.in_flight += requests;
             self.passed_entries += usize::from(whole);
         }
-        dst.extend_from_slice(&self.bytes[run..self.sent]);
+        dst.extend_from_slice(&self.bytes[run..self.sent_bytes]);
         self.in_flight - before
     }
 
-    /// The kind of the request whose answer is due next.
+    /// Returns the kind of the request whose response is due next.
     #[inline]
-    pub(super) fn due(&mut self) -> Option<Kind> {
+    pub(super) fn next_response_kind(&mut self) -> Option<Kind> {
         self.drop_finished_front();
         self.entries.front().filter(|entry| entry.answered < entry.sent).map(|entry| entry.kind)
     }
 
-    /// Whether the request whose answer is due next, a get, asks for every key in the answer.
+    /// Returns true if the request whose response is due next, a get, asks for every key in the response.
     pub(super) fn asked_for_all(&self, metrics: &Metrics) -> bool {
         let Some(entry) = self.entries.front() else { return false };
         let asked = self.bytes[..entry.len].strip_prefix(b"get ");
@@ -214,28 +212,28 @@ impl SendQueue {
         }
     }
 
-    /// At most so many answers that are due have come: says whose they are. All belong to one entry,
-    /// so they may be fewer.
+    /// Completes at most `most` of the requests whose responses are due next, and returns which. All belong to
+    /// one entry, so they may be fewer.
     #[inline]
-    pub(super) fn answer(&mut self, most: usize) -> Option<Completed> {
+    pub(super) fn complete_front(&mut self, most: usize) -> Option<Completed> {
         let entry = self.entries.front_mut()?;
         let requests = most.min(entry.sent - entry.answered);
-        let answered =
+        let completed =
             Completed { waiter: entry.waiter, index: entry.index + entry.answered, requests };
         entry.answered += requests;
         self.in_flight -= requests;
         if entry.answered == entry.requests {
             self.pop_front();
         }
-        Some(answered)
+        Some(completed)
     }
 
-    /// Whether the entry is not settled.
+    /// Returns true if the entry has a request without an outcome.
     pub(super) fn contains(&self, seq: u64) -> bool {
         self.find(seq).is_some()
     }
 
-    /// The first entry that a caller waits for.
+    /// Returns the first entry that a caller waits for.
     pub(super) fn first_wanted(&mut self) -> Option<&Entry> {
         while self.entries.get(self.unwanted).is_some_and(|entry| entry.waiter.is_none()) {
             steps::count(1);
@@ -244,22 +242,22 @@ impl SendQueue {
         self.entries.get(self.unwanted)
     }
 
-    /// Nobody waits for this entry any more: what of it has not been sent will not be. Returns it as
-    /// it was, if a caller waited for it.
+    /// Cancels an entry: what of it has not been sent is not sent. Returns it as it was, if a caller waited
+    /// for it.
     pub(super) fn cancel(&mut self, seq: u64) -> Option<Entry> {
-        let reservation = self.find(seq)?;
-        let entry = self.entries.get_mut(reservation)?;
+        let index = self.find(seq)?;
+        let entry = self.entries.get_mut(index)?;
         let before = *entry;
         entry.waiter.take()?;
         let unsent = entry.len - entry.sent_len;
         if entry.sent == 0 {
-            entry.dead_bytes = true;
+            entry.is_dead = true;
             self.dead_bytes += entry.len;
         } else if unsent > 0 {
-            // Partly sent: the rest is passed over, the answers to the first part are still due.
+            // Partly sent: the rest is passed over, the responses to the first part are still due.
             entry.requests = entry.sent;
             entry.sent_len = entry.len;
-            self.sent += unsent;
+            self.sent_bytes += unsent;
             self.passed_entries += 1;
         }
         self.drop_finished_front();
@@ -270,7 +268,7 @@ impl SendQueue {
         Some(before)
     }
 
-    /// The entries whose deadline has passed, which nobody waits for from then on.
+    /// Cancels and returns the entries whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Entry> {
         let mut late = Vec::new();
         while let Some(entry) = self.first_wanted()
@@ -282,15 +280,16 @@ impl SendQueue {
         late
     }
 
-    /// Readies the queue for another connection: nothing is in flight, and only what `keep` wants
-    /// stays. It may raise [`Entry::answered`] so that the entry's first requests do not stay.
+    /// Rewinds the queue for another connection: nothing is in flight any more, and the entries that `keep`
+    /// accepts are sent from their beginning. It may raise [`Entry::answered`] to leave an entry's first requests
+    /// out.
     pub(super) fn rewind(&mut self, mut keep: impl FnMut(&mut Entry) -> bool) {
         let old = std::mem::take(self);
         let mut at = 0;
         for mut entry in old.entries {
             let text = &old.bytes[at..at + entry.len];
             at += entry.len;
-            if entry.dead_bytes || !keep(&mut entry) || entry.answered == entry.requests {
+            if entry.is_dead || !keep(&mut entry) || entry.answered == entry.requests {
                 continue;
             }
             let done = lines_len(text, entry.answered);
@@ -321,7 +320,7 @@ impl SendQueue {
         self.buffer_len / 4 > KEPT_BYTES
     }
 
-    /// Gives back the room for more than twice as many entries as given, if there is much more, and
+    /// Gives back the capacity for more than twice as many entries as given, if there is much more, and
     /// likewise for bytes.
     pub(super) fn shrink_to(&mut self, entries: usize) {
         if self.entries.capacity() / 4 > entries {
@@ -335,15 +334,15 @@ impl SendQueue {
         }
     }
 
-    /// Gives back the room of the entries that died before they were sent.
+    /// Removes the entries that were cancelled before they were sent.
     fn compact(&mut self) {
-        let waiting = self.bytes.split_off(self.sent);
+        let waiting = self.bytes.split_off(self.sent_bytes);
         let mut at = 0;
         self.unwanted = self.unwanted.min(self.passed_entries);
         steps::count(self.entries.len() - self.passed_entries);
         for entry in self.entries.split_off(self.passed_entries) {
             let len = entry.len - entry.sent_len;
-            if !entry.dead_bytes {
+            if !entry.is_dead {
                 self.bytes.extend_from_slice(&waiting[at..at + len]);
                 self.entries.push_back(entry);
             }
@@ -362,7 +361,7 @@ impl SendQueue {
 
     #[inline]
     fn drop_finished_front(&mut self) {
-        while self.entries.front().is_some_and(|e| e.dead_bytes || e.answered == e.requests) {
+        while self.entries.front().is_some_and(|e| e.is_dead || e.answered == e.requests) {
             self.pop_front();
         }
     }
@@ -374,7 +373,7 @@ impl SendQueue {
             self.unwanted = self.unwanted.saturating_sub(1);
             if self.passed_entries > 0 {
                 self.passed_entries -= 1;
-                self.sent -= entry.len;
+                self.sent_bytes -= entry.len;
             } else {
                 self.dead_bytes -= entry.len;
             }
@@ -382,10 +381,10 @@ impl SendQueue {
     }
 }
 
-/// So many bytes are always kept: 256 for each call, more than most requests have.
+/// The capacity that is always kept, in bytes: 256 for each call, more than most requests have.
 const KEPT_BYTES: usize = 256 * KEPT_CALLS;
 
-/// How long the first `lines` lines of `text` are, in bytes.
+/// Returns the length of the first `lines` lines of `text`, in bytes.
 fn lines_len(text: &[u8], lines: usize) -> usize {
     match lines.checked_sub(1) {
         None => 0,

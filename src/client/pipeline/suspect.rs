@@ -56,10 +56,12 @@ impl Pipeline {
 
     /// Fails the request whose answer is due next, and no other.
     pub(in crate::client) fn fail_due(&mut self, error: Error, wakers: &mut Vec<Waker>) {
-        if self.queue.due().is_none() {
+        if self.queue.next_response_kind().is_none() {
             return;
         }
-        if let Some(Completed { waiter: Some(waiter), index, requests }) = self.queue.answer(1) {
+        if let Some(Completed { waiter: Some(waiter), index, requests }) =
+            self.queue.complete_front(1)
+        {
             self.finish(waiter, index, requests, Err(error), wakers);
         }
     }
@@ -67,7 +69,7 @@ impl Pipeline {
     /// Has each batch queue at least so many puts, whatever its pace is.
     pub(in crate::client) fn set_wanted_puts(&mut self, puts: usize, wakers: &mut Vec<Waker>) {
         if puts > std::mem::replace(&mut self.wanted_puts, puts) {
-            self.waiters.rouse_batches(wakers);
+            self.waiters.wake_batches(wakers);
         }
     }
 
@@ -81,9 +83,8 @@ impl Pipeline {
     /// A put may be sent twice anyway, so this one can be sent ahead to see whether the server
     /// stores puts. It counts as sent from then on.
     pub(in crate::client) fn witness(&mut self, skip: usize) -> Option<Box<[u8]>> {
-        let (reservation, line) =
-            self.find_witness(skip).map(|(reservation, line)| (reservation, line.into()))?;
-        self.queue.note_attempted(reservation);
+        let (index, line) = self.find_witness(skip).map(|(index, line)| (index, line.into()))?;
+        self.queue.note_attempted(index);
         Some(line)
     }
 
@@ -95,7 +96,7 @@ impl Pipeline {
         let mut found = None;
         let mut keys = HashSet::new();
         let mut candidates = 0;
-        for (reservation, text) in self.queue.texts() {
+        for (index, text) in self.queue.texts() {
             for line in text.split_inclusive(|&byte| byte == b'\n') {
                 if keys.len() > MAX_WITNESSES {
                     return found;
@@ -106,7 +107,7 @@ impl Pipeline {
                 if !keys.insert(fields.next().unwrap_or_default()) || is_first || !is_put {
                     continue;
                 }
-                found = Some((reservation, line));
+                found = Some((index, line));
                 if candidates == skip {
                     return found;
                 }

@@ -16,16 +16,16 @@ use crate::{
     client::settings::WhenFull,
     error::Delivery,
     metric::{Point, Selector},
-    protocol::{PutSuffix, Response},
+    protocol::{PutSuffix, Response, encode_get},
 };
 
-mod edges;
-mod events;
+#[cfg(feature = "tower")]
+mod admission;
+mod edge_cases;
 mod leaving;
 mod model;
-mod random;
-#[cfg(feature = "tower")]
-mod reservations;
+mod ops;
+mod random_walk;
 mod trim;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -34,6 +34,26 @@ const SECOND: Duration = Duration::from_secs(1);
 /// So many events, or as many as an interpreter gets through in seconds.
 const fn at_most(events: usize) -> usize {
     if cfg!(miri) { 20 } else { events }
+}
+
+impl Pipeline {
+    /// Submits a put.
+    fn put(
+        &mut self,
+        key: &str,
+        numbers: &PutSuffix,
+        waker: Waker,
+        now: Instant,
+    ) -> Result<Submitted, Error> {
+        let submitted = self.submit(Kind::Put, waker, now, |bytes| numbers.append_put(bytes, key));
+        submitted.map_err(|refused| refused.error)
+    }
+
+    /// Submits a get.
+    fn get(&mut self, selector: &Selector, waker: Waker, now: Instant) -> Result<Submitted, Error> {
+        let submitted = self.submit(Kind::Get, waker, now, |bytes| encode_get(bytes, selector));
+        submitted.map_err(|refused| refused.error)
+    }
 }
 
 /// A task that only remembers that it was woken.
@@ -99,11 +119,11 @@ impl From<&Error> for Outcome {
     }
 }
 
-impl From<Result<Answer, Error>> for Outcome {
-    fn from(result: Result<Answer, Error>) -> Self {
+impl From<Result<Reply, Error>> for Outcome {
+    fn from(result: Result<Reply, Error>) -> Self {
         match result {
-            Ok(Answer::Stored) => Self::Stored,
-            Ok(Answer::Found(metrics)) => {
+            Ok(Reply::Stored) => Self::Stored,
+            Ok(Reply::Found(metrics)) => {
                 Self::Found(metrics.keys().next().map(ToString::to_string))
             }
             Err(error) => Self::from(&error),

@@ -51,8 +51,8 @@ impl Pipeline {
         let calls = recent.max(KEPT_CALLS);
         self.waiters.shrink_to(calls);
         self.queue.shrink_to(calls);
-        self.overflow.shrink_to(calls);
-        self.wait_position.shrink_to(calls);
+        self.wait_queue.shrink_to(calls);
+        self.reservation_queue.shrink_to(calls);
         self.reserved.shrink_to(calls);
         self.note_memory(now);
         recent <= KEPT_CALLS
@@ -62,8 +62,8 @@ impl Pipeline {
         let calls = [
             self.waiters.capacity(),
             self.queue.capacity(),
-            self.overflow.capacity(),
-            self.wait_position.capacity(),
+            self.wait_queue.capacity(),
+            self.reservation_queue.capacity(),
             self.reserved.capacity(),
         ];
         calls.into_iter().any(|capacity| capacity / 4 > KEPT_CALLS) || self.queue.holds_many_bytes()

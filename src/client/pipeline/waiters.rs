@@ -1,4 +1,4 @@
-//! Who waits for what: one slot for each call that is under way.
+//! The calls that wait for an outcome: one slot for each.
 
 use std::{
     collections::VecDeque,
@@ -14,116 +14,122 @@ use crate::{
     metric::Metrics,
 };
 
-/// A call: its slot, and when it came.
+/// Identifies a call, by its slot and its sequence number.
 ///
-/// The slot of a put is free as soon as the put is stored, and may have another call by the time that
-/// its own looks; who came when never changes.
+/// The sequence number is an ABA guard: the slot of a put is free as soon as the put is stored, and can have
+/// another call by the time that the caller looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::client) struct WaiterId {
     slot: usize,
     seq: u64,
 }
 
-/// What an answer brings to its caller.
+/// The outcome of a request that succeeded.
 #[derive(Debug)]
-pub(in crate::client) enum Answer {
+pub(in crate::client) enum Reply {
     Stored,
     Found(Metrics),
 }
 
-/// How far a batch of puts has come.
+/// The progress of a batch of puts.
 #[derive(Clone, Debug, Default)]
 pub(in crate::client) struct Progress {
     /// How many of its requests have been accepted and have no outcome yet.
-    pub(in crate::client) unfinished: usize,
+    pub(in crate::client) outstanding: usize,
     pub(in crate::client) acknowledged: usize,
-    /// The first request that failed, by its place in the batch, and why.
+    /// The index of the first request that failed, and why.
     pub(in crate::client) failure: Option<(usize, Error)>,
-    /// The first request that something else than the server's refusal has made fail, and whether it
-    /// may work if it is tried again: the rest of the batch would meet the same.
-    pub(in crate::client) broken: Option<(usize, bool)>,
-    /// What is true of all requests that failed, if any did.
+    /// The index of the first request that failed for another reason than a rejection, and whether the
+    /// failure is retryable: the rest of the batch would fail for the same reason.
+    pub(in crate::client) interrupted: Option<(usize, bool)>,
+    /// What holds for all requests that failed, if any did.
     pub(in crate::client) delivery: Option<Delivery>,
-    /// The requests that the server has refused, by their places.
-    pub(in crate::client) refused: Vec<usize>,
-    /// The requests at which the server closes the connection, by their places.
+    /// The indices of the requests that the server rejected.
+    pub(in crate::client) rejected: Vec<usize>,
+    /// The indices of the requests at which the server closes the connection.
     pub(in crate::client) closed_on: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    /// Of two slabs, one takes the calls that come, and the other one is empty or has calls from before
-    /// a burst was over: one of these at its end would keep all of it.
+    /// One slab takes new calls. The other one is empty, or has calls from before the end of a burst: one of
+    /// them in the last slot would keep the memory of all.
     slabs: [Slab<Slot>; 2],
     current: usize,
-    settled: Arc<AckWatermark>,
+    watermark: Arc<AckWatermark>,
 }
 
-/// What a put can see of its outcome without the pipeline's lock.
+/// How far requests are acknowledged, to be read without the pipeline's lock.
 ///
-/// Answers come in the order of the requests, so one number tells every put that waits whether its
-/// answer has come, and it is all but always the same answer. On a cache line of its own: the driver
-/// writes it once for all the answers that it has read, and every caller reads it.
+/// Responses come in the order of the requests, so one number tells every put that waits if its
+/// response has come, and nearly all responses acknowledge. On a cache line of its own: the driver
+/// writes it once for all the responses that it has read, and every caller reads it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(in crate::client) struct AckWatermark {
-    /// Every request that came before this one has its outcome.
-    before: AtomicU64,
-    /// How many outcomes that are errors have not been taken.
-    errors: AtomicUsize,
+    /// Every request before this one has its outcome.
+    next_unacked: AtomicU64,
+    /// How many errors have not been picked up by their callers.
+    unclaimed_errors: AtomicUsize,
 }
 
 impl AckWatermark {
-    /// Whether this put is known to be stored. If not, the pipeline knows what it has come to.
+    /// Returns true if this put is known to be stored. If not, the pipeline knows its outcome.
     #[inline]
     pub(in crate::client) fn is_acked(&self, put: WaiterId) -> bool {
-        // An error is counted before any later request is settled, both under the lock; so who sees
-        // the one sees the other.
-        put.seq < self.before.load(Ordering::Acquire) && self.errors.load(Ordering::Relaxed) == 0
+        // An error is counted before the watermark passes its request, both under the lock: a caller that sees
+        // the watermark sees the error too.
+        put.seq < self.next_unacked.load(Ordering::Acquire)
+            && self.unclaimed_errors.load(Ordering::Relaxed) == 0
     }
 }
 
-/// What the pipeline keeps of a call.
+/// What the pipeline stores for a call.
 #[derive(Debug)]
 pub(in crate::client) struct Slot {
-    /// The call's task, once it has found that there is nothing for it yet.
+    /// The task to wake.
     waker: Option<Waker>,
     /// Its entry, if it has one.
     seq: u64,
-    call: Call,
+    call: SlotState,
 }
 
 impl Slot {
-    /// Returns how far its batch had come, if it was one.
+    /// Returns the waker of its task.
+    pub(super) fn into_waker(self) -> Option<Waker> {
+        self.waker
+    }
+
+    /// Returns the progress of its batch, if it was one.
     pub(in crate::client) fn progress(&self) -> Option<&Progress> {
         match &self.call {
-            Call::Batch(batch) => Some(&batch.progress),
-            Call::One(_) => None,
+            SlotState::Batch(batch) => Some(&batch.progress),
+            SlotState::One(_) => None,
         }
     }
 }
 
-/// Small, for there is one for each put in flight, and most of them never have what is in the boxes.
+/// Kept small, for there is one for each put in flight; most puts never need what is in the boxes.
 #[derive(Debug)]
-enum Call {
-    One(Option<Box<Result<Answer, Error>>>),
-    Batch(Box<Batch>),
+enum SlotState {
+    One(Option<Box<Result<Reply, Error>>>),
+    Batch(Box<BatchState>),
 }
 
 #[derive(Debug, Default)]
-struct Batch {
+struct BatchState {
     progress: Progress,
-    /// The task is woken when no more than this many requests are unfinished.
+    /// The task is woken when no more than this many requests are outstanding.
     wake_at: usize,
-    /// Its entries, in their order; of those that are settled, only what came after one that is not.
+    /// Its entries, in order, from the first that has an open request.
     entries: VecDeque<u64>,
 }
 
 impl Waiters {
-    /// A slot for a call whose one request is the entry `seq`.
+    /// Adds a call whose one request is the entry `seq`.
     #[inline]
     pub(super) fn add_one(&mut self, seq: u64, waker: Waker) -> WaiterId {
-        let slot = Slot { waker: Some(waker), seq, call: Call::One(None) };
+        let slot = Slot { waker: Some(waker), seq, call: SlotState::One(None) };
         self.add(slot)
     }
 
@@ -132,17 +138,17 @@ impl Waiters {
         self.get_mut(id).is_some()
     }
 
-    /// A slot for a batch that has no request yet.
+    /// Adds a batch that has no request yet.
     pub(super) fn add_batch(&mut self, seq: u64) -> WaiterId {
-        self.add(Slot { waker: None, seq, call: Call::Batch(Box::default()) })
+        self.add(Slot { waker: None, seq, call: SlotState::Batch(Box::default()) })
     }
 
     pub(super) fn capacity(&self) -> usize {
         self.slabs.iter().map(Slab::capacity).sum()
     }
 
-    /// Gives back the slots that no call has, but keeps so many, where there are many more. Those that a
-    /// call keeps from being given back are, the next time, if it has ended by then.
+    /// Gives back the slots that no call has, except for `calls` of them, where there are many more. Those that
+    /// a call keeps from being given back are given back the next time, if it has ended by then.
     pub(super) fn shrink_to(&mut self, calls: usize) {
         if self.capacity() / 4 <= calls {
             return;
@@ -155,27 +161,27 @@ impl Waiters {
         slab.reserve(calls.saturating_sub(slab.len()));
     }
 
-    pub(super) fn settled(&self) -> &Arc<AckWatermark> {
-        &self.settled
+    pub(super) fn watermark(&self) -> &Arc<AckWatermark> {
+        &self.watermark
     }
 
-    /// Every request that came before `seq` has its outcome.
+    /// Advances the watermark: every request before `seq` has its outcome.
     #[inline]
     pub(super) fn advance_to(&self, seq: u64) {
-        self.settled.before.store(seq, Ordering::Release);
+        self.watermark.next_unacked.store(seq, Ordering::Release);
     }
 
-    /// More requests of the batch have been accepted, as the entry `seq`.
-    pub(super) fn grow(
+    /// Adds requests to the batch, which have been accepted as the entry `seq`.
+    pub(super) fn add_outstanding(
         &mut self,
         id: WaiterId,
         seq: u64,
         requests: usize,
         is_open: impl Fn(u64) -> bool,
     ) {
-        if let Some(Slot { call: Call::Batch(batch), .. }) = self.get_mut(id) {
-            let Batch { progress, entries, .. } = &mut **batch;
-            progress.unfinished += requests;
+        if let Some(Slot { call: SlotState::Batch(batch), .. }) = self.get_mut(id) {
+            let BatchState { progress, entries, .. } = &mut **batch;
+            progress.outstanding += requests;
             while entries.front().is_some_and(|&first| !is_open(first)) {
                 entries.pop_front();
             }
@@ -183,67 +189,67 @@ impl Waiters {
         }
     }
 
-    /// The outcome of a single call, which frees its slot; or a promise to wake the task.
+    /// Returns the outcome of a single call, which frees its slot; or promises to wake the task.
     #[inline]
     pub(super) fn poll_one(
         &mut self,
         id: WaiterId,
         waker: &Waker,
-    ) -> (Poll<Result<Answer, Error>>, Option<Waker>) {
+    ) -> (Poll<Result<Reply, Error>>, Option<Waker>) {
         let Some(slot) = self.get_mut(id) else {
-            // Only what is stored has no slot any more.
-            return (Poll::Ready(Ok(Answer::Stored)), None);
+            // Only a put that is stored has no slot any more.
+            return (Poll::Ready(Ok(Reply::Stored)), None);
         };
-        if let Call::One(outcome) = &mut slot.call
+        if let SlotState::One(outcome) = &mut slot.call
             && let Some(outcome) = outcome.take()
         {
             let waker = slot.waker.take();
             self.take(id);
-            self.forget(&outcome);
+            self.claim_error(&outcome);
             return (Poll::Ready(*outcome), waker);
         }
-        (Poll::Pending, remember(&mut slot.waker, waker))
+        (Poll::Pending, register_waker(&mut slot.waker, waker))
     }
 
-    /// How far the batch has come, once no more than `at` of its requests are unfinished or it is
-    /// broken; or a promise to wake the task.
+    /// Returns the progress of the batch, once at most `at` of its requests are outstanding or it is
+    /// interrupted; or promises to wake the task.
     pub(super) fn poll_batch(
         &mut self,
         id: WaiterId,
         at: usize,
         waker: &Waker,
-    ) -> (Poll<&Progress>, Option<Waker>) {
+    ) -> (Poll<&mut Progress>, Option<Waker>) {
         match self.get_mut(id) {
-            Some(Slot { waker: slot, call: Call::Batch(batch), .. }) => {
-                let Batch { progress, wake_at, .. } = &mut **batch;
-                if progress.unfinished <= at || (progress.broken.is_some() && at > 0) {
+            Some(Slot { waker: slot, call: SlotState::Batch(batch), .. }) => {
+                let BatchState { progress, wake_at, .. } = &mut **batch;
+                if progress.outstanding <= at || (progress.interrupted.is_some() && at > 0) {
                     return (Poll::Ready(progress), None);
                 }
                 *wake_at = at;
-                (Poll::Pending, remember(slot, waker))
+                (Poll::Pending, register_waker(slot, waker))
             }
             _ => (Poll::Pending, None),
         }
     }
 
-    /// Every batch is to look again how many requests it may add.
-    pub(super) fn rouse_batches(&mut self, wakers: &mut Vec<Waker>) {
+    /// Has every batch check again how many requests it may add.
+    pub(super) fn wake_batches(&mut self, wakers: &mut Vec<Waker>) {
         for (_, slot) in self.slabs.iter_mut().flatten() {
-            if let Call::Batch(_) = slot.call {
+            if let SlotState::Batch(_) = slot.call {
                 wakers.extend(slot.waker.take());
             }
         }
     }
 
-    /// The call has left: frees its slot, and says what of it is still open.
+    /// Frees the slot of a call that has left, and returns which of its requests are still open.
     pub(super) fn remove(&mut self, id: WaiterId) -> (Cancelled, Option<Slot>) {
         let mut slot = self.get_mut(id).is_some().then(|| self.take(id));
-        if let Some(Slot { call: Call::One(Some(outcome)), .. }) = &slot {
-            self.forget(outcome);
+        if let Some(Slot { call: SlotState::One(Some(outcome)), .. }) = &slot {
+            self.claim_error(outcome);
         }
         let removed = match &mut slot {
-            Some(Slot { call: Call::One(None), seq, .. }) => Cancelled::One(*seq),
-            Some(Slot { call: Call::Batch(batch), .. }) if batch.progress.unfinished > 0 => {
+            Some(Slot { call: SlotState::One(None), seq, .. }) => Cancelled::One(*seq),
+            Some(Slot { call: SlotState::Batch(batch), .. }) if batch.progress.outstanding > 0 => {
                 Cancelled::Batch(std::mem::take(&mut batch.entries))
             }
             _ => Cancelled::Finished,
@@ -251,15 +257,15 @@ impl Waiters {
         (removed, slot)
     }
 
-    /// `requests` of the call's requests have this outcome; the first of them stands at `index` in
-    /// the batch. Whom to wake goes to `wakers`.
+    /// Gives `requests` of the call their outcome; the first of them has this index in the batch. The task to
+    /// wake is added to `wakers`.
     #[inline]
     pub(super) fn finish(
         &mut self,
         id: WaiterId,
         index: usize,
         requests: usize,
-        outcome: Result<Answer, Error>,
+        outcome: Result<Reply, Error>,
         wakers: &mut Vec<Waker>,
     ) {
         let slot = self.slabs[id.slot % 2].get_mut(id.slot / 2);
@@ -267,25 +273,25 @@ impl Waiters {
             return;
         };
         let wake = match &mut slot.call {
-            Call::One(reservation) => {
-                if let Ok(Answer::Stored) = outcome {
+            SlotState::One(unclaimed) => {
+                if let Ok(Reply::Stored) = outcome {
                     wakers.extend(self.take(id).waker);
                     return;
                 }
                 if outcome.is_err() {
-                    self.settled.errors.fetch_add(1, Ordering::Relaxed);
+                    self.watermark.unclaimed_errors.fetch_add(1, Ordering::Relaxed);
                 }
-                *reservation = Some(Box::new(outcome));
+                *unclaimed = Some(Box::new(outcome));
                 true
             }
-            Call::Batch(batch) => {
-                let Batch { progress, wake_at, .. } = &mut **batch;
-                progress.unfinished -= requests;
+            SlotState::Batch(batch) => {
+                let BatchState { progress, wake_at, .. } = &mut **batch;
+                progress.outstanding -= requests;
                 match outcome {
                     Ok(_) => progress.acknowledged += requests,
                     Err(error) => progress.fail(index, error),
                 }
-                progress.unfinished <= *wake_at || (progress.broken.is_some() && *wake_at > 0)
+                progress.outstanding <= *wake_at || (progress.interrupted.is_some() && *wake_at > 0)
             }
         };
         if wake {
@@ -304,27 +310,27 @@ impl Waiters {
         self.slabs[id.slot % 2].remove(id.slot / 2)
     }
 
-    /// The slot of a call, if it is still this call's.
+    /// Returns the slot of a call, if it is still this call's.
     #[inline]
     fn get_mut(&mut self, id: WaiterId) -> Option<&mut Slot> {
         self.slabs[id.slot % 2].get_mut(id.slot / 2).filter(|slot| slot.seq == id.seq)
     }
 
-    /// An outcome has been taken, or will never be.
-    fn forget(&self, outcome: &Result<Answer, Error>) {
+    /// Stops counting an error that has been picked up, or never will be.
+    fn claim_error(&self, outcome: &Result<Reply, Error>) {
         if outcome.is_err() {
-            self.settled.errors.fetch_sub(1, Ordering::Relaxed);
+            self.watermark.unclaimed_errors.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
-/// What a call that leaves has left behind.
+/// The open requests of a call that has left.
 pub(super) enum Cancelled {
-    /// The outcome of the entry of this number is still open.
+    /// The entry with this sequence number is open.
     One(u64),
     /// Some of these entries may be open.
     Batch(VecDeque<u64>),
-    /// Nothing.
+    /// None.
     Finished,
 }
 
@@ -332,13 +338,13 @@ impl Progress {
     fn fail(&mut self, index: usize, error: Error) {
         self.delivery = Delivery::of_all(self.delivery.into_iter().chain([error.delivery()]));
         if let Error::Rejected { .. } = error {
-            // Refusals come one by one.
-            self.refused.push(index);
+            // Rejections come one by one.
+            self.rejected.push(index);
         } else if error.is_closed_on_request() {
-            // Only this request fails, as with a refusal.
+            // Only this request fails, as with a rejection.
             self.closed_on.push(index);
-        } else if self.broken.is_none_or(|(first, _)| index < first) {
-            self.broken = Some((index, error.is_retryable()));
+        } else if self.interrupted.is_none_or(|(first, _)| index < first) {
+            self.interrupted = Some((index, error.is_retryable()));
         }
         if self.failure.as_ref().is_none_or(|&(first, _)| index < first) {
             self.failure = Some((index, error));
@@ -346,13 +352,14 @@ impl Progress {
     }
 }
 
-/// Puts the waker in its place, and hands back another one that was there.
-fn remember(reservation: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
-    if reservation.as_ref().is_some_and(|known| known.will_wake(waker)) {
+/// Stores the waker in the slot, and returns the one that it replaces.
+fn register_waker(slot: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    if slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
         return None;
     }
-    reservation.replace(waker.clone())
+    slot.replace(waker.clone())
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

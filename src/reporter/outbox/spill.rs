@@ -19,10 +19,10 @@ pub(in crate::reporter) struct SpillState {
     /// What is being written to the folder, which nothing of its keys and seconds may overtake.
     pending: Watermarks,
     /// The sender waits for a moment, so that what waits can be moved to the folder.
-    pub(super) is_paused_for_spill: bool,
+    is_paused_for_spill: bool,
     /// How many are moving all that waits to the spool. Then nobody sends, neither the sender nor
     /// whoever holds the outbox.
-    pub(super) spilling: u32,
+    spilling: u32,
     /// As they were when the folder was last used.
     stats: SpoolStats,
 }
@@ -45,6 +45,16 @@ impl SpillState {
         stats.dropped.spool_expired = self.stats.expired;
         stats.abandoned = self.stats.abandoned;
         stats
+    }
+
+    /// Returns true while all that waits is moved to the folder.
+    pub(super) fn is_spilling(&self) -> bool {
+        self.spilling > 0
+    }
+
+    /// Returns true while the sender waits, so that what waits can be moved to the folder.
+    pub(super) fn pauses_sender(&self) -> bool {
+        self.is_paused_for_spill
     }
 
     /// Whether an older sample of the same key and second may lie in the spool, or be on its way there.

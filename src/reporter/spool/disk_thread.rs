@@ -1,8 +1,7 @@
-//! The thread on which a spool's disk is worked on.
+//! The thread on which a spool uses its disk.
 //!
-//! It is a thread of its own, and no blocking task of the runtime: a program may keep all threads of
-//! its blocking pool busy, and a runtime that ends waits for its blocking tasks, however long a disk
-//! takes.
+//! It is not a blocking task of the runtime: a program may keep all threads of the blocking pool busy, and a
+//! runtime waits for its blocking tasks when it ends, however long a disk takes.
 
 use std::{
     io,
@@ -19,29 +18,29 @@ use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Runs jobs one after the other, in the order in which they come. The thread ends when this is
-/// dropped; nobody waits for it.
+/// Runs jobs one after the other, in the order in which they are submitted. The thread ends after the last job
+/// when this is dropped, and is not joined.
 #[derive(Debug, Default)]
 pub(super) struct DiskThread {
-    /// `None` until there is a job.
+    /// `None` until the first job.
     jobs: Mutex<Option<Sender<Job>>>,
 }
 
 impl DiskThread {
-    /// Starts the thread, if it can be started now. Otherwise each job tries.
+    /// Starts the thread. If this fails, each job tries again.
     pub(super) fn start(&self) {
         let _ = self.submit(Box::new(|| ()));
     }
 
-    /// Runs a job, and returns what it returns.
+    /// Runs a job, and returns its output.
     ///
     /// # Errors
     ///
-    /// If the thread cannot be started, or the job panicked.
+    /// If the thread cannot be started, or the job panics.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing: the job runs all the same.
+    /// The job runs to its end even if the future is dropped.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -49,16 +48,15 @@ impl DiskThread {
         let (done, result) = oneshot::channel();
         self.submit(Box::new(move || drop(done.send(job()))))?;
         #[cfg(debug_assertions)]
-        let _standing = stand_still();
+        let _stopped = stop_paused_clock();
         result.await.map_err(|_| io::Error::other("the job panicked"))
     }
 
-    /// Runs a job, and waits for what it returns, at most so long.
+    /// Runs a job, and waits for its output, at most `limit`.
     ///
     /// # Errors
     ///
-    /// If the thread cannot be started, the job panicked, or the time is over: then the job runs all
-    /// the same.
+    /// If the thread cannot be started, the job panics, or the time is over. The job then still runs to its end.
     pub(super) fn run_blocking<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -88,18 +86,18 @@ impl DiskThread {
 
 fn work(jobs: Receiver<Job>) {
     for job in jobs {
-        // The job's waiter is told, because its sender is dropped; the next may work.
+        // The caller gets an error because the sender is dropped, and the next job may succeed.
         let _ = catch_unwind(AssertUnwindSafe(job));
     }
 }
 
-/// Keeps the paused clock of a test from going on until the sender is dropped: it stands still while
-/// a blocking task runs, and knows nothing of other threads.
+/// Stops the paused clock of a test until the sender is dropped. The clock stops while a blocking task runs,
+/// but not for other threads.
 #[cfg(debug_assertions)]
-fn stand_still() -> Sender<()> {
-    let (standing, is_over) = mpsc::channel();
-    let stand = || tokio::task::spawn_blocking(move || is_over.recv());
+fn stop_paused_clock() -> Sender<()> {
+    let (running, is_over) = mpsc::channel();
+    let block = || tokio::task::spawn_blocking(move || is_over.recv());
     // It panics where no thread can be made.
-    let _ = catch_unwind(AssertUnwindSafe(stand));
-    standing
+    let _ = catch_unwind(AssertUnwindSafe(block));
+    running
 }

@@ -1,6 +1,4 @@
-//! The spool of a running reporter: its folder, and what the reporter has in it.
-//!
-//! What blocks on the disk runs on a thread of its own, one thing after the other.
+//! The spool of a running reporter: its log, used on the disk's thread.
 
 use std::{
     io,
@@ -10,13 +8,14 @@ use std::{
 };
 
 use metrics_wal::FileSystem;
+use tokio::time;
 
 use super::{
     Spool,
     disk_thread::DiskThread,
     error::SpoolError,
     locked::{AnySampleLog, LockedLog, LogGuard},
-    notices::{Notice, SpoolLog},
+    notices::{Notice, SpoolLogger},
     sample_log::SampleLog,
     stats::SpoolStats,
 };
@@ -26,10 +25,12 @@ use crate::{
         delivery::Delivery,
         in_flight::Replayed,
         outbox::{Outbox, Settled, Spill},
+        self_metrics::SelfMetrics,
+        stats::ReporterStats,
     },
 };
 
-/// How many samples are moved at once: nobody can record while they are taken.
+/// How many samples are moved at once. Recording blocks while they are taken from the queue.
 pub(super) const SPILL_BATCH: usize = 512;
 
 #[derive(Debug)]
@@ -37,48 +38,48 @@ pub(in crate::reporter) struct SpoolHandle {
     pub(in crate::reporter) settings: Spool,
     path: PathBuf,
     fs: DiskThread,
-    /// Locked by the disk's thread alone, before the outbox and the flights.
-    folder: LockedLog,
+    /// Only the disk's thread locks it, before the outbox and the samples in flight.
+    log: LockedLog,
 }
 
-/// A spool whose folder is open, and which no reporter keeps yet.
+/// A spool whose log is open, before its reporter starts.
 #[derive(Debug)]
 pub(in crate::reporter) struct OpenSpool {
     settings: Spool,
     path: PathBuf,
-    folder: Box<dyn AnySampleLog>,
+    log: Box<dyn AnySampleLog>,
 }
 
 impl OpenSpool {
     pub(in crate::reporter) fn open(settings: Spool) -> Result<Self, SpoolError> {
-        let folder = settings.open()?;
-        Ok(Self::on(settings, folder))
+        let log = settings.open()?;
+        Ok(Self::on(settings, log))
     }
 
-    /// The spool, with a folder that is open, whatever its settings say of it.
-    pub(super) fn on<F>(settings: Spool, folder: SampleLog<F>) -> Self
+    /// Returns a spool with a log that is open, in place of the one in its settings.
+    pub(super) fn on<F>(settings: Spool, log: SampleLog<F>) -> Self
     where
         F: FileSystem + Send + 'static,
         F::File: Send,
     {
-        let path = folder.dir().to_owned();
-        Self { settings, path, folder: Box::new(folder) }
+        let path = log.dir().to_owned();
+        Self { settings, path, log: Box::new(log) }
     }
 
     pub(in crate::reporter) fn keep(self, outbox: &mut Outbox) -> Arc<SpoolHandle> {
-        let Self { settings, path, folder } = self;
-        let stats = folder.stats();
-        outbox.spool_opened(stats, folder.latest().filter(|_| stats.waiting > 0));
+        let Self { settings, path, log } = self;
+        let stats = log.stats();
+        outbox.spool_opened(stats, log.latest().filter(|_| stats.waiting > 0));
         let fs = DiskThread::default();
-        // Later there may be no thread to be had.
+        // Later, the system may have no thread left.
         fs.start();
-        let folder = LockedLog::new(path.clone(), folder, SpoolLog::default());
-        Arc::new(SpoolHandle { settings, path, fs, folder })
+        let log = LockedLog::new(path.clone(), log, SpoolLogger::default());
+        Arc::new(SpoolHandle { settings, path, fs, log })
     }
 }
 
-/// What the reporter's tasks ask for. It waits for the disk without blocking; however often it is
-/// dropped, the disk does what it was asked.
+/// For the reporter's tasks: waits for the disk without blocking. If a future is dropped, the disk's thread
+/// still finishes the job.
 impl SpoolHandle {
     /// Syncs what was appended.
     pub(super) async fn sync(self: &Arc<Self>) {
@@ -86,11 +87,11 @@ impl SpoolHandle {
         let _ = self.fs.run(move || handle.sync_now()).await;
     }
 
-    /// Moves samples from the queue to the folder, for the sender.
+    /// Moves samples from the queue to the log.
     ///
     /// # Errors
     ///
-    /// [`SpoolError`] if the folder does not take them: they wait in the queue, as they did.
+    /// [`SpoolError`] if they cannot be stored: they stay in the queue.
     pub(super) async fn store(
         self: &Arc<Self>,
         delivery: &Arc<Delivery>,
@@ -101,7 +102,7 @@ impl SpoolHandle {
         stored.unwrap_or_else(|error| Err(self.no_thread(error)))
     }
 
-    /// The oldest samples in the folder.
+    /// Returns the oldest samples in the log.
     ///
     /// # Errors
     ///
@@ -116,32 +117,48 @@ impl SpoolHandle {
         read.unwrap_or_else(|error| Err(self.no_thread(error)))
     }
 
-    /// Tells the folder what became of the samples that were read last.
+    /// Settles the samples that were read last and have their outcome.
     pub(super) async fn settle(self: &Arc<Self>, delivery: &Arc<Delivery>) {
         let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
         let _ = self.fs.run(move || handle.settle_now(&delivery)).await;
     }
 
-    /// Moves all samples that wait to the folder, and gives it up. Nobody sends from now on, until
-    /// this returns or is dropped.
+    /// Moves all waiting samples to the log, and closes it. Nothing is sent until this returns or is dropped.
     ///
     /// # Cancel safety
     ///
-    /// When it is dropped, the disk's thread stops moving samples, and gives the folder up when it gets
-    /// there.
+    /// If the future is dropped, the disk's thread stops moving samples, and then closes the log.
     pub(in crate::reporter) async fn close(self: &Arc<Self>, delivery: &Arc<Delivery>) {
         let _spilling = SpillGuard::begin(delivery);
         let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
         let closed = self.fs.run(move || handle.close_now(&delivery)).await;
         if let Err(error) = closed {
-            self.say_lost(&self.no_thread(error));
-            if let Some(mut folder) = self.folder.try_lock() {
-                *folder = None;
+            self.log_not_spilled(&self.no_thread(error));
+            if let Some(mut log) = self.log.try_lock() {
+                *log = None;
             }
         }
     }
 
-    /// As [`close`](Self::close), where there is no runtime, for at most so long.
+    /// Moves all waiting samples to the log, and closes it, until this time. Then drops the samples that the disk
+    /// has not taken. Nothing is sent from then on.
+    pub(in crate::reporter) async fn close_until(
+        self: &Arc<Self>,
+        delivery: &Arc<Delivery>,
+        until: time::Instant,
+    ) {
+        let _spilling = SpillGuard::begin(delivery);
+        let is_overdue = time::timeout_at(until, self.close(delivery)).await.is_err();
+        let samples = delivery.discard_all();
+        if is_overdue {
+            tracing::error!(
+                samples,
+                "spool disk timed out: dropped the samples that it had not stored"
+            );
+        }
+    }
+
+    /// Moves all waiting samples to the log, and closes it, without a runtime. Waits at most `limit`.
     pub(in crate::reporter) fn close_blocking(
         self: &Arc<Self>,
         delivery: &Arc<Delivery>,
@@ -151,12 +168,12 @@ impl SpoolHandle {
         let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
         let closed = self.fs.run_blocking(limit, move || handle.close_now(&delivery));
         if let Err(error) = closed {
-            self.say_lost(&self.no_thread(error));
+            self.log_not_spilled(&self.no_thread(error));
         }
     }
 
-    /// Moves all samples that wait to the folder, and syncs it, for the end may be near; for at most so
-    /// long.
+    /// Moves all waiting samples to the log, and syncs it, because the process may end soon. Waits at most
+    /// `limit`.
     pub(in crate::reporter) fn spill_all(
         self: &Arc<Self>,
         delivery: &Arc<Delivery>,
@@ -166,17 +183,27 @@ impl SpoolHandle {
         let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
         let moved = self.fs.run_blocking(limit, move || handle.move_all(&delivery));
         if let Err(error) = moved {
-            self.say_lost(&self.no_thread(error));
+            self.log_not_spilled(&self.no_thread(error));
         }
     }
 
-    fn say_lost(&self, error: &SpoolError) {
-        self.folder.log.not_rescued(error);
+    /// Returns the reporter's own counters that concern the spool.
+    pub(in crate::reporter) fn own_samples(
+        &self,
+        self_metrics: &SelfMetrics,
+        stats: &ReporterStats,
+        outbox: &Outbox,
+    ) -> Vec<Sample> {
+        self_metrics.spool_samples(stats, &outbox.spool_stats())
     }
 
-    /// Whether the folder has turned out not to be ours any more: the reporter goes on without.
+    fn log_not_spilled(&self, error: &SpoolError) {
+        self.log.logger.not_spilled(error);
+    }
+
+    /// Returns whether the directory was found to be taken over by another process.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.folder.is_abandoned()
+        self.log.is_abandoned()
     }
 
     fn no_thread(&self, source: io::Error) -> SpoolError {
@@ -184,34 +211,33 @@ impl SpoolHandle {
     }
 }
 
-/// What the disk's thread does.
+/// Runs on the disk's thread.
 impl SpoolHandle {
-    fn folder(&self) -> LogGuard<'_> {
-        self.folder.lock()
+    fn log(&self) -> LogGuard<'_> {
+        self.log.lock()
     }
 
     fn sync_now(&self) {
-        if let Some(folder) = self.folder().as_mut() {
-            folder.sync();
+        if let Some(log) = self.log().as_mut() {
+            log.sync();
         }
     }
 
-    /// Whether a loss of power would cost nothing of what was appended.
+    /// Returns whether all appended samples are synced.
     #[cfg(test)]
     pub(super) fn is_synced(&self) -> bool {
-        self.folder().as_ref().is_none_or(|folder| folder.is_synced())
+        self.log().as_ref().is_none_or(|log| log.is_synced())
     }
 
-    /// Moves samples from the queue to the folder, in a [spill](Outbox::begin_spill) or else for the
-    /// sender.
+    /// Moves samples from the queue to the log, in a [spill](Outbox::begin_spill) of everything or not.
     fn store_now(
         &self,
         delivery: &Delivery,
         spill: Spill,
         is_spilling: bool,
     ) -> Result<(), SpoolError> {
-        let mut folder = self.folder();
-        let Some(folder) = folder.as_mut() else { return Ok(()) };
+        let mut log = self.log();
+        let Some(log) = log.as_mut() else { return Ok(()) };
         loop {
             let mut batch = SpillBatch::new(delivery);
             if !delivery.outbox().take_to_spool(SPILL_BATCH, spill, is_spilling, &mut batch.samples)
@@ -220,15 +246,15 @@ impl SpoolHandle {
             }
             let mut result = Ok(());
             while batch.stored < batch.samples.len() && result.is_ok() {
-                result = folder
+                result = log
                     .append(Instant::now(), &batch.samples[batch.stored..])
                     .map(|samples| batch.stored += samples);
             }
-            batch.stats = Some(folder.stats());
+            batch.stats = Some(log.stats());
             drop(batch);
-            if folder.is_abandoned() {
-                let is_drained = folder.is_drained();
-                delivery.outbox().replayed(Settled::default(), folder.stats(), is_drained);
+            if log.is_abandoned() {
+                let is_drained = log.is_drained();
+                delivery.outbox().replayed(Settled::default(), log.stats(), is_drained);
             }
             if spill == Spill::OrderOnly {
                 return result;
@@ -239,8 +265,8 @@ impl SpoolHandle {
 
     fn close_now(&self, delivery: &Delivery) {
         self.move_all(delivery);
-        let folder = self.folder().take();
-        drop(folder);
+        let log = self.log().take();
+        drop(log);
     }
 
     fn move_all(&self, delivery: &Delivery) {
@@ -248,7 +274,7 @@ impl SpoolHandle {
         let stored = self.store_now(delivery, Spill::All, true);
         self.sync_now();
         if let Err(error) = stored {
-            self.say_lost(&error);
+            self.log_not_spilled(&error);
         }
     }
 
@@ -259,10 +285,10 @@ impl SpoolHandle {
     ) -> Result<Option<Vec<Sample>>, SpoolError> {
         // What is settled must not be read again.
         self.settle_now(delivery);
-        let mut guard = self.folder();
-        let Some(folder) = guard.as_mut() else { return Ok(None) };
-        let samples = folder.read_since(self.settings.oldest(), most);
-        delivery.outbox().replayed(Settled::default(), folder.stats(), folder.is_drained());
+        let mut guard = self.log();
+        let Some(log) = guard.as_mut() else { return Ok(None) };
+        let samples = log.read_since(self.settings.oldest(), most);
+        delivery.outbox().replayed(Settled::default(), log.stats(), log.is_drained());
         drop(guard);
         // What a flush waits for may have been lost.
         delivery.note_settled();
@@ -270,23 +296,23 @@ impl SpoolHandle {
     }
 
     fn settle_now(&self, delivery: &Delivery) {
-        let mut guard = self.folder();
-        let Some(folder) = guard.as_mut() else { return };
+        let mut guard = self.log();
+        let Some(log) = guard.as_mut() else { return };
         let Some(replayed) = delivery.take_replayed() else { return };
         let Replayed { settled, rejected, poison } = replayed;
-        let written = folder.settle(settled);
+        let written = log.settle(settled);
         let acknowledged = settled as u64 - rejected - poison;
         let counts = Settled { acknowledged, rejected, poison, exhausted: 0 };
-        delivery.outbox().replayed(counts, folder.stats(), folder.is_drained());
+        delivery.outbox().replayed(counts, log.stats(), log.is_drained());
         if let Err(error) = written {
-            folder.note(Notice::PositionNotSaved(error));
+            log.note(Notice::PositionNotSaved(error));
         }
         drop(guard);
         delivery.note_settled();
     }
 }
 
-/// Keeps everybody from sending, so that all that waits can be moved to the folder.
+/// Stops all sending until it is dropped, so that all waiting samples can be moved to the log.
 pub(in crate::reporter) struct SpillGuard<'a>(&'a Delivery);
 
 impl<'a> SpillGuard<'a> {
@@ -302,8 +328,8 @@ impl Drop for SpillGuard<'_> {
     }
 }
 
-/// Samples that were taken from the queue to be stored. Those that are not stored when it is dropped,
-/// if only by a panic, wait again.
+/// Samples that were taken from the queue to be stored. Those that are not stored when this is dropped, also by
+/// a panic, go back to the queue.
 struct SpillBatch<'a> {
     delivery: &'a Delivery,
     samples: Vec<Sample>,
@@ -325,7 +351,7 @@ impl Drop for SpillBatch<'_> {
         }
         let mut outbox = self.delivery.outbox();
         let stats = self.stats.unwrap_or_else(|| outbox.spool_stats());
-        // What is known to be stored is so with the folder's counters alone.
+        // What is stored is known only with the log's counters.
         let stored = if self.stats.is_some() { self.stored } else { 0 };
         outbox.spooled(samples, stored, stats);
         drop(outbox);

@@ -15,7 +15,7 @@ use metrics_wal::FileSystem;
 
 use super::{
     error::SpoolError,
-    notices::{Health, Notice, SpoolLog},
+    notices::{Health, Notice, SpoolLogger},
     sample_log::SampleLog,
     stats::SpoolStats,
 };
@@ -97,51 +97,51 @@ where
 /// the directory.
 #[derive(Debug)]
 pub(super) struct LockedLog {
-    folder: Mutex<Option<Box<dyn AnySampleLog>>>,
+    log: Mutex<Option<Box<dyn AnySampleLog>>>,
     path: PathBuf,
     is_abandoned: AtomicBool,
-    pub(super) log: SpoolLog,
+    pub(super) logger: SpoolLogger,
 }
 
 impl LockedLog {
-    pub(super) fn new(path: PathBuf, folder: Box<dyn AnySampleLog>, log: SpoolLog) -> Self {
-        Self { folder: Mutex::new(Some(folder)), path, is_abandoned: AtomicBool::new(false), log }
+    pub(super) fn new(path: PathBuf, log: Box<dyn AnySampleLog>, logger: SpoolLogger) -> Self {
+        Self { log: Mutex::new(Some(log)), path, is_abandoned: AtomicBool::new(false), logger }
     }
 
-    /// Locks the folder. What it has to say is logged when the guard has released the lock.
+    /// Locks the log. Its notices are logged when the guard has released the lock.
     pub(super) fn lock(&self) -> LogGuard<'_> {
-        // A folder whose calls were broken off is one whose process was: what it has said was written.
-        let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        self.guard(folder)
+        // After a panic, the log is as after the end of its process: what it has returned was written.
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        self.guard(log)
     }
 
-    /// As [`lock`](Self::lock), if nothing else is done with the folder.
+    /// Locks the log if it is not in use.
     pub(super) fn try_lock(&self) -> Option<LogGuard<'_>> {
-        match self.folder.try_lock() {
-            Ok(folder) => Some(self.guard(folder)),
-            Err(TryLockError::Poisoned(folder)) => Some(self.guard(folder.into_inner())),
+        match self.log.try_lock() {
+            Ok(log) => Some(self.guard(log)),
+            Err(TryLockError::Poisoned(log)) => Some(self.guard(log.into_inner())),
             Err(TryLockError::WouldBlock) => None,
         }
     }
 
-    fn guard<'a>(&'a self, folder: MutexGuard<'a, Option<Box<dyn AnySampleLog>>>) -> LogGuard<'a> {
+    fn guard<'a>(&'a self, log: MutexGuard<'a, Option<Box<dyn AnySampleLog>>>) -> LogGuard<'a> {
         let after = After { locked: self, notices: Vec::new(), health: Health::default() };
-        LogGuard { folder, after }
+        LogGuard { log, after }
     }
 
-    /// Whether the folder has turned out not to be ours any more.
+    /// Returns whether the directory was found to be taken over by another process.
     pub(super) fn is_abandoned(&self) -> bool {
         self.is_abandoned.load(Ordering::Relaxed)
     }
 }
 
 pub(super) struct LogGuard<'a> {
-    folder: MutexGuard<'a, Option<Box<dyn AnySampleLog>>>,
-    // Dropped behind the lock's guard, because it is declared behind it.
+    log: MutexGuard<'a, Option<Box<dyn AnySampleLog>>>,
+    // Dropped after the lock's guard, because it is declared after it.
     after: After<'a>,
 }
 
-/// What is left to do once the lock is released.
+/// What is logged when the lock is released.
 struct After<'a> {
     locked: &'a LockedLog,
     notices: Vec<Notice>,
@@ -150,10 +150,10 @@ struct After<'a> {
 
 impl Drop for LogGuard<'_> {
     fn drop(&mut self) {
-        let Some(folder) = self.folder.as_mut() else { return };
-        self.after.notices = folder.take_notices();
-        self.after.health = folder.health();
-        if folder.is_abandoned() {
+        let Some(log) = self.log.as_mut() else { return };
+        self.after.notices = log.take_notices();
+        self.after.health = log.health();
+        if log.is_abandoned() {
             self.after.locked.is_abandoned.store(true, Ordering::Relaxed);
         }
     }
@@ -161,8 +161,8 @@ impl Drop for LogGuard<'_> {
 
 impl Drop for After<'_> {
     fn drop(&mut self) {
-        let LockedLog { log, path, .. } = self.locked;
-        log.write(path, std::mem::take(&mut self.notices), self.health);
+        let LockedLog { logger, path, .. } = self.locked;
+        logger.write(path, std::mem::take(&mut self.notices), self.health);
     }
 }
 
@@ -170,13 +170,13 @@ impl Deref for LogGuard<'_> {
     type Target = Option<Box<dyn AnySampleLog>>;
 
     fn deref(&self) -> &Option<Box<dyn AnySampleLog>> {
-        &self.folder
+        &self.log
     }
 }
 
 impl DerefMut for LogGuard<'_> {
     fn deref_mut(&mut self) -> &mut Option<Box<dyn AnySampleLog>> {
-        &mut self.folder
+        &mut self.log
     }
 }
 
@@ -200,13 +200,13 @@ mod tests {
         let locked = Arc::new(OnceLock::<LockedLog>::new());
         let seen = Arc::clone(&locked);
         let watch = LogWatch::calling(move || {
-            let is_locked = |locked: &LockedLog| locked.folder.try_lock().is_err();
+            let is_locked = |locked: &LockedLog| locked.log.try_lock().is_err();
             assert!(!seen.get().is_some_and(is_locked), "logged under the lock");
         });
         let _default = watch.watch();
-        let folder = Spool::dir(root.path()).open().unwrap();
+        let log = Spool::dir(root.path()).open().unwrap();
         let locked = locked.get_or_init(|| {
-            LockedLog::new(root.path().to_owned(), Box::new(folder), SpoolLog::default())
+            LockedLog::new(root.path().to_owned(), Box::new(log), SpoolLogger::default())
         });
         let sample = [Sample::new("a", 1.0, 1).unwrap()];
         let append = || locked.lock().as_mut().unwrap().append(Instant::now(), &sample);
@@ -230,13 +230,13 @@ mod tests {
 
     // FAULTS A25
     #[tokio::test(start_paused = true)]
-    async fn full_spool_is_said_reminded_of_and_over() {
+    async fn full_spool_is_logged_repeated_and_resolved() {
         let root = tempfile::tempdir().unwrap();
         let watch = LogWatch::default();
-        let log = SpoolLog::default();
+        let logger = SpoolLogger::default();
         let _default = watch.watch();
         let drop_some =
-            || log.write(root.path(), vec![Notice::Dropped { samples: 700 }], Health::default());
+            || logger.write(root.path(), vec![Notice::Dropped { samples: 700 }], Health::default());
         for _ in 0..100 {
             drop_some();
         }
@@ -244,7 +244,7 @@ mod tests {
         time::advance(Duration::from_secs(60)).await;
         drop_some();
         assert_eq!(watch.take(), ["spool is full: dropping its oldest samples"]);
-        log.write(root.path(), Vec::new(), Health { has_room: true, ..Health::default() });
+        logger.write(root.path(), Vec::new(), Health { has_room: true, ..Health::default() });
         assert_eq!(watch.take(), ["spool has free space again"]);
     }
 }

@@ -4,11 +4,13 @@
 //! them. Both block, read no clock, and log nothing: what is to be logged is kept as `notices`.
 //!
 //! `locked` is the lock around the log, and writes the notices when it is released. `handle` is the log of a
-//! running reporter, which is used on `disk_thread`. `worker` is the reporter's task with a spool, `suspect`
-//! finds a stored sample at which the server closes the connection, `watermarks` says which samples may not
-//! overtake stored ones, and `pacer` how fast those are sent.
+//! running reporter, which is used on `disk_thread`. `worker` is the reporter's worker with a spool:
+//! `disk_retry` leaves a failing disk alone for a while, `suspect` finds a sample at which the server closes the
+//! connection, `watermarks` holds back samples that may not overtake stored ones, and `pacer` limits how fast those
+//! are sent.
 
 mod builder;
+mod disk_retry;
 mod disk_thread;
 mod error;
 mod handle;
@@ -18,6 +20,7 @@ mod pacer;
 mod sample_log;
 mod samples;
 mod stats;
+mod suspect;
 #[cfg(test)]
 mod tests;
 mod watermarks;
@@ -25,7 +28,7 @@ mod worker;
 
 pub use builder::Spool;
 pub use error::SpoolError;
-pub(super) use handle::{OpenSpool, SpillGuard, SpoolHandle};
+pub(super) use handle::{OpenSpool, SpoolHandle};
 pub use metrics_wal::{Fsync, IoErrors};
 pub use stats::SpoolStats;
 pub(super) use watermarks::Watermarks;

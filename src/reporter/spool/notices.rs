@@ -16,7 +16,7 @@ use crate::{
 pub(crate) enum Notice {
     /// A file is not one of the spool's, and is ignored.
     UnknownFile { name: String },
-    /// The last segment ended in an incomplete record, which was cut off.
+    /// The last segment ended in an incomplete record, which was removed.
     TornTail { segment: PathBuf, bytes: u64 },
     /// A segment was renamed.
     Quarantined { path: PathBuf, reason: QuarantineReason },
@@ -42,7 +42,7 @@ pub(crate) enum Notice {
 
 /// Logs the notices of one spool, at a limited rate.
 #[derive(Debug, Default)]
-pub(crate) struct SpoolLog {
+pub(crate) struct SpoolLogger {
     files: LogLimiter,
     damage: LogLimiter,
     expired: LogLimiter,
@@ -63,7 +63,7 @@ pub(crate) struct Health {
     pub(crate) is_tidy: bool,
 }
 
-impl SpoolLog {
+impl SpoolLogger {
     /// Logs what was noted while the spool was used, and the states that have ended.
     pub(super) fn write(&self, dir: &Path, notices: Vec<Notice>, health: Health) {
         let is_failing = notices.iter().any(|notice| matches!(notice, Notice::Failed(_)));
@@ -89,7 +89,7 @@ impl SpoolLog {
     }
 
     /// Logs that samples in memory could not be moved to the spool at the end.
-    pub(super) fn not_rescued(&self, error: &SpoolError) {
+    pub(super) fn not_spilled(&self, error: &SpoolError) {
         if self.rescues.should_log() {
             let suppressed = self.rescues.take_suppressed();
             let error = error as &dyn std::error::Error;

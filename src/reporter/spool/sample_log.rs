@@ -6,7 +6,7 @@ use metrics_wal::{Event, FileSystem, Fsync, Options, OsFileSystem, Wal};
 
 use super::{
     error::SpoolError,
-    notices::{Health, Notice, SpoolLog},
+    notices::{Health, Notice, SpoolLogger},
     samples::{MAX_RECORD_BYTES, decode, encode},
     stats::SpoolStats,
 };
@@ -77,7 +77,7 @@ impl<F: FileSystem> SampleLog<F> {
     pub(crate) fn open(fs: F, dir: &Path, limits: Limits) -> Result<Self, SpoolError> {
         let wal = Wal::open(fs, dir, limits.options()).map_err(|failed| {
             let notices = failed.events.into_iter().filter_map(notice).collect();
-            SpoolLog::default().write(dir, notices, Health::default());
+            SpoolLogger::default().write(dir, notices, Health::default());
             failed.error
         })?;
         let recovered = wal.stats().recovered;
@@ -141,7 +141,7 @@ impl<F: FileSystem> SampleLog<F> {
 
     /// Returns the oldest samples that are not settled, `max` at most, without those with timestamps before
     /// `oldest`, which are dropped. They stay in the log until they are [settled](Self::settle), and are
-    /// read again until then. Returns `None` if there are none.
+    /// read again until then. Returns `None` if no sample waits.
     ///
     /// # Errors
     ///

@@ -1,34 +1,34 @@
-//! Which samples must not overtake those in the spool.
+//! Holds back samples that must not overtake stored ones.
 
 use std::collections::HashMap;
 
 use crate::metric::{Key, Sample};
 
-/// For so many keys it is known exactly what lies in the spool.
+/// The number of keys with a watermark of their own.
 const MAX_KEYS: usize = 64 * 1024;
 
-/// Keeps the values of a key and second in their order: a sample that goes to the server directly
-/// while an older one of the same second waits in the spool would be replaced by it later. Such a
-/// sample has to follow it through the spool.
+/// Keeps the values of a key and second in order. If a sample were sent directly while an older one of the same
+/// key and second waits in the spool, the older value would replace it later. Such a sample has to go through
+/// the spool too.
 ///
-/// It knows, for each key, the latest second that the spool can hold, and holds back whatever is not
-/// later. So it takes memory for keys, not for samples, and samples of later seconds pass.
+/// For each key, the watermark is the latest second that the spool can hold. Samples up to it are held back,
+/// later ones pass. So this takes memory for each key, not for each sample.
 #[derive(Debug, Default)]
 pub(in crate::reporter) struct Watermarks {
     latest: HashMap<Key, i64>,
-    /// Of all keys that are not in `latest`, and of what an earlier process has left.
+    /// The watermark of all keys that are not in `latest`, and of the samples of earlier processes.
     others: Option<i64>,
 }
 
 impl Watermarks {
-    /// Whether an older sample of the same key and second may lie in the spool.
+    /// Returns whether the spool may hold an older sample of the same key and second.
     pub(in crate::reporter) fn blocks(&self, sample: &Sample) -> bool {
         let timestamp = sample.point.timestamp;
         self.others.is_some_and(|latest| timestamp <= latest)
             || self.latest.get(&sample.key).is_some_and(|&latest| timestamp <= latest)
     }
 
-    /// These lie in the spool from now on.
+    /// Notes that these samples are in the spool.
     pub(in crate::reporter) fn advance(&mut self, samples: &[Sample]) {
         for Sample { key, point } in samples {
             if let Some(latest) = self.latest.get_mut(key) {
@@ -41,18 +41,18 @@ impl Watermarks {
         }
     }
 
-    /// Samples of any key and up to this second lie in the spool.
+    /// Notes that the spool holds samples of any key up to this second.
     pub(in crate::reporter) fn advance_all(&mut self, timestamp: i64) {
         self.others = self.others.max(Some(timestamp));
     }
 
-    /// Nothing lies in the spool.
+    /// Notes that the spool is empty.
     pub(in crate::reporter) fn clear(&mut self) {
         self.latest.clear();
         self.others = None;
     }
 
-    /// Whether every sample passes.
+    /// Returns whether every sample passes.
     pub(in crate::reporter) fn is_empty(&self) -> bool {
         self.latest.is_empty() && self.others.is_none()
     }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_that_lies_in_the_spool_is_held_back_and_a_later_one_passes() {
+    fn stored_second_is_held_back_and_a_later_one_passes() {
         let mut watermarks = Watermarks::default();
         watermarks.advance(&[sample("a", 5), sample("a", 3)]);
         assert!(watermarks.blocks(&sample("a", 5)) && watermarks.blocks(&sample("a", 4)));
@@ -77,14 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_process_has_left_holds_back_every_key() {
+    fn samples_of_an_earlier_process_hold_back_every_key() {
         let mut watermarks = Watermarks::default();
         watermarks.advance_all(7);
         assert!(watermarks.blocks(&sample("b", 7)) && !watermarks.blocks(&sample("b", 8)));
     }
 
     #[test]
-    fn beyond_a_bound_keys_are_held_back_together() {
+    fn keys_beyond_the_maximum_share_a_watermark() {
         let mut watermarks = Watermarks::default();
         let keys: Vec<Sample> = (0..=MAX_KEYS).map(|n| sample(&format!("k{n}"), 9)).collect();
         watermarks.advance(&keys);

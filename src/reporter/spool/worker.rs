@@ -1,8 +1,8 @@
-//! The task that sends, where there is a spool: what waits too long in memory goes to the folder, and
-//! what lies there is sent behind what comes.
+//! The reporter's worker with a spool: samples that wait too long in memory are moved to the spool, and stored
+//! samples are sent behind new ones.
 //!
-//! Sending what comes and working on the folder are two futures of one task, so that what comes never
-//! waits for the disk.
+//! Sending new samples and using the spool are two futures of one task, so that new samples never wait for the
+//! disk.
 
 use std::{
     future::{Future, poll_fn},
@@ -18,16 +18,13 @@ use std::{
 use tokio::time::{self, Instant};
 
 use super::{
-    error::SpoolError,
+    disk_retry::{DiskRetry, IO_RETRY_DELAY},
     handle::{self, SpillGuard, SpoolHandle},
     pacer::Pacer,
+    suspect::{Suspect, Trial},
 };
 use crate::{
-    client::ENOUGH_PROOFS,
     error::Error,
-    log_limit::Lasting,
-    log_state::LogState,
-    metric::Sample,
     reporter::{
         in_flight::SendOutcome,
         outbox::Spill,
@@ -37,73 +34,46 @@ use crate::{
     },
 };
 
-/// How long a disk that has refused something is left alone.
-const IO_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// What is on its way gets this long to land before what waits is moved to the folder, and then the
-/// disk gets as long before the sender goes on beside it.
+/// How long the batch in flight may take before waiting samples are moved to the spool. The disk may then take
+/// as long before new samples are sent again.
 const RECALL_GRACE: Duration = Duration::from_millis(100);
-/// How often a sender looks for samples behind those that have to go through the folder.
-const LOOK: Duration = Duration::from_millis(10);
-/// The least that is sent at once to a server that is slow.
+/// How often new samples are looked for behind those that have to go through the spool.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The smallest batch to a slow server, in samples.
 const MIN_BATCH: usize = 16;
 
-/// Works on the folder, beside the sender.
+/// Uses the spool, concurrently with sending new samples.
 struct SpoolWorker {
     shared: Arc<Shared>,
     handle: Arc<SpoolHandle>,
-    /// From how many samples on that wait in memory they are moved at once.
-    enough: usize,
-    /// The sender's last attempt has failed, or was called back to be moved to the folder.
+    /// If this many samples wait in memory, they are moved at once.
+    spill_threshold: usize,
+    /// Whether the last batch of new samples failed, or was recalled to be moved to the spool.
     has_failed: Arc<AtomicBool>,
     pacer: Pacer,
     suspect: Suspect,
-    /// What was recorded before this position had been recorded at this time.
+    /// A position in the queue, and a time by which everything before it had been recorded.
     oldest_seen: (u64, Instant),
-    /// When the disk may be asked again to take something. One that is full still gives.
-    write_due: Instant,
-    /// When it may be asked again for something.
-    read_due: Instant,
-    /// Whether it refuses to take, and to give.
-    write_failing: LogState,
-    read_failing: LogState,
+    writes: DiskRetry,
+    reads: DiskRetry,
 }
 
-/// The oldest sample in the folder, if the server may close the connection at it, and the client does
-/// not find that out by itself because it was told not to retry.
-#[derive(Debug, Default)]
-struct Suspect {
-    /// Whether the server has closed the connection at several samples, so that the oldest is sent alone.
-    is_sought: bool,
-    /// Whether the server has closed the connection at it alone.
-    was_alone: bool,
-    /// How often in a row it has done so after it had acknowledged another sample.
-    proofs: u32,
-    /// How often it had closed the connection at others when it did so last.
-    closed_at_others: u64,
-    /// How many samples had been acknowledged when it did so last.
-    acknowledged: u64,
-    /// Which sample behind it is sent to find out whether the server acknowledges that.
-    witness: usize,
-}
-
-/// How far behind a suspect a witness is sought, each time twice as far: as many samples as a batch has.
-const MAX_WITNESSES: usize = 4096;
-
-/// The sender is at its end.
+/// Why the worker stops.
 #[derive(Debug)]
-enum Over {
-    /// Somebody has closed the reporter.
+enum Stop {
+    /// The reporter was closed.
     Closed,
-    /// All is sent.
+    /// Everything is sent.
     Sent,
-    /// The spool is not ours any more: the sender goes on without.
+    /// The spool was taken over by another process: the worker continues without it.
     Abandoned,
-    /// Nothing more can be sent, or there is no more time for it.
-    Broken(Error),
+    /// Nothing more can be sent, or the time for it is over.
+    Failed(Error),
 }
 
 impl Worker {
-    /// Sends until the end, or until the spool is not ours any more. False if it was the end.
+    /// Runs until the reporter ends, or until the spool is taken over by another process: then it returns
+    /// true, and the worker continues without a spool.
     pub(in crate::reporter) async fn run_with_spool(&mut self, handle: Arc<SpoolHandle>) -> bool {
         let syncing = Arc::downgrade(&handle);
         if let Some(every) = handle.settings.sync_interval() {
@@ -118,24 +88,24 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let has_failed = Arc::new(AtomicBool::new(false));
         let mut spool = SpoolWorker::new(self, Arc::clone(&handle), Arc::clone(&has_failed));
-        let over = either(self.send_live(&has_failed), spool.run()).await;
-        match over {
-            Over::Closed => return false,
-            Over::Abandoned => return true,
-            Over::Sent | Over::Broken(_) => {}
+        let stop = select_first(self.send_live(&has_failed), spool.run()).await;
+        match stop {
+            Stop::Closed => return false,
+            Stop::Abandoned => return true,
+            Stop::Sent | Stop::Failed(_) => {}
         }
         let _spilling = SpillGuard::begin(&shared.delivery);
         handle.close(&shared.delivery).await;
         shared.delivery.discard_all();
-        if let Over::Broken(error) = over {
+        if let Stop::Failed(error) = stop {
             let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "the reporter is at its end: what waits lies in its spool");
+            tracing::error!(error, "reporter stopped: unsent samples stay in its spool");
         }
         false
     }
 
-    /// Sends what waits in memory, and never waits for the disk.
-    async fn send_live(&mut self, has_failed: &AtomicBool) -> Over {
+    /// Sends the samples in memory, and never waits for the disk.
+    async fn send_live(&mut self, has_failed: &AtomicBool) -> Stop {
         let shared = Arc::clone(&self.shared);
         loop {
             self.record_self_metrics();
@@ -149,18 +119,18 @@ impl Worker {
                 }
             }
             if shared.delivery.outbox().is_closed() {
-                return Over::Closed;
+                return Stop::Closed;
             }
             let batch_outcome = shared.delivery.send(&shared.client, false, self.batch).await;
             if let Some(batch_outcome) = &batch_outcome {
                 self.batch = next_batch(self.batch, batch_outcome);
             }
             match batch_outcome {
-                // What waits has to go through the folder.
+                // The waiting samples have to go through the spool.
                 None => {
                     let more = shared.delivery.outbox().queued() + 1;
                     let _ = time::timeout(PAUSE, self.queued(more)).await;
-                    time::sleep(LOOK).await;
+                    time::sleep(POLL_INTERVAL).await;
                 }
                 Some(SendOutcome::Complete) => {
                     let _ = time::timeout(self.linger, self.sendable(self.flush_threshold)).await;
@@ -172,7 +142,7 @@ impl Worker {
                     has_failed.store(true, Ordering::Relaxed);
                     if is_closed(&error) || shared.delivery.outbox().should_give_up(Instant::now())
                     {
-                        return Over::Broken(error);
+                        return Stop::Failed(error);
                     }
                     time::sleep(PAUSE).await;
                 }
@@ -180,12 +150,12 @@ impl Worker {
         }
     }
 
-    /// Waits until the sender may send, and so many samples wait or it is urgent.
+    /// Waits until sending is allowed, and `samples` wait or sending is urgent.
     async fn sendable(&self, samples: usize) {
         poll_fn(|cx| self.shared.delivery.outbox().poll_sendable(samples, cx.waker())).await;
     }
 
-    /// Waits until so many samples wait.
+    /// Waits until `samples` wait.
     async fn queued(&self, samples: usize) {
         poll_fn(|cx| {
             self.shared.delivery.outbox().poll_queued(samples, Instant::now(), cx.waker())
@@ -199,45 +169,43 @@ impl SpoolWorker {
         let now = Instant::now();
         Self {
             shared: Arc::clone(&worker.shared),
-            enough: worker.flush_threshold,
+            spill_threshold: worker.flush_threshold,
             has_failed,
             pacer: Pacer::new(handle.settings.replay_rate, now),
             suspect: Suspect::default(),
             oldest_seen: (0, now),
-            write_due: now,
-            read_due: now,
-            write_failing: LogState::new(),
-            read_failing: LogState::new(),
+            writes: DiskRetry::new(now),
+            reads: DiskRetry::new(now),
             handle,
         }
     }
 
-    async fn run(&mut self) -> Over {
+    async fn run(&mut self) -> Stop {
         loop {
             self.spill_if_needed().await;
             if let Some(error) = self.replay().await {
-                return Over::Broken(error);
+                return Stop::Failed(error);
             }
             {
                 let outbox = self.shared.delivery.outbox();
                 if outbox.is_closed() {
-                    return Over::Closed;
+                    return Stop::Closed;
                 }
                 if outbox.is_over(Instant::now()) {
-                    return Over::Sent;
+                    return Stop::Sent;
                 }
             }
             if self.handle.is_abandoned() {
-                return Over::Abandoned;
+                return Stop::Abandoned;
             }
             self.wait().await;
         }
     }
 
-    /// Moves to the folder what has to go through it, and all that waits if it has waited too long or
-    /// is too much.
+    /// Moves samples to the spool: those that have to go through it, and all if they have waited too long or
+    /// are too many.
     async fn spill_if_needed(&mut self) {
-        if Instant::now() < self.write_due || self.shared.delivery.outbox().is_sender_paused() {
+        if Instant::now() < self.writes.due() || self.shared.delivery.outbox().is_sender_paused() {
             return;
         }
         if self.shared.delivery.outbox().has_held_back(handle::SPILL_BATCH) {
@@ -248,11 +216,11 @@ impl SpoolWorker {
         }
         let shared = Arc::clone(&self.shared);
         let pause = SpillPause::begin(&shared);
-        // What is on its way is the oldest, and has to be moved first.
+        // The batch in flight is the oldest, and has to be moved first.
         let _ = time::timeout(RECALL_GRACE, batch_outcome(&shared)).await;
         if shared.delivery.recall() {
-            // Noted here, and not where the sender learns of it, which may be later: what is moved to
-            // the folder now is not to be sent again at once.
+            // Noted here, because `send_live` may learn of it later: what is moved to the spool now must not be
+            // sent again at once.
             self.has_failed.store(true, Ordering::Relaxed);
         }
         let end = shared.delivery.outbox().end();
@@ -260,7 +228,7 @@ impl SpoolWorker {
             let mut storing = pin!(self.store(Spill::All));
             match time::timeout(RECALL_GRACE, storing.as_mut()).await {
                 Ok(is_stored) => is_stored,
-                // The server may take what waits sooner than the disk does.
+                // The server may be faster than the disk.
                 Err(_) => {
                     drop(pause);
                     storing.await
@@ -275,10 +243,10 @@ impl SpoolWorker {
     async fn store(&mut self, spill: Spill) -> bool {
         let stored = self.handle.store(&self.shared.delivery, spill).await;
         self.shared.delivery.note_room();
-        disk_answered(&mut self.write_due, &self.write_failing, stored).is_some()
+        self.writes.value(stored).is_some()
     }
 
-    /// Whether samples have waited for as long as they may.
+    /// Returns whether samples have waited for [`Spool::spill_after`](super::Spool::spill_after).
     fn is_overdue(&mut self, now: Instant) -> bool {
         let outbox = self.shared.delivery.outbox();
         if outbox.waiting_before(self.oldest_seen.0) == 0 {
@@ -288,37 +256,26 @@ impl SpoolWorker {
     }
 
     fn is_over_threshold(&self) -> bool {
-        self.shared.delivery.outbox().queued() >= self.enough
+        self.shared.delivery.outbox().queued() >= self.spill_threshold
     }
 
-    /// Sends some of what lies in the folder, if it is their turn. The error, if it was the last
-    /// attempt.
+    /// Sends stored samples, if they are due. Returns an error if nothing more can be sent.
     async fn replay(&mut self) -> Option<Error> {
         let now = Instant::now();
         if self.has_failed.swap(false, Ordering::Relaxed) {
-            self.pacer.failed(PAUSE, now);
+            self.pacer.on_failure(PAUSE, now);
         }
-        let is_due = self.pacer.due() <= now && self.read_due <= now;
+        let is_due = self.pacer.next_send_at() <= now && self.reads.due() <= now;
         if !is_due || !self.shared.delivery.outbox().may_replay() || self.is_over_threshold() {
             return None;
         }
-        let most = match self.suspect {
-            Suspect { was_alone: true, witness, .. } => 2 + witness,
-            Suspect { is_sought: true, .. } => 1,
-            Suspect { .. } => self.pacer.batch(),
-        };
-        let read = self.handle.read(&self.shared.delivery, most).await;
-        let mut samples = disk_answered(&mut self.read_due, &self.read_failing, read).flatten()?;
-        let mut is_proof = false;
-        if self.suspect.was_alone {
-            let witness = samples.split_off(1).pop();
-            is_proof = self.has_acknowledged_another(witness).await;
-        }
-        let is_alone = samples.len() == 1;
-        let accused = is_alone && is_proof && self.suspect.proofs + 1 >= ENOUGH_PROOFS;
-        let (total, sent) = (samples.len(), Instant::now());
+        let max = self.suspect.batch(self.pacer.batch());
+        let read = self.handle.read(&self.shared.delivery, max).await;
+        let samples = self.reads.value(read).flatten()?;
         let shared = Arc::clone(&self.shared);
-        let mut replay = pin!(shared.delivery.replay(&shared.client, samples, accused));
+        let Trial { samples, is_proof, is_accused } = self.suspect.prepare(&shared, samples).await;
+        let (total, sent) = (samples.len(), Instant::now());
+        let mut replay = pin!(shared.delivery.replay(&shared.client, samples, is_accused));
         let batch_outcome = loop {
             match time::timeout(RECALL_GRACE, replay.as_mut()).await {
                 Ok(batch_outcome) => break batch_outcome,
@@ -329,19 +286,15 @@ impl SpoolWorker {
         match &batch_outcome {
             SendOutcome::Complete => {
                 self.suspect = Suspect::default();
-                self.pacer.answered(total, sent, now);
+                self.pacer.on_success(total, sent, now);
             }
             SendOutcome::Interrupted(error) if is_hangup(error) => {
-                self.suspect.is_sought = true;
-                if is_alone {
-                    self.suspect.was_alone = true;
-                    self.suspect.proofs += u32::from(is_proof);
-                    self.suspect.acknowledged = shared.delivery.outbox().stats().acknowledged;
-                    self.suspect.closed_at_others = shared.delivery.closed_at_others();
-                }
-                self.pacer.failed(PAUSE, now);
+                self.suspect.on_hangup(&shared, total == 1, is_proof);
+                self.pacer.on_failure(PAUSE, now);
             }
-            SendOutcome::Interrupted(_) | SendOutcome::Recalled => self.pacer.failed(PAUSE, now),
+            SendOutcome::Interrupted(_) | SendOutcome::Recalled => {
+                self.pacer.on_failure(PAUSE, now)
+            }
         }
         self.handle.settle(&shared.delivery).await;
         match batch_outcome {
@@ -354,44 +307,25 @@ impl SpoolWorker {
         }
     }
 
-    /// Whether the server has acknowledged another sample since it closed the connection at the
-    /// suspect. If there was none, the witness is sent, which is sent again in its turn.
-    async fn has_acknowledged_another(&mut self, witness: Option<Sample>) -> bool {
-        if self.shared.delivery.closed_at_others() != self.suspect.closed_at_others {
-            self.suspect.proofs = 0;
-        }
-        if self.shared.delivery.outbox().stats().acknowledged > self.suspect.acknowledged {
-            return true;
-        }
-        let Some(witness) = witness else { return false };
-        let is_acknowledged = self.shared.client.put_all([witness]).await.is_ok();
-        if !is_acknowledged {
-            self.suspect.proofs = 0;
-            let further = 2 * self.suspect.witness + 1;
-            self.suspect.witness = if further < MAX_WITNESSES { further } else { 0 };
-        }
-        is_acknowledged
-    }
-
     /// Waits until there may be something to do.
     async fn wait(&self) {
         let now = Instant::now();
         let after = self.handle.settings.spill_after;
         let (is_idle, may_replay, until, is_over_threshold) = {
             let outbox = self.shared.delivery.outbox();
-            let is_over_threshold = outbox.queued() >= self.enough;
+            let is_over_threshold = outbox.queued() >= self.spill_threshold;
             (!outbox.has_waiting(), outbox.may_replay(), outbox.closing_until(), is_over_threshold)
         };
         let mut due = now + if is_idle { IO_RETRY_DELAY } else { RECALL_GRACE.min(after) };
         if may_replay {
-            due = due.min(self.pacer.due().max(self.read_due));
+            due = due.min(self.pacer.next_send_at().max(self.reads.due()));
         }
         if let Some(until) = until {
             due = due.min(until);
         }
         let samples = match (is_idle, is_over_threshold) {
             (true, _) => 1,
-            (false, false) => self.enough,
+            (false, false) => self.spill_threshold,
             (false, true) => usize::MAX,
         };
         let queued = poll_fn(|cx| {
@@ -401,7 +335,7 @@ impl SpoolWorker {
     }
 }
 
-/// Keeps the sender waiting while it lasts.
+/// Pauses sending new samples until it is dropped.
 struct SpillPause<'a>(&'a Shared);
 
 impl<'a> SpillPause<'a> {
@@ -420,7 +354,7 @@ impl Drop for SpillPause<'_> {
     }
 }
 
-/// Waits until nothing that was taken from the queue is on its way to the server.
+/// Waits until no batch of new samples is in flight.
 async fn batch_outcome(shared: &Shared) {
     loop {
         let settled = shared.delivery.next_settled();
@@ -431,40 +365,8 @@ async fn batch_outcome(shared: &Shared) {
     }
 }
 
-/// What the disk has given; if it has refused, it is left alone for a while.
-fn disk_answered<T>(
-    due: &mut Instant,
-    failing: &LogState,
-    result: Result<T, SpoolError>,
-) -> Option<T> {
-    match result {
-        Ok(given) => {
-            if let Some(Lasting { since, times }) = failing.is_over() {
-                tracing::info!(lasted = ?since, times, "the spool works again");
-            }
-            Some(given)
-        }
-        Err(error) => {
-            *due = Instant::now() + IO_RETRY_DELAY;
-            // One that is not ours any more has said so, and is not tried again.
-            if !matches!(error, SpoolError::NotOwned { .. })
-                && let Some(Lasting { since, times }) = failing.holds()
-            {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(
-                    error,
-                    ?since,
-                    times,
-                    "the spool failed and is tried again after a pause"
-                );
-            }
-            None
-        }
-    }
-}
-
-/// What the one or the other comes to, whichever is ready first.
-async fn either<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
+/// Returns the output of the future that is ready first.
+async fn select_first<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
     let (mut one, mut other) = (pin!(one), pin!(other));
     poll_fn(|cx| match one.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
@@ -488,7 +390,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Nobody is ever reached.
+    /// Never connects.
     struct Nowhere;
 
     impl Connector for Nowhere {
@@ -500,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_appended_is_synced_at_the_next_turn_however_new_it_is() {
+    async fn periodic_sync_includes_new_samples() {
         let folder = tempfile::tempdir().unwrap();
         let client = MetricsClient::builder("peer").connector(Nowhere).connect_lazy().unwrap();
         let spool = Spool::dir(folder.path()).fsync(Fsync::Every(3600 * SECOND));
@@ -509,7 +411,7 @@ mod tests {
         reporter.record_at("a", 1.0, 1);
         time::sleep(600 * SECOND).await;
         assert_eq!((reporter.stats().spooled, handle.is_synced()), (1, false));
-        // By the clock that the folder goes by, no time has passed.
+        // The clock that the log is given has not advanced.
         time::sleep(3600 * SECOND).await;
         assert!(handle.is_synced());
     }

@@ -65,7 +65,7 @@ async fn invalid_calls_yield() {
     lets_others_run("a value", async || drop(client.put("a", f64::NAN).await.unwrap_err())).await;
     lets_others_run("a get", async || drop(client.get("a b").await.unwrap_err())).await;
     lets_others_run("a batch", async || drop(client.put_all(&invalid).await.unwrap_err())).await;
-    lets_others_run("no batch", async || client.put_all([]).await.unwrap()).await;
+    lets_others_run("no batch", async || client.put_all::<[Sample; 0]>([]).await.unwrap()).await;
     lets_others_run("a stream", async || drop(client.stream("a b").await.unwrap_err())).await;
     lets_others_run("an address", async || {
         MetricsClient::connect("127.0.0.1").await.unwrap_err();

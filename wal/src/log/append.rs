@@ -22,7 +22,7 @@ impl<F: FileSystem> Wal<F> {
     ///
     /// Nothing was appended. [`Error::TooLarge`] and [`Error::NotOwned`] are final; after [`Error::Io`],
     /// of a full disk for example, a later call may succeed. What a failed write has left behind the last
-    /// record is cut off or overwritten.
+    /// record is removed or overwritten.
     pub fn append(&mut self, count: u32, latest: i64, payload: &[u8]) -> Result<Range<u64>, Error> {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(Error::TooLarge { len: payload.len(), max: MAX_PAYLOAD_BYTES });

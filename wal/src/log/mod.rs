@@ -116,7 +116,7 @@ pub struct Wal<F: FileSystem = OsFileSystem> {
     unsynced_from: Option<u64>,
     /// Whether some of these cannot be synced any more.
     has_sync_failed: bool,
-    /// How much of the last segment is synced: up to this entry, and so many bytes.
+    /// How much of the last segment is synced.
     synced: SyncPoint,
     /// Whether the names of the files are synced.
     is_dir_synced: bool,
@@ -188,7 +188,7 @@ impl From<OpenError> for Error {
 impl<F: FileSystem> Wal<F> {
     /// Opens the log in a directory, which is created if it does not exist.
     ///
-    /// The torn end of the last segment is cut off. Damage elsewhere is skipped when it is read.
+    /// The torn end of the last segment is removed. Damage elsewhere is skipped when it is read.
     ///
     /// # Errors
     ///

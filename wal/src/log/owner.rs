@@ -49,7 +49,7 @@ impl<F: FileSystem> Wal<F> {
 
     /// Creates the directory again after it was removed.
     pub(super) fn recreate(&mut self) -> Result<(), Error> {
-        // The old lock is of a file without a name, which nobody else can lock.
+        // The old lock is of a file without a name, which no other process can lock.
         let Directory { lock, position } = match Directory::open(&self.fs, &self.dir) {
             Err(Error::InUse { .. }) => return Err(self.abandon()),
             opened => opened?,

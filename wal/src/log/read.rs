@@ -11,13 +11,13 @@ use crate::{
     record::{Record, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 
-/// After so many failures in a row, a segment is quarantined: a bad sector must not block the entries
-/// behind it for ever.
+/// The number of failures in a row after which a segment is quarantined: a bad sector must not block the
+/// entries behind it for ever.
 pub(super) const MAX_READ_FAILURES: u32 = 5;
 
 impl<F: FileSystem> Wal<F> {
     /// Visits the records that hold the oldest entries that are not committed, at most `max` entries, and
-    /// returns their numbers. The range is empty if there are none.
+    /// returns their numbers. The range is empty if all entries are committed.
     ///
     /// Entries stay in the log until they are [committed](Self::commit), and are read again until then.
     /// The numbers of one call have no gap: where entries are missing, a call ends, and the next

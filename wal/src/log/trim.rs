@@ -29,7 +29,7 @@ impl<F: FileSystem> Wal<F> {
     }
 
     /// Removes a committed segment, or drops the oldest, or drops the oldest `excess` bytes of one that
-    /// was written under a far larger bound. Returns false if there is none.
+    /// was written under a far larger bound. Returns false if the log has no segment.
     pub(super) fn evict_oldest(&mut self, excess: u64) -> Result<bool, Error> {
         if let Some(segment) = self.stale.pop() {
             if let Err(error) = self.remove(&segment) {
@@ -175,7 +175,7 @@ impl<F: FileSystem> Wal<F> {
         self.fs.sync(&mut file)
     }
 
-    /// Returns the space that the segments would take on the device with so many bytes more.
+    /// Returns the space that the segments would take on the device with this many more bytes.
     pub(super) fn disk_bytes_with(&self, more: u64) -> u64 {
         match self.segments.back().filter(|_| self.active.is_some()) {
             Some(last) => self.usage.disk_bytes - on_disk(last.bytes) + on_disk(last.bytes + more),

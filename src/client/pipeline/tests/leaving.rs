@@ -1,7 +1,7 @@
 //! What it costs to leave, in entries that are visited or moved: FAULTS C6.
 
 use super::{
-    edges::{Bench, settings},
+    edge_cases::{Bench, settings},
     *,
 };
 use crate::client::pipeline::steps;

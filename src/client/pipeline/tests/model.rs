@@ -75,7 +75,7 @@ impl Model {
         now: Instant,
     ) -> bool {
         let len = texts.iter().map(String::len).sum::<usize>();
-        let waiting = self.waiting_len();
+        let waiting = self.queued_bytes();
         let has_room = !self.any(Stage::Waiting)
             && (waiting == 0 || waiting + len <= self.settings.max_buffered_bytes);
         let stage = match (has_room, when_full) {
@@ -236,7 +236,7 @@ impl Model {
     }
 
     /// How many bytes wait to be sent, those that found no room not among them.
-    pub(super) fn waiting_len(&self) -> usize {
+    pub(super) fn queued_bytes(&self) -> usize {
         let waiting = self.requests.iter().filter(|request| request.stage == Stage::Queued);
         waiting.map(|request| request.text.len()).sum()
     }
@@ -269,7 +269,7 @@ impl Model {
         while let Some(block) =
             self.requests.iter().find(|r| r.stage == Stage::Waiting).map(|r| r.block)
         {
-            let waiting = self.waiting_len();
+            let waiting = self.queued_bytes();
             let requests = self.requests.iter_mut().filter(|request| request.block == block);
             let requests = requests.collect::<Vec<_>>();
             let len = requests.iter().map(|request| request.text.len()).sum::<usize>();

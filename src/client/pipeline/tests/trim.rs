@@ -1,7 +1,7 @@
 //! Memory after a burst: FAULTS C18.
 
 use super::{
-    edges::{Bench, settings},
+    edge_cases::{Bench, settings},
     *,
 };
 use crate::client::pipeline::trim::{KEPT_CALLS, QUIET_TIME};
@@ -30,8 +30,8 @@ fn serve(bench: &mut Bench) {
 
 /// The room for calls, and that for bytes.
 fn room(bench: &Bench) -> (usize, usize) {
-    let Pipeline { queue, waiters, overflow, .. } = &bench.pipeline;
-    let calls = [queue.capacity(), waiters.capacity(), overflow.capacity()];
+    let Pipeline { queue, waiters, wait_queue, .. } = &bench.pipeline;
+    let calls = [queue.capacity(), waiters.capacity(), wait_queue.capacity()];
     (calls.into_iter().max().unwrap(), queue.buffer_len())
 }
 

@@ -1,9 +1,9 @@
-//! A folder in ordinary use.
+//! A log of samples in ordinary use.
 
 use super::*;
 
 #[test]
-fn what_was_appended_is_read_in_order_and_settled_once() {
+fn appended_samples_are_read_in_order_and_settled_once() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..1000).unwrap();
@@ -34,7 +34,7 @@ fn samples_survive_as_they_were_recorded() {
 }
 
 #[test]
-fn what_is_not_settled_is_read_again() {
+fn unsettled_samples_are_read_again() {
     let mut spool = open(&FaultyFs::default());
     append(&mut spool, 0..10).unwrap();
     assert_eq!(numbers(&spool.read(4).unwrap().unwrap()), [0, 1, 2, 3]);
@@ -46,7 +46,7 @@ fn what_is_not_settled_is_read_again() {
 }
 
 #[test]
-fn the_next_process_goes_on_where_the_last_one_was() {
+fn next_process_continues_at_the_position() {
     let fs = FaultyFs::default();
     let mut first = open(&fs);
     append(&mut first, 0..10).unwrap();
@@ -65,7 +65,7 @@ fn the_next_process_goes_on_where_the_last_one_was() {
 }
 
 #[test]
-fn without_its_position_everything_is_sent_again() {
+fn lost_position_reads_everything_again() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10).unwrap();
@@ -77,7 +77,7 @@ fn without_its_position_everything_is_sent_again() {
 }
 
 #[test]
-fn a_full_folder_drops_the_oldest_and_counts_them() {
+fn full_log_drops_the_oldest_samples_and_counts_them() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     let all = 100_000;
@@ -96,7 +96,7 @@ fn a_full_folder_drops_the_oldest_and_counts_them() {
 }
 
 #[test]
-fn samples_dropped_while_they_were_being_sent_count_once() {
+fn samples_dropped_in_flight_count_once() {
     for settled in [0, 30, 100] {
         let mut spool = open(&FaultyFs::default());
         append(&mut spool, 0..100).unwrap();
@@ -117,7 +117,7 @@ fn samples_dropped_while_they_were_being_sent_count_once() {
 }
 
 #[test]
-fn one_folder_has_one_owner() {
+fn directory_has_one_owner() {
     let fs = FaultyFs::default();
     let first = open(&fs);
     let second = SampleLog::open(fs.clone(), dir(), LIMITS);
@@ -133,7 +133,7 @@ fn one_folder_has_one_owner() {
 }
 
 #[test]
-fn what_is_appended_is_synced_when_it_is_due() {
+fn appended_samples_are_synced_when_due() {
     let fs = FaultyFs::default();
     let limits = Limits { fsync: Fsync::Every(Duration::from_secs(1)), ..LIMITS };
     let mut spool = SampleLog::open(fs.clone(), dir(), limits).unwrap();
@@ -149,7 +149,7 @@ fn what_is_appended_is_synced_when_it_is_due() {
 }
 
 #[test]
-fn a_block_is_no_longer_than_it_may_be() {
+fn record_length_is_limited() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     let sample = Sample::new("k".repeat(1024), 1.0, 2).unwrap();
@@ -157,7 +157,7 @@ fn a_block_is_no_longer_than_it_may_be() {
     assert_eq!(appended, (MAX_RECORD_BYTES - RECORD_HEADER_BYTES) / (1024 + 18));
 }
 
-/// A folder with so many samples, in as many segments as there are calls of `append`.
+/// Appends each sample in a process of its own, and so in a segment of its own.
 fn restarted(fs: &FaultyFs, samples: u64) {
     for n in 0..samples {
         append(&mut open(fs), n..n + 1).unwrap();

@@ -1,4 +1,4 @@
-//! Segments that are not what was written.
+//! Damaged, missing and foreign segments.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Three blocks of three samples, in one segment.
+/// Three records of three samples, in one segment.
 fn nine() -> (FaultyFs, String, Vec<u8>) {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
@@ -18,14 +18,14 @@ fn nine() -> (FaultyFs, String, Vec<u8>) {
     (fs, name, bytes)
 }
 
-fn blocks_of(left: &[u64]) -> Vec<u64> {
+fn records_of(left: &[u64]) -> Vec<u64> {
     let mut blocks: Vec<u64> = left.iter().map(|n| n / 3).collect();
     blocks.dedup();
     blocks
 }
 
 #[test]
-fn a_segment_cut_anywhere_keeps_the_blocks_in_front_of_the_cut() {
+fn segment_cut_anywhere_keeps_the_records_before() {
     let (fs, name, bytes) = nine();
     let block = (bytes.len() - 20) / 3;
     for len in 0..bytes.len() {
@@ -42,7 +42,7 @@ fn a_segment_cut_anywhere_keeps_the_blocks_in_front_of_the_cut() {
 }
 
 #[test]
-fn a_byte_garbled_anywhere_costs_one_block_that_is_counted() {
+fn damaged_byte_costs_one_record_and_is_counted() {
     let (fs, name, bytes) = nine();
     for at in 0..bytes.len() {
         for garble in [1, 0x80, 0xff] {
@@ -59,7 +59,7 @@ fn a_byte_garbled_anywhere_costs_one_block_that_is_counted() {
             let left = drain(&mut spool);
             let stats = spool.stats();
             assert_eq!(left.last(), Some(&100));
-            let blocks = blocks_of(&left[..left.len() - 1]);
+            let blocks = records_of(&left[..left.len() - 1]);
             assert!(blocks.len() >= 2 && left.len() - 1 == 3 * blocks.len(), "byte {at}: {left:?}");
             assert_eq!(stats.lost + left.len() as u64 - 1, known, "byte {at}: {stats:?}");
             assert_eq!(stats.waiting, 0);
@@ -69,7 +69,7 @@ fn a_byte_garbled_anywhere_costs_one_block_that_is_counted() {
 }
 
 #[test]
-fn bytes_taken_out_of_the_middle_cost_only_their_block() {
+fn removed_bytes_cost_only_their_record() {
     let (fs, name, bytes) = nine();
     let block = (bytes.len() - 20) / 3;
     let taken = [&bytes[..20 + block / 2], &bytes[20 + block..]].concat();
@@ -79,7 +79,7 @@ fn bytes_taken_out_of_the_middle_cost_only_their_block() {
 }
 
 #[test]
-fn a_corrupt_segment_in_the_middle_costs_what_was_in_it() {
+fn corrupt_segment_costs_only_its_samples() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
@@ -96,11 +96,11 @@ fn a_corrupt_segment_in_the_middle_costs_what_was_in_it() {
 }
 
 #[test]
-fn files_that_are_no_segments_are_left_alone() {
+fn unknown_files_are_ignored() {
     let fs = FaultyFs::default();
     let foreign = ["notes.txt", "0.log", "99999999999999999999.log", "00000000000000000001.log"];
     for name in foreign {
-        fs.put(&dir().join(name), b"what somebody else has put here, longer than a header");
+        fs.put(&dir().join(name), b"a file of another program, longer than a header");
     }
     let mut spool = open(&fs);
     append(&mut spool, 0..10).unwrap();
@@ -113,7 +113,7 @@ fn files_that_are_no_segments_are_left_alone() {
 }
 
 #[test]
-fn a_segment_removed_while_the_spool_is_open_counts_as_lost() {
+fn segment_removed_while_open_counts_as_lost() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..100).unwrap();
@@ -141,7 +141,7 @@ fn only_segment(fs: &FaultyFs) -> (String, Vec<u8>) {
 
 // FAULTS A12
 #[test]
-fn segment_put_back_from_a_backup_is_set_aside() {
+fn segment_restored_from_a_backup_is_quarantined() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10).unwrap();
@@ -226,7 +226,7 @@ fn segment_that_overlaps_another_is_not_deleted_unsent() {
 
 // FAULTS A12: put there while the spool is open, under the name of the segment that comes next.
 #[test]
-fn segment_in_the_place_of_the_next_is_set_aside() {
+fn segment_in_place_of_the_next_is_quarantined() {
     let (other, _, foreign) = nine();
     drop(other);
     let fs = FaultyFs::default();
@@ -240,7 +240,7 @@ fn segment_in_the_place_of_the_next_is_set_aside() {
 
 // FAULTS A17
 #[test]
-fn samples_in_hand_are_lost_when_the_folder_is_removed() {
+fn samples_in_hand_are_lost_if_the_directory_is_removed() {
     for settled in [0, 30, 100] {
         let fs = FaultyFs::default();
         let mut spool = open(&fs);
@@ -259,7 +259,7 @@ fn samples_in_hand_are_lost_when_the_folder_is_removed() {
 
 proptest! {
     #[test]
-    fn whatever_is_done_to_a_segment_what_is_read_was_written(
+    fn damaged_segment_yields_only_what_was_written(
         damage in proptest::collection::vec((any::<proptest::sample::Index>(), 0..4u8, any::<u8>()), 1..6),
         is_last: bool,
     ) {

@@ -1,4 +1,4 @@
-//! The process is killed, the disk fails, the power goes: at every operation there is.
+//! The process is killed, the disk fails, or the power is lost, at every operation.
 
 use std::{collections::BTreeSet, io, panic::AssertUnwindSafe};
 
@@ -9,7 +9,7 @@ use super::*;
 /// What is known of the samples, whatever became of the process.
 #[derive(Debug, Default)]
 struct Known {
-    /// The number of the next sample that nobody has attempted to append.
+    /// The number of the next sample to append.
     next: u64,
     /// Those that were appended.
     appended: BTreeSet<u64>,
@@ -28,7 +28,7 @@ impl Known {
                 let samples = samples(self.next..end);
                 self.next = end;
                 match spool.append(Instant::now(), &samples) {
-                    // A dead process tells nobody.
+                    // A killed process does not return.
                     Ok(count) if !fs.is_killed() => {
                         let all = numbers(&samples);
                         self.appended.extend(&all[..count]);
@@ -110,14 +110,14 @@ fn at_every_operation(
 }
 
 #[test]
-fn a_kill_at_any_operation_loses_nothing() {
+fn kill_at_any_operation_loses_nothing() {
     for seed in 0..3 {
         at_every_operation(seed, |from| Fault::Killed { from }, Fsync::Never, |_| {});
     }
 }
 
 #[test]
-fn an_error_at_any_operation_loses_nothing_and_stops_nothing() {
+fn error_at_any_operation_loses_nothing() {
     let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied, io::ErrorKind::Other];
     for (seed, kind) in (0..3).zip(kinds.into_iter().cycle()) {
         at_every_operation(seed, |at| Fault::At { operation: at, kind }, Fsync::Never, |_| {});
@@ -125,7 +125,7 @@ fn an_error_at_any_operation_loses_nothing_and_stops_nothing() {
 }
 
 #[test]
-fn what_was_synced_survives_a_loss_of_power_at_any_operation() {
+fn power_loss_at_any_operation_keeps_what_was_synced() {
     for seed in 0..3 {
         at_every_operation(
             seed,
@@ -137,7 +137,7 @@ fn what_was_synced_survives_a_loss_of_power_at_any_operation() {
 }
 
 #[test]
-fn a_full_disk_fails_the_append_and_room_on_it_mends_that() {
+fn append_fails_on_a_full_disk_until_space_is_free() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..100).unwrap();
@@ -159,7 +159,7 @@ fn a_full_disk_fails_the_append_and_room_on_it_mends_that() {
 }
 
 #[test]
-fn a_folder_without_permission_is_an_error_that_says_so() {
+fn missing_permission_is_an_error_with_a_remedy() {
     let fs = FaultyFs::default();
     fs.set_fault(Fault::On { path: "lock", kind: io::ErrorKind::PermissionDenied });
     assert_eq!(
@@ -177,7 +177,7 @@ fn a_folder_without_permission_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_segment_that_cannot_be_read_does_not_hold_up_the_others() {
+fn unreadable_segment_does_not_block_the_others() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..10_000).unwrap();
@@ -200,7 +200,7 @@ fn a_segment_that_cannot_be_read_does_not_hold_up_the_others() {
 
 /// A process that is out of file descriptors has lost nothing.
 #[test]
-fn a_segment_that_cannot_be_opened_is_kept_however_often_that_fails() {
+fn segment_that_cannot_be_opened_is_kept() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     append(&mut spool, 0..100).unwrap();
@@ -221,7 +221,7 @@ fn a_segment_that_cannot_be_opened_is_kept_however_often_that_fails() {
 }
 
 #[test]
-fn a_folder_of_which_a_segment_cannot_be_opened_is_refused_and_kept() {
+fn open_fails_if_a_segment_cannot_be_opened() {
     let fs = FaultyFs::default();
     append(&mut open(&fs), 0..10_000).unwrap();
     let before = files(&fs);
@@ -246,7 +246,7 @@ fn a_folder_of_which_a_segment_cannot_be_opened_is_refused_and_kept() {
 }
 
 #[test]
-fn a_torn_segment_that_cannot_be_cut_is_read_all_the_same() {
+fn torn_segment_that_cannot_be_cut_is_readable() {
     let fs = FaultyFs::default();
     append(&mut open(&fs), 0..100).unwrap();
     let (name, bytes) = segments(&fs).remove(0);
@@ -322,7 +322,7 @@ fn fault_at_any_operation_of_trimming_keeps_the_newest() {
                 fs.lose_power();
             }
             if files(&fs).keys().any(|name| name.ends_with(".unreadable")) {
-                // It could not be read when the folder was opened.
+                // It could not be read at opening.
                 continue;
             }
             let mut spool = SampleLog::open(fs.clone(), dir(), narrow).unwrap();

@@ -22,7 +22,7 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A file system whose operations hang from when it is told until it is released.
+/// A file system whose operations can hang.
 #[derive(Clone)]
 struct HangingFs {
     fs: FaultyFs,
@@ -75,7 +75,7 @@ impl Gate {
     }
 }
 
-/// A reporter with a spool on a disk that may hang, in which so many samples of `old` lie.
+/// Starts a reporter with a spool on a disk that may hang, which holds `old` samples.
 fn reporter(client: MetricsClient, old: i64) -> (HangingFs, Reporter) {
     let fs = HangingFs::new();
     let mut opened = open(&fs.fs);
@@ -97,7 +97,7 @@ fn reporter(client: MetricsClient, old: i64) -> (HangingFs, Reporter) {
     (fs, reporter)
 }
 
-/// Lets so much time pass. The paused clock does not go on by itself while the disk hangs.
+/// Advances the paused clock, which does not advance by itself while the disk hangs.
 async fn pass(time: Duration) {
     let end = time::Instant::now() + time;
     while time::Instant::now() < end {
@@ -110,7 +110,7 @@ async fn pass(time: Duration) {
 
 // FAULTS A5
 #[tokio::test(start_paused = true)]
-async fn live_samples_do_not_wait_for_a_read_that_hangs() {
+async fn live_samples_do_not_wait_for_a_hanging_read() {
     let server = TestServer::default();
     let (fs, reporter) = reporter(server.client(), 10);
     fs.hang(Operation::Read);
@@ -129,7 +129,7 @@ async fn live_samples_do_not_wait_for_a_read_that_hangs() {
 
 // FAULTS A5
 #[tokio::test(start_paused = true)]
-async fn live_samples_do_not_wait_for_a_settling_that_hangs() {
+async fn live_samples_do_not_wait_for_a_hanging_settle() {
     let server = TestServer::default();
     let (fs, reporter) = reporter(server.client(), 10);
     fs.hang(Operation::Write);
@@ -144,7 +144,7 @@ async fn live_samples_do_not_wait_for_a_settling_that_hangs() {
 
 // FAULTS A5
 #[tokio::test(start_paused = true)]
-async fn live_samples_do_not_wait_for_a_write_that_hangs() {
+async fn live_samples_do_not_wait_for_a_hanging_write() {
     let server = TestServer::default();
     server.set_away(true);
     let (fs, reporter) = reporter(server.client(), 0);
@@ -168,7 +168,7 @@ async fn live_samples_do_not_wait_for_a_write_that_hangs() {
 
 // FAULTS A5
 #[tokio::test(start_paused = true)]
-async fn live_samples_do_not_wait_for_a_sync_that_hangs() {
+async fn live_samples_do_not_wait_for_a_hanging_sync() {
     let server = TestServer::default();
     server.set_away(true);
     let (fs, reporter) = reporter(server.client(), 0);
@@ -229,7 +229,7 @@ fn a_guard_ends_in_time_while_the_disk_hangs() {
     assert_eq!(accounted(&reporter).dropped.total(), 0);
 }
 
-// FAULTS A4: what waits lies in the spool, although no blocking task can run.
+// FAULTS A4: the waiting samples are stored, although no blocking task can run.
 #[test]
 fn closing_moves_samples_while_the_blocking_pool_is_busy() {
     let runtime = runtime::Builder::new_current_thread()

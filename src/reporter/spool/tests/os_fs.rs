@@ -11,7 +11,7 @@ fn open_real(path: &Path) -> SampleLog {
 }
 
 #[test]
-fn a_real_folder_is_made_locked_written_and_read() {
+fn directory_is_created_locked_written_and_read() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("not/there/yet");
     let mut spool = open_real(&path);
@@ -28,7 +28,7 @@ fn a_real_folder_is_made_locked_written_and_read() {
 }
 
 #[test]
-fn a_folder_removed_while_the_spool_is_open_is_made_anew() {
+fn directory_removed_while_open_is_created_again() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("spool");
     let mut spool = open_real(&path);
@@ -42,7 +42,7 @@ fn a_folder_removed_while_the_spool_is_open_is_made_anew() {
 }
 
 #[test]
-fn a_path_that_is_a_file_is_refused_with_the_remedy() {
+fn path_of_a_file_is_an_error_with_a_remedy() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("file");
     fs::write(&path, "").unwrap();
@@ -50,7 +50,7 @@ fn a_path_that_is_a_file_is_refused_with_the_remedy() {
     assert!(error.ends_with("the spool's path must be a directory"), "{error}");
 }
 
-/// What must hold of a spool that has found out that its folder is not its own any more.
+/// Checks a log whose directory was taken over.
 #[cfg(unix)]
 fn assert_abandoned(spool: &mut SampleLog, samples: u64) {
     let waiting = spool.stats();
@@ -67,7 +67,7 @@ fn assert_abandoned(spool: &mut SampleLog, samples: u64) {
 // FAULTS A16
 #[cfg(unix)]
 #[test]
-fn moved_folder_is_left_to_others() {
+fn moved_directory_is_left_to_other_processes() {
     let root = tempfile::tempdir().unwrap();
     let (path, moved) = (root.path().join("spool"), root.path().join("moved"));
     let mut first = open_real(&path);
@@ -86,7 +86,7 @@ fn moved_folder_is_left_to_others() {
 // FAULTS A16
 #[cfg(unix)]
 #[test]
-fn moved_folder_is_noticed_before_anybody_else_comes() {
+fn moved_directory_is_noticed_without_another_process() {
     let root = tempfile::tempdir().unwrap();
     let (path, moved) = (root.path().join("spool"), root.path().join("moved"));
     let mut spool = open_real(&path);
@@ -100,7 +100,7 @@ fn moved_folder_is_noticed_before_anybody_else_comes() {
 // FAULTS A16
 #[cfg(unix)]
 #[test]
-fn removed_lock_file_gives_the_folder_to_others() {
+fn removed_lock_file_releases_the_directory() {
     for settled in [0, 4, 10] {
         let root = tempfile::tempdir().unwrap();
         let mut first = open_real(root.path());
@@ -109,7 +109,7 @@ fn removed_lock_file_gives_the_folder_to_others() {
         fs::remove_file(root.path().join("lock")).unwrap();
         let mut second = open_real(root.path());
         assert_eq!(second.stats().recovered, 10);
-        // The first still has the samples in hand, and is told what became of them.
+        // The first still has the samples in hand, and settles some.
         first.settle(settled as usize).unwrap();
         assert_abandoned(&mut first, 10 - settled);
         assert_eq!(first.stats().replayed, settled);
@@ -118,10 +118,10 @@ fn removed_lock_file_gives_the_folder_to_others() {
     }
 }
 
-// FAULTS A16: a folder that was removed is still ours, but not if another process has made it again.
+// FAULTS A16: a removed directory is still owned, unless another process has created it again.
 #[cfg(unix)]
 #[test]
-fn removed_folder_that_another_process_has_made_again_is_left_alone() {
+fn directory_recreated_by_another_process_is_left() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("spool");
     let mut first = open_real(&path);

@@ -5,8 +5,8 @@ use std::iter;
 use proptest::{prelude::ProptestConfig, proptest, sample::Index};
 
 use super::{
-    events::{Event, Reply, event, settings},
     model::{BatchState, Model},
+    ops::{Event, Reply, event, settings},
     *,
 };
 
@@ -78,7 +78,7 @@ impl World {
         match event {
             Event::Put | Event::Get => self.submit(&event),
             Event::Batch(len) => {
-                let waiter = self.pipeline.begin_batch();
+                let waiter = self.pipeline.open_batch();
                 self.calls.push(Caller::new(waiter, true));
                 self.extend(self.calls.len() - 1, len);
             }
@@ -98,7 +98,7 @@ impl World {
                 }
             }
             Event::Take if self.is_connected => self.take(),
-            Event::Answer(replies) if self.is_connected => self.answer(&replies, false),
+            Event::Reply(replies) if self.is_connected => self.answer(&replies, false),
             Event::Amid if self.is_connected => self.answer(&[], true),
             Event::Width(window) if self.is_connected => {
                 self.pipeline.set_window(window);
@@ -108,7 +108,7 @@ impl World {
             Event::Expire => self.expire(),
             Event::Lose if self.is_connected => self.lose(ConnectionError::ClosedByServer),
             Event::Connect(window) if !self.is_connected => {
-                self.pipeline.connected(window);
+                self.pipeline.on_connected(window);
                 self.model.connected(window);
                 self.is_connected = true;
             }
@@ -218,7 +218,7 @@ impl World {
             }
             return;
         }
-        if call.texts[0].starts_with("put") && self.pipeline.settled().is_acked(call.waiter) {
+        if call.texts[0].starts_with("put") && self.pipeline.watermark().is_acked(call.waiter) {
             // What a put sees without the lock is never anything else than what it would find.
             assert_eq!(self.model.outcome(at), Some(&Outcome::Stored));
         }
@@ -238,7 +238,7 @@ impl World {
 
     fn take(&mut self) {
         let mut taken = BytesMut::new();
-        self.pipeline.take(&mut taken, self.now, &mut self.wakers);
+        self.pipeline.take_sendable(&mut taken, self.now, &mut self.wakers);
         let taken = String::from_utf8(taken.to_vec()).unwrap();
         assert_eq!(taken, self.model.take(self.now));
         self.read.extend(taken.lines().map(str::to_string));
@@ -289,7 +289,7 @@ impl World {
 
     fn lose(&mut self, fault: ConnectionError) {
         self.model.disconnected(fault.is_protocol_violation());
-        self.pipeline.disconnected(&Arc::new(fault), &mut self.wakers);
+        self.pipeline.on_disconnected(&Arc::new(fault), &mut self.wakers);
         self.wake();
         self.read.clear();
         self.is_connected = false;
@@ -298,7 +298,7 @@ impl World {
     fn end(mut self) {
         self.asleep_until = None;
         self.model.end();
-        self.pipeline.end(None, &mut self.wakers);
+        self.pipeline.close_now(None, &mut self.wakers);
         self.wake();
         self.check();
         assert!(self.pipeline.is_drained());
@@ -356,13 +356,13 @@ impl World {
         assert_eq!(pipeline.next_expiry(), model.next_expiry());
         assert_eq!(pipeline.queue.in_flight(), model.in_flight());
 
-        let waiting = pipeline.queue.waiting_len();
-        assert_eq!(waiting, model.waiting_len());
+        let waiting = pipeline.queue.queued_bytes();
+        assert_eq!(waiting, model.queued_bytes());
         assert_eq!(pipeline.has_queued(), waiting > 0);
         assert_eq!(pipeline.can_send(), waiting > 0 && model.in_flight() < model.window);
         let limit = pipeline.settings.max_buffered_bytes;
         assert!(waiting <= limit || model.may_exceed_limit(), "{waiting} bytes of {limit}");
-        assert!(pipeline.overflow.is_empty() || waiting > 0, "nothing would admit them");
+        assert!(pipeline.wait_queue.is_empty() || waiting > 0, "nothing would admit them");
 
         if let Some(timer) = self.asleep_until
             && self.is_connected
@@ -402,17 +402,31 @@ impl Caller {
 }
 
 fn check_batch(progress: &Progress, model: &Model, call: usize) {
-    let Progress { unfinished, acknowledged, ref failure, broken, delivery, ref refused, .. } =
-        *progress;
+    let Progress {
+        outstanding,
+        acknowledged,
+        ref failure,
+        interrupted,
+        delivery,
+        ref rejected,
+        ..
+    } = *progress;
     let first_failed = failure.as_ref().map(|&(index, _)| index);
-    let broken_at = broken.map(|(index, _)| index);
-    let refused = refused.clone();
-    let state = BatchState { unfinished, acknowledged, first_failed, broken_at, delivery, refused };
+    let broken_at = interrupted.map(|(index, _)| index);
+    let rejected = rejected.clone();
+    let state = BatchState {
+        unfinished: outstanding,
+        acknowledged,
+        first_failed,
+        broken_at,
+        delivery,
+        refused: rejected,
+    };
     assert_eq!(state, model.batch(call));
     if let Some((index, error)) = failure {
         assert_eq!(Some(&Outcome::from(error)), model.outcome_at(call, *index));
         let is_retryable =
-            broken.filter(|(at, _)| at == index).map(|(_, is_retryable)| is_retryable);
+            interrupted.filter(|(at, _)| at == index).map(|(_, is_retryable)| is_retryable);
         assert!(is_retryable.is_none_or(|is_retryable| is_retryable == error.is_retryable()));
     }
 }

@@ -24,7 +24,7 @@ pub(super) enum Event {
     /// A caller looks for its outcome; one with a batch waits until only so many are unfinished.
     Poll(Index, usize),
     Take,
-    Answer(Vec<Reply>),
+    Reply(Vec<Reply>),
     /// The server sends the beginning of an answer.
     Amid,
     Width(usize),
@@ -48,8 +48,8 @@ pub(super) enum Reply {
 impl Event {
     /// Whether it is the driver that does this, and so is awake.
     pub(super) fn is_drivers(&self) -> bool {
-        use Event::{Amid, Answer, Connect, Expire, Lose, Take, Width};
-        matches!(self, Take | Answer(_) | Amid | Width(_) | Expire | Lose | Connect(_))
+        use Event::{Amid, Connect, Expire, Lose, Reply, Take, Width};
+        matches!(self, Take | Reply(_) | Amid | Width(_) | Expire | Lose | Connect(_))
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
         16 => any::<Index>().prop_map(Event::Abandon),
         30 => (any::<Index>(), 0_usize..4).prop_map(|(call, at)| Event::Poll(call, at)),
         24 => Just(Event::Take),
-        24 => replies.prop_map(Event::Answer),
+        24 => replies.prop_map(Event::Reply),
         1 => Just(Event::Amid),
         4 => (1_usize..6).prop_map(Event::Width),
         8 => (1_u32..60).prop_map(Event::Pass),

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use proptest::{prelude::*, prop_oneof, proptest};
 
 use super::{
-    edges::{Bench, settings},
+    edge_cases::{Bench, settings},
     *,
 };
-use crate::{client::pipeline::reservations::ReservationId, protocol::MAX_REQUEST_LEN};
+use crate::{client::pipeline::admission::ReservationId, protocol::MAX_REQUEST_LEN};
 
 /// A service that wants a place.
 #[derive(Default)]
@@ -43,8 +43,13 @@ impl Service {
         let caller = (Waker::noop().clone(), bench.now);
         let encode = |bytes: &mut BytesMut| numbers.append_put(bytes, key);
         let mut wakers = Vec::new();
-        let submitted =
-            bench.pipeline.fill(&mut self.reservation, Kind::Put, caller, encode, &mut wakers);
+        let submitted = bench.pipeline.submit_reserved(
+            &mut self.reservation,
+            Kind::Put,
+            caller,
+            encode,
+            &mut wakers,
+        );
         wakers.into_iter().for_each(Waker::wake);
         assert_eq!(self.reservation, None);
         let Ok(Submitted { waiter, driver }) = submitted else { panic!("refused") };
@@ -129,7 +134,7 @@ fn filled_while_another_waits() -> (Bench, WaiterId, WaiterId) {
 #[test]
 fn what_fills_a_place_is_sent_after_those_who_wait_and_neither_is_stored_before() {
     let (mut bench, waited, filled) = filled_while_another_waits();
-    let settled = Arc::clone(bench.pipeline.settled());
+    let settled = Arc::clone(bench.pipeline.watermark());
     for sent in ["put a 0.5 7\n", &format!("put {} 0.5 7\n", long()), "put filled 0.5 7\n"] {
         assert!(!settled.is_acked(waited) || sent.contains("filled"));
         assert!(!settled.is_acked(filled));
@@ -174,7 +179,7 @@ fn callers_and_those_who_want_a_place_go_in_the_order_in_which_they_came() {
     bench.take();
     assert!(one.task.was_woken() && !two.task.was_woken());
     assert!(one.is_ready(&mut bench));
-    assert!(!bench.pipeline.overflow.contains(behind_seq(&bench)));
+    assert!(!bench.pipeline.wait_queue.contains(behind_seq(&bench)));
     one.leave(&mut bench);
     assert!(two.task.was_woken());
     bench.cancel(behind);
@@ -182,7 +187,7 @@ fn callers_and_those_who_want_a_place_go_in_the_order_in_which_they_came() {
 
 /// How many requests and services wait for room.
 fn wait_position(pipeline: &Pipeline) -> usize {
-    pipeline.overflow.len() + pipeline.wait_position.len()
+    pipeline.wait_queue.len() + pipeline.reservation_queue.len()
 }
 
 fn behind_seq(bench: &Bench) -> u64 {
@@ -221,7 +226,7 @@ fn a_place_does_not_overtake_a_batch_that_found_no_room() {
     let mut service = Service::default();
     bench.put(&long());
     bench.batch(200);
-    assert!(bench.pipeline.can_reserve() && !bench.pipeline.overflow.is_empty());
+    assert!(bench.pipeline.can_reserve() && !bench.pipeline.wait_queue.is_empty());
     assert!(!service.is_ready(&mut bench));
     bench.take();
     assert!(!service.task.was_woken(), "the batch has the room");
@@ -279,7 +284,7 @@ fn the_end_tells_those_in_line() {
             bench.pipeline.close();
             bench.pipeline.cancel_reservations(&mut wakers);
         } else {
-            bench.pipeline.end(None, &mut wakers);
+            bench.pipeline.close_now(None, &mut wakers);
         }
         wakers.into_iter().for_each(Waker::wake);
         assert!(two.task.was_woken());
@@ -382,7 +387,7 @@ enum Event {
     /// The caller who has waited longest goes.
     Abandon,
     Take,
-    Answer,
+    Reply,
     /// So many seconds pass.
     Wait(u32),
 }
@@ -399,7 +404,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (1_usize..1024).prop_map(Event::Put),
         1 => Just(Event::Abandon),
         3 => Just(Event::Take),
-        3 => Just(Event::Answer),
+        3 => Just(Event::Reply),
         1 => (1_u32..4).prop_map(Event::Wait),
     ]
 }
@@ -418,7 +423,7 @@ proptest! {
         let mut timer = None;
         bench.park();
         for event in events {
-            let is_drivers = matches!(event, Event::Take | Event::Answer | Event::Wait(_));
+            let is_drivers = matches!(event, Event::Take | Event::Reply | Event::Wait(_));
             match event {
                 Event::Ask(service) => _ = services[service].is_ready(&mut bench),
                 Event::Fill(service, len) => {
@@ -437,8 +442,8 @@ proptest! {
                 Event::Put(len) => calls.push_back(bench.put(&"k".repeat(len))),
                 Event::Abandon => calls.pop_front().into_iter().for_each(|call| bench.cancel(call)),
                 Event::Take => _ = bench.take(),
-                Event::Answer if bench.pipeline.in_flight() > 0 => bench.answer([Response::ok()]),
-                Event::Answer => {}
+                Event::Reply if bench.pipeline.in_flight() > 0 => bench.answer([Response::ok()]),
+                Event::Reply => {}
                 Event::Wait(seconds) => {
                     bench.now += seconds * SECOND;
                     timer = bench.expire();
@@ -489,7 +494,7 @@ fn check(bench: &Bench, services: &mut [Service]) {
     let held = services.iter().filter(|service| has_place(service)).count();
     assert_eq!(pipeline.reserved.len(), held);
     assert!(pipeline.reserved_bytes() <= limit.max(MAX_REQUEST_LEN));
-    let waiting = pipeline.queue.waiting_len();
+    let waiting = pipeline.queue.queued_bytes();
     assert!(waiting + pipeline.reserved_bytes() <= limit.max(MAX_REQUEST_LEN) + MAX_REQUEST_LEN);
     for service in services.iter().filter(|service| service.waits && has_place(service)) {
         assert!(service.task.is_woken(), "a service sleeps on its place");
@@ -498,7 +503,7 @@ fn check(bench: &Bench, services: &mut [Service]) {
         let is_in_line = service
             .reservation
             .as_ref()
-            .is_some_and(|reservation| pipeline.wait_position.contains(reservation.seq()));
+            .is_some_and(|reservation| pipeline.reservation_queue.contains(reservation.seq()));
         assert!(!is_in_line || service.waits);
         if has_place(service) {
             service.since.get_or_insert(bench.now);
@@ -511,10 +516,13 @@ fn check(bench: &Bench, services: &mut [Service]) {
     }
     assert!(pipeline.entries().map(|entry| entry.seq).is_sorted());
     assert!(pipeline.entries().map(|entry| entry.deadline).is_sorted());
-    assert!(pipeline.overflow.is_empty() || waiting > 0, "nothing would admit the request");
-    let request =
-        pipeline.overflow.front().map(|(seq, (_, bytes))| (seq, pipeline.has_room(bytes.len())));
-    let reservation = pipeline.wait_position.front().map(|(seq, _)| (seq, pipeline.can_reserve()));
+    assert!(pipeline.wait_queue.is_empty() || waiting > 0, "nothing would admit the request");
+    let request = pipeline
+        .wait_queue
+        .front()
+        .map(|(seq, (_, bytes))| (seq, pipeline.has_capacity(bytes.len())));
+    let reservation =
+        pipeline.reservation_queue.front().map(|(seq, _)| (seq, pipeline.can_reserve()));
     let can_go =
         [request, reservation].into_iter().flatten().min().is_some_and(|(_, can_go)| can_go);
     assert!(!can_go, "there is room, and someone in line for it");

@@ -73,7 +73,7 @@ fn withdrawn_requests_take_no_room() {
         bench.cancel(last);
     }
     let kept = "put kept 0.5 7\n".repeat(1000);
-    assert_eq!(bench.pipeline.queue.waiting_len(), kept.len());
+    assert_eq!(bench.pipeline.queue.queued_bytes(), kept.len());
     assert!(bench.pipeline.queue.held_len() <= 2 * (kept.len() + "put first 0.5 7\n".len()));
     bench.pipeline.set_window(2000);
     assert_eq!(bench.take(), kept);
@@ -102,11 +102,11 @@ fn a_block_goes_again_from_its_first_put_without_an_answer() {
     assert_eq!(bench.take(), "put k 0.5 0\nput k 0.5 1\nput k 0.5 2\n");
     bench.answer([Response::ok(), Response::Error("no".into())]);
     assert_eq!(bench.lose(ConnectionError::ClosedByServer), 1);
-    bench.pipeline.connected(9);
+    bench.pipeline.on_connected(9);
     assert_eq!(bench.take(), "put k 0.5 2\nput k 0.5 3\nput k 0.5 4\nput a 0.5 7\n");
     bench.answer([Response::ok(), Response::Error("no".into()), Response::ok()]);
     let progress = bench.progress(batch);
-    assert_eq!((progress.unfinished, progress.acknowledged), (0, 3));
+    assert_eq!((progress.outstanding, progress.acknowledged), (0, 3));
     assert_eq!(progress.failure.map(|(index, _)| index), Some(1));
 }
 
@@ -117,7 +117,7 @@ fn a_violation_fails_what_was_sent_of_a_block_and_the_rest_goes_on() {
     bench.take();
     bench.answer([Response::ok()]);
     assert_eq!(bench.lose(ConnectionError::Unsolicited), 0);
-    bench.pipeline.connected(9);
+    bench.pipeline.on_connected(9);
     assert_eq!(bench.take(), "put k 0.5 3\nput k 0.5 4\n");
     bench.answer([Response::ok(), Response::ok()]);
     let progress = bench.progress(batch);
@@ -135,7 +135,7 @@ fn without_retry_a_lost_put_fails_and_a_lost_get_goes_again() {
     assert_eq!(bench.lose(ConnectionError::ClosedByServer), 1);
     assert_eq!(bench.outcome(put), Some(Outcome::Lost(Delivery::Unknown)));
     assert_eq!(bench.outcome(waiting), None);
-    bench.pipeline.connected(9);
+    bench.pipeline.on_connected(9);
     assert_eq!(bench.take(), "get b\nput c 0.5 7\n");
 }
 
@@ -146,12 +146,12 @@ fn a_small_request_does_not_overtake_a_large_one_that_found_no_room() {
     let large = bench.put(&"b".repeat(40));
     bench.put("c");
     bench.put("d");
-    assert_eq!(bench.pipeline.overflow.len(), 3);
+    assert_eq!(bench.pipeline.wait_queue.len(), 3);
     assert_eq!(bench.take(), "put a 0.5 7\n");
     // Alone it may be longer than the limit.
-    assert_eq!(bench.pipeline.overflow.len(), 2);
+    assert_eq!(bench.pipeline.wait_queue.len(), 2);
     bench.cancel(large);
-    assert_eq!(bench.pipeline.overflow.len(), 0);
+    assert_eq!(bench.pipeline.wait_queue.len(), 0);
     bench.answer([Response::ok()]);
     assert_eq!(bench.take(), "put c 0.5 7\n");
 }
@@ -215,7 +215,7 @@ fn a_block_that_expires_half_sent_fails_as_a_whole() {
     bench.expire();
     let progress = bench.progress(batch);
     assert_eq!(
-        (progress.unfinished, progress.acknowledged, progress.broken),
+        (progress.outstanding, progress.acknowledged, progress.interrupted),
         (0, 1, Some((1, true)))
     );
     assert_eq!(progress.failure.map(|(index, _)| index), Some(1));
@@ -316,7 +316,7 @@ fn a_put_sees_without_the_lock_that_it_is_stored_unless_an_error_waits_to_be_tak
     let [refused, stored, later] = [bench.put("a"), bench.put("b"), bench.put("c")];
     bench.take();
     bench.answer([Response::Error("no".into()), Response::ok()]);
-    let settled = Arc::clone(bench.pipeline.settled());
+    let settled = Arc::clone(bench.pipeline.watermark());
     assert!(!settled.is_acked(refused) && !settled.is_acked(stored));
     assert!(matches!(bench.outcome(refused), Some(Outcome::Rejected(_))));
     assert!(settled.is_acked(stored) && !settled.is_acked(later));
@@ -352,7 +352,7 @@ impl Bench {
 
     pub(super) fn with(settings: Settings, window: usize) -> Self {
         let mut pipeline = Pipeline::new(settings);
-        pipeline.connected(window);
+        pipeline.on_connected(window);
         Self { pipeline, now: Instant::now(), driver: Arc::default() }
     }
 
@@ -380,7 +380,7 @@ impl Bench {
 
     /// A batch of one block: `put k 0.5 0`, `put k 0.5 1`, and so on.
     pub(super) fn batch(&mut self, len: usize) -> WaiterId {
-        let batch = self.pipeline.begin_batch();
+        let batch = self.pipeline.open_batch();
         let puts = (0..len).map(|at| format!("put k 0.5 {at}\n")).collect::<String>();
         self.pipeline.extend_batch(batch, 0, len, puts.as_bytes(), self.now).unwrap();
         batch
@@ -395,7 +395,7 @@ impl Bench {
     pub(super) fn take(&mut self) -> String {
         let mut taken = BytesMut::new();
         let mut wakers = Vec::new();
-        self.pipeline.take(&mut taken, self.now, &mut wakers);
+        self.pipeline.take_sendable(&mut taken, self.now, &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
         String::from_utf8(taken.to_vec()).unwrap()
     }
@@ -405,7 +405,7 @@ impl Bench {
     }
 
     fn lose(&mut self, fault: ConnectionError) -> usize {
-        self.pipeline.disconnected(&Arc::new(fault), &mut Vec::new())
+        self.pipeline.on_disconnected(&Arc::new(fault), &mut Vec::new())
     }
 
     pub(super) fn expire(&mut self) -> Option<Instant> {

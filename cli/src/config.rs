@@ -1,0 +1,49 @@
+//! The configuration file of `metrics serve`. Unknown keys are errors.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::failure::Failure;
+
+/// What `metrics serve` reads from its file; the command line and the environment come before it.
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ConfigFile {
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) store: Option<String>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    pub(crate) max_connections: Option<usize>,
+}
+
+impl ConfigFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the file, the line and the key.
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let name = path.display();
+        let text = fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("cannot read {name}: {error}")))?;
+        toml::from_str(&text).map_err(|error| Failure::usage(format!("{name}: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        let error = toml::from_str::<ConfigFile>("listen = \"127.0.0.1:8888\"\nlisten-on = 1\n")
+            .unwrap_err();
+        assert!(error.to_string().contains("listen-on"), "{error}");
+    }
+}

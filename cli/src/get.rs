@@ -1,0 +1,44 @@
+//! `metrics get`: prints what is stored.
+
+use crate::{
+    bulk::{self, RangeArgs},
+    connect::{ServerArgs, block_on},
+    failure::{Failure, Status},
+    output::{OutputArgs, Printer},
+};
+
+/// Prints what is stored for a key, or for all keys
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A key, or * for all keys
+    selector: String,
+    #[command(flatten)]
+    range: RangeArgs,
+    /// Exits with status 4 if nothing was found
+    #[arg(long)]
+    fail: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    args.range.check()?;
+    let count = block_on(async {
+        let client = args.server.connect().await?;
+        let mut printer = Printer::new(args.output.format());
+        let what = (args.selector.as_str(), args.range);
+        let count = bulk::read(&client, &args.server, what, |sample| {
+            printer.print(&sample.key, sample.point)
+        })
+        .await?;
+        printer.finish()?;
+        Ok(count)
+    })?;
+    if count == 0 && args.fail {
+        let message = format!("nothing is stored for {:?} in this range", args.selector);
+        return Err(Failure::new(Status::NotFound, message));
+    }
+    Ok(())
+}

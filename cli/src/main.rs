@@ -1,0 +1,82 @@
+//! The program `metrics`: serves, sends, reads, imports and exports metrics.
+
+mod bench;
+mod bulk;
+mod completions;
+mod config;
+mod connect;
+mod demo;
+mod export;
+mod failure;
+mod get;
+mod host;
+mod import;
+mod lines;
+mod man;
+mod output;
+mod progress;
+mod put;
+mod serve;
+mod signals;
+mod times;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// Serves, sends, reads, imports and exports metrics.
+///
+/// Exit status: 0 done; 1 the server refused something; 2 usage or configuration; 3 the server cannot be
+/// reached or does not answer in time; 4 `get --fail` found nothing.
+#[derive(Debug, Parser)]
+#[command(name = "metrics", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Put(put::Args),
+    Get(get::Args),
+    Import(import::Args),
+    Export(export::Args),
+    Demo(demo::Args),
+    Bench(bench::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Put(args) => put::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

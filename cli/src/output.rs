@@ -1,0 +1,108 @@
+//! What a command prints: samples as a table, JSON, CSV, or lines that `import` reads.
+
+use std::io::{self, BufWriter, IsTerminal, Stdout, StdoutLock, Write};
+
+use clap::{Args, ValueEnum};
+use metrics_client::{Key, Point};
+use serde::Serialize;
+
+use crate::{failure::Failure, times};
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct OutputArgs {
+    /// Sets how samples are printed [default: table on a terminal, line elsewhere]
+    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people: time, value, key
+    Table,
+    /// One JSON object a line
+    Json,
+    /// Comma-separated values with a header
+    Csv,
+    /// `put` lines, as `import` and the server read them
+    Line,
+}
+
+impl OutputArgs {
+    /// Returns the format that was asked for, or the one that suits standard output.
+    pub(crate) fn format(self) -> Format {
+        self.format_or(if io::stdout().is_terminal() { Format::Table } else { Format::Line })
+    }
+
+    /// Returns the format that was asked for, or `other`.
+    pub(crate) fn format_or(self, other: Format) -> Format {
+        self.format.unwrap_or(other)
+    }
+}
+
+/// Prints samples to standard output.
+pub(crate) struct Printer {
+    format: Format,
+    out: BufWriter<StdoutLock<'static>>,
+    has_begun: bool,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    key: &'a str,
+    value: f64,
+    timestamp: i64,
+}
+
+impl Printer {
+    pub(crate) fn new(format: Format) -> Self {
+        let stdout: Stdout = io::stdout();
+        Self { format, out: BufWriter::with_capacity(64 * 1024, stdout.lock()), has_begun: false }
+    }
+
+    /// Prints one sample.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if standard output cannot be written to.
+    pub(crate) fn print(&mut self, key: &Key, point: Point) -> Result<(), Failure> {
+        let begins = !std::mem::replace(&mut self.has_begun, true);
+        let row = Row { key: key.as_str(), value: point.value, timestamp: point.timestamp };
+        match self.format {
+            Format::Table => {
+                if begins {
+                    writeln!(self.out, "{:<20}  {:>16}  key", "time", "value")?;
+                }
+                writeln!(
+                    self.out,
+                    "{:<20}  {:>16}  {}",
+                    times::show(row.timestamp),
+                    row.value,
+                    row.key
+                )?;
+            }
+            Format::Json => {
+                serde_json::to_writer(&mut self.out, &row)?;
+                writeln!(self.out)?;
+            }
+            Format::Csv => {
+                let mut csv =
+                    csv::WriterBuilder::new().has_headers(begins).from_writer(&mut self.out);
+                csv.serialize(row)?;
+                csv.flush()?;
+            }
+            Format::Line => {
+                writeln!(self.out, "put {} {:?} {}", row.key, row.value, row.timestamp)?
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is buffered.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if standard output cannot be written to.
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        Ok(self.out.flush()?)
+    }
+}

@@ -1,0 +1,184 @@
+//! `metrics serve`: the server.
+
+use std::{
+    env, fs,
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use metrics_server::{Limits, Server, tls::TlsAcceptor};
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{
+    config::ConfigFile,
+    failure::{Failure, chain},
+    signals,
+};
+
+/// Serves metrics until SIGTERM or SIGINT; a second signal ends it at once
+///
+/// What the command line leaves open is taken from METRICS_* variables, then from the file, then from the
+/// defaults. Logs go to standard error, as RUST_LOG says: RUST_LOG=info,metrics_server=debug.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Sets where the server listens [default: 127.0.0.1:8888]
+    #[arg(long, env = "METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Sets where points are kept [default: memory:]
+    #[arg(long, env = "METRICS_STORE", value_name = "STORE")]
+    store: Option<String>,
+    /// Serves TLS with this certificate chain (PEM)
+    #[arg(long, env = "METRICS_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate (PEM)
+    #[arg(long, env = "METRICS_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Accepts only clients with a certificate of this authority (PEM)
+    #[arg(long, env = "METRICS_TLS_CLIENT_CA", value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+    /// Sets how many connections there may be [default: 10,000, and what the process may open]
+    #[arg(long, env = "METRICS_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<usize>,
+    /// Reads what is not set otherwise from this file (TOML, the names of these options)
+    #[arg(long, env = "METRICS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Checks the configuration, and does not serve
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// What is served, and how.
+struct Config {
+    listen: SocketAddr,
+    limits: Limits,
+    tls: Option<TlsAcceptor>,
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let is_check = args.check_config;
+    let config = Config::new(args)?;
+    if is_check {
+        return Ok(());
+    }
+    start_log();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+}
+
+impl Config {
+    fn new(args: Args) -> Result<Self, Failure> {
+        let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
+        let store = args.store.or(file.store).unwrap_or_else(|| "memory:".into());
+        if store != "memory:" {
+            return Err(Failure::usage(format!("invalid store {store:?}: use memory:")));
+        }
+        let mut limits = Limits::default();
+        if let Some(connections) = args.max_connections.or(file.max_connections) {
+            limits = limits.max_connections(connections);
+        }
+        let tls = tls(
+            args.tls_cert.or(file.tls_cert),
+            args.tls_key.or(file.tls_key),
+            args.tls_client_ca.or(file.tls_client_ca),
+        )?;
+        let listen =
+            args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8888)));
+        Ok(Self { listen, limits, tls })
+    }
+}
+
+fn tls(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+) -> Result<Option<TlsAcceptor>, Failure> {
+    let read = |path: &Path| {
+        fs::read(path)
+            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+    };
+    let (cert, key) = match (cert, key, &client_ca) {
+        (Some(cert), Some(key), _) => (cert, key),
+        (None, None, None) => return Ok(None),
+        _ => {
+            return Err(Failure::usage(
+                "TLS takes a certificate and its key: set both --tls-cert and --tls-key",
+            ));
+        }
+    };
+    let (chain_pem, key_pem) = (read(&cert)?, read(&key)?);
+    let acceptor = match &client_ca {
+        Some(roots) => TlsAcceptor::with_client_roots(chain_pem, key_pem, read(roots)?),
+        None => TlsAcceptor::new(chain_pem, key_pem),
+    };
+    let invalid = |error| {
+        Failure::usage(format!(
+            "cannot use {} with {}: {}",
+            cert.display(),
+            key.display(),
+            chain(&error)
+        ))
+    };
+    acceptor.map(Some).map_err(invalid)
+}
+
+async fn serve(Config { listen, limits, tls }: Config) -> Result<(), Failure> {
+    let stop = signals::stop()?;
+    let server = Server::bind(listen).await.map_err(|error| {
+        Failure::usage(format!("cannot listen on {listen}: {error}; {}", remedy(&error)))
+    })?;
+    let mut server = server.limits(limits);
+    let scheme = if let Some(acceptor) = tls {
+        server = server.tls(acceptor);
+        "metrics+tls"
+    } else {
+        "metrics"
+    };
+    println!(
+        "serving {scheme}://{} from memory: what is stored is lost when the server stops",
+        server.local_addr()
+    );
+    notify(&[sd_notify::NotifyState::Ready]);
+    server
+        .serve_until(async {
+            stop.await;
+            notify(&[sd_notify::NotifyState::Stopping]);
+        })
+        .await;
+    Ok(())
+}
+
+/// Tells systemd, if it is the one that has started this process.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
+
+/// Logs to standard error: in colours only on a terminal.
+fn start_log() {
+    let wanted = env::var("RUST_LOG").unwrap_or_default();
+    let default = Targets::new().with_default(tracing::Level::INFO);
+    let (filter, invalid) = match wanted.parse::<Targets>() {
+        Ok(filter) if !wanted.is_empty() => (filter, None),
+        Ok(_) => (default, None),
+        Err(error) => (default, Some(error)),
+    };
+    let is_coloured =
+        io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(is_coloured);
+    tracing_subscriber::registry().with(lines).with(filter).init();
+    if let Some(error) = invalid {
+        tracing::warn!(RUST_LOG = wanted, %error, "invalid RUST_LOG, logging at info");
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "stop the process that listens there, or choose another port (0: any)"
+        }
+        io::ErrorKind::AddrNotAvailable => "use an address of this machine, or 0.0.0.0 for all",
+        io::ErrorKind::PermissionDenied => "use a port from 1024 on",
+        _ => "see `metrics serve --help`",
+    }
+}

@@ -1,0 +1,85 @@
+//! Signals that stop a program: the first lets it end, the second ends it.
+
+use std::{future::Future, io, process, thread};
+
+use tokio::{runtime, sync::oneshot};
+
+/// Catches SIGTERM and SIGINT (Ctrl-C) from now on. Ready when the first of them comes; at the second the
+/// process exits at once, with the status that a shell gives such an end: 143 or 130.
+///
+/// `docker stop` and systemd send SIGTERM, which a process without a handler ignores if it is the first of
+/// its container. A thread waits for the signals, so that the second one works also where the runtime of
+/// the program stands still.
+///
+/// # Errors
+///
+/// If the signals cannot be caught, or there can be no thread.
+pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _on = runtime.enter();
+        Signals::new()?
+    };
+    let (sender, stopped) = oneshot::channel();
+    let wait = move || {
+        runtime.block_on(async {
+            signals.next().await;
+            // Fails if the program is at its end already.
+            let _ = sender.send(());
+            process::exit(128 + signals.next().await);
+        });
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait)?;
+    Ok(async {
+        let _ = stopped.await;
+    })
+}
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => 15,
+            _ = self.interrupt.recv() => 2,
+        }
+    }
+}
+
+#[cfg(windows)]
+struct Signals {
+    ctrl_c: tokio::signal::windows::CtrlC,
+    ctrl_break: tokio::signal::windows::CtrlBreak,
+    shutdown: tokio::signal::windows::CtrlShutdown,
+}
+
+#[cfg(windows)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_shutdown};
+
+        let (ctrl_c, ctrl_break) = (ctrl_c()?, ctrl_break()?);
+        Ok(Self { ctrl_c, ctrl_break, shutdown: ctrl_shutdown()? })
+    }
+
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.ctrl_c.recv() => 2,
+            _ = self.ctrl_break.recv() => 2,
+            _ = self.shutdown.recv() => 15,
+        }
+    }
+}

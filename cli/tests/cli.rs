@@ -1,0 +1,365 @@
+//! The program as people run it: its commands, its exit status, what it prints, pipes and signals.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    process::{Child, Command, Output, Stdio},
+};
+
+/// A `metrics serve` of its own, which ends with the test.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
+        let mut process = metrics()
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address =
+            line.split_whitespace().nth(1).unwrap().rsplit('/').next().unwrap().to_owned();
+        Self { process, address }
+    }
+
+    /// Runs a command against this server.
+    fn run(&self, args: &[&str]) -> Output {
+        metrics().args(args).env("METRICS_SERVER", &self.address).output().unwrap()
+    }
+
+    /// Runs a command that reads this from standard input.
+    fn run_with(&self, args: &[&str], input: &[u8]) -> Output {
+        let mut process = metrics()
+            .args(args)
+            .env("METRICS_SERVER", &self.address)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        process.stdin.take().unwrap().write_all(input).unwrap();
+        process.wait_with_output().unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        let kill =
+            Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn metrics() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("metrics"));
+    command.env_remove("METRICS_SERVER").env_remove("RUST_LOG");
+    command
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+#[track_caller]
+fn assert_status(output: &Output, status: i32) {
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "stdout: {}\nstderr: {}",
+        stdout(output),
+        stderr(output)
+    );
+}
+
+#[test]
+fn put_then_get_prints_the_point() {
+    let server = Server::start();
+    let put = server.run(&["put", "palm.cpu", "23.7", "1150864247"]);
+    assert_status(&put, 0);
+    assert_eq!((stdout(&put), stderr(&put)), ("", ""));
+    assert_status(&server.run(&["put", "palm.cpu", "-0.5", "1970-01-01T00:00:05Z"]), 0);
+    let get = server.run(&["get", "palm.cpu"]);
+    assert_status(&get, 0);
+    assert_eq!(stdout(&get), "put palm.cpu -0.5 5\nput palm.cpu 23.7 1150864247\n");
+}
+
+#[test]
+fn each_format_prints_the_same_points() {
+    let server = Server::start();
+    server.run(&["put", "a", "1.5", "0"]);
+    server.run(&["put", "b", "1e300", "60"]);
+    for (format, expected) in [
+        ("line", "put a 1.5 0\nput b 1e300 60\n"),
+        ("csv", "key,value,timestamp\na,1.5,0\nb,1e300,60\n"),
+        (
+            "json",
+            "{\"key\":\"a\",\"value\":1.5,\"timestamp\":0}\n{\"key\":\"b\",\"value\":1e+300,\"timestamp\":60}\n",
+        ),
+    ] {
+        for command in [["get", "*"].as_slice(), &["export"]] {
+            let output = server.run(&[command, &["-o", format]].concat());
+            assert_status(&output, 0);
+            assert_eq!(stdout(&output), expected, "{command:?} {format}");
+        }
+    }
+    let table = server.run(&["get", "a", "-o", "table"]);
+    assert!(stdout(&table).contains("1970-01-01T00:00:00Z"), "{}", stdout(&table));
+}
+
+#[test]
+fn a_range_keeps_both_its_ends() {
+    let server = Server::start();
+    for second in ["10", "20", "30", "40"] {
+        server.run(&["put", "a", "1", second]);
+    }
+    let get = server.run(&["get", "a", "--from", "20", "--until", "30"]);
+    assert_eq!(stdout(&get), "put a 1.0 20\nput a 1.0 30\n");
+    let reversed = server.run(&["get", "a", "--from", "30", "--until", "20"]);
+    assert_status(&reversed, 2);
+    assert!(stderr(&reversed).contains("before"), "{}", stderr(&reversed));
+}
+
+#[test]
+fn exit_status_says_what_went_wrong() {
+    let server = Server::start();
+    // 2: usage.
+    for args in [
+        ["get"].as_slice(),
+        &["got", "a"],
+        &["put", "a", "one"],
+        &["put", "a", "1", "yesterday"],
+        &["put", "a b", "1"],
+        &["put", "a", "inf"],
+        &["import", "no such file"],
+        &["import", "--resume"],
+        &["serve", "--store", "floppy:"],
+        &["get", "a", "--server", "no-port"],
+    ] {
+        let output = server.run(args);
+        assert_status(&output, 2);
+        assert!(!stderr(&output).is_empty(), "{args:?}");
+    }
+    // 4: nothing found.
+    assert_status(&server.run(&["get", "no.such.key"]), 0);
+    assert_status(&server.run(&["get", "no.such.key", "--fail"]), 4);
+    // 3: not reachable.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = server.run(&["get", "a", "--server", &free]);
+    assert_status(&output, 3);
+    assert!(stderr(&output).contains(&free), "{}", stderr(&output));
+}
+
+#[test]
+fn a_server_that_refuses_is_status_1() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let peer = std::thread::spawn(move || {
+        let (mut io, _) = listener.accept().unwrap();
+        let mut request = [0; 128];
+        let _ = io.read(&mut request).unwrap();
+        io.write_all(b"error\nolder than 30d\n\n").unwrap();
+        // Until the client has gone.
+        let _ = io.read(&mut request);
+    });
+    let output = metrics().args(["put", "a", "1", "--server", &address]).output().unwrap();
+    assert_status(&output, 1);
+    assert!(stderr(&output).contains("older than 30d"), "{}", stderr(&output));
+    peer.join().unwrap();
+}
+
+#[test]
+fn import_stores_lines_and_names_invalid_ones() {
+    let server = Server::start();
+    let input = b"put a 1 10\n\n# a comment\na 2 11\nnonsense\nb nan 12\nb 3 13";
+    let import = server.run_with(&["import"], input);
+    assert_status(&import, 1);
+    let said = stderr(&import);
+    for part in [
+        "line 5: expected key, value and timestamp, found 1 field",
+        "line 6: invalid value \"nan\"",
+        "imported 3 points",
+        "2 lines are invalid",
+    ] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+    assert_eq!(stdout(&server.run(&["export"])), "put a 1.0 10\nput a 2.0 11\nput b 3.0 13\n");
+}
+
+#[test]
+fn export_of_one_server_is_import_of_another() {
+    let (one, other) = (Server::start(), Server::start());
+    let lines = (0..50_000)
+        .map(|n| format!("put host{}.cpu {}.25 {n}\n", n % 7, n % 100))
+        .collect::<String>();
+    assert_status(&one.run_with(&["import", "-"], lines.as_bytes()), 0);
+    let export = one.run(&["export"]);
+    assert_status(&export, 0);
+    assert_status(&other.run_with(&["import"], &export.stdout), 0);
+    assert_eq!(other.run(&["export"]).stdout, export.stdout);
+    assert_eq!(stdout(&export).lines().count(), 50_000);
+}
+
+#[test]
+fn import_resumes_where_the_server_went_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("points");
+    let lines = (0..200_000).map(|n| format!("put a {n} {n}\n")).collect::<String>();
+    fs::write(&file, &lines).unwrap();
+    let path = file.to_str().unwrap();
+
+    // A server that acknowledges some 100,000 lines, and goes away.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let peer = std::thread::spawn(move || {
+        let (io, _) = listener.accept().unwrap();
+        drop(listener);
+        let mut out = io.try_clone().unwrap();
+        for line in BufReader::new(io).lines().take(100_000) {
+            line.unwrap();
+            if out.write_all(b"ok\n\n").is_err() {
+                break;
+            }
+        }
+    });
+    let stopped =
+        metrics().args(["import", path, "--server", &address, "--timeout", "2"]).output().unwrap();
+    peer.join().unwrap();
+    assert_status(&stopped, 3);
+    assert!(stderr(&stopped).contains("--resume"), "{}", stderr(&stopped));
+
+    let server = Server::start();
+    let resumed = server.run(&["import", path, "--resume"]);
+    assert_status(&resumed, 0);
+    let stored = stdout(&server.run(&["get", "a"])).lines().count();
+    // What was acknowledged is not sent again, and nothing else is missing.
+    assert!((100_000..200_000).contains(&stored), "{stored}");
+    assert!(stdout(&server.run(&["get", "a", "--from", "199999"])).contains("199999"));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the checkpoint is removed");
+
+    let again = server.run(&["import", path, "--resume"]);
+    assert_status(&again, 2);
+    assert!(stderr(&again).contains("without --resume"), "{}", stderr(&again));
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let server = Server::start();
+    let lines = (0..100_000).map(|n| format!("put a {n} {n}\n")).collect::<String>();
+    server.run_with(&["import"], lines.as_bytes());
+    for args in [["export"].as_slice(), &["man"], &["completions", "bash"]] {
+        let mut process = metrics()
+            .args(args)
+            .env("METRICS_SERVER", &server.address)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0; 1];
+        process.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        let output = process.wait_with_output().unwrap();
+        assert_status(&output, 0);
+        assert_eq!(stderr(&output), "", "{args:?}");
+    }
+}
+
+#[test]
+fn sigterm_drains_and_ends_with_status_0() {
+    for signal in ["-TERM", "-INT"] {
+        let mut server = Server::start();
+        assert_status(&server.run(&["put", "a", "1"]), 0);
+        server.signal(signal);
+        assert_eq!(server.process.wait().unwrap().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let server = Server::start();
+    let second = metrics().args(["serve", "--listen", &server.address]).output().unwrap();
+    assert_status(&second, 2);
+    assert!(
+        stderr(&second).contains(&server.address) && stderr(&second).contains("another port"),
+        "{}",
+        stderr(&second)
+    );
+}
+
+#[test]
+fn a_configuration_file_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("metrics.toml");
+    let check = |text: &str| {
+        fs::write(&file, text).unwrap();
+        metrics()
+            .args(["serve", "--check-config", "--config", file.to_str().unwrap()])
+            .output()
+            .unwrap()
+    };
+    assert_status(&check("listen = \"127.0.0.1:0\"\nmax-connections = 100\n"), 0);
+    for (text, named) in [
+        ("listne = \"127.0.0.1:0\"", "listne"),
+        ("listen = \"localhost\"", "listen"),
+        ("store = \"floppy:\"", "floppy:"),
+        ("tls-cert = \"cert.pem\"", "--tls-key"),
+        ("max-connections = ", "metrics.toml"),
+    ] {
+        let output = check(text);
+        assert_status(&output, 2);
+        assert!(stderr(&output).contains(named), "{text}: {}", stderr(&output));
+    }
+    // The command line comes before the file.
+    fs::write(&file, "store = \"floppy:\"").unwrap();
+    let args =
+        ["serve", "--check-config", "--store", "memory:", "--config", file.to_str().unwrap()];
+    assert_status(&metrics().args(args).output().unwrap(), 0);
+}
+
+#[test]
+fn demo_reads_back_what_it_sent() {
+    let output = metrics().args(["demo", "--seconds", "1"]).output().unwrap();
+    assert_status(&output, 0);
+    for part in ["cpu_percent", "memory_percent", "5 keys, 5 points"] {
+        assert!(stdout(&output).contains(part), "{}", stdout(&output));
+    }
+}
+
+#[test]
+fn bench_says_how_many_puts_a_second() {
+    let server = Server::start();
+    let output = server.run(&["bench", "--seconds", "1", "--callers", "8"]);
+    assert_status(&output, 0);
+    assert!(stdout(&output).contains("a second"), "{}", stdout(&output));
+}
+
+#[test]
+fn man_and_completions_name_each_command() {
+    let (man, bash) = (
+        metrics().arg("man").output().unwrap(),
+        metrics().args(["completions", "bash"]).output().unwrap(),
+    );
+    for command in ["serve", "put", "get", "import", "export", "demo", "bench", "completions"] {
+        assert!(stdout(&man).contains(&command.to_uppercase()), "{command}");
+        assert!(stdout(&bash).contains(command), "{command}");
+    }
+}

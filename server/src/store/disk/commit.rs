@@ -1,0 +1,260 @@
+//! Group commit: one thread writes the batches of all connections to the log, with one append and one
+//! sync for all that wait.
+
+use std::{io, sync::Arc, time::Instant};
+
+use metrics_client::internal::log_limit::LogLimiter;
+use metrics_wal::{Error, Event, FileSystem, Fsync, MAX_PAYLOAD_BYTES, Wal};
+use tracing::{error, info, warn};
+
+use super::{
+    record,
+    shared::{Closing, Pending, Sealing, Shared},
+};
+use crate::store::StoreError;
+
+/// The thread that owns the log.
+pub(super) struct Committer<F: FileSystem> {
+    pub(super) log: Wal<F>,
+    pub(super) shared: Arc<Shared>,
+    /// When records that are not synced have to be; `None` if all are.
+    pub(super) sync_at: Option<Instant>,
+    /// How many bytes of records the head has.
+    pub(super) head_bytes: u64,
+    /// When the first put of the head was applied.
+    pub(super) head_since: Option<Instant>,
+    pub(super) is_failing: bool,
+    pub(super) sync_failures: LogLimiter,
+}
+
+impl<F: FileSystem> Committer<F> {
+    /// Runs until the store is closed.
+    pub(super) fn run(mut self) {
+        // Fails what waits, also if this panics.
+        let _closed = self.shared.close_on_drop();
+        self.report_events();
+        loop {
+            self.rotate_if_due();
+            let deadline = [self.sync_at, self.rotate_at()].into_iter().flatten().min();
+            let work = self.shared.next_work(deadline, self.is_head_full());
+            if let Some(sealed) = work.sealed {
+                self.remove_sealed(sealed);
+            }
+            if self.is_head_full() {
+                reject(work.batches);
+            } else {
+                self.commit(work.batches);
+            }
+            if self.sync_at.is_some_and(|at| at <= Instant::now()) || work.closing.is_some() {
+                self.sync_late();
+            }
+            self.report_events();
+            match work.closing {
+                None => {}
+                Some(Closing::WithoutSeal) => break,
+                Some(Closing::WithSeal) => {
+                    self.seal_all();
+                    break;
+                }
+            }
+        }
+        self.report_events();
+    }
+
+    /// Writes batches, applies them to the head, and completes them.
+    fn commit(&mut self, batches: Vec<Pending>) {
+        let mut batches = batches.into_iter().filter(|batch| !batch.done.is_closed()).peekable();
+        while batches.peek().is_some() {
+            let (mut group, mut payload, mut count, mut previous) = (Vec::new(), Vec::new(), 0, 0);
+            let mut latest = i64::MIN;
+            while let Some(batch) = batches.next_if(|_| payload.len() < MAX_GROUP_BYTES) {
+                record::encode(&batch.puts, &mut previous, &mut payload);
+                count += batch.puts.len() as u32;
+                latest = batch.puts.iter().map(|(_, point)| point.timestamp).fold(latest, i64::max);
+                group.push(batch);
+            }
+            let written = self.write(count, latest, &payload);
+            match written {
+                Ok(()) => {
+                    self.head_bytes += payload.len() as u64;
+                    self.head_since.get_or_insert_with(Instant::now);
+                    for batch in &group {
+                        self.shared.apply(&batch.puts);
+                    }
+                    self.on_success();
+                    group.into_iter().for_each(|batch| _ = batch.done.send(Ok(())));
+                }
+                Err(error) => {
+                    let error = self.on_failure(error);
+                    group.into_iter().for_each(|batch| _ = batch.done.send(Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    /// Appends a record, and syncs it if that is wanted before the answer.
+    fn write(&mut self, count: u32, latest: i64, payload: &[u8]) -> Result<(), Error> {
+        self.log.append(count, latest, payload)?;
+        match self.shared.options.fsync {
+            Fsync::Always => {
+                let Err(error) = self.sync() else { return Ok(()) };
+                if self.sync_failures.should_log() {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, "log sync failed; writing to a new segment");
+                }
+                // A second sync of the same file would prove nothing.
+                self.log.discard_unsynced();
+                let again = self.log.append(count, latest, payload).and_then(|_| self.sync());
+                if again.is_err() {
+                    self.log.discard_unsynced();
+                }
+                again
+            }
+            Fsync::Every(interval) => {
+                self.sync_at.get_or_insert_with(|| Instant::now() + interval);
+                Ok(())
+            }
+            Fsync::Never => Ok(()),
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.shared.counters.syncs.add(1);
+        self.log.sync()
+    }
+
+    /// Syncs records that were acknowledged before.
+    fn sync_late(&mut self) {
+        self.sync_at = None;
+        if let Err(error) = self.sync() {
+            error!(
+                error = &error as &dyn std::error::Error,
+                "log sync failed; acknowledged points are lost if the power fails before the next seal"
+            );
+            // In blocks they are durable.
+            self.rotate();
+        }
+    }
+
+    fn on_success(&mut self) {
+        if std::mem::take(&mut self.is_failing) {
+            info!("log can be written again");
+        }
+    }
+
+    /// Returns what the batches of a failed record are answered with: it passes, so clients retry.
+    fn on_failure(&mut self, error: Error) -> StoreError {
+        self.is_failing = true;
+        let message = match &error {
+            Error::Io { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                "disk full"
+            }
+            _ => "log cannot be written",
+        };
+        StoreError::transient(message).with_source(error)
+    }
+
+    /// Removes the segments of the log whose entries are all in blocks.
+    fn remove_sealed(&mut self, sealed: u64) {
+        if let Err(error) = self.log.commit(sealed) {
+            // The database knows the number too.
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "position of the log cannot be written"
+            );
+        }
+    }
+
+    /// Returns true if no more may be put into the head until the last one is in blocks.
+    fn is_head_full(&self) -> bool {
+        let options = &self.shared.options;
+        self.head_bytes >= options.max_head_log_bytes.saturating_mul(2)
+            || self.shared.head_puts() >= options.max_head_points.saturating_mul(2)
+    }
+
+    fn rotate_at(&self) -> Option<Instant> {
+        let since = self.head_since.filter(|_| !self.shared.is_sealing())?;
+        Some(since + self.shared.options.max_head_age)
+    }
+
+    /// Hands the head to the thread that seals if it is large or old enough.
+    fn rotate_if_due(&mut self) {
+        let options = &self.shared.options;
+        let is_due = self.head_bytes >= options.max_head_log_bytes
+            || self.shared.head_puts() >= options.max_head_points
+            || self.rotate_at().is_some_and(|at| at <= Instant::now());
+        if is_due || self.shared.take_seal_request() {
+            self.rotate();
+        }
+    }
+
+    fn rotate(&mut self) {
+        if self.shared.rotate(|head, names| Sealing { head, names, log_end: self.log.next() }) {
+            (self.head_bytes, self.head_since) = (0, None);
+        }
+    }
+
+    /// Seals the head, unless sealing fails: the log has everything then.
+    fn seal_all(&mut self) {
+        if self.shared.wait_for_seal() {
+            self.rotate();
+            self.shared.wait_for_seal();
+        }
+        if let Some(sealed) = self.shared.next_work(Some(Instant::now()), true).sealed {
+            self.remove_sealed(sealed);
+        }
+    }
+
+    fn report_events(&mut self) {
+        self.log.take_events().iter().for_each(|event| report(event, &self.shared));
+    }
+}
+
+/// Fails batches for which the head has no room, because sealing fails.
+fn reject(batches: Vec<Pending>) {
+    for batch in batches {
+        let error = StoreError::transient("blocks cannot be written, and the head is full");
+        let _ = batch.done.send(Err(error));
+    }
+}
+
+/// Logs and counts an event of the log.
+pub(super) fn report(event: &Event, shared: &Shared) {
+    match event {
+        Event::UnknownFile { name } => warn!(name, "unknown file in the log ignored"),
+        Event::TornTail { segment, bytes } => {
+            info!(segment = %segment.display(), bytes, "incomplete end of the log cut off");
+        }
+        Event::Damaged { segment, bytes } => {
+            error!(segment = %segment.display(), bytes, "log damaged");
+        }
+        Event::Quarantined { path, reason } => {
+            error!(path = %path.display(), ?reason, "segment of the log set aside");
+        }
+        Event::Lost { entries } => {
+            let points = entries.end - entries.start;
+            shared.counters.lost.add(points);
+            error!(points, first = entries.start, "points of the log lost");
+        }
+        Event::Failed(error) | Event::PositionNotSaved(error) => {
+            warn!(error = error as &dyn std::error::Error, "log operation failed");
+        }
+        Event::SegmentMissing { segment } => {
+            error!(segment = %segment.display(), "segment of the log is missing");
+        }
+        Event::Abandoned => error!("the folder of the log was replaced; no more is written"),
+        event => info!(?event, "log event"),
+    }
+}
+
+/// How large the payload of a record may become before another begins, in bytes: small enough that one
+/// damaged record costs little, large enough that one sync serves all connections. A batch of a server
+/// adds at most some 100 KiB to it.
+const MAX_GROUP_BYTES: usize = 1024 * 1024;
+
+const _: () = assert!(MAX_GROUP_BYTES < MAX_PAYLOAD_BYTES / 2);

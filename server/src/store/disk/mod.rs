@@ -1,0 +1,356 @@
+//! A store on disk: a log with group commit, a head in memory, and compressed blocks.
+//!
+//! `commit` writes the log, `head` has the points that are only there, `sealer` merges heads into
+//! `blocks`, `open` recovers, and `snapshot` reads.
+
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use metrics_client::{Key, Selector};
+use metrics_wal::{FileSystem, OsFileSystem};
+use tokio::{sync::oneshot, task::spawn_blocking};
+
+mod block;
+mod blocks;
+mod commit;
+mod head;
+mod open;
+mod options;
+mod record;
+mod seal;
+mod sealer;
+mod shared;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+#[doc(hidden)]
+pub use block::fuzz as fuzz_block;
+#[doc(hidden)]
+pub use record::fuzz as fuzz_record;
+
+pub use metrics_wal::Fsync;
+pub use open::OpenError;
+pub use snapshot::DiskSnapshot;
+
+use self::{
+    blocks::Database,
+    options::Options,
+    shared::{Closing, Pending, Shared},
+};
+use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
+
+/// A store that keeps what it acknowledges.
+///
+/// A put is acknowledged once its record is in the log and synced: it survives `kill -9` and a loss of
+/// power. One sync serves all connections that wait. The points of the log are in memory too, the *head*,
+/// until they are merged into compressed *blocks* in the background: after a million points, 64 MiB of log,
+/// or an hour, and when the store is [closed](Self::close).
+///
+/// Points may come in any order, at any time; a later put of the same key and second replaces the value.
+///
+/// # Full and failing disks
+///
+/// While the disk is full, puts fail with a [transient](StoreError::is_transient) error, which makes clients
+/// retry, and reads work. Puts work again as soon as there is space. Blocks are retried each second.
+///
+/// # Damage
+///
+/// Opening cuts off the incomplete end of the log. A damaged record costs the points in it, and a damaged
+/// block is an error for reads of its key; both are logged and counted.
+///
+/// # Threads
+///
+/// A store has two threads. Blocks are read on Tokio's blocking threads, so it needs a Tokio runtime. It
+/// ends when it is dropped; what is not in blocks is then replayed from the log at the next opening. Call
+/// [`close`](Self::close) to wait for the end.
+///
+/// ```
+/// use metrics_client::{Key, Selector};
+/// use metrics_server::{Server, Store, store::{DiskStore, Snapshot}};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path();
+///
+/// let store = std::sync::Arc::new(DiskStore::open(dir).await?);
+/// let server = Server::bind("127.0.0.1:0").await?.store(store.clone());
+/// // server.serve_until(..).await;
+/// # drop(server);
+/// assert_eq!(store.get(&Selector::All).await?.into_metrics().await?.point_count(), 0);
+/// store.close().await;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct DiskStore {
+    shared: Arc<Shared>,
+}
+
+impl DiskStore {
+    /// Opens the store in a folder with the default options; creates the folder if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The folder may stay in use for a moment.
+    pub async fn open(dir: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        Self::builder().open(dir).await
+    }
+
+    /// Returns a builder with the default options.
+    #[must_use]
+    pub fn builder() -> DiskStoreBuilder {
+        DiskStoreBuilder { options: Options::default() }
+    }
+
+    /// Merges all points into blocks, and ends the threads of the store.
+    ///
+    /// From now on puts, reads, and snapshots that exist fail, and another store may open the folder. If
+    /// blocks cannot be written, the points stay in the log. Does nothing if the store is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The store is closed nevertheless.
+    pub async fn close(&self) {
+        self.end(Closing::WithSeal).await;
+    }
+
+    async fn end(&self, how: Closing) {
+        self.shared.close(how);
+        self.wait(|shared| (!shared.are_threads_running()).then_some(())).await;
+    }
+
+    /// Merges all points that are stored now into blocks.
+    ///
+    /// # Errors
+    ///
+    /// If blocks cannot be written, which is retried in the background, or if the store is closed.
+    pub async fn seal(&self) -> Result<(), StoreError> {
+        let target = self.shared.request_seal();
+        let is_sealed = self.wait(|shared| match shared.has_sealed(target) {
+            Some(false) => None,
+            outcome => Some(outcome),
+        });
+        match is_sealed.await {
+            Some(_) => Ok(()),
+            None => Err(StoreError::transient("blocks cannot be written")),
+        }
+    }
+
+    async fn wait<T>(&self, until: impl Fn(&Shared) -> Option<T>) -> T {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(outcome) = until(&self.shared) {
+                return outcome;
+            }
+            changed.await;
+        }
+    }
+
+    /// Returns the statistics of the store.
+    #[must_use]
+    pub fn stats(&self) -> DiskStats {
+        let totals = self.shared.totals();
+        let counters = &self.shared.counters;
+        DiskStats {
+            keys: totals.keys,
+            head_points: totals.head_points,
+            head_bytes: totals.head_bytes,
+            block_points: totals.block_points,
+            syncs: counters.syncs.get(),
+            seals: counters.seals.get(),
+            failed_seals: counters.failed_seals.get(),
+            damaged_blocks: counters.damaged_blocks.get(),
+            lost_points: counters.lost.get(),
+        }
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        self.shared.close(Closing::WithoutSeal);
+    }
+}
+
+/// Statistics of a [`DiskStore`], counted since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiskStats {
+    /// Keys.
+    pub keys: u64,
+    /// Puts that are not in blocks yet.
+    pub head_points: u64,
+    /// The memory of these, in bytes.
+    pub head_bytes: u64,
+    /// Points in blocks.
+    pub block_points: u64,
+    /// Syncs of the log.
+    pub syncs: u64,
+    /// Heads that were merged into blocks.
+    pub seals: u64,
+    /// Merges that failed, and were or will be retried.
+    pub failed_seals: u64,
+    /// Damaged blocks that a merge has set aside.
+    pub damaged_blocks: u64,
+    /// Points of the log that could not be read.
+    pub lost_points: u64,
+}
+
+/// Options of a [`DiskStore`].
+///
+/// ```no_run
+/// # async fn f() -> Result<(), metrics_server::store::OpenError> {
+/// use std::time::Duration;
+/// use metrics_server::store::DiskStore;
+///
+/// let year = Duration::from_secs(365 * 24 * 60 * 60);
+/// let store = DiskStore::builder().keep(year).open("/var/lib/metrics").await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct DiskStoreBuilder {
+    options: Options,
+}
+
+impl DiskStoreBuilder {
+    /// Sets when the log is synced. Default: [`Fsync::Always`], before a put is acknowledged.
+    ///
+    /// With [`Fsync::Every`], an acknowledged put survives `kill -9`, and a loss of power can lose what was
+    /// acknowledged in that time; with [`Fsync::Never`], what was acknowledged in the last half a minute or
+    /// so.
+    #[must_use]
+    pub fn fsync(mut self, fsync: Fsync) -> Self {
+        self.options.fsync = fsync;
+        self
+    }
+
+    /// Sets how long points are kept, by their timestamps, in whole seconds. Default: for ever.
+    ///
+    /// Older points are not shown, and removed when blocks are written; a put that is older fails with a
+    /// final error, `older than` this time.
+    #[must_use]
+    pub fn keep(mut self, keep: Duration) -> Self {
+        self.options.keep = Some(keep);
+        self
+    }
+
+    /// Sets after how many points the head is merged into blocks, at least 1. Default: 1,000,000, some
+    /// 16 MB of memory.
+    ///
+    /// While one head is merged, the next may have up to twice as many; then puts wait.
+    #[must_use]
+    pub fn max_head_points(mut self, points: usize) -> Self {
+        self.options.max_head_points = points.max(1);
+        self
+    }
+
+    /// Sets how much memory is used to cache blocks, in bytes. Default: 64 MiB.
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.options.cache_bytes = bytes;
+        self
+    }
+
+    /// Sets whether a damaged log is an error. Default: false, what can be read is used, and the rest is
+    /// logged and counted.
+    #[must_use]
+    pub fn strict(mut self, is_strict: bool) -> Self {
+        self.options.is_strict = is_strict;
+        self
+    }
+
+    /// Opens the store in a folder, which is created if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The folder may stay in use for a moment.
+    pub async fn open(self, dir: impl Into<PathBuf>) -> Result<DiskStore, OpenError> {
+        let dir = dir.into();
+        let opened = spawn_blocking(move || {
+            let database = Database::File(dir.join(open::DATABASE));
+            self.open_on(OsFileSystem, &dir, database)
+        });
+        opened.await.unwrap_or_else(|error| Err(OpenError::Log(Box::new(error))))
+    }
+
+    fn open_on<F>(self, fs: F, dir: &Path, database: Database) -> Result<DiskStore, OpenError>
+    where
+        F: FileSystem + Clone + Send + 'static,
+        F::File: Send,
+    {
+        Ok(DiskStore { shared: open::open(fs, dir, database, self.options)? })
+    }
+}
+
+impl Store for DiskStore {
+    type Snapshot = DiskSnapshot;
+
+    async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
+        let cutoff = self.shared.cutoff();
+        let is_old = |(_, point): (&str, metrics_client::Point)| point.timestamp < cutoff;
+        let old: Vec<usize> = puts
+            .iter()
+            .enumerate()
+            .filter(|&(_, put)| is_old(put))
+            .map(|(index, _)| index)
+            .collect();
+        let puts = if old.is_empty() {
+            puts.clone()
+        } else {
+            puts.filtered(|index| old.binary_search(&index).is_err())
+        };
+        if !puts.is_empty() {
+            let (done, committed) = oneshot::channel();
+            self.shared.submit(Pending { puts, done })?;
+            committed.await.unwrap_or_else(|_| Err(StoreError::transient("store closed")))?;
+        }
+        if old.is_empty() {
+            return Ok(());
+        }
+        let keep = self.shared.options.keep.unwrap_or_default();
+        let error = StoreError::new(format!("older than {}", in_words(keep)));
+        Err(StoreError::of_puts(old.into_iter().map(|index| (index, error.clone()))))
+    }
+
+    async fn get(&self, selector: &Selector) -> Result<DiskSnapshot, StoreError> {
+        self.shared.snapshot(selector, i64::MIN..=i64::MAX)
+    }
+
+    async fn get_range(
+        &self,
+        selector: &Selector,
+        seconds: RangeInclusive<i64>,
+    ) -> Result<RangeSnapshot<DiskSnapshot>, StoreError> {
+        let snapshot = self.shared.snapshot(selector, seconds.clone())?;
+        Ok(RangeSnapshot::new(snapshot, seconds))
+    }
+
+    async fn keys(&self, pattern: &KeyPattern) -> Result<Vec<Key>, StoreError> {
+        let names = self.shared.names();
+        Ok(names.iter().filter(|key| pattern.matches(key.as_str())).cloned().collect())
+    }
+}
+
+/// Returns a time in the largest unit that divides it: `30d`, `90s`.
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    for (unit, name) in [(24 * 60 * 60, 'd'), (60 * 60, 'h'), (60, 'm')] {
+        if seconds > 0 && seconds.is_multiple_of(unit) {
+            return format!("{}{name}", seconds / unit);
+        }
+    }
+    format!("{seconds}s")
+}

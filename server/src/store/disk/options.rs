@@ -1,0 +1,31 @@
+//! Options of a store on disk.
+
+use std::time::Duration;
+
+use metrics_wal::Fsync;
+
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) fsync: Fsync,
+    /// How long points are kept; `None` for ever.
+    pub(super) keep: Option<Duration>,
+    pub(super) max_head_points: usize,
+    pub(super) max_head_log_bytes: u64,
+    pub(super) max_head_age: Duration,
+    pub(super) cache_bytes: usize,
+    pub(super) is_strict: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            fsync: Fsync::Always,
+            keep: None,
+            max_head_points: 1_000_000,
+            max_head_log_bytes: 64 * 1024 * 1024,
+            max_head_age: Duration::from_secs(60 * 60),
+            cache_bytes: 64 * 1024 * 1024,
+            is_strict: false,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Merges the points of a head into blocks.
+
+use metrics_client::Point;
+use redb::{ReadableTable, StorageError, Table};
+
+use super::block::{self, Header, MAX_POINTS};
+
+/// What a merge has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SealOutcome {
+    /// Points in blocks that are new, minus those in blocks that were removed.
+    pub(super) points: i64,
+    /// Damaged blocks that were moved out of the way.
+    pub(super) damaged: u64,
+}
+
+/// The tables that a merge writes.
+pub(super) struct BlockTables<'txn> {
+    /// The blocks by key id and first second. Those of one key do not overlap.
+    pub(super) blocks: Table<'txn, (u32, i64), &'static [u8]>,
+    /// Damaged blocks, as they were.
+    pub(super) damaged: Table<'txn, (u32, i64), &'static [u8]>,
+    pub(super) outcome: SealOutcome,
+}
+
+/// A block and where the next one of its key begins.
+struct Slot {
+    /// The first second of the block, if there is one, and its content.
+    block: Option<(i64, Vec<u8>)>,
+    /// The first second of the next block.
+    next: Option<i64>,
+}
+
+impl BlockTables<'_> {
+    /// Merges points, ascending by second, into the blocks of a key. They replace those of the same second.
+    pub(super) fn merge(&mut self, id: u32, mut points: &[Point]) -> Result<(), StorageError> {
+        while let Some(first) = points.first() {
+            let slot = self.slot(id, first.timestamp)?;
+            let len = match slot.next {
+                Some(next) => points.partition_point(|point| point.timestamp < next),
+                None => points.len(),
+            };
+            let (new, rest) = points.split_at(len);
+            self.merge_slot(id, slot, new)?;
+            points = rest;
+        }
+        Ok(())
+    }
+
+    /// Removes the blocks of a key whose points are all older than `cutoff`.
+    pub(super) fn expire(&mut self, id: u32, cutoff: i64) -> Result<(), StorageError> {
+        loop {
+            let oldest = self.blocks.range((id, i64::MIN)..(id, cutoff))?.next().transpose()?;
+            let oldest = oldest.map(|(key, block)| (key.value().1, Header::decode(block.value())));
+            let Some((first, header)) = oldest else { return Ok(()) };
+            match header {
+                Some(Header { last, .. }) if last >= cutoff => return Ok(()),
+                Some(Header { count, .. }) => {
+                    self.blocks.remove((id, first))?;
+                    self.outcome.points -= count as i64;
+                }
+                None => self.set_aside(id, first)?,
+            }
+        }
+    }
+
+    /// Returns the block that a point belongs to: the last one that begins at or before it, or else the
+    /// first one.
+    fn slot(&self, id: u32, second: i64) -> Result<Slot, StorageError> {
+        let before = self.blocks.range((id, i64::MIN)..=(id, second))?.next_back().transpose()?;
+        let block = match before {
+            Some(block) => Some(block),
+            None => self.blocks.range((id, second)..=(id, i64::MAX))?.next().transpose()?,
+        };
+        let block = block.map(|(key, block)| (key.value().1, block.value().to_vec()));
+        let next = match block.as_ref().and_then(|&(first, _)| first.checked_add(1)) {
+            Some(after) => self.blocks.range((id, after)..=(id, i64::MAX))?.next().transpose()?,
+            None => None,
+        };
+        let next = next.map(|(key, _)| key.value().1);
+        Ok(Slot { block, next })
+    }
+
+    fn merge_slot(&mut self, id: u32, slot: Slot, new: &[Point]) -> Result<(), StorageError> {
+        let Some(begin) = new.first() else { return Ok(()) };
+        let mut merged = Vec::new();
+        let mut points = new;
+        if let Some((first, block)) = slot.block {
+            let mut old = Vec::new();
+            let header = Header::decode(&block);
+            let is_full_before = header
+                .is_some_and(|header| header.count >= MAX_POINTS && header.last < begin.timestamp);
+            if is_full_before {
+                // It stays as it is.
+            } else if block::decode(id, first, &block, &mut old).is_err() {
+                self.set_aside(id, first)?;
+            } else {
+                self.blocks.remove((id, first))?;
+                self.outcome.points -= old.len() as i64;
+                merge(&old, new, &mut merged);
+                points = &merged;
+            }
+        }
+        // The last block of a key is filled by later points. In the middle, equal parts leave room for more.
+        let size = match slot.next {
+            None => MAX_POINTS,
+            Some(_) => points.len().div_ceil(points.len().div_ceil(MAX_POINTS)),
+        };
+        for points in points.chunks(size) {
+            let Some(first) = points.first() else { continue };
+            self.blocks.insert((id, first.timestamp), &*block::encode(id, points))?;
+            self.outcome.points += points.len() as i64;
+        }
+        Ok(())
+    }
+
+    /// Moves a damaged block to the table of damaged ones.
+    fn set_aside(&mut self, id: u32, first: i64) -> Result<(), StorageError> {
+        if let Some(block) = self.blocks.remove((id, first))? {
+            let count = Header::decode(block.value()).map_or(0, |header| header.count);
+            self.outcome.points -= count as i64;
+            self.damaged.insert((id, first), block.value())?;
+        }
+        self.outcome.damaged += 1;
+        Ok(())
+    }
+}
+
+/// Merges two ascending lists of points; those of `new` replace those of `old`.
+pub(super) fn merge(old: &[Point], new: &[Point], merged: &mut Vec<Point>) {
+    merged.reserve(old.len() + new.len());
+    let mut old = old;
+    for point in new {
+        let before = old.partition_point(|other| other.timestamp < point.timestamp);
+        merged.extend_from_slice(&old[..before]);
+        let is_replaced = |other: &Point| other.timestamp == point.timestamp;
+        old = &old[before + usize::from(old.get(before).is_some_and(is_replaced))..];
+        merged.push(*point);
+    }
+    merged.extend_from_slice(old);
+}

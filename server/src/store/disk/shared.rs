@@ -1,0 +1,463 @@
+//! The state that the handle and the two threads of a store share.
+
+use std::{
+    ops::RangeInclusive,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use imbl::Vector;
+use metrics_client::{Key, Selector};
+use tokio::sync::{Notify, oneshot};
+
+pub(super) use super::blocks::Sealing;
+use super::{
+    blocks::BlocksView,
+    head::{Head, Keys},
+    options::Options,
+    snapshot::{DiskSnapshot, Parts},
+};
+use crate::store::{PutBatch, StoreError};
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) options: Options,
+    pub(super) counters: Counters,
+    queue: Mutex<Queue>,
+    /// Wakes the committer.
+    work: Condvar,
+    state: Mutex<State>,
+    /// Wakes the sealer, and the committer while it waits for the sealer.
+    sealing: Condvar,
+    /// Wakes callers that wait for a seal, or for the end of both threads.
+    pub(super) changed: Notify,
+}
+
+/// A batch that waits to be written.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) puts: PutBatch,
+    pub(super) done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// What the committer does next.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) batches: Vec<Pending>,
+    /// Log entries before this number are in blocks.
+    pub(super) sealed: Option<u64>,
+    pub(super) closing: Option<Closing>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) syncs: Counter,
+    pub(super) seals: Counter,
+    pub(super) failed_seals: Counter,
+    pub(super) damaged_blocks: Counter,
+    pub(super) lost: Counter,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How the store is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closing {
+    WithSeal,
+    /// The log keeps what is not in blocks.
+    WithoutSeal,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    work: Work,
+    /// The puts that wait.
+    puts: usize,
+    is_seal_requested: bool,
+    /// Nothing is accepted any more.
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    keys: Keys,
+    head: Head,
+    sealing: Option<Arc<Sealing>>,
+    /// `None` if there is no block, or the database cannot be opened.
+    blocks: Option<Arc<BlocksView>>,
+    /// Points in blocks.
+    points: u64,
+    /// How many heads were handed to the sealer, and how many of them are in blocks.
+    rotations: u64,
+    seals: u64,
+    is_seal_failing: bool,
+    is_sealer_stopping: bool,
+    /// How many of the two threads run.
+    threads: usize,
+}
+
+/// Numbers of the state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    pub(super) keys: u64,
+    pub(super) head_points: u64,
+    pub(super) head_bytes: u64,
+    pub(super) block_points: u64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        options: Options,
+        keys: Keys,
+        head: Head,
+        blocks: Option<Arc<BlocksView>>,
+        points: u64,
+    ) -> Self {
+        Self {
+            options,
+            counters: Counters::default(),
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            state: Mutex::new(State {
+                keys,
+                head,
+                sealing: None,
+                blocks,
+                points,
+                rotations: 0,
+                seals: 0,
+                is_seal_failing: false,
+                is_sealer_stopping: false,
+                threads: 0,
+            }),
+            sealing: Condvar::new(),
+            changed: Notify::new(),
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // No panic can leave the queue inconsistent.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each put leaves the state consistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the second before which points are dropped.
+    pub(super) fn cutoff(&self) -> i64 {
+        let Some(keep) = self.options.keep else { return i64::MIN };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        seconds(now).saturating_sub(seconds(keep))
+    }
+
+    // Called by the handle.
+
+    /// Queues a batch for the committer.
+    pub(super) fn submit(&self, batch: Pending) -> Result<(), StoreError> {
+        let mut queue = self.queue();
+        if queue.is_closed || queue.work.closing.is_some() {
+            return Err(StoreError::transient("store closed"));
+        }
+        if queue.puts >= MAX_QUEUED_PUTS {
+            return Err(StoreError::transient("too many puts wait for the disk"));
+        }
+        queue.puts += batch.puts.len();
+        queue.work.batches.push(batch);
+        let is_first = queue.work.batches.len() == 1;
+        drop(queue);
+        if is_first {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Returns a snapshot.
+    pub(super) fn snapshot(
+        &self,
+        selector: &Selector,
+        seconds: RangeInclusive<i64>,
+    ) -> Result<DiskSnapshot, StoreError> {
+        let from = self.cutoff().max(*seconds.start());
+        let state = self.state();
+        if state.threads < THREADS {
+            return Err(StoreError::transient("store closed"));
+        }
+        let ids = match selector {
+            Selector::Key(key) => state.keys.get(key.as_str()).map_or(0..0, |id| id..id + 1),
+            Selector::All => 0..state.keys.names().len() as u32,
+            // The protocol has no other selector, so no session asks for one.
+            _ => 0..0,
+        };
+        let parts = Parts {
+            names: state.keys.names().clone(),
+            head: state.head.clone(),
+            sealing: state.sealing.as_ref().map(|sealing| sealing.head.clone()),
+            blocks: state.blocks.clone(),
+        };
+        drop(state);
+        Ok(DiskSnapshot::new(parts, ids, from..=*seconds.end()))
+    }
+
+    /// Returns all keys.
+    pub(super) fn names(&self) -> Vector<Key> {
+        self.state().keys.names().clone()
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        let state = self.state();
+        let heads = || [Some(&state.head), state.sealing.as_ref().map(|sealing| &sealing.head)];
+        let sum = |of: fn(&Head) -> usize| heads().into_iter().flatten().map(of).sum::<usize>();
+        Totals {
+            keys: state.keys.names().len() as u64,
+            head_points: sum(Head::puts) as u64,
+            head_bytes: sum(Head::bytes) as u64,
+            block_points: state.points,
+        }
+    }
+
+    /// Asks the committer to hand the head to the sealer. Returns the number of seals after which all points
+    /// that are stored now are in blocks.
+    pub(super) fn request_seal(&self) -> u64 {
+        let mut queue = self.queue();
+        let state = self.state();
+        if state.head.is_empty() {
+            return state.rotations;
+        }
+        queue.is_seal_requested = true;
+        let target = state.rotations + 1;
+        drop((state, queue));
+        self.work.notify_one();
+        target
+    }
+
+    /// Returns whether there were as many seals, or `None` if there will not be: sealing fails, or the
+    /// store is closed.
+    pub(super) fn has_sealed(&self, seals: u64) -> Option<bool> {
+        let state = self.state();
+        if state.seals >= seals {
+            return Some(true);
+        }
+        (!state.is_seal_failing && state.threads == THREADS).then_some(false)
+    }
+
+    /// Asks both threads to end.
+    pub(super) fn close(&self, how: Closing) {
+        self.queue().work.closing.get_or_insert(how);
+        self.work.notify_one();
+        if how == Closing::WithoutSeal {
+            self.stop_sealer();
+        }
+    }
+
+    pub(super) fn are_threads_running(&self) -> bool {
+        self.state().threads > 0
+    }
+
+    // Called by the committer.
+
+    /// Waits for work, or until `deadline`. If `is_head_full`, batches are taken only if sealing fails, so
+    /// that they fail too; otherwise they wait for the sealer.
+    pub(super) fn next_work(&self, deadline: Option<Instant>, is_head_full: bool) -> Work {
+        let mut queue = self.queue();
+        loop {
+            let is_blocked = is_head_full && !self.state().is_seal_failing;
+            let has_batches = !queue.work.batches.is_empty() && !is_blocked;
+            let is_due = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            if has_batches
+                || is_due
+                || (queue.is_seal_requested && !self.is_sealing())
+                || queue.work.sealed.is_some()
+                || queue.work.closing.is_some()
+            {
+                let closing = queue.work.closing;
+                let mut work = std::mem::take(&mut queue.work);
+                queue.work.closing = closing;
+                if is_blocked && closing.is_none() {
+                    queue.work.batches = std::mem::take(&mut work.batches);
+                } else {
+                    queue.puts = 0;
+                }
+                return work;
+            }
+            queue = match deadline {
+                None => self.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let time = deadline.saturating_duration_since(Instant::now());
+                    let woken = self.work.wait_timeout(queue, time);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Takes the request to seal, unless a head is being sealed.
+    pub(super) fn take_seal_request(&self) -> bool {
+        let mut queue = self.queue();
+        !self.is_sealing() && std::mem::take(&mut queue.is_seal_requested)
+    }
+
+    pub(super) fn apply(&self, puts: &PutBatch) {
+        let mut state = self.state();
+        let State { keys, head, .. } = &mut *state;
+        head.apply(puts, keys);
+    }
+
+    pub(super) fn head_puts(&self) -> usize {
+        self.state().head.puts()
+    }
+
+    pub(super) fn is_sealing(&self) -> bool {
+        self.state().sealing.is_some()
+    }
+
+    /// Begins a new head, unless it is empty or the last one is not in blocks yet. Returns true if it did.
+    pub(super) fn rotate(&self, sealing: impl FnOnce(Head, Vector<Key>) -> Sealing) -> bool {
+        let mut state = self.state();
+        if state.sealing.is_some() || state.head.is_empty() {
+            return false;
+        }
+        let (head, names) = (std::mem::take(&mut state.head), state.keys.names().clone());
+        state.sealing = Some(Arc::new(sealing(head, names)));
+        state.rotations += 1;
+        drop(state);
+        self.sealing.notify_all();
+        true
+    }
+
+    /// Waits until the sealer is done. Returns false if it fails.
+    pub(super) fn wait_for_seal(&self) -> bool {
+        let mut state = self.state();
+        while state.sealing.is_some() && !state.is_seal_failing && !state.is_sealer_stopping {
+            state = self.sealing.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.sealing.is_none()
+    }
+
+    /// Returns a guard that rejects and fails all batches when it is dropped.
+    pub(super) fn close_on_drop(self: &Arc<Self>) -> CloseOnDrop {
+        CloseOnDrop(Arc::clone(self))
+    }
+
+    // Called by the sealer.
+
+    /// Waits for a head to seal. Returns `None` if the thread is to end.
+    pub(super) fn next_sealing(&self) -> Option<Arc<Sealing>> {
+        let mut state = self.state();
+        loop {
+            if state.is_sealer_stopping {
+                return None;
+            }
+            if let Some(sealing) = &state.sealing {
+                return Some(Arc::clone(sealing));
+            }
+            state = self.sealing.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Shows the blocks instead of the head that was sealed.
+    pub(super) fn sealed(&self, blocks: Option<Arc<BlocksView>>, log_end: u64, points: u64) {
+        // First, so that a committer that waits for the seal finds it.
+        self.queue().work.sealed = Some(log_end);
+        let mut state = self.state();
+        let sealing = state.sealing.take();
+        let old = std::mem::replace(&mut state.blocks, blocks);
+        state.points = points;
+        state.is_seal_failing = false;
+        state.seals += 1;
+        drop(state);
+        self.sealing.notify_all();
+        self.changed.notify_waiters();
+        self.work.notify_one();
+        // Freed without a lock.
+        drop((sealing, old));
+    }
+
+    /// Notes that sealing failed, and waits before it is tried again. Returns false if the thread is to end.
+    pub(super) fn seal_failed(&self, pause: Duration) -> bool {
+        let mut state = self.state();
+        state.is_seal_failing = true;
+        self.sealing.notify_all();
+        self.changed.notify_waiters();
+        self.work.notify_one();
+        let deadline = Instant::now() + pause;
+        while !state.is_sealer_stopping {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let woken = self.sealing.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        false
+    }
+
+    /// Shows other blocks, after the database was opened again.
+    pub(super) fn replace_blocks(&self, blocks: Option<Arc<BlocksView>>) {
+        let old = std::mem::replace(&mut self.state().blocks, blocks);
+        drop(old);
+    }
+
+    fn stop_sealer(&self) {
+        self.state().is_sealer_stopping = true;
+        self.sealing.notify_all();
+    }
+
+    // Called by both threads.
+
+    /// Counts a thread until the guard is dropped.
+    pub(super) fn thread_guard(self: &Arc<Self>) -> ThreadGuard {
+        self.state().threads += 1;
+        ThreadGuard(Arc::clone(self))
+    }
+}
+
+/// Rejects and fails all batches when it is dropped, and ends the sealer.
+pub(super) struct CloseOnDrop(Arc<Shared>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.is_closed = true;
+        let batches = std::mem::take(&mut queue.work.batches);
+        drop(queue);
+        // Their senders are dropped: the callers see that the store is closed.
+        drop(batches);
+        self.0.stop_sealer();
+    }
+}
+
+/// A running thread.
+pub(super) struct ThreadGuard(Arc<Shared>);
+
+impl Drop for ThreadGuard {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.threads -= 1;
+        drop(state);
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// The committer and the sealer.
+const THREADS: usize = 2;
+
+/// How many puts may wait for the committer: some 256 MiB. A disk that hangs would otherwise fill the
+/// memory with the puts of clients that retry.
+const MAX_QUEUED_PUTS: usize = 4 * 1024 * 1024;

@@ -1,0 +1,184 @@
+//! A snapshot: the heads over the blocks, at one moment.
+
+use std::{ops::RangeInclusive, sync::Arc, vec};
+
+use imbl::Vector;
+use metrics_client::{Key, Point};
+use tokio::task::spawn_blocking;
+
+use super::{
+    blocks::{BlocksView, ReadError},
+    head::Head,
+    seal::merge,
+};
+use crate::store::{Block, Snapshot, StoreError};
+
+/// What a snapshot shows. All of it was taken at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    pub(super) names: Vector<Key>,
+    pub(super) head: Head,
+    /// The head that is being merged into blocks. Its points may be in `blocks` already.
+    pub(super) sealing: Option<Head>,
+    /// `None` if there is no block.
+    pub(super) blocks: Option<Arc<BlocksView>>,
+}
+
+/// A snapshot of a [`DiskStore`](super::DiskStore).
+///
+/// It reads up to some 16,000 points at a time, on Tokio's blocking threads.
+#[derive(Debug)]
+pub struct DiskSnapshot {
+    /// `None` while a blocking thread reads, and after an error.
+    cursor: Option<Cursor>,
+    is_finished: bool,
+    read: vec::IntoIter<(Key, Vec<Point>)>,
+    /// The last block, kept while it is borrowed.
+    block: Option<(Key, Vec<Point>)>,
+}
+
+/// Where a snapshot reads on.
+#[derive(Debug)]
+struct Cursor {
+    parts: Parts,
+    /// The ids that are left.
+    ids: std::ops::Range<u32>,
+    seconds: RangeInclusive<i64>,
+    /// The next second of the first key.
+    from: i64,
+}
+
+impl DiskSnapshot {
+    /// Creates a snapshot of the keys `ids` with the points of `seconds`.
+    pub(super) fn new(
+        parts: Parts,
+        ids: std::ops::Range<u32>,
+        seconds: RangeInclusive<i64>,
+    ) -> Self {
+        let from = *seconds.start();
+        let is_finished = ids.is_empty() || seconds.is_empty();
+        let cursor = Some(Cursor { parts, ids, seconds, from });
+        Self { cursor, is_finished, read: Vec::new().into_iter(), block: None }
+    }
+
+    async fn read_more(&mut self) -> Result<(), StoreError> {
+        let closed = || StoreError::new("the snapshot has failed");
+        let mut cursor = self.cursor.take().ok_or_else(closed)?;
+        let (cursor, read) = if cursor.parts.blocks.is_none() {
+            let read = cursor.read();
+            (cursor, read)
+        } else {
+            let read = spawn_blocking(move || {
+                let read = cursor.read();
+                (cursor, read)
+            });
+            read.await.map_err(|error| {
+                StoreError::transient("the snapshot was not read").with_source(error)
+            })?
+        };
+        let read = read?;
+        self.is_finished = cursor.ids.is_empty();
+        self.read = read.into_iter();
+        self.cursor = Some(cursor);
+        Ok(())
+    }
+}
+
+impl Snapshot for DiskSnapshot {
+    async fn next_block(&mut self) -> Result<Option<Block<'_>>, StoreError> {
+        self.block = self.read.next();
+        while self.block.is_none() && !self.is_finished {
+            self.read_more().await?;
+            self.block = self.read.next();
+        }
+        Ok(self.block.as_ref().map(|(key, points)| Block { key, points }))
+    }
+}
+
+impl Cursor {
+    /// Reads the next points of one or more keys, none of them empty.
+    fn read(&mut self) -> Result<Vec<(Key, Vec<Point>)>, StoreError> {
+        let (mut read, mut count) = (Vec::new(), 0);
+        while count < MAX_POINTS && !self.ids.is_empty() {
+            let id = self.ids.start;
+            let Some(key) = self.parts.names.get(id as usize) else { break };
+            let (points, next) = self
+                .parts
+                .read(id, (self.from, *self.seconds.end()), MAX_POINTS - count)
+                .map_err(|error| failed(key, error))?;
+            count += points.len();
+            if !points.is_empty() {
+                read.push((key.clone(), points));
+            }
+            match next {
+                Some(next) => self.from = next,
+                None => {
+                    self.ids.start += 1;
+                    self.from = *self.seconds.start();
+                }
+            }
+            // Keys without points are not counted, and cost a little too.
+            count += 1;
+        }
+        Ok(read)
+    }
+}
+
+impl Parts {
+    /// Reads about `max` points of a key. Returns the second to read on from, if there may be more.
+    fn read(
+        &self,
+        id: u32,
+        (from, until): (i64, i64),
+        max: usize,
+    ) -> Result<(Vec<Point>, Option<i64>), ReadError> {
+        let mut end = until;
+        let mut points = Vec::new();
+        if let Some(blocks) = &self.blocks
+            && !blocks.read(id, (from, until), max, &mut points)?
+            && let Some(last) = points.last()
+        {
+            end = last.timestamp;
+        }
+        // From older to newer.
+        for head in [self.sealing.as_ref(), Some(&self.head)].into_iter().flatten() {
+            let mut newer: Vec<Point> = head
+                .points(id, from)
+                .take_while(|point| point.timestamp <= end)
+                .take(max.saturating_add(1))
+                .collect();
+            if newer.len() > max.max(1) {
+                newer.pop();
+                end = newer.last().map_or(end, |last| last.timestamp);
+            }
+            if newer.is_empty() {
+                continue;
+            }
+            if points.is_empty() {
+                points = newer;
+            } else {
+                let mut merged = Vec::new();
+                merge(&points, &newer, &mut merged);
+                points = merged;
+            }
+        }
+        points.truncate(points.partition_point(|point| point.timestamp <= end));
+        let next = if end < until { end.checked_add(1) } else { None };
+        Ok((points, next))
+    }
+}
+
+fn failed(key: &Key, error: ReadError) -> StoreError {
+    match error {
+        // The same bytes would be read again.
+        ReadError::Damaged { first } => {
+            StoreError::new(format!("damaged block of {key} at second {first}"))
+        }
+        ReadError::Storage(error) => {
+            StoreError::transient("blocks cannot be read").with_source(error)
+        }
+    }
+}
+
+/// How many points are read at a time: 256 KiB, so that the cost of a blocking call does not show.
+const MAX_POINTS: usize = 16 * 1024;

@@ -1,0 +1,654 @@
+//! The store on disk: against a model, on disks that fail, and after losses of power.
+
+use std::{collections::BTreeMap, io, sync::Mutex, time::SystemTime};
+
+use metrics_client::Point;
+use metrics_wal::testing::{Fault, FaultyFs, Operation};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::Snapshot;
+
+/// The file of the database, in memory. Clones are the same file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FaultyFile(Arc<Mutex<FileState>>);
+
+#[derive(Debug, Default)]
+struct FileState {
+    content: Vec<u8>,
+    is_full: bool,
+}
+
+impl FaultyFile {
+    fn set_full(&self, is_full: bool) {
+        self.0.lock().unwrap().is_full = is_full;
+    }
+
+    fn write_with(&self, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        if state.is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        write(&mut state.content);
+        Ok(())
+    }
+}
+
+impl redb::StorageBackend for FaultyFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().content.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        out.copy_from_slice(&self.0.lock().unwrap().content[offset..offset + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.write_with(|content| content.resize(len as usize, 0))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.write_with(|_| {})
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        self.write_with(|content| content[offset..offset + data.len()].copy_from_slice(data))
+    }
+}
+
+type Row = (String, i64, u64);
+
+/// A disk, on which stores are opened.
+struct Disk {
+    fs: FaultyFs,
+    dir: TempDir,
+}
+
+impl Disk {
+    fn new() -> Self {
+        Self { fs: FaultyFs::new(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.dir.path().join(open::DATABASE)
+    }
+
+    fn try_open(&self, builder: DiskStoreBuilder) -> Result<DiskStore, OpenError> {
+        let database = Database::File(self.database());
+        builder.open_on(self.fs.clone(), Path::new("/data"), database)
+    }
+
+    fn open(&self) -> DiskStore {
+        self.try_open(DiskStore::builder()).unwrap()
+    }
+}
+
+fn batch(rows: &[(&str, i64, f64)]) -> PutBatch {
+    let mut puts = PutBatch::new();
+    for &(key, timestamp, value) in rows {
+        puts.push(&Key::new(key).unwrap(), Point { timestamp, value });
+    }
+    puts
+}
+
+async fn put(store: &DiskStore, rows: &[(&str, i64, f64)]) {
+    store.apply(&batch(rows)).await.unwrap();
+}
+
+async fn read(mut snapshot: impl Snapshot) -> Result<Vec<Row>, StoreError> {
+    let mut rows = Vec::new();
+    while let Some(block) = snapshot.next_block().await? {
+        assert!(!block.points.is_empty());
+        let row = |point: &Point| (block.key.to_string(), point.timestamp, point.value.to_bits());
+        rows.extend(block.points.iter().map(row));
+    }
+    Ok(rows)
+}
+
+async fn all(store: &DiskStore) -> Vec<Row> {
+    read(store.get(&Selector::All).await.unwrap()).await.unwrap()
+}
+
+async fn of_key(store: &DiskStore, key: &str) -> Result<Vec<Row>, StoreError> {
+    read(store.get(&Selector::Key(Key::new(key).unwrap())).await.unwrap()).await
+}
+
+/// Ends a store as a killed process does: nothing is sealed.
+async fn kill(store: DiskStore) {
+    store.end(Closing::WithoutSeal).await;
+}
+
+fn row(key: &str, second: i64, value: f64) -> Row {
+    (key.into(), second, value.to_bits())
+}
+
+#[tokio::test]
+async fn acknowledged_puts_survive_close_and_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = [row("b", 1, 0.5), row("b", 2, 2.5), row("a", -7, -0.0)];
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    put(&store, &[("b", 2, 1.5), ("a", -7, -0.0), ("b", 1, 0.5), ("b", 2, 2.5)]).await;
+    assert_eq!(all(&store).await, rows);
+    kill(store).await;
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    assert_eq!(all(&store).await, rows);
+    assert_eq!((store.stats().head_points, store.stats().block_points), (4, 0));
+    store.close().await;
+    assert!(store.get(&Selector::All).await.unwrap_err().is_transient());
+    assert!(store.apply(&batch(&[("a", 1, 1.0)])).await.unwrap_err().is_transient());
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    assert_eq!((store.stats().head_points, store.stats().block_points), (0, 3));
+    assert_eq!(all(&store).await, rows);
+}
+
+/// Keys in the order of their first put, each with its points.
+#[derive(Clone, Debug, Default)]
+struct Model(Vec<(String, BTreeMap<i64, f64>)>);
+
+impl Model {
+    fn put(&mut self, key: &str, point: Point) {
+        let index = self.0.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
+            self.0.push((key.into(), BTreeMap::new()));
+            self.0.len() - 1
+        });
+        self.0[index].1.insert(point.timestamp, point.value);
+    }
+
+    fn rows(&self, only: Option<&str>, seconds: RangeInclusive<i64>) -> Vec<Row> {
+        let keys = self.0.iter().filter(|(key, _)| only.is_none_or(|only| only == key));
+        keys.flat_map(|(key, points)| {
+            points.range(seconds.clone()).map(|(&second, &value)| row(key, second, value))
+        })
+        .collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Points of a key: `count` from `from` on, `step` apart.
+    Put {
+        key: u8,
+        from: i64,
+        count: i64,
+        step: i64,
+        value: i32,
+    },
+    Seal,
+    Snapshot,
+    Kill,
+    Close,
+    LosePower,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let put = (0..5u8, -3000i64..3000, prop_oneof![1..4i64, 100..1600i64], -3i64..4, -9..9i32);
+    prop_oneof![
+        8 => put.prop_map(|(key, from, count, step, value)| Step::Put { key, from, count, step, value }),
+        4 => Just(Step::Seal),
+        2 => Just(Step::Snapshot),
+        1 => Just(Step::Kill),
+        1 => Just(Step::Close),
+        1 => Just(Step::LosePower),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn store_matches_the_model(steps in prop::collection::vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let disk = Disk::new();
+            let mut store = disk.open();
+            let (mut model, mut snapshots) = (Model::default(), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Put { key, from, count, step, value } => {
+                        let mut puts = PutBatch::new();
+                        let key = Key::new(format!("key.{key}")).unwrap();
+                        for index in 0..count {
+                            let value = f64::from(value) + index as f64 / 8.0;
+                            let point = Point { timestamp: from + index * step, value };
+                            puts.push(&key, point);
+                            model.put(key.as_str(), point);
+                        }
+                        store.apply(&puts).await.unwrap();
+                    }
+                    Step::Seal => store.seal().await.unwrap(),
+                    Step::Snapshot => {
+                        snapshots.push((store.get(&Selector::All).await.unwrap(), model.clone()));
+                    }
+                    Step::Kill | Step::Close | Step::LosePower => {
+                        for (snapshot, model) in snapshots.drain(..) {
+                            let rows = read(snapshot).await.unwrap();
+                            assert_eq!(rows, model.rows(None, i64::MIN..=i64::MAX));
+                        }
+                        if matches!(step, Step::Close) {
+                            store.close().await;
+                        }
+                        kill(store).await;
+                        if matches!(step, Step::LosePower) {
+                            disk.fs.lose_power();
+                        }
+                        store = disk.open();
+                    }
+                }
+            }
+            snapshots.push((store.get(&Selector::All).await.unwrap(), model.clone()));
+            for (snapshot, model) in snapshots {
+                assert_eq!(read(snapshot).await.unwrap(), model.rows(None, i64::MIN..=i64::MAX));
+            }
+            for key in 0..6 {
+                let key = format!("key.{key}");
+                let rows = of_key(&store, &key).await.unwrap();
+                assert_eq!(rows, model.rows(Some(&key), i64::MIN..=i64::MAX));
+            }
+            for seconds in [-500..=500, 0..=0, 700..=9000] {
+                let range = store.get_range(&Selector::All, seconds.clone()).await.unwrap();
+                assert_eq!(read(range).await.unwrap(), model.rows(None, seconds));
+            }
+            let keys = store.keys(&KeyPattern::new("*")).await.unwrap();
+            let expected = model.0.iter().map(|(key, _)| key.as_str());
+            assert_eq!(keys.iter().map(Key::as_str).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+            store.seal().await.unwrap();
+            let points: usize = model.0.iter().map(|(_, points)| points.len()).sum();
+            assert_eq!(store.stats().block_points, points as u64);
+            kill(store).await;
+        });
+    }
+}
+
+/// Puts until the disk fails at each of its operations, and reopens it.
+#[tokio::test]
+async fn power_loss_at_any_operation_loses_no_acknowledged_put() {
+    for fault in 0.. {
+        let disk = Disk::new();
+        let mut acknowledged = 0;
+        disk.fs.set_fault(Fault::Killed { from: fault });
+        if let Ok(store) = disk.try_open(DiskStore::builder()) {
+            for second in 0..4 {
+                if store.apply(&batch(&[("a", second, 0.5)])).await.is_err() {
+                    break;
+                }
+                acknowledged = second + 1;
+                if second == 2 {
+                    let _ = store.seal().await;
+                }
+            }
+            kill(store).await;
+        }
+        let was_killed = disk.fs.is_killed();
+        disk.fs.set_fault(Fault::None);
+        disk.fs.lose_power();
+        let store = disk.open();
+        let rows = all(&store).await;
+        let expected: Vec<_> = (0..rows.len() as i64).map(|second| row("a", second, 0.5)).collect();
+        assert_eq!(rows, expected);
+        assert!(rows.len() as i64 >= acknowledged, "{acknowledged} acknowledged, fault {fault}");
+        kill(store).await;
+        if !was_killed {
+            assert!(fault > 20, "the faults were reached");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn full_disk_is_transient_and_over_when_there_is_space() {
+    let disk = Disk::new();
+    let store = disk.open();
+    put(&store, &[("a", 1, 1.0)]).await;
+    let used: usize = disk.fs.files().values().map(Vec::len).sum();
+    disk.fs.set_capacity(Some(used + 10));
+    for _ in 0..3 {
+        let error = store.apply(&batch(&[("a", 2, 2.0)])).await.unwrap_err();
+        assert!(error.is_transient());
+        assert_eq!(error.to_string(), "disk full");
+    }
+    assert_eq!(all(&store).await, [row("a", 1, 1.0)]);
+    disk.fs.set_capacity(None);
+    put(&store, &[("a", 3, 3.0)]).await;
+    let rows = [row("a", 1, 1.0), row("a", 3, 3.0)];
+    assert_eq!(all(&store).await, rows);
+    kill(store).await;
+    disk.fs.lose_power();
+    assert_eq!(all(&disk.open()).await, rows);
+}
+
+#[tokio::test]
+async fn failed_sync_moves_the_batch_to_a_new_segment() {
+    let disk = Disk::new();
+    let store = disk.open();
+    put(&store, &[("a", 1, 1.0)]).await;
+    let failures = Arc::new(Mutex::new(1));
+    let left = Arc::clone(&failures);
+    disk.fs.set_hook(move |operation, path| {
+        let mut left = left.lock().unwrap();
+        if operation == Operation::Sync && path.to_string_lossy().contains("/log/") && *left > 0 {
+            *left -= 1;
+            return Err(io::ErrorKind::Other.into());
+        }
+        Ok(())
+    });
+    put(&store, &[("a", 2, 2.0)]).await;
+    *failures.lock().unwrap() = 2;
+    assert!(store.apply(&batch(&[("a", 3, 3.0)])).await.unwrap_err().is_transient());
+    put(&store, &[("a", 4, 4.0)]).await;
+    kill(store).await;
+    disk.fs.lose_power();
+    assert_eq!(all(&disk.open()).await, [row("a", 1, 1.0), row("a", 2, 2.0), row("a", 4, 4.0)]);
+}
+
+/// Lets syncs of the log wait until the gate is opened.
+struct Gate {
+    is_open: Arc<(Mutex<bool>, std::sync::Condvar)>,
+    entered: tokio::sync::mpsc::UnboundedReceiver<()>,
+}
+
+impl Gate {
+    fn close(fs: &FaultyFs) -> Self {
+        let is_open = Arc::new((Mutex::new(false), std::sync::Condvar::new()));
+        let (enter, entered) = tokio::sync::mpsc::unbounded_channel();
+        let gate = Arc::clone(&is_open);
+        fs.set_hook(move |operation, path| {
+            if operation == Operation::Sync && path.to_string_lossy().contains("/log/") {
+                let _ = enter.send(());
+                let (is_open, opened) = &*gate;
+                drop(opened.wait_while(is_open.lock().unwrap(), |is_open| !*is_open).unwrap());
+            }
+            Ok(())
+        });
+        Self { is_open, entered }
+    }
+
+    fn open(&self) {
+        *self.is_open.0.lock().unwrap() = true;
+        self.is_open.1.notify_all();
+    }
+}
+
+#[tokio::test]
+async fn one_sync_serves_all_that_wait_and_blocks_no_read() {
+    let disk = Disk::new();
+    let store = Arc::new(disk.open());
+    put(&store, &[("a", 0, 0.0)]).await;
+    let syncs = store.stats().syncs;
+    let mut gate = Gate::close(&disk.fs);
+    let apply = |second| {
+        let store = Arc::clone(&store);
+        async move { store.apply(&batch(&[("a", second, 0.0)])).await }
+    };
+    let first = tokio::spawn(apply(1));
+    gate.entered.recv().await.unwrap();
+    let others: Vec<_> = (2..100).map(|second| tokio::spawn(apply(second))).collect();
+    // Lets each of them queue its batch.
+    tokio::task::yield_now().await;
+    // Unsynced points are not visible, and reads do not wait.
+    assert_eq!(all(&store).await, [row("a", 0, 0.0)]);
+    gate.open();
+    for apply in [first].into_iter().chain(others) {
+        apply.await.unwrap().unwrap();
+    }
+    assert_eq!(store.stats().syncs - syncs, 2);
+    assert_eq!(all(&store).await.len(), 100);
+}
+
+#[tokio::test]
+async fn dropped_put_is_applied_or_not() {
+    let disk = Disk::new();
+    let store = disk.open();
+    let mut gate = Gate::close(&disk.fs);
+    let first = batch(&[("a", 1, 0.0)]);
+    {
+        let mut apply = Box::pin(store.apply(&first));
+        assert!(futures_util::poll!(&mut apply).is_pending());
+        gate.entered.recv().await.unwrap();
+        // While it is synced, another is queued and dropped before it is written.
+        let second = batch(&[("a", 2, 0.0)]);
+        let mut dropped = Box::pin(store.apply(&second));
+        assert!(futures_util::poll!(&mut dropped).is_pending());
+        drop(dropped);
+        gate.open();
+        apply.await.unwrap();
+    }
+    put(&store, &[("a", 3, 0.0)]).await;
+    assert_eq!(all(&store).await, [row("a", 1, 0.0), row("a", 3, 0.0)]);
+}
+
+#[tokio::test]
+async fn second_store_on_a_folder_is_refused_with_the_pid() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    let error = DiskStore::open(dir.path()).await.unwrap_err();
+    assert!(matches!(error, OpenError::InUse { pid: Some(pid), .. } if pid == std::process::id()));
+    store.close().await;
+    DiskStore::open(dir.path()).await.unwrap();
+}
+
+#[tokio::test]
+async fn folder_of_another_format_is_refused() {
+    for (content, is_newer) in [("metrics 2\n", true), ("recipes\n", false)] {
+        let disk = Disk::new();
+        disk.fs.put("/data/FORMAT", content.as_bytes());
+        let error = disk.try_open(DiskStore::builder()).unwrap_err();
+        assert_eq!(matches!(error, OpenError::NewerVersion { .. }), is_newer, "{error}");
+        assert_eq!(matches!(error, OpenError::NotAStore { .. }), !is_newer, "{error}");
+        assert_eq!(disk.fs.files()[Path::new("/data/FORMAT")], content.as_bytes());
+    }
+    let disk = Disk::new();
+    disk.fs.put("/data/letters.txt", b"");
+    let error = disk.try_open(DiskStore::builder()).unwrap_err();
+    assert!(matches!(error, OpenError::NotAStore { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn old_points_are_rejected_hidden_and_removed() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let disk = Disk::new();
+    let store = disk.open();
+    let old: Vec<_> = (0..600).map(|second| ("a", now - 5000 + second, 0.5)).collect();
+    put(&store, &old).await;
+    put(&store, &[("a", now, 1.5), ("b", 1, 0.5)]).await;
+    store.seal().await.unwrap();
+    assert_eq!(store.stats().block_points, 602);
+    kill(store).await;
+
+    let builder = DiskStore::builder().keep(Duration::from_secs(3600));
+    let store = disk.try_open(builder.clone()).unwrap();
+    assert_eq!(all(&store).await, [row("a", now, 1.5)]);
+    let error = store.apply(&batch(&[("a", now - 4000, 9.0), ("c", now, 2.5)])).await.unwrap_err();
+    assert_eq!(error.of_put(0).unwrap().to_string(), "older than 1h");
+    assert!(!error.of_put(0).unwrap().is_transient() && error.of_put(1).is_none());
+    let rows = [row("a", now, 1.5), row("c", now, 2.5)];
+    assert_eq!(all(&store).await, rows);
+    store.seal().await.unwrap();
+    assert_eq!(all(&store).await, rows);
+    // A full block of old points is gone; one that has a newer point too is kept.
+    assert_eq!(store.stats().block_points, 101 + 1);
+    kill(store).await;
+}
+
+/// Changes a byte of each file of the log that holds a text.
+fn damage_log(fs: &FaultyFs, text: &[u8]) {
+    for (path, mut content) in fs.files() {
+        let found = content.windows(text.len()).position(|window| window == text);
+        if let Some(at) = found.filter(|_| path.to_string_lossy().contains("/log/")) {
+            content[at] ^= 1;
+            fs.put(&path, &content);
+        }
+    }
+}
+
+#[tokio::test]
+async fn damaged_record_costs_its_points_only() {
+    let disk = Disk::new();
+    let store = disk.open();
+    for key in ["first", "second", "third"] {
+        put(&store, &[(key, 1, 1.0), (key, 2, 2.0)]).await;
+    }
+    kill(store).await;
+    damage_log(&disk.fs, b"second");
+    let error = disk.try_open(DiskStore::builder().strict(true)).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { points: 2, .. }), "{error}");
+    // A refused opening ends its log, and changes nothing.
+    let store = disk.open();
+    assert_eq!(store.stats().lost_points, 2);
+    let keys: Vec<_> = all(&store).await.into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys, ["first", "first", "third", "third"]);
+    // The segment is kept when it is removed from the log.
+    store.close().await;
+    let files = disk.fs.files();
+    assert!(files.keys().any(|path| path.to_string_lossy().ends_with(".damaged")), "{files:?}");
+}
+
+#[tokio::test]
+async fn damaged_block_is_an_error_for_its_key_only() {
+    let disk = Disk::new();
+    let store = disk.open();
+    put(&store, &[("bad", 7, 1.0), ("bad", 8, 3.0), ("good", 7, 1.0)]).await;
+    store.close().await;
+    drop(store);
+    damage_database(&disk.database());
+    let store = disk.open();
+    let error = of_key(&store, "bad").await.unwrap_err();
+    assert_eq!(error.to_string(), "damaged block of bad at second 7");
+    assert!(!error.is_transient());
+    assert_eq!(of_key(&store, "good").await.unwrap(), [row("good", 7, 1.0)]);
+    // A merge sets the block aside, and new points can be read.
+    put(&store, &[("bad", 9, 2.0)]).await;
+    store.seal().await.unwrap();
+    assert_eq!(of_key(&store, "bad").await.unwrap(), [row("bad", 9, 2.0)]);
+    assert_eq!(store.stats().damaged_blocks, 1);
+    kill(store).await;
+}
+
+/// Changes the last byte of the first block.
+fn damage_database(path: &Path) {
+    use redb::ReadableTable as _;
+
+    let table = redb::TableDefinition::<(u32, i64), &[u8]>::new("blocks");
+
+    let database = redb::Database::open(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut blocks = transaction.open_table(table).unwrap();
+        let mut block = blocks.get((0, 7)).unwrap().unwrap().value().to_vec();
+        *block.last_mut().unwrap() ^= 1;
+        blocks.insert((0, 7), &*block).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn puts_after_a_lost_log_are_not_taken_for_sealed() {
+    let disk = Disk::new();
+    let store = disk.open();
+    put(&store, &[("a", 1, 1.0), ("a", 2, 2.0)]).await;
+    store.close().await;
+    drop(store);
+    let disk = Disk { fs: FaultyFs::new(), ..disk };
+    let store = disk.open();
+    put(&store, &[("a", 3, 3.0)]).await;
+    kill(store).await;
+    let rows = [row("a", 1, 1.0), row("a", 2, 2.0), row("a", 3, 3.0)];
+    assert_eq!(all(&disk.open()).await, rows);
+}
+
+#[tokio::test]
+async fn head_is_sealed_in_the_background_when_it_is_large() {
+    let disk = Disk::new();
+    let store = disk.try_open(DiskStore::builder().max_head_points(100)).unwrap();
+    for second in 0..1000 {
+        put(&store, &[("a", second, 0.5)]).await;
+    }
+    store.seal().await.unwrap();
+    let stats = store.stats();
+    assert!(stats.seals >= 2, "{stats:?}");
+    assert_eq!((stats.block_points, stats.head_points), (1000, 0));
+    assert_eq!(all(&store).await.len(), 1000);
+    kill(store).await;
+}
+
+#[tokio::test]
+async fn large_key_is_read_in_pieces() {
+    let disk = Disk::new();
+    let store = disk.open();
+    let mut expected = Vec::new();
+    for (begin, step, value) in [(0, 2, 1.0), (1, 4, 2.0), (0, 10, 3.0)] {
+        let rows: Vec<_> = (0..40_000).map(|index| ("a", begin + index * step, value)).collect();
+        put(&store, &rows).await;
+        if step < 10 {
+            store.seal().await.unwrap();
+        }
+        expected.push(rows);
+    }
+    let model: BTreeMap<i64, f64> =
+        expected.iter().flatten().map(|&(_, second, value)| (second, value)).collect();
+    let rows: Vec<_> = model.into_iter().map(|(second, value)| row("a", second, value)).collect();
+    assert_eq!(all(&store).await, rows);
+    kill(store).await;
+}
+
+/// The disk of the blocks is full, that of the log is not.
+#[tokio::test]
+async fn blocks_that_cannot_be_written_are_retried() {
+    let disk = Disk::new();
+    let file = FaultyFile::default();
+    let open = || {
+        let database = Database::Double(file.clone());
+        let builder = DiskStore::builder().max_head_points(10);
+        builder.open_on(disk.fs.clone(), Path::new("/data"), database).unwrap()
+    };
+    let store = open();
+    put(&store, &[("a", 0, 0.0)]).await;
+    store.seal().await.unwrap();
+    file.set_full(true);
+    put(&store, &[("a", 1, 0.0)]).await;
+    assert!(store.seal().await.unwrap_err().is_transient());
+    // Reads and puts work until the head is full.
+    let mut stored = 2;
+    let error = loop {
+        assert_eq!(all(&store).await.len(), stored as usize);
+        match store.apply(&batch(&[("a", stored, 0.0)])).await {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_transient());
+    assert_eq!(stored, 22);
+    // The sealer retries by itself, and puts work again.
+    file.set_full(false);
+    store.wait(|shared| (shared.totals().head_points == 0).then_some(())).await;
+    assert_eq!((store.stats().block_points, all(&store).await.len()), (22, 22));
+    put(&store, &[("a", 100, 0.0)]).await;
+    file.set_full(true);
+    assert!(store.seal().await.is_err());
+    kill(store).await;
+
+    // The log has what is not in blocks.
+    file.set_full(false);
+    let store = open();
+    assert_eq!(all(&store).await.len(), 23);
+    kill(store).await;
+}
+
+#[tokio::test]
+async fn late_sync_does_not_delay_the_answer() {
+    for fsync in [Fsync::Every(Duration::from_secs(3600)), Fsync::Never] {
+        let disk = Disk::new();
+        let store = disk.try_open(DiskStore::builder().fsync(fsync)).unwrap();
+        let gate = Gate::close(&disk.fs);
+        put(&store, &[("a", 1, 1.0)]).await;
+        assert_eq!(store.stats().syncs, 0);
+        gate.open();
+        store.close().await;
+        drop(store);
+        disk.fs.lose_power();
+        assert_eq!(all(&disk.open()).await, [row("a", 1, 1.0)]);
+    }
+}
