@@ -6,8 +6,10 @@ mod backoff;
 mod batch;
 mod budgeted;
 pub(crate) mod builder;
-mod connect;
 mod connection;
+mod connector;
+mod default_connector;
+mod dialer;
 mod distrust;
 mod driver;
 mod driver_log;
@@ -34,13 +36,17 @@ mod stats;
 mod stream;
 mod sync;
 mod tcp;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 mod turn;
 #[cfg(unix)]
 mod unix;
 mod write_coalescing;
 
+pub use address::{Address, Addresses, ToAddresses};
 pub use backoff::Reconnect;
-pub use connect::Connector;
+pub use connector::{BoxConnection, BoxConnector, Connector, ConnectorFn, connector_fn};
+pub use default_connector::{DefaultConnection, DefaultConnector};
 #[cfg(any(feature = "reporter", feature = "tower"))]
 pub(crate) use handle::MetricsClient;
 #[cfg(feature = "reporter")]
@@ -49,7 +55,7 @@ pub(crate) use hangup::ENOUGH_PROOFS;
 pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use reservation::{CallFuture, Reservations};
-pub use settings::{Pipelining, WhenFull};
+pub use settings::{Pipelining, ServerOrder, WhenFull};
 pub use state::ConnectionState;
 pub use state_watcher::StateWatcher;
 pub use stats::ClientStats;

@@ -79,6 +79,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "tls")]
+mod certificates;
 pub mod client;
 pub mod codec;
 pub mod error;
@@ -104,7 +106,16 @@ pub mod reporter;
 pub mod service;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-pub mod tls;
+pub mod tls {
+    //! TLS: the [`TlsConnector`] of a client, and certificates and keys as PEM text for either end.
+
+    pub use crate::{
+        certificates::{TlsError, certified_key, provider, roots},
+        client::tls::TlsConnector,
+    };
+    /// The rustls that [`TlsConnector`] works with, for a custom configuration.
+    pub use tokio_rustls::rustls;
+}
 mod wake;
 
 pub use client::{builder::ClientBuilder, handle::MetricsClient};

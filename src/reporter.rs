@@ -3,7 +3,6 @@
 
 mod attempts;
 mod builder;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 mod bulk;
 mod delivery;
 mod flush;
@@ -36,11 +35,10 @@ pub use builder::ReporterBuilder;
 #[cfg(feature = "recorder")]
 pub(crate) use bulk::Refused;
 pub use guard::FlushGuard;
-#[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use handle::Reporter;
 pub use handle::SeriesHandle;
 #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
 pub(crate) use report_clock::{Stamp, UniqueSeconds, WallClock, whole_seconds};
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 pub(crate) use sink::Sink;
-pub use stats::{DropCounts, FlushError, ReporterStats};
+pub use stats::{DropCounts, DropReason, FlushError, ReporterStats};

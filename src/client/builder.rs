@@ -5,16 +5,20 @@ use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
+    address::{Address, Addresses, ToAddresses},
     backoff::Reconnect,
-    connect::{Connector, Dialer, NoReconnect},
+    connector::Connector,
+    default_connector::DefaultConnector,
+    dialer::{Connected, Dialer, NoReconnect},
     durations::{MAX_DURATION, SHORTEST},
     handle::{MetricsClient, spawn_client},
     pool::{MAX_CONNECTIONS, Pool},
-    settings::{ConnectionConfig, MIN_STALL_TIMEOUT, Pipelining, WhenFull},
+    settings::{ConnectionConfig, MIN_STALL_TIMEOUT, Pipelining, ServerOrder, WhenFull},
     shared::cooperative,
-    tcp::TcpConnector,
 };
-use crate::error::Error;
+use crate::error::{Error, InvalidAddress};
+
+mod options;
 
 impl MetricsClient {
     /// Connects to the server at `address`, as `host:port`, with everything at its default. The
@@ -32,7 +36,7 @@ impl MetricsClient {
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
-    pub async fn connect(address: impl ToString) -> Result<Self, Error> {
+    pub async fn connect(address: impl ToAddresses) -> Result<Self, Error> {
         Self::builder(address).connect().await
     }
 
@@ -41,8 +45,8 @@ impl MetricsClient {
     /// The address is `host:port`: a host name, an IPv4 address, or an IPv6 address in brackets. With
     /// another [connector](ClientBuilder::connector) it is what that connector takes. It is checked when the
     /// client is made.
-    pub fn builder(address: impl ToString) -> ClientBuilder {
-        ClientBuilder::new(address.to_string().into())
+    pub fn builder(address: impl ToAddresses) -> ClientBuilder {
+        ClientBuilder::new(address)
     }
 
     /// A client on a stream that is connected already, with everything at its default; see
@@ -90,16 +94,19 @@ impl MetricsClient {
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
-pub struct ClientBuilder<C = TcpConnector> {
-    address: Arc<str>,
+pub struct ClientBuilder<C = DefaultConnector> {
+    /// An error is returned when the client is made.
+    addresses: Result<Addresses, InvalidAddress>,
     connector: C,
     config: ConnectionConfig,
 }
 
 impl ClientBuilder {
-    pub(super) fn new(address: Arc<str>) -> Self {
-        let connector = TcpConnector::default();
-        Self { address, connector, config: ConnectionConfig::default() }
+    pub(super) fn new(address: impl ToAddresses) -> Self {
+        let addresses = address.to_addresses();
+        let options = addresses.as_ref().map(Addresses::options).cloned().unwrap_or_default();
+        let connector = DefaultConnector::with_options(&options);
+        Self { addresses, connector, config: ConnectionConfig::default() }.options(&options)
     }
 }
 
@@ -122,8 +129,15 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
+    /// Sets the order in which the servers of a list are tried. Default: [`ServerOrder::Random`].
+    pub fn server_order(mut self, order: ServerOrder) -> Self {
+        self.config.server_order = order;
+        self
+    }
+
     /// Sets how long one attempt to connect may take, name resolution included, from 1 millisecond. All
-    /// addresses of the name share it. Default: 5 seconds.
+    /// addresses of the name share it, and all servers of a list: each is tried once the one before it has failed or
+    /// has had its share, and the first that connects is taken. Default: 5 seconds.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = timeout.clamp(SHORTEST, MAX_DURATION);
         self
@@ -217,9 +231,10 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
-    /// Makes connections with `connector` instead of over TCP.
+    /// Makes connections with `connector` instead of the [`DefaultConnector`].
     pub fn connector<D: Connector>(self, connector: D) -> ClientBuilder<D> {
-        ClientBuilder { connector, address: self.address, config: self.config }
+        let addresses = self.addresses.and_then(Addresses::for_other_connector);
+        ClientBuilder { connector, addresses, config: self.config }
     }
 
     /// Connects, and returns the client once there is a connection: one, also where there will be
@@ -235,10 +250,9 @@ impl<C: Connector> ClientBuilder<C> {
     /// Dropping the future leaves nothing behind.
     pub async fn connect(self) -> Result<MetricsClient, Error> {
         cooperative(async {
-            self.check_address()?;
-            let (config, dialer) = self.into_parts();
+            let (config, dialer) = self.into_parts()?;
             match dialer.dial().await {
-                Ok(io) => Ok(spawn_client(config, dialer, Some(io))),
+                Ok(connected) => Ok(spawn_client(config, dialer, Some(connected))),
                 Err(cause) => Err(dialer.error(cause)),
             }
         })
@@ -256,8 +270,7 @@ impl<C: Connector> ClientBuilder<C> {
     ///
     /// If called outside of a Tokio runtime.
     pub fn connect_lazy(self) -> Result<MetricsClient, Error> {
-        self.check_address()?;
-        let (config, dialer) = self.into_parts();
+        let (config, dialer) = self.into_parts()?;
         Ok(spawn_client(config, dialer, None))
     }
 
@@ -273,30 +286,23 @@ impl<C: Connector> ClientBuilder<C> {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (mut config, dialer) = self
-            .max_connections(1)
-            .reconnect(Reconnect::never())
-            .connector(NoReconnect::default())
-            .into_parts();
+        let connector = NoReconnect::default();
+        let address = Address::custom("a given stream");
+        let mut config = self.max_connections(1).reconnect(Reconnect::never()).config;
+        let dialer = Arc::new(Dialer::new(connector, vec![address], &config));
         if let Pipelining::Auto = config.pipelining {
             config.pipelining = Pipelining::Off;
         }
         let pool = Pool::new(&config);
-        pool.spawn_drivers(&config, &dialer, Some(io));
+        pool.spawn_drivers(&config, &dialer, Some(Connected { io, server: 0 }));
         MetricsClient::new(pool, None)
     }
 
-    fn check_address(&self) -> Result<(), Error> {
-        Ok(self.connector.check_address(&self.address)?)
-    }
-
-    fn into_parts(self) -> (ConnectionConfig, Arc<Dialer<C>>) {
-        let dialer = Dialer {
-            connector: self.connector,
-            address: self.address,
-            timeout: self.config.connect_timeout,
-        };
-        (self.config, Arc::new(dialer))
+    fn into_parts(self) -> Result<(ConnectionConfig, Arc<Dialer<C>>), InvalidAddress> {
+        let (servers, _) = self.addresses?.into_parts();
+        servers.iter().try_for_each(|server| self.connector.check_address(server))?;
+        let dialer = Dialer::new(self.connector, servers, &self.config);
+        Ok((self.config, Arc::new(dialer)))
     }
 }
 

@@ -19,7 +19,8 @@ use tokio_util::codec::Framed;
 
 use super::{
     budgeted::Budgeted,
-    connect::{BoxFuture, Connector},
+    connector::Connector,
+    dialer::BoxFuture,
     greeting::Greeting,
     hangup::Dialed,
     pipeline::Responses,
@@ -110,7 +111,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         probe_after: Option<Option<Instant>>,
         is_replaceable: bool,
     ) -> Self {
-        let Dialed { io, has_answered, has_proof } = dialed;
+        let Dialed { io, has_answered, has_proof, .. } = dialed;
         let codec = ClientCodec::max_response_bytes(max_response_bytes).sorting_in_steps();
         Self {
             framed: Framed::with_capacity(Budgeted::new(io), codec, READ_BUFFER_BYTES),

@@ -18,8 +18,9 @@ use tokio::time::{self, Instant, Sleep};
 
 use super::{
     backoff::Backoff,
-    connect::{BoxFuture, Connector, Dialer},
     connection::{Connection, IoProgress},
+    connector::Connector,
+    dialer::{BoxFuture, Connected, Dialer},
     distrust::Distrust,
     driver_log::DriverLog,
     hangup::{self, Dialed, Loss},
@@ -35,6 +36,12 @@ pub(super) struct Driver<C: Connector> {
     plan: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
     state: State<C::Io>,
+    /// The index of the server that the connection leads to, or the last one did.
+    server: usize,
+    /// How many servers in a row have been connected to and have not answered.
+    bad_servers: usize,
+    /// How many connections in a row to this server have ended with requests unanswered.
+    unanswered_losses: u32,
     backoff: Backoff,
     timer: Timer,
     distrust: Distrust,
@@ -55,7 +62,7 @@ enum State<Io> {
     Dialing(BoxFuture<Result<Dialed<Io>, ConnectionError>>),
     /// Waiting to dial.
     Backoff(Pin<Box<Sleep>>),
-    Up(Box<Connection<Io>>),
+    Connected(Box<Connection<Io>>),
     /// Everything is answered, and the connection is being shut down, until the time is over.
     Closing(Box<Connection<Io>>, Pin<Box<Sleep>>),
     Closed,
@@ -74,12 +81,15 @@ impl<C: Connector> Driver<C> {
         shared: Arc<Shared>,
         plan: ConnectionConfig,
         dialer: Arc<Dialer<C>>,
-        io: Option<C::Io>,
+        connected: Option<Connected<C::Io>>,
     ) -> Self {
         let mut driver = Self {
             shared,
             dialer,
             state: State::Idle,
+            server: 0,
+            bad_servers: 0,
+            unanswered_losses: 0,
             backoff: Backoff::new(plan.reconnect),
             plan,
             timer: Timer::new(),
@@ -90,8 +100,8 @@ impl<C: Connector> Driver<C> {
             wakers: Vec::new(),
             log: DriverLog::new(),
         };
-        if let Some(io) = io {
-            driver.connected(Dialed { io, has_answered: false, has_proof: false });
+        if let Some(Connected { io, server }) = connected {
+            driver.on_connected(Dialed { io, server, has_answered: false, has_proof: false });
         }
         driver
     }
@@ -105,7 +115,7 @@ impl<C: Connector> Driver<C> {
                 self.dial();
             }
             State::Dialing(dialling) => match dialling.as_mut().poll(cx) {
-                Poll::Ready(Ok(dialed)) => self.connected(dialed),
+                Poll::Ready(Ok(dialed)) => self.on_connected(dialed),
                 Poll::Ready(Err(fault)) => self.on_connect_failed(fault),
                 Poll::Pending => return self.poll_disconnected(cx),
             },
@@ -113,12 +123,12 @@ impl<C: Connector> Driver<C> {
                 Poll::Ready(()) => self.dial(),
                 Poll::Pending => return self.poll_disconnected(cx),
             },
-            State::Up(_) => return self.poll_connected(cx),
+            State::Connected(_) => return self.poll_connected(cx),
             State::Closing(connection, limit) => {
                 if connection.poll_close(cx).is_pending() && limit.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                self.closed(None);
+                self.on_closed(None);
             }
             State::Closed => return Poll::Pending,
         }
@@ -126,11 +136,12 @@ impl<C: Connector> Driver<C> {
     }
 
     fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let State::Up(connection) = &mut self.state else {
+        let State::Connected(connection) = &mut self.state else {
             return Poll::Ready(());
         };
         if let Poll::Ready(can_pipeline) = connection.poll_probe(cx) {
-            tracing::debug!(address = &*self.dialer.address, can_pipeline, "asked the server");
+            let address = self.dialer.address(self.server).as_str();
+            tracing::debug!(address, can_pipeline, "probed the server for pipelining");
             if can_pipeline {
                 self.window = self.plan.max_in_flight;
                 if !self.search.is_on() {
@@ -141,12 +152,13 @@ impl<C: Connector> Driver<C> {
         let moved = connection.poll(cx, &self.dialer.connector, &self.shared, &mut self.wakers);
         if connection.has_responded() {
             self.backoff.reset();
+            self.bad_servers = 0;
         }
         match moved {
             IoProgress::All => {}
             IoProgress::Waits => return Poll::Pending,
             IoProgress::Ended(fault) => {
-                self.disconnected(fault);
+                self.on_disconnected(fault);
                 return Poll::Ready(());
             }
         }
@@ -159,15 +171,16 @@ impl<C: Connector> Driver<C> {
         }
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
-            if let State::Up(connection) = std::mem::replace(&mut self.state, State::Closed) {
+            if let State::Connected(connection) = std::mem::replace(&mut self.state, State::Closed)
+            {
                 let limit = Box::pin(time::sleep(CLOSE_TIME_LIMIT));
                 self.state = State::Closing(connection, limit);
             }
             return Poll::Ready(());
         }
-        let dialer = &self.dialer;
-        let probing =
-            pipeline.has_queued() && connection.start_probe(|| Box::pin(probe(Arc::clone(dialer))));
+        let (dialer, server) = (&self.dialer, self.server);
+        let probing = pipeline.has_queued()
+            && connection.start_probe(|| Box::pin(probe(Arc::clone(dialer), server)));
         pipeline.park(cx.waker(), connection.probe_on_queueing());
         if connection.holds_much() {
             pipeline.trim_later(Instant::now());
@@ -186,7 +199,7 @@ impl<C: Connector> Driver<C> {
         let mut pipeline = self.shared.pipeline();
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
-            self.closed(None);
+            self.on_closed(None);
             return Poll::Ready(());
         }
         pipeline.park(cx.waker(), false);
@@ -207,7 +220,7 @@ impl<C: Connector> Driver<C> {
             }
             let now = Instant::now();
             let is_late = self.shared.pipeline().next_expiry().is_some_and(|at| at <= now);
-            if is_late && let State::Up(connection) = &mut self.state {
+            if is_late && let State::Connected(connection) = &mut self.state {
                 let connector = &self.dialer.connector;
                 match connection.poll_before_judging(cx, connector, &self.shared, &mut self.wakers)
                 {
@@ -218,25 +231,26 @@ impl<C: Connector> Driver<C> {
                     IoProgress::Waits if !has_run_out => return,
                     IoProgress::Waits => connection.end_look(),
                     IoProgress::All => {}
-                    IoProgress::Ended(fault) => self.disconnected(fault),
+                    IoProgress::Ended(fault) => self.on_disconnected(fault),
                 }
             }
             if self.shared.pipeline().is_stalled(now) {
                 if self.shared.pipeline().in_flight() > 1 {
                     self.distrust.stalled(now);
                 }
-                if let State::Up(connection) = &self.state {
-                    self.dialer.connector.give_up(connection.io());
+                if let State::Connected(connection) = &self.state {
+                    self.dialer.connector.abort(connection.io());
                 }
+                self.leave_server();
                 let after = self.plan.settings.stall_timeout();
-                self.disconnected(ConnectionError::Stalled { after });
+                self.on_disconnected(ConnectionError::Stalled { after });
             }
             let is_quiet = self.shared.pipeline().trim(now);
             let next = self.shared.pipeline().expire(now, &mut self.wakers);
             wake_all(&mut self.wakers);
             if is_quiet {
                 self.wakers = Vec::new();
-                if let State::Up(connection) = &mut self.state {
+                if let State::Connected(connection) = &mut self.state {
                     connection.trim();
                 }
             }
@@ -265,7 +279,13 @@ impl<C: Connector> Driver<C> {
         self.state = State::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
     }
 
-    fn connected(&mut self, dialed: Dialed<C::Io>) {
+    fn on_connected(&mut self, dialed: Dialed<C::Io>) {
+        if dialed.server != self.server {
+            self.server = dialed.server;
+            self.unanswered_losses = 0;
+            // Another server may be able to do what the last one was not.
+            self.distrust = Distrust::default();
+        }
         let (window, may_probe) = match self.plan.pipelining {
             Pipelining::On => (self.plan.max_in_flight, false),
             Pipelining::Off => (1, false),
@@ -279,13 +299,13 @@ impl<C: Connector> Driver<C> {
         drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
         let limit = self.plan.max_response_bytes;
-        self.state = State::Up(Box::new(Connection::new(
+        self.state = State::Connected(Box::new(Connection::new(
             dialed,
             limit,
             probe_after,
             self.backoff.is_enabled(),
         )));
-        self.log.connected(&self.dialer.address);
+        self.log.connected(self.dialer.address(self.server).as_str());
     }
 
     fn on_connect_failed(&mut self, fault: ConnectionError) {
@@ -296,13 +316,14 @@ impl<C: Connector> Driver<C> {
         self.back_off(&fault);
     }
 
-    fn disconnected(&mut self, fault: ConnectionError) {
+    fn on_disconnected(&mut self, fault: ConnectionError) {
         let too_large = match fault {
             ConnectionError::ResponseTooLarge { limit } => Some(Error::ResponseTooLarge { limit }),
             _ => None,
         };
         let fault = Arc::new(fault);
         let mut retried = 0;
+        let unanswered = self.shared.pipeline().in_flight() > 0;
         let mut is_explained = too_large.is_some();
         if let Some(error) = too_large {
             self.shared.pipeline().fail_due(error, &mut self.wakers);
@@ -312,14 +333,14 @@ impl<C: Connector> Driver<C> {
             retried = self.shared.pipeline().on_disconnected(&fault, &mut self.wakers);
             wake_all(&mut self.wakers);
         }
-        let address = &*self.dialer.address;
+        let address = self.dialer.address(self.server).as_str();
         if fault.is_protocol_violation() {
             self.log.violated(address, ErrorChain(&fault), retried);
         } else {
             self.log.disconnected(address, ErrorChain(&fault), retried);
         }
         let (has_responded, is_probing) = match &self.state {
-            State::Up(connection) => (connection.has_responded(), connection.is_probing()),
+            State::Connected(connection) => (connection.has_responded(), connection.is_probing()),
             _ => (false, false),
         };
         if is_probing {
@@ -327,7 +348,8 @@ impl<C: Connector> Driver<C> {
         }
         let wanted = !self.shared.pipeline().is_drained();
         let is_good = is_explained || (has_responded && !fault.is_protocol_violation());
-        if wanted && is_good && self.backoff.is_enabled() {
+        self.judge_server(is_good, unanswered);
+        if wanted && self.backoff.is_enabled() && (is_good || self.has_untried_server()) {
             // A server may close after each answer: it has to be as fast as it can be so.
             self.dial();
         } else if wanted
@@ -337,15 +359,41 @@ impl<C: Connector> Driver<C> {
         {
             self.back_off(&fault);
         } else {
-            // Nobody is in want of a connection, so this is no failure: servers close idle ones.
+            // No caller needs a connection, so this is no failure: servers close idle ones.
             self.state = State::Idle;
             self.shared.set_state(ConnectionState::Disconnected);
         }
     }
 
+    /// Goes to the next server after a connection that has shown nothing good, or after the second in a row that has
+    /// ended with requests unanswered.
+    fn judge_server(&mut self, is_good: bool, unanswered: bool) {
+        if !is_good {
+            self.bad_servers += 1;
+            self.leave_server();
+        } else if !unanswered {
+            self.unanswered_losses = 0;
+        } else {
+            self.unanswered_losses += 1;
+            if self.unanswered_losses > 1 {
+                self.leave_server();
+            }
+        }
+    }
+
+    fn leave_server(&mut self) {
+        self.unanswered_losses = 0;
+        self.dialer.leave(self.server);
+    }
+
+    /// Returns true as long as another server of the list may be better, and then there is no wait.
+    fn has_untried_server(&self) -> bool {
+        self.bad_servers < self.dialer.count()
+    }
+
     /// Fails the request that ended the connection, if it is known to have done so: says whether.
     fn search_for_cause(&mut self, fault: &ConnectionError) -> bool {
-        let State::Up(connection) = &self.state else {
+        let State::Connected(connection) = &self.state else {
             return false;
         };
         let mut pipeline = self.shared.pipeline();
@@ -367,28 +415,29 @@ impl<C: Connector> Driver<C> {
         pipeline.fail_due(error, &mut self.wakers);
         drop(pipeline);
         wake_all(&mut self.wakers);
-        self.log.request_failed(&self.dialer.address, &fault);
+        self.log.request_failed(self.dialer.address(self.server).as_str(), &fault);
         // The server has answered others.
         self.backoff.reset();
         true
     }
 
     fn back_off(&mut self, fault: &Arc<ConnectionError>) {
+        self.bad_servers = 0;
         match self.backoff.next(Instant::now()) {
             Some(at) => {
                 self.state = State::Backoff(Box::pin(time::sleep_until(at)));
                 self.shared.set_state(ConnectionState::Disconnected);
             }
-            None => self.closed(Some(fault)),
+            None => self.on_closed(Some(fault)),
         }
     }
 
-    fn closed(&mut self, fault: Option<&Arc<ConnectionError>>) {
+    fn on_closed(&mut self, fault: Option<&Arc<ConnectionError>>) {
         self.state = State::Closed;
         self.shared.pipeline().close_now(fault, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.shared.set_state(ConnectionState::Closed);
-        tracing::debug!(address = &*self.dialer.address, "closed");
+        tracing::debug!(address = self.dialer.address(self.server).as_str(), "closed");
     }
 }
 
@@ -398,7 +447,7 @@ impl<C: Connector> Future for Driver<C> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         driver.is_polled = true;
-        if let State::Up(connection) = &mut driver.state {
+        if let State::Connected(connection) = &mut driver.state {
             connection.renew_budget();
         }
         let polled = loop {
@@ -422,13 +471,13 @@ impl<C: Connector> Drop for Driver<C> {
             if !self.is_polled {
                 self.shared.pipeline().orphan();
             }
-            self.closed(None);
+            self.on_closed(None);
         }
     }
 }
 
-async fn probe<C: Connector>(dialer: Arc<Dialer<C>>) -> bool {
-    match dialer.dial().await {
+async fn probe<C: Connector>(dialer: Arc<Dialer<C>>, server: usize) -> bool {
+    match dialer.dial_server(server).await {
         Ok(io) => probe::can_pipeline(io).await,
         Err(_) => false,
     }

@@ -7,8 +7,10 @@ use bytes::BytesMut;
 #[cfg(feature = "reporter")]
 use super::Outcomes;
 use super::{
-    ClientStats, ConnectionState, Connector, SampleStream, StateWatcher, batch,
-    connect::{Dial, Dialer},
+    ClientStats, ConnectionState, Connector, SampleStream, StateWatcher,
+    address::Address,
+    batch,
+    dialer::{Connected, Dialer, DynDialer},
     pipeline::{Kind, Reply},
     pool::Pool,
     settings::ConnectionConfig,
@@ -53,7 +55,7 @@ struct Handle {
 
 /// What makes connections beside the main one.
 pub(super) struct Reconnector {
-    dialer: Arc<dyn Dial>,
+    dialer: Arc<dyn DynDialer>,
     /// Makes another client that dials like this one, on the runtime of the caller.
     #[cfg(feature = "reporter")]
     detached: Box<dyn Fn() -> MetricsClient + Send + Sync>,
@@ -63,7 +65,7 @@ pub(super) struct Reconnector {
 pub(super) fn spawn_client<C: Connector>(
     config: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
-    io: Option<C::Io>,
+    io: Option<Connected<C::Io>>,
 ) -> MetricsClient {
     let pool = Pool::new(&config);
     pool.spawn_drivers(&config, &dialer, io);
@@ -313,10 +315,19 @@ impl MetricsClient {
         StateWatcher::new(self.handle.pool.state().subscribe())
     }
 
+    /// Returns the address of the server that the client keeps to, of those that it was given. A connection that was
+    /// made earlier may lead to another one until it ends. Returns `None` if the client was made
+    /// [from a stream](Self::from_io).
+    #[must_use]
+    pub fn server(&self) -> Option<&Address> {
+        self.handle.reconnector.as_ref().map(|reconnector| reconnector.dialer.current())
+    }
+
     /// What the client has done so far.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
-        self.handle.pool.stats()
+        let failovers = self.handle.reconnector.as_ref().map_or(0, |it| it.dialer.failovers());
+        ClientStats { failovers, ..self.handle.pool.stats() }
     }
 }
 

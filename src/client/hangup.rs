@@ -26,7 +26,8 @@ use tokio::{
 use tokio_util::codec::Decoder;
 
 use super::{
-    connect::{Connector, Dialer},
+    connector::Connector,
+    dialer::{Connected, Dialer},
     pipeline::{Kind, RequestId},
     shared::Shared,
 };
@@ -102,6 +103,8 @@ pub(super) enum Check {
 /// A connection that has been made.
 pub(super) struct Dialed<Io> {
     pub(super) io: Io,
+    /// The index of the server that it leads to.
+    pub(super) server: usize,
     /// Whether the server has answered a question on it, or on the one before it.
     pub(super) has_answered: bool,
     /// Whether it has shown that it answers requests of the suspect's kind.
@@ -227,10 +230,10 @@ pub(super) async fn dial<C: Connector>(
     check: Option<Check>,
     limits: Limits,
 ) -> Result<Dialed<C::Io>, ConnectionError> {
-    let dial = async || dialer.dial().await.map_err(|cause| dialer.fault(cause));
-    let mut io = dial().await?;
+    let Connected { mut io, server } = dialer.dial().await.map_err(|cause| dialer.fault(cause))?;
+    let redial = async || dialer.dial_server(server).await.map_err(|cause| dialer.fault(cause));
     let Some(check) = check else {
-        return Ok(Dialed { io, has_answered: false, has_proof: false });
+        return Ok(Dialed { io, server, has_answered: false, has_proof: false });
     };
     let first = ask(&mut io, &harmless(), limits).await?;
     let second = || match check {
@@ -253,7 +256,7 @@ pub(super) async fn dial<C: Connector>(
     if let Err(ConnectionError::ClosedByServer | ConnectionError::Io(_)) = answer {
         // Perhaps it closes after each answer: then it does so after this one.
         closes_after_answer = true;
-        io = dial().await?;
+        io = redial().await?;
         // The put may have ended since, and must not be sent any more.
         (question, proves) = second();
         answer = ask(&mut io, &question, limits).await;
@@ -269,9 +272,9 @@ pub(super) async fn dial<C: Connector>(
         _ => proves,
     };
     if closes_after_answer {
-        io = dial().await?;
+        io = redial().await?;
     }
-    Ok(Dialed { io, has_answered: true, has_proof })
+    Ok(Dialed { io, server, has_answered: true, has_proof })
 }
 
 /// A get for a key that nothing is stored under.

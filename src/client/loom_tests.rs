@@ -27,7 +27,8 @@ use loom::{
 use self::line::{Line, Server};
 use super::{
     Connector, MetricsClient, Pipelining, Reconnect,
-    connect::{Dialer, NoReconnect},
+    address::Address,
+    dialer::{Dialer, NoReconnect},
     driver::Driver,
     pool::Pool,
     reservation::Reservations,
@@ -331,7 +332,7 @@ fn client<C: Connector>(
         reconnect: Reconnect::backoff(Duration::ZERO, Duration::ZERO),
         ..ConnectionConfig::default()
     };
-    let dialer = Dialer { connector, address: "a model".into(), timeout: SECOND };
+    let dialer = Dialer::new(connector, vec![Address::custom("a model")], &config);
     let pool = Pool::new(&config);
     let driver = Driver::new(Arc::clone(&pool.connections()[0]), config, Arc::new(dialer), io);
     (MetricsClient::new(pool, None), driver)

@@ -8,7 +8,8 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    connect::{Connector, Dialer},
+    connector::Connector,
+    dialer::{Connected, Dialer},
     driver::Driver,
     settings::ConnectionConfig,
     shared::Shared,
@@ -50,7 +51,7 @@ impl Pool {
         &self,
         config: &ConnectionConfig,
         dialer: &Arc<Dialer<C>>,
-        mut io: Option<C::Io>,
+        mut io: Option<Connected<C::Io>>,
     ) {
         for shared in &*self.connections {
             let driver =

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::address::TcpAddress;
+use super::address::HostPort;
 
 /// Looks names up for all connections of one client.
 ///
@@ -23,10 +23,10 @@ pub(super) struct Resolver {
     last: Mutex<Option<Pending>>,
 }
 
-type LookUp = dyn Fn(&TcpAddress) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+type LookUp = dyn Fn(&HostPort) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 struct Pending {
-    address: TcpAddress,
+    address: HostPort,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
@@ -35,13 +35,13 @@ type Outcome = Result<Arc<[SocketAddr]>, (io::ErrorKind, Arc<str>)>;
 
 impl Resolver {
     pub(super) fn new(
-        look_up: impl Fn(&TcpAddress) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+        look_up: impl Fn(&HostPort) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Self {
         Self { look_up: Arc::new(look_up), last: Mutex::default() }
     }
 
     /// Returns the addresses of a host. Dropping the future leaves the look-up to those who dial next.
-    pub(super) async fn resolve(&self, address: &TcpAddress) -> io::Result<Arc<[SocketAddr]>> {
+    pub(super) async fn resolve(&self, address: &HostPort) -> io::Result<Arc<[SocketAddr]>> {
         if let Ok(ip) = address.host().parse::<IpAddr>() {
             return Ok([SocketAddr::new(ip, address.port())].into());
         }
@@ -63,7 +63,7 @@ impl Resolver {
 
     /// Returns the look-up that is under way, after starting one if there is none, and whether it is of
     /// `address`.
-    fn join(&self, address: &TcpAddress) -> io::Result<(watch::Receiver<Option<Outcome>>, bool)> {
+    fn join(&self, address: &HostPort) -> io::Result<(watch::Receiver<Option<Outcome>>, bool)> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pending) = last.as_ref().filter(|pending| pending.is_under_way()) {
             return Ok((pending.outcome.clone(), pending.address == *address));
@@ -145,8 +145,8 @@ pub(super) mod tests {
         }
     }
 
-    fn address(text: &str) -> TcpAddress {
-        TcpAddress::from_str(text).unwrap()
+    fn address(text: &str) -> HostPort {
+        HostPort::from_str(text).unwrap()
     }
 
     // FAULTS C8

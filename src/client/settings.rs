@@ -23,6 +23,18 @@ pub enum Pipelining {
     Off,
 }
 
+/// The order in which a client tries the servers of its list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ServerOrder {
+    /// In an order that is drawn at random for each client, so that many clients spread over the servers.
+    #[default]
+    Random,
+    /// As they are listed: the first one is the primary server of all clients. A client whose connection is lost
+    /// stays at the server that it has found then, until that one fails.
+    Listed,
+}
+
 /// What happens to a new request or sample when the queue for it is full: of a client
 /// ([`ClientBuilder::when_full`](crate::ClientBuilder::when_full)), or of a reporter.
 ///
@@ -52,6 +64,7 @@ pub(super) struct ConnectionConfig {
     pub(super) settings: Settings,
     /// How many connections share the requests.
     pub(super) connections: usize,
+    pub(super) server_order: ServerOrder,
     pub(super) connect_timeout: Duration,
     pub(super) pipelining: Pipelining,
     pub(super) max_in_flight: usize,
@@ -64,6 +77,7 @@ impl Default for ConnectionConfig {
         Self {
             settings: Settings::default(),
             connections: 1,
+            server_order: ServerOrder::Random,
             connect_timeout: Duration::from_secs(5),
             pipelining: Pipelining::Auto,
             max_in_flight: 4096,

@@ -26,6 +26,8 @@ pub struct ClientStats {
     pub retried: u64,
     /// Connections made after the first; of several, after the first of each.
     pub reconnects: u64,
+    /// How often the client went from one server of its list to another.
+    pub failovers: u64,
     /// Bytes of requests handed to a connection, those sent again included.
     pub bytes_sent: u64,
     /// Bytes of answers received.
@@ -45,6 +47,7 @@ impl ClientStats {
             queued: self.queued + other.queued,
             retried: self.retried + other.retried,
             reconnects: self.reconnects + other.reconnects,
+            failovers: self.failovers + other.failovers,
             bytes_sent: self.bytes_sent + other.bytes_sent,
             bytes_received: self.bytes_received + other.bytes_received,
         }
@@ -83,6 +86,8 @@ impl Counters {
             queued: self.outstanding() - in_flight,
             retried: self.retried,
             reconnects: self.connects.saturating_sub(1),
+            // The dialer counts them, once for all connections.
+            failovers: 0,
             bytes_sent: self.bytes_sent,
             bytes_received: self.bytes_received,
         }

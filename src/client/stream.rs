@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::codec::FramedRead;
 
 use super::{
-    connect::{self, Dial},
+    dialer::{AsyncStream, DynDialer},
     greeting::END_WITHIN,
     turn::{IoTurn, within},
 };
@@ -53,7 +53,7 @@ use crate::{
 /// ```
 pub struct SampleStream {
     /// `None` once it has ended.
-    samples: Option<FramedRead<Box<dyn connect::Stream>, SampleDecoder>>,
+    samples: Option<FramedRead<Box<dyn AsyncStream>, SampleDecoder>>,
     asked: Selector,
     limit: Duration,
     /// What the server has answered instead of samples, until it is clear whether the connection
@@ -87,11 +87,11 @@ impl SampleStream {
 
     /// Dials, asks, and returns without waiting for the answer.
     pub(super) async fn open(
-        dialer: Arc<dyn Dial>,
+        dialer: Arc<dyn DynDialer>,
         selector: &Selector,
         limit: Duration,
     ) -> Result<Self, Error> {
-        let mut io = dialer.dial_beside().await?;
+        let mut io = dialer.dial_boxed().await?;
         let mut request = BytesMut::new();
         protocol::encode_get(&mut request, selector);
         let ask = async {

@@ -1,15 +1,26 @@
 //! Connections over TCP.
 
-use std::{future::Future, io, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
     time::{self, Instant},
 };
 
-use super::{address::TcpAddress, connect::Connector, durations::MAX_DURATION, resolver::Resolver};
+use super::{
+    address::{Address, HostPort},
+    connector::Connector,
+    durations::MAX_DURATION,
+    resolver::Resolver,
+};
 use crate::error::InvalidAddress;
 
 /// Connects over TCP: looks the name up for each dial and tries every address that it finds.
@@ -31,6 +42,7 @@ use crate::error::InvalidAddress;
 pub struct TcpConnector {
     keepalive: Duration,
     user_timeout: Option<Duration>,
+    local_address: Option<IpAddr>,
     resolver: Resolver,
 }
 
@@ -42,6 +54,12 @@ const USER_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_millis(i32::MAX as u64);
 
 impl TcpConnector {
+    /// Returns the connector with all settings at their defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// Sets after how long without traffic the peer is asked whether it is there, and how long
     /// after that it is asked again: from 1 second to 32,767 seconds, in whole seconds, which is what
     /// Linux takes. Default: 30 seconds.
@@ -58,6 +76,48 @@ impl TcpConnector {
     pub fn user_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.user_timeout = limit.into().map(|limit| clamp(limit, USER_TIMEOUT));
         self
+    }
+
+    /// Sets the IP address of this host from which connections are made. Servers are then connected to at addresses of
+    /// the same family only. Default: `None`, which leaves the choice to the system.
+    #[must_use]
+    pub fn local_address(mut self, address: impl Into<Option<IpAddr>>) -> Self {
+        self.local_address = address.into();
+        self
+    }
+
+    /// Connects to a host and port, also for a connector on top of this one.
+    pub(super) async fn connect_to(
+        &self,
+        target: &HostPort,
+        limit: Duration,
+    ) -> io::Result<TcpStream> {
+        let deadline = Instant::now() + limit.min(MAX_DURATION);
+        let found = self.resolver.resolve(target).await?;
+        let local = self.local_address;
+        let addresses = match local {
+            None => found,
+            Some(local) => {
+                found.iter().filter(|found| found.is_ipv4() == local.is_ipv4()).copied().collect()
+            }
+        };
+        let stream = connect_to_any(&addresses, deadline, move |address| async move {
+            let stream = connect_from(local, address).await?;
+            if is_self_connected(&stream) { Err(connection_refused()) } else { Ok(stream) }
+        })
+        .await?;
+        self.configure(&stream)?;
+        Ok(stream)
+    }
+
+    /// Rejects an IP address that cannot be reached from the local address.
+    fn check_host(&self, target: &HostPort) -> Result<(), &'static str> {
+        match (self.local_address, target.host().parse::<IpAddr>()) {
+            (Some(local), Ok(ip)) if local.is_ipv4() != ip.is_ipv4() => {
+                Err("its IP address is of another family than the local address")
+            }
+            _ => Ok(()),
+        }
     }
 
     fn configure(&self, stream: &TcpStream) -> io::Result<()> {
@@ -78,6 +138,7 @@ impl Default for TcpConnector {
         Self {
             keepalive: Duration::from_secs(30),
             user_timeout: Some(Duration::from_secs(20)),
+            local_address: None,
             resolver: Resolver::default(),
         }
     }
@@ -86,31 +147,27 @@ impl Default for TcpConnector {
 impl Connector for TcpConnector {
     type Io = TcpStream;
 
-    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+    async fn connect(&self, address: &Address) -> io::Result<TcpStream> {
         self.connect_within(address, MAX_DURATION).await
     }
 
-    async fn connect_within(&self, address: &str, limit: Duration) -> io::Result<TcpStream> {
-        let deadline = Instant::now() + limit.min(MAX_DURATION);
-        let address = TcpAddress::from_str(address)
+    async fn connect_within(&self, address: &Address, limit: Duration) -> io::Result<TcpStream> {
+        let target = address
+            .require_host_port()
             .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
-        let addresses = self.resolver.resolve(&address).await?;
-        let stream = connect_to_any(&addresses, deadline, |address| async move {
-            let stream = TcpStream::connect(address).await?;
-            if is_self_connected(&stream) { Err(connection_refused()) } else { Ok(stream) }
+        self.connect_to(target, limit).await
+    }
+
+    fn check_address(&self, address: &Address) -> Result<(), InvalidAddress> {
+        let target = address.require_host_port()?;
+        self.check_host(target).map_err(|reason| {
+            address.invalid(reason, "one of the family of the connector's local address here")
         })
-        .await?;
-        self.configure(&stream)?;
-        Ok(stream)
     }
 
-    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
-        TcpAddress::from_str(address).map(drop)
-    }
-
-    /// Else the kernel goes on sending what is not acknowledged for as long as the user timeout
-    /// lasts, whoever has closed the connection.
-    fn give_up(&self, io: &TcpStream) {
+    /// Has the connection reset. Otherwise the kernel would send the unacknowledged bytes for as long as the user
+    /// timeout lasts, although the connection is closed.
+    fn abort(&self, io: &TcpStream) {
         // Fails only if the connection is gone.
         let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
     }
@@ -149,6 +206,15 @@ where
             Ok(None) | Err(_) => {}
         }
     }
+}
+
+async fn connect_from(local: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
+    let Some(local) = local else {
+        return TcpStream::connect(address).await;
+    };
+    let socket = if local.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.bind(SocketAddr::new(local, 0))?;
+    socket.connect(address).await
 }
 
 /// The end of `range` that is nearest to `value`, if it is not inside.
@@ -252,7 +318,7 @@ mod tests {
     #[tokio::test]
     async fn every_duration_of_a_socket_option_is_one_that_the_system_takes() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let day = Duration::from_secs(24 * 60 * 60);
         for limit in [
             Some(Duration::ZERO),

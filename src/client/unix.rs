@@ -4,13 +4,11 @@ use std::io;
 
 use tokio::net::UnixStream;
 
-use super::{address::check_unix, connect::Connector};
+use super::{address::Address, connector::Connector};
 use crate::error::InvalidAddress;
 
-/// Connects over a Unix socket: the client's address is the socket's path.
-///
-/// On Linux an address that begins with `@` is a name in the abstract namespace, as systemd writes
-/// them; a file of such a name is `./@name`.
+/// Connects over a Unix socket, and to nothing else. The [default connector](super::DefaultConnector) does so too for
+/// an address such as `unix:/run/metrics.sock`; this one is for connectors on top of it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,7 +27,7 @@ use crate::error::InvalidAddress;
 /// });
 ///
 /// let client =
-///     MetricsClient::builder(path.display()).connector(UnixConnector::default()).connect().await?;
+///     MetricsClient::builder(Address::unix(&path)?).connector(UnixConnector::new()).connect().await?;
 /// client.put_at("palm.cpu", 23.7, 1150864247).await?;
 /// assert_eq!(client.get("palm.cpu").await?.latest("palm.cpu").unwrap().value, 23.7);
 /// # client.close().await?;
@@ -40,38 +38,48 @@ use crate::error::InvalidAddress;
 #[non_exhaustive]
 pub struct UnixConnector {}
 
-impl Connector for UnixConnector {
-    type Io = UnixStream;
-
-    async fn connect(&self, address: &str) -> io::Result<UnixStream> {
-        check_unix(address)
-            .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
-        let connected = match address.strip_prefix('@') {
-            // What begins with a zero byte is abstract to Tokio, as it is to the kernel.
-            Some(name) if cfg!(target_os = "linux") => {
-                UnixStream::connect(format!("\0{name}")).await
-            }
-            _ => UnixStream::connect(address).await,
-        };
-        connected.map_err(|error| describe_error(error, address))
-    }
-
-    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
-        check_unix(address)
+impl UnixConnector {
+    /// Returns a connector.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {}
     }
 }
 
-/// Says what an error means for a Unix socket where the system's words do not.
-fn describe_error(error: io::Error, address: &str) -> io::Error {
+impl Connector for UnixConnector {
+    type Io = UnixStream;
+
+    async fn connect(&self, address: &Address) -> io::Result<UnixStream> {
+        let path = address
+            .require_unix()
+            .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?
+            .as_str();
+        let connected = match path.strip_prefix('@') {
+            // A path that begins with a zero byte is abstract to Tokio, as it is to the kernel.
+            Some(name) if cfg!(target_os = "linux") => {
+                UnixStream::connect(format!("\0{name}")).await
+            }
+            _ => UnixStream::connect(path).await,
+        };
+        connected.map_err(|error| describe_error(error, path))
+    }
+
+    fn check_address(&self, address: &Address) -> Result<(), InvalidAddress> {
+        address.require_unix().map(drop)
+    }
+}
+
+/// Explains an error of a Unix socket where the system's words do not.
+fn describe_error(error: io::Error, path: &str) -> io::Error {
     let meaning = match error.kind() {
-        io::ErrorKind::NotFound => "there is no socket at this path: is the server running?",
-        io::ErrorKind::ConnectionRefused if address.starts_with('@') => {
-            "nobody listens on this name: is the server running?"
+        io::ErrorKind::NotFound => "no socket at this path: is the server running?",
+        io::ErrorKind::ConnectionRefused if path.starts_with('@') => {
+            "no server listens on this name: is it running?"
         }
         io::ErrorKind::ConnectionRefused => {
-            "nobody listens on this socket: its server has ended and left the file behind"
+            "no server listens on this socket: it has ended and left the file behind"
         }
-        io::ErrorKind::WouldBlock => "too many connections wait for the server to accept them",
+        io::ErrorKind::WouldBlock => "the server's queue of connections is full",
         _ => return error,
     };
     io::Error::new(error.kind(), meaning)

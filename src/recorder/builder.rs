@@ -66,7 +66,7 @@ impl RecorderBuilder {
         let settings = Settings {
             interval: Duration::from_secs(10),
             counter_mode: CounterMode::default(),
-            idle_timeout: Duration::from_secs(15 * 60),
+            idle_timeout: Some(Duration::from_secs(15 * 60)),
             gauge_idle_timeout: None,
             max_series: 10_000,
         };
@@ -138,22 +138,22 @@ impl RecorderBuilder {
     }
 
     /// Sets how long a series is reported after its last update; where no handle of it is kept it is then
-    /// forgotten. Default: 15 minutes. [`Duration::MAX`] means for ever.
+    /// forgotten. Default: 15 minutes. With `None`, that is never.
     ///
     /// A gauge that is not 0 is reported and kept for ever, for it would go on from 0: see
     /// [`gauge_idle_timeout`](Self::gauge_idle_timeout).
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.idle_timeout = timeout;
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.idle_timeout = timeout.into();
         self
     }
 
-    /// Sets the [idle timeout](Self::idle_timeout) of gauges that are not 0. Default: they have none.
+    /// Sets the [idle timeout](Self::idle_timeout) of gauges that are not 0. Default: `None`, so that they are never forgotten.
     ///
     /// This is for programs whose gauges are set and not counted up and down, and have labels of which
     /// there are ever new ones: without it, these stay until
     /// [the limit of series](Self::max_series) is reached.
-    pub fn gauge_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.gauge_idle_timeout = Some(timeout);
+    pub fn gauge_idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.gauge_idle_timeout = timeout.into();
         self
     }
 

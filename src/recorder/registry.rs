@@ -29,7 +29,8 @@ use crate::{
 pub(super) struct Settings {
     pub(super) interval: Duration,
     pub(super) counter_mode: CounterMode,
-    pub(super) idle_timeout: Duration,
+    /// Without it, series are never idle.
+    pub(super) idle_timeout: Option<Duration>,
     /// That of gauges that are not 0; they are kept without it.
     pub(super) gauge_idle_timeout: Option<Duration>,
     pub(super) max_series: u64,
@@ -175,7 +176,7 @@ impl Registry {
             is_shared,
             rated: rated(now - last.before, interval),
             counter_mode,
-            idle_since: now.checked_sub(idle_timeout),
+            idle_since: idle_timeout.and_then(|timeout| now.checked_sub(timeout)),
             gauge_idle_since: gauge_idle_timeout.and_then(|timeout| now.checked_sub(timeout)),
             any_idle: false,
             samples: Vec::with_capacity(last.samples),

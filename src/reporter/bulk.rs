@@ -1,16 +1,21 @@
-//! Recording many samples under a lock of the caller.
+//! Recording many samples at once, also under a lock of the caller.
 //!
 //! A sample that is recorded may wake the task that sends, and may be worth a log line. Neither may
 //! happen under a lock: a waker and a tracing subscriber are foreign code. So this records first, and
-//! leaves the rest to a value that the caller runs once it has released its locks.
+//! leaves the rest to an [`Aftermath`], which the caller runs once it has released its locks.
 
-use std::sync::Arc;
 #[cfg(feature = "recorder")]
 use std::time::Duration;
+use std::{borrow::Borrow, sync::Arc};
 
 #[cfg(feature = "recorder")]
 use super::FlushError;
-use super::{Reporter, delivery::Delivery, outbox::Recorded, stats::DropReason};
+use super::{
+    Reporter,
+    delivery::Delivery,
+    outbox::Recorded,
+    stats::{DropReason, LossReason},
+};
 use crate::{metric::Sample, protocol::NonFiniteValue};
 
 /// What is left to do after samples have been recorded.
@@ -32,28 +37,50 @@ pub(crate) struct Refused {
     pub(crate) queue_full: u64,
 }
 
-/// How many samples are recorded at one go, which other threads wait for: some microseconds.
-const SLICE_SAMPLES: usize = 256;
+/// How many samples are recorded under one lock, which other threads wait for: some microseconds.
+const CHUNK_SAMPLES: usize = 256;
 
 impl Reporter {
-    /// Records samples in this order. Wakes no task and logs nothing.
-    pub(crate) fn record_quietly(&self, samples: &[Sample]) -> Aftermath {
-        let mut aftermath = Aftermath {
-            delivery: Arc::clone(&self.shared().delivery),
-            recorded: Vec::new(),
-            not_finite: Vec::new(),
-            refused: Refused::default(),
-        };
-        for slice in samples.chunks(SLICE_SAMPLES) {
-            let mut outbox = self.shared().delivery.outbox();
-            let full_before = outbox.stats().dropped.queue_full;
-            for sample in slice {
-                match NonFiniteValue::ensure_finite(&sample.key, sample.point.value) {
-                    Ok(()) => aftermath.note(outbox.record(sample.clone())),
-                    Err(error) => aftermath.not_finite.push(error),
-                }
+    /// Records samples in this order, and takes the queue's lock once for every 256 of them. Each is recorded
+    /// as by [`record`](Self::record).
+    ///
+    /// The iterator may use the reporter, and is not asked for a sample under its lock.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use metrics_client::{MetricsClient, Reporter, Sample};
+    /// # let client = MetricsClient::builder("127.0.0.1:1").connect_lazy()?;
+    /// let reporter = Reporter::new(client);
+    /// let cores = [0.5, 0.25, 0.75, 1.0];
+    /// let samples = cores.iter().zip(0..).map(|(&load, core)| Sample::now(format!("cpu{core}"), load));
+    /// reporter.record_all(samples.collect::<Result<Vec<_>, _>>()?);
+    /// assert_eq!(reporter.stats().recorded, 4);
+    /// # Ok(()) }
+    /// ```
+    pub fn record_all<I>(&self, samples: I)
+    where
+        I: IntoIterator,
+        I::Item: Borrow<Sample>,
+    {
+        let mut samples = samples.into_iter().map(|sample| sample.borrow().clone());
+        let mut chunk = Vec::new();
+        loop {
+            chunk.extend(samples.by_ref().take(CHUNK_SAMPLES));
+            if chunk.is_empty() {
+                return;
             }
-            aftermath.refused.queue_full += outbox.stats().dropped.queue_full - full_before;
+            let mut aftermath = Aftermath::new(self);
+            aftermath.record(chunk.drain(..));
+            aftermath.run();
+        }
+    }
+
+    /// Records samples in this order. Wakes no task and logs nothing.
+    #[cfg(any(feature = "recorder", feature = "opentelemetry"))]
+    pub(crate) fn record_quietly(&self, samples: &[Sample]) -> Aftermath {
+        let mut aftermath = Aftermath::new(self);
+        for chunk in samples.chunks(CHUNK_SAMPLES) {
+            aftermath.record(chunk.iter().cloned());
         }
         aftermath
     }
@@ -93,6 +120,29 @@ impl Delivery {
 }
 
 impl Aftermath {
+    fn new(reporter: &Reporter) -> Self {
+        Self {
+            delivery: Arc::clone(&reporter.shared().delivery),
+            recorded: Vec::new(),
+            not_finite: Vec::new(),
+            refused: Refused::default(),
+        }
+    }
+
+    /// Records samples under one lock. They are few, and their iterator is no foreign code.
+    fn record(&mut self, samples: impl Iterator<Item = Sample>) {
+        let delivery = Arc::clone(&self.delivery);
+        let mut outbox = delivery.outbox();
+        let full_before = outbox.stats().dropped.queue_full;
+        for sample in samples {
+            match NonFiniteValue::ensure_finite(&sample.key, sample.point.value) {
+                Ok(()) => self.note(outbox.record(sample)),
+                Err(error) => self.not_finite.push(error),
+            }
+        }
+        self.refused.queue_full += outbox.stats().dropped.queue_full - full_before;
+    }
+
     /// Wakes the task that sends, and logs what is worth it. The caller holds no lock.
     pub(crate) fn run(self) -> Refused {
         for recorded in self.recorded {
@@ -105,7 +155,7 @@ impl Aftermath {
     }
 
     fn note(&mut self, recorded: Recorded) {
-        self.refused.closed += u64::from(recorded.dropped == Some(DropReason::Closed));
+        self.refused.closed += u64::from(recorded.dropped == Some(LossReason::Closed));
         let is_known = |reason| self.recorded.iter().any(|known| known.dropped == Some(reason));
         if recorded.worker.is_some() || recorded.dropped.is_some_and(|reason| !is_known(reason)) {
             self.recorded.push(recorded);

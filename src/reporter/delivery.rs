@@ -20,7 +20,7 @@ use super::{
     outbox::{Outbox, Recorded},
     poison::{PoisonKeys, Suspects, is_hangup},
     settlement::Settlement,
-    stats::DropReason,
+    stats::{DropReason, LossReason},
 };
 use crate::{
     client::{MetricsClient, SampleOutcome},
@@ -362,7 +362,7 @@ impl Delivery {
     /// Wakes and logs what recording a sample has made due. The caller holds no lock.
     #[inline]
     pub(super) fn follow_up(&self, recorded: Recorded) {
-        let Recorded { worker, dropped } = recorded;
+        let Recorded { worker, dropped, .. } = recorded;
         if let Some(worker) = worker {
             worker.wake();
         }
@@ -375,11 +375,11 @@ impl Delivery {
     #[cold]
     pub(super) fn refuse(&self, reason: DropReason, error: &dyn StdError) {
         let _ = self.outbox().refuse(reason);
-        self.log.refused(reason, error);
+        self.log.refused(reason.into(), error);
     }
 
     #[cold]
-    fn log_drop(&self, reason: DropReason) {
+    fn log_drop(&self, reason: LossReason) {
         self.log.dropped(reason, || *self.outbox().stats().counter_mut(reason));
     }
 }

@@ -9,7 +9,7 @@ use super::spool::SpoolStats;
 use super::{
     settings::deadline_after,
     shared::Shared,
-    stats::{FlushError, ReporterStats},
+    stats::{DropReason, FlushError, ReporterStats},
 };
 use crate::metric::{IntoKey, InvalidKey, Key, Point, unix_now};
 
@@ -101,6 +101,42 @@ impl Reporter {
         self.shared().spool.as_ref().map(|_| self.shared().delivery.outbox().spool_stats())
     }
 
+    /// As [`record`](Self::record), but returns why the sample was dropped, instead of logging it.
+    ///
+    /// Returns `Ok` once the sample is queued: what becomes of it later is seen in [`stats`](Self::stats). A
+    /// full queue that drops its oldest accepts every sample.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use metrics_client::{MetricsClient, Reporter, reporter::DropReason};
+    /// # let client = MetricsClient::builder("127.0.0.1:1").connect_lazy()?;
+    /// let reporter = Reporter::new(client);
+    /// assert_eq!(reporter.try_record("palm.cpu", 23.7), Ok(()));
+    /// assert_eq!(reporter.try_record("palm cpu", 23.7), Err(DropReason::InvalidKey));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the sample was dropped; it is counted as dropped all the same.
+    pub fn try_record(&self, key: impl IntoKey, value: impl Into<f64>) -> Result<(), DropReason> {
+        self.try_record_at(key, value, unix_now())
+    }
+
+    /// As [`try_record`](Self::try_record), at `timestamp`, in seconds since the Unix epoch.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_record`](Self::try_record).
+    pub fn try_record_at(
+        &self,
+        key: impl IntoKey,
+        value: impl Into<f64>,
+        timestamp: i64,
+    ) -> Result<(), DropReason> {
+        self.shared().try_record(key.into_text(), Point::new(value, timestamp))
+    }
+
     /// Sends what has been recorded until now, and returns once all of it has been acknowledged; with a
     /// spool, once nothing lies there.
     ///
@@ -184,7 +220,17 @@ impl SeriesHandle {
         self.reporter.shared().record_key(self.key.clone(), Point::new(value, timestamp));
     }
 
-    /// The key for which values are recorded.
+    /// As [`record`](Self::record), but returns why the sample was dropped, instead of logging it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reporter::try_record`].
+    pub fn try_record(&self, value: impl Into<f64>) -> Result<(), DropReason> {
+        let point = Point::now(value);
+        self.reporter.shared().try_record_key(self.key.clone(), point)
+    }
+
+    /// Returns the key for which values are recorded.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key

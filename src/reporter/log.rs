@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use tracing::{error, info, warn};
 
-use super::stats::{DropReason, FlushError};
+use super::stats::{FlushError, LossReason};
 use crate::{
     error::Error,
     log_limit::{Lasting, LogLimiter},
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct ReporterLog {
     /// One for each reason for which a sample is not stored.
-    reasons: [LogLimiter; DropReason::COUNT],
+    reasons: [LogLimiter; LossReason::COUNT],
     full: LogState,
     unsent: LogState,
     last: LogLimiter,
@@ -22,7 +22,7 @@ pub(super) struct ReporterLog {
 
 impl ReporterLog {
     /// A sample cannot be sent, whatever the server says.
-    pub(super) fn refused(&self, reason: DropReason, fault: &dyn StdError) {
+    pub(super) fn refused(&self, reason: LossReason, fault: &dyn StdError) {
         let limiter = self.of(reason);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
@@ -31,8 +31,8 @@ impl ReporterLog {
     }
 
     /// Samples were dropped for this reason; `so_far` is asked how many there have been.
-    pub(super) fn dropped(&self, reason: DropReason, so_far: impl FnOnce() -> u64) {
-        if reason == DropReason::QueueFull {
+    pub(super) fn dropped(&self, reason: LossReason, so_far: impl FnOnce() -> u64) {
+        if reason == LossReason::QueueFull {
             if let Some(Lasting { since, times }) = self.full.holds() {
                 let so_far = so_far();
                 warn!(so_far, ?since, times, "the queue is full: samples are dropped");
@@ -55,7 +55,7 @@ impl ReporterLog {
 
     /// The server has refused samples.
     pub(super) fn rejected(&self, samples: u64, error: Option<&Error>) {
-        let limiter = self.of(DropReason::Rejected);
+        let limiter = self.of(LossReason::Rejected);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
             let error = error.map(tracing::field::display);
@@ -65,7 +65,7 @@ impl ReporterLog {
 
     /// Samples were dropped after their last attempt.
     pub(super) fn exhausted(&self, samples: usize) {
-        let limiter = self.of(DropReason::Attempts);
+        let limiter = self.of(LossReason::Attempts);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
             warn!(samples, suppressed, "samples are dropped: all attempts to send them failed");
@@ -108,7 +108,7 @@ impl ReporterLog {
         }
     }
 
-    fn of(&self, reason: DropReason) -> &LogLimiter {
+    fn of(&self, reason: LossReason) -> &LogLimiter {
         &self.reasons[reason as usize]
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     queue::{Lane, Limits, PushOutcome, Queue},
-    stats::{DropReason, FlushError, ReporterStats},
+    stats::{DropReason, FlushError, LossReason, ReporterStats},
 };
 use crate::{error::Error, metric::Sample};
 
@@ -56,8 +56,10 @@ enum Phase {
 pub(super) struct Recorded {
     /// The sender, to be woken.
     pub(super) worker: Option<Waker>,
+    /// Why the sample was not accepted.
+    pub(super) refused: Option<DropReason>,
     /// Why a sample was dropped, this one or another.
-    pub(super) dropped: Option<DropReason>,
+    pub(super) dropped: Option<LossReason>,
 }
 
 /// What a flush waits for.
@@ -107,7 +109,7 @@ impl Outbox {
         }
     }
 
-    /// A sample with a finite value has been recorded.
+    /// Adds a sample with a finite value to the queue.
     #[inline]
     pub(super) fn record(&mut self, sample: Sample) -> Recorded {
         if self.phase != Phase::Open {
@@ -119,12 +121,13 @@ impl Outbox {
             PushOutcome::Added { dropped: 0 } => {}
             PushOutcome::Added { dropped } => {
                 self.evicted += dropped;
-                recorded.dropped = Some(self.drop_for(DropReason::QueueFull, dropped));
+                recorded.dropped = Some(self.drop_for(LossReason::QueueFull, dropped));
             }
             PushOutcome::Coalesced => self.counts.coalesced += 1,
             PushOutcome::Refused { dropped } => {
                 self.evicted += dropped;
-                recorded.dropped = Some(self.drop_for(DropReason::QueueFull, dropped + 1));
+                recorded.refused = Some(DropReason::QueueFull);
+                recorded.dropped = Some(self.drop_for(LossReason::QueueFull, dropped + 1));
             }
         }
         if self.queue.len() >= self.wake_threshold {
@@ -133,10 +136,11 @@ impl Outbox {
         recorded
     }
 
-    /// A sample has been recorded that cannot be sent.
+    /// Counts a sample that cannot be sent.
     pub(super) fn refuse(&mut self, reason: DropReason) -> Recorded {
         self.counts.recorded += 1;
-        Recorded { worker: None, dropped: Some(self.drop_for(reason, 1)) }
+        let dropped = self.drop_for(reason.into(), 1);
+        Recorded { worker: None, refused: Some(reason), dropped: Some(dropped) }
     }
 
     /// What the sender is to do, once so many samples wait to be sent or it is urgent.
@@ -219,8 +223,8 @@ impl Outbox {
         self.counts.acknowledged += acknowledged;
         self.counts.rejected += rejected;
         self.evicted += poison + exhausted;
-        self.drop_for(DropReason::Poison, poison);
-        self.drop_for(DropReason::Attempts, exhausted);
+        self.drop_for(LossReason::Poison, poison);
+        self.drop_for(LossReason::Attempts, exhausted);
     }
 
     /// Somebody else sends from now on; false if somebody does already.
@@ -344,11 +348,11 @@ impl Outbox {
     fn drop_waiting(&mut self) -> u64 {
         let dropped = self.queue.clear() + self.queue.forget(Lane::Spool);
         self.evicted += dropped;
-        self.drop_for(DropReason::Closed, dropped);
+        self.drop_for(LossReason::Closed, dropped);
         dropped
     }
 
-    fn drop_for(&mut self, reason: DropReason, samples: u64) -> DropReason {
+    fn drop_for(&mut self, reason: LossReason, samples: u64) -> LossReason {
         *self.counts.counter_mut(reason) += samples;
         reason
     }

@@ -57,6 +57,35 @@ impl Shared {
         }
     }
 
+    /// As [`record`](Self::record), but logs nothing about this sample.
+    pub(super) fn try_record(&self, key: impl KeyText, point: Point) -> Result<(), DropReason> {
+        match self.key(key) {
+            Ok(key) => self.try_record_key(key, point),
+            Err(_) => self.refuse(DropReason::InvalidKey),
+        }
+    }
+
+    /// As [`record_key`](Self::record_key), but logs nothing about this sample.
+    pub(super) fn try_record_key(&self, key: Key, point: Point) -> Result<(), DropReason> {
+        if !point.value.is_finite() {
+            return self.refuse(DropReason::NonFiniteValue);
+        }
+        let recorded = self.delivery.outbox().record(Sample { key, point });
+        let Some(reason) = recorded.refused else {
+            self.delivery.follow_up(recorded);
+            return Ok(());
+        };
+        if let Some(worker) = recorded.worker {
+            worker.wake();
+        }
+        Err(reason)
+    }
+
+    fn refuse(&self, reason: DropReason) -> Result<(), DropReason> {
+        let _ = self.delivery.outbox().refuse(reason);
+        Err(reason)
+    }
+
     #[inline]
     pub(super) fn record_key(&self, key: Key, point: Point) {
         match NonFiniteValue::ensure_finite(&key, point.value) {

@@ -80,9 +80,27 @@ impl DropCounts {
     }
 }
 
-/// Why a sample was not stored.
+/// Why a sample that was to be recorded was dropped: see [`Reporter::try_record`](crate::Reporter::try_record).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The key is invalid.
+    #[error("sample dropped: invalid key")]
+    InvalidKey,
+    /// The value is NaN or infinite.
+    #[error("sample dropped: value is not finite")]
+    NonFiniteValue,
+    /// The queue is full, and its [policy](crate::ReporterBuilder::when_full) drops new samples.
+    #[error("sample dropped: queue is full")]
+    QueueFull,
+    /// The reporter is closed.
+    #[error("sample dropped: reporter is closed")]
+    Closed,
+}
+
+/// Why a sample is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DropReason {
+pub(super) enum LossReason {
     InvalidKey,
     NonFiniteValue,
     QueueFull,
@@ -92,20 +110,31 @@ pub(super) enum DropReason {
     Attempts,
 }
 
-impl DropReason {
+impl LossReason {
     pub(super) const COUNT: usize = 7;
 }
 
-impl ReporterStats {
-    pub(super) fn counter_mut(&mut self, reason: DropReason) -> &mut u64 {
+impl From<DropReason> for LossReason {
+    fn from(reason: DropReason) -> Self {
         match reason {
-            DropReason::InvalidKey => &mut self.dropped.invalid_key,
-            DropReason::NonFiniteValue => &mut self.dropped.not_finite,
-            DropReason::QueueFull => &mut self.dropped.queue_full,
-            DropReason::Closed => &mut self.dropped.closed,
-            DropReason::Rejected => &mut self.rejected,
-            DropReason::Poison => &mut self.dropped.poison,
-            DropReason::Attempts => &mut self.dropped.attempts,
+            DropReason::InvalidKey => Self::InvalidKey,
+            DropReason::NonFiniteValue => Self::NonFiniteValue,
+            DropReason::QueueFull => Self::QueueFull,
+            DropReason::Closed => Self::Closed,
+        }
+    }
+}
+
+impl ReporterStats {
+    pub(super) fn counter_mut(&mut self, reason: LossReason) -> &mut u64 {
+        match reason {
+            LossReason::InvalidKey => &mut self.dropped.invalid_key,
+            LossReason::NonFiniteValue => &mut self.dropped.not_finite,
+            LossReason::QueueFull => &mut self.dropped.queue_full,
+            LossReason::Closed => &mut self.dropped.closed,
+            LossReason::Rejected => &mut self.rejected,
+            LossReason::Poison => &mut self.dropped.poison,
+            LossReason::Attempts => &mut self.dropped.attempts,
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     MetricsClient, Reporter,
-    client::{Connector, Pipelining},
+    client::{Address, Connector, Pipelining},
     reporter::ReporterStats,
 };
 
@@ -105,7 +105,7 @@ impl TestServer {
 impl Connector for TestServer {
     type Io = DuplexStream;
 
-    async fn connect(&self, _: &str) -> io::Result<DuplexStream> {
+    async fn connect(&self, _: &Address) -> io::Result<DuplexStream> {
         if self.0.is_away.load(Ordering::SeqCst) {
             return pending().await;
         }

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{ClientBuilder, MetricsClient, client::Connector};
+use metrics_client::{
+    ClientBuilder, MetricsClient,
+    client::{Address, Connector},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::mpsc,
@@ -162,7 +165,7 @@ impl Network {
 impl Connector for Dialer {
     type Io = DuplexStream;
 
-    async fn connect(&self, _: &str) -> io::Result<DuplexStream> {
+    async fn connect(&self, _: &Address) -> io::Result<DuplexStream> {
         match self.unreachable.load(Ordering::SeqCst) {
             0 => {
                 let (ours, theirs) = tokio::io::duplex(self.buffer);

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use fastrand::Rng;
 use metrics_client::{
     MetricsClient, Sample,
-    client::{Pipelining, Reconnect, WhenFull},
+    client::{Pipelining, Reconnect, ToAddresses, WhenFull},
 };
 use metrics_server::{Limits, MemoryStore, Server};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time};
@@ -132,7 +132,7 @@ impl Serving {
 
 /// A client that soon gives up and soon tries again.
 pub(crate) fn impatient(
-    address: impl ToString,
+    address: impl ToAddresses,
     pipelining: Pipelining,
     overflow: WhenFull,
 ) -> MetricsClient {

@@ -92,7 +92,7 @@ async fn connect(attack: Attack, server: &ServerProcess) -> Result<MetricsClient
         .stall_timeout(HANG);
     let client = match attack.behavior() {
         Behavior::LoggedTls => {
-            builder.connector(TlsConnector::with_roots(CERTIFICATE)?).connect().await?
+            builder.connector(TlsConnector::with_root_certificates(CERTIFICATE)?).connect().await?
         }
         _ => builder.connect().await?,
     };

@@ -4,7 +4,7 @@ use super::ReporterStats;
 use crate::metric::Sample;
 
 #[derive(Debug, Default)]
-pub(in crate::reporter) struct SpillState;
+pub(in crate::reporter) struct SpillState {}
 
 impl SpillState {
     pub(super) fn may_hold_back(&self) -> bool {

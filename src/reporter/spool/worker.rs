@@ -384,7 +384,7 @@ mod tests {
     use super::*;
     use crate::{
         MetricsClient, Reporter,
-        client::Connector,
+        client::{Address, Connector},
         spool::{Fsync, Spool},
     };
 
@@ -396,7 +396,7 @@ mod tests {
     impl Connector for Nowhere {
         type Io = DuplexStream;
 
-        async fn connect(&self, _: &str) -> io::Result<DuplexStream> {
+        async fn connect(&self, _: &Address) -> io::Result<DuplexStream> {
             pending().await
         }
     }

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use metrics_client::{
     Delivery, Error, MetricsClient,
-    client::{Connector, TcpConnector},
+    client::{Address, Connector, TcpConnector},
     error::InvalidAddress,
 };
 use tokio::{net::TcpStream, time::Instant};
@@ -43,7 +43,7 @@ struct Wrapped(TcpConnector);
 impl Connector for Wrapped {
     type Io = TcpStream;
 
-    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+    async fn connect(&self, address: &Address) -> io::Result<TcpStream> {
         self.0.connect(address).await
     }
 }
@@ -52,7 +52,7 @@ impl Connector for Wrapped {
 #[tokio::test(start_paused = true)]
 async fn wrapping_connector_need_not_check_addresses() {
     for address in INVALID {
-        let builder = MetricsClient::builder(address).connector(Wrapped(TcpConnector::default()));
+        let builder = MetricsClient::builder(address).connector(Wrapped(TcpConnector::new()));
         let error = builder.connect().await.unwrap_err();
         assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
     }
@@ -64,14 +64,18 @@ struct Pipes;
 impl Connector for Pipes {
     type Io = tokio::io::DuplexStream;
 
-    async fn connect(&self, _: &str) -> io::Result<Self::Io> {
+    async fn connect(&self, _: &Address) -> io::Result<Self::Io> {
         Ok(tokio::io::duplex(64).0)
     }
 
-    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
-        match address.strip_prefix("pipe:").map(str::parse::<u32>) {
+    fn check_address(&self, address: &Address) -> Result<(), InvalidAddress> {
+        match address.as_str().strip_prefix("pipe:").map(str::parse::<u32>) {
             Some(Ok(_)) => Ok(()),
-            _ => Err(InvalidAddress::new(address, "it is no pipe", "pipe:number, such as pipe:7")),
+            _ => Err(InvalidAddress::new(
+                address.as_str(),
+                "it is no pipe",
+                "pipe:number, such as pipe:7",
+            )),
         }
     }
 }

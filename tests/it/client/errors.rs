@@ -10,7 +10,7 @@ use std::{
 
 use metrics_client::{
     Delivery, Error, MetricsClient, Sample,
-    client::{ConnectionState, Connector, Pipelining, Reconnect},
+    client::{Address, ConnectionState, Connector, Pipelining, Reconnect},
     error::ConnectionError,
 };
 use tokio::{io::DuplexStream, join};
@@ -158,7 +158,7 @@ struct Panicking;
 impl Connector for Panicking {
     type Io = DuplexStream;
 
-    async fn connect(&self, _: &str) -> std::io::Result<DuplexStream> {
+    async fn connect(&self, _: &Address) -> std::io::Result<DuplexStream> {
         panic!("a connector's bug; this message is part of the test")
     }
 }

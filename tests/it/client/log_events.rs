@@ -144,9 +144,8 @@ async fn probe_result_is_logged() {
     b.unwrap();
     let lines = log.take();
     assert!(
-        lines
-            .iter()
-            .any(|line| line.contains("asked the server address=\"peer\" can_pipeline=true")),
+        lines.iter().any(|line| line
+            .contains("probed the server for pipelining address=\"peer\" can_pipeline=true")),
         "{lines:#?}"
     );
 }

@@ -7,6 +7,7 @@ mod cancel;
 mod coop_budget;
 mod deadlines;
 mod errors;
+mod failover;
 mod hangup;
 mod limits;
 mod log_events;

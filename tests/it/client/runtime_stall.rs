@@ -18,7 +18,7 @@ use std::{
 
 use metrics_client::{
     ClientBuilder, Delivery, Error, MetricsClient, Point,
-    client::{Connector, Pipelining},
+    client::{Address, Connector, Pipelining},
     error::ConnectionError,
 };
 use tokio::{
@@ -64,8 +64,8 @@ struct Watched(Arc<Mutex<Vec<StdStream>>>);
 impl Connector for Watched {
     type Io = TcpStream;
 
-    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        let io = StdStream::connect(address)?;
+    async fn connect(&self, address: &Address) -> io::Result<TcpStream> {
+        let io = StdStream::connect(address.as_str())?;
         io.set_nonblocking(true)?;
         self.0.lock().unwrap().push(io.try_clone()?);
         TcpStream::from_std(io)
@@ -229,7 +229,7 @@ async fn custom_stream_is_polled_after_the_io_driver() {
         io.write_all(b"ok\n\n").unwrap();
         assert_eq!(io.read(&mut [0; 64]).unwrap_or(0), 0, "the request was written");
     });
-    let io = Foreign(watched.connect(&address).await.unwrap());
+    let io = Foreign(watched.connect(&address.parse().unwrap()).await.unwrap());
     let client = MetricsClient::from_io(io);
     client.put_at("x", 1.0, 1).await.unwrap();
     later().await;
@@ -312,7 +312,7 @@ struct Sockets {
 impl Connector for Sockets {
     type Io = Socket;
 
-    async fn connect(&self, _: &str) -> io::Result<Socket> {
+    async fn connect(&self, _: &Address) -> io::Result<Socket> {
         let (pipe, theirs) = tokio::io::duplex(4 * 1024 * 1024);
         let driver = Arc::<IoDriver>::default();
         let _ = self.peers.send((theirs, driver.clone()));

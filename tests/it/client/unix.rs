@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use metrics_client::{Error, MetricsClient, client::UnixConnector};
+use metrics_client::{
+    Error, MetricsClient,
+    client::{Address, UnixConnector},
+};
 use metrics_server::{Limits, MemoryStore, serve_connection};
 use tokio::net::UnixListener;
 
@@ -44,14 +47,19 @@ fn serve(listener: UnixListener, store: Arc<MemoryStore>) -> tokio::task::JoinHa
 }
 
 async fn connect(address: &str) -> Result<MetricsClient, Error> {
-    soon(MetricsClient::builder(address).connector(UnixConnector::default()).connect()).await
+    soon(
+        MetricsClient::builder(Address::unix(address).unwrap())
+            .connector(UnixConnector::new())
+            .connect(),
+    )
+    .await
 }
 
 /// Why there is no connection.
 async fn cause(address: &str) -> String {
     match connect(address).await {
         Err(Error::Connect { cause, address: told }) => {
-            assert_eq!(&*told, address);
+            assert_eq!(*told, format!("unix:{address}"));
             cause.to_string()
         }
         other => panic!("{other:?}"),
@@ -85,7 +93,7 @@ async fn unix_socket_serves_and_reconnects() {
 async fn unix_missing_and_unserved_sockets_differ() {
     let socket = Socket::new("missing");
     let path = socket.0.to_str().unwrap();
-    assert!(cause(path).await.contains("there is no socket at this path"));
+    assert!(cause(path).await.contains("no socket at this path"));
     drop(UnixListener::bind(&socket.0).unwrap());
     assert!(cause(path).await.contains("left the file behind"));
 }
@@ -94,7 +102,7 @@ async fn unix_missing_and_unserved_sockets_differ() {
 #[tokio::test]
 async fn unix_path_too_long_is_rejected_at_once() {
     let long = format!("/{}", "x".repeat(200));
-    let builder = MetricsClient::builder(long).connector(UnixConnector::default());
+    let builder = MetricsClient::builder(format!("unix:{long}"));
     for refused in [builder.clone().connect_lazy(), soon(builder.connect()).await] {
         let error = refused.unwrap_err();
         assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
@@ -110,7 +118,7 @@ async fn unix_abstract_name_leaves_no_file() {
 
     let name = format!("metrics-client-{}-abstract", std::process::id());
     let address = format!("@{name}");
-    assert!(cause(&address).await.contains("nobody listens on this name"));
+    assert!(cause(&address).await.contains("no server listens on this name"));
 
     let abstract_name = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
     let listener = std::os::unix::net::UnixListener::bind_addr(&abstract_name).unwrap();
@@ -133,5 +141,5 @@ async fn unix_full_backlog_is_named_as_the_cause() {
     // Linux lets one more wait than the backlog says.
     let _first = socket.connect().await.unwrap();
     let cause = cause(socket.0.to_str().unwrap()).await;
-    assert!(cause.contains("too many connections wait"), "{cause}");
+    assert!(cause.contains("queue of connections is full"), "{cause}");
 }

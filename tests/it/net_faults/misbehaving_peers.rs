@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use metrics_client::{
     Delivery, MetricsClient, Sample,
-    client::{Pipelining, TcpConnector, WhenFull},
+    client::{Pipelining, TcpConnector, WhenFull, connector_fn},
 };
 use metrics_server::Server;
 use socket2::SockRef;
@@ -168,14 +168,14 @@ async fn tiny_tcp_windows_only_slow_things_down() {
     let client = MetricsClient::builder("a socket with small buffers")
         .pipelining(Pipelining::On)
         .when_full(WhenFull::Fail)
-        .connector(move || async move {
+        .connector(connector_fn(move |_| async move {
             let socket = TcpSocket::new_v4()?;
             socket.set_recv_buffer_size(1)?;
             socket.set_send_buffer_size(1)?;
             let io = socket.connect(address).await?;
             io.set_nodelay(true)?;
             Ok(io)
-        })
+        }))
         .connect()
         .await
         .unwrap();

@@ -20,6 +20,7 @@ fn record_of_a_known_key_allocates_nothing() {
                 reporter.record_at("palm.cpu", 23.7, second);
                 handle.record(512.0);
                 handle.record_at(512.0, second);
+                let _ = handle.try_record(512.0);
             }
         });
         assert_eq!(counted.count_total, 0, "{policy:?}: {counted:?}");

@@ -6,6 +6,7 @@ mod basics;
 mod guard;
 mod outage;
 mod queue_full;
+mod recording;
 mod shutdown;
 mod spool;
 

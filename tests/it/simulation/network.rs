@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use metrics_client::{Selector, client::Connector};
+use metrics_client::{
+    Selector,
+    client::{Address, Connector},
+};
 use metrics_server::{
     Limits, MemoryStore, Store, serve_connection,
     store::{MemorySnapshot, PutBatch, StoreError},
@@ -109,7 +112,7 @@ pub(super) struct Dialer {
 impl Connector for Dialer {
     type Io = Stream;
 
-    async fn connect(&self, name: &str) -> io::Result<Stream> {
+    async fn connect(&self, name: &Address) -> io::Result<Stream> {
         self.world.pause(|conditions| conditions.resolving).await;
         let answer = self.world.conditions.lock().unwrap().server;
         let Some(server) = answer.map(|server| SERVERS[server]) else {

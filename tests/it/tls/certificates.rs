@@ -54,7 +54,7 @@ async fn cert_for_another_name_fails_connect() {
     let authority = Authority::new("root");
     assert_eq!(
         refusal(&authority, &authority.issue(&["elsewhere.internal"])).await,
-        "cannot connect to localhost:PORT: the TLS handshake failed (dial the server by a name in \
+        "cannot connect to localhost:PORT: TLS handshake failed (dial the server by a name in \
          its certificate, or tell `TlsConnector::server_name`): invalid peer certificate: \
          certificate not valid for name \"localhost\"; certificate is only valid for \
          DnsName(\"elsewhere.internal\")"
@@ -68,7 +68,7 @@ async fn cert_outside_its_validity_fails_connect() {
         params.not_after = date_time_ymd(2020, 1, 1);
     });
     let text = refusal(&authority, &old).await;
-    let expected = "cannot connect to localhost:PORT: the TLS handshake failed (renew the server's \
+    let expected = "cannot connect to localhost:PORT: TLS handshake failed (renew the server's \
          certificate, or set this machine's clock): invalid peer certificate: certificate expired: ";
     assert!(text.starts_with(expected), "{text}");
 
@@ -84,7 +84,7 @@ async fn cert_of_an_unknown_root_fails_connect() {
     let stranger = Authority::new("another root").issue(&["localhost"]);
     assert_eq!(
         refusal(&Authority::new("root"), &stranger).await,
-        "cannot connect to localhost:PORT: the TLS handshake failed (the server's certificate leads \
+        "cannot connect to localhost:PORT: TLS handshake failed (the server's certificate leads \
          to no root that this client trusts: give it the root): invalid peer certificate: \
          UnknownIssuer"
     );
@@ -171,7 +171,7 @@ async fn tls_1_2_without_client_cert_fails_connect() {
     let connector = TlsConnector::with_config(Arc::new(only_tls_1_2(&servers)));
     let error = client("localhost", &server, connector.clone()).connect().await.unwrap_err();
     let text = said(&error);
-    assert!(text.contains("the TLS handshake failed ("), "{text}");
+    assert!(text.contains("TLS handshake failed ("), "{text}");
     assert!(text.contains("received fatal alert: "), "{text}");
 
     let Identity { chain, key } = clients.issue(&[]);

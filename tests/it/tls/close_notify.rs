@@ -7,7 +7,7 @@ use std::{
 
 use metrics_client::{
     MetricsClient,
-    client::{Connector, Reconnect},
+    client::{Address, Connector, Reconnect, connector_fn},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
@@ -78,17 +78,20 @@ async fn close_notify_only_if_no_response_is_owed() {
     let pipe = in_process(authority.issue(&["localhost"]).config());
 
     // No request for too long.
-    let mut idle = raw_client(&authority, pipe.connect("").await.unwrap()).await;
+    let mut idle =
+        raw_client(&authority, pipe.connect(&Address::custom("pipe")).await.unwrap()).await;
     assert_eq!(soon(idle.read(&mut [0; 16])).await.expect("a clean end"), 0);
 
     // No line break for too long.
-    let mut slow = raw_client(&authority, pipe.connect("").await.unwrap()).await;
+    let mut slow =
+        raw_client(&authority, pipe.connect(&Address::custom("pipe")).await.unwrap()).await;
     slow.write_all(b"put a ").await.unwrap();
     slow.flush().await.unwrap();
     assert_eq!(soon(slow.read(&mut [0; 16])).await.expect("a clean end"), 0);
 
     // Answers left unread for too long.
-    let mut deaf = raw_client(&authority, pipe.connect("").await.unwrap()).await;
+    let mut deaf =
+        raw_client(&authority, pipe.connect(&Address::custom("pipe")).await.unwrap()).await;
     let flood = async {
         loop {
             deaf.write_all(&b"bad\n".repeat(1024)).await?;
@@ -106,7 +109,7 @@ async fn scripted(authority: &Authority) -> (Peers, MetricsClient) {
     let acceptor =
         tokio_rustls::TlsAcceptor::from(Arc::new(authority.issue(&["localhost"]).config()));
     let (sender, peers) = mpsc::unbounded_channel();
-    let pipe = move || {
+    let pipe = connector_fn(move |_| {
         let (acceptor, sender) = (acceptor.clone(), sender.clone());
         async move {
             let (ours, theirs) = duplex(64 * 1024);
@@ -115,8 +118,8 @@ async fn scripted(authority: &Authority) -> (Peers, MetricsClient) {
             );
             Ok(ours)
         }
-    };
-    let connector = authority.connector().over(pipe);
+    });
+    let connector = authority.connector().with_connector(pipe);
     let builder = MetricsClient::builder("localhost:1").connector(connector);
     (peers, builder.reconnect(Reconnect::never()).connect().await.unwrap())
 }
@@ -127,9 +130,14 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = Mutex::new(Some(io));
-    let given = move || {
+    let given = connector_fn(move |_| {
         let io = io.lock().unwrap().take().ok_or(io::ErrorKind::Unsupported.into());
         async move { io }
-    };
-    authority.connector().over(given).connect("localhost:1").await.unwrap()
+    });
+    authority
+        .connector()
+        .with_connector(given)
+        .connect(&"localhost:1".parse().unwrap())
+        .await
+        .unwrap()
 }

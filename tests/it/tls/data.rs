@@ -10,7 +10,7 @@ use std::{
 
 use metrics_client::{
     MetricsClient, Sample,
-    client::{Connector, Pipelining},
+    client::{Address, Connector, Pipelining, connector_fn},
     tls::{TlsConnector, rustls::HandshakeKind},
 };
 use tokio::{
@@ -82,7 +82,7 @@ async fn request_is_one_tls_record_in_one_write() {
     let pipe = in_process(authority.issue(&["localhost"]).config());
     let tapped = TappedConnector { taps: Arc::clone(&taps), inner: pipe };
     let client = MetricsClient::builder("localhost:1")
-        .connector(authority.connector().over(tapped))
+        .connector(authority.connector().with_connector(tapped))
         .pipelining(Pipelining::On)
         .connect()
         .await
@@ -108,7 +108,7 @@ async fn session_is_resumed_on_reconnect() {
     let authority = Authority::new("root");
     let kinds = Arc::new(Mutex::new(Vec::new()));
     let pipe = in_process(authority.issue(&["localhost"]).config());
-    let connector = authority.connector().over(pipe);
+    let connector = authority.connector().with_connector(pipe);
     let watched = Watched { kinds: Arc::clone(&kinds), inner: connector };
     let client = MetricsClient::builder("localhost:1").connector(watched).connect().await.unwrap();
     client.put_at("a", 1.0, 1).await.unwrap();
@@ -127,14 +127,14 @@ async fn renewed_certificate_admits_the_client() {
     let dials = Arc::new(Mutex::new(0));
     let pipe = {
         let (config, dials) = (Arc::clone(&config), Arc::clone(&dials));
-        move || {
+        connector_fn(move |_| {
             *dials.lock().unwrap() += 1;
             let pipe = in_process(Arc::clone(&config.lock().unwrap()));
-            async move { pipe.connect("").await }
-        }
+            async move { pipe.connect(&Address::custom("pipe")).await }
+        })
     };
     let client = MetricsClient::builder("localhost:1")
-        .connector(authority.connector().over(pipe))
+        .connector(authority.connector().with_connector(pipe))
         .request_timeout(Duration::from_secs(60))
         .connect_lazy()
         .unwrap();
@@ -156,7 +156,7 @@ struct Watched<C> {
 impl<C: Connector> Connector for Watched<C> {
     type Io = client::TlsStream<C::Io>;
 
-    async fn connect(&self, address: &str) -> io::Result<Self::Io> {
+    async fn connect(&self, address: &Address) -> io::Result<Self::Io> {
         let io = self.inner.connect(address).await?;
         self.kinds.lock().unwrap().extend(io.get_ref().1.handshake_kind());
         Ok(io)
@@ -177,7 +177,7 @@ struct Tapped<Io> {
 impl<C: Connector> Connector for TappedConnector<C> {
     type Io = Tapped<C::Io>;
 
-    async fn connect(&self, address: &str) -> io::Result<Self::Io> {
+    async fn connect(&self, address: &Address) -> io::Result<Self::Io> {
         Ok(Tapped { taps: Arc::clone(&self.taps), io: self.inner.connect(address).await? })
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics_client::{Error, MetricsClient};
+use metrics_client::{Error, MetricsClient, client::connector_fn};
 use metrics_server::{Limits, Server, tls::TlsAcceptor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
@@ -46,7 +46,7 @@ async fn tls_client_reports_a_plain_server() {
 
 #[tokio::test(start_paused = true)]
 async fn handshake_that_never_ends_times_out() {
-    let silent = || async {
+    let silent = connector_fn(|_| async {
         let (ours, theirs) = duplex(64 * 1024);
         // Held open: silence, not an end.
         tokio::spawn(async move {
@@ -54,8 +54,8 @@ async fn handshake_that_never_ends_times_out() {
             std::future::pending::<()>().await;
         });
         Ok(ours)
-    };
-    let connector = Authority::new("root").connector().over(silent);
+    });
+    let connector = Authority::new("root").connector().with_connector(silent);
     let dialling = MetricsClient::builder("localhost:1").connector(connector).connect();
     let error = soon(dialling).await.unwrap_err();
     assert_eq!(said(&error), "cannot connect to localhost:1: no connection within 5s");
@@ -63,12 +63,12 @@ async fn handshake_that_never_ends_times_out() {
 
 #[tokio::test(start_paused = true)]
 async fn hangup_in_the_handshake_is_reported() {
-    let deaf = || async {
+    let deaf = connector_fn(|_| async {
         let (ours, mut theirs) = duplex(64 * 1024);
         tokio::spawn(async move { theirs.read(&mut [0; 16]).await });
         Ok(ours)
-    };
-    let connector = Authority::new("root").connector().over(deaf);
+    });
+    let connector = Authority::new("root").connector().with_connector(deaf);
     let dialling = MetricsClient::builder("localhost:1").connector(connector).connect();
     let text = said(&soon(dialling).await.unwrap_err());
     assert!(text.contains("(does the server speak TLS at this address?): "), "{text}");

@@ -4,7 +4,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use metrics_client::{
     ClientBuilder, MetricsClient,
-    client::Connector,
+    client::{Connector, connector_fn},
     tls::{
         TlsConnector,
         rustls::{
@@ -72,7 +72,7 @@ impl Authority {
 
     /// A connector that trusts this authority.
     fn connector(&self) -> TlsConnector {
-        TlsConnector::with_roots(self.root()).unwrap()
+        TlsConnector::with_root_certificates(self.root()).unwrap()
     }
 }
 
@@ -109,7 +109,7 @@ fn in_process(config: impl Into<Arc<ServerConfig>>) -> impl Connector<Io = Duple
     let acceptor = tokio_rustls::TlsAcceptor::from(config.into());
     let store = Arc::new(MemoryStore::new());
     let limits = Limits::default().idle_timeout(Duration::from_secs(60));
-    move || {
+    connector_fn(move |_| {
         let (acceptor, store) = (acceptor.clone(), Arc::clone(&store));
         async move {
             let (ours, theirs) = duplex(64 * 1024);
@@ -120,7 +120,7 @@ fn in_process(config: impl Into<Arc<ServerConfig>>) -> impl Connector<Io = Duple
             });
             Ok(ours)
         }
-    }
+    })
 }
 
 /// What an error says, with all that lies beneath it.

@@ -35,7 +35,7 @@ use std::{
 
 use metrics_client::{
     MetricsClient,
-    client::{Pipelining, Reconnect, WhenFull},
+    client::{Pipelining, Reconnect, WhenFull, connector_fn},
 };
 use tokio::{runtime, time};
 
@@ -149,7 +149,7 @@ async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
     let dialled = world.clone();
     let (min, max) = (Duration::from_millis(10), Duration::from_millis(100));
     let builder = MetricsClient::builder("a play")
-        .connector(move || Line::dial(dialled.clone()))
+        .connector(connector_fn(move |_| Line::dial(dialled.clone())))
         .connect_timeout(CONNECT_TIMEOUT)
         .request_timeout(rules.request_timeout)
         .stall_timeout(rules.stall_timeout)

@@ -17,7 +17,7 @@ use std::{
 use fastrand::Rng;
 use metrics_client::{
     MetricsClient, Reporter, Selector,
-    client::{Connector, Pipelining, Reconnect},
+    client::{Address, Connector, Pipelining, Reconnect},
     spool::{Spool, SpoolError},
 };
 use metrics_server::{
@@ -335,7 +335,7 @@ struct Socket(PathBuf);
 impl Connector for Socket {
     type Io = UnixStream;
 
-    async fn connect(&self, _address: &str) -> io::Result<UnixStream> {
+    async fn connect(&self, _address: &Address) -> io::Result<UnixStream> {
         UnixStream::connect(&self.0).await
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use metrics_client::{MetricsClient, Selector, spool::Spool};
+use metrics_client::{MetricsClient, Selector, client::connector_fn, spool::Spool};
 use metrics_server::{
     Limits, MemoryStore, Store, serve_connection,
     store::{MemorySnapshot, PutBatch, Snapshot, StoreError},
@@ -46,11 +46,11 @@ async fn samples_outlive_a_full_disk_of_the_server() {
     const PHASE: i64 = 2000;
     let store = Arc::new(Disk::default());
     let behind = Arc::clone(&store);
-    let connect = move || {
+    let connect = connector_fn(move |_| {
         let (near, far) = duplex(64 * 1024);
         tokio::spawn(serve_connection(far, Arc::clone(&behind), Limits::default()));
         async move { Ok(near) }
-    };
+    });
     let client = MetricsClient::builder("pipe").connector(connect).connect_lazy().unwrap();
     let folder = TempDir::new().unwrap();
     let reporter = spooling(client, Spool::dir(&folder));

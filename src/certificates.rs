@@ -1,11 +1,9 @@
-//! TLS: the [`TlsConnector`] of a client, and certificates and keys as PEM text for either end.
+//! Certificates and keys for TLS, given as PEM text to either end.
 
 use std::sync::Arc;
 
-/// The rustls that [`TlsConnector`] works with, for a custom configuration.
-pub use tokio_rustls::rustls;
 use tokio_rustls::rustls::{
-    InconsistentKeys, RootCertStore,
+    self, InconsistentKeys, RootCertStore,
     crypto::{CryptoProvider, ring},
     pki_types::{
         CertificateDer, PrivateKeyDer,
@@ -13,10 +11,6 @@ use tokio_rustls::rustls::{
     },
     sign::CertifiedKey,
 };
-
-mod connector;
-
-pub use connector::TlsConnector;
 
 /// What is wrong with something that TLS was to be made from.
 ///
@@ -79,7 +73,7 @@ pub enum TlsError {
     /// The system has no roots, or they cannot be read.
     #[error(
         "no root certificates can be read from this system: install them (the package is often \
-         `ca-certificates`), name a file of them in `SSL_CERT_FILE`, or use `TlsConnector::with_roots`"
+         `ca-certificates`), name a file of them in `SSL_CERT_FILE`, or use `TlsConnector::with_root_certificates`"
     )]
     NoSystemRoots(#[source] Option<Box<dyn std::error::Error + Send + Sync>>),
 

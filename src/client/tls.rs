@@ -1,6 +1,6 @@
 //! Connections over TLS.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, fs, io, path::Path, sync::Arc, time::Duration};
 
 use tokio_rustls::{
     client::TlsStream,
@@ -10,9 +10,14 @@ use tokio_rustls::{
     },
 };
 
-use super::{TlsError, certified_key, provider, roots};
+use super::{
+    address::{Address, TlsOptions},
+    connector::Connector,
+    durations::MAX_DURATION,
+    tcp::TcpConnector,
+};
 use crate::{
-    client::{Connector, TcpConnector, durations::MAX_DURATION},
+    certificates::{TlsError, certified_key, provider, roots},
     error::InvalidAddress,
 };
 
@@ -44,7 +49,7 @@ use crate::{
 /// tokio::spawn(server.serve_until(std::future::pending::<()>()));
 ///
 /// let client = MetricsClient::builder(address)
-///     .connector(TlsConnector::with_roots(chain)?)
+///     .connector(TlsConnector::with_root_certificates(chain)?)
 ///     .connect()
 ///     .await?;
 /// client.put("palm.cpu", 23.7).await?;
@@ -70,7 +75,7 @@ impl TlsConnector {
     /// # Errors
     ///
     /// If there are none. Those among them that cannot be used are passed over.
-    pub fn system_roots() -> Result<Self, TlsError> {
+    pub fn with_system_roots() -> Result<Self, TlsError> {
         let mut found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
         let (added, ignored) = roots.add_parsable_certificates(found.certs);
@@ -89,7 +94,7 @@ impl TlsConnector {
     /// # Errors
     ///
     /// If there is no certificate in it, or one that cannot be used.
-    pub fn with_roots(pem: impl AsRef<[u8]>) -> Result<Self, TlsError> {
+    pub fn with_root_certificates(pem: impl AsRef<[u8]>) -> Result<Self, TlsError> {
         Ok(Self::from_roots(roots(pem.as_ref())?))
     }
 
@@ -98,6 +103,32 @@ impl TlsConnector {
     #[must_use]
     pub fn with_config(config: Arc<ClientConfig>) -> Self {
         Self { inner: TcpConnector::default(), config, server_name: None }
+    }
+
+    /// Makes a connector of the options of an address. The error says which option is wrong, and shows nothing of
+    /// the contents of a file.
+    pub(super) fn with_options(options: &TlsOptions, tcp: TcpConnector) -> Result<Self, String> {
+        let TlsOptions { ca_file, client_cert, client_key, server_name } = options;
+        let mut tls = match ca_file {
+            None => Self::with_system_roots().map_err(|error| with_sources(&error))?,
+            Some(path) => Self::with_root_certificates(read("ca_file", path)?)
+                .map_err(|error| in_option("ca_file", &error))?,
+        };
+        match (client_cert, client_key) {
+            (None, None) => {}
+            (Some(chain), Some(key)) => {
+                let (chain, key) = (read("client_cert", chain)?, read("client_key", key)?);
+                tls = tls
+                    .client_certificate(chain, key)
+                    .map_err(|error| in_option("client_cert or client_key", &error))?;
+            }
+            (Some(_), None) => return Err("the option client_cert needs client_key".into()),
+            (None, Some(_)) => return Err("the option client_key needs client_cert".into()),
+        }
+        if let Some(name) = server_name {
+            tls = tls.server_name(name).map_err(|error| in_option("server_name", &error))?;
+        }
+        Ok(tls.with_connector(tcp))
     }
 
     fn from_roots(roots: RootCertStore) -> Self {
@@ -146,7 +177,7 @@ impl<C> TlsConnector<C> {
 
     /// Makes the connections beneath with `connector` instead of over TCP as it is by default.
     #[must_use]
-    pub fn over<D: Connector>(self, connector: D) -> TlsConnector<D> {
+    pub fn with_connector<D: Connector>(self, connector: D) -> TlsConnector<D> {
         TlsConnector { inner: connector, config: self.config, server_name: self.server_name }
     }
 }
@@ -154,45 +185,50 @@ impl<C> TlsConnector<C> {
 impl<C: Connector> Connector for TlsConnector<C> {
     type Io = TlsStream<C::Io>;
 
-    async fn connect(&self, address: &str) -> io::Result<Self::Io> {
+    async fn connect(&self, address: &Address) -> io::Result<Self::Io> {
         self.connect_within(address, MAX_DURATION).await
     }
 
-    async fn connect_within(&self, address: &str, limit: Duration) -> io::Result<Self::Io> {
-        let name = match &self.server_name {
-            Some(name) => name.clone(),
-            None => parse_name(host(address)).map_err(|fault| {
-                let text = format!("{fault}; name the server with `TlsConnector::server_name`");
-                io::Error::new(io::ErrorKind::InvalidInput, text)
-            })?,
-        };
-        let io = self.inner.connect_within(address, limit).await?;
+    async fn connect_within(&self, address: &Address, limit: Duration) -> io::Result<Self::Io> {
+        let name = self
+            .name_for(address)
+            .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
+        let io = self.inner.connect_within(&address.without_tls(), limit).await?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
         connector.connect(name, io).await.map_err(|cause| {
-            io::Error::new(cause.kind(), HandshakeFailed { remedy: remedy(&cause), cause })
+            io::Error::new(cause.kind(), HandshakeFailed { hint: hint(&cause), cause })
         })
     }
 
-    fn check_address(&self, address: &str) -> Result<(), InvalidAddress> {
-        self.inner.check_address(address)?;
-        if self.server_name.is_none() && parse_name(host(address)).is_err() {
-            return Err(InvalidAddress::new(
-                address,
-                "no certificate can be for its host",
-                "one with a host name or an IP address; for others, name the server with \
-                 `TlsConnector::server_name`",
-            ));
-        }
-        Ok(())
+    fn check_address(&self, address: &Address) -> Result<(), InvalidAddress> {
+        self.inner.check_address(&address.without_tls())?;
+        self.name_for(address).map(drop)
     }
 
-    fn give_up(&self, io: &Self::Io) {
-        self.inner.give_up(io.get_ref().0);
+    fn abort(&self, io: &Self::Io) {
+        self.inner.abort(io.get_ref().0);
     }
 
     /// What is beneath may hold no data, as a session ticket does: reading shows it.
     fn has_input(&self, io: &Self::Io) -> io::Result<Option<bool>> {
         self.inner.has_input(io.get_ref().0)
+    }
+}
+
+impl<C> TlsConnector<C> {
+    /// Returns the name for which the server's certificate must be.
+    fn name_for(&self, address: &Address) -> Result<ServerName<'static>, InvalidAddress> {
+        if let Some(name) = &self.server_name {
+            return Ok(name.clone());
+        }
+        let host = address.host().unwrap_or(address.as_str());
+        parse_name(host).map_err(|_| {
+            address.invalid(
+                "no certificate can be for its host",
+                "one with a host name or an IP address here; for others, name the server with \
+                 `TlsConnector::server_name` or the option server_name",
+            )
+        })
     }
 }
 
@@ -205,6 +241,19 @@ impl<C: fmt::Debug> fmt::Debug for TlsConnector<C> {
     }
 }
 
+fn read(option: &str, path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| in_option(option, &error))
+}
+
+fn in_option(option: &str, error: &dyn std::error::Error) -> String {
+    format!("the option {option} cannot be used: {}", with_sources(error))
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     match ServerName::try_from(name) {
         Ok(name) => Ok(name.to_owned()),
@@ -212,23 +261,17 @@ fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     }
 }
 
-/// The host in `host:port`, where an IPv6 address stands in brackets; all of it if it has no port.
-fn host(address: &str) -> &str {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
-
 /// Why there is no TLS on a connection that was made.
 #[derive(Debug, thiserror::Error)]
-#[error("the TLS handshake failed ({remedy})")]
+#[error("TLS handshake failed ({hint})")]
 struct HandshakeFailed {
-    remedy: &'static str,
+    hint: &'static str,
     #[source]
     cause: io::Error,
 }
 
-/// What whoever runs the client can do about it.
-fn remedy(cause: &io::Error) -> &'static str {
+/// Returns what the operator of the client can do about it.
+fn hint(cause: &io::Error) -> &'static str {
     use CertificateError::{
         Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
         NotValidYetContext, UnknownIssuer,
@@ -265,16 +308,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_is_named_by_the_host_in_the_address() {
-        for (address, name) in [
-            ("metrics.internal:8889", "metrics.internal"),
-            ("metrics_1:8889", "metrics_1"),
-            ("127.0.0.1:8889", "127.0.0.1"),
-            ("[::1]:8889", "::1"),
-            ("metrics.internal", "metrics.internal"),
-        ] {
-            assert_eq!(host(address), name);
-            assert_eq!(parse_name(name).unwrap().to_str(), name);
+    fn server_name_is_the_host_of_the_address() {
+        for host in ["metrics.internal", "metrics_1", "127.0.0.1", "::1"] {
+            let address = Address::tcp(host, 8889).unwrap();
+            let connector = TlsConnector::from_roots(RootCertStore::empty());
+            assert_eq!(connector.name_for(&address).unwrap().to_str(), host);
         }
     }
 }
