@@ -98,7 +98,6 @@ impl MetricsClient {
         Self { handle: Arc::new(Handle { pool, reconnector }) }
     }
 
-    #[cfg(feature = "tower")]
     pub(super) fn pool(&self) -> &Pool {
         &self.handle.pool
     }

@@ -149,8 +149,8 @@ impl SampleSink {
     }
 
     fn push(&mut self, sample: Sample) -> Result<(), Error> {
-        NonFiniteValue::check(&sample.key, sample.point.value)?;
-        let index = self.client.pool().shard_of(&sample.key);
+        NonFiniteValue::ensure_finite(&sample.key, sample.point.value)?;
+        let index = self.client.pool().shard_of(sample.key.as_str());
         let several = self.lanes.len() > 1;
         let lane = &mut self.lanes[index];
         if several {
@@ -264,7 +264,7 @@ impl Lane {
             let block = capacity.min(self.buffer.len());
             puts.clear();
             for Sample { key, point } in self.buffer.drain(..block) {
-                protocol::encode_put(&mut puts, &key, point);
+                protocol::encode_put(&mut puts, key.as_str(), point);
             }
             match self.batch.push_block(self.accepted, block, &puts) {
                 Ok(()) => self.accepted += block,
