@@ -37,7 +37,7 @@ pub(super) async fn put_all<S: Borrow<Sample>>(
     }
     for sample in samples {
         let Sample { key, point } = sample.borrow();
-        NonFiniteValue::check(key, point.value)?;
+        NonFiniteValue::ensure_finite(key, point.value)?;
     }
     let outcome = match pool.connections() {
         [only] => {
@@ -134,7 +134,7 @@ async fn store_by_key<S: Borrow<Sample>>(
     samples: &[S],
     outcomes: Option<&Outcomes>,
 ) -> BatchOutcome {
-    let shard_of = |sample: &S| pool.shard_of(&sample.borrow().key) as u16;
+    let shard_of = |sample: &S| pool.shard_of(sample.borrow().key.as_str()) as u16;
     let shards = &*samples.iter().map(shard_of).collect::<Box<[_]>>();
     let parts = pool.connections().iter().enumerate().map(|(shard, shared)| async move {
         let indices =
@@ -178,7 +178,7 @@ async fn store<'a>(
         let block = capacity.min(total - accepted);
         puts.clear();
         for Sample { key, point } in samples.by_ref().take(block) {
-            protocol::encode_put(&mut puts, key, *point);
+            protocol::encode_put(&mut puts, key.as_str(), *point);
         }
         if let Err(error) = batch.push_block(accepted, block, &puts) {
             failure = Some((accepted, error));

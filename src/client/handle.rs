@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     error::Error,
-    metric::{InvalidKey, Key, Metrics, Point, Sample, Selector, unix_seconds},
-    protocol::{NonFiniteValue, Numbers, encode_get},
+    metric::{IntoKey, IntoSelector, KeyText, Metrics, Point, Sample, Selector},
+    protocol::{PutSuffix, encode_get},
 };
 
 /// A client of one metrics server, over one connection that is kept, or
@@ -108,8 +108,8 @@ impl MetricsClient {
     /// # Cancel safety
     ///
     /// See [`put_at`](Self::put_at).
-    pub async fn put(&self, key: impl AsRef<str>, value: f64) -> Result<(), Error> {
-        self.submit_put(key.as_ref(), Point { timestamp: unix_seconds(), value }).await.map(|_| ())
+    pub async fn put(&self, key: impl IntoKey, value: impl Into<f64>) -> Result<(), Error> {
+        self.submit_put(key.into_text(), Point::now(value)).await.map(|_| ())
     }
 
     /// Stores `value` for `key` at `timestamp`, in seconds since the Unix epoch, and returns once
@@ -127,21 +127,24 @@ impl MetricsClient {
     /// leaves open whether the value is stored. Other calls are not touched either way.
     pub async fn put_at(
         &self,
-        key: impl AsRef<str>,
-        value: f64,
+        key: impl IntoKey,
+        value: impl Into<f64>,
         timestamp: i64,
     ) -> Result<(), Error> {
-        self.submit_put(key.as_ref(), Point { timestamp, value }).await.map(|_| ())
+        self.submit_put(key.into_text(), Point::new(value, timestamp)).await.map(|_| ())
     }
 
     /// Returns the future of one put.
     #[inline]
-    fn submit_put(&self, key: &str, point: Point) -> impl Future<Output = Result<Reply, Error>> {
-        self.handle.pool.connection_for(key).call(Kind::Put, move || {
-            Key::check(key)?;
-            NonFiniteValue::check(key, point.value)?;
-            let numbers = Numbers::of(point);
-            Ok(move |bytes: &mut BytesMut| numbers.put(bytes, key))
+    fn submit_put(
+        &self,
+        key: impl KeyText,
+        point: Point,
+    ) -> impl Future<Output = Result<Reply, Error>> {
+        self.handle.pool.connection_for(key.as_str()).call(Kind::Put, move || {
+            key.validate()?;
+            let suffix = PutSuffix::new(key.as_str(), point)?;
+            Ok(move |bytes: &mut BytesMut| suffix.append_put(bytes, key.as_str()))
         })
     }
 
@@ -214,13 +217,9 @@ impl MetricsClient {
     /// # Cancel safety
     ///
     /// Dropping the future touches no other call.
-    pub async fn get<S>(&self, selector: S) -> Result<Metrics, Error>
-    where
-        S: TryInto<Selector>,
-        InvalidKey: From<S::Error>,
-    {
+    pub async fn get(&self, selector: impl IntoSelector) -> Result<Metrics, Error> {
         cooperative(async {
-            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let selector = selector.into_selector()?;
             let get = || Ok(|bytes: &mut BytesMut| encode_get(bytes, &selector));
             Ok(match self.handle.pool.connection_for_get(&selector).call(Kind::Get, get).await? {
                 Reply::Found(metrics) => metrics,
@@ -257,13 +256,9 @@ impl MetricsClient {
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection that it was making.
-    pub async fn stream<S>(&self, selector: S) -> Result<SampleStream, Error>
-    where
-        S: TryInto<Selector>,
-        InvalidKey: From<S::Error>,
-    {
+    pub async fn stream(&self, selector: impl IntoSelector) -> Result<SampleStream, Error> {
         cooperative(async {
-            let selector = selector.try_into().map_err(InvalidKey::from)?;
+            let selector = selector.into_selector()?;
             let Some(Reconnector { dialer, .. }) = &self.handle.reconnector else {
                 return Err(Error::CannotDial);
             };

@@ -84,7 +84,7 @@ impl Pool {
     pub(super) fn connection_for_get(&self, selector: &Selector) -> &Arc<Shared> {
         match (selector, &*self.connections) {
             (_, [only]) => only,
-            (Selector::Key(key), _) => self.connection_for(key),
+            (Selector::Key(key), _) => self.connection_for(key.as_str()),
             (Selector::All, _) => {
                 let load = |&index: &usize| {
                     let outstanding = self.connections[index].pipeline().outstanding();

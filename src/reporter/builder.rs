@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     client::{MetricsClient, WhenFull},
-    metric::{InvalidKey, Key},
+    metric::{IntoKey, InvalidKey},
 };
 
 impl Reporter {
@@ -132,12 +132,8 @@ impl ReporterBuilder {
     /// # Errors
     ///
     /// If a key cannot begin with `prefix`.
-    pub fn self_metrics<K>(mut self, prefix: K) -> Result<Self, InvalidKey>
-    where
-        K: TryInto<Key>,
-        InvalidKey: From<K::Error>,
-    {
-        self.settings.self_metrics = Some(SelfMetrics::new(&prefix.try_into()?)?);
+    pub fn self_metrics(mut self, prefix: impl IntoKey) -> Result<Self, InvalidKey> {
+        self.settings.self_metrics = Some(SelfMetrics::new(&prefix.into_key()?)?);
         Ok(self)
     }
 

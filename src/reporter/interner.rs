@@ -50,13 +50,13 @@ impl KeyInterner {
 
     #[cold]
     fn insert(&self, name: &str) -> Result<Key, InvalidKey> {
-        Key::check(name)?;
+        Key::validate(name)?;
         let mut generations = self.generations.write().unwrap_or_else(PoisonError::into_inner);
         let Generations { young, text, old } = &mut *generations;
         if let Some(key) = young.get(name) {
             return Ok(key.clone());
         }
-        let key = old.take(name).unwrap_or_else(|| Key::from_checked(name));
+        let key = old.take(name).unwrap_or_else(|| Key::from_valid(name));
         let mut forgotten = None;
         if young.len() >= self.limit || *text + name.len() > TEXT {
             *text = 0;
@@ -121,7 +121,7 @@ mod tests {
         }
         let generations = keys.generations.read().unwrap();
         let kept = [&generations.young, &generations.old];
-        let text: usize = kept.into_iter().flatten().map(|key| key.len()).sum();
+        let text: usize = kept.into_iter().flatten().map(|key| key.as_str().len()).sum();
         assert!(text <= 2 * TEXT, "{text}");
     }
 

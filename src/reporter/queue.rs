@@ -339,6 +339,6 @@ impl Queue {
     /// worst.
     fn cost(&self, sample: &Sample) -> usize {
         let entry = if self.coalesce_index.is_some() { INDEX_ENTRY_BYTES } else { 0 };
-        size_of::<Sample>() + ARC_STR_OVERHEAD + sample.key.len() + entry
+        size_of::<Sample>() + ARC_STR_OVERHEAD + sample.key.as_str().len() + entry
     }
 }

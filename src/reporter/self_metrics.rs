@@ -5,7 +5,7 @@ use std::time::Duration;
 #[cfg(feature = "spool")]
 use super::spool::SpoolStats;
 use super::stats::{DropCounts, ReporterStats};
-use crate::metric::{InvalidKey, Key, Point, Sample, unix_seconds};
+use crate::metric::{InvalidKey, Key, Point, Sample, unix_now};
 
 /// How often they are recorded.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ fn keys<const COUNT: usize>(
 }
 
 fn samples(keys: &[Key], values: &[u64]) -> Vec<Sample> {
-    let timestamp = unix_seconds();
+    let timestamp = unix_now();
     keys.iter()
         .zip(values)
         .map(|(key, &value)| Sample {

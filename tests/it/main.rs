@@ -9,6 +9,7 @@ mod client;
 mod codec;
 mod counting;
 mod fuzz;
+mod mock_server;
 #[cfg(target_os = "linux")]
 mod net_faults;
 mod opentelemetry;
@@ -21,6 +22,7 @@ mod server_quirks;
 mod service;
 mod simulation;
 mod tls;
+mod values;
 
 #[cfg(not(target_os = "linux"))]
 #[test]

@@ -207,7 +207,7 @@ impl SendQueue {
         let asked = self.bytes[..entry.len].strip_prefix(b"get ");
         match asked.and_then(|asked| asked.strip_suffix(b"\n")) {
             Some(b"*") => true,
-            Some(asked) => metrics.keys().all(|key| key.as_bytes() == asked),
+            Some(asked) => metrics.keys().all(|key| key.as_str().as_bytes() == asked),
             None => false,
         }
     }

@@ -31,7 +31,7 @@ use tokio::{
     time,
 };
 
-use crate::peer::{Peer, soon};
+use crate::peer::{Peer, with_timeout};
 
 /// The server's ends of the connections that a client makes, in their order.
 struct Server(TcpListener);
@@ -116,7 +116,7 @@ async fn unsolicited_response_ends_an_idle_connection() {
         answer(&io, "get A\n", "ok\nA 1.0 1\n\n");
     });
     client.put_at("y", 1.0, 1).await.unwrap();
-    assert_eq!(client.get("A").await.unwrap().points("A"), [Point::new(1, 1.0)]);
+    assert_eq!(client.get("A").await.unwrap().points("A"), [Point::new(1.0, 1)]);
     first.join().unwrap();
 }
 
@@ -354,7 +354,7 @@ async fn responses_before_a_late_timer_count() {
             peer
         };
         let (a, b) = (client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1));
-        let (a, b, _peer) = join!(soon(a), soon(b), server);
+        let (a, b, _peer) = join!(with_timeout(a), with_timeout(b), server);
         a.unwrap();
         b.unwrap();
         assert_eq!(client.stats().reconnects, 0);
@@ -373,8 +373,8 @@ async fn long_response_before_a_late_timer_counts() {
         time::advance(STANDSTILL).await;
         peer
     };
-    let (metrics, _peer) = join!(soon(client.get("a")), server);
-    assert_eq!(metrics.unwrap().points("a"), [Point::new(1, 1.0)]);
+    let (metrics, _peer) = join!(with_timeout(client.get("a")), server);
+    assert_eq!(metrics.unwrap().points("a"), [Point::new(1.0, 1)]);
     assert_eq!(client.stats().reconnects, 0);
 }
 
@@ -389,7 +389,7 @@ async fn late_timer_without_a_response_is_a_timeout() {
             time::advance(STANDSTILL).await;
             peer.expect_end().await;
         };
-        let (put, ()) = join!(soon(client.put_at("a", 1.0, 1)), server);
+        let (put, ()) = join!(with_timeout(client.put_at("a", 1.0, 1)), server);
         assert!(matches!(put, Err(Error::Timeout { delivery: Delivery::Unknown, .. })), "{put:?}");
     }
 }

@@ -7,10 +7,10 @@ pub(crate) fn spool_segment(input: &[u8]) {
     let (samples, damaged) = Spool::salvage(input);
     assert!(damaged <= input.len());
     // A sample takes 18 bytes and its key.
-    let least: usize = samples.iter().map(|sample| 18 + sample.key.len()).sum();
+    let least: usize = samples.iter().map(|sample| 18 + sample.key.as_str().len()).sum();
     assert!(least <= input.len() - damaged);
     for sample in &samples {
-        assert!(Key::new(&*sample.key).is_ok(), "{sample:?}");
+        assert!(Key::new(&sample.key).is_ok(), "{sample:?}");
         assert!(sample.point.value.is_finite(), "{sample:?}");
     }
     let twice = [input, input].concat();
