@@ -1,4 +1,4 @@
-//! When a connection is tried again.
+//! The reconnect policy, and its backoff with full jitter.
 
 use std::time::Duration;
 
