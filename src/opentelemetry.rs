@@ -15,7 +15,7 @@ use opentelemetry_sdk::{
     metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
 };
 
-use self::points::{InvalidName, Merge, Naming, Owner, Pair, Points};
+use self::points::{InstrumentConflict, InstrumentId, InvalidName, MergeRule, Naming, Points};
 use crate::{
     log_limit::LogLimiter,
     metric::{InvalidKey, Key, Point, Sample},
@@ -95,27 +95,27 @@ pub struct MetricExporter {
     temporality: Temporality,
     flush_timeout: Duration,
     clock: WallClock,
-    shared: Arc<Shared>,
+    shared: Arc<ExporterState>,
 }
 
 /// What clones have in common.
 #[derive(Default)]
-struct Shared {
-    said: Mutex<Said>,
+struct ExporterState {
+    said: Mutex<SecondTotals>,
     /// What the reporter had lost when it was flushed last.
     lost: Mutex<Lost>,
     is_shut_down: AtomicBool,
     exported: AtomicU64,
     invalid_names: AtomicU64,
     /// Pairs of instruments with a key in common that have been logged.
-    pairs: Mutex<HashSet<(Owner, Owner)>>,
+    pairs: Mutex<HashSet<(InstrumentId, InstrumentId)>>,
     invalid_names_log: LogLimiter,
     pairs_log: LogLimiter,
 }
 
 /// What the exports of the last export's second said.
 #[derive(Default)]
-struct Said {
+struct SecondTotals {
     seconds: UniqueSeconds,
     /// Of series that are not their last value.
     values: HashMap<Key, f64>,
@@ -147,7 +147,7 @@ impl MetricExporter {
             temporality: Temporality::Cumulative,
             flush_timeout: Duration::from_secs(5),
             clock: WallClock::default(),
-            shared: Arc::new(Shared { lost: Mutex::new(lost), ..Shared::default() }),
+            shared: Arc::new(ExporterState { lost: Mutex::new(lost), ..ExporterState::default() }),
         }
     }
 
@@ -246,15 +246,15 @@ impl MetricExporter {
     }
 
     /// Logs what is wrong with the instruments. No lock is held.
-    fn complain(&self, invalid_names: Vec<InvalidName>, pairs: Vec<Pair>) {
-        let Shared { invalid_names_log, pairs_log, pairs: known, .. } = &*self.shared;
+    fn complain(&self, invalid_names: Vec<InvalidName>, pairs: Vec<InstrumentConflict>) {
+        let ExporterState { invalid_names_log, pairs_log, pairs: known, .. } = &*self.shared;
         for InvalidName { metric, fault } in invalid_names {
             if invalid_names_log.should_log() {
                 let suppressed = invalid_names_log.take_suppressed();
                 tracing::warn!(?metric, error = %fault, suppressed, "a series cannot be exported");
             }
         }
-        for Pair { key, first, second } in pairs {
+        for InstrumentConflict { key, first, second } in pairs {
             let is_due = {
                 let mut known = locked(known);
                 // One that the rate limit keeps back is logged with a later export.
@@ -327,11 +327,11 @@ impl PushMetricExporter for MetricExporter {
     }
 }
 
-impl Said {
+impl SecondTotals {
     /// Returns what a series says in this second, with a later export.
-    fn merged(&mut self, key: &Key, value: f64, merge: Merge) -> f64 {
+    fn merged(&mut self, key: &Key, value: f64, merge: MergeRule) -> f64 {
         // What is not finite is dropped, and merges with nothing.
-        if merge == Merge::Last || !value.is_finite() {
+        if merge == MergeRule::Last || !value.is_finite() {
             return value;
         }
         let merged = match self.values.get(key) {
@@ -364,7 +364,7 @@ impl Lost {
     }
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for InstrumentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} of scope {:?}", self.kind, self.name, self.scope)
     }

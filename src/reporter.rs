@@ -4,7 +4,7 @@
 mod attempts;
 mod builder;
 mod bulk;
-mod delivery;
+mod dispatcher;
 mod flush;
 mod guard;
 pub(crate) mod handle;
@@ -33,7 +33,7 @@ mod worker;
 
 pub use builder::ReporterBuilder;
 #[cfg(feature = "recorder")]
-pub(crate) use bulk::Refused;
+pub(crate) use bulk::ReportDrops;
 pub use guard::FlushGuard;
 pub(crate) use handle::Reporter;
 pub use handle::SeriesHandle;

@@ -30,7 +30,7 @@ pub(super) struct Naming {
 pub(super) struct Points {
     pub(super) values: IndexMap<Key, Value>,
     /// Instruments of which one has replaced a point of the other.
-    pub(super) pairs: Vec<Pair>,
+    pub(super) pairs: Vec<InstrumentConflict>,
     /// Points without a key.
     pub(super) invalid_names: Vec<InvalidName>,
 }
@@ -38,13 +38,13 @@ pub(super) struct Points {
 #[derive(Debug)]
 pub(super) struct Value {
     pub(super) value: f64,
-    pub(super) merge: Merge,
-    owner: Owner,
+    pub(super) merge: MergeRule,
+    owner: InstrumentId,
 }
 
 /// What two reports of one second come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Merge {
+pub(super) enum MergeRule {
     /// The later one: gauges, and what was counted since the beginning.
     Last,
     /// What was counted since the last report.
@@ -55,17 +55,17 @@ pub(super) enum Merge {
 
 /// The instrument that a point is of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Owner {
+pub(super) struct InstrumentId {
     pub(super) scope: String,
     pub(super) kind: &'static str,
     pub(super) name: String,
 }
 
 #[derive(Debug)]
-pub(super) struct Pair {
+pub(super) struct InstrumentConflict {
     pub(super) key: Key,
-    pub(super) first: Owner,
-    pub(super) second: Owner,
+    pub(super) first: InstrumentId,
+    pub(super) second: InstrumentId,
 }
 
 #[derive(Debug)]
@@ -74,7 +74,7 @@ pub(super) struct InvalidName {
     pub(super) fault: InvalidKey,
 }
 
-impl Merge {
+impl MergeRule {
     fn of(temporality: Temporality, delta: Self) -> Self {
         if temporality == Temporality::Delta { delta } else { Self::Last }
     }
@@ -102,7 +102,7 @@ impl Points {
                 common.extend(scope_labels(scope.scope()));
             }
             for metric in scope.metrics() {
-                let owner = Owner {
+                let owner = InstrumentId {
                     scope: scope.scope().name().to_string(),
                     kind: "gauge",
                     name: metric.name().to_string(),
@@ -129,7 +129,7 @@ struct Instrument<'a> {
     naming: &'a Naming,
     /// Labels that all points of its scope have.
     common: &'a [Label],
-    owner: Owner,
+    owner: InstrumentId,
 }
 
 /// The labels of one series: of several with one name, the last that was added.
@@ -144,28 +144,28 @@ impl Instrument<'_> {
         }
     }
 
-    fn data<T: Number>(&mut self, data: &MetricData<T>) {
+    fn data<T: PointValue>(&mut self, data: &MetricData<T>) {
         match data {
             MetricData::Gauge(gauge) => {
                 for point in gauge.data_points() {
                     let labels = self.labels(point.attributes());
-                    self.put(&labels, None, point.value().to_f64(), Merge::Last);
+                    self.emit(&labels, None, point.value().to_f64(), MergeRule::Last);
                 }
             }
             MetricData::Sum(sum) => {
                 self.owner.kind = "sum";
-                let merge = Merge::of(sum.temporality(), Merge::Sum);
+                let merge = MergeRule::of(sum.temporality(), MergeRule::Sum);
                 for point in sum.data_points() {
                     let labels = self.labels(point.attributes());
-                    self.put(&labels, None, point.value().to_f64(), merge);
+                    self.emit(&labels, None, point.value().to_f64(), merge);
                 }
             }
             MetricData::Histogram(histogram) => self.histogram(histogram),
-            MetricData::ExponentialHistogram(histogram) => self.exponential(histogram),
+            MetricData::ExponentialHistogram(histogram) => self.exponential_histogram(histogram),
         }
     }
 
-    fn histogram<T: Number>(&mut self, histogram: &Histogram<T>) {
+    fn histogram<T: PointValue>(&mut self, histogram: &Histogram<T>) {
         self.owner.kind = "histogram";
         let temporality = histogram.temporality();
         for point in histogram.data_points() {
@@ -177,13 +177,13 @@ impl Instrument<'_> {
             for (bound, bucket) in bounds.zip(point.bucket_counts()) {
                 count += bucket;
                 labels.insert("le".to_string(), bound);
-                let merge = Merge::of(temporality, Merge::Sum);
-                self.put(&labels, Some("bucket"), count as f64, merge);
+                let merge = MergeRule::of(temporality, MergeRule::Sum);
+                self.emit(&labels, Some("bucket"), count as f64, merge);
             }
         }
     }
 
-    fn exponential<T: Number>(&mut self, histogram: &ExponentialHistogram<T>) {
+    fn exponential_histogram<T: PointValue>(&mut self, histogram: &ExponentialHistogram<T>) {
         self.owner.kind = "histogram";
         for point in histogram.data_points() {
             let labels = self.labels(point.attributes());
@@ -192,19 +192,19 @@ impl Instrument<'_> {
         }
     }
 
-    fn summary<T: Number>(
+    fn summary<T: PointValue>(
         &mut self,
         labels: &Labels,
         temporality: Temporality,
         (count, sum, min, max): (u64, T, Option<T>, Option<T>),
     ) {
-        let merge = Merge::of(temporality, Merge::Sum);
-        self.put(labels, Some("count"), count as f64, merge);
+        let merge = MergeRule::of(temporality, MergeRule::Sum);
+        self.emit(labels, Some("count"), count as f64, merge);
         // Finite values may have an infinite sum.
-        self.put(labels, Some("sum"), finite(sum.to_f64()), merge);
-        for (part, value, delta) in [("min", min, Merge::Min), ("max", max, Merge::Max)] {
+        self.emit(labels, Some("sum"), finite(sum.to_f64()), merge);
+        for (part, value, delta) in [("min", min, MergeRule::Min), ("max", max, MergeRule::Max)] {
             if let Some(value) = value {
-                self.put(labels, Some(part), value.to_f64(), Merge::of(temporality, delta));
+                self.emit(labels, Some(part), value.to_f64(), MergeRule::of(temporality, delta));
             }
         }
     }
@@ -214,8 +214,8 @@ impl Instrument<'_> {
         self.common.iter().cloned().chain(own).collect()
     }
 
-    fn put(&mut self, labels: &Labels, part: Option<&str>, value: f64, merge: Merge) {
-        let Owner { name, .. } = &self.owner;
+    fn emit(&mut self, labels: &Labels, part: Option<&str>, value: f64, merge: MergeRule) {
+        let InstrumentId { name, .. } = &self.owner;
         let parts = self.naming.prefix.as_deref().into_iter().chain([name.as_str()]).chain(part);
         let full = parts.collect::<Vec<_>>().join(".");
         let key = match Key::with_labels(full, labels) {
@@ -233,31 +233,35 @@ impl Instrument<'_> {
             Entry::Occupied(mut taken) => {
                 let second = value.owner.clone();
                 let first = taken.insert(value).owner;
-                self.points.pairs.push(Pair { key: taken.key().clone(), first, second });
+                self.points.pairs.push(InstrumentConflict {
+                    key: taken.key().clone(),
+                    first,
+                    second,
+                });
             }
         }
     }
 }
 
 /// What a point may hold.
-trait Number: Copy {
+trait PointValue: Copy {
     fn to_f64(self) -> f64;
 }
 
-impl Number for f64 {
+impl PointValue for f64 {
     fn to_f64(self) -> f64 {
         self
     }
 }
 
 /// Whole numbers beyond 2^53 lose their last digits: the protocol's values are floats.
-impl Number for u64 {
+impl PointValue for u64 {
     fn to_f64(self) -> f64 {
         self as f64
     }
 }
 
-impl Number for i64 {
+impl PointValue for i64 {
     fn to_f64(self) -> f64 {
         self as f64
     }

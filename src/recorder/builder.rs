@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     MetricsRecorder,
     names::{NameSettings, Names},
-    registry::{Registry, Settings},
+    registry::{RecorderSettings, Registry},
     series::{CounterMode, Quantile},
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 pub struct RecorderBuilder {
     reporter: Reporter,
     names: NameSettings,
-    settings: Settings,
+    settings: RecorderSettings,
     clock: WallClock,
 }
 
@@ -63,7 +63,7 @@ pub struct InvalidInterval {
 
 impl RecorderBuilder {
     pub(super) fn new(reporter: Reporter) -> Self {
-        let settings = Settings {
+        let settings = RecorderSettings {
             interval: Duration::from_secs(10),
             counter_mode: CounterMode::default(),
             idle_timeout: Some(Duration::from_secs(15 * 60)),

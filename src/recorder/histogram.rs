@@ -9,24 +9,24 @@ use metrics::HistogramFn;
 use metrics_util::storage::Summary;
 use tokio::time::Instant;
 
-use super::series::{Kind, Report, Series, is_before, locked};
+use super::series::{Report, Series, SeriesKind, is_before, locked};
 use crate::metric::Key;
 
 pub(super) struct HistogramSeries {
     interval: Mutex<Interval>,
     /// What the reports of the last report's second said. Locked before the interval.
-    in_second: Mutex<Option<Recorded>>,
+    in_second: Mutex<Option<Distribution>>,
     keys: Option<HistogramKeys>,
     not_finite: Arc<AtomicU64>,
 }
 
 struct Interval {
-    recorded: Recorded,
+    recorded: Distribution,
     used: Instant,
 }
 
 /// Values that were recorded.
-struct Recorded {
+struct Distribution {
     sketch: Summary,
     /// Saturates at the greatest finite value, as all that is reported.
     sum: f64,
@@ -44,7 +44,8 @@ const MAX_VALUES: u64 = 1 << 62;
 
 impl HistogramSeries {
     pub(super) fn new(keys: Option<HistogramKeys>, not_finite: Arc<AtomicU64>) -> Self {
-        let interval = Mutex::new(Interval { recorded: Recorded::default(), used: Instant::now() });
+        let interval =
+            Mutex::new(Interval { recorded: Distribution::default(), used: Instant::now() });
         Self { interval, in_second: Mutex::default(), keys, not_finite }
     }
 }
@@ -63,7 +64,7 @@ impl HistogramFn for HistogramSeries {
             (_, 0) => {}
             (_, 1) => self.record(value),
             (true, _) => {
-                let many = Recorded::many(value, count as u64);
+                let many = Distribution::many(value, count as u64);
                 locked(&self.interval).recorded.merge(&many);
             }
             (false, _) => {
@@ -74,7 +75,7 @@ impl HistogramFn for HistogramSeries {
 }
 
 impl Series for HistogramSeries {
-    const KIND: Kind = Kind::Histogram;
+    const KIND: SeriesKind = SeriesKind::Histogram;
 
     fn report(&self, report: &mut Report) {
         let mut in_second = locked(&self.in_second);
@@ -100,7 +101,7 @@ impl Series for HistogramSeries {
             return;
         };
         let said = in_second.as_ref();
-        report.put(&keys.count, said.map_or(0, Recorded::count) as f64);
+        report.put(&keys.count, said.map_or(0, Distribution::count) as f64);
         report.put(&keys.sum, said.map_or(0.0, |it| it.sum));
         for (quantile, key) in &keys.quantiles {
             // An interval in which nothing was recorded has none.
@@ -125,7 +126,7 @@ impl Series for HistogramSeries {
     }
 }
 
-impl Recorded {
+impl Distribution {
     /// As many equal values, in as many steps as their number has bits.
     fn many(value: f64, count: u64) -> Self {
         let mut many = Self::default();
@@ -185,7 +186,7 @@ impl Recorded {
 /// A sketch that is off by at most 1 % of the value, in at most 2,048 bins of 8 bytes on each side of
 /// zero; beyond that the lowest share one. That is room for values from a nanosecond to 10^8 seconds
 /// (sections 2.2 and 4 of the paper).
-impl Default for Recorded {
+impl Default for Distribution {
     fn default() -> Self {
         Self { sketch: Summary::new(0.01, 2048, 1e-9), sum: 0.0 }
     }
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_sketch_is_as_exact_and_as_small_as_is_said() {
-        let Recorded { mut sketch, .. } = Recorded::default();
+        let Distribution { mut sketch, .. } = Distribution::default();
         // A hundredth of a microsecond to a hundred days, and more than the sketch has bins for.
         let values = (0..200_000).map(|at| 1e-8 * 1e15_f64.powf(f64::from(at) / 200_000.0));
         values.clone().for_each(|value| sketch.add(value));
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_the_nearest_rank() {
         for count in 1..=250_u64 {
-            let mut recorded = Recorded::default();
+            let mut recorded = Distribution::default();
             (1..=count).for_each(|value| recorded.add(value as f64));
             for quantile in [0.0, 0.01, 0.25, 0.5, 0.9, 0.99, 1.0] {
                 let exact = (quantile * count as f64).ceil().max(1.0);
@@ -233,7 +234,7 @@ mod tests {
                 assert!((found / exact - 1.0).abs() < 0.0101, "{quantile} of {count}: {found}");
             }
         }
-        assert_eq!(Recorded::default().quantile(0.5), None);
+        assert_eq!(Distribution::default().quantile(0.5), None);
     }
 
     /// Values of all sizes and both signs, more of them than the sketch has bins for.
@@ -250,9 +251,9 @@ mod tests {
         fn many_at_once_are_what_they_are_one_by_one(
             recorded in proptest::collection::vec((value(), 1..100_u64), 1..40),
         ) {
-            let (mut at_once, mut by_one) = (Recorded::default(), Recorded::default());
+            let (mut at_once, mut by_one) = (Distribution::default(), Distribution::default());
             for &(value, count) in &recorded {
-                at_once.merge(&Recorded::many(value, count));
+                at_once.merge(&Distribution::many(value, count));
                 (0..count).for_each(|_| by_one.add(value));
             }
             prop_assert_eq!(at_once.count(), by_one.count());

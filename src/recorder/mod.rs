@@ -135,12 +135,12 @@ impl MetricsRecorder {
     /// What the recorder has done so far.
     #[must_use]
     pub fn stats(&self) -> RecorderStats {
-        let tally = self.registry.tally();
+        let counters = self.registry.counters();
         RecorderStats {
-            series: tally.series.load(Ordering::Relaxed),
-            refused: tally.refused.load(Ordering::Relaxed),
-            invalid_names: tally.invalid_names.load(Ordering::Relaxed),
-            not_finite: tally.not_finite.load(Ordering::Relaxed),
+            series: counters.series.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            invalid_names: counters.invalid_names.load(Ordering::Relaxed),
+            not_finite: counters.not_finite.load(Ordering::Relaxed),
         }
     }
 }

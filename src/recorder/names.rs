@@ -14,7 +14,7 @@ use metrics::KeyName;
 
 use super::{
     histogram::HistogramKeys,
-    series::{Kind, Quantile},
+    series::{Quantile, SeriesKind},
 };
 use crate::{
     log_limit::LogLimiter,
@@ -37,7 +37,7 @@ pub(super) struct Names {
     /// Those of a metric's own replace them.
     labels: Vec<(String, String)>,
     quantiles: Vec<Quantile>,
-    state: Mutex<State>,
+    state: Mutex<NameState>,
     /// There is something to be logged.
     is_news: AtomicBool,
     invalid_names: LogLimiter,
@@ -45,31 +45,31 @@ pub(super) struct Names {
 }
 
 #[derive(Default)]
-struct State {
+struct NameState {
     claims: HashMap<Key, Claim>,
     /// Pairs of metrics that have had a key in common.
-    pairs: HashSet<(Owner, Owner)>,
-    untold_pairs: Vec<Pair>,
-    untold_unnamed: Vec<(KeyName, InvalidKey)>,
+    pairs: HashSet<(MetricId, MetricId)>,
+    unlogged_conflicts: Vec<KeyConflict>,
+    unlogged_names: Vec<(KeyName, InvalidKey)>,
 }
 
 /// The metrics that have a key.
 struct Claim {
-    first: Owner,
+    first: MetricId,
     owners: u32,
 }
 
 /// A metric, with all its series.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Owner {
-    kind: Kind,
+struct MetricId {
+    kind: SeriesKind,
     name: KeyName,
 }
 
-struct Pair {
+struct KeyConflict {
     key: Key,
-    first: Owner,
-    second: Owner,
+    first: MetricId,
+    second: MetricId,
 }
 
 /// How many pairs of metrics are remembered, and logged. A program has a handful at most, unless its
@@ -118,10 +118,10 @@ impl Names {
     }
 
     /// Notes that a metric has this key.
-    pub(super) fn claim(&self, key: &Key, kind: Kind, metric: &metrics::Key) {
+    pub(super) fn claim(&self, key: &Key, kind: SeriesKind, metric: &metrics::Key) {
         let mut state = self.state();
-        let State { claims, pairs, untold_pairs, .. } = &mut *state;
-        let owner = Owner { kind, name: metric.name_shared() };
+        let NameState { claims, pairs, unlogged_conflicts, .. } = &mut *state;
+        let owner = MetricId { kind, name: metric.name_shared() };
         match claims.entry(key.clone()) {
             Entry::Vacant(free) => {
                 free.insert(Claim { first: owner, owners: 1 });
@@ -132,7 +132,7 @@ impl Names {
                 let pair = (claim.first.clone(), owner);
                 if pairs.len() < MAX_PAIRS && pairs.insert(pair.clone()) {
                     let (first, second) = pair;
-                    untold_pairs.push(Pair { key: key.clone(), first, second });
+                    unlogged_conflicts.push(KeyConflict { key: key.clone(), first, second });
                     self.is_news.store(true, Ordering::Relaxed);
                 }
             }
@@ -151,8 +151,8 @@ impl Names {
     }
 
     /// Notes that a metric has no key.
-    pub(super) fn note_unnamed(&self, metric: &metrics::Key, fault: InvalidKey) {
-        self.state().untold_unnamed.push((metric.name_shared(), fault));
+    pub(super) fn note_invalid_name(&self, metric: &metrics::Key, fault: InvalidKey) {
+        self.state().unlogged_names.push((metric.name_shared(), fault));
         self.is_news.store(true, Ordering::Relaxed);
     }
 
@@ -169,7 +169,7 @@ impl Names {
     pub(super) fn log_due(&self) {
         self.is_news.store(false, Ordering::Relaxed);
         // The lock is released before the first line is logged.
-        let invalid_names = mem::take(&mut self.state().untold_unnamed);
+        let invalid_names = mem::take(&mut self.state().unlogged_names);
         for (metric, error) in invalid_names {
             if self.invalid_names.should_log() {
                 let suppressed = self.invalid_names.take_suppressed();
@@ -177,7 +177,7 @@ impl Names {
             }
         }
         // Each pair is logged, sooner or later: there will be no other line about it.
-        while let Some(Pair { key, first, second }) = self.next_pair() {
+        while let Some(KeyConflict { key, first, second }) = self.next_pair() {
             tracing::warn!(
                 ?key, %first, %second,
                 "two metrics have one key: the second replaces the first"
@@ -185,23 +185,23 @@ impl Names {
         }
     }
 
-    fn next_pair(&self) -> Option<Pair> {
+    fn next_pair(&self) -> Option<KeyConflict> {
         let mut state = self.state();
-        let is_due = !state.untold_pairs.is_empty() && self.shared.should_log();
-        is_due.then(|| state.untold_pairs.remove(0))
+        let is_due = !state.unlogged_conflicts.is_empty() && self.shared.should_log();
+        is_due.then(|| state.unlogged_conflicts.remove(0))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, NameState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for MetricId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            SeriesKind::Counter => "counter",
+            SeriesKind::Gauge => "gauge",
+            SeriesKind::Histogram => "histogram",
         };
         write!(f, "{kind} {:?}", self.name.as_str())
     }

@@ -21,12 +21,12 @@ use super::{
 };
 use crate::{
     log_limit::LogCondition,
-    reporter::{Refused, Reporter, Stamp, UniqueSeconds, WallClock, whole_seconds},
+    reporter::{ReportDrops, Reporter, Stamp, UniqueSeconds, WallClock, whole_seconds},
 };
 
 /// What a recorder is told once.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct RecorderSettings {
     pub(super) interval: Duration,
     pub(super) counter_mode: CounterMode,
     /// Without it, series are never idle.
@@ -39,15 +39,15 @@ pub(super) struct Settings {
 pub(super) struct Registry {
     shards: Shards<metrics::Key, SeriesFactory>,
     reporter: Reporter,
-    settings: Settings,
+    settings: RecorderSettings,
     clock: WallClock,
-    last: Mutex<Last>,
+    last: Mutex<LastReport>,
     /// There is no room for another series.
     full: LogCondition,
 }
 
 /// The last report.
-struct Last {
+struct LastReport {
     at: Instant,
     /// When the last report of an earlier second was made.
     before: Instant,
@@ -69,13 +69,14 @@ impl Registry {
     pub(super) fn new(
         reporter: Reporter,
         names: Names,
-        settings: Settings,
+        settings: RecorderSettings,
         clock: WallClock,
     ) -> Self {
         let now = Instant::now();
-        let last = Last { at: now, before: now, seconds: UniqueSeconds::default(), samples: 0 };
+        let last =
+            LastReport { at: now, before: now, seconds: UniqueSeconds::default(), samples: 0 };
         Self {
-            shards: Shards::new(SeriesFactory { names, tally: RecorderCounters::default() }),
+            shards: Shards::new(SeriesFactory { names, counters: RecorderCounters::default() }),
             reporter,
             settings,
             clock,
@@ -88,8 +89,8 @@ impl Registry {
         &self.reporter
     }
 
-    pub(super) fn tally(&self) -> &RecorderCounters {
-        &self.shards.storage().tally
+    pub(super) fn counters(&self) -> &RecorderCounters {
+        &self.shards.storage().counters
     }
 
     pub(super) fn clock(&self) -> &WallClock {
@@ -123,7 +124,7 @@ impl Registry {
 
     /// Hands the values of all series to the reporter, and forgets those that are idle. `due` is when
     /// the report was due, by the wall clock; it is now where it is made out of turn.
-    pub(super) fn report(&self, due: Option<Duration>) -> Refused {
+    pub(super) fn report(&self, due: Option<Duration>) -> ReportDrops {
         let now = self.clock.now();
         let due = whole_seconds(due.unwrap_or(now));
         let aftermath = {
@@ -161,8 +162,8 @@ impl Registry {
         series
     }
 
-    fn begin(&self, last: &mut Last, due: i64, wall: i64) -> Report {
-        let Settings { interval, counter_mode, idle_timeout, gauge_idle_timeout, .. } =
+    fn begin(&self, last: &mut LastReport, due: i64, wall: i64) -> Report {
+        let RecorderSettings { interval, counter_mode, idle_timeout, gauge_idle_timeout, .. } =
             self.settings;
         let now = Instant::now();
         let Stamp { second, is_shared } = last.seconds.stamp(due, wall);
@@ -184,10 +185,10 @@ impl Registry {
     }
 
     fn forget_idle(&self, report: &Report) {
-        let maker = self.shards.storage();
-        self.shards.retain_counters(|_, series| maker.retains(series, report));
-        self.shards.retain_gauges(|_, series| maker.retains(series, report));
-        self.shards.retain_histograms(|_, series| maker.retains(series, report));
+        let factory = self.shards.storage();
+        self.shards.retain_counters(|_, series| factory.should_retain(series, report));
+        self.shards.retain_gauges(|_, series| factory.should_retain(series, report));
+        self.shards.retain_histograms(|_, series| factory.should_retain(series, report));
     }
 
     fn names(&self) -> &Names {
@@ -195,12 +196,12 @@ impl Registry {
     }
 
     fn has_room(&self) -> bool {
-        self.tally().series.load(Ordering::Relaxed) < self.settings.max_series
+        self.counters().series.load(Ordering::Relaxed) < self.settings.max_series
     }
 
     /// Counts a handle of a series for which there is no room. Returns what such a handle needs.
     fn refuse(self: &Arc<Self>, key: &metrics::Key) -> (metrics::Key, Weak<dyn SeriesSource>) {
-        self.tally().refused.fetch_add(1, Ordering::Relaxed);
+        self.counters().refused.fetch_add(1, Ordering::Relaxed);
         if let Some(lasting) = self.full.holds() {
             let (handles, limit) = (lasting.times, self.settings.max_series);
             tracing::warn!(
@@ -254,13 +255,13 @@ impl SeriesSource for Registry {
 /// the caller of the shards has released their locks.
 struct SeriesFactory {
     names: Names,
-    tally: RecorderCounters,
+    counters: RecorderCounters,
 }
 
 impl SeriesFactory {
     /// Whether a series is kept. It is if it is in use or not idle: nobody can take a handle of it
     /// meanwhile, for that needs the lock that its shard is under.
-    fn retains<S: Series>(&self, series: &Arc<S>, report: &Report) -> bool {
+    fn should_retain<S: Series>(&self, series: &Arc<S>, report: &Report) -> bool {
         if Arc::strong_count(series) > 1 {
             return true;
         }
@@ -268,14 +269,14 @@ impl SeriesFactory {
         fence(Ordering::Acquire);
         let is_kept = series.is_updated() || !series.is_idle(report);
         if !is_kept {
-            self.tally.series.fetch_sub(1, Ordering::Relaxed);
+            self.counters.series.fetch_sub(1, Ordering::Relaxed);
             series.each_key(|name| self.names.release(name));
         }
         is_kept
     }
 
     fn add<S: Series>(&self, key: &metrics::Key, series: S) -> Arc<S> {
-        self.tally.series.fetch_add(1, Ordering::Relaxed);
+        self.counters.series.fetch_add(1, Ordering::Relaxed);
         series.each_key(|name| self.names.claim(name, S::KIND, key));
         Arc::new(series)
     }
@@ -287,8 +288,8 @@ impl SeriesFactory {
     ) -> Option<T> {
         named
             .map_err(|fault| {
-                self.tally.invalid_names.fetch_add(1, Ordering::Relaxed);
-                self.names.note_unnamed(key, fault);
+                self.counters.invalid_names.fetch_add(1, Ordering::Relaxed);
+                self.names.note_invalid_name(key, fault);
             })
             .ok()
     }
@@ -311,12 +312,12 @@ impl Storage<metrics::Key> for SeriesFactory {
 
     fn histogram(&self, key: &metrics::Key) -> Arc<HistogramSeries> {
         let names = self.named(key, self.names.histogram_keys(key));
-        self.add(key, HistogramSeries::new(names, Arc::clone(&self.tally.not_finite)))
+        self.add(key, HistogramSeries::new(names, Arc::clone(&self.counters.not_finite)))
     }
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("tally", self.tally()).finish_non_exhaustive()
+        f.debug_struct("Registry").field("counters", self.counters()).finish_non_exhaustive()
     }
 }

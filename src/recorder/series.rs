@@ -30,7 +30,7 @@ pub enum CounterMode {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(super) enum SeriesKind {
     Counter,
     Gauge,
     Histogram,
@@ -65,7 +65,7 @@ impl Report {
 
 /// What all kinds of series do.
 pub(super) trait Series {
-    const KIND: Kind;
+    const KIND: SeriesKind;
 
     /// Reports it, unless it is idle.
     fn report(&self, report: &mut Report);
@@ -83,10 +83,10 @@ pub(super) trait Series {
 pub(super) struct CounterSeries {
     total: AtomicU64,
     key: Option<Key>,
-    last: Mutex<Counted>,
+    last: Mutex<LastTotal>,
 }
 
-struct Counted {
+struct LastTotal {
     total: u64,
     /// What was counted in the reports of the last report's second.
     in_second: u64,
@@ -100,7 +100,7 @@ struct Counted {
 impl CounterSeries {
     pub(super) fn new(key: Option<Key>) -> Self {
         let used = Instant::now();
-        let last = Counted { total: 0, in_second: 0, is_based: false, is_new: false, used };
+        let last = LastTotal { total: 0, in_second: 0, is_based: false, is_new: false, used };
         Self { total: AtomicU64::new(0), key, last: Mutex::new(last) }
     }
 
@@ -132,7 +132,7 @@ impl CounterFn for CounterSeries {
 }
 
 impl Series for CounterSeries {
-    const KIND: Kind = Kind::Counter;
+    const KIND: SeriesKind = SeriesKind::Counter;
 
     fn report(&self, report: &mut Report) {
         let mut last = locked(&self.last);
@@ -177,11 +177,11 @@ pub(super) struct GaugeSeries {
     is_updated: AtomicBool,
     key: Option<Key>,
     /// When it was updated last, if it ever was.
-    used: Mutex<Used>,
+    used: Mutex<LastUpdate>,
 }
 
 #[derive(Clone, Copy)]
-struct Used {
+struct LastUpdate {
     at: Instant,
     ever: bool,
 }
@@ -192,7 +192,7 @@ impl GaugeSeries {
             value: AtomicU64::new(0.0_f64.to_bits()),
             is_updated: AtomicBool::new(false),
             key,
-            used: Mutex::new(Used { at: Instant::now(), ever: false }),
+            used: Mutex::new(LastUpdate { at: Instant::now(), ever: false }),
         }
     }
 
@@ -230,13 +230,13 @@ impl GaugeFn for GaugeSeries {
 }
 
 impl Series for GaugeSeries {
-    const KIND: Kind = Kind::Gauge;
+    const KIND: SeriesKind = SeriesKind::Gauge;
 
     fn report(&self, report: &mut Report) {
-        let Used { at, ever } = {
+        let LastUpdate { at, ever } = {
             let mut used = locked(&self.used);
             if self.is_updated.swap(false, Ordering::Acquire) {
-                *used = Used { at: report.now, ever: true };
+                *used = LastUpdate { at: report.now, ever: true };
             }
             *used
         };

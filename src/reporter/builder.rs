@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 #[cfg(feature = "spool")]
 use super::spool::{OpenSpool, Spool, SpoolError};
 use super::{
-    handle::Reporter, queue::Limits, self_metrics::SelfMetrics, settings::Settings, shared::Shared,
-    worker::Worker,
+    handle::Reporter, queue::QueueLimits, self_metrics::SelfMetrics, settings::ReporterSettings,
+    shared::ReporterShared, worker::Worker,
 };
 use crate::{
     client::{MetricsClient, WhenFull},
@@ -30,9 +30,9 @@ impl Reporter {
         ReporterBuilder::new(client)
     }
 
-    pub(super) fn start(client: MetricsClient, mut settings: Settings) -> Self {
+    pub(super) fn start(client: MetricsClient, mut settings: ReporterSettings) -> Self {
         let spool = settings.spool.take();
-        let shared = Arc::new(Shared::new(client, &settings, spool));
+        let shared = Arc::new(ReporterShared::new(client, &settings, spool));
         tokio::spawn(Worker::new(Arc::clone(&shared), &settings).run());
         Self::from_shared(shared)
     }
@@ -58,17 +58,17 @@ impl Reporter {
 #[must_use = "a builder does nothing until it starts a reporter"]
 pub struct ReporterBuilder {
     client: MetricsClient,
-    settings: Settings,
+    settings: ReporterSettings,
 }
 
 impl ReporterBuilder {
     pub(super) fn new(client: MetricsClient) -> Self {
-        let limits = Limits {
+        let limits = QueueLimits {
             samples: 256 * 1024,
             bytes: 32 * 1024 * 1024,
             when_full: WhenFull::DropOldest,
         };
-        let settings = Settings {
+        let settings = ReporterSettings {
             limits,
             linger: Duration::from_millis(10),
             self_metrics: None,
@@ -174,9 +174,10 @@ impl ReporterBuilder {
     #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
     pub fn spool(&self, spool: Spool) -> Result<Self, SpoolError> {
         let spool = OpenSpool::open(spool)?;
-        let Settings { limits, linger, max_attempts, .. } = self.settings;
+        let ReporterSettings { limits, linger, max_attempts, .. } = self.settings;
         let self_metrics = self.settings.self_metrics.clone();
-        let settings = Settings { limits, linger, self_metrics, max_attempts, spool: Some(spool) };
+        let settings =
+            ReporterSettings { limits, linger, self_metrics, max_attempts, spool: Some(spool) };
         Ok(Self { client: self.client.clone(), settings })
     }
 

@@ -12,8 +12,8 @@ use std::{borrow::Borrow, sync::Arc};
 use super::FlushError;
 use super::{
     Reporter,
-    delivery::Delivery,
-    outbox::Recorded,
+    dispatcher::Dispatcher,
+    outbox::RecordOutcome,
     stats::{DropReason, LossReason},
 };
 use crate::{metric::Sample, protocol::NonFiniteValue};
@@ -21,16 +21,16 @@ use crate::{metric::Sample, protocol::NonFiniteValue};
 /// What is left to do after samples have been recorded.
 #[must_use = "the task that sends is not woken otherwise"]
 pub(crate) struct Aftermath {
-    delivery: Arc<Delivery>,
+    dispatcher: Arc<Dispatcher>,
     /// Those that say something new.
-    recorded: Vec<Recorded>,
+    recorded: Vec<RecordOutcome>,
     not_finite: Vec<NonFiniteValue>,
-    refused: Refused,
+    refused: ReportDrops,
 }
 
 /// How many samples were dropped while these were recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct ReportDrops {
     /// The reporter was closed.
     pub(crate) closed: u64,
     /// The queue was full: these samples were dropped, or older ones.
@@ -89,14 +89,14 @@ impl Reporter {
     #[cfg(feature = "recorder")]
     pub(crate) async fn flush_after(
         &self,
-        refused: Refused,
+        refused: ReportDrops,
         limit: Duration,
     ) -> Result<(), FlushError> {
         let flushed = self.flush(limit).await;
         let dropped = refused.closed + refused.queue_full;
         let unsent = match flushed {
             Ok(()) if dropped == 0 => return Ok(()),
-            Ok(()) => self.shared().delivery.nothing_unsent(),
+            Ok(()) => self.shared().dispatcher.nothing_unsent(),
             Err(unsent) => unsent,
         };
         Err(FlushError { dropped: unsent.dropped + dropped, ..unsent })
@@ -104,7 +104,7 @@ impl Reporter {
 }
 
 #[cfg(feature = "recorder")]
-impl Delivery {
+impl Dispatcher {
     /// What is unsent of what waits for nothing.
     fn nothing_unsent(&self) -> FlushError {
         let (worker, unsent) = {
@@ -122,17 +122,17 @@ impl Delivery {
 impl Aftermath {
     fn new(reporter: &Reporter) -> Self {
         Self {
-            delivery: Arc::clone(&reporter.shared().delivery),
+            dispatcher: Arc::clone(&reporter.shared().dispatcher),
             recorded: Vec::new(),
             not_finite: Vec::new(),
-            refused: Refused::default(),
+            refused: ReportDrops::default(),
         }
     }
 
     /// Records samples under one lock. They are few, and their iterator is no foreign code.
     fn record(&mut self, samples: impl Iterator<Item = Sample>) {
-        let delivery = Arc::clone(&self.delivery);
-        let mut outbox = delivery.outbox();
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let mut outbox = dispatcher.outbox();
         let full_before = outbox.stats().dropped.queue_full;
         for sample in samples {
             match NonFiniteValue::check(&sample.key, sample.point.value) {
@@ -144,17 +144,17 @@ impl Aftermath {
     }
 
     /// Wakes the task that sends, and logs what is worth it. The caller holds no lock.
-    pub(crate) fn run(self) -> Refused {
+    pub(crate) fn run(self) -> ReportDrops {
         for recorded in self.recorded {
-            self.delivery.follow_up(recorded);
+            self.dispatcher.follow_up(recorded);
         }
         for error in self.not_finite {
-            self.delivery.refuse(DropReason::NonFiniteValue, &error);
+            self.dispatcher.refuse(DropReason::NonFiniteValue, &error);
         }
         self.refused
     }
 
-    fn note(&mut self, recorded: Recorded) {
+    fn note(&mut self, recorded: RecordOutcome) {
         self.refused.closed += u64::from(recorded.dropped == Some(LossReason::Closed));
         let is_known = |reason| self.recorded.iter().any(|known| known.dropped == Some(reason));
         if recorded.worker.is_some() || recorded.dropped.is_some_and(|reason| !is_known(reason)) {

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::{self, Instant};
 
-use super::{delivery::Delivery, outbox::Mark, settings::deadline_after, stats::FlushError};
+use super::{dispatcher::Dispatcher, outbox::Mark, settings::deadline_after, stats::FlushError};
 
 /// How a time limit is divided between the network and the disk.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ impl TimeLimits {
     }
 }
 
-impl Delivery {
+impl Dispatcher {
     /// Marks what has been recorded until now, and has it sent at once.
     pub(super) fn begin_flush(&self) -> Mark {
         let (mark, worker) = self.outbox().begin_flush();
@@ -79,7 +79,7 @@ impl Delivery {
         mark: &Mark,
         deadline: Instant,
     ) -> Result<(), FlushError> {
-        let unpark = Waker::from(Arc::new(Unpark(thread::current())));
+        let unpark = Waker::from(Arc::new(UnparkWaker(thread::current())));
         let mut cx = Context::from_waker(&unpark);
         loop {
             let mut settled = pin!(self.next_settled());
@@ -99,9 +99,9 @@ impl Delivery {
 }
 
 /// Unparks a thread that waits.
-struct Unpark(Thread);
+struct UnparkWaker(Thread);
 
-impl Wake for Unpark {
+impl Wake for UnparkWaker {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }

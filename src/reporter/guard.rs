@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     attempts::MAX_BATCH, flush::TimeLimits, handle::Reporter, in_flight::SendOutcome, outbox::Mark,
-    shared::Shared, stats::FlushError, worker::PAUSE,
+    shared::ReporterShared, stats::FlushError, worker::PAUSE,
 };
 use crate::client::MetricsClient;
 
@@ -58,12 +58,12 @@ impl Reporter {
     #[cfg(feature = "opentelemetry")]
     pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
         self.shared().record_self_metrics();
-        let (mark, worker) = self.shared().delivery.outbox().begin_flush();
+        let (mark, worker) = self.shared().dispatcher.outbox().begin_flush();
         if let Some(worker) = worker {
             worker.wake();
         }
         flush_marked(self.shared(), mark, limit);
-        let outbox = self.shared().delivery.outbox();
+        let outbox = self.shared().dispatcher.outbox();
         match outbox.poll_flushed(&mark) {
             Poll::Ready(flushed) => flushed,
             Poll::Pending => Err(outbox.unsent(&mark)),
@@ -92,7 +92,7 @@ impl Drop for FlushGuard {
     fn drop(&mut self) {
         let shared = self.reporter.shared();
         shared.record_self_metrics();
-        let (mark, worker) = shared.delivery.outbox().begin_flush();
+        let (mark, worker) = shared.dispatcher.outbox().begin_flush();
         if let Some(worker) = worker {
             worker.wake();
         }
@@ -101,8 +101,8 @@ impl Drop for FlushGuard {
 }
 
 /// Sends what was recorded before the mark, as a guard does: what others record later is not waited for.
-pub(super) fn flush_marked(shared: &Arc<Shared>, mark: Mark, limit: Duration) {
-    if shared.delivery.outbox().unsent(&mark).waiting == 0 {
+pub(super) fn flush_marked(shared: &Arc<ReporterShared>, mark: Mark, limit: Duration) {
+    if shared.dispatcher.outbox().unsent(&mark).waiting == 0 {
         return;
     }
     let last = FinalFlush {
@@ -111,13 +111,13 @@ pub(super) fn flush_marked(shared: &Arc<Shared>, mark: Mark, limit: Duration) {
         mark,
     };
     if let Err(unsent) = last.run(shared, spawn_thread) {
-        shared.delivery.log.guard_failed(&unsent);
+        shared.dispatcher.log.guard_failed(&unsent);
     }
 }
 
-type Work = Box<dyn FnOnce() -> io::Result<Result<(), FlushError>> + Send>;
+type FlushJob = Box<dyn FnOnce() -> io::Result<Result<(), FlushError>> + Send>;
 
-fn spawn_thread(work: Work) -> io::Result<JoinHandle<io::Result<Result<(), FlushError>>>> {
+fn spawn_thread(work: FlushJob) -> io::Result<JoinHandle<io::Result<Result<(), FlushError>>>> {
     thread::Builder::new().name("reporter-guard".into()).spawn(work)
 }
 
@@ -135,8 +135,8 @@ impl FinalFlush {
     /// waits here for the sender, where there is no thread to be had.
     fn run(
         self,
-        shared: &Arc<Shared>,
-        spawn: impl FnOnce(Work) -> io::Result<JoinHandle<io::Result<Result<(), FlushError>>>>,
+        shared: &Arc<ReporterShared>,
+        spawn: impl FnOnce(FlushJob) -> io::Result<JoinHandle<io::Result<Result<(), FlushError>>>>,
     ) -> Result<(), FlushError> {
         let flushing = {
             let shared = Arc::clone(shared);
@@ -149,12 +149,12 @@ impl FinalFlush {
             tracing::warn!(%error, "a guard has no thread and waits for the runtime");
             // Where the sender cannot run, waiting is of no use.
             let until = if self.runtime_blocked { Instant::now() } else { self.limits.send_until };
-            shared.delivery.flushed_blocking(&self.mark, until)
+            shared.dispatcher.flushed_blocking(&self.mark, until)
         });
         flushed.or_else(|unsent| shared.spill_all(&self.mark, unsent, self.limits.until))
     }
 
-    fn on_thread(&self, shared: &Shared) -> io::Result<Result<(), FlushError>> {
+    fn on_thread(&self, shared: &ReporterShared) -> io::Result<Result<(), FlushError>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let flushed = runtime.block_on(self.flush(shared));
         // A name may still be being resolved.
@@ -162,29 +162,29 @@ impl FinalFlush {
         Ok(flushed)
     }
 
-    async fn flush(&self, shared: &Shared) -> Result<(), FlushError> {
+    async fn flush(&self, shared: &ReporterShared) -> Result<(), FlushError> {
         if !self.runtime_blocked && !self.worker_stalled(shared).await {
-            return shared.delivery.flushed(&self.mark, self.limits.send_until).await;
+            return shared.dispatcher.flushed(&self.mark, self.limits.send_until).await;
         }
         match shared.client.detached_clone() {
-            Some(client) if shared.delivery.pause_sender() => {
+            Some(client) if shared.dispatcher.pause_sender() => {
                 // However slow it is: it is the end.
                 let _ = time::timeout_at(self.limits.send_until, self.send(shared, &client)).await;
-                shared.delivery.resume_sender();
-                shared.delivery.flushed(&self.mark, Instant::now()).await
+                shared.dispatcher.resume_sender();
+                shared.dispatcher.flushed(&self.mark, Instant::now()).await
             }
-            None if self.runtime_blocked => Err(shared.delivery.outbox().unsent(&self.mark)),
-            _ => shared.delivery.flushed(&self.mark, self.limits.send_until).await,
+            None if self.runtime_blocked => Err(shared.dispatcher.outbox().unsent(&self.mark)),
+            _ => shared.dispatcher.flushed(&self.mark, self.limits.send_until).await,
         }
     }
 
     /// Whether the sender comes to a standstill before everything is sent. While it does not, its way is
     /// the better one: nothing is sent twice.
-    async fn worker_stalled(&self, shared: &Shared) -> bool {
+    async fn worker_stalled(&self, shared: &ReporterShared) -> bool {
         loop {
             let answered = shared.client.stats().acknowledged;
             let until = self.limits.send_until.min(Instant::now() + STALL_TIMEOUT);
-            match shared.delivery.flushed(&self.mark, until).await {
+            match shared.dispatcher.flushed(&self.mark, until).await {
                 Err(unsent) if unsent.waiting > 0 => {
                     if shared.client.stats().acknowledged == answered {
                         return true;
@@ -195,21 +195,23 @@ impl FinalFlush {
         }
     }
 
-    async fn send(&self, shared: &Shared, client: &MetricsClient) {
+    async fn send(&self, shared: &ReporterShared, client: &MetricsClient) {
         loop {
-            let settled = shared.delivery.next_settled();
+            let settled = shared.dispatcher.next_settled();
             let (waiting, may_get_samples_back) = {
-                let outbox = shared.delivery.outbox();
+                let outbox = shared.dispatcher.outbox();
                 (outbox.unsent(&self.mark).waiting, outbox.may_get_samples_back())
             };
             if waiting == 0 {
                 return;
             }
-            match shared.delivery.send(client, true, MAX_BATCH).await {
+            match shared.dispatcher.send(client, true, MAX_BATCH).await {
                 Some(SendOutcome::Interrupted(_)) => time::sleep(PAUSE).await,
                 Some(SendOutcome::Complete | SendOutcome::Recalled) => {}
                 // What is being moved may come back.
-                None if may_get_samples_back || shared.delivery.outbox().may_get_samples_back() => {
+                None if may_get_samples_back
+                    || shared.dispatcher.outbox().may_get_samples_back() =>
+                {
                     settled.await;
                 }
                 None => return,
@@ -229,13 +231,13 @@ mod tests {
     use super::*;
     use crate::reporter::test_server::TestServer;
 
-    fn no_thread(_: Work) -> io::Result<JoinHandle<io::Result<Result<(), FlushError>>>> {
+    fn no_thread(_: FlushJob) -> io::Result<JoinHandle<io::Result<Result<(), FlushError>>>> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// The last flush of a guard in whose place this thread waits, since there is no other.
     fn flush(reporter: &Reporter, limit: Duration) -> Result<(), FlushError> {
-        let (mark, worker) = reporter.shared().delivery.outbox().begin_flush();
+        let (mark, worker) = reporter.shared().dispatcher.outbox().begin_flush();
         if let Some(worker) = worker {
             worker.wake();
         }

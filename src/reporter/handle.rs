@@ -8,7 +8,7 @@ use tokio::task::coop;
 use super::spool::SpoolStats;
 use super::{
     settings::deadline_after,
-    shared::Shared,
+    shared::ReporterShared,
     stats::{DropReason, FlushError, ReporterStats},
 };
 use crate::metric::{InvalidKey, Key, Point, unix_seconds};
@@ -49,16 +49,16 @@ use crate::metric::{InvalidKey, Key, Point, unix_seconds};
 /// ```
 #[derive(Clone)]
 pub struct Reporter {
-    handle: Arc<Handle>,
+    handle: Arc<CloseOnDrop>,
 }
 
-struct Handle {
-    shared: Arc<Shared>,
+struct CloseOnDrop {
+    shared: Arc<ReporterShared>,
 }
 
 impl Reporter {
-    pub(super) fn from_shared(shared: Arc<Shared>) -> Self {
-        Self { handle: Arc::new(Handle { shared }) }
+    pub(super) fn from_shared(shared: Arc<ReporterShared>) -> Self {
+        Self { handle: Arc::new(CloseOnDrop { shared }) }
     }
 
     /// Records `value` for `key` at the current second.
@@ -90,7 +90,7 @@ impl Reporter {
     /// What has become of every sample so far.
     #[must_use]
     pub fn stats(&self) -> ReporterStats {
-        self.shared().delivery.outbox().stats()
+        self.shared().dispatcher.outbox().stats()
     }
 
     /// What the spool has done so far, if there is one; as it was when its folder was last used.
@@ -98,7 +98,7 @@ impl Reporter {
     #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
     #[must_use]
     pub fn spool_stats(&self) -> Option<SpoolStats> {
-        self.shared().spool.as_ref().map(|_| self.shared().delivery.outbox().spool_stats())
+        self.shared().spool.as_ref().map(|_| self.shared().dispatcher.outbox().spool_stats())
     }
 
     /// As [`record`](Self::record), but returns why the sample was dropped, instead of logging it.
@@ -181,7 +181,7 @@ impl Reporter {
     }
 
     #[inline]
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<ReporterShared> {
         &self.handle.shared
     }
 }
@@ -192,7 +192,7 @@ impl fmt::Debug for Reporter {
     }
 }
 
-impl Drop for Handle {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.shared.end();
     }

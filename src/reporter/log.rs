@@ -122,17 +122,17 @@ mod tests {
 
     use tokio::{io::duplex, time};
 
-    use crate::{MetricsClient, Reporter, log_watch::LogWatch, reporter::shared::Shared};
+    use crate::{MetricsClient, Reporter, log_watch::LogWatch, reporter::shared::ReporterShared};
 
     const FULL: &str = "the queue is full: samples are dropped";
 
     // FAULTS A25
     #[tokio::test(start_paused = true)]
     async fn full_queue_is_said_reminded_of_and_over() {
-        let shared = Arc::new(OnceLock::<Arc<Shared>>::new());
+        let shared = Arc::new(OnceLock::<Arc<ReporterShared>>::new());
         let seen = Arc::clone(&shared);
         let watch = LogWatch::calling(move || {
-            let is_locked = |shared: &Arc<Shared>| !shared.delivery.is_unlocked();
+            let is_locked = |shared: &Arc<ReporterShared>| !shared.dispatcher.is_unlocked();
             assert!(!seen.get().is_some_and(is_locked), "logged under a lock");
         });
         let _default = watch.watch();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    delivery::Delivery, outbox::Outbox, self_metrics::SelfMetrics, stats::ReporterStats,
+    dispatcher::Dispatcher, outbox::Outbox, self_metrics::SelfMetrics, stats::ReporterStats,
     worker::Worker,
 };
 use crate::metric::Sample;
@@ -23,15 +23,15 @@ impl OpenSpool {
 }
 
 impl SpoolHandle {
-    pub(super) async fn close_until(self: &Arc<Self>, _: &Arc<Delivery>, _: Instant) {
+    pub(super) async fn close_until(self: &Arc<Self>, _: &Arc<Dispatcher>, _: Instant) {
         match **self {}
     }
 
-    pub(super) fn close_blocking(self: &Arc<Self>, _: &Arc<Delivery>, _: Duration) {
+    pub(super) fn close_blocking(self: &Arc<Self>, _: &Arc<Dispatcher>, _: Duration) {
         match **self {}
     }
 
-    pub(super) fn spill_all(self: &Arc<Self>, _: &Arc<Delivery>, _: Duration) {
+    pub(super) fn spill_all(self: &Arc<Self>, _: &Arc<Dispatcher>, _: Duration) {
         match **self {}
     }
 

@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 use tokio::time::Instant;
 
 use super::{
-    queue::{Lane, Limits, PushOutcome, Queue},
+    queue::{Lane, PushOutcome, Queue, QueueLimits},
     stats::{DropReason, FlushError, LossReason, ReporterStats},
 };
 use crate::{error::Error, metric::Sample};
@@ -25,7 +25,7 @@ pub(super) struct Outbox {
     counts: ReporterStats,
     /// Samples that had been waiting in the queue and were dropped.
     evicted: u64,
-    phase: Phase,
+    phase: OutboxPhase,
     /// Somebody else sends in place of the sender.
     sender_paused: bool,
     /// The sender's task has ended.
@@ -41,7 +41,7 @@ pub(super) struct Outbox {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum OutboxPhase {
     Open,
     /// Takes no more; what waits is sent, and given up with the first failure from then on.
     Closing {
@@ -53,7 +53,7 @@ enum Phase {
 /// What recording a sample has led to.
 #[must_use]
 #[derive(Debug, Default)]
-pub(super) struct Recorded {
+pub(super) struct RecordOutcome {
     /// The sender, to be woken.
     pub(super) worker: Option<Waker>,
     /// Why the sample was not accepted.
@@ -93,12 +93,12 @@ pub(super) enum Work {
 }
 
 impl Outbox {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: QueueLimits) -> Self {
         Self {
             queue: Queue::new(limits),
             counts: ReporterStats::default(),
             evicted: 0,
-            phase: Phase::Open,
+            phase: OutboxPhase::Open,
             sender_paused: false,
             worker_gone: false,
             last_error: None,
@@ -111,12 +111,12 @@ impl Outbox {
 
     /// Adds a sample with a finite value to the queue.
     #[inline]
-    pub(super) fn record(&mut self, sample: Sample) -> Recorded {
-        if self.phase != Phase::Open {
+    pub(super) fn record(&mut self, sample: Sample) -> RecordOutcome {
+        if self.phase != OutboxPhase::Open {
             return self.refuse(DropReason::Closed);
         }
         self.counts.recorded += 1;
-        let mut recorded = Recorded::default();
+        let mut recorded = RecordOutcome::default();
         match self.queue.push(sample) {
             PushOutcome::Added { dropped: 0 } => {}
             PushOutcome::Added { dropped } => {
@@ -137,10 +137,10 @@ impl Outbox {
     }
 
     /// Counts a sample that cannot be sent.
-    pub(super) fn refuse(&mut self, reason: DropReason) -> Recorded {
+    pub(super) fn refuse(&mut self, reason: DropReason) -> RecordOutcome {
         self.counts.recorded += 1;
         let dropped = self.drop_for(reason.into(), 1);
-        Recorded { worker: None, refused: Some(reason), dropped: Some(dropped) }
+        RecordOutcome { worker: None, refused: Some(reason), dropped: Some(dropped) }
     }
 
     /// What the sender is to do, once so many samples wait to be sent or it is urgent.
@@ -150,8 +150,8 @@ impl Outbox {
             if self.queue.len() >= samples || (self.queue.len() > 0 && first < self.flush_before) {
                 return Poll::Ready(Work::Send);
             }
-            if self.queue.waiting() == 0 && self.phase != Phase::Open {
-                self.phase = Phase::Closed;
+            if self.queue.waiting() == 0 && self.phase != OutboxPhase::Open {
+                self.phase = OutboxPhase::Closed;
                 return Poll::Ready(Work::Stop);
             }
         }
@@ -200,7 +200,7 @@ impl Outbox {
         if self.spool.is_spilling() || (self.spool.pauses_sender() && !has_paused) {
             return false;
         }
-        let is_in_turn = self.sender_paused == has_paused && self.phase != Phase::Closed;
+        let is_in_turn = self.sender_paused == has_paused && self.phase != OutboxPhase::Closed;
         is_in_turn && self.queue.out(Lane::Send) == taken
     }
 
@@ -215,7 +215,7 @@ impl Outbox {
         self.count(settled);
         self.counts.coalesced += self.queue.settle(Lane::Send, open);
         self.last_error = last_error;
-        if self.phase == Phase::Closed { self.drop_waiting() } else { 0 }
+        if self.phase == OutboxPhase::Closed { self.drop_waiting() } else { 0 }
     }
 
     fn count(&mut self, settled: Settled) {
@@ -279,8 +279,8 @@ impl Outbox {
 
     /// Takes no more; until then, failures do not keep what waits from being sent.
     pub(super) fn close(&mut self, until: Instant) -> Option<Waker> {
-        if self.phase == Phase::Open {
-            self.phase = Phase::Closing { until };
+        if self.phase == OutboxPhase::Open {
+            self.phase = OutboxPhase::Closing { until };
             self.flush_before = self.queue.end();
         }
         self.wake()
@@ -288,16 +288,16 @@ impl Outbox {
 
     /// Drops what waits and takes no more. How many samples that were.
     pub(super) fn discard_all(&mut self) -> (u64, Option<Waker>) {
-        self.phase = Phase::Closed;
+        self.phase = OutboxPhase::Closed;
         (self.drop_waiting(), self.wake())
     }
 
     /// Whether a failure now is the last.
     pub(super) fn should_give_up(&self, now: Instant) -> bool {
         match self.phase {
-            Phase::Open => false,
-            Phase::Closing { until } => until <= now,
-            Phase::Closed => true,
+            OutboxPhase::Open => false,
+            OutboxPhase::Closing { until } => until <= now,
+            OutboxPhase::Closed => true,
         }
     }
 
@@ -328,7 +328,7 @@ impl Outbox {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
+        self.phase == OutboxPhase::Open
     }
 
     pub(super) fn stats(&self) -> ReporterStats {

@@ -57,7 +57,7 @@ impl PoisonKeys {
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
     /// In the order in which they became suspects.
-    list: IndexMap<(Key, i64), Trial>,
+    list: IndexMap<(Key, i64), SuspectState>,
     /// How many have become suspects since the server last acknowledged a sample.
     in_a_row: usize,
     /// The last sample that was sent was a suspect, so that it is the turn of others.
@@ -68,7 +68,7 @@ pub(super) struct Suspects {
 }
 
 #[derive(Debug, Default)]
-struct Trial {
+struct SuspectState {
     /// How often the server has closed the connection at it, after it had acknowledged another.
     proofs: u32,
     /// Whether the server has acknowledged another since it was sent last.
@@ -98,17 +98,17 @@ impl Suspects {
 
     /// Returns true if the sample is a suspect that is to be sent alone once more.
     pub(super) fn is_due(&self, sample: &Sample) -> bool {
-        self.list.get(&id(sample)).is_some_and(|trial| trial.is_due)
+        self.list.get(&id(sample)).is_some_and(|state| state.is_due)
     }
 
     /// Returns true if it is a suspect's turn, and one is due.
     pub(super) fn is_trial_due(&self) -> bool {
-        !self.is_others_turn && self.list.values().any(|trial| trial.is_due)
+        !self.is_others_turn && self.list.values().any(|state| state.is_due)
     }
 
     /// Forgets the suspects that are due, which do not wait any more.
     pub(super) fn forget_due(&mut self) {
-        self.list.retain(|_, trial| !trial.is_due);
+        self.list.retain(|_, state| !state.is_due);
     }
 
     /// Returns how many samples that are no suspects are to be skipped.
@@ -137,8 +137,8 @@ impl Suspects {
             && !error.is_some_and(|error| alone.is_none() && is_hangup(error));
         if is_good {
             self.in_a_row = 0;
-            for (suspect, trial) in &mut self.list {
-                trial.is_due |= alone.as_ref() != Some(suspect);
+            for (suspect, state) in &mut self.list {
+                state.is_due |= alone.as_ref() != Some(suspect);
             }
         }
         self.is_others_turn = alone.as_ref().is_some_and(|alone| self.list.contains_key(alone));
@@ -158,25 +158,25 @@ impl Suspects {
     /// Notes that the server has closed the connection when this sample was alone. Returns true if it is
     /// proved that the sample is the reason.
     fn has_closed_at(&mut self, alone: (Key, i64)) -> bool {
-        let Some(trial) = self.list.get_mut(&alone) else {
+        let Some(state) = self.list.get_mut(&alone) else {
             // The next sample of a poison key is no surprise.
             if self.list.keys().all(|(key, _)| *key != alone.0) {
                 #[cfg(feature = "spool")]
                 {
                     self.closed_at_others += 1;
                 }
-                self.list.values_mut().for_each(|trial| trial.proofs = 0);
+                self.list.values_mut().for_each(|state| state.proofs = 0);
             }
             if self.list.len() >= MAX_SUSPECTS {
                 // It may not wait any more: a full queue drops its oldest.
                 self.list.shift_remove_index(0);
             }
-            self.list.insert(alone, Trial::default());
+            self.list.insert(alone, SuspectState::default());
             self.in_a_row += 1;
             return false;
         };
-        trial.proofs += u32::from(std::mem::take(&mut trial.is_due));
-        let is_proved = trial.proofs >= ENOUGH_PROOFS;
+        state.proofs += u32::from(std::mem::take(&mut state.is_due));
+        let is_proved = state.proofs >= ENOUGH_PROOFS;
         if is_proved {
             self.list.shift_remove(&alone);
         }

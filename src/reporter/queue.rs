@@ -12,7 +12,7 @@ mod tests;
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct QueueLimits {
     pub(super) samples: usize,
     pub(super) bytes: usize,
     pub(super) when_full: WhenFull,
@@ -30,7 +30,7 @@ pub(super) struct Limits {
 /// ```
 #[derive(Debug)]
 pub(super) struct Queue {
-    limits: Limits,
+    limits: QueueLimits,
     samples: VecDeque<Sample>,
     /// The position of the sample at the front.
     first: u64,
@@ -85,7 +85,7 @@ const MAX_PREALLOCATED: usize = 4 * 1024 * 1024;
 pub(super) const SCAN_LIMIT: usize = 4096;
 
 impl Queue {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: QueueLimits) -> Self {
         let room = limits.samples.min(limits.bytes / size_of::<Sample>()).min(MAX_PREALLOCATED);
         let coalesces = limits.when_full == WhenFull::Coalesce;
         Self {

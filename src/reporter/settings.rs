@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{queue::Limits, self_metrics::SelfMetrics, spool::OpenSpool};
+use super::{queue::QueueLimits, self_metrics::SelfMetrics, spool::OpenSpool};
 
 /// What a reporter is configured with once.
 #[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) limits: Limits,
+pub(super) struct ReporterSettings {
+    pub(super) limits: QueueLimits,
     pub(super) linger: Duration,
     pub(super) self_metrics: Option<SelfMetrics>,
     pub(super) max_attempts: Option<u32>,

@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    delivery::Delivery,
+    dispatcher::Dispatcher,
     flush::TimeLimits,
     interner::KeyInterner,
     outbox::{Mark, Outbox},
     self_metrics::SelfMetrics,
-    settings::Settings,
+    settings::ReporterSettings,
     spool::{OpenSpool, SpoolHandle},
     stats::{DropReason, FlushError},
 };
@@ -21,9 +21,9 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ReporterShared {
     pub(super) client: MetricsClient,
-    pub(super) delivery: Arc<Delivery>,
+    pub(super) dispatcher: Arc<Dispatcher>,
     keys: KeyInterner,
     self_metrics: Option<SelfMetrics>,
     pub(super) spool: Option<Arc<SpoolHandle>>,
@@ -32,17 +32,17 @@ pub(super) struct Shared {
 /// How long the end of the last handle waits for the disk, where the runtime is gone.
 const END_TIME_LIMIT: Duration = Duration::from_secs(5);
 
-impl Shared {
+impl ReporterShared {
     pub(super) fn new(
         client: MetricsClient,
-        settings: &Settings,
+        settings: &ReporterSettings,
         spool: Option<OpenSpool>,
     ) -> Self {
         let mut outbox = Outbox::new(settings.limits);
         let spool = spool.map(|spool| spool.keep(&mut outbox));
         Self {
             client,
-            delivery: Arc::new(Delivery::new(outbox, settings.max_attempts)),
+            dispatcher: Arc::new(Dispatcher::new(outbox, settings.max_attempts)),
             keys: KeyInterner::default(),
             self_metrics: settings.self_metrics.clone(),
             spool,
@@ -53,7 +53,7 @@ impl Shared {
     pub(super) fn record(&self, name: &str, point: Point) {
         match self.keys.get(name) {
             Ok(key) => self.record_key(key, point),
-            Err(error) => self.delivery.refuse(DropReason::InvalidKey, &error),
+            Err(error) => self.dispatcher.refuse(DropReason::InvalidKey, &error),
         }
     }
 
@@ -70,9 +70,9 @@ impl Shared {
         if !point.value.is_finite() {
             return self.refuse(DropReason::NonFiniteValue);
         }
-        let recorded = self.delivery.outbox().record(Sample { key, point });
+        let recorded = self.dispatcher.outbox().record(Sample { key, point });
         let Some(reason) = recorded.refused else {
-            self.delivery.follow_up(recorded);
+            self.dispatcher.follow_up(recorded);
             return Ok(());
         };
         if let Some(worker) = recorded.worker {
@@ -82,7 +82,7 @@ impl Shared {
     }
 
     fn refuse(&self, reason: DropReason) -> Result<(), DropReason> {
-        let _ = self.delivery.outbox().refuse(reason);
+        let _ = self.dispatcher.outbox().refuse(reason);
         Err(reason)
     }
 
@@ -90,10 +90,10 @@ impl Shared {
     pub(super) fn record_key(&self, key: Key, point: Point) {
         match NonFiniteValue::check(&key, point.value) {
             Ok(()) => {
-                let recorded = self.delivery.outbox().record(Sample { key, point });
-                self.delivery.follow_up(recorded);
+                let recorded = self.dispatcher.outbox().record(Sample { key, point });
+                self.dispatcher.follow_up(recorded);
             }
-            Err(error) => self.delivery.refuse(DropReason::NonFiniteValue, &error),
+            Err(error) => self.dispatcher.refuse(DropReason::NonFiniteValue, &error),
         }
     }
 
@@ -106,7 +106,7 @@ impl Shared {
         let Some(self_metrics) = &self.self_metrics else {
             return;
         };
-        let mut outbox = self.delivery.outbox();
+        let mut outbox = self.dispatcher.outbox();
         if !outbox.is_open() {
             return;
         }
@@ -119,14 +119,14 @@ impl Shared {
         let recorded: Vec<_> = samples.into_iter().map(|sample| outbox.record(sample)).collect();
         drop(outbox);
         for recorded in recorded {
-            self.delivery.follow_up(recorded);
+            self.dispatcher.follow_up(recorded);
         }
     }
 
     /// Has what has been recorded sent at once, and waits for it.
     pub(super) async fn flush(&self, deadline: Instant) -> Result<(), FlushError> {
-        let mark = self.delivery.begin_flush();
-        self.delivery.flushed(&mark, deadline).await
+        let mark = self.dispatcher.begin_flush();
+        self.dispatcher.flushed(&mark, deadline).await
     }
 
     /// Accepts no more samples, sends what waits, and returns when that is done or the limit has passed,
@@ -134,38 +134,38 @@ impl Shared {
     pub(super) async fn close(self: &Arc<Self>, limit: Duration) -> Result<(), FlushError> {
         let limits = TimeLimits::new(limit, self.has_spool());
         self.record_self_metrics();
-        let delivery = &self.delivery;
+        let dispatcher = &self.dispatcher;
         let (mark, worker) = {
-            let mut outbox = delivery.outbox();
+            let mut outbox = dispatcher.outbox();
             let (mark, _) = outbox.begin_flush();
             (mark, outbox.close(limits.send_until))
         };
         if let Some(worker) = worker {
             worker.wake();
         }
-        let flushed = delivery.flushed(&mark, limits.send_until).await;
+        let flushed = dispatcher.flushed(&mark, limits.send_until).await;
         if let Some(handle) = &self.spool {
-            handle.close_until(delivery, limits.until).await;
+            handle.close_until(dispatcher, limits.until).await;
         }
-        delivery.discard_all();
+        dispatcher.discard_all();
         match flushed {
             Ok(()) => Ok(()),
             Err(unsent) => {
                 let cause = unsent.cause;
-                Err(FlushError { cause, ..delivery.outbox().unsent(&mark) })
+                Err(FlushError { cause, ..dispatcher.outbox().unsent(&mark) })
             }
         }
     }
 
     /// Closes the reporter, as its last handle is gone.
     pub(super) fn end(self: &Arc<Self>) {
-        let delivery = &self.delivery;
-        if !delivery.outbox().is_open() {
+        let dispatcher = &self.dispatcher;
+        if !dispatcher.outbox().is_open() {
             return;
         }
         self.record_self_metrics();
         let (worker, is_worker_gone) = {
-            let mut outbox = delivery.outbox();
+            let mut outbox = dispatcher.outbox();
             (outbox.close(Instant::now()), outbox.is_worker_gone())
         };
         if let Some(worker) = worker {
@@ -173,9 +173,9 @@ impl Shared {
         }
         if is_worker_gone {
             if let Some(handle) = &self.spool {
-                handle.close_blocking(delivery, END_TIME_LIMIT);
+                handle.close_blocking(dispatcher, END_TIME_LIMIT);
             }
-            let dropped = delivery.discard_all();
+            let dropped = dispatcher.discard_all();
             if dropped > 0 {
                 tracing::error!(samples = dropped, "dropped: the reporter's runtime is gone");
             }
@@ -191,13 +191,13 @@ impl Shared {
         until: Instant,
     ) -> Result<(), FlushError> {
         let Some(handle) = &self.spool else { return Err(unsent) };
-        handle.spill_all(&self.delivery, until.saturating_duration_since(Instant::now()));
+        handle.spill_all(&self.dispatcher, until.saturating_duration_since(Instant::now()));
         let cause = unsent.cause;
-        let unsent = FlushError { cause, ..self.delivery.outbox().unsent(mark) };
+        let unsent = FlushError { cause, ..self.dispatcher.outbox().unsent(mark) };
         if unsent.waiting + unsent.dropped + unsent.rejected + unsent.abandoned > 0 {
             return Err(unsent);
         }
-        self.delivery.log.guard_spooled(unsent.spooled);
+        self.dispatcher.log.guard_spooled(unsent.spooled);
         Ok(())
     }
 

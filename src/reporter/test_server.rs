@@ -24,10 +24,10 @@ use crate::{
 
 /// Takes every put, while it is there; clones are the same one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TestServer(Arc<State>);
+pub(super) struct TestServer(Arc<TestServerState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct TestServerState {
     is_away: AtomicBool,
     is_silent: AtomicBool,
     puts: Mutex<Vec<String>>,

@@ -29,11 +29,12 @@ fn abandoned() -> Reporter {
 fn a_flush_of_an_abandoned_reporter_is_over_when_whoever_holds_it_lets_go() {
     let reporter = abandoned();
     let shared = reporter.shared();
-    assert!(shared.delivery.pause_sender());
+    assert!(shared.dispatcher.pause_sender());
     reporter.record("a", 1.0);
     paused().block_on(async {
         let start = Instant::now();
-        let (flushed, ()) = join!(reporter.flush(LONG), async { shared.delivery.resume_sender() });
+        let (flushed, ()) =
+            join!(reporter.flush(LONG), async { shared.dispatcher.resume_sender() });
         assert_eq!(flushed.unwrap_err().waiting, 1);
         assert!(start.elapsed() < LONG);
     });
@@ -63,14 +64,14 @@ mod with_a_spool {
     fn what_a_guard_sends_is_moved_to_the_spool_when_the_reporter_is_closed() {
         let (_folder, reporter) = abandoned();
         let shared = reporter.shared();
-        assert!(shared.delivery.pause_sender());
+        assert!(shared.dispatcher.pause_sender());
         paused().block_on(async {
             let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
-            let mut sending = pin!(shared.delivery.send(&client, true, 3));
+            let mut sending = pin!(shared.dispatcher.send(&client, true, 3));
             assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx).is_pending())).await);
-            shared.spool.as_ref().unwrap().close(&shared.delivery).await;
+            shared.spool.as_ref().unwrap().close(&shared.dispatcher).await;
         });
-        shared.delivery.discard_all();
+        shared.dispatcher.discard_all();
         let stats = reporter.stats();
         assert_eq!((stats.spooled, stats.waiting, stats.dropped.closed), (10, 0, 0), "{stats:?}");
     }

@@ -6,7 +6,7 @@ use tokio::time::{self, Instant};
 
 use super::{
     attempts::MAX_BATCH, in_flight::SendOutcome, outbox::Work, poison::is_hangup, self_metrics,
-    settings::Settings, shared::Shared,
+    settings::ReporterSettings, shared::ReporterShared,
 };
 use crate::error::Error;
 
@@ -15,7 +15,7 @@ use crate::error::Error;
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Worker {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<ReporterShared>,
     pub(super) linger: Duration,
     /// From how many samples on there is no need to let more gather.
     pub(super) flush_threshold: usize,
@@ -26,7 +26,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, settings: &Settings) -> Self {
+    pub(super) fn new(shared: Arc<ReporterShared>, settings: &ReporterSettings) -> Self {
         Self {
             shared,
             linger: settings.linger,
@@ -72,13 +72,13 @@ impl Worker {
 
     /// What there is to do, once so many samples wait or nothing more will come.
     async fn wait_for(&self, samples: usize) -> Work {
-        poll_fn(|cx| self.shared.delivery.outbox().poll_work(samples, cx.waker())).await
+        poll_fn(|cx| self.shared.dispatcher.outbox().poll_work(samples, cx.waker())).await
     }
 
     /// Sends until nothing waits. False if this was the end.
     async fn send_all(&mut self) -> bool {
         while let Some(batch_outcome) =
-            self.shared.delivery.send(&self.shared.client, false, self.batch).await
+            self.shared.dispatcher.send(&self.shared.client, false, self.batch).await
         {
             self.batch = next_batch(self.batch, &batch_outcome);
             if let SendOutcome::Interrupted(error) = batch_outcome {
@@ -89,8 +89,8 @@ impl Worker {
                     );
                     return false;
                 }
-                if self.shared.delivery.outbox().should_give_up(Instant::now()) {
-                    let samples = self.shared.delivery.discard_all();
+                if self.shared.dispatcher.outbox().should_give_up(Instant::now()) {
+                    let samples = self.shared.dispatcher.discard_all();
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         samples,
@@ -118,8 +118,8 @@ impl Worker {
 /// However the task ends, by a panic or with its runtime: those who wait for it are told.
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.shared.delivery.outbox().worker_ended();
-        self.shared.delivery.note_settled();
+        self.shared.dispatcher.outbox().worker_ended();
+        self.shared.dispatcher.note_settled();
     }
 }
 

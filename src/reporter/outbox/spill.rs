@@ -4,7 +4,7 @@ use std::task::{Poll, Waker};
 
 use tokio::time::Instant;
 
-use super::{Outbox, Phase, ReporterStats, Settled};
+use super::{Outbox, OutboxPhase, ReporterStats, Settled};
 use crate::{
     metric::Sample,
     reporter::{
@@ -122,7 +122,7 @@ impl Outbox {
             if is_spilling { self.spool.spilling > 0 } else { !self.is_sender_paused() };
         // What is being sent is older, and goes first; but what is blocked is of other seconds.
         let is_first = spill == Spill::OrderOnly || self.queue.out(Lane::Send) == 0;
-        if is_in_turn && is_first && self.phase != Phase::Closed {
+        if is_in_turn && is_first && self.phase != OutboxPhase::Closed {
             let watermarks = &self.spool.watermarks;
             let is_moved = |sample: &Sample| spill == Spill::All || watermarks.blocks(sample);
             self.queue.take_matching(Lane::Spool, most, is_moved, batch);
@@ -149,7 +149,7 @@ impl Outbox {
             self.evicted -= stored as u64;
             self.counts.dropped.closed -= stored as u64;
         }
-        if self.phase == Phase::Closed {
+        if self.phase == OutboxPhase::Closed {
             self.drop_waiting();
         }
     }
@@ -181,7 +181,9 @@ impl Outbox {
 
     /// Whether the sender has something to send from the spool.
     pub(in crate::reporter) fn may_replay(&self) -> bool {
-        self.spool.stats.waiting > 0 && !self.is_sender_paused() && self.phase != Phase::Closed
+        self.spool.stats.waiting > 0
+            && !self.is_sender_paused()
+            && self.phase != OutboxPhase::Closed
     }
 
     /// Whether samples wait, those that are out included.
@@ -203,14 +205,14 @@ impl Outbox {
     }
 
     pub(in crate::reporter) fn is_closed(&self) -> bool {
-        self.phase == Phase::Closed
+        self.phase == OutboxPhase::Closed
     }
 
     /// Until when the reporter may take to close, if it does.
     pub(in crate::reporter) fn closing_until(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Closing { until } => Some(until),
-            Phase::Open | Phase::Closed => None,
+            OutboxPhase::Closing { until } => Some(until),
+            OutboxPhase::Open | OutboxPhase::Closed => None,
         }
     }
 
@@ -218,9 +220,9 @@ impl Outbox {
     /// lies in the spool too, as far as there is time for it.
     pub(in crate::reporter) fn is_over(&self, now: Instant) -> bool {
         let has_time = match self.phase {
-            Phase::Open => return false,
-            Phase::Closing { until } => now < until,
-            Phase::Closed => return true,
+            OutboxPhase::Open => return false,
+            OutboxPhase::Closing { until } => now < until,
+            OutboxPhase::Closed => return true,
         };
         let is_empty = self.queue.waiting() == 0 && !self.is_sender_paused();
         is_empty && !(has_time && self.may_replay())

@@ -4,7 +4,7 @@ use super::*;
 use crate::client::WhenFull;
 
 fn outbox(when_full: WhenFull) -> Outbox {
-    Outbox::new(Limits { samples: 100, bytes: 1 << 20, when_full })
+    Outbox::new(QueueLimits { samples: 100, bytes: 1 << 20, when_full })
 }
 
 fn sample(key: &str, value: f64, second: i64) -> Sample {

@@ -39,7 +39,7 @@ impl Walk {
     fn new(when_full: WhenFull, seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let limits =
-            Limits { samples: random.usize(1..20), bytes: random.usize(100..2000), when_full };
+            QueueLimits { samples: random.usize(1..20), bytes: random.usize(100..2000), when_full };
         Self {
             queue: Queue::new(limits),
             random,
@@ -214,7 +214,7 @@ fn a_walk_where_samples_are_coalesced() {
 
 #[test]
 fn a_position_passes_when_all_before_it_are_settled() {
-    let limits = Limits { samples: 10, bytes: 10_000, when_full: WhenFull::DropOldest };
+    let limits = QueueLimits { samples: 10, bytes: 10_000, when_full: WhenFull::DropOldest };
     let mut queue = Queue::new(limits);
     let push = |queue: &mut Queue| queue.push(Sample::new("a", 0.5, 1).unwrap());
     push(&mut queue);
@@ -237,7 +237,7 @@ fn a_position_passes_when_all_before_it_are_settled() {
 #[cfg(feature = "spool")]
 #[test]
 fn no_more_are_out_than_half_of_what_may_wait_however_they_are_taken() {
-    let limits = Limits { samples: 10, bytes: 10_000, when_full: WhenFull::DropOldest };
+    let limits = QueueLimits { samples: 10, bytes: 10_000, when_full: WhenFull::DropOldest };
     let mut queue = Queue::new(limits);
     for second in 0..10 {
         queue.push(Sample::new("a", 0.5, second).unwrap());
@@ -252,7 +252,7 @@ fn no_more_are_out_than_half_of_what_may_wait_however_they_are_taken() {
 #[cfg(feature = "spool")]
 #[test]
 fn samples_are_found_behind_those_that_are_not_wanted() {
-    let limits = Limits { samples: 1000, bytes: 1_000_000, when_full: WhenFull::DropOldest };
+    let limits = QueueLimits { samples: 1000, bytes: 1_000_000, when_full: WhenFull::DropOldest };
     let mut queue = Queue::new(limits);
     for second in 0..1000 {
         queue.push(Sample::new("a", 0.5, second).unwrap());

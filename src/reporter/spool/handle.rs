@@ -22,7 +22,7 @@ use super::{
 use crate::{
     metric::Sample,
     reporter::{
-        delivery::Delivery,
+        dispatcher::Dispatcher,
         in_flight::Replayed,
         outbox::{Outbox, Settled, Spill},
         self_metrics::SelfMetrics,
@@ -94,11 +94,11 @@ impl SpoolHandle {
     /// [`SpoolError`] if they cannot be stored: they stay in the queue.
     pub(super) async fn store(
         self: &Arc<Self>,
-        delivery: &Arc<Delivery>,
+        dispatcher: &Arc<Dispatcher>,
         spill: Spill,
     ) -> Result<(), SpoolError> {
-        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
-        let stored = self.fs.run(move || handle.store_now(&delivery, spill, false)).await;
+        let (handle, dispatcher) = (Arc::clone(self), Arc::clone(dispatcher));
+        let stored = self.fs.run(move || handle.store_now(&dispatcher, spill, false)).await;
         stored.unwrap_or_else(|error| Err(self.no_thread(error)))
     }
 
@@ -109,18 +109,18 @@ impl SpoolHandle {
     /// [`SpoolError`] if they cannot be read now.
     pub(super) async fn read(
         self: &Arc<Self>,
-        delivery: &Arc<Delivery>,
+        dispatcher: &Arc<Dispatcher>,
         most: usize,
     ) -> Result<Option<Vec<Sample>>, SpoolError> {
-        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
-        let read = self.fs.run(move || handle.read_now(&delivery, most)).await;
+        let (handle, dispatcher) = (Arc::clone(self), Arc::clone(dispatcher));
+        let read = self.fs.run(move || handle.read_now(&dispatcher, most)).await;
         read.unwrap_or_else(|error| Err(self.no_thread(error)))
     }
 
     /// Settles the samples that were read last and have their outcome.
-    pub(super) async fn settle(self: &Arc<Self>, delivery: &Arc<Delivery>) {
-        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
-        let _ = self.fs.run(move || handle.settle_now(&delivery)).await;
+    pub(super) async fn settle(self: &Arc<Self>, dispatcher: &Arc<Dispatcher>) {
+        let (handle, dispatcher) = (Arc::clone(self), Arc::clone(dispatcher));
+        let _ = self.fs.run(move || handle.settle_now(&dispatcher)).await;
     }
 
     /// Moves all waiting samples to the log, and closes it. Nothing is sent until this returns or is dropped.
@@ -128,10 +128,10 @@ impl SpoolHandle {
     /// # Cancel safety
     ///
     /// If the future is dropped, the disk's thread stops moving samples, and then closes the log.
-    pub(in crate::reporter) async fn close(self: &Arc<Self>, delivery: &Arc<Delivery>) {
-        let _spilling = SpillGuard::begin(delivery);
-        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
-        let closed = self.fs.run(move || handle.close_now(&delivery)).await;
+    pub(in crate::reporter) async fn close(self: &Arc<Self>, dispatcher: &Arc<Dispatcher>) {
+        let _spilling = SpillGuard::begin(dispatcher);
+        let (handle, dispatcher) = (Arc::clone(self), Arc::clone(dispatcher));
+        let closed = self.fs.run(move || handle.close_now(&dispatcher)).await;
         if let Err(error) = closed {
             self.log_not_spilled(&self.no_thread(error));
             if let Some(mut log) = self.log.try_lock() {
@@ -144,12 +144,12 @@ impl SpoolHandle {
     /// has not taken. Nothing is sent from then on.
     pub(in crate::reporter) async fn close_until(
         self: &Arc<Self>,
-        delivery: &Arc<Delivery>,
+        dispatcher: &Arc<Dispatcher>,
         until: time::Instant,
     ) {
-        let _spilling = SpillGuard::begin(delivery);
-        let is_overdue = time::timeout_at(until, self.close(delivery)).await.is_err();
-        let samples = delivery.discard_all();
+        let _spilling = SpillGuard::begin(dispatcher);
+        let is_overdue = time::timeout_at(until, self.close(dispatcher)).await.is_err();
+        let samples = dispatcher.discard_all();
         if is_overdue {
             tracing::error!(
                 samples,
@@ -161,12 +161,12 @@ impl SpoolHandle {
     /// Moves all waiting samples to the log, and closes it, without a runtime. Waits at most `limit`.
     pub(in crate::reporter) fn close_blocking(
         self: &Arc<Self>,
-        delivery: &Arc<Delivery>,
+        dispatcher: &Arc<Dispatcher>,
         limit: Duration,
     ) {
-        let _spilling = SpillGuard::begin(delivery);
-        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
-        let closed = self.fs.run_blocking(limit, move || handle.close_now(&delivery));
+        let _spilling = SpillGuard::begin(dispatcher);
+        let (handle, dispatcher) = (Arc::clone(self), Arc::clone(dispatcher));
+        let closed = self.fs.run_blocking(limit, move || handle.close_now(&dispatcher));
         if let Err(error) = closed {
             self.log_not_spilled(&self.no_thread(error));
         }
@@ -176,12 +176,12 @@ impl SpoolHandle {
     /// `limit`.
     pub(in crate::reporter) fn spill_all(
         self: &Arc<Self>,
-        delivery: &Arc<Delivery>,
+        dispatcher: &Arc<Dispatcher>,
         limit: Duration,
     ) {
-        let _spilling = SpillGuard::begin(delivery);
-        let (handle, delivery) = (Arc::clone(self), Arc::clone(delivery));
-        let moved = self.fs.run_blocking(limit, move || handle.move_all(&delivery));
+        let _spilling = SpillGuard::begin(dispatcher);
+        let (handle, dispatcher) = (Arc::clone(self), Arc::clone(dispatcher));
+        let moved = self.fs.run_blocking(limit, move || handle.move_all(&dispatcher));
         if let Err(error) = moved {
             self.log_not_spilled(&self.no_thread(error));
         }
@@ -232,16 +232,20 @@ impl SpoolHandle {
     /// Moves samples from the queue to the log, in a [spill](Outbox::begin_spill) of everything or not.
     fn store_now(
         &self,
-        delivery: &Delivery,
+        dispatcher: &Dispatcher,
         spill: Spill,
         is_spilling: bool,
     ) -> Result<(), SpoolError> {
         let mut log = self.log();
         let Some(log) = log.as_mut() else { return Ok(()) };
         loop {
-            let mut batch = SpillBatch::new(delivery);
-            if !delivery.outbox().take_to_spool(SPILL_BATCH, spill, is_spilling, &mut batch.samples)
-            {
+            let mut batch = SpillBatch::new(dispatcher);
+            if !dispatcher.outbox().take_to_spool(
+                SPILL_BATCH,
+                spill,
+                is_spilling,
+                &mut batch.samples,
+            ) {
                 return Ok(());
             }
             let mut result = Ok(());
@@ -254,7 +258,7 @@ impl SpoolHandle {
             drop(batch);
             if log.is_abandoned() {
                 let is_drained = log.is_drained();
-                delivery.outbox().replayed(Settled::default(), log.stats(), is_drained);
+                dispatcher.outbox().replayed(Settled::default(), log.stats(), is_drained);
             }
             if spill == Spill::OrderOnly {
                 return result;
@@ -263,15 +267,15 @@ impl SpoolHandle {
         }
     }
 
-    fn close_now(&self, delivery: &Delivery) {
-        self.move_all(delivery);
+    fn close_now(&self, dispatcher: &Dispatcher) {
+        self.move_all(dispatcher);
         let log = self.log().take();
         drop(log);
     }
 
-    fn move_all(&self, delivery: &Delivery) {
-        self.settle_now(delivery);
-        let stored = self.store_now(delivery, Spill::All, true);
+    fn move_all(&self, dispatcher: &Dispatcher) {
+        self.settle_now(dispatcher);
+        let stored = self.store_now(dispatcher, Spill::All, true);
         self.sync_now();
         if let Err(error) = stored {
             self.log_not_spilled(&error);
@@ -280,45 +284,45 @@ impl SpoolHandle {
 
     fn read_now(
         &self,
-        delivery: &Delivery,
+        dispatcher: &Dispatcher,
         most: usize,
     ) -> Result<Option<Vec<Sample>>, SpoolError> {
         // What is settled must not be read again.
-        self.settle_now(delivery);
+        self.settle_now(dispatcher);
         let mut guard = self.log();
         let Some(log) = guard.as_mut() else { return Ok(None) };
         let samples = log.read_since(self.settings.oldest(), most);
-        delivery.outbox().replayed(Settled::default(), log.stats(), log.is_drained());
+        dispatcher.outbox().replayed(Settled::default(), log.stats(), log.is_drained());
         drop(guard);
         // What a flush waits for may have been lost.
-        delivery.note_settled();
+        dispatcher.note_settled();
         samples
     }
 
-    fn settle_now(&self, delivery: &Delivery) {
+    fn settle_now(&self, dispatcher: &Dispatcher) {
         let mut guard = self.log();
         let Some(log) = guard.as_mut() else { return };
-        let Some(replayed) = delivery.take_replayed() else { return };
+        let Some(replayed) = dispatcher.take_replayed() else { return };
         let Replayed { settled, rejected, poison } = replayed;
         let written = log.settle(settled);
         let acknowledged = settled as u64 - rejected - poison;
         let counts = Settled { acknowledged, rejected, poison, exhausted: 0 };
-        delivery.outbox().replayed(counts, log.stats(), log.is_drained());
+        dispatcher.outbox().replayed(counts, log.stats(), log.is_drained());
         if let Err(error) = written {
             log.note(Notice::PositionNotSaved(error));
         }
         drop(guard);
-        delivery.note_settled();
+        dispatcher.note_settled();
     }
 }
 
 /// Stops all sending until it is dropped, so that all waiting samples can be moved to the log.
-pub(in crate::reporter) struct SpillGuard<'a>(&'a Delivery);
+pub(in crate::reporter) struct SpillGuard<'a>(&'a Dispatcher);
 
 impl<'a> SpillGuard<'a> {
-    pub(in crate::reporter) fn begin(delivery: &'a Delivery) -> Self {
-        delivery.begin_spill();
-        Self(delivery)
+    pub(in crate::reporter) fn begin(dispatcher: &'a Dispatcher) -> Self {
+        dispatcher.begin_spill();
+        Self(dispatcher)
     }
 }
 
@@ -331,15 +335,15 @@ impl Drop for SpillGuard<'_> {
 /// Samples that were taken from the queue to be stored. Those that are not stored when this is dropped, also by
 /// a panic, go back to the queue.
 struct SpillBatch<'a> {
-    delivery: &'a Delivery,
+    dispatcher: &'a Dispatcher,
     samples: Vec<Sample>,
     stored: usize,
     stats: Option<SpoolStats>,
 }
 
 impl<'a> SpillBatch<'a> {
-    fn new(delivery: &'a Delivery) -> Self {
-        Self { delivery, samples: Vec::new(), stored: 0, stats: None }
+    fn new(dispatcher: &'a Dispatcher) -> Self {
+        Self { dispatcher, samples: Vec::new(), stored: 0, stats: None }
     }
 }
 
@@ -349,12 +353,12 @@ impl Drop for SpillBatch<'_> {
         if samples.is_empty() {
             return;
         }
-        let mut outbox = self.delivery.outbox();
+        let mut outbox = self.dispatcher.outbox();
         let stats = self.stats.unwrap_or_else(|| outbox.spool_stats());
         // What is stored is known only with the log's counters.
         let stored = if self.stats.is_some() { self.stored } else { 0 };
         outbox.spooled(samples, stored, stats);
         drop(outbox);
-        self.delivery.note_settled();
+        self.dispatcher.note_settled();
     }
 }

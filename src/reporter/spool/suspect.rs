@@ -5,7 +5,7 @@
 //! a proof; after [`ENOUGH_PROOFS`] in a row the sample is accused, and is dropped if the server closes the
 //! connection once more.
 
-use crate::{client::ENOUGH_PROOFS, metric::Sample, reporter::shared::Shared};
+use crate::{client::ENOUGH_PROOFS, metric::Sample, reporter::shared::ReporterShared};
 
 /// How far behind the suspect a witness is searched, each time twice as far: the length of a batch.
 const MAX_WITNESSES: usize = 4096;
@@ -49,7 +49,11 @@ impl Suspect {
 
     /// Decides which of the samples that were read are sent. If there is a suspect, and the server has
     /// acknowledged no other sample since, the last of them is sent first, as the witness.
-    pub(super) async fn prepare(&mut self, shared: &Shared, mut samples: Vec<Sample>) -> Trial {
+    pub(super) async fn prepare(
+        &mut self,
+        shared: &ReporterShared,
+        mut samples: Vec<Sample>,
+    ) -> Trial {
         let mut is_proof = false;
         if self.was_alone {
             let witness = samples.split_off(1).pop();
@@ -61,11 +65,15 @@ impl Suspect {
 
     /// Returns whether the server has acknowledged another sample since it closed the connection at the
     /// suspect. The witness is sent to find out; it stays in the spool, and is sent again in its turn.
-    async fn has_acknowledged_another(&mut self, shared: &Shared, witness: Option<Sample>) -> bool {
-        if shared.delivery.closed_at_others() != self.closed_at_others {
+    async fn has_acknowledged_another(
+        &mut self,
+        shared: &ReporterShared,
+        witness: Option<Sample>,
+    ) -> bool {
+        if shared.dispatcher.closed_at_others() != self.closed_at_others {
             self.proofs = 0;
         }
-        if shared.delivery.outbox().stats().acknowledged > self.acknowledged {
+        if shared.dispatcher.outbox().stats().acknowledged > self.acknowledged {
             return true;
         }
         let Some(witness) = witness else { return false };
@@ -79,13 +87,13 @@ impl Suspect {
     }
 
     /// Notes that the server has closed the connection at the samples of a trial.
-    pub(super) fn on_hangup(&mut self, shared: &Shared, is_alone: bool, is_proof: bool) {
+    pub(super) fn on_hangup(&mut self, shared: &ReporterShared, is_alone: bool, is_proof: bool) {
         self.is_isolating = true;
         if is_alone {
             self.was_alone = true;
             self.proofs += u32::from(is_proof);
-            self.acknowledged = shared.delivery.outbox().stats().acknowledged;
-            self.closed_at_others = shared.delivery.closed_at_others();
+            self.acknowledged = shared.dispatcher.outbox().stats().acknowledged;
+            self.closed_at_others = shared.dispatcher.closed_at_others();
         }
     }
 }

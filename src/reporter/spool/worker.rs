@@ -29,7 +29,7 @@ use crate::{
         in_flight::SendOutcome,
         outbox::Spill,
         poison::is_hangup,
-        shared::Shared,
+        shared::ReporterShared,
         worker::{PAUSE, Worker, is_closed, next_batch},
     },
 };
@@ -44,7 +44,7 @@ const MIN_BATCH: usize = 16;
 
 /// Uses the spool, concurrently with sending new samples.
 struct SpoolWorker {
-    shared: Arc<Shared>,
+    shared: Arc<ReporterShared>,
     handle: Arc<SpoolHandle>,
     /// If this many samples wait in memory, they are moved at once.
     spill_threshold: usize,
@@ -94,9 +94,9 @@ impl Worker {
             Stop::Abandoned => return true,
             Stop::Sent | Stop::Failed(_) => {}
         }
-        let _spilling = SpillGuard::begin(&shared.delivery);
-        handle.close(&shared.delivery).await;
-        shared.delivery.discard_all();
+        let _spilling = SpillGuard::begin(&shared.dispatcher);
+        handle.close(&shared.dispatcher).await;
+        shared.dispatcher.discard_all();
         if let Stop::Failed(error) = stop {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "reporter stopped: unsent samples stay in its spool");
@@ -118,17 +118,17 @@ impl Worker {
                     }
                 }
             }
-            if shared.delivery.outbox().is_closed() {
+            if shared.dispatcher.outbox().is_closed() {
                 return Stop::Closed;
             }
-            let batch_outcome = shared.delivery.send(&shared.client, false, self.batch).await;
+            let batch_outcome = shared.dispatcher.send(&shared.client, false, self.batch).await;
             if let Some(batch_outcome) = &batch_outcome {
                 self.batch = next_batch(self.batch, batch_outcome);
             }
             match batch_outcome {
                 // The waiting samples have to go through the spool.
                 None => {
-                    let more = shared.delivery.outbox().queued() + 1;
+                    let more = shared.dispatcher.outbox().queued() + 1;
                     let _ = time::timeout(PAUSE, self.queued(more)).await;
                     time::sleep(POLL_INTERVAL).await;
                 }
@@ -140,7 +140,8 @@ impl Worker {
                 }
                 Some(SendOutcome::Interrupted(error)) => {
                     has_failed.store(true, Ordering::Relaxed);
-                    if is_closed(&error) || shared.delivery.outbox().should_give_up(Instant::now())
+                    if is_closed(&error)
+                        || shared.dispatcher.outbox().should_give_up(Instant::now())
                     {
                         return Stop::Failed(error);
                     }
@@ -152,13 +153,13 @@ impl Worker {
 
     /// Waits until sending is allowed, and `samples` wait or sending is urgent.
     async fn sendable(&self, samples: usize) {
-        poll_fn(|cx| self.shared.delivery.outbox().poll_sendable(samples, cx.waker())).await;
+        poll_fn(|cx| self.shared.dispatcher.outbox().poll_sendable(samples, cx.waker())).await;
     }
 
     /// Waits until `samples` wait.
     async fn queued(&self, samples: usize) {
         poll_fn(|cx| {
-            self.shared.delivery.outbox().poll_queued(samples, Instant::now(), cx.waker())
+            self.shared.dispatcher.outbox().poll_queued(samples, Instant::now(), cx.waker())
         })
         .await;
     }
@@ -187,7 +188,7 @@ impl SpoolWorker {
                 return Stop::Failed(error);
             }
             {
-                let outbox = self.shared.delivery.outbox();
+                let outbox = self.shared.dispatcher.outbox();
                 if outbox.is_closed() {
                     return Stop::Closed;
                 }
@@ -205,10 +206,11 @@ impl SpoolWorker {
     /// Moves samples to the spool: those that have to go through it, and all if they have waited too long or
     /// are too many.
     async fn spill_if_needed(&mut self) {
-        if Instant::now() < self.writes.due() || self.shared.delivery.outbox().is_sender_paused() {
+        if Instant::now() < self.writes.due() || self.shared.dispatcher.outbox().is_sender_paused()
+        {
             return;
         }
-        if self.shared.delivery.outbox().has_held_back(handle::SPILL_BATCH) {
+        if self.shared.dispatcher.outbox().has_held_back(handle::SPILL_BATCH) {
             self.store(Spill::OrderOnly).await;
         }
         if !self.is_overdue(Instant::now()) && !self.is_over_threshold() {
@@ -218,12 +220,12 @@ impl SpoolWorker {
         let pause = SpillPause::begin(&shared);
         // The batch in flight is the oldest, and has to be moved first.
         let _ = time::timeout(RECALL_GRACE, batch_outcome(&shared)).await;
-        if shared.delivery.recall() {
+        if shared.dispatcher.recall() {
             // Noted here, because `send_live` may learn of it later: what is moved to the spool now must not be
             // sent again at once.
             self.has_failed.store(true, Ordering::Relaxed);
         }
-        let end = shared.delivery.outbox().end();
+        let end = shared.dispatcher.outbox().end();
         let is_stored = {
             let mut storing = pin!(self.store(Spill::All));
             match time::timeout(RECALL_GRACE, storing.as_mut()).await {
@@ -241,14 +243,14 @@ impl SpoolWorker {
     }
 
     async fn store(&mut self, spill: Spill) -> bool {
-        let stored = self.handle.store(&self.shared.delivery, spill).await;
-        self.shared.delivery.note_room();
+        let stored = self.handle.store(&self.shared.dispatcher, spill).await;
+        self.shared.dispatcher.note_room();
         self.writes.value(stored).is_some()
     }
 
     /// Returns whether samples have waited for [`Spool::spill_after`](super::Spool::spill_after).
     fn is_overdue(&mut self, now: Instant) -> bool {
-        let outbox = self.shared.delivery.outbox();
+        let outbox = self.shared.dispatcher.outbox();
         if outbox.waiting_before(self.oldest_seen.0) == 0 {
             self.oldest_seen = (outbox.end(), now);
         }
@@ -256,7 +258,7 @@ impl SpoolWorker {
     }
 
     fn is_over_threshold(&self) -> bool {
-        self.shared.delivery.outbox().queued() >= self.spill_threshold
+        self.shared.dispatcher.outbox().queued() >= self.spill_threshold
     }
 
     /// Sends stored samples, if they are due. Returns an error if nothing more can be sent.
@@ -266,16 +268,16 @@ impl SpoolWorker {
             self.pacer.on_failure(PAUSE, now);
         }
         let is_due = self.pacer.next_send_at() <= now && self.reads.due() <= now;
-        if !is_due || !self.shared.delivery.outbox().may_replay() || self.is_over_threshold() {
+        if !is_due || !self.shared.dispatcher.outbox().may_replay() || self.is_over_threshold() {
             return None;
         }
         let max = self.suspect.batch(self.pacer.batch());
-        let read = self.handle.read(&self.shared.delivery, max).await;
+        let read = self.handle.read(&self.shared.dispatcher, max).await;
         let samples = self.reads.value(read).flatten()?;
         let shared = Arc::clone(&self.shared);
         let Trial { samples, is_proof, is_accused } = self.suspect.prepare(&shared, samples).await;
         let (total, sent) = (samples.len(), Instant::now());
-        let mut replay = pin!(shared.delivery.replay(&shared.client, samples, is_accused));
+        let mut replay = pin!(shared.dispatcher.replay(&shared.client, samples, is_accused));
         let batch_outcome = loop {
             match time::timeout(RECALL_GRACE, replay.as_mut()).await {
                 Ok(batch_outcome) => break batch_outcome,
@@ -296,10 +298,10 @@ impl SpoolWorker {
                 self.pacer.on_failure(PAUSE, now)
             }
         }
-        self.handle.settle(&shared.delivery).await;
+        self.handle.settle(&shared.dispatcher).await;
         match batch_outcome {
             SendOutcome::Interrupted(error)
-                if is_closed(&error) || shared.delivery.outbox().should_give_up(now) =>
+                if is_closed(&error) || shared.dispatcher.outbox().should_give_up(now) =>
             {
                 Some(error)
             }
@@ -312,7 +314,7 @@ impl SpoolWorker {
         let now = Instant::now();
         let after = self.handle.settings.spill_after;
         let (is_idle, may_replay, until, is_over_threshold) = {
-            let outbox = self.shared.delivery.outbox();
+            let outbox = self.shared.dispatcher.outbox();
             let is_over_threshold = outbox.queued() >= self.spill_threshold;
             (!outbox.has_waiting(), outbox.may_replay(), outbox.closing_until(), is_over_threshold)
         };
@@ -329,25 +331,25 @@ impl SpoolWorker {
             (false, true) => usize::MAX,
         };
         let queued = poll_fn(|cx| {
-            self.shared.delivery.outbox().poll_queued(samples, Instant::now(), cx.waker())
+            self.shared.dispatcher.outbox().poll_queued(samples, Instant::now(), cx.waker())
         });
         let _ = time::timeout_at(due, queued).await;
     }
 }
 
 /// Pauses sending new samples until it is dropped.
-struct SpillPause<'a>(&'a Shared);
+struct SpillPause<'a>(&'a ReporterShared);
 
 impl<'a> SpillPause<'a> {
-    fn begin(shared: &'a Shared) -> Self {
-        shared.delivery.outbox().pause_for_spill();
+    fn begin(shared: &'a ReporterShared) -> Self {
+        shared.dispatcher.outbox().pause_for_spill();
         Self(shared)
     }
 }
 
 impl Drop for SpillPause<'_> {
     fn drop(&mut self) {
-        let worker = self.0.delivery.outbox().resume_after_spill();
+        let worker = self.0.dispatcher.outbox().resume_after_spill();
         if let Some(worker) = worker {
             worker.wake();
         }
@@ -355,10 +357,10 @@ impl Drop for SpillPause<'_> {
 }
 
 /// Waits until no batch of new samples is in flight.
-async fn batch_outcome(shared: &Shared) {
+async fn batch_outcome(shared: &ReporterShared) {
     loop {
-        let settled = shared.delivery.next_settled();
-        if !shared.delivery.outbox().is_sending() {
+        let settled = shared.dispatcher.next_settled();
+        if !shared.dispatcher.outbox().is_sending() {
             return;
         }
         settled.await;

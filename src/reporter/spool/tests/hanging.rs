@@ -13,7 +13,7 @@ use crate::{
     client::WhenFull,
     reporter::{
         queue,
-        settings::Settings,
+        settings::ReporterSettings,
         spool::OpenSpool,
         test_server::{TestServer, accounted},
     },
@@ -85,8 +85,9 @@ fn reporter(client: MetricsClient, old: i64) -> (HangingFs, Reporter) {
     drop(opened);
     let opened = open(&fs.fs);
     let spool = OpenSpool::on(Spool::dir(dir()), opened);
-    let limits = queue::Limits { samples: 10_000, bytes: 1 << 20, when_full: WhenFull::DropOldest };
-    let settings = Settings {
+    let limits =
+        queue::QueueLimits { samples: 10_000, bytes: 1 << 20, when_full: WhenFull::DropOldest };
+    let settings = ReporterSettings {
         limits,
         linger: Duration::from_millis(10),
         self_metrics: None,

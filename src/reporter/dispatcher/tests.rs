@@ -1,4 +1,4 @@
-//! Foreign code that runs amid a delivery, and uses the reporter.
+//! Foreign code that runs while a batch is recalled, and uses the reporter.
 
 #[cfg(feature = "tower")]
 use std::thread;
@@ -27,14 +27,14 @@ use crate::{
 /// The future of a batch, which is answered at once, or never; and which looks, when it is polled and
 /// dropped, whether a lock is held.
 struct Call {
-    delivery: Arc<Delivery>,
+    dispatcher: Arc<Dispatcher>,
     is_answered: bool,
     was_locked: Arc<AtomicBool>,
 }
 
 impl Call {
     fn check(&self) {
-        self.was_locked.fetch_or(!self.delivery.is_unlocked(), Ordering::Relaxed);
+        self.was_locked.fetch_or(!self.dispatcher.is_unlocked(), Ordering::Relaxed);
     }
 }
 
@@ -60,27 +60,27 @@ fn in_flight() -> (Reporter, StartedBatch) {
     for second in 0..3 {
         reporter.record_at("a", 0.5, second);
     }
-    let batch = reporter.shared().delivery.start_batch(false, MAX_BATCH).unwrap();
+    let batch = reporter.shared().dispatcher.start_batch(false, MAX_BATCH).unwrap();
     (reporter, batch)
 }
 
 fn call(reporter: &Reporter, is_answered: bool) -> (Call, Arc<AtomicBool>) {
     let was_locked = Arc::new(AtomicBool::new(false));
-    let delivery = Arc::clone(&reporter.shared().delivery);
-    (Call { delivery, is_answered, was_locked: Arc::clone(&was_locked) }, was_locked)
+    let dispatcher = Arc::clone(&reporter.shared().dispatcher);
+    (Call { dispatcher, is_answered, was_locked: Arc::clone(&was_locked) }, was_locked)
 }
 
 #[tokio::test]
 async fn batch_is_polled_and_dropped_without_a_lock() {
     for (is_answered, acknowledged) in [(true, 3), (false, 0)] {
         let (reporter, batch) = in_flight();
-        let delivery = &reporter.shared().delivery;
+        let dispatcher = &reporter.shared().dispatcher;
         let (call, was_locked) = call(&reporter, is_answered);
         {
-            let mut ended = pin!(delivery.ended(batch.id, call));
+            let mut ended = pin!(dispatcher.ended(batch.id, call));
             let outcome = poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await;
             assert_eq!(outcome.is_ready(), is_answered);
-            assert_eq!(delivery.recall(), !is_answered);
+            assert_eq!(dispatcher.recall(), !is_answered);
         }
         assert!(!was_locked.load(Ordering::Relaxed));
         let stats = accounted(&reporter);
@@ -91,11 +91,11 @@ async fn batch_is_polled_and_dropped_without_a_lock() {
 #[tokio::test]
 async fn recalled_batch_ends_as_recalled_and_sends_nothing() {
     let (reporter, batch) = in_flight();
-    let delivery = &reporter.shared().delivery;
-    assert!(delivery.recall());
-    assert!(!delivery.recall());
+    let dispatcher = &reporter.shared().dispatcher;
+    assert!(dispatcher.recall());
+    assert!(!dispatcher.recall());
     // Its task is late, and begins to send only now.
-    let outcome = delivery.batch_outcome(&reporter.shared().client, batch).await;
+    let outcome = dispatcher.batch_outcome(&reporter.shared().client, batch).await;
     assert!(matches!(outcome, SendOutcome::Recalled));
     assert_eq!(accounted(&reporter).waiting, 3);
 }
@@ -112,15 +112,15 @@ async fn recall_withdraws_unsent_samples_while_future_lives() {
     time::sleep(Duration::from_millis(50)).await;
     assert!(client.stats().queued > 0);
     // The task that sends still has the future of the batch.
-    let delivery = &reporter.shared().delivery;
-    assert!(delivery.pause_sender());
+    let dispatcher = &reporter.shared().dispatcher;
+    assert!(dispatcher.pause_sender());
     let stats = client.stats();
     assert_eq!((stats.queued, stats.cancelled), (0, stats.accepted), "{stats:?}");
     assert_eq!(accounted(&reporter).waiting, 100);
     server.set_away(false);
     time::sleep(Duration::from_secs(60)).await;
     assert!(server.puts().is_empty());
-    delivery.resume_sender();
+    dispatcher.resume_sender();
     reporter.flush(Duration::from_secs(60)).await.unwrap();
     assert_eq!(accounted(&reporter).acknowledged, 100);
 }
@@ -155,7 +155,7 @@ async fn recall_waking(act: impl Fn(&Reporter) + Send + Sync + 'static) -> (Repo
     let acting = reporter.clone();
     let on_wake = Arc::new(OnWake(
         move || {
-            assert!(acting.shared().delivery.is_unlocked(), "woken under a lock");
+            assert!(acting.shared().dispatcher.is_unlocked(), "woken under a lock");
             act(&acting);
         },
         AtomicBool::new(false),
@@ -163,7 +163,7 @@ async fn recall_waking(act: impl Fn(&Reporter) + Send + Sync + 'static) -> (Repo
     let waker = Waker::from(Arc::clone(&on_wake));
     let mut service = client.service();
     assert!(service.poll_ready(&mut Context::from_waker(&waker)).is_pending());
-    assert!(reporter.shared().delivery.recall());
+    assert!(reporter.shared().dispatcher.recall());
     // A panic of a waker is caught.
     assert!(on_wake.1.load(Ordering::Relaxed), "not woken, or under a lock");
     (reporter, server)
@@ -196,13 +196,13 @@ async fn waker_that_closes_the_reporter_amid_recall_does_not_block() {
 
 /// A sender that is woken, at once, wherever that happens.
 struct Eager {
-    delivery: Arc<Delivery>,
+    dispatcher: Arc<Dispatcher>,
     has_sent: AtomicBool,
 }
 
 impl Wake for Eager {
     fn wake(self: Arc<Self>) {
-        let batch = self.delivery.start_batch(false, MAX_BATCH);
+        let batch = self.dispatcher.start_batch(false, MAX_BATCH);
         self.has_sent.store(batch.is_some(), Ordering::Relaxed);
     }
 }
@@ -211,13 +211,13 @@ impl Wake for Eager {
 #[tokio::test]
 async fn batch_recalled_at_the_end_is_not_sent_again() {
     let (reporter, batch) = in_flight();
-    let delivery = &reporter.shared().delivery;
+    let dispatcher = &reporter.shared().dispatcher;
     let eager =
-        Arc::new(Eager { delivery: Arc::clone(delivery), has_sent: AtomicBool::new(false) });
+        Arc::new(Eager { dispatcher: Arc::clone(dispatcher), has_sent: AtomicBool::new(false) });
     let waker = Waker::from(Arc::clone(&eager));
-    assert!(delivery.in_flight().set_waker(batch.id, &waker).is_ok());
-    let _ = delivery.outbox().close(tokio::time::Instant::now());
-    assert_eq!(delivery.discard_all(), 3);
+    assert!(dispatcher.in_flight().set_waker(batch.id, &waker).is_ok());
+    let _ = dispatcher.outbox().close(tokio::time::Instant::now());
+    assert_eq!(dispatcher.discard_all(), 3);
     assert!(!eager.has_sent.load(Ordering::Relaxed));
     let stats = accounted(&reporter);
     assert_eq!((stats.waiting, stats.dropped.closed), (0, 3));

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, futures::Notified};
 use super::{
     in_flight::{InFlight, InFlightBatch, Origin, Replayed, SendOutcome, StartedBatch},
     log::ReporterLog,
-    outbox::{Outbox, Recorded},
+    outbox::{Outbox, RecordOutcome},
     poison::{PoisonKeys, Suspects, is_hangup},
     settlement::Settlement,
     stats::{DropReason, LossReason},
@@ -38,7 +38,7 @@ use crate::{
 /// is a task woken, a line logged, or a future polled or dropped: each of these can run foreign code, which
 /// may use the reporter.
 #[derive(Debug)]
-pub(super) struct Delivery {
+pub(super) struct Dispatcher {
     outbox: Mutex<Outbox>,
     in_flight: Mutex<InFlight>,
     /// Notified whenever a batch has an outcome, samples turn out to have none, or a task that sends has
@@ -48,7 +48,7 @@ pub(super) struct Delivery {
     poison: PoisonKeys,
 }
 
-impl Delivery {
+impl Dispatcher {
     pub(super) fn new(outbox: Outbox, max_attempts: Option<u32>) -> Self {
         Self {
             outbox: Mutex::new(outbox),
@@ -91,7 +91,7 @@ impl Delivery {
     async fn batch_outcome(&self, client: &MetricsClient, batch: StartedBatch) -> SendOutcome {
         let StartedBatch { id, samples, outcomes } = batch;
         // The future may be dropped with its runtime.
-        let _requeue = RequeueOnDrop { delivery: self, id };
+        let _requeue = RequeueOnDrop { dispatcher: self, id };
         self.ended(id, async move { client.put_all_tracked(&samples, &outcomes).await }).await
     }
 
@@ -361,8 +361,8 @@ impl Delivery {
 
     /// Wakes and logs what recording a sample has made due. The caller holds no lock.
     #[inline]
-    pub(super) fn follow_up(&self, recorded: Recorded) {
-        let Recorded { worker, dropped, .. } = recorded;
+    pub(super) fn follow_up(&self, recorded: RecordOutcome) {
+        let RecordOutcome { worker, dropped, .. } = recorded;
         if let Some(worker) = worker {
             worker.wake();
         }
@@ -386,7 +386,7 @@ impl Delivery {
 
 /// What a spool does.
 #[cfg(feature = "spool")]
-impl Delivery {
+impl Dispatcher {
     /// Sends samples that were read from the spool. However this ends, the spool has to be told what
     /// became of them: see [`take_replayed`](Self::take_replayed). If the server closes the connection
     /// at them, and they are `accused` of that, it is proved.
@@ -447,15 +447,15 @@ const TAKE_CHUNK: usize = 256;
 
 /// Has the samples of a batch wait again when no task awaits its outcome any more.
 struct RequeueOnDrop<'a> {
-    delivery: &'a Delivery,
+    dispatcher: &'a Dispatcher,
     id: u64,
 }
 
 impl Drop for RequeueOnDrop<'_> {
     fn drop(&mut self) {
-        let mut in_flight = self.delivery.in_flight();
+        let mut in_flight = self.dispatcher.in_flight();
         let batch = in_flight.take(self.id);
-        self.delivery.requeue(in_flight, batch);
+        self.dispatcher.requeue(in_flight, batch);
     }
 }
 
