@@ -7,15 +7,21 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use metrics_client::{MetricsClient, Selector, client::Pipelining};
-use metrics_server::{Limits, Store, store::Snapshot};
+use metrics_client::{
+    MetricsClient, Selector,
+    client::{Pipelining, connector_fn},
+};
+use metrics_server::{Limits, MemoryStore, Store, serve_connection, store::Snapshot};
 use tokio::time::{self, Instant};
-use turmoil::Sim;
+use turmoil::{
+    Sim,
+    net::{TcpListener, TcpStream},
+};
 
 use super::{
     TICK,
     fault_injector::LATENCY,
-    network::{Dialer, PORT, SERVERS, World},
+    network::{PORT, SERVERS},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(600);
@@ -44,7 +50,7 @@ fn failover_loses_no_acknowledged_put_when_each_server_is_killed_in_turn() {
 
 fn simulate(seed: u64, kill: Kill) {
     fastrand::seed(seed);
-    let world = World::new(1400, Duration::ZERO);
+    let store = Arc::<MemoryStore>::default();
     let duration = PHASE * (2 * SERVERS.len() as u32 + 1);
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
@@ -53,15 +59,18 @@ fn simulate(seed: u64, kill: Kill) {
         .max_message_latency(LATENCY)
         .build();
     for server in SERVERS {
-        let world = world.clone();
-        sim.host(server, move || world.clone().serve(Limits::default()));
+        let store = Arc::clone(&store);
+        sim.host(server, move || serve(Arc::clone(&store)));
     }
     let acknowledged = Arc::<Mutex<BTreeMap<i64, f64>>>::default();
-    let (noted, dialer) =
-        (Arc::clone(&acknowledged), Dialer { world: world.clone(), client: 0 });
+    let noted = Arc::clone(&acknowledged);
+    let connector =
+        connector_fn(
+            |address| async move { TcpStream::connect((address.host().unwrap(), PORT)).await },
+        );
     sim.client("client0", async move {
         let client = MetricsClient::builder(SERVERS.map(|server| (server, PORT)))
-            .connector(dialer)
+            .connector(connector)
             .pipelining(Pipelining::On)
             .connect_timeout(CONNECT_TIMEOUT)
             .stall_timeout(STALL_TIMEOUT)
@@ -92,12 +101,20 @@ fn simulate(seed: u64, kill: Kill) {
     });
     run(&mut sim, kill);
 
-    let reading = async { world.store.get(&Selector::All).await?.into_metrics().await };
+    let reading = async { store.get(&Selector::All).await?.into_metrics().await };
     let stored = reading.now_or_never().expect("memory does not wait").unwrap();
     let stored = stored.points("k").iter().map(|point| (point.timestamp, point.value));
     let acknowledged = acknowledged.lock().unwrap();
     assert!(acknowledged.len() > 100);
     assert_eq!(stored.collect::<BTreeMap<_, _>>(), *acknowledged, "{kill:?}, seed {seed}");
+}
+
+async fn serve(store: Arc<MemoryStore>) -> turmoil::Result {
+    let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+    loop {
+        let (io, _) = listener.accept().await?;
+        tokio::spawn(serve_connection(io, Arc::clone(&store), Limits::default()));
+    }
 }
 
 /// Runs the simulation to its end, and kills each server when it is its turn.

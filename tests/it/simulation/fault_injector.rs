@@ -171,7 +171,8 @@ impl Weather {
             Fault::Latency => {
                 sim.set_max_message_latency(Duration::from_millis(fastrand::u64(10..3000)));
             }
-            Fault::Move => self.change(|now| now.server = now.server.map(|server| (server + 1) % SERVERS.len())),
+            Fault::Move => self
+                .change(|now| now.server = now.server.map(|server| (server + 1) % SERVERS.len())),
             Fault::NameUnknown => self.change(|now| now.server = None),
             Fault::NameSlow => {
                 let resolving = Duration::from_millis(fastrand::u64(..1000));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_client::{
     MetricsClient,
-    client::{ConnectionState, Pipelining, Reconnect, WhenFull},
+    client::{ConnectionState, Pipelining, ReconnectPolicy, WhenFull},
 };
 use tokio::{
     task::JoinSet,
@@ -77,7 +77,7 @@ impl Plan {
             .request_timeout(self.request_timeout)
             .connect_timeout(self.connect_timeout)
             .stall_timeout(self.stall_timeout)
-            .reconnect(Reconnect::backoff(self.backoff.0, self.backoff.1))
+            .reconnect(ReconnectPolicy::backoff(self.backoff.0, self.backoff.1))
             .pipelining(self.pipelining)
             .max_in_flight(self.max_in_flight)
             .max_buffered_bytes(self.max_buffered_bytes)
@@ -134,7 +134,11 @@ impl Plan {
             _ => Duration::ZERO,
         };
         // A round of the list passes the servers that are gone, and may be under way when that one comes back.
-        let rounds = if self.has_list { 2 * (self.connect_timeout + self.backoff.1) } else { Duration::ZERO };
+        let rounds = if self.has_list {
+            2 * (self.connect_timeout + self.backoff.1)
+        } else {
+            Duration::ZERO
+        };
         finding_out + self.backoff.1 + rounds + ROUND_TRIPS
     }
 
