@@ -9,6 +9,7 @@ mod client;
 mod codec;
 mod counting;
 mod fuzz;
+mod mock_server;
 #[cfg(target_os = "linux")]
 mod net_faults;
 mod opentelemetry;

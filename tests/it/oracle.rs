@@ -5,10 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::TcpListener;
+
+use crate::mock_server::{self, Reply};
 
 /// What is stored, and how it came to be.
 #[derive(Debug, Default)]
@@ -87,23 +86,10 @@ impl Oracle {
 pub(crate) async fn serve(listener: TcpListener, oracle: Shared) {
     for connection in 0.. {
         let (stream, _) = listener.accept().await.unwrap();
-        tokio::spawn(converse(stream, connection, Arc::clone(&oracle)));
-    }
-}
-
-async fn converse(mut stream: TcpStream, connection: usize, oracle: Shared) -> Option<()> {
-    let mut received = Vec::new();
-    loop {
-        if stream.read_buf(&mut received).await.ok()? == 0 {
-            return None;
-        }
-        let whole = received.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        let lines = String::from_utf8(received.drain(..whole).collect()).ok()?;
-        let answers = {
-            let mut oracle = oracle.lock().unwrap();
-            let answers = lines.lines().map(|line| oracle.answer(connection, line));
-            answers.collect::<Option<String>>()?
-        };
-        stream.write_all(answers.as_bytes()).await.ok()?;
+        let oracle = Arc::clone(&oracle);
+        tokio::spawn(mock_server::serve_connection(stream, move |request| {
+            let answer = oracle.lock().unwrap().answer(connection, request);
+            answer.map_or(Reply::Close, |answer| Reply::Text(answer.into()))
+        }));
     }
 }

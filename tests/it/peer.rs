@@ -23,10 +23,10 @@ use tokio::{
 /// Longer than any deadline of a client that was told nothing. Time is paused, so it costs nothing.
 const NEVER: Duration = Duration::from_secs(600);
 
-/// What this comes to, which it does, unless the client is broken: then the test fails, and does not
-/// wait for ever.
-pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    time::timeout(NEVER, future).await.expect("this never ends")
+/// Waits for the future, and panics if it does not end in [`NEVER`]: a broken client fails a test, and
+/// does not block it.
+pub(crate) async fn with_timeout<T>(future: impl Future<Output = T>) -> T {
+    time::timeout(NEVER, future).await.expect("the future never ends")
 }
 
 /// One end of a connection whose other end is the client's.
@@ -38,6 +38,10 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn on(io: DuplexStream) -> Self {
         Self { io }
+    }
+
+    pub(crate) fn into_io(self) -> DuplexStream {
+        self.io
     }
 
     /// Reads exactly this.
@@ -96,14 +100,14 @@ impl Peer {
 
 /// Where the test takes the connections that a client makes.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(crate) struct MockNetwork {
     connections: mpsc::UnboundedReceiver<(Instant, DuplexStream)>,
     unreachable: Arc<AtomicUsize>,
 }
 
-/// Makes connections that a [`Network`] hands to the test.
+/// Makes connections that a [`MockNetwork`] hands to the test.
 #[derive(Clone, Debug)]
-pub(crate) struct Dialer {
+pub(crate) struct MockDialer {
     connections: mpsc::UnboundedSender<(Instant, DuplexStream)>,
     /// How many attempts fail, from now on; the highest number means that they never end.
     unreachable: Arc<AtomicUsize>,
@@ -113,17 +117,18 @@ pub(crate) struct Dialer {
 /// What a pipe between client and peer holds each way, unless it matters.
 const BUFFER: usize = 1024 * 1024;
 
-impl Network {
+impl MockNetwork {
     /// A network, and a builder of clients on it.
-    pub(crate) fn new() -> (Self, ClientBuilder<Dialer>) {
+    pub(crate) fn new() -> (Self, ClientBuilder<MockDialer>) {
         Self::with_buffer(BUFFER)
     }
 
     /// A network whose connections hold so many bytes each way.
-    pub(crate) fn with_buffer(buffer: usize) -> (Self, ClientBuilder<Dialer>) {
+    pub(crate) fn with_buffer(buffer: usize) -> (Self, ClientBuilder<MockDialer>) {
         let (sender, connections) = mpsc::unbounded_channel();
         let unreachable = Arc::new(AtomicUsize::new(0));
-        let dialer = Dialer { connections: sender, unreachable: Arc::clone(&unreachable), buffer };
+        let dialer =
+            MockDialer { connections: sender, unreachable: Arc::clone(&unreachable), buffer };
         (Self { connections, unreachable }, MetricsClient::builder("peer").connector(dialer))
     }
 
@@ -162,7 +167,7 @@ impl Network {
     }
 }
 
-impl Connector for Dialer {
+impl Connector for MockDialer {
     type Io = DuplexStream;
 
     async fn connect(&self, _: &Address) -> io::Result<DuplexStream> {

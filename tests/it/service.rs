@@ -24,7 +24,7 @@ use tower::{
     timeout::error::Elapsed,
 };
 
-use crate::peer::{Network, Peer, soon};
+use crate::peer::{MockNetwork, Peer, with_timeout};
 
 /// What a place takes: the longest request.
 const PLACE: usize = 1075;
@@ -40,8 +40,8 @@ fn put(key: &str) -> Request {
 }
 
 /// A client whose queue holds so many places, and its server, which takes one request at a time.
-async fn client_with_room_for(places: usize) -> (MetricsClient, Peer, Network) {
-    let (mut network, builder) = Network::new();
+async fn client_with_room_for(places: usize) -> (MetricsClient, Peer, MockNetwork) {
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).max_buffered_bytes(places * PLACE);
     let client = client.connect().await.unwrap();
     let peer = network.accept().await;
@@ -167,7 +167,7 @@ async fn reservation_is_released_when_a_service_drops() {
 
 #[tokio::test(start_paused = true)]
 async fn call_without_poll_ready_is_served() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder
         .pipelining(Pipelining::Off)
         .max_buffered_bytes(1)
@@ -191,7 +191,7 @@ async fn call_without_poll_ready_is_served() {
 
 #[tokio::test(start_paused = true)]
 async fn reservation_holds_with_overflow_fail() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let builder = builder.pipelining(Pipelining::Off).when_full(WhenFull::Fail);
     let client = builder.max_buffered_bytes(2 * PLACE).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -222,7 +222,7 @@ async fn close_fails_ready_and_waiting_services() {
     settle().await;
     assert!(!waiting.is_finished());
     client.close().await.unwrap();
-    let told = [soon(waiting).await.unwrap(), ready.ready().await.map(drop)];
+    let told = [with_timeout(waiting).await.unwrap(), ready.ready().await.map(drop)];
     for told in told {
         let error = told.unwrap_err();
         assert!(matches!(error, Error::Closed { .. }), "{error:?}");
@@ -291,7 +291,7 @@ impl Policy<Request, metrics_client::Metrics, Error> for Attempts {
 
 #[tokio::test(start_paused = true)]
 async fn retry_layer_retries_only_retryable_errors() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.resend_unacknowledged(false).connect().await.unwrap();
     let mut service = Retry::new(Attempts(3), client.service());
     let server = async {
@@ -314,7 +314,7 @@ async fn retry_layer_retries_only_retryable_errors() {
 
 #[tokio::test(start_paused = true)]
 async fn concurrency_limit_bounds_requests_of_the_client() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let service = ServiceBuilder::new().concurrency_limit(3).service(client.service());
@@ -337,7 +337,7 @@ async fn concurrency_limit_bounds_requests_of_the_client() {
 
 #[tokio::test(start_paused = true)]
 async fn ready_with_a_pool_needs_capacity_on_each() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     network.black_hole();
     let client = builder
         .pipelining(Pipelining::Off)
@@ -370,14 +370,14 @@ async fn ready_with_a_pool_needs_capacity_on_each() {
         let mut service = client.service();
         services.spawn(async move { service.ready().await.map(drop).unwrap() });
     }
-    soon(services.join_all()).await;
+    with_timeout(services.join_all()).await;
 }
 
 // FAULTS C13
 #[tokio::test(start_paused = true)]
 async fn idle_services_do_not_starve_the_next_one() {
     for connections in [1, 3] {
-        let (network, builder) = Network::new();
+        let (network, builder) = MockNetwork::new();
         network.black_hole();
         let timeout_of_calls = Duration::from_secs(5);
         let client = builder

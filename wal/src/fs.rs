@@ -4,7 +4,7 @@
 use std::{
     fmt,
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io,
     path::Path,
 };
 
@@ -239,13 +239,12 @@ impl FileSystem for OsFileSystem {
         }
     }
 
-    fn read_at(&self, file: &mut File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        file.seek(SeekFrom::Start(offset))?;
+    fn read_at(&self, file: &mut File, mut offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut len = 0;
         while len < buffer.len() {
-            match file.read(&mut buffer[len..]) {
+            match positioned::read(file, offset, &mut buffer[len..]) {
                 Ok(0) => break,
-                Ok(more) => len += more,
+                Ok(more) => (len, offset) = (len + more, offset + more as u64),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -254,8 +253,7 @@ impl FileSystem for OsFileSystem {
     }
 
     fn write_at(&self, file: &mut File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        file.seek(SeekFrom::Start(offset))?;
-        file.write_all(bytes)
+        positioned::write_all(file, offset, bytes)
     }
 
     fn truncate(&self, file: &mut File, len: u64) -> io::Result<()> {
@@ -277,5 +275,37 @@ impl FileSystem for OsFileSystem {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+}
+
+/// Reads and writes at an offset: by one system call where there is one.
+#[cfg(unix)]
+mod positioned {
+    use std::{fs::File, io, os::unix::fs::FileExt};
+
+    pub(super) fn read(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        file.read_at(buffer, offset)
+    }
+
+    pub(super) fn write_all(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+}
+
+#[cfg(not(unix))]
+mod positioned {
+    use std::{
+        fs::File,
+        io::{self, Read, Seek, SeekFrom, Write},
+    };
+
+    pub(super) fn read(mut file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        file.seek(SeekFrom::Start(offset))?;
+        file.read(buffer)
+    }
+
+    pub(super) fn write_all(mut file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        file.seek(SeekFrom::Start(offset))?;
+        file.write_all(bytes)
     }
 }

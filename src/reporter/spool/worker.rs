@@ -295,7 +295,7 @@ impl SpoolWorker {
                 self.pacer.on_failure(PAUSE, now);
             }
             SendOutcome::Interrupted(_) | SendOutcome::Recalled => {
-                self.pacer.on_failure(PAUSE, now)
+                self.pacer.on_failure(PAUSE, now);
             }
         }
         self.handle.settle(&shared.dispatcher).await;

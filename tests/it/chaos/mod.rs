@@ -17,7 +17,7 @@ use tokio::{
 use self::{proxy::Proxy, workload::Agent};
 use crate::{
     oracle::{self, Oracle, Shared},
-    peer::Network,
+    peer::MockNetwork,
 };
 
 mod lost_wakeup;
@@ -28,7 +28,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn deadline_of_a_call_behind_an_unanswered_one() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let builder = builder.pipelining(Pipelining::Off).stall_timeout(60 * SECOND);
     let client = builder.request_timeout(5 * SECOND).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -44,7 +44,7 @@ async fn deadline_of_a_call_behind_an_unanswered_one() {
 
 #[tokio::test(start_paused = true)]
 async fn stall_is_noticed_before_a_later_deadline() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let builder = builder.pipelining(Pipelining::Off).stall_timeout(SECOND);
     let client = builder.request_timeout(60 * SECOND).connect().await.unwrap();
     let mut peer = network.accept().await;

@@ -11,7 +11,7 @@ use std::{
 use metrics_client::{Error, MetricsClient, client::Pipelining};
 use tokio::{join, runtime, task::JoinSet};
 
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 #[test]
 fn warm_put_allocates_nothing() {
@@ -84,7 +84,7 @@ fn stream_of_a_million_records_buffers_few() {
     let records: String = (0..1000).map(|host| format!("rack{host:03}.cpu 23.7 1\n")).collect();
     let counted = allocation_counter::measure(|| {
         runtime.block_on(async {
-            let (mut network, builder) = Network::with_buffer(64 * 1024);
+            let (mut network, builder) = MockNetwork::with_buffer(64 * 1024);
             let client = builder.connect().await.unwrap();
             let _main = network.accept().await;
             let mut samples = client.stream("*").await.unwrap();
@@ -118,7 +118,7 @@ fn memory_of_a_burst_is_freed_when_idle() {
     let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     let runtime = runtime.unwrap();
     let (client, connected) = runtime.block_on(async {
-        let (mut network, builder) = Network::with_buffer(64 * 1024);
+        let (mut network, builder) = MockNetwork::with_buffer(64 * 1024);
         let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
         (client, Cell::new(Some(network.accept().await)))
     });
@@ -190,7 +190,7 @@ fn response_memory_is_within_the_documented_bound() {
             runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let counted = allocation_counter::measure(|| {
             runtime.block_on(async {
-                let (mut network, builder) = Network::with_buffer(64 * 1024);
+                let (mut network, builder) = MockNetwork::with_buffer(64 * 1024);
                 let client = builder.max_response_bytes(LIMIT).connect().await.unwrap();
                 let mut peer = network.accept().await;
                 let server = async {

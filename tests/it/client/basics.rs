@@ -1,18 +1,13 @@
 //! Each call, as a conversation.
 
-use std::time::Duration;
+use metrics_client::{MetricsClient, Point, Sample, client::Pipelining};
+use tokio::join;
 
-use metrics_client::{
-    MetricsClient, Point, Sample,
-    client::{Pipelining, WhenFull},
-};
-use tokio::{join, time};
-
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 #[tokio::test(start_paused = true)]
 async fn put_returns_when_acknowledged() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
 
@@ -24,7 +19,7 @@ async fn put_returns_when_acknowledged() {
 
 #[tokio::test(start_paused = true)]
 async fn get_returns_points() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
 
@@ -40,7 +35,7 @@ async fn get_returns_points() {
 
 #[tokio::test(start_paused = true)]
 async fn clones_share_a_connection_and_a_segment() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
 
@@ -56,62 +51,8 @@ async fn clones_share_a_connection_and_a_segment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_stores_many_samples() {
-    let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
-    let mut peer = network.accept().await;
-
-    let samples = (0..20_000).map(|i| Sample::new("k", 0.5, i).unwrap()).collect::<Vec<_>>();
-    let server = async {
-        for sample in &samples {
-            peer.answer(&format!("put {sample}\n"), "ok\n\n").await;
-        }
-    };
-    let (result, ()) = join!(client.put_all(&samples), server);
-    result.unwrap();
-    assert_eq!(client.stats().acknowledged, 20_000);
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_applies_backpressure_of_a_slow_server() {
-    let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
-    let mut peer = network.accept().await;
-
-    // Ten milliseconds for each put: all of them take forty times as long as one call may.
-    let samples = (0..20_000).map(|i| Sample::new("k", 0.5, i).unwrap()).collect::<Vec<_>>();
-    let server = async {
-        for sample in &samples {
-            peer.expect(&format!("put {sample}\n")).await;
-            time::sleep(Duration::from_millis(10)).await;
-            peer.send("ok\n\n").await;
-        }
-    };
-    let (result, ()) = join!(client.put_all(&samples), server);
-    result.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_waits_for_capacity_with_when_full_fail() {
-    let (mut network, builder) = Network::new();
-    let client =
-        builder.pipelining(Pipelining::On).when_full(WhenFull::Fail).connect().await.unwrap();
-    let mut peer = network.accept().await;
-
-    let key = "k".repeat(300);
-    let samples = (0..20_000).map(|i| Sample::new(&key, 0.5, i).unwrap()).collect::<Vec<_>>();
-    let server = async {
-        for sample in &samples {
-            peer.answer(&format!("put {sample}\n"), "ok\n\n").await;
-        }
-    };
-    let (result, ()) = join!(client.put_all(&samples), server);
-    result.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
 async fn in_flight_is_unlimited_by_default() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client =
         builder.pipelining(Pipelining::On).max_in_flight(usize::MAX).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -122,7 +63,7 @@ async fn in_flight_is_unlimited_by_default() {
 
 #[tokio::test(start_paused = true)]
 async fn close_completes_accepted_requests() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
 

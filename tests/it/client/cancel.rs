@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use metrics_client::{Point, Sample, client::Pipelining};
+use metrics_client::{Point, client::Pipelining};
 use tokio::{join, time};
 
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_put_does_not_shift_responses() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
 
@@ -29,7 +29,7 @@ async fn cancelled_put_does_not_shift_responses() {
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_put_is_not_sent() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let mut peer = network.accept().await;
 
@@ -50,7 +50,7 @@ async fn cancelled_put_is_not_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_request_holds_its_slot_until_answered() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let mut peer = network.accept().await;
 
@@ -67,7 +67,7 @@ async fn cancelled_request_holds_its_slot_until_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_put_is_not_retried_after_reconnect() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
 
@@ -81,29 +81,4 @@ async fn cancelled_put_is_not_retried_after_reconnect() {
     let (a, b, ()) = join!(dropped, client.put_at("b", 2.0, 2), server);
     assert!(a.is_err());
     b.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_dropped_cancels_unsent_samples() {
-    let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
-    let mut peer = network.accept().await;
-
-    let samples = (0..10).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
-    let server = async {
-        peer.expect("put k 1.0 0\n").await;
-        peer.expect_silence(2 * SECOND).await;
-        peer.send("ok\n\n").await;
-        peer.answer("put z 1.0 1\n", "ok\n\n").await;
-    };
-    let dropped = time::timeout(SECOND, client.put_all(&samples));
-    let later = async {
-        time::sleep(SECOND + SECOND / 2).await;
-        client.put_at("z", 1.0, 1).await
-    };
-    let (all, z, ()) = join!(dropped, later, server);
-    assert!(all.is_err());
-    z.unwrap();
-    let stats = client.stats();
-    assert_eq!(stats.accepted, stats.acknowledged + stats.cancelled);
 }

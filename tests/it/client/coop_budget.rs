@@ -8,7 +8,7 @@ use metrics_client::{
     client::{ConnectionState, WhenFull},
 };
 
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 /// Calls until another task of the thread has run, and fails if none ever does.
 async fn lets_others_run(what: &str, mut call: impl AsyncFnMut()) {
@@ -55,7 +55,7 @@ async fn calls_of_a_closed_client_yield() {
 // FAULTS C20
 #[tokio::test(start_paused = true)]
 async fn invalid_calls_yield() {
-    let (_network, builder) = Network::new();
+    let (_network, builder) = MockNetwork::new();
     let client = builder.connect_lazy().unwrap();
     let invalid = [Sample {
         point: metrics_client::Point { timestamp: 1, value: f64::NAN },
@@ -78,7 +78,7 @@ async fn invalid_calls_yield() {
 // FAULTS C20
 #[tokio::test(start_paused = true)]
 async fn calls_that_find_a_full_queue_yield() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     network.black_hole();
     let client = builder.max_buffered_bytes(1).when_full(WhenFull::Fail).connect_lazy().unwrap();
     let waiting = tokio::spawn({

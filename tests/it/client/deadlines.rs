@@ -8,7 +8,7 @@ use metrics_client::{
 };
 use tokio::{join, time::Instant};
 
-use crate::peer::{Network, soon};
+use crate::peer::{MockNetwork, with_timeout};
 
 /// What a client that was told nothing waits for an answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -29,40 +29,40 @@ fn assert_timeout(result: Result<(), Error>, since: Instant, expected: Delivery)
 
 #[tokio::test(start_paused = true)]
 async fn request_timeout_without_a_response() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let _peer = network.accept().await;
     let start = Instant::now();
-    assert_timeout(soon(client.put("a", 1.0)).await, start, Delivery::Unknown);
+    assert_timeout(with_timeout(client.put("a", 1.0)).await, start, Delivery::Unknown);
 }
 
 #[tokio::test(start_paused = true)]
 async fn request_timeout_behind_max_in_flight() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let _peer = network.accept().await;
     let start = Instant::now();
-    let (a, b) = join!(soon(client.put("a", 1.0)), soon(client.put("b", 1.0)));
+    let (a, b) = join!(with_timeout(client.put("a", 1.0)), with_timeout(client.put("b", 1.0)));
     assert_timeout(a, start, Delivery::Unknown);
     assert_timeout(b, start, Delivery::NotSent);
 }
 
 #[tokio::test(start_paused = true)]
 async fn request_timeout_during_connect() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     network.black_hole();
     let client = builder.connect_lazy().unwrap();
     let start = Instant::now();
-    assert_timeout(soon(client.put("a", 1.0)).await, start, Delivery::NotSent);
+    assert_timeout(with_timeout(client.put("a", 1.0)).await, start, Delivery::NotSent);
 }
 
 #[tokio::test(start_paused = true)]
 async fn connection_refused_is_the_cause_of_a_timeout() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     network.refuse(1_000_000);
     let client = builder.connect_lazy().unwrap();
     let start = Instant::now();
-    let error = assert_timeout(soon(client.put("a", 1.0)).await, start, Delivery::NotSent);
+    let error = assert_timeout(with_timeout(client.put("a", 1.0)).await, start, Delivery::NotSent);
     let cause = error.source().unwrap();
     assert_eq!(cause.to_string(), "cannot connect to peer");
     assert_eq!(cause.source().unwrap().to_string(), "nobody listens");
@@ -70,20 +70,24 @@ async fn connection_refused_is_the_cause_of_a_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn request_timeout_when_the_server_does_not_read() {
-    let (mut network, builder) = Network::with_buffer(8);
+    let (mut network, builder) = MockNetwork::with_buffer(8);
     let client = builder.connect().await.unwrap();
     let _peer = network.accept().await;
     let start = Instant::now();
-    assert_timeout(soon(client.put("a.rather.long.key", 1.0)).await, start, Delivery::Unknown);
+    assert_timeout(
+        with_timeout(client.put("a.rather.long.key", 1.0)).await,
+        start,
+        Delivery::Unknown,
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn request_timeout_in_the_wait_queue() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).max_buffered_bytes(1).connect().await.unwrap();
     let _peer = network.accept().await;
     let start = Instant::now();
-    let put = |key| soon(client.put(key, 1.0));
+    let put = |key| with_timeout(client.put(key, 1.0));
     let (a, b, c) = join!(put("a"), put("b"), put("c"));
     assert_timeout(a, start, Delivery::Unknown);
     assert_timeout(b, start, Delivery::NotSent);
@@ -92,7 +96,7 @@ async fn request_timeout_in_the_wait_queue() {
 
 #[tokio::test(start_paused = true)]
 async fn request_timeout_is_not_extended_by_partial_data() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let start = Instant::now();
@@ -113,11 +117,11 @@ async fn request_timeout_is_not_extended_by_partial_data() {
 
 #[tokio::test(start_paused = true)]
 async fn stall_timeout_replaces_the_connection() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let mut silent = network.accept().await;
     let start = Instant::now();
-    soon(client.put_at("a", 1.0, 1)).await.unwrap_err();
+    with_timeout(client.put_at("a", 1.0, 1)).await.unwrap_err();
     silent.expect("put a 1.0 1\n").await;
     silent.expect_end().await;
     let waited = start.elapsed();
@@ -134,7 +138,7 @@ async fn stall_timeout_replaces_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn duration_max_means_no_timeout() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder
         .request_timeout(Duration::MAX)
         .connect_timeout(Duration::MAX)

@@ -15,11 +15,11 @@ use metrics_client::{
 };
 use tokio::{io::DuplexStream, join};
 
-use crate::peer::{Network, soon};
+use crate::peer::{MockNetwork, with_timeout};
 
 #[tokio::test(start_paused = true)]
 async fn rejection_is_final_and_keeps_the_connection() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -38,7 +38,7 @@ async fn rejection_is_final_and_keeps_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn protocol_error_is_shared_by_all_callers() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -61,64 +61,8 @@ async fn protocol_error_is_shared_by_all_callers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_error_counts_stored_and_rejected() {
-    let (mut network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
-    let mut peer = network.accept().await;
-    let samples = (0..4).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
-    let server = async {
-        peer.expect("put k 1.0 0\nput k 1.0 1\nput k 1.0 2\nput k 1.0 3\n").await;
-        peer.send("ok\n\nerror\nno\n\nerror\nnever\n\nok\n\n").await;
-    };
-    let (all, ()) = join!(client.put_all(&samples), server);
-    let Err(Error::Batch(batch)) = all else { panic!("{all:?}") };
-    assert_eq!((batch.acknowledged, batch.total, batch.first_failed), (2, 4, 1));
-    assert_eq!(batch.to_string(), "sample 1 was not stored (2 of 4 were)");
-    assert_eq!(batch.error.to_string(), "the server refused the request: no");
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_error_covers_all_samples() {
-    for (answers, delivery, is_retryable) in [
-        ("", Delivery::Unknown, true),
-        ("ok\n\n", Delivery::Unknown, true),
-        ("error\nno\n\n", Delivery::Unknown, true),
-        ("ok\n\nerror\nno\n\n", Delivery::Unknown, false),
-        ("error\nno\n\nok\n\n", Delivery::Unknown, false),
-        ("error\nno\n\nerror\nno\n\n", Delivery::Rejected, false),
-        ("error\nno\n\nhello\n\n", Delivery::Unknown, false),
-    ] {
-        let (mut network, builder) = Network::new();
-        let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
-        let mut peer = network.accept().await;
-        let samples = ["a", "b"].map(|key| Sample::new(key, 1.0, 1).unwrap());
-        let server = peer.answer("put a 1.0 1\nput b 1.0 1\n", answers);
-        let (all, ()) = join!(client.put_all(samples), server);
-        let error = all.unwrap_err();
-        assert_eq!(
-            (error.delivery(), error.is_retryable()),
-            (delivery, is_retryable),
-            "{answers:?}: {error:?}"
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_error_of_an_invalid_sample() {
-    let (network, builder) = Network::new();
-    network.black_hole();
-    let client = builder.connect_lazy().unwrap();
-    let samples = (0..1000).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
-    let error = client.put_all(&samples).await.unwrap_err();
-    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, true));
-    client.close().await.unwrap();
-    let error = client.put_all(&samples).await.unwrap_err();
-    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, false));
-}
-
-#[tokio::test(start_paused = true)]
 async fn malformed_record_fails_its_get_only() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -138,7 +82,7 @@ async fn malformed_record_fails_its_get_only() {
 
 #[tokio::test(start_paused = true)]
 async fn lost_connection_without_reconnect_closes_client() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.reconnect(ReconnectPolicy::never()).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async move {
@@ -166,11 +110,11 @@ impl Connector for Panicking {
 #[tokio::test(start_paused = true)]
 async fn driver_panic_fails_every_call() {
     let client = MetricsClient::builder("nowhere").connector(Panicking).connect_lazy().unwrap();
-    let (a, b) = join!(soon(client.put("a", 1.0)), soon(client.get("b")));
+    let (a, b) = join!(with_timeout(client.put("a", 1.0)), with_timeout(client.get("b")));
     assert!(matches!(a, Err(Error::Closed { delivery: Delivery::NotSent, .. })), "{a:?}");
     assert!(matches!(b, Err(Error::Closed { .. })));
     assert!(matches!(client.put("c", 1.0).await, Err(Error::Closed { .. })));
-    soon(client.close()).await.unwrap();
+    with_timeout(client.close()).await.unwrap();
 }
 
 struct PanicsWhenWoken;
@@ -184,7 +128,7 @@ impl Wake for PanicsWhenWoken {
 // FAULTS C4
 #[tokio::test(start_paused = true)]
 async fn panicking_waker_does_not_block_other_callers() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let put = |key| client.put_at(key, 1.0, 1);
@@ -198,8 +142,8 @@ async fn panicking_waker_does_not_block_other_callers() {
         peer.answer("put next 1.0 1\n", "ok\n\n").await;
     };
     let others = async {
-        soon(put("last")).await.unwrap();
-        soon(put("next")).await.unwrap();
+        with_timeout(put("last")).await.unwrap();
+        with_timeout(put("next")).await.unwrap();
     };
     join!(others, server);
     assert!(matches!(bad.poll(&mut on_bad_waker), Poll::Ready(Ok(()))));
@@ -219,7 +163,7 @@ fn runtime_shutdown_fails_every_call() {
     });
     away.block_on(async {
         let ending = async { home.shutdown_background() };
-        let (put, ()) = join!(soon(client.put("a", 1.0)), ending);
+        let (put, ()) = join!(with_timeout(client.put("a", 1.0)), ending);
         assert!(matches!(put, Err(Error::RuntimeGone { .. })), "{put:?}");
     });
     drop(io);
@@ -271,7 +215,7 @@ fn call_without_its_runtime_is_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn last_handle_dropped_completes_accepted_requests() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let put = tokio::spawn({
@@ -286,7 +230,7 @@ async fn last_handle_dropped_completes_accepted_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn close_reports_unanswered_requests() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let _peer = network.accept().await;
     let (put, closed) = join!(client.put("a", 1.0), client.close());
@@ -296,7 +240,7 @@ async fn close_reports_unanswered_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn close_of_a_client_that_never_connected() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     network.black_hole();
     let idle = builder.clone().connect_lazy().unwrap();
     idle.close().await.unwrap();

@@ -18,7 +18,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::peer::{Peer, soon};
+use crate::peer::{Peer, with_timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -77,7 +77,7 @@ impl Servers {
 
     /// The next connection, and the server that it leads to.
     async fn accept(&mut self) -> (String, Peer) {
-        let (name, io) = soon(self.connections.recv()).await.unwrap();
+        let (name, io) = with_timeout(self.connections.recv()).await.unwrap();
         (name, Peer::on(io))
     }
 
@@ -297,6 +297,6 @@ async fn connections_of_a_pool_keep_to_one_server() {
             }
         });
     }
-    assert!(soon(calls.join_all()).await.into_iter().all(|put| put.is_ok()));
+    assert!(with_timeout(calls.join_all()).await.into_iter().all(|put| put.is_ok()));
     assert_eq!(client.stats().failovers, 1);
 }

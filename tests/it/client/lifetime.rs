@@ -8,13 +8,13 @@ use metrics_client::{
 };
 use tokio::time;
 
-use crate::peer::{Network, soon};
+use crate::peer::{MockNetwork, with_timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn max_lifetime_drains_the_connection_before_it_is_replaced() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let builder = builder.pipelining(Pipelining::On).max_lifetime(10 * SECOND);
     let client = builder.connect().await.unwrap();
     let mut old = network.accept().await;
@@ -32,17 +32,17 @@ async fn max_lifetime_drains_the_connection_before_it_is_replaced() {
     // It is over, and takes nothing new, but the response that is due.
     old.expect_silence(SECOND).await;
     old.send("ok\n\n").await;
-    soon(first).await.unwrap().unwrap();
+    with_timeout(first).await.unwrap().unwrap();
     old.expect_end().await;
     network.accept().await.answer("put a 2.0 1\n", "ok\n\n").await;
-    soon(second).await.unwrap().unwrap();
+    with_timeout(second).await.unwrap().unwrap();
     let stats = client.stats();
     assert_eq!((stats.acknowledged, stats.retried, stats.reconnects), (2, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn max_lifetime_of_an_idle_connection_makes_no_other() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.max_lifetime(SECOND).connect().await.unwrap();
     network.accept().await.expect_end().await;
     assert_eq!(client.state(), ConnectionState::Disconnected);
@@ -53,7 +53,7 @@ async fn max_lifetime_of_an_idle_connection_makes_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_timeout_closes_a_connection_without_requests() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.idle_timeout(2 * SECOND).connect().await.unwrap();
     let mut peer = network.accept().await;
     for at in 0..5 {
@@ -74,7 +74,7 @@ async fn idle_timeout_closes_a_connection_without_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_timeout_does_not_close_a_client_that_never_reconnects() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let builder = builder.reconnect(ReconnectPolicy::never());
     let builder = builder.idle_timeout(SECOND).max_lifetime(SECOND);
     let client = builder.connect().await.unwrap();
@@ -84,12 +84,12 @@ async fn idle_timeout_does_not_close_a_client_that_never_reconnects() {
 
 #[tokio::test(start_paused = true)]
 async fn max_attempts_close_the_client() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     network.refuse(100);
     let policy = ReconnectPolicy::backoff(SECOND, SECOND).max_attempts(3);
     let builder = builder.reconnect(policy).request_timeout(100 * SECOND);
     let client = builder.connect_lazy().unwrap();
-    let error = soon(client.put_at("a", 1.0, 1)).await.unwrap_err();
+    let error = with_timeout(client.put_at("a", 1.0, 1)).await.unwrap_err();
     assert!(matches!(error, Error::Connection { .. }), "{error:?}");
     assert_eq!((client.state(), network.refusals_left()), (ConnectionState::Closed, 97));
 }

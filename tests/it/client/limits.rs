@@ -8,11 +8,11 @@ use metrics_client::{
 };
 use tokio::{join, time::Instant};
 
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 #[tokio::test(start_paused = true)]
 async fn full_queue_fails_calls_with_overflow_fail() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder
         .pipelining(Pipelining::Off)
         .max_buffered_bytes(24)
@@ -51,7 +51,7 @@ async fn full_queue_fails_calls_with_overflow_fail() {
 
 #[tokio::test(start_paused = true)]
 async fn wait_queue_is_first_in_first_out() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).max_buffered_bytes(1).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -74,7 +74,7 @@ async fn wait_queue_is_first_in_first_out() {
 
 #[tokio::test(start_paused = true)]
 async fn max_in_flight_is_never_exceeded() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).max_in_flight(3).connect().await.unwrap();
     let mut peer = network.accept().await;
     let samples = (0..5).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
@@ -94,7 +94,7 @@ async fn max_in_flight_is_never_exceeded() {
 // FAULTS C7
 #[tokio::test(start_paused = true)]
 async fn oversized_response_fails_its_call_only() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let builder = builder.pipelining(Pipelining::On).resend_unacknowledged(false);
     let client = builder.max_response_bytes(16).connect().await.unwrap();
     let mut peer = network.accept().await;
@@ -128,7 +128,7 @@ async fn oversized_response_fails_its_call_only() {
 // FAULTS C7
 #[tokio::test(start_paused = true)]
 async fn oversized_response_delays_others_by_a_second() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).max_response_bytes(16).connect().await.unwrap();
     let mut peer = network.accept().await;
     let start = Instant::now();
@@ -154,7 +154,7 @@ async fn oversized_response_delays_others_by_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn invalid_request_fails_before_anything_is_sent() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
 

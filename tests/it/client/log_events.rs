@@ -14,7 +14,7 @@ use tracing::{
 };
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 /// A log that the test can read.
 #[derive(Clone, Default)]
@@ -74,7 +74,7 @@ async fn connections_are_logged_and_requests_are_not() {
         .finish();
     let _guard = told(subscriber);
 
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let mut peer = network.accept().await;
     assert_told(&log.take(), &["INFO metrics_client::client::driver: connected"]);
@@ -126,7 +126,7 @@ async fn probe_result_is_logged() {
         .finish();
     let _guard = told(subscriber);
 
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Auto).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -157,7 +157,7 @@ async fn unreachable_server_is_logged_repeated_and_over() {
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).finish();
     let _guard = told(subscriber);
 
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     network.refuse(1_000_000);
     // It dials within the deadline of the put that finds the server back.
     let reconnect = ReconnectPolicy::backoff(Duration::from_millis(10), Duration::from_secs(1));

@@ -14,6 +14,7 @@ mod limits;
 mod log_events;
 mod pipelining;
 mod pool;
+mod put_all;
 mod quirks;
 mod reconnect;
 mod runtime_stall;

@@ -14,12 +14,12 @@ use tokio::{
     join,
 };
 
-use crate::peer::{Network, Peer};
+use crate::peer::{MockNetwork, Peer};
 
 #[tokio::test(start_paused = true)]
 async fn reading_never_waits_for_writing() {
     // Neither end can write more than 64 bytes before the other reads.
-    let (mut network, builder) = Network::with_buffer(64);
+    let (mut network, builder) = MockNetwork::with_buffer(64);
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
 
@@ -57,7 +57,7 @@ async fn expect_probe(peer: &mut Peer) {
 /// Three puts at once on a fresh connection, before the server has been asked and while it is; says
 /// what the peer sees.
 async fn widen(answers: &str) -> String {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -105,7 +105,7 @@ async fn requests_go_one_at_a_time_if_the_probe_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn probe_is_not_sent_for_sequential_requests() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     for i in 0..10 {
@@ -118,7 +118,7 @@ async fn probe_is_not_sent_for_sequential_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn pipelining_is_disabled_after_a_pipelined_stall() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let puts = async {
@@ -171,7 +171,7 @@ async fn two_puts(client: &MetricsClient) {
 // FAULTS C3
 #[tokio::test(start_paused = true)]
 async fn distrust_after_a_stall_backs_off() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     for minutes in [0, 1, 2, 4] {
@@ -280,7 +280,7 @@ async fn requests_are_coalesced_into_one_write() {
 
 #[tokio::test(start_paused = true)]
 async fn probe_is_sent_when_a_second_request_waits() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let late = async {
@@ -301,7 +301,7 @@ async fn probe_is_sent_when_a_second_request_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn probe_runs_again_after_a_stall_of_one() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -16,70 +16,17 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::peer::{Network, Peer, soon};
-
-/// What came over which connection, in order.
-type Log = Arc<Mutex<Vec<(usize, String)>>>;
-
-/// What the server does with a request.
-enum Answer {
-    Text(&'static str),
-    /// Hangs up.
-    End,
-    /// Nothing, for ever.
-    Silence,
-}
-
-const OK: Answer = Answer::Text("ok\n\n");
-
-/// Serves every connection, and lets `answer` say what becomes of each request, which it is given
-/// with the number of its connection.
-fn serve(
-    mut network: Network,
-    answer: impl Fn(usize, &str) -> Answer + Send + Sync + 'static,
-) -> Log {
-    let log = Log::default();
-    let kept = Arc::clone(&log);
-    let answer = Arc::new(answer);
-    tokio::spawn(async move {
-        let mut sessions = JoinSet::new();
-        for connection in 0.. {
-            let mut peer = network.accept().await;
-            let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
-            sessions.spawn(async move { converse(&mut peer, connection, &log, &*answer).await });
-        }
-    });
-    kept
-}
-
-async fn converse(
-    peer: &mut Peer,
-    connection: usize,
-    log: &Mutex<Vec<(usize, String)>>,
-    answer: &(dyn Fn(usize, &str) -> Answer + Send + Sync),
-) {
-    loop {
-        let requests = peer.read_some().await;
-        if requests.is_empty() {
-            return;
-        }
-        for request in requests.lines() {
-            log.lock().unwrap().push((connection, request.to_owned()));
-            match answer(connection, request) {
-                Answer::Text(text) => peer.send(text).await,
-                Answer::End => return,
-                Answer::Silence => std::future::pending().await,
-            }
-        }
-    }
-}
+use crate::{
+    mock_server::{self, OK, Reply, RequestLog, text},
+    peer::{MockNetwork, Peer, with_timeout},
+};
 
 fn key_of(request: &str) -> &str {
     request.split(' ').nth(1).unwrap()
 }
 
 /// Over which connections each key came.
-fn connections_by_key(log: &Log) -> BTreeMap<String, BTreeSet<usize>> {
+pub(super) fn connections_by_key(log: &RequestLog) -> BTreeMap<String, BTreeSet<usize>> {
     let mut connections = BTreeMap::<_, BTreeSet<_>>::new();
     for (connection, request) in &*log.lock().unwrap() {
         connections.entry(key_of(request).to_owned()).or_default().insert(*connection);
@@ -92,7 +39,7 @@ fn keys(number: usize) -> Vec<String> {
 }
 
 /// Samples of `keys` keys, which take turns, for so many seconds.
-fn samples(keys: usize, seconds: i64) -> Vec<Sample> {
+pub(super) fn samples(keys: usize, seconds: i64) -> Vec<Sample> {
     let keys = self::keys(keys);
     let second = |at| keys.iter().map(move |key| Sample::new(key, 0.5, at).unwrap());
     (0..seconds).flat_map(second).collect()
@@ -101,7 +48,7 @@ fn samples(keys: usize, seconds: i64) -> Vec<Sample> {
 /// Has the client make all its connections, and finds a key of each.
 async fn key_of_each(
     client: &MetricsClient,
-    network: &mut Network,
+    network: &mut MockNetwork,
     number: usize,
 ) -> Vec<(String, Peer)> {
     let mut found = vec![(String::new(), network.accept().await)];
@@ -130,9 +77,9 @@ async fn key_of_each(
 
 #[tokio::test(start_paused = true)]
 async fn keys_are_sharded_over_connections() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
-    let log = serve(network, |_, _| OK);
+    let log = mock_server::spawn(network, |_, _| OK);
     let mut calls = JoinSet::new();
     for key in keys(200) {
         let client = client.clone();
@@ -158,7 +105,7 @@ async fn keys_are_sharded_over_connections() {
 
 #[tokio::test(start_paused = true)]
 async fn one_request_per_connection_without_pipelining() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(3).connect().await.unwrap();
     let mut puts = JoinSet::new();
     for key in keys(100) {
@@ -180,7 +127,7 @@ async fn one_request_per_connection_without_pipelining() {
 
 #[tokio::test(start_paused = true)]
 async fn key_order_survives_reconnects() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     let client = builder
         .pipelining(Pipelining::Off)
         .max_connections(3)
@@ -189,10 +136,10 @@ async fn key_order_survives_reconnects() {
         .await
         .unwrap();
     let asked = Mutex::new(0);
-    let log = serve(network, move |_, _| {
+    let log = mock_server::spawn(network, move |_, _| {
         let mut asked = asked.lock().unwrap();
         *asked += 1;
-        if *asked % 7 == 0 { Answer::End } else { OK }
+        if *asked % 7 == 0 { Reply::Close } else { OK }
     });
     let mut series = JoinSet::new();
     for key in keys(20) {
@@ -228,18 +175,18 @@ async fn key_order_survives_reconnects() {
 }
 
 /// A client with two connections, of which one is lost and cannot be made again.
-struct HalfDown {
-    client: MetricsClient,
+pub(super) struct HalfDown {
+    pub(super) client: MetricsClient,
     /// A key of the lost connection, and one of the other.
-    lost: String,
-    kept: String,
-    other: Peer,
-    _network: Network,
+    pub(super) lost: String,
+    pub(super) kept: String,
+    pub(super) other: Peer,
+    pub(super) _network: MockNetwork,
 }
 
 impl HalfDown {
-    async fn new() -> Self {
-        let (mut network, builder) = Network::new();
+    pub(super) async fn new() -> Self {
+        let (mut network, builder) = MockNetwork::new();
         let client =
             builder.pipelining(Pipelining::Off).max_connections(2).connect().await.unwrap();
         let keys = key_of_each(&client, &mut network, 2).await;
@@ -272,122 +219,8 @@ async fn down_connection_keeps_its_keys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_all_error_names_the_first_unstored_sample() {
-    let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
-    let samples = samples(50, 20);
-    let refused = [700, 333, 801, 334].map(|place: usize| samples[place].clone());
-    let requests = refused.map(|sample| format!("put {sample}"));
-    let log = serve(network, move |_, request| {
-        let is_refused = requests.iter().any(|refused| refused == request);
-        if is_refused { Answer::Text("error\nno\n\n") } else { OK }
-    });
-    let Err(Error::Batch(batch)) = client.put_all(&samples).await else { panic!("it was refused") };
-    assert_eq!((batch.acknowledged, batch.total, batch.first_failed), (996, 1000, 333));
-    assert_eq!(batch.error.delivery(), Delivery::Rejected);
-    assert_eq!(log.lock().unwrap().len(), 1000);
-    let stats = client.stats();
-    assert_eq!((stats.accepted, stats.acknowledged, stats.rejected), (1000, 996, 4));
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_failure_of_one_connection_spares_others() {
-    let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
-    let samples = samples(50, 40);
-    // Silent is the connection of this sample, from this sample on.
-    let silent = 777;
-    let request = format!("put {}", samples[silent]);
-    let log = serve(network, move |_, asked| if asked == request { Answer::Silence } else { OK });
-    let Err(Error::Batch(batch)) = client.put_all(&samples).await else { panic!("it was silent") };
-    assert_eq!(batch.first_failed, silent);
-    assert!(matches!(batch.error, Error::Timeout { .. }), "{:?}", batch.error);
-
-    let connections = connections_by_key(&log);
-    let its_own = &connections[&*samples[silent].key];
-    let of_others = samples.iter().filter(|sample| &connections[&*sample.key] != its_own).count();
-    let before = samples[..silent].iter().filter(|sample| &connections[&*sample.key] == its_own);
-    assert_eq!(batch.acknowledged, of_others + before.count());
-    assert_eq!(client.stats().acknowledged, batch.acknowledged as u64);
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_error_counts_rejected_over_connections() {
-    let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
-    let samples = samples(50, 20);
-    let silent = 827;
-    let request = format!("put {}", samples[silent]);
-    // Every third second is refused.
-    let is_refused = |sample: &Sample| sample.point.timestamp % 3 == 0;
-    let log = serve(network, move |_, asked| match asked.rsplit(' ').next().unwrap().parse() {
-        _ if asked == request => Answer::Silence,
-        Ok(second) if second % 3 == 0 => Answer::Text("error\nno\n\n"),
-        Ok::<i64, _>(_) => OK,
-        Err(error) => panic!("{asked}: {error}"),
-    });
-    let Err(Error::Batch(batch)) = client.put_all(&samples).await else { panic!("it was silent") };
-    assert_eq!((batch.first_failed, batch.settled), (0, silent));
-    let rejected = samples[..silent].iter().filter(|sample| is_refused(sample)).count();
-    assert_eq!(batch.rejected, rejected);
-
-    // All others have their outcome, but for those that would have come over the silent connection.
-    let connections = connections_by_key(&log);
-    let its_own = &connections[&*samples[silent].key];
-    let answered = samples.iter().enumerate().filter(|&(place, sample)| {
-        !is_refused(sample) && (place < silent || &connections[&*sample.key] != its_own)
-    });
-    assert_eq!(batch.acknowledged, answered.count());
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_error_covers_all_connections() {
-    for answer in [None, Some("ok\n\n"), Some("error\nno\n\n")] {
-        let HalfDown { client, lost, kept, mut other, _network } = HalfDown::new().await;
-        let samples = [&lost, &kept].map(|key| Sample::new(key, 1.0, 1).unwrap());
-        let server = async {
-            other.expect(&format!("put {kept} 1.0 1\n")).await;
-            if let Some(answer) = answer {
-                other.send(answer).await;
-            }
-        };
-        let (all, ()) = join!(client.put_all(&samples), server);
-        let error = all.unwrap_err();
-        let Error::Batch(batch) = &error else { panic!("{error:?}") };
-        assert_eq!((batch.first_failed, batch.error.delivery()), (0, Delivery::NotSent));
-        let said = (error.delivery(), error.is_retryable());
-        assert_eq!(said, (Delivery::Unknown, true), "{answer:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_error_is_retryable_beyond_rejections() {
-    let HalfDown { client, lost, kept, mut other, _network } = HalfDown::new().await;
-    let samples = [&kept, &lost].map(|key| Sample::new(key, 1.0, 1).unwrap());
-    let request = format!("put {kept} 1.0 1\n");
-    let server = other.answer(&request, "error\nno\n\n");
-    let (all, ()) = join!(client.put_all(&samples), server);
-    let error = all.unwrap_err();
-    let Error::Batch(batch) = &error else { panic!("{error:?}") };
-    assert_eq!((batch.first_failed, batch.error.delivery()), (0, Delivery::Rejected));
-    assert_eq!((error.delivery(), error.is_retryable()), (Delivery::Unknown, true));
-}
-
-#[tokio::test(start_paused = true)]
-async fn put_all_uses_every_connection() {
-    let (network, builder) = Network::new();
-    let client = builder.pipelining(Pipelining::Off).max_connections(256).connect().await.unwrap();
-    let log = serve(network, |_, _| OK);
-    let samples = samples(1000, 2);
-    client.put_all(&samples).await.unwrap();
-    assert_eq!(log.lock().unwrap().len(), samples.len());
-    let connections = connections_by_key(&log);
-    assert!(connections.values().all(|connections| connections.len() == 1), "{connections:?}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn get_all_goes_to_the_least_loaded_connection() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).max_connections(3).connect().await.unwrap();
     let mut first = network.accept().await;
     // All are idle: the one that is there is as good as any.
@@ -414,7 +247,7 @@ async fn get_all_goes_to_the_least_loaded_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn probe_runs_once_per_connection() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.max_connections(2).connect().await.unwrap();
     let peers = key_of_each(&client, &mut network, 2).await;
     let mut calls = JoinSet::new();
@@ -432,7 +265,7 @@ async fn probe_runs_once_per_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn close_completes_requests_of_every_connection() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).max_connections(3).connect().await.unwrap();
     let mut peers = key_of_each(&client, &mut network, 3).await;
     let mut puts = JoinSet::new();
@@ -467,10 +300,10 @@ async fn close_completes_requests_of_every_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn stats_sum_over_connections() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(4).connect().await.unwrap();
-    let log = serve(network, |_, request| match request {
-        "put key007 0.5 3" => Answer::Text("error\nno\n\n"),
+    let log = mock_server::spawn(network, |_, request| match request {
+        "put key007 0.5 3" => text("error\nno\n\n"),
         _ => OK,
     });
     let sent = samples(100, 4);
@@ -486,7 +319,7 @@ async fn stats_sum_over_connections() {
 
 #[tokio::test(start_paused = true)]
 async fn state_is_connected_while_one_connection_is() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).max_connections(2).connect_lazy().unwrap();
     let mut state = client.watch_state();
     assert_eq!(state.get(), ConnectionState::Disconnected);
@@ -519,12 +352,12 @@ async fn state_is_connected_while_one_connection_is() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(state.get(), ConnectionState::Connected);
     drop(peers.pop());
-    soon(state.wait_for(|state| state == ConnectionState::Disconnected)).await.unwrap();
+    with_timeout(state.wait_for(|state| state == ConnectionState::Disconnected)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn pool_without_reconnect_closes_on_a_loss() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let builder = builder.pipelining(Pipelining::Off).reconnect(ReconnectPolicy::never());
     let client = builder.max_connections(2).connect().await.unwrap();
     let [(_, lost), (key, mut other)] =
@@ -543,12 +376,14 @@ async fn pool_without_reconnect_closes_on_a_loss() {
     other.answer(&format!("put {key} 1.0 1\n"), "ok\n\n").await;
     put.await.unwrap().unwrap();
     other.expect_end().await;
-    soon(client.watch_state().wait_for(|state| state == ConnectionState::Closed)).await.unwrap();
+    with_timeout(client.watch_state().wait_for(|state| state == ConnectionState::Closed))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn last_handle_dropped_ends_every_connection() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.max_connections(3).connect().await.unwrap();
     let peers = key_of_each(&client, &mut network, 3).await;
     drop(client);
@@ -559,7 +394,7 @@ async fn last_handle_dropped_ends_every_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn connect_opens_one_connection_or_fails() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     network.refuse(1);
     let error = builder.clone().max_connections(8).connect().await.unwrap_err();
     assert!(matches!(error, Error::Connect { .. }), "{error:?}");

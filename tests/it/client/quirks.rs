@@ -5,11 +5,11 @@ use std::time::Duration;
 use metrics_client::{Delivery, Error, Point, client::Pipelining, error::ConnectionError};
 use tokio::join;
 
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 #[tokio::test(start_paused = true)]
 async fn extra_blank_line_is_skipped() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -28,7 +28,7 @@ async fn extra_blank_line_is_skipped() {
 
 #[tokio::test(start_paused = true)]
 async fn rows_are_grouped_sorted_and_deduplicated() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let answer = "ok\na 3 3\nb nan 1 \na 1e-05 1\na inf 2\na 10.0 3\n\n";
@@ -43,7 +43,7 @@ async fn rows_are_grouped_sorted_and_deduplicated() {
 
 #[tokio::test(start_paused = true)]
 async fn error_without_text_is_an_error() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let (put, ()) = join!(client.put_at("a", 1.0, 1), peer.answer("put a 1.0 1\n", "error\n\n"));
@@ -54,7 +54,7 @@ async fn error_without_text_is_an_error() {
 #[tokio::test(start_paused = true)]
 async fn response_split_at_any_byte_is_one_response() {
     let answer = "ok\na 1.5 10\na 2.5 20\n\n";
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     for split in 0..=answer.len() {
@@ -71,7 +71,7 @@ async fn response_split_at_any_byte_is_one_response() {
 
 /// The client must not use a connection on which this came when nothing was asked.
 async fn assert_dropped_for(unasked: &str) {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let (put, ()) = join!(client.put_at("a", 1.0, 1), peer.answer("put a 1.0 1\n", "ok\n\n"));
@@ -99,7 +99,7 @@ async fn partial_unsolicited_response_ends_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn two_responses_to_one_request_end_the_connection() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -115,7 +115,7 @@ async fn two_responses_to_one_request_end_the_connection() {
 /// caller's.
 #[tokio::test(start_paused = true)]
 async fn response_to_a_partial_request_ends_the_connection() {
-    let (mut network, builder) = Network::with_buffer(8);
+    let (mut network, builder) = MockNetwork::with_buffer(8);
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -132,7 +132,7 @@ async fn response_to_a_partial_request_ends_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn data_in_response_to_a_put_ends_the_connection() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -152,7 +152,7 @@ async fn data_in_response_to_a_put_ends_the_connection() {
 #[tokio::test(start_paused = true)]
 async fn record_of_another_key_ends_the_connection() {
     for answer in ["ok\nb 2.0 2\n\n", "ok\na 2.0 2\nb 2.0 2\n\n"] {
-        let (mut network, builder) = Network::new();
+        let (mut network, builder) = MockNetwork::new();
         let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
         let mut peer = network.accept().await;
         let server = async {

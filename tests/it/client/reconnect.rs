@@ -8,11 +8,11 @@ use metrics_client::{
 };
 use tokio::{join, time::Instant};
 
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 #[tokio::test(start_paused = true)]
 async fn reconnect_replays_unacked_requests_in_order() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
@@ -41,7 +41,7 @@ async fn reconnect_replays_unacked_requests_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn reconnect_resumes_a_batch_after_its_last_ack() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let samples = (0..4).map(|i| Sample::new("k", 1.0, i).unwrap()).collect::<Vec<_>>();
     let server = async {
@@ -59,7 +59,7 @@ async fn reconnect_resumes_a_batch_after_its_last_ack() {
 
 #[tokio::test(start_paused = true)]
 async fn reconnect_resends_a_partly_sent_request() {
-    let (mut network, builder) = Network::with_buffer(8);
+    let (mut network, builder) = MockNetwork::with_buffer(8);
     let client = builder.connect().await.unwrap();
     let server = async {
         let mut peer = network.accept().await;
@@ -73,7 +73,7 @@ async fn reconnect_resends_a_partly_sent_request() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_off_fails_sent_puts_only() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client =
         builder.pipelining(Pipelining::Off).resend_unacknowledged(false).connect().await.unwrap();
     let server = async {
@@ -92,7 +92,7 @@ async fn retry_off_fails_sent_puts_only() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_ends_with_the_deadline_of_the_call() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let start = Instant::now();
     let server = async {
@@ -112,7 +112,7 @@ async fn retry_ends_with_the_deadline_of_the_call() {
 
 #[tokio::test(start_paused = true)]
 async fn connect_fails_at_once_with_the_cause() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     network.refuse(1);
     let error = builder.connect().await.unwrap_err();
     assert_eq!(error.to_string(), "cannot connect to peer");
@@ -122,7 +122,7 @@ async fn connect_fails_at_once_with_the_cause() {
 
 #[tokio::test(start_paused = true)]
 async fn lazy_client_connects_on_the_first_request() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     network.refuse(3);
     let client = builder.connect_lazy().unwrap();
     network.expect_no_dial(Duration::from_secs(60)).await;
@@ -135,7 +135,7 @@ async fn lazy_client_connects_on_the_first_request() {
 
 #[tokio::test(start_paused = true)]
 async fn reconnect_continues_without_waiting_calls() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     network.refuse(1000);
     let client = builder.connect_lazy().unwrap();
     client.put_at("a", 1.0, 1).await.unwrap_err();
@@ -150,7 +150,7 @@ async fn reconnect_continues_without_waiting_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn backoff_grows_if_the_server_accepts_and_hangs_up() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let (min, max) = (Duration::from_millis(50), Duration::from_secs(10));
     let client = builder
         .reconnect(ReconnectPolicy::backoff(min, max))
@@ -192,7 +192,7 @@ async fn backoff_grows_if_the_server_accepts_and_hangs_up() {
 
 #[tokio::test(start_paused = true)]
 async fn state_reports_every_change() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.request_timeout(Duration::from_secs(60)).connect_lazy().unwrap();
     let mut state = client.watch_state();
     assert_eq!(state.get(), ConnectionState::Disconnected);
@@ -229,7 +229,7 @@ async fn state_reports_every_change() {
 
 #[tokio::test(start_paused = true)]
 async fn reconnect_after_idle_close_is_immediate() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     for second in 0..100 {
@@ -251,7 +251,7 @@ async fn reconnect_after_idle_close_is_immediate() {
 
 /// How long a client takes for 100 more connections to a server that meets each with this.
 async fn time_to_dial_100_times(welcome: &str) -> Duration {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let start = Instant::now();
     let puts = async {
@@ -282,7 +282,7 @@ async fn backoff_is_not_reset_by_a_protocol_error() {
 
 #[tokio::test(start_paused = true)]
 async fn backoff_grows_if_the_server_rejects_connections() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let _client = builder.connect().await.unwrap();
     let start = Instant::now();
     for _ in 0..100 {
@@ -293,7 +293,7 @@ async fn backoff_grows_if_the_server_rejects_connections() {
 
 #[tokio::test(start_paused = true)]
 async fn retried_counts_only_resent_requests() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.reconnect(ReconnectPolicy::never()).connect().await.unwrap();
     let server = async { network.accept().await.expect("put a 1.0 1\n").await };
     let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
@@ -306,7 +306,7 @@ async fn retried_counts_only_resent_requests() {
 #[tokio::test(start_paused = true)]
 async fn backoff_of_duration_max_is_endless() {
     for _ in 0..20 {
-        let (mut network, builder) = Network::new();
+        let (mut network, builder) = MockNetwork::new();
         let client = builder
             .reconnect(ReconnectPolicy::backoff(Duration::MAX, Duration::MAX))
             .connect()

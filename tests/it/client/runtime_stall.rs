@@ -31,7 +31,7 @@ use tokio::{
     time,
 };
 
-use crate::peer::{Peer, soon};
+use crate::peer::{Peer, with_timeout};
 
 /// The server's ends of the connections that a client makes, in their order.
 struct Server(TcpListener);
@@ -354,7 +354,7 @@ async fn responses_before_a_late_timer_count() {
             peer
         };
         let (a, b) = (client.put_at("a", 1.0, 1), client.put_at("b", 1.0, 1));
-        let (a, b, _peer) = join!(soon(a), soon(b), server);
+        let (a, b, _peer) = join!(with_timeout(a), with_timeout(b), server);
         a.unwrap();
         b.unwrap();
         assert_eq!(client.stats().reconnects, 0);
@@ -373,7 +373,7 @@ async fn long_response_before_a_late_timer_counts() {
         time::advance(STANDSTILL).await;
         peer
     };
-    let (metrics, _peer) = join!(soon(client.get("a")), server);
+    let (metrics, _peer) = join!(with_timeout(client.get("a")), server);
     assert_eq!(metrics.unwrap().points("a"), [Point::new(1, 1.0)]);
     assert_eq!(client.stats().reconnects, 0);
 }
@@ -389,7 +389,7 @@ async fn late_timer_without_a_response_is_a_timeout() {
             time::advance(STANDSTILL).await;
             peer.expect_end().await;
         };
-        let (put, ()) = join!(soon(client.put_at("a", 1.0, 1)), server);
+        let (put, ()) = join!(with_timeout(client.put_at("a", 1.0, 1)), server);
         assert!(matches!(put, Err(Error::Timeout { delivery: Delivery::Unknown, .. })), "{put:?}");
     }
 }

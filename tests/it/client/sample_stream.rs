@@ -5,11 +5,11 @@ use std::time::Duration;
 use metrics_client::{Error, MetricsClient, Point, error::ConnectionError};
 use tokio::join;
 
-use crate::peer::{Network, soon};
+use crate::peer::{MockNetwork, with_timeout};
 
 #[tokio::test(start_paused = true)]
 async fn stream_has_its_own_connection() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut main = network.accept().await;
     let mut samples = client.stream("*").await.unwrap();
@@ -31,7 +31,7 @@ async fn stream_has_its_own_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn stream_cut_off_is_an_error_and_then_ends() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
     let endless = format!("ok\na 1.0 1\n{}", "x".repeat(10_000));
@@ -55,7 +55,7 @@ async fn stream_cut_off_is_an_error_and_then_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn stream_read_timeout_allows_slow_data() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
     let mut samples = client.stream("a").await.unwrap();
@@ -71,7 +71,7 @@ async fn stream_read_timeout_allows_slow_data() {
         for _ in 0..10 {
             samples.next().await.unwrap().unwrap();
         }
-        assert!(matches!(soon(samples.next()).await, Some(Err(Error::Timeout { .. }))));
+        assert!(matches!(with_timeout(samples.next()).await, Some(Err(Error::Timeout { .. }))));
     };
     join!(server, reader);
 }
@@ -103,7 +103,7 @@ async fn turns_of_others(during: impl Future<Output = ()>) -> usize {
 // FAULTS C14
 #[tokio::test(start_paused = true)]
 async fn stream_yields_to_other_tasks() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
     let mut samples = client.stream("*").await.unwrap();
@@ -125,7 +125,7 @@ async fn stream_yields_to_other_tasks() {
 // FAULTS C14
 #[tokio::test(start_paused = true)]
 async fn long_response_is_read_in_steps() {
-    let (mut network, builder) = Network::with_buffer(16 * 1024 * 1024);
+    let (mut network, builder) = MockNetwork::with_buffer(16 * 1024 * 1024);
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let answer = format!("ok\n{}\n", "a 1.0 1\n".repeat(1024 * 1024));
@@ -139,7 +139,7 @@ async fn long_response_is_read_in_steps() {
 // FAULTS C3
 #[tokio::test(start_paused = true)]
 async fn late_timer_is_not_a_stream_timeout() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
     let mut samples = client.stream("a").await.unwrap();
@@ -151,13 +151,13 @@ async fn late_timer_is_not_a_stream_timeout() {
     // The timer has run out, and is asked before the IO driver tells of what has come.
     assert!(futures_util::poll!(&mut next).is_pending());
     peer.send("ok\na 1.0 1\n").await;
-    assert_eq!(soon(next).await.unwrap().unwrap().to_string(), "a 1.0 1");
+    assert_eq!(with_timeout(next).await.unwrap().unwrap().to_string(), "a 1.0 1");
 }
 
 // FAULTS C14
 #[tokio::test(start_paused = true)]
 async fn long_unsorted_response_is_sorted_in_steps() {
-    let (mut network, builder) = Network::with_buffer(16 * 1024 * 1024);
+    let (mut network, builder) = MockNetwork::with_buffer(16 * 1024 * 1024);
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     // Each second twice, in an order without runs.
@@ -180,7 +180,7 @@ async fn long_unsorted_response_is_sorted_in_steps() {
 // FAULTS C1
 #[tokio::test(start_paused = true)]
 async fn stream_of_a_key_fails_at_a_record_of_another() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let _main = network.accept().await;
     let mut samples = client.stream("a").await.unwrap();

@@ -11,13 +11,13 @@ use std::{
 use metrics_client::{Error, client::Pipelining, error::ConnectionError};
 use tokio::{join, task::JoinSet, time::Instant};
 
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 // FAULTS C10
 #[tokio::test(start_paused = true)]
 async fn error_then_close_rejects_the_connection() {
     for waits_for_request in [false, true] {
-        let (mut network, builder) = Network::new();
+        let (mut network, builder) = MockNetwork::new();
         let client = builder.connect_lazy().unwrap();
         let server = async {
             for _ in 0..3 {
@@ -46,7 +46,7 @@ async fn error_then_close_rejects_the_connection() {
 // FAULTS C10
 #[tokio::test(start_paused = true)]
 async fn rejected_connections_are_the_cause_of_a_timeout() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect_lazy().unwrap();
     let dials = AtomicUsize::new(0);
     let server = async {
@@ -74,7 +74,7 @@ async fn rejected_connections_are_the_cause_of_a_timeout() {
 // FAULTS C10: the same answer from a server that closes after each, which means the request.
 #[tokio::test(start_paused = true)]
 async fn error_of_a_close_after_each_server_is_final() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).connect().await.unwrap();
     let start = Instant::now();
     let server = async {
@@ -102,7 +102,7 @@ async fn error_of_a_close_after_each_server_is_final() {
 
 #[tokio::test(start_paused = true)]
 async fn error_without_close_rejects_the_request() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let start = Instant::now();
@@ -122,7 +122,7 @@ async fn error_without_close_rejects_the_request() {
 #[tokio::test(start_paused = true)]
 async fn rejected_connection_of_a_stream_is_retried() {
     for ends in [true, false] {
-        let (mut network, builder) = Network::new();
+        let (mut network, builder) = MockNetwork::new();
         let client = builder.connect_lazy().unwrap();
         let server = async {
             let mut peer = network.accept().await;
@@ -145,7 +145,7 @@ async fn rejected_connection_of_a_stream_is_retried() {
 #[tokio::test(start_paused = true)]
 async fn close_after_each_answer_costs_no_backoff() {
     for pipelining in [Pipelining::Off, Pipelining::Auto] {
-        let (mut network, builder) = Network::new();
+        let (mut network, builder) = MockNetwork::new();
         let client = builder.pipelining(pipelining).connect().await.unwrap();
         let start = Instant::now();
         let mut calls = JoinSet::new();

@@ -8,17 +8,17 @@ use metrics_client::{
 };
 use tokio::join;
 
-use crate::peer::{Network, soon};
+use crate::peer::{MockNetwork, with_timeout};
 
 // FAULTS C2
 #[tokio::test(start_paused = true)]
 async fn call_during_a_state_match_does_not_deadlock() {
-    let (network, builder) = Network::new();
+    let (network, builder) = MockNetwork::new();
     network.refuse(1_000_000);
     let client = builder.connect_lazy().unwrap();
     let put = match client.state() {
         ConnectionState::Closed => unreachable!("it has just been made"),
-        _ => soon(client.put("a", 1.0)).await,
+        _ => with_timeout(client.put("a", 1.0)).await,
     };
     assert!(matches!(put, Err(Error::Timeout { delivery: Delivery::NotSent, .. })), "{put:?}");
 }
@@ -53,12 +53,12 @@ async fn blocking_predicate_does_not_stop_the_driver() {
 async fn watcher_ends_after_the_closed_state() {
     use ConnectionState::{Closed, Connected, Disconnected};
 
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut states = client.watch_state();
     assert_eq!((states.get(), client.state()), (Connected, Connected));
     drop(network.accept().await);
-    assert_eq!(soon(states.changed()).await, Some(Disconnected));
+    assert_eq!(with_timeout(states.changed()).await, Some(Disconnected));
     let server = async {
         let mut peer = network.accept().await;
         peer.answer("put a 1.0 1\n", "ok\n\n").await;
@@ -67,11 +67,11 @@ async fn watcher_ends_after_the_closed_state() {
     let (put, _peer) = join!(client.put_at("a", 1.0, 1), server);
     put.unwrap();
     // It was connecting too, which has passed.
-    assert_eq!(soon(states.changed()).await, Some(Connected));
+    assert_eq!(with_timeout(states.changed()).await, Some(Connected));
     let mut late = states.clone();
     drop(client);
-    assert_eq!(soon(states.changed()).await, Some(Closed));
-    assert_eq!(soon(states.changed()).await, None);
-    assert_eq!(soon(late.wait_for(|state| state == Disconnected)).await, None);
+    assert_eq!(with_timeout(states.changed()).await, Some(Closed));
+    assert_eq!(with_timeout(states.changed()).await, None);
+    assert_eq!(with_timeout(late.wait_for(|state| state == Disconnected)).await, None);
     assert_eq!(format!("{late:?}"), "StateWatcher { state: Closed, .. }");
 }

@@ -9,7 +9,7 @@ use metrics_client::{
 use metrics_server::{Limits, MemoryStore, serve_connection};
 use tokio::net::UnixListener;
 
-use crate::peer::soon;
+use crate::peer::with_timeout;
 
 /// A path of its own for one test, where nothing is; cleared away with this.
 struct Socket(PathBuf);
@@ -47,7 +47,7 @@ fn serve(listener: UnixListener, store: Arc<MemoryStore>) -> tokio::task::JoinHa
 }
 
 async fn connect(address: &str) -> Result<MetricsClient, Error> {
-    soon(
+    with_timeout(
         MetricsClient::builder(Address::unix(address).unwrap())
             .connector(UnixConnector::new())
             .connect(),
@@ -103,7 +103,7 @@ async fn unix_missing_and_unserved_sockets_differ() {
 async fn unix_path_too_long_is_rejected_at_once() {
     let long = format!("/{}", "x".repeat(200));
     let builder = MetricsClient::builder(format!("unix:{long}"));
-    for refused in [builder.clone().connect_lazy(), soon(builder.connect()).await] {
+    for refused in [builder.clone().connect_lazy(), with_timeout(builder.connect()).await] {
         let error = refused.unwrap_err();
         assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
         assert!(!error.is_retryable());

@@ -8,12 +8,12 @@ use metrics_client::{
 };
 use tokio::{join, net::TcpListener, time};
 
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 // FAULTS C17
 #[tokio::test(start_paused = true)]
 async fn stall_timeout_of_zero_tolerates_a_good_server() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.stall_timeout(Duration::ZERO).connect().await.unwrap();
     let mut peer = network.accept().await;
     for second in 0..10 {
@@ -33,7 +33,7 @@ async fn stall_timeout_of_zero_tolerates_a_good_server() {
 #[tokio::test(start_paused = true)]
 async fn client_with_zero_settings_works() {
     for overflow in [WhenFull::Wait, WhenFull::Fail] {
-        let (mut network, builder) = Network::new();
+        let (mut network, builder) = MockNetwork::new();
         let client = builder
             .max_connections(0)
             .connect_timeout(Duration::ZERO)
@@ -97,7 +97,7 @@ async fn server_with_zero_limits_answers() {
 #[cfg(feature = "reporter")]
 #[tokio::test(start_paused = true)]
 async fn reporter_with_zero_settings_reports() {
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.connect().await.unwrap();
     let mut peer = network.accept().await;
     let reporter =

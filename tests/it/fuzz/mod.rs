@@ -9,3 +9,11 @@ pub(crate) mod codec;
 mod corpus;
 pub(crate) mod server;
 pub(crate) mod spool;
+
+use std::task::{Context, Poll};
+
+/// Returns `Pending` from a poll, and has the task polled again.
+fn yield_once<T>(cx: &mut Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}

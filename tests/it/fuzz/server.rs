@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::codec::{decode, pieces, sizes, split_input};
+use super::yield_once;
 
 /// The shortest line that a server can be limited to: `get k`.
 const LEAST: usize = 6;
@@ -120,7 +121,7 @@ impl AsyncRead for Peer<'_> {
     ) -> Poll<io::Result<()>> {
         if self.piece.is_empty() {
             self.piece = match (self.pieces.next(), self.end) {
-                (Some(b""), _) => return in_a_moment(cx),
+                (Some(b""), _) => return yield_once(cx),
                 (Some(piece), _) => piece,
                 (None, End::Silence) => return Poll::Pending,
                 (None, _) => return Poll::Ready(Ok(())),
@@ -149,7 +150,7 @@ impl AsyncWrite for Peer<'_> {
             End::TakeNoMoreThan(most) | End::FailAfter(most) => most - taken,
         };
         let size = match self.takes.next() {
-            Some(0) => return in_a_moment(cx),
+            Some(0) => return yield_once(cx),
             size => size.map_or(0, |size| size.min(bytes.len()).min(room)),
         };
         self.unflushed.extend_from_slice(&bytes[..size]);
@@ -165,11 +166,6 @@ impl AsyncWrite for Peer<'_> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_flush(cx)
     }
-}
-
-fn in_a_moment<T>(cx: &mut Context<'_>) -> Poll<T> {
-    cx.waker().wake_by_ref();
-    Poll::Pending
 }
 
 /// What a session must answer and store, found in the plain way.

@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     SHORT, builder, is_late,
     server_process::{Port, Process, end_with_parent},
-    soon, works_again,
+    with_timeout, works_again,
 };
 use crate::child_test::child_test;
 
@@ -83,15 +83,15 @@ async fn server_out_of_descriptors_keeps_serving() {
     let waited = time::timeout(SHORT, last.read_exact(&mut answer)).await;
     assert!(waited.is_err(), "it was to have no descriptor left");
     for second in 2..100 {
-        soon(client.put_at("a", 1.0, second)).await.unwrap();
+        with_timeout(client.put_at("a", 1.0, second)).await.unwrap();
     }
     assert_eq!(client.stats().reconnects, 0);
     let waiting = builder(port.address).connect().await.unwrap();
-    assert!(is_late(&soon(waiting.put_at("b", 1.0, 1)).await.unwrap_err()));
+    assert!(is_late(&with_timeout(waiting.put_at("b", 1.0, 1)).await.unwrap_err()));
 
     drop(others);
     works_again(&waiting).await;
-    soon(last.read_exact(&mut answer)).await.unwrap();
+    with_timeout(last.read_exact(&mut answer)).await.unwrap();
     assert_eq!(answer, *b"ok\na 1.0 1\na 1");
 }
 
@@ -133,11 +133,12 @@ async fn served_of(peers: usize, server: SocketAddr) -> Vec<TcpStream> {
 async fn connect_from(from: [u8; 4], server: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
-    soon(socket.connect(server)).await.unwrap()
+    with_timeout(socket.connect(server)).await.unwrap()
 }
 
 /// Whether it has an answer; otherwise it has its end.
 async fn is_served(peer: &mut TcpStream) -> bool {
     let mut answer = [0; 4];
-    peer.write_all(b"get a\n").await.is_ok() && soon(peer.read_exact(&mut answer)).await.is_ok()
+    peer.write_all(b"get a\n").await.is_ok()
+        && with_timeout(peer.read_exact(&mut answer)).await.is_ok()
 }

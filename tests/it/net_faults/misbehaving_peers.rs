@@ -15,7 +15,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{HANG, SHORT, builder, is_late, is_reset, soon, works_again};
+use super::{HANG, SHORT, builder, is_late, is_reset, with_timeout, works_again};
 use crate::oracle::{self, Shared};
 
 /// A server whose first connection the test plays. The others find one that does its part.
@@ -52,7 +52,7 @@ async fn reset_in_a_response_retries_the_get() {
         io.write_all(b"ok\na 5.0 5\n\n").await.unwrap();
         io
     };
-    let (metrics, _io) = soon(async { join!(client.get("a"), server) }).await;
+    let (metrics, _io) = with_timeout(async { join!(client.get("a"), server) }).await;
     let metrics = metrics.unwrap();
     assert_eq!(metrics.points("a").iter().map(|p| p.timestamp).collect::<Vec<_>>(), [5]);
     assert_eq!(client.stats().reconnects, 1);
@@ -71,7 +71,7 @@ async fn reset_in_a_response_retries_the_put_if_allowed() {
             reset_after(io, "put a 1.0 1\n", "ok").await;
             tokio::spawn(oracle::serve(listener, Shared::default()));
         };
-        let (put, ()) = soon(async { join!(client.put_at("a", 1.0, 1), server) }).await;
+        let (put, ()) = with_timeout(async { join!(client.put_at("a", 1.0, 1), server) }).await;
         match put {
             Ok(()) => assert!(retry),
             Err(error) => assert!(!retry && is_reset(&error), "{error:?}"),
@@ -99,7 +99,7 @@ async fn reset_in_a_stream_is_an_error_after_its_data() {
             }
         }
     };
-    let ((seen, error, is_over), ()) = soon(async { join!(reading, server) }).await;
+    let ((seen, error, is_over), ()) = with_timeout(async { join!(reading, server) }).await;
     // The kernel may have thrown away what had come and was not read.
     assert!([1, 2].starts_with(&seen), "{seen:?}");
     assert!(is_over && is_reset(&error), "{error:?}");
@@ -117,13 +117,13 @@ async fn silent_server_fails_calls_in_time() {
             let client = client.clone();
             calls.spawn(async move { client.put_at("a", 1.0, at).await.unwrap_err() });
         }
-        let (mut io, _) = soon(listener.accept()).await.unwrap();
+        let (mut io, _) = with_timeout(listener.accept()).await.unwrap();
         let silent = tokio::spawn(async move {
             let mut got = [0; 1024];
             while reads && io.read(&mut got).await.is_ok_and(|len| len > 0) {}
             std::future::pending::<()>().await;
         });
-        let errors = soon(calls.join_all()).await;
+        let errors = with_timeout(calls.join_all()).await;
         let sent = errors.iter().filter(|error| is_late(error)).count();
         let unsent = errors.iter().filter(|error| error.delivery() == Delivery::NotSent).count();
         assert_eq!((sent, unsent), (50, 150));
@@ -154,7 +154,7 @@ async fn zero_window_ends_the_connection_and_retries() {
     let oracle = Shared::default();
     let _silent = listener.accept().await.unwrap();
     tokio::spawn(oracle::serve(listener, Arc::clone(&oracle)));
-    soon(calls.join_all()).await;
+    with_timeout(calls.join_all()).await;
     assert_eq!(client.stats().reconnects, 1);
     assert_eq!(oracle.lock().unwrap().series[&*key].len(), 100);
 }
@@ -180,8 +180,8 @@ async fn tiny_tcp_windows_only_slow_things_down() {
         .await
         .unwrap();
     let samples = (0..300).map(|at| Sample::new("a", 1.0, at).unwrap()).collect::<Vec<_>>();
-    soon(client.put_all(&samples)).await.unwrap();
-    let metrics = soon(client.get_all()).await.unwrap();
+    with_timeout(client.put_all(&samples)).await.unwrap();
+    let metrics = with_timeout(client.get_all()).await.unwrap();
     assert!(metrics.points("a").iter().map(|point| point.timestamp).eq(0..300));
     assert_eq!(client.stats().reconnects, 0);
 }

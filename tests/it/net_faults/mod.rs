@@ -12,6 +12,8 @@ use metrics_client::{
 };
 use tokio::time;
 
+use crate::peer::with_timeout;
+
 mod fd_exhaustion;
 mod misbehaving_peers;
 mod netns;
@@ -35,14 +37,10 @@ fn builder(address: SocketAddr) -> ClientBuilder {
         .reconnect(ReconnectPolicy::backoff(Duration::from_millis(5), Duration::from_millis(50)))
 }
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    time::timeout(HANG, future).await.expect("this never ends")
-}
-
 /// Puts until it works, and says how many attempts failed.
 async fn works_again(client: &MetricsClient) -> usize {
     let mut failures = 0;
-    soon(async {
+    with_timeout(async {
         while let Err(error) = client.put_at("again", 1.0, 1).await {
             assert!(error.is_retryable(), "{error:?}");
             failures += 1;

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     HANG, SHORT, builder, is_late, is_reset,
     netns::{Network, Serving, Way},
-    soon, works_again,
+    with_timeout, works_again,
 };
 
 async fn stored(store: &MemoryStore, key: &str) -> usize {
@@ -25,7 +25,7 @@ async fn stored(store: &MemoryStore, key: &str) -> usize {
 }
 
 async fn until(condition: impl Fn() -> bool) {
-    soon(async {
+    with_timeout(async {
         while !condition() {
             time::sleep(Duration::from_millis(5)).await;
         }
@@ -49,10 +49,10 @@ fn black_hole_fails_calls_in_time_and_heals() {
         network.swallow(Way::ToServer);
         network.swallow(Way::ToClient);
         let begin = Instant::now();
-        assert!(is_late(&soon(client.put_at("sent", 1.0, 1)).await.unwrap_err()));
+        assert!(is_late(&with_timeout(client.put_at("sent", 1.0, 1)).await.unwrap_err()));
         // It takes the connection for dead, and finds no other.
         let error = loop {
-            let error = soon(client.put_at("unsent", 1.0, 1)).await.unwrap_err();
+            let error = with_timeout(client.put_at("unsent", 1.0, 1)).await.unwrap_err();
             if error.delivery() == Delivery::NotSent {
                 break error;
             }
@@ -80,14 +80,14 @@ fn lost_response_means_stored_lost_put_means_not() {
         let client = builder(Network::ADDRESS).connect().await.unwrap();
         client.put_at("before", 1.0, 1).await.unwrap();
         network.swallow(Way::ToClient);
-        assert!(is_late(&soon(client.put_at("answered", 1.0, 1)).await.unwrap_err()));
+        assert!(is_late(&with_timeout(client.put_at("answered", 1.0, 1)).await.unwrap_err()));
         until(|| serving.monitor.stats().puts == 2).await;
         assert_eq!(stored(&store, "answered").await, 1);
         network.heal(Way::ToClient);
         works_again(&client).await;
 
         network.swallow(Way::ToServer);
-        assert!(is_late(&soon(client.put_at("lost", 1.0, 1)).await.unwrap_err()));
+        assert!(is_late(&with_timeout(client.put_at("lost", 1.0, 1)).await.unwrap_err()));
         assert_eq!(stored(&store, "lost").await, 0);
         network.heal(Way::ToServer);
         works_again(&client).await;
@@ -130,7 +130,7 @@ fn keepalive_notices_a_black_hole_when_idle() {
         network.swallow(Way::ToServer);
         network.swallow(Way::ToClient);
         let mut state = client.watch_state();
-        soon(state.wait_for(|state| state == ConnectionState::Disconnected)).await.unwrap();
+        with_timeout(state.wait_for(|state| state == ConnectionState::Disconnected)).await.unwrap();
         // The server does not ask, but does not keep an idle peer for ever either.
         until(|| connections(&serving) == 0).await;
 
@@ -150,7 +150,7 @@ fn black_hole_ends_a_stream_at_both_ends() {
         // More than the buffers of two sockets hold.
         let key = "k".repeat(1000);
         let samples = (0..20_000).map(|at| Sample::new(&*key, 1.0, at).unwrap());
-        soon(client.put_all(samples.collect::<Vec<_>>())).await.unwrap();
+        with_timeout(client.put_all(samples.collect::<Vec<_>>())).await.unwrap();
         drop(client);
         until(|| connections(&serving) == 0).await;
 
@@ -158,7 +158,7 @@ fn black_hole_ends_a_stream_at_both_ends() {
         let mut samples = client.stream("*").await.unwrap();
         samples.next().await.unwrap().unwrap();
         network.swallow(Way::ToClient);
-        let error = soon(async {
+        let error = with_timeout(async {
             loop {
                 if let Err(error) = samples.next().await.expect("it has not come to its end") {
                     break error;
@@ -184,7 +184,7 @@ fn server_crash_without_reset_is_unnoticed_by_calls() {
             network.replace_server();
             let store = Arc::new(MemoryStore::new());
             let _second = network.serve(Arc::clone(&store), Limits::default());
-            match soon(client.put_at("a", 2.0, 2)).await {
+            match with_timeout(client.put_at("a", 2.0, 2)).await {
                 Ok(()) => assert!(retry),
                 Err(error) => assert!(!retry && is_reset(&error), "{error:?}"),
             }
@@ -205,8 +205,8 @@ fn tiny_segments_carry_everything() {
         let client = MetricsClient::builder(Network::ADDRESS).pipelining(Pipelining::On);
         let client = client.connect().await.unwrap();
         let samples = (0..1000).map(|at| Sample::new("a", 1.0, at).unwrap());
-        soon(client.put_all(samples.collect::<Vec<_>>())).await.unwrap();
-        let metrics = soon(client.get_all()).await.unwrap();
+        with_timeout(client.put_all(samples.collect::<Vec<_>>())).await.unwrap();
+        let metrics = with_timeout(client.get_all()).await.unwrap();
         assert!(metrics.points("a").iter().map(|point| point.timestamp).eq(0..1000));
     });
 }

@@ -8,7 +8,7 @@ use tokio::{join, task::JoinSet, time};
 use super::{
     SHORT, builder, is_late,
     server_process::{Port, Process},
-    soon, works_again,
+    with_timeout, works_again,
 };
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn server_suspended_briefly_is_only_slow() {
         time::sleep(SHORT).await;
         server.go_on();
     };
-    let (put, ()) = soon(async { join!(client.put_at("a", 2.0, 2), go_on) }).await;
+    let (put, ()) = with_timeout(async { join!(client.put_at("a", 2.0, 2), go_on) }).await;
     put.unwrap();
     assert_eq!(client.stats().reconnects, 0);
 }
@@ -38,9 +38,9 @@ async fn server_suspended_long_fails_calls_in_time() {
     server.stop();
     // On the connection there was, and on those that its kernel accepts and it does not.
     for second in 2..6 {
-        let error = soon(client.put_at("a", 1.0, second)).await.unwrap_err();
+        let error = with_timeout(client.put_at("a", 1.0, second)).await.unwrap_err();
         assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
-        let error = soon(client.get("a")).await.unwrap_err();
+        let error = with_timeout(client.get("a")).await.unwrap_err();
         assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
     }
     server.go_on();
@@ -54,7 +54,7 @@ async fn server_suspended_long_fails_calls_in_time() {
             assert_eq!(metrics.latest(&key).unwrap().timestamp, at);
         });
     }
-    soon(calls.join_all()).await;
+    with_timeout(calls.join_all()).await;
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn server_killed_and_restarted_fails_no_call() {
         server.kill();
         Process::start(port.address)
     };
-    let (_, _server) = soon(async { join!(callers.join_all(), restart) }).await;
+    let (_, _server) = with_timeout(async { join!(callers.join_all(), restart) }).await;
     let metrics = client.get_all().await.unwrap();
     // It keeps everything in memory, so what it had acknowledged went with it.
     assert!(metrics.points("lost").is_empty());
@@ -106,9 +106,9 @@ async fn server_that_stays_down_is_named_as_the_cause() {
         }
         server.kill();
     };
-    let (error, ()) = soon(async { join!(in_flight, kill) }).await;
+    let (error, ()) = with_timeout(async { join!(in_flight, kill) }).await;
     assert!(is_late(&error.unwrap_err()));
-    let error = soon(client.put_at("a", 3.0, 3)).await.unwrap_err();
+    let error = with_timeout(client.put_at("a", 3.0, 3)).await.unwrap_err();
     assert_eq!(error.delivery(), Delivery::NotSent);
     let Error::Timeout { cause: Some(fault), .. } = &error else { panic!("{error:?}") };
     let ConnectionError::Dial { cause, .. } = &**fault else { panic!("{error:?}") };
@@ -116,7 +116,7 @@ async fn server_that_stays_down_is_named_as_the_cause() {
 
     let connected = MetricsClient::connect(port.address).await;
     assert!(matches!(connected, Err(Error::Connect { .. })), "{connected:?}");
-    let stream = soon(client.stream("*")).await;
+    let stream = with_timeout(client.stream("*")).await;
     assert!(matches!(stream, Err(Error::Connect { .. })), "{stream:?}");
 
     let _server = Process::start(port.address);

@@ -6,7 +6,7 @@ use metrics_client::{Key, Reporter, Sample, client::WhenFull};
 use tokio::{join, task, time};
 
 use super::{LONG, SECOND, accounted, reporting};
-use crate::peer::soon;
+use crate::peer::with_timeout;
 
 #[tokio::test(start_paused = true)]
 async fn recorded_samples_are_sent() {
@@ -14,7 +14,7 @@ async fn recorded_samples_are_sent() {
     reporter.record_at("palm.cpu", 23.7, 1150864247);
     assert_eq!(accounted(&reporter).waiting, 1);
     peer.answer("put palm.cpu 23.7 1150864247\n", "ok\n\n").await;
-    soon(reporter.flush(LONG)).await.unwrap();
+    with_timeout(reporter.flush(LONG)).await.unwrap();
     let stats = accounted(&reporter);
     assert_eq!((stats.recorded, stats.acknowledged, stats.waiting), (1, 1, 0));
     assert_eq!(stats.waiting_bytes, 0);
@@ -112,7 +112,7 @@ async fn flush_timeout_reports_what_is_queued() {
     reporter.flush(SECOND).await.unwrap();
     reporter.record_at("a", 1.0, 1);
     reporter.record_at("b", 1.0, 1);
-    let unsent = soon(reporter.flush(SECOND)).await.unwrap_err();
+    let unsent = with_timeout(reporter.flush(SECOND)).await.unwrap_err();
     assert_eq!((unsent.waiting, unsent.dropped, unsent.rejected), (2, 0, 0));
     assert_eq!(accounted(&reporter).waiting, 2);
     peer.answer("put a 1.0 1\nput b 1.0 1\n", "ok\n\nok\n\n").await;

@@ -18,7 +18,7 @@ use metrics_client::{
     reporter::{ReporterBuilder, ReporterStats},
 };
 
-use crate::peer::{Network, Peer};
+use crate::peer::{MockNetwork, Peer};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -26,8 +26,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(300);
 
 /// A connected client that sends without finding out first whether it may.
-async fn connected() -> (Network, MetricsClient, Peer) {
-    let (mut network, builder) = Network::new();
+async fn connected() -> (MockNetwork, MetricsClient, Peer) {
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let peer = network.accept().await;
     (network, client, peer)
@@ -36,7 +36,7 @@ async fn connected() -> (Network, MetricsClient, Peer) {
 /// As [`connected`], with a reporter.
 async fn reporting(
     tell: impl FnOnce(ReporterBuilder) -> ReporterBuilder,
-) -> (Network, Reporter, Peer) {
+) -> (MockNetwork, Reporter, Peer) {
     let (network, client, peer) = connected().await;
     (network, tell(Reporter::builder(client)).start(), peer)
 }

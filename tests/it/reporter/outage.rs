@@ -6,7 +6,7 @@ use metrics_client::{Reporter, Sample, client::WhenFull};
 use tokio::{join, time};
 
 use super::{LONG, SECOND, accounted, connected, reporting};
-use crate::peer::Network;
+use crate::peer::MockNetwork;
 
 #[tokio::test(start_paused = true)]
 async fn unacked_samples_are_resent_in_order_and_first() {
@@ -72,7 +72,7 @@ async fn protocol_errors_back_off() {
 #[tokio::test(start_paused = true)]
 async fn outage_of_a_minute_is_bounded_and_adds_up() {
     const CAPACITY: u64 = 50_000;
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     network.black_hole();
     let client = builder.pipelining(metrics_client::client::Pipelining::On).connect_lazy().unwrap();
     let reporter = Reporter::builder(client)

@@ -4,7 +4,7 @@ use metrics_client::{client::WhenFull, reporter::ReporterBuilder};
 use tokio::join;
 
 use super::{LONG, SECOND, accounted, reporting};
-use crate::peer::soon;
+use crate::peer::with_timeout;
 
 fn three(policy: WhenFull) -> impl FnOnce(ReporterBuilder) -> ReporterBuilder {
     move |reporter| reporter.capacity(3).when_full(policy)
@@ -96,7 +96,7 @@ async fn queue_bytes_are_bounded_and_include_keys() {
     tiny.record_at(&long, 0.5, 1);
     let stats = accounted(&tiny);
     assert_eq!((stats.waiting, stats.dropped.queue_full), (1, 1));
-    let _ = soon(peer.read_some()).await;
+    let _ = with_timeout(peer.read_some()).await;
 }
 
 /// What is being sent cannot make room, so it is at most half.

@@ -4,7 +4,7 @@ use metrics_client::Error;
 use tokio::join;
 
 use super::{LONG, SECOND, accounted, reporting};
-use crate::peer::soon;
+use crate::peer::with_timeout;
 
 #[tokio::test(start_paused = true)]
 async fn close_sends_the_queue_and_accepts_no_more() {
@@ -19,7 +19,7 @@ async fn close_sends_the_queue_and_accepts_no_more() {
     let stats = accounted(&reporter);
     assert_eq!((stats.acknowledged, stats.dropped.closed, stats.waiting), (1, 1, 0));
     reporter.flush(SECOND).await.unwrap();
-    soon(reporter.close(SECOND)).await.unwrap();
+    with_timeout(reporter.close(SECOND)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -28,7 +28,7 @@ async fn close_timeout_reports_unsent_samples() {
     for second in 1..=3 {
         reporter.record_at("a", 0.5, second);
     }
-    let unsent = soon(reporter.close(SECOND)).await.unwrap_err();
+    let unsent = with_timeout(reporter.close(SECOND)).await.unwrap_err();
     assert_eq!((unsent.waiting, unsent.dropped, unsent.rejected), (0, 3, 0));
     let stats = accounted(&reporter);
     assert_eq!((stats.dropped.closed, stats.waiting, stats.waiting_bytes), (3, 0, 0));
@@ -37,7 +37,7 @@ async fn close_timeout_reports_unsent_samples() {
 
 #[tokio::test(start_paused = true)]
 async fn close_retries_until_its_timeout() {
-    let (mut network, builder) = crate::peer::Network::new();
+    let (mut network, builder) = crate::peer::MockNetwork::new();
     network.black_hole();
     let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
     reporter.record_at("a", 1.0, 1);
@@ -73,11 +73,11 @@ async fn self_metrics_are_recorded_once_at_close() {
 
 #[tokio::test(start_paused = true)]
 async fn close_error_has_its_cause() {
-    let (network, builder) = crate::peer::Network::new();
+    let (network, builder) = crate::peer::MockNetwork::new();
     network.black_hole();
     let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
     reporter.record_at("a", 1.0, 1);
-    let unsent = soon(reporter.close(10 * SECOND)).await.unwrap_err();
+    let unsent = with_timeout(reporter.close(10 * SECOND)).await.unwrap_err();
     assert!(matches!(unsent.cause, Some(Error::Batch(_))), "{unsent:?}");
     assert_eq!(
         unsent.to_string(),
@@ -100,7 +100,7 @@ async fn flush_returns_when_the_client_is_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn last_handle_dropped_during_an_outage_ends_task() {
-    let (network, builder) = crate::peer::Network::new();
+    let (network, builder) = crate::peer::MockNetwork::new();
     network.refuse(usize::MAX - 1);
     let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
     reporter.record_at("a", 1.0, 1);

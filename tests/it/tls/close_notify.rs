@@ -18,7 +18,7 @@ use tokio::{
 use tokio_rustls::{client, server};
 
 use super::{Authority, in_process, said};
-use crate::{peer::soon, running_server::Running};
+use crate::{peer::with_timeout, running_server::Running};
 
 #[tokio::test(start_paused = true)]
 async fn client_close_sends_close_notify() {
@@ -38,7 +38,7 @@ async fn truncated_response_is_an_error() {
         let (mut peers, client) = scripted(&authority).await;
         let server = async {
             let mut peer = peers.recv().await.unwrap();
-            soon(peer.read(&mut [0; 16])).await.unwrap();
+            with_timeout(peer.read(&mut [0; 16])).await.unwrap();
             peer.write_all(b"ok\na 1.0 1\n").await.unwrap();
             peer.flush().await.unwrap();
             if clean {
@@ -64,12 +64,12 @@ async fn server_shutdown_answers_and_sends_close_notify() {
     let mut peer = raw_client(&authority, tcp).await;
     peer.write_all(b"put a 1 1\nget a\n").await.unwrap();
     let mut answers = [0; 16];
-    soon(peer.read_exact(&mut answers)).await.unwrap();
+    with_timeout(peer.read_exact(&mut answers)).await.unwrap();
     let Running { stop, serving, .. } = server;
     stop.send(()).unwrap();
-    assert_eq!(soon(peer.read(&mut [0; 16])).await.expect("a clean end"), 0);
+    assert_eq!(with_timeout(peer.read(&mut [0; 16])).await.expect("a clean end"), 0);
     drop(peer);
-    soon(serving).await.unwrap();
+    with_timeout(serving).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,14 +80,14 @@ async fn close_notify_only_if_no_response_is_owed() {
     // No request for too long.
     let mut idle =
         raw_client(&authority, pipe.connect(&Address::custom("pipe")).await.unwrap()).await;
-    assert_eq!(soon(idle.read(&mut [0; 16])).await.expect("a clean end"), 0);
+    assert_eq!(with_timeout(idle.read(&mut [0; 16])).await.expect("a clean end"), 0);
 
     // No line break for too long.
     let mut slow =
         raw_client(&authority, pipe.connect(&Address::custom("pipe")).await.unwrap()).await;
     slow.write_all(b"put a ").await.unwrap();
     slow.flush().await.unwrap();
-    assert_eq!(soon(slow.read(&mut [0; 16])).await.expect("a clean end"), 0);
+    assert_eq!(with_timeout(slow.read(&mut [0; 16])).await.expect("a clean end"), 0);
 
     // Answers left unread for too long.
     let mut deaf =
@@ -97,8 +97,8 @@ async fn close_notify_only_if_no_response_is_owed() {
             deaf.write_all(&b"bad\n".repeat(1024)).await?;
         }
     };
-    let _: io::Result<()> = soon(flood).await;
-    let error = soon(deaf.read_to_end(&mut Vec::new())).await.unwrap_err();
+    let _: io::Result<()> = with_timeout(flood).await;
+    let error = with_timeout(deaf.read_to_end(&mut Vec::new())).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
 }
 

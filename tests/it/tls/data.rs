@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::client;
 
 use super::{Authority, in_process};
-use crate::peer::soon;
+use crate::peer::with_timeout;
 
 #[tokio::test]
 async fn hundred_thousand_samples_round_trip() {
@@ -70,7 +70,7 @@ async fn pipelining_probe_runs_over_tls() {
             tokio::task::yield_now().await;
         }
     };
-    soon(widened).await;
+    with_timeout(widened).await;
     assert_eq!(server.monitor.stats().accepted, 2);
     callers.iter().for_each(|caller| caller.abort());
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{Authority, Identity, client, said};
-use crate::{peer::soon, running_server::Running};
+use crate::{peer::with_timeout, running_server::Running};
 
 #[tokio::test]
 async fn plain_client_gets_an_error_from_a_tls_server() {
@@ -57,7 +57,7 @@ async fn handshake_that_never_ends_times_out() {
     });
     let connector = Authority::new("root").connector().with_connector(silent);
     let dialling = MetricsClient::builder("localhost:1").connector(connector).connect();
-    let error = soon(dialling).await.unwrap_err();
+    let error = with_timeout(dialling).await.unwrap_err();
     assert_eq!(said(&error), "cannot connect to localhost:1: no connection within 5s");
 }
 
@@ -70,7 +70,7 @@ async fn hangup_in_the_handshake_is_reported() {
     });
     let connector = Authority::new("root").connector().with_connector(deaf);
     let dialling = MetricsClient::builder("localhost:1").connector(connector).connect();
-    let text = said(&soon(dialling).await.unwrap_err());
+    let text = said(&with_timeout(dialling).await.unwrap_err());
     assert!(text.contains("(does the server speak TLS at this address?): "), "{text}");
 }
 
@@ -92,7 +92,7 @@ async fn silent_peers_count_and_block_nobody() {
     metrics.put_at("a", 1.0, 1).await.unwrap();
     // The fourth is turned away.
     let mut fourth = TcpStream::connect(server.addr).await.unwrap();
-    assert_eq!(soon(fourth.read(&mut [0; 16])).await.unwrap(), 0);
+    assert_eq!(with_timeout(fourth.read(&mut [0; 16])).await.unwrap(), 0);
     let stats = server.monitor.stats();
     assert_eq!((stats.connections, stats.rejected_connections), (3, 1));
 
@@ -100,7 +100,7 @@ async fn silent_peers_count_and_block_nobody() {
     let begin = Instant::now();
     metrics.close().await.unwrap();
     server.stop.send(()).unwrap();
-    soon(server.serving).await.unwrap();
+    with_timeout(server.serving).await.unwrap();
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }
 
@@ -112,7 +112,7 @@ async fn failed_handshake_sends_its_alert() {
     let rest = async { peer.write_all(&[b'x'; 256 * 1024]).await };
     let _: io::Result<()> = timeout(Duration::from_secs(60), rest).await.unwrap();
     let mut answer = Vec::new();
-    soon(peer.read_to_end(&mut answer)).await.unwrap();
+    with_timeout(peer.read_to_end(&mut answer)).await.unwrap();
     // A fatal alert (RFC 8446, section 6).
     assert!(matches!(answer[..], [21, 3, _, 0, 2, 2, _]), "{answer:?}");
 }

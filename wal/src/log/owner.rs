@@ -1,6 +1,6 @@
 //! Notices when the directory is not this log's any more.
 
-use std::{io, mem};
+use std::io;
 
 use super::{Wal, dir::Directory};
 use crate::{error::Error, event::Event, fs::FileSystem, usage::Usage};
@@ -49,12 +49,11 @@ impl<F: FileSystem> Wal<F> {
 
     /// Creates the directory again after it was removed.
     pub(super) fn recreate(&mut self) -> Result<(), Error> {
-        // The old lock is of a file without a name, which no other process can lock.
         let Directory { lock, position } = match Directory::open(&self.fs, &self.dir) {
             Err(Error::InUse { .. }) => return Err(self.abandon()),
             opened => opened?,
         };
-        drop(mem::replace(&mut self.lock, Some(lock)));
+        self.lock = Some(lock);
         self.position = position;
         (self.is_position_saved, self.is_dir_synced) = (false, false);
         Ok(())

@@ -1,5 +1,7 @@
 //! The corpus of the fuzz target `wal_segment`, as an ordinary test.
 
+#![allow(clippy::unwrap_used)]
+
 mod segment;
 
 use std::{fs, path::Path};

@@ -35,7 +35,7 @@ pub(crate) fn wal_segment(input: &[u8]) {
     log.scan(0, |record| {
         expected = check(&record, expected);
         assert!(salvaged.iter().any(|payload| payload == record.payload));
-        scanned.push(record.unread.clone());
+        scanned.push(record.unread);
         true
     })
     .unwrap();

@@ -13,8 +13,8 @@ use tokio::{
     time::{self, Sleep},
 };
 
-use super::super::codec::sizes;
 use super::state::Shared;
+use crate::fuzz::{codec::sizes, yield_once};
 
 /// A connection, which does at the client's end what its script says.
 pub(super) struct Line {
@@ -104,7 +104,7 @@ impl Line {
                 self.sent.extend(bytes.map(|byte| if byte == b'/' { b'\n' } else { byte }));
             }
             b'K' | b'x' => wake(&mut self.writer),
-            b'.' => return in_a_moment(cx),
+            b'.' => return yield_once(cx),
             _ => {}
         }
         Poll::Ready(Ok(false))
@@ -126,7 +126,7 @@ impl AsyncRead for Line {
             }
         }
         let size = match self.cuts.next() {
-            Some(0) => return in_a_moment(cx),
+            Some(0) => return yield_once(cx),
             size => size.unwrap_or(0).min(self.sent.len()).min(buffer.remaining()),
         };
         buffer.put_slice(&self.sent[..size]);
@@ -152,7 +152,7 @@ impl AsyncWrite for Line {
             return Poll::Ready(Ok(size));
         }
         if self.writing == Writing::Goes {
-            return in_a_moment(cx);
+            return yield_once(cx);
         }
         self.writer = Some(cx.waker().clone());
         Poll::Pending
@@ -178,11 +178,6 @@ impl Drop for Line {
     fn drop(&mut self) {
         self.world.lock().disconnect(self.id);
     }
-}
-
-fn in_a_moment<T>(cx: &mut Context<'_>) -> Poll<T> {
-    cx.waker().wake_by_ref();
-    Poll::Pending
 }
 
 fn wake(waker: &mut Option<Waker>) {

@@ -7,7 +7,7 @@ use tokio::time;
 
 use crate::{
     child_test::child_test,
-    peer::Network,
+    peer::MockNetwork,
     reporter::{
         LONG, accounted,
         spool::{Received, spooling},
@@ -45,7 +45,7 @@ fn full_disk_stops_nothing_and_adds_up() {
 #[ignore = "a role in the test of the full disk, which starts it"]
 async fn child_on_a_small_disk() {
     let folder = PathBuf::from(env::var_os(FOLDER).unwrap());
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     network.black_hole();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter: Reporter = spooling(client, Spool::dir(&folder));

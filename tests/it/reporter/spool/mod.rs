@@ -13,7 +13,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::peer::{Network, Peer};
+use crate::peer::{MockNetwork, Peer};
 use crate::reporter::{LONG, SECOND, accounted};
 
 #[cfg(target_os = "linux")]
@@ -23,8 +23,8 @@ mod kill9;
 mod store_failure;
 
 /// A reporter with a spool in this folder, and a network on which nobody listens.
-fn alone(folder: &Path) -> (Network, Reporter) {
-    let (network, builder) = Network::new();
+fn alone(folder: &Path) -> (MockNetwork, Reporter) {
+    let (network, builder) = MockNetwork::new();
     network.black_hole();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     (network, spooling(client, Spool::dir(folder)))
@@ -117,7 +117,7 @@ async fn unsent_samples_are_sent_by_the_next_reporter() {
     accounted(&reporter);
     drop(reporter);
 
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::dir(&folder));
     assert_eq!(accounted(&reporter).recovered, 1000);
@@ -163,7 +163,7 @@ async fn newer_value_survives_replay_of_a_previous_run() {
         reporter.record_at(format!("k{key}"), 1.0, 7);
     }
     reporter.close(SECOND).await.unwrap_err();
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::dir(&folder));
     for key in 0..500 {
@@ -184,7 +184,7 @@ async fn replay_works_while_the_folder_is_read_only() {
     reporter.close(SECOND).await.unwrap_err();
     // What stands where the next segment would is as good as a full disk.
     fs::create_dir(folder.path().join(format!("{:020}.log", 1))).unwrap();
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::dir(&folder));
     // It has to follow the one in the folder, and would go there.
@@ -200,7 +200,7 @@ async fn replay_works_while_the_folder_is_read_only() {
 #[tokio::test(start_paused = true)]
 async fn linger_of_duration_max_works_with_a_spool() {
     let folder = TempDir::new().unwrap();
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = Reporter::builder(client).linger(Duration::MAX);
     let reporter = reporter.spool(Spool::dir(&folder)).unwrap().start();
@@ -217,7 +217,7 @@ async fn linger_of_duration_max_works_with_a_spool() {
 #[tokio::test(start_paused = true)]
 async fn slow_server_leaves_the_rest_on_disk() {
     let folder = TempDir::new().unwrap();
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter =
         Reporter::builder(client).capacity(2000).spool(Spool::dir(&folder)).unwrap().start();
@@ -250,7 +250,7 @@ async fn slow_server_leaves_the_rest_on_disk() {
 #[tokio::test(start_paused = true)]
 async fn full_spool_drops_the_oldest_and_adds_up() {
     let folder = TempDir::new().unwrap();
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     network.black_hole();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::dir(&folder).max_bytes(1024 * 1024));
@@ -276,7 +276,7 @@ async fn full_spool_drops_the_oldest_and_adds_up() {
 #[tokio::test(start_paused = true)]
 async fn flush_reports_drops_of_a_full_spool() {
     let folder = TempDir::new().unwrap();
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     network.black_hole();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::dir(&folder).max_bytes(1));
@@ -335,7 +335,7 @@ async fn live_samples_pass_an_unwritable_spool() {
     // In the way of the next segment.
     fs::create_dir(folder.path().join(format!("{:020}.log", 1))).unwrap();
 
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::dir(&folder));
     for key in 0..1000 {
@@ -398,7 +398,7 @@ async fn removed_folder_is_counted_and_recreated() {
 #[tokio::test(start_paused = true)]
 async fn self_metrics_include_the_spool() {
     let folder = TempDir::new().unwrap();
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     network.black_hole();
     let reporter = Reporter::builder(builder.pipelining(Pipelining::On).connect_lazy().unwrap())
         .spool(Spool::dir(&folder))
@@ -439,7 +439,7 @@ async fn self_metrics_include_the_spool() {
 async fn spool_folder_belongs_to_one_reporter() {
     let folder = TempDir::new().unwrap();
     let (_network, _reporter) = alone(folder.path());
-    let (_other, builder) = Network::new();
+    let (_other, builder) = MockNetwork::new();
     let error =
         Reporter::builder(builder.connect_lazy().unwrap()).spool(Spool::dir(&folder)).unwrap_err();
     assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
@@ -535,7 +535,7 @@ async fn samples_of_a_removed_folder_are_lost_not_dropped() {
 async fn builder_is_returned_if_the_spool_cannot_open() {
     let folder = TempDir::new().unwrap();
     let (_network, _reporter) = alone(folder.path());
-    let (_other, builder) = Network::new();
+    let (_other, builder) = MockNetwork::new();
     let builder = Reporter::builder(builder.connect_lazy().unwrap());
     let error = builder.spool(Spool::dir(&folder)).unwrap_err();
     assert!(matches!(error, SpoolError::InUse { .. }), "{error}");
@@ -559,7 +559,7 @@ async fn samples_older_than_max_age_are_not_replayed() {
         reporter.record_at("a", f64::from(age), now - i64::from(age));
     }
     reporter.close(SECOND).await.unwrap_err();
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let spool = Spool::dir(&folder).max_age(3600 * SECOND);
     let reporter = spooling(client, spool);
@@ -621,7 +621,7 @@ async fn close_timeout_keeps_replayed_acks() {
         reporter.record_at("a", 0.5, second);
     }
     reporter.close(SECOND).await.unwrap_err();
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::dir(&folder));
     let mut peer = network.accept().await;
@@ -635,7 +635,7 @@ async fn close_timeout_keeps_replayed_acks() {
     assert_eq!((stats.acknowledged, stats.rejected, stats.spooled), (2, 1, 1));
     drop(reporter);
     // The next process sends the one that had no answer, and no other.
-    let (mut network, builder) = Network::new();
+    let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let _reporter = spooling(client, Spool::dir(&folder));
     network.accept().await.answer("put a 0.5 3\n", "ok\n\n").await;
