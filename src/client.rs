@@ -31,6 +31,7 @@ mod retirement;
 mod send_window;
 mod settings;
 mod shared;
+mod sink;
 mod state;
 mod state_watcher;
 mod stats;
@@ -57,6 +58,7 @@ pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use reservation::{CallFuture, Reservations};
 pub use settings::{Pipelining, ServerOrder, WhenFull};
+pub use sink::SampleSink;
 pub use state::ConnectionState;
 pub use state_watcher::StateWatcher;
 pub use stats::ClientStats;
