@@ -1,4 +1,4 @@
-//! A task that puts and gets, and believes nothing that it cannot check.
+//! A task that puts and gets, and checks everything that it gets.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
@@ -41,7 +41,7 @@ impl Agent {
         Self { client, id, rng, puts: Vec::new(), gets: 0 }
     }
 
-    /// Makes one call, or a few, which may go wrong in any way but a wrong one.
+    /// Makes one call, or a few, which may fail only with errors that the network explains.
     pub(crate) async fn call(&mut self) {
         let client = self.client.clone();
         match self.rng.u8(..12) {
@@ -98,7 +98,7 @@ impl Agent {
         }
     }
 
-    /// Puts until it works.
+    /// Puts until a put succeeds.
     pub(crate) async fn recover(&mut self) {
         let works = async {
             loop {
@@ -117,7 +117,7 @@ impl Agent {
         time::timeout(HANG, works).await.expect("the client does not work again");
     }
 
-    /// Holds what it knows against what has happened.
+    /// Compares what it knows with what the server stored.
     pub(crate) fn judge(&self, oracle: &Oracle) {
         for (put, known) in self.puts.iter().enumerate() {
             let value = self.value(put);
@@ -160,7 +160,7 @@ impl Agent {
         self.puts[first..first + stored].fill(Known::Stored);
     }
 
-    /// Awaits the call, or leaves before it is over.
+    /// Awaits the call, or drops it before it ends.
     async fn patiently<T>(&mut self, call: impl Future<Output = T>) -> Option<T> {
         if self.rng.u8(..5) == 0 {
             let patience = Duration::from_micros(self.rng.u64(..10_000));
@@ -201,7 +201,7 @@ impl Agent {
         f64::from(self.id * MANY + put as u32)
     }
 
-    /// Each value stands where its put has put it, whoever's it is.
+    /// Checks that each value has the key and second of its put, also for puts of other agents.
     fn check(&self, metrics: &Metrics) {
         for (key, points) in metrics {
             for point in points {
@@ -217,7 +217,7 @@ impl Agent {
         }
     }
 
-    /// What was acknowledged is there, unless a later put of the same second has replaced it.
+    /// Checks that acknowledged puts are stored, unless a later put of the same second replaced them.
     fn check_stored(&self, key: &str, found: impl Fn(i64) -> Option<f64>) {
         let mut last = BTreeMap::new();
         for (put, _) in self.puts.iter().enumerate().filter(|&(_, &known)| known == Known::Stored) {

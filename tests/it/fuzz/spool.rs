@@ -1,4 +1,4 @@
-//! What must hold for any bytes that lie in a spool's folder under the name of a segment.
+//! What must hold for any bytes in a file of a spool's folder that has the name of a segment.
 
 use metrics_client::{Key, spool::Spool};
 

@@ -102,7 +102,7 @@ impl World {
     }
 }
 
-/// How one client dials: it resolves the name anew each time.
+/// Connects for one client, and resolves the name each time.
 #[derive(Debug)]
 pub(super) struct Dialer {
     pub(super) world: World,
@@ -220,7 +220,7 @@ impl Store for Witness {
 impl Witness {
     fn fail(&self) -> Result<(), StoreError> {
         if fastrand::u32(..100) < self.world.conditions.lock().unwrap().failing {
-            // What is final is told to the caller; what passes, the client sends again.
+            // The caller gets final errors; the client retries transient ones.
             let kinds = [StoreError::new, StoreError::transient];
             return Err(kinds[fastrand::usize(..2)]("disk full"));
         }

@@ -1,4 +1,4 @@
-//! A disk that is full in truth: a small one, mounted where nobody else sees it.
+//! A full disk: a small file system, mounted in a mount namespace of its own.
 
 use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 

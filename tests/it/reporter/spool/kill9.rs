@@ -1,4 +1,4 @@
-//! Agent and server are processes, and are killed at random.
+//! Agent and server as processes that are killed at random.
 //!
 //! `METRICS_TEST_KILLS=n` makes it that many kills, `METRICS_TEST_KILL_SEED=n` repeats one order of events.
 
@@ -40,7 +40,7 @@ const FROM: &str = "METRICS_TEST_CHILD_FROM";
 const LIMIT: Duration = Duration::from_secs(120);
 
 const KEYS: u64 = 50;
-/// Each second of a key has so many values.
+/// The number of values of each second of a key.
 const VALUES: u64 = 10;
 
 #[test]
@@ -101,7 +101,7 @@ impl World {
         }
     }
 
-    /// Lets things go on for a moment, and then kills somebody.
+    /// Waits for a moment, and then kills the agent or the server.
     fn turn(&mut self) {
         if self.agent.is_none() {
             self.agents += 1;

@@ -1,4 +1,4 @@
-//! Samples that wait on disk.
+//! Samples in a spool.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -22,7 +22,7 @@ mod disk_full;
 mod kill9;
 mod store_failure;
 
-/// A reporter with a spool in this folder, and a network on which nobody listens.
+/// A reporter with a spool in this folder, and a network without a server.
 fn alone(folder: &Path) -> (MockNetwork, Reporter) {
     let (network, builder) = MockNetwork::new();
     network.black_hole();
@@ -34,7 +34,7 @@ pub(super) fn spooling(client: MetricsClient, spool: Spool) -> Reporter {
     Reporter::builder(client).spool(spool).unwrap().start()
 }
 
-/// Waits until so many samples lie in the spool.
+/// Waits until the spool has this number of samples.
 async fn spooled(reporter: &Reporter, samples: u64) {
     let limit = Instant::now() + LONG;
     while accounted(reporter).spooled != samples {
@@ -52,7 +52,7 @@ pub(super) struct Received {
 }
 
 impl Received {
-    /// Answers puts until there have been so many.
+    /// Answers this number of puts.
     pub(super) async fn take(&mut self, peer: &mut Peer, puts: usize) {
         while self.puts.len() < puts {
             self.rest += &time::timeout(LONG, peer.read_some()).await.unwrap();
@@ -595,7 +595,7 @@ fn guard_rejected_by_the_server_loses_nothing() {
     let folder = TempDir::new().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let reporter = runtime.block_on(async {
-        // Nobody listens on a port that was just given back.
+        // No server listens on a port that was just released.
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = MetricsClient::builder(socket.local_addr().unwrap()).connect_lazy().unwrap();
         drop(socket);
