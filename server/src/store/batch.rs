@@ -38,7 +38,10 @@ impl PutBatch {
 
     /// Adds a put of a valid key.
     pub(crate) fn push_ref(&mut self, key: KeyRef<'_>, point: Point) {
-        let key = key.as_str();
+        self.push_str(key.as_str(), point);
+    }
+
+    fn push_str(&mut self, key: &str, point: Point) {
         let range = match self.puts.last() {
             // Consecutive puts of one key share its text.
             Some((last, _)) if self.keys[last.clone()] == *key => last.clone(),
@@ -82,6 +85,26 @@ impl PutBatch {
         let puts = self.puts.iter().enumerate();
         let puts = puts.filter(|&(index, _)| keep(index)).map(|(_, put)| put.clone());
         Self { keys: self.keys.clone(), puts: puts.collect() }
+    }
+
+    /// Splits the puts into batches, each of about `max_bytes` or of one put.
+    #[cfg(feature = "disk")]
+    pub(super) fn split(&self, max_bytes: usize) -> impl Iterator<Item = Self> {
+        let mut puts = self.puts.iter().peekable();
+        std::iter::from_fn(move || {
+            let (mut batch, mut bytes) = (Self::new(), 0);
+            while let Some((range, point)) = puts.next_if(|_| bytes < max_bytes) {
+                batch.push_str(&self.keys[range.clone()], *point);
+                bytes += range.len() + size_of::<Point>();
+            }
+            (!batch.is_empty()).then_some(batch)
+        })
+    }
+
+    /// Returns about how many bytes the puts take.
+    #[cfg(feature = "disk")]
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.len() + self.puts.len() * size_of::<Point>()
     }
 
     /// Iterates over the puts in order, grouped into runs of one key.
@@ -155,6 +178,14 @@ mod tests {
             let got: Vec<_> = puts.iter().map(|(key, point)| (key, point.timestamp)).collect();
             assert_eq!(got, rows);
             assert_eq!(puts.len(), rows.len());
+            #[cfg(feature = "disk")]
+            for (max_bytes, lens) in [(1, vec![1; 5]), (40, vec![3, 2]), (1 << 20, vec![5])] {
+                let parts: Vec<_> = puts.split(max_bytes).collect();
+                assert_eq!(parts.iter().map(PutBatch::len).collect::<Vec<_>>(), lens);
+                let got: Vec<_> =
+                    parts.iter().flatten().map(|(key, p)| (key, p.timestamp)).collect();
+                assert_eq!(got, rows);
+            }
             let runs: Vec<_> = puts.runs().map(|run| (run.key, run.points().count())).collect();
             assert_eq!(runs, [("a", 2), ("ab", 1), ("a", 1), ("b", 1)]);
         }

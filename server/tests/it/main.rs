@@ -15,6 +15,8 @@ use tokio::{
 
 mod connection;
 #[cfg(feature = "disk")]
+mod corpus;
+#[cfg(feature = "disk")]
 mod durability;
 mod grammar;
 mod listen;

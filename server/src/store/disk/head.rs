@@ -49,7 +49,7 @@ impl Keys {
 }
 
 /// Points by key id. A clone is a snapshot, which costs as much however many there are.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Head {
     series: OrdMap<u32, Points>,
     accounting: MemoryAccount,
@@ -58,6 +58,11 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Creates an empty head whose memory is counted by `accounting`.
+    pub(super) fn new(accounting: &MemoryAccount) -> Self {
+        Self { series: OrdMap::new(), accounting: accounting.clone(), puts: 0 }
+    }
+
     /// Applies a batch, whose new keys are added to `keys`.
     pub(super) fn apply(&mut self, puts: &PutBatch, keys: &mut Keys) {
         for run in puts.runs() {
@@ -78,11 +83,6 @@ impl Head {
     /// Returns the number of puts, replaced points included.
     pub(super) fn puts(&self) -> usize {
         self.puts
-    }
-
-    /// Returns the memory that it takes, with what only snapshots of it reference.
-    pub(super) fn bytes(&self) -> usize {
-        self.accounting.bytes()
     }
 
     /// Iterates over the keys in the order of their ids, each with its points in order.

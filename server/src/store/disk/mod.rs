@@ -175,6 +175,21 @@ impl DiskStore {
     }
 }
 
+impl DiskStore {
+    async fn commit(&self, puts: PutBatch) -> Result<(), StoreError> {
+        if puts.is_empty() {
+            return Ok(());
+        }
+        let (done, committed) = oneshot::channel();
+        self.shared.submit(Pending { puts, done })?;
+        committed.await.unwrap_or_else(|_| Err(StoreError::transient("store closed")))
+    }
+}
+
+/// How large a batch may be that is written as one, in bytes. Larger ones are split, so that a record of the
+/// log stays small. A server's batches are smaller.
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
+
 impl Drop for DiskStore {
     fn drop(&mut self) {
         self.shared.close(Closing::WithoutSeal);
@@ -253,6 +268,16 @@ impl DiskStoreBuilder {
         self
     }
 
+    /// Sets how much memory the points in the head and in open snapshots may take, in bytes. Default: 512 MiB.
+    ///
+    /// When it is exceeded, the oldest snapshots are evicted, and their readers get a
+    /// [transient](StoreError::is_transient) error.
+    #[must_use]
+    pub fn max_memory_bytes(mut self, bytes: usize) -> Self {
+        self.options.max_memory_bytes = bytes;
+        self
+    }
+
     /// Sets how much memory is used to cache blocks, in bytes. Default: 64 MiB.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
@@ -312,10 +337,12 @@ impl Store for DiskStore {
         } else {
             puts.filtered(|index| old.binary_search(&index).is_err())
         };
-        if !puts.is_empty() {
-            let (done, committed) = oneshot::channel();
-            self.shared.submit(Pending { puts, done })?;
-            committed.await.unwrap_or_else(|_| Err(StoreError::transient("store closed")))?;
+        if puts.bytes() <= MAX_BATCH_BYTES {
+            self.commit(puts).await?;
+        } else {
+            for puts in puts.split(MAX_BATCH_BYTES) {
+                self.commit(puts).await?;
+            }
         }
         if old.is_empty() {
             return Ok(());

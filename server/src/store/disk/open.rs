@@ -20,6 +20,7 @@ use super::{
     sealer::{Sealer, view},
     shared::Shared,
 };
+use crate::store::accounting::MemoryAccount;
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +127,8 @@ where
         blocks.set_sealed(sealed)?;
     }
 
-    let (mut keys, mut head, mut head_bytes) = (Keys::new(keys), Head::default(), 0);
+    let accounting = MemoryAccount::default();
+    let (mut keys, mut head, mut head_bytes) = (Keys::new(keys), Head::new(&accounting), 0);
     log.scan(sealed, |entry| {
         let Some(puts) = record::decode(entry.payload) else { return false };
         head.apply(&puts, &mut keys);
@@ -138,7 +140,7 @@ where
     let is_strict = options.is_strict;
     let head_since = (!head.is_empty()).then(std::time::Instant::now);
     let (recovered, key_count) = (head.puts(), keys.names().len());
-    let shared = Shared::new(options, keys, head, view(&blocks)?, points);
+    let shared = Shared::new(options, accounting, keys, head, view(&blocks)?, points);
     let shared = Arc::new(shared);
     events.iter().for_each(|event| report(event, &shared));
     if is_strict {

@@ -12,6 +12,7 @@ pub(super) struct Options {
     pub(super) max_head_points: usize,
     pub(super) max_head_log_bytes: u64,
     pub(super) max_head_age: Duration,
+    pub(super) max_memory_bytes: usize,
     pub(super) cache_bytes: usize,
     pub(super) is_strict: bool,
 }
@@ -24,6 +25,7 @@ impl Default for Options {
             max_head_points: 1_000_000,
             max_head_log_bytes: 64 * 1024 * 1024,
             max_head_age: Duration::from_secs(60 * 60),
+            max_memory_bytes: 512 * 1024 * 1024,
             cache_bytes: 64 * 1024 * 1024,
             is_strict: false,
         }

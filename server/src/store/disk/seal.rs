@@ -139,3 +139,141 @@ pub(super) fn merge(old: &[Point], new: &[Point], merged: &mut Vec<Point>) {
     }
     merged.extend_from_slice(old);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use redb::{Database, TableDefinition, backends::InMemoryBackend};
+
+    use super::*;
+
+    const BLOCKS: TableDefinition<'_, (u32, i64), &[u8]> = TableDefinition::new("blocks");
+    const DAMAGED: TableDefinition<'_, (u32, i64), &[u8]> = TableDefinition::new("damaged");
+
+    fn with_tables<T>(test: impl FnOnce(&mut BlockTables<'_>) -> T) -> T {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let mut tables = BlockTables {
+            blocks: transaction.open_table(BLOCKS).unwrap(),
+            damaged: transaction.open_table(DAMAGED).unwrap(),
+            outcome: SealOutcome::default(),
+        };
+        let outcome = test(&mut tables);
+        drop(tables);
+        transaction.abort().unwrap();
+        outcome
+    }
+
+    /// Returns the points of a key, and how many each of its blocks has. Checks that they do not overlap.
+    fn stored(tables: &BlockTables<'_>, id: u32) -> (Vec<Point>, Vec<usize>) {
+        let (mut points, mut lens) = (Vec::<Point>::new(), Vec::new());
+        for entry in tables.blocks.range((id, i64::MIN)..=(id, i64::MAX)).unwrap() {
+            let (key, block) = entry.unwrap();
+            let before = points.len();
+            assert!(points.last().is_none_or(|last| last.timestamp < key.value().1));
+            block::decode(id, key.value().1, block.value(), &mut points).unwrap();
+            lens.push(points.len() - before);
+        }
+        (points, lens)
+    }
+
+    fn points(seconds: impl Iterator<Item = i64>, value: f64) -> Vec<Point> {
+        seconds.map(|timestamp| Point { timestamp, value }).collect()
+    }
+
+    #[test]
+    fn appended_points_fill_the_last_block() {
+        with_tables(|tables| {
+            for begin in (0..1200).step_by(100) {
+                tables.merge(1, &points(begin..begin + 100, 0.5)).unwrap();
+            }
+            assert_eq!(stored(tables, 1).1, [500, 500, 200]);
+        });
+    }
+
+    #[test]
+    fn points_in_the_middle_split_blocks_evenly() {
+        with_tables(|tables| {
+            tables.merge(1, &points((0..1500).map(|index| index * 10), 0.5)).unwrap();
+            for second in 0..20 {
+                tables.merge(1, &points([15 + 10 * second].into_iter(), 1.5)).unwrap();
+            }
+            let lens = stored(tables, 1).1;
+            assert_eq!(lens, [270, 250, 500, 500], "one split for twenty points");
+        });
+    }
+
+    #[test]
+    fn points_written_backwards_do_not_fragment() {
+        with_tables(|tables| {
+            for second in (0..3000).rev() {
+                tables.merge(1, &points([second].into_iter(), 0.5)).unwrap();
+            }
+            let lens = stored(tables, 1).1;
+            assert!(lens.len() <= 13, "{lens:?}");
+        });
+    }
+
+    #[test]
+    fn expired_blocks_are_removed() {
+        with_tables(|tables| {
+            tables.merge(1, &points(0..1600, 0.5)).unwrap();
+            tables.merge(2, &points(0..10, 0.5)).unwrap();
+            for id in [1, 2, 3] {
+                tables.expire(id, 1100).unwrap();
+            }
+            assert_eq!((stored(tables, 1).1, stored(tables, 2).1), (vec![500, 100], vec![]));
+            assert_eq!(tables.outcome, SealOutcome { points: 600, damaged: 0 });
+        });
+    }
+
+    #[test]
+    fn damaged_block_is_set_aside() {
+        with_tables(|tables| {
+            tables.merge(1, &points(0..600, 0.5)).unwrap();
+            let mut block = tables.blocks.get((1, 500)).unwrap().unwrap().value().to_vec();
+            *block.last_mut().unwrap() ^= 1;
+            tables.blocks.insert((1, 500), &*block).unwrap();
+            tables.merge(1, &points(550..560, 1.5)).unwrap();
+            assert_eq!(stored(tables, 1).1, [500, 10]);
+            assert_eq!(tables.outcome, SealOutcome { points: 510, damaged: 1 });
+            assert_eq!(tables.damaged.get((1, 500)).unwrap().unwrap().value(), &*block);
+            // It is in the way no more, whatever its header says.
+            tables.blocks.insert((1, 100_000), &[1, 2, 3][..]).unwrap();
+            tables.expire(1, 200_000).unwrap();
+            assert_eq!(stored(tables, 1).1, [0usize; 0]);
+        });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn merges_match_a_sorted_map(
+            merges in prop::collection::vec(
+                (-2000i64..2000, prop_oneof![1..5i64, 1..1500i64], 1i64..20, 0..3u32),
+                1..20,
+            ),
+        ) {
+            with_tables(|tables| {
+                let mut model = BTreeMap::<(u32, i64), f64>::new();
+                for (value, (from, count, step, id)) in merges.into_iter().enumerate() {
+                    let new = points((0..count).map(|index| from + index * step), value as f64);
+                    model.extend(new.iter().map(|point| ((id, point.timestamp), point.value)));
+                    tables.merge(id, &new).unwrap();
+                }
+                for id in 0..3 {
+                    let (points, lens) = stored(tables, id);
+                    let expected = model.range((id, i64::MIN)..=(id, i64::MAX));
+                    let expected: Vec<_> = expected.map(|(&(_, at), &value)| (at, value)).collect();
+                    let points: Vec<_> = points.iter().map(|p| (p.timestamp, p.value)).collect();
+                    assert_eq!(points, expected);
+                    assert!(lens.iter().all(|len| (1..=MAX_POINTS).contains(len)));
+                }
+                assert_eq!(tables.outcome.points, model.len() as i64);
+            });
+        }
+    }
+}

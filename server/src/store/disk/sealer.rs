@@ -1,6 +1,11 @@
 //! The thread that merges heads into blocks.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+    time::Duration,
+};
 
 use metrics_client::internal::log_limit::{Lasting, LogCondition};
 use tracing::{debug, error, info};
@@ -20,7 +25,7 @@ impl Sealer {
     pub(super) fn run(mut self) {
         let failing = LogCondition::new();
         while let Some(sealing) = self.shared.next_sealing() {
-            match self.seal(&sealing) {
+            match catch_panic(|| self.seal(&sealing)) {
                 Ok((blocks, points)) => {
                     if let Some(Lasting { since, times }) = failing.is_over() {
                         info!(failed_for = ?since, times, "blocks can be written again");
@@ -58,11 +63,18 @@ impl Sealer {
 
     /// redb refuses to work after an error of the disk until it is opened again.
     fn reopen(&mut self) {
-        match self.blocks.reopen().and_then(|()| view(&self.blocks)) {
+        match catch_panic(|| self.blocks.reopen().and_then(|()| view(&self.blocks))) {
             Ok(view) => self.shared.replace_blocks(view),
             Err(error) => debug!(error = &error as &dyn Error, "blocks cannot be opened"),
         }
     }
+}
+
+/// Calls redb, which may panic if its file is damaged.
+fn catch_panic<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    // The database is opened again after an error, whatever state it is in.
+    panic::catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database panicked".into())))
 }
 
 /// Returns the blocks as they are now; `None` if there are none.

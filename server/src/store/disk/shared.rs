@@ -1,9 +1,10 @@
 //! The state that the handle and the two threads of a store share.
 
 use std::{
+    collections::VecDeque,
     ops::RangeInclusive,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -18,13 +19,15 @@ use super::{
     blocks::BlocksView,
     head::{Head, Keys},
     options::Options,
-    snapshot::{DiskSnapshot, Parts},
+    snapshot::{DiskSnapshot, Parts, SnapshotData},
 };
-use crate::store::{PutBatch, StoreError};
+use crate::store::{PutBatch, StoreError, accounting::MemoryAccount};
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: Options,
+    /// Counts the points of all heads, with what only snapshots reference.
+    accounting: MemoryAccount,
     pub(super) counters: Counters,
     queue: Mutex<Queue>,
     /// Wakes the committer.
@@ -101,6 +104,10 @@ struct State {
     blocks: Option<Arc<BlocksView>>,
     /// Points in blocks.
     points: u64,
+    /// The open snapshots, the oldest first.
+    snapshots: VecDeque<Weak<SnapshotData>>,
+    /// How many entries `snapshots` may have before dropped ones are removed.
+    sweep_threshold: usize,
     /// How many heads were handed to the sealer, and how many of them are in blocks.
     rotations: u64,
     seals: u64,
@@ -122,6 +129,7 @@ pub(super) struct Totals {
 impl Shared {
     pub(super) fn new(
         options: Options,
+        accounting: MemoryAccount,
         keys: Keys,
         head: Head,
         blocks: Option<Arc<BlocksView>>,
@@ -129,6 +137,7 @@ impl Shared {
     ) -> Self {
         Self {
             options,
+            accounting,
             counters: Counters::default(),
             queue: Mutex::default(),
             work: Condvar::new(),
@@ -138,6 +147,8 @@ impl Shared {
                 sealing: None,
                 blocks,
                 points,
+                snapshots: VecDeque::new(),
+                sweep_threshold: 0,
                 rotations: 0,
                 seals: 0,
                 is_seal_failing: false,
@@ -195,7 +206,7 @@ impl Shared {
         seconds: RangeInclusive<i64>,
     ) -> Result<DiskSnapshot, StoreError> {
         let from = self.cutoff().max(*seconds.start());
-        let state = self.state();
+        let mut state = self.state();
         if state.threads < THREADS {
             return Err(StoreError::transient("store closed"));
         }
@@ -209,8 +220,15 @@ impl Shared {
             sealing: state.sealing.as_ref().map(|sealing| sealing.head.clone()),
             blocks: state.blocks.clone(),
         };
+        let data = Arc::new(SnapshotData::new(parts));
+        if state.snapshots.len() >= state.sweep_threshold {
+            state.snapshots.retain(|data| data.strong_count() > 0);
+            // Amortized: each snapshot pays for checking two entries.
+            state.sweep_threshold = 64 + 2 * state.snapshots.len();
+        }
+        state.snapshots.push_back(Arc::downgrade(&data));
         drop(state);
-        Ok(DiskSnapshot::new(parts, ids, from..=*seconds.end()))
+        Ok(DiskSnapshot::new(data, ids, from..=*seconds.end()))
     }
 
     /// Returns all keys.
@@ -220,12 +238,11 @@ impl Shared {
 
     pub(super) fn totals(&self) -> Totals {
         let state = self.state();
-        let heads = || [Some(&state.head), state.sealing.as_ref().map(|sealing| &sealing.head)];
-        let sum = |of: fn(&Head) -> usize| heads().into_iter().flatten().map(of).sum::<usize>();
+        let heads = [Some(&state.head), state.sealing.as_ref().map(|sealing| &sealing.head)];
         Totals {
             keys: state.keys.names().len() as u64,
-            head_points: sum(Head::puts) as u64,
-            head_bytes: sum(Head::bytes) as u64,
+            head_points: heads.into_iter().flatten().map(Head::puts).sum::<usize>() as u64,
+            head_bytes: self.accounting.bytes() as u64,
             block_points: state.points,
         }
     }
@@ -315,6 +332,22 @@ impl Shared {
         let mut state = self.state();
         let State { keys, head, .. } = &mut *state;
         head.apply(puts, keys);
+        drop(state);
+        while self.accounting.bytes() > self.options.max_memory_bytes {
+            let Some(oldest) = self.evict_oldest_snapshot() else { break };
+            // Freed without the lock.
+            drop(oldest);
+        }
+    }
+
+    fn evict_oldest_snapshot(&self) -> Option<Parts> {
+        let mut state = self.state();
+        while let Some(data) = state.snapshots.pop_front() {
+            if let Some(parts) = data.upgrade().and_then(|data| data.evict()) {
+                return Some(parts);
+            }
+        }
+        None
     }
 
     pub(super) fn head_puts(&self) -> usize {
@@ -331,7 +364,10 @@ impl Shared {
         if state.sealing.is_some() || state.head.is_empty() {
             return false;
         }
-        let (head, names) = (std::mem::take(&mut state.head), state.keys.names().clone());
+        let (head, names) = (
+            std::mem::replace(&mut state.head, Head::new(&self.accounting)),
+            state.keys.names().clone(),
+        );
         state.sealing = Some(Arc::new(sealing(head, names)));
         state.rotations += 1;
         drop(state);

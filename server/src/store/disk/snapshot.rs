@@ -1,6 +1,10 @@
 //! A snapshot: the heads over the blocks, at one moment.
 
-use std::{ops::RangeInclusive, sync::Arc, vec};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    vec,
+};
 
 use imbl::Vector;
 use metrics_client::{Key, Point};
@@ -24,6 +28,25 @@ pub(super) struct Parts {
     pub(super) blocks: Option<Arc<BlocksView>>,
 }
 
+/// The parts of a snapshot; `None` once it is evicted.
+#[derive(Debug)]
+pub(super) struct SnapshotData(Mutex<Option<Parts>>);
+
+impl SnapshotData {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self(Mutex::new(Some(parts)))
+    }
+
+    pub(super) fn evict(&self) -> Option<Parts> {
+        self.parts().take()
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
+        // Readers change nothing, and eviction is one step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A snapshot of a [`DiskStore`](super::DiskStore).
 ///
 /// It reads up to some 16,000 points at a time, on Tokio's blocking threads.
@@ -40,7 +63,7 @@ pub struct DiskSnapshot {
 /// Where a snapshot reads on.
 #[derive(Debug)]
 struct Cursor {
-    parts: Parts,
+    data: Arc<SnapshotData>,
     /// The ids that are left.
     ids: std::ops::Range<u32>,
     seconds: RangeInclusive<i64>,
@@ -51,25 +74,28 @@ struct Cursor {
 impl DiskSnapshot {
     /// Creates a snapshot of the keys `ids` with the points of `seconds`.
     pub(super) fn new(
-        parts: Parts,
+        data: Arc<SnapshotData>,
         ids: std::ops::Range<u32>,
         seconds: RangeInclusive<i64>,
     ) -> Self {
         let from = *seconds.start();
         let is_finished = ids.is_empty() || seconds.is_empty();
-        let cursor = Some(Cursor { parts, ids, seconds, from });
+        let cursor = Some(Cursor { data, ids, seconds, from });
         Self { cursor, is_finished, read: Vec::new().into_iter(), block: None }
     }
 
     async fn read_more(&mut self) -> Result<(), StoreError> {
         let closed = || StoreError::new("the snapshot has failed");
         let mut cursor = self.cursor.take().ok_or_else(closed)?;
-        let (cursor, read) = if cursor.parts.blocks.is_none() {
-            let read = cursor.read();
+        let parts = cursor.data.parts().clone().ok_or_else(|| {
+            StoreError::transient("snapshot evicted: too much memory, and this one is the oldest")
+        })?;
+        let (cursor, read) = if parts.blocks.is_none() {
+            let read = cursor.read(&parts);
             (cursor, read)
         } else {
             let read = spawn_blocking(move || {
-                let read = cursor.read();
+                let read = cursor.read(&parts);
                 (cursor, read)
             });
             read.await.map_err(|error| {
@@ -97,13 +123,12 @@ impl Snapshot for DiskSnapshot {
 
 impl Cursor {
     /// Reads the next points of one or more keys, none of them empty.
-    fn read(&mut self) -> Result<Vec<(Key, Vec<Point>)>, StoreError> {
+    fn read(&mut self, parts: &Parts) -> Result<Vec<(Key, Vec<Point>)>, StoreError> {
         let (mut read, mut count) = (Vec::new(), 0);
         while count < MAX_POINTS && !self.ids.is_empty() {
             let id = self.ids.start;
-            let Some(key) = self.parts.names.get(id as usize) else { break };
-            let (points, next) = self
-                .parts
+            let Some(key) = parts.names.get(id as usize) else { break };
+            let (points, next) = parts
                 .read(id, (self.from, *self.seconds.end()), MAX_POINTS - count)
                 .map_err(|error| failed(key, error))?;
             count += points.len();

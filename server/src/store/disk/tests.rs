@@ -652,3 +652,44 @@ async fn late_sync_does_not_delay_the_answer() {
         assert_eq!(all(&disk.open()).await, [row("a", 1, 1.0)]);
     }
 }
+
+#[tokio::test]
+async fn large_batch_is_split_into_records() {
+    let disk = Disk::new();
+    let store = disk.open();
+    // More than the longest record of the log.
+    let rows: Vec<_> = (0..1_200_000).map(|second| ("a", second, 0.5)).collect();
+    put(&store, &rows).await;
+    kill(store).await;
+    let store = disk.open();
+    assert_eq!(store.stats().head_points + store.stats().block_points, 1_200_000);
+    kill(store).await;
+}
+
+#[tokio::test]
+async fn oldest_snapshots_are_evicted_when_memory_is_short() {
+    let disk = Disk::new();
+    let builder = DiskStore::builder().max_memory_bytes(1 << 20);
+    let store = disk.try_open(builder).unwrap();
+    let mut snapshots = Vec::new();
+    for version in 0..20 {
+        // Some 160 KiB, all of which changes.
+        let rows: Vec<_> = (0..10_000).map(|second| ("a", second, f64::from(version))).collect();
+        put(&store, &rows).await;
+        snapshots.push(store.get(&Selector::All).await.unwrap());
+    }
+    assert!(store.stats().head_bytes <= 1 << 20);
+    let mut kept = 0;
+    for (version, snapshot) in snapshots.into_iter().enumerate() {
+        match read(snapshot).await {
+            Ok(rows) => {
+                kept += 1;
+                let value = (version as f64).to_bits();
+                assert!(rows.len() == 10_000 && rows.iter().all(|row| row.2 == value));
+            }
+            Err(error) => assert!(error.is_transient() && kept == 0, "an older one was kept"),
+        }
+    }
+    assert!((2..=6).contains(&kept), "{kept}");
+    kill(store).await;
+}
