@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // A real service leaves this to the interval, and to a guard at the end of `main`.
     recorder.flush(LIMIT).await?;
     for (key, points) in &client.get_all().await? {
-        let (name, labels) = key.labels();
+        let (name, labels) = key.labels().into_parts();
         let labels = labels.iter().map(|(label, value)| format!("{label}={value}"));
         let labels = labels.collect::<Vec<_>>().join(" ");
         for point in points {

@@ -144,7 +144,7 @@ impl Host {
 
 /// Prints a table with a line and a chart for each key.
 fn show(metrics: &Metrics, keys: &[Key]) {
-    let width = keys.iter().map(|key| key.chars().count()).max().unwrap_or_default();
+    let width = keys.iter().map(|key| key.as_str().chars().count()).max().unwrap_or_default();
     println!(
         "{:width$}  {:>6}  {:>10}  {:>10}  {:>10}  {:>10}  chart",
         "key", "points", "min", "mean", "max", "latest"

@@ -30,6 +30,7 @@ mod resolver;
 mod send_window;
 mod settings;
 mod shared;
+mod sink;
 mod state;
 mod state_watcher;
 mod stats;
@@ -56,6 +57,7 @@ pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use reservation::{CallFuture, Reservations};
 pub use settings::{Pipelining, ServerOrder, WhenFull};
+pub use sink::SampleSink;
 pub use state::ConnectionState;
 pub use state_watcher::StateWatcher;
 pub use stats::ClientStats;

@@ -13,7 +13,7 @@
 //! assert_eq!(request, Some(RequestRef::Get(KeyRef::new("palm.cpu")?)));
 //!
 //! let mut answer = BytesMut::from("ok\n");
-//! encode_records(&mut answer, KeyRef::new("palm.cpu")?, &[Point::new(1150864247, 23.7)]);
+//! encode_records(&mut answer, KeyRef::new("palm.cpu")?, &[Point::new(23.7, 1150864247)]);
 //! answer.extend_from_slice(b"\n");
 //! assert_eq!(answer, "ok\npalm.cpu 23.7 1150864247\n\n");
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -120,14 +120,14 @@ mod wake;
 
 pub use client::{builder::ClientBuilder, handle::MetricsClient};
 pub use error::call::{Delivery, Error};
-pub use metric::{Key, Metrics, Point, Sample, Selector};
+pub use metric::{IntoKey, IntoSelector, Key, Metrics, Point, Sample, Selector, unix_seconds};
 #[cfg(feature = "reporter")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]
 pub use reporter::handle::Reporter;
 
-/// The iterators of [`Metrics`].
+/// The iterators of [`Metrics`], and the labels of a [`Key`].
 pub mod metrics {
-    pub use crate::metric::{IntoIter, Iter};
+    pub use crate::metric::{IntoIter, IntoSamples, Iter, LabeledKey};
 }
 
 /// The spool of a [`Reporter`]: samples on disk while the server is unreachable.

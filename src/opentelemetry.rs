@@ -18,7 +18,7 @@ use opentelemetry_sdk::{
 use self::points::{InstrumentConflict, InstrumentId, InvalidName, MergeRule, Naming, Points};
 use crate::{
     log_limit::LogLimiter,
-    metric::{InvalidKey, Key, Point, Sample},
+    metric::{IntoKey, InvalidKey, Key, Point, Sample},
     reporter::{Reporter, ReporterStats, Stamp, UniqueSeconds, WallClock, whole_seconds},
 };
 
@@ -159,13 +159,9 @@ impl MetricExporter {
     /// # Errors
     ///
     /// If a key cannot begin with it.
-    pub fn prefix<K>(mut self, prefix: K) -> Result<Self, InvalidKey>
-    where
-        K: TryInto<Key>,
-        InvalidKey: From<K::Error>,
-    {
-        let prefix: Key = prefix.try_into()?;
-        let (name, labels) = prefix.labels();
+    pub fn prefix(mut self, prefix: impl IntoKey) -> Result<Self, InvalidKey> {
+        let prefix = prefix.into_key()?;
+        let (name, labels) = prefix.labels().into_parts();
         self.naming.prefix = Some(name).filter(|name| !name.is_empty());
         self.naming.labels = labels;
         Ok(self)

@@ -15,7 +15,10 @@ use crate::failure::Failure;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct ConfigFile {
     pub(crate) listen: Option<SocketAddr>,
+    pub(crate) data: Option<PathBuf>,
     pub(crate) store: Option<String>,
+    pub(crate) keep: Option<String>,
+    pub(crate) sync: Option<String>,
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) tls_client_ca: Option<PathBuf>,

@@ -2,14 +2,19 @@
 
 use std::{
     io::{self, Write},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use metrics_client::{Key, Metrics, MetricsClient, Point};
-use metrics_server::Server;
-use tokio::time;
+use metrics_server::{Server, store::DiskStore};
+use tokio::{sync::oneshot, time};
 
-use crate::{connect::block_on, failure::Failure, host::Host};
+use crate::{
+    connect::block_on,
+    failure::{Failure, chain},
+    host::Host,
+};
 
 /// Measures this host for some seconds, stores that in a server of its own, and shows what is stored
 #[derive(Debug, clap::Args)]
@@ -22,11 +27,19 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     block_on(async {
         let mut out = io::stdout();
-        let server = Server::bind("127.0.0.1:0").await?;
+        let dir = tempfile::tempdir()?;
+        let store = Arc::new(DiskStore::open(dir.path()).await.map_err(|error| {
+            Failure::usage(format!("cannot open {}: {}", dir.path().display(), chain(&error)))
+        })?);
+        let server = Server::bind("127.0.0.1:0").await?.store(Arc::clone(&store));
         let address = server.local_addr();
-        tokio::spawn(server.serve());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(server.serve_until(async {
+            let _ = stopped.await;
+        }));
         let client = MetricsClient::connect(address).await?;
-        writeln!(out, "A server of this process listens at {address}, and a client is connected.")?;
+        writeln!(out, "A server in this process listens at {address}.")?;
+        writeln!(out, "It keeps what it acknowledges in {}.", dir.path().display())?;
         writeln!(out, "Measuring cpu, memory, disks and network, once a second:")?;
 
         let mut host = Host::new();
@@ -60,6 +73,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             spent / u32::try_from(args.seconds).unwrap_or(u32::MAX)
         )?;
         client.close().await?;
+        drop(stop);
+        server
+            .await
+            .map_err(|error| Failure::usage(format!("the server has panicked: {error}")))?;
+        store.close().await;
         Ok(())
     })
 }

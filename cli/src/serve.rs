@@ -2,18 +2,24 @@
 
 use std::{
     env, fs,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
-use metrics_server::{Limits, Server, tls::TlsAcceptor};
+use metrics_server::{
+    Limits, Server, Store,
+    store::{DiskStore, DiskStoreBuilder, Fsync},
+    tls::TlsAcceptor,
+};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     config::ConfigFile,
     failure::{Failure, chain},
-    signals,
+    signals, times,
 };
 
 /// Serves metrics until SIGTERM or SIGINT; a second signal ends it at once
@@ -25,9 +31,19 @@ pub(crate) struct Args {
     /// Sets where the server listens [default: 127.0.0.1:8888]
     #[arg(long, env = "METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Sets where points are kept [default: memory:]
+    /// Keeps points in this folder: the same as --store disk:DIR
+    #[arg(long, env = "METRICS_DATA", value_name = "DIR", conflicts_with = "store")]
+    data: Option<PathBuf>,
+    /// Sets where points are kept: memory: or disk:DIR [default: memory:]
     #[arg(long, env = "METRICS_STORE", value_name = "STORE")]
     store: Option<String>,
+    /// Sets how long points are kept on disk, such as 400d [default: for ever]
+    #[arg(long, env = "METRICS_KEEP", value_name = "TIME")]
+    keep: Option<String>,
+    /// Sets when the disk is synced: always, before a put is acknowledged; or a time such as 1s, of which a loss of power
+    /// may then take what was acknowledged [default: always]
+    #[arg(long, env = "METRICS_SYNC", value_name = "WHEN")]
+    sync: Option<String>,
     /// Serves TLS with this certificate chain (PEM)
     #[arg(long, env = "METRICS_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -53,6 +69,13 @@ struct Config {
     listen: SocketAddr,
     limits: Limits,
     tls: Option<TlsAcceptor>,
+    store: StoreConfig,
+}
+
+/// Where points are kept.
+enum StoreConfig {
+    Memory,
+    Disk { dir: PathBuf, store: DiskStoreBuilder },
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
@@ -68,10 +91,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 impl Config {
     fn new(args: Args) -> Result<Self, Failure> {
         let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
-        let store = args.store.or(file.store).unwrap_or_else(|| "memory:".into());
-        if store != "memory:" {
-            return Err(Failure::usage(format!("invalid store {store:?}: use memory:")));
-        }
+        // What the command line says of the store comes before all that the file says of it.
+        let (data, store) = match (args.data, args.store) {
+            (None, None) => (file.data, file.store),
+            said => said,
+        };
+        let store =
+            StoreConfig::new(data, store, args.keep.or(file.keep), args.sync.or(file.sync))?;
         let mut limits = Limits::default();
         if let Some(connections) = args.max_connections.or(file.max_connections) {
             limits = limits.max_connections(connections);
@@ -83,7 +109,57 @@ impl Config {
         )?;
         let listen =
             args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8888)));
-        Ok(Self { listen, limits, tls })
+        Ok(Self { listen, limits, tls, store })
+    }
+}
+
+impl StoreConfig {
+    fn new(
+        data: Option<PathBuf>,
+        store: Option<String>,
+        keep: Option<String>,
+        sync: Option<String>,
+    ) -> Result<Self, Failure> {
+        let dir = match (data, store.as_deref()) {
+            (Some(_), Some(_)) => {
+                return Err(Failure::usage("both a data folder and a store are set: choose one"));
+            }
+            (Some(dir), None) => dir,
+            (None, None | Some("memory:")) => {
+                if keep.is_some() || sync.is_some() {
+                    let message = "--keep and --sync are for points on disk: set --data DIR";
+                    return Err(Failure::usage(message));
+                }
+                return Ok(Self::Memory);
+            }
+            (None, Some(store)) => {
+                match store.strip_prefix("disk:").filter(|dir| !dir.is_empty()) {
+                    Some(dir) => dir.into(),
+                    None => {
+                        let message = format!("invalid store {store:?}: use memory: or disk:DIR");
+                        return Err(Failure::usage(message));
+                    }
+                }
+            }
+        };
+        let mut store = DiskStore::builder();
+        if let Some(keep) = keep {
+            store = store.keep(length("--keep", &keep)?);
+        }
+        match sync.as_deref() {
+            None | Some("always") => {}
+            Some(every) => store = store.fsync(Fsync::Every(length("--sync", every)?)),
+        }
+        Ok(Self::Disk { dir, store })
+    }
+}
+
+fn length(option: &str, text: &str) -> Result<Duration, Failure> {
+    let seconds =
+        times::parse_length(text).map_err(|error| Failure::usage(error).context(option))?;
+    match u64::try_from(seconds) {
+        Ok(0) | Err(_) => Err(Failure::usage(format!("{option}: {text} is too short"))),
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
     }
 }
 
@@ -121,22 +197,48 @@ fn tls(
     acceptor.map(Some).map_err(invalid)
 }
 
-async fn serve(Config { listen, limits, tls }: Config) -> Result<(), Failure> {
+async fn serve(config: Config) -> Result<(), Failure> {
+    // Caught from here on: opening a store can take a moment.
     let stop = signals::stop()?;
-    let server = Server::bind(listen).await.map_err(|error| {
+    match config.store {
+        StoreConfig::Memory => {
+            let from = "memory: what is stored is lost when the server stops";
+            let server = bind(config.listen).await?.limits(config.limits);
+            serve_until(server, config.tls, from, stop).await
+        }
+        StoreConfig::Disk { dir, store } => {
+            let listener = bind(config.listen).await?.limits(config.limits);
+            let store = store.open(&dir).await.map_err(|error| {
+                Failure::usage(format!("cannot open {}: {}", dir.display(), chain(&error)))
+            })?;
+            let store = Arc::new(store);
+            let server = listener.store(Arc::clone(&store));
+            let served = serve_until(server, config.tls, dir.display(), stop).await;
+            store.close().await;
+            served
+        }
+    }
+}
+
+async fn bind(listen: SocketAddr) -> Result<Server, Failure> {
+    Server::bind(listen).await.map_err(|error| {
         Failure::usage(format!("cannot listen on {listen}: {error}; {}", remedy(&error)))
-    })?;
-    let mut server = server.limits(limits);
-    let scheme = if let Some(acceptor) = tls {
+    })
+}
+
+/// Serves until the first signal, and then until all connections have ended.
+async fn serve_until<S: Store>(
+    mut server: Server<S>,
+    tls: Option<TlsAcceptor>,
+    from: impl std::fmt::Display,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let scheme = if tls.is_some() { "metrics+tls" } else { "metrics" };
+    if let Some(acceptor) = tls {
         server = server.tls(acceptor);
-        "metrics+tls"
-    } else {
-        "metrics"
-    };
-    println!(
-        "serving {scheme}://{} from memory: what is stored is lost when the server stops",
-        server.local_addr()
-    );
+    }
+    // Nobody has to read it.
+    let _ = writeln!(io::stdout(), "serving {scheme}://{} from {from}", server.local_addr());
     notify(&[sd_notify::NotifyState::Ready]);
     server
         .serve_until(async {

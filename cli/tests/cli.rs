@@ -294,6 +294,39 @@ fn sigterm_drains_and_ends_with_status_0() {
 }
 
 #[test]
+fn a_data_folder_is_served_again_after_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let args = ["--data", data.to_str().unwrap()];
+    let mut server = Server::start_with(&args);
+    assert_status(&server.run(&["put", "a", "1.5", "10"]), 0);
+    let second = metrics().args(["serve", "--listen", "127.0.0.1:0"]).args(args).output().unwrap();
+    assert_status(&second, 2);
+    let pid = server.process.id().to_string();
+    assert!(stderr(&second).contains(&pid), "{pid} is not in: {}", stderr(&second));
+    server.signal("-TERM");
+    assert_eq!(server.process.wait().unwrap().code(), Some(0));
+    let server =
+        Server::start_with(&["--store", &format!("disk:{}", data.display()), "--keep", "30d"]);
+    assert_eq!(stdout(&server.run(&["get", "a"])), "", "older than what is kept");
+    drop(server);
+    let server = Server::start_with(&args);
+    assert_eq!(stdout(&server.run(&["get", "a"])), "put a 1.5 10\n");
+    let server = Server::start_with(&[
+        "--data",
+        dir.path().join("new").to_str().unwrap(),
+        "--keep",
+        "30d",
+        "--sync",
+        "1s",
+    ]);
+    let put = server.run(&["put", "a", "1", "10"]);
+    assert_status(&put, 1);
+    assert!(stderr(&put).contains("older than 30d"), "{}", stderr(&put));
+    assert_status(&server.run(&["put", "a", "1"]), 0);
+}
+
+#[test]
 fn a_port_that_is_taken_is_named() {
     let server = Server::start();
     let second = metrics().args(["serve", "--listen", &server.address]).output().unwrap();
@@ -323,6 +356,10 @@ fn a_configuration_file_is_checked() {
         ("store = \"floppy:\"", "floppy:"),
         ("tls-cert = \"cert.pem\"", "--tls-key"),
         ("max-connections = ", "metrics.toml"),
+        ("keep = \"30d\"", "--data"),
+        ("data = \"d\"\nkeep = \"30\"", "--keep"),
+        ("data = \"d\"\nsync = \"0s\"", "--sync"),
+        ("data = \"d\"\nstore = \"memory:\"", "choose one"),
     ] {
         let output = check(text);
         assert_status(&output, 2);

@@ -84,7 +84,7 @@ impl Pool {
     pub(super) fn connection_for_get(&self, selector: &Selector) -> &Arc<Shared> {
         match (selector, &*self.connections) {
             (_, [only]) => only,
-            (Selector::Key(key), _) => self.connection_for(key),
+            (Selector::Key(key), _) => self.connection_for(key.as_str()),
             (Selector::All, _) => {
                 let load = |&index: &usize| {
                     let outstanding = self.connections[index].pipeline().outstanding();
@@ -116,6 +116,11 @@ impl Pool {
 
     pub(super) fn close(&self) {
         self.connections.iter().for_each(|shared| shared.close());
+    }
+
+    /// Fails every outstanding request, so that the connections close at once.
+    pub(super) fn abort(&self) {
+        self.connections.iter().for_each(|shared| shared.abort());
     }
 
     pub(super) fn close_failure(&self) -> Option<Error> {

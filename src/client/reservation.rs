@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::Error,
     metric::{Metrics, Sample},
-    protocol::{NonFiniteValue, Numbers, Request, encode_get},
+    protocol::{PutSuffix, Request, encode_get},
 };
 
 /// A place in the queue of each connection, or on the way to that. What is dropped is given back.
@@ -83,7 +83,7 @@ impl Reservations {
     pub(crate) fn call(&mut self, client: &MetricsClient, request: Request) -> CallFuture {
         let pool = &client.pool();
         let (kind, shared) = match &request {
-            Request::Put(Sample { key, .. }) => (Kind::Put, pool.connection_for(key)),
+            Request::Put(Sample { key, .. }) => (Kind::Put, pool.connection_for(key.as_str())),
             Request::Get(selector) => (Kind::Get, pool.connection_for_get(selector)),
         };
         let mut reservation = Reservation { shared: Arc::clone(shared), id: None };
@@ -128,9 +128,10 @@ impl CallFuture {
     ) -> Result<(), Error> {
         match request {
             Request::Put(Sample { key, point }) => {
-                NonFiniteValue::check(key, point.value)?;
-                let numbers = Numbers::of(*point);
-                self.submit_reserved(reservation, Kind::Put, cx, |bytes| numbers.put(bytes, key));
+                let suffix = PutSuffix::new(key.as_str(), *point)?;
+                self.submit_reserved(reservation, Kind::Put, cx, |bytes| {
+                    suffix.append_put(bytes, key.as_str());
+                });
             }
             Request::Get(selector) => {
                 self.submit_reserved(reservation, Kind::Get, cx, |bytes| {

@@ -140,7 +140,7 @@ mod tests {
             let errors: Vec<Box<dyn std::error::Error>> = vec![
                 Box::new(Key::new(format!("*{c} ")).unwrap_err()),
                 Box::new(InvalidSample::from(Key::new(format!("{c} ")).unwrap_err())),
-                Box::new(NonFiniteValue::check(&text, f64::NAN).unwrap_err()),
+                Box::new(NonFiniteValue::ensure_finite(&text, f64::NAN).unwrap_err()),
                 Box::new(InvalidRecord::of(text.as_bytes())),
                 Box::new(InvalidRequest::Command(Line::of(text.as_bytes()))),
                 Box::new(CodecError::Status(Line::of(text.as_bytes()))),

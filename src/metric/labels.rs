@@ -2,33 +2,33 @@
 
 use super::{InvalidKey, Key};
 
-/// What stands between labels, in a key.
+/// Separates the labels in a key.
 const SEPARATOR: char = ';';
 
 impl Key {
-    /// The key of one of the series that share a name and differ in their labels, as Graphite writes
-    /// it: `name;label=value;other=value`.
+    /// Creates the key of one of several series that share a name and differ in their labels, in
+    /// Graphite's form: `name;label=value;other=value`.
     ///
-    /// Labels are sorted, so that their order makes no difference. What a key cannot hold, and what
-    /// would be mistaken for something else, stands as the percent-encoded bytes of its UTF-8
-    /// (RFC 3986, section 2.1): white space, control characters, `%`, `;`, in a label's name also
-    /// `=`, `!` and `^`, and `~` where a value begins with it (Graphite takes none of these three).
-    /// [`labels`](Self::labels) reads it back.
+    /// Labels are sorted, so their order makes no difference. Characters that a key cannot contain, or
+    /// that have a meaning in this form, are percent-encoded (RFC 3986, section 2.1): white space,
+    /// control characters, `%` and `;`, in the name of a label also `=`, `!` and `^`, and `~` at the
+    /// beginning of a value (Graphite accepts none of these three). [`labels`](Self::labels) decodes the
+    /// key.
     ///
     /// ```
     /// use metrics_client::Key;
     ///
     /// let key = Key::with_labels("http.requests", [("route", "/a b"), ("method", "GET")])?;
     /// assert_eq!(key, "http.requests;method=GET;route=/a%20b");
-    /// let (name, labels) = key.labels();
-    /// assert_eq!(name, "http.requests");
-    /// assert_eq!(labels[1], ("route".to_string(), "/a b".to_string()));
+    /// let labels = key.labels();
+    /// assert_eq!(labels.name(), "http.requests");
+    /// assert_eq!(labels.label("route"), Some("/a b"));
     /// # Ok::<(), metrics_client::error::InvalidKey>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// If all of it together is longer than [`Key::MAX_LEN`], or there is nothing of it.
+    /// [`InvalidKey`] if the key is longer than [`Key::MAX_LEN`], or empty.
     pub fn with_labels<L, V>(
         name: impl AsRef<str>,
         labels: impl IntoIterator<Item = (L, V)>,
@@ -37,57 +37,102 @@ impl Key {
         L: AsRef<str>,
         V: AsRef<str>,
     {
-        let mut labels: Vec<_> = labels.into_iter().collect();
-        labels.sort_by(|(a, x), (b, y)| (a.as_ref(), x.as_ref()).cmp(&(b.as_ref(), y.as_ref())));
-        let name = name.as_ref();
-        let mut key = String::with_capacity(name.len() + 24 * labels.len());
-        if name == "*" && labels.is_empty() {
-            escape(&mut key, '*');
-        } else {
-            extend(&mut key, name, |c| c == SEPARATOR);
-        }
-        for (label, value) in &labels {
-            let value = value.as_ref();
-            key.push(SEPARATOR);
-            extend(&mut key, label.as_ref(), |c| matches!(c, SEPARATOR | '=' | '!' | '^'));
-            key.push('=');
-            let rest = value.strip_prefix('~');
-            if rest.is_some() {
-                escape(&mut key, '~');
-            }
-            extend(&mut key, rest.unwrap_or(value), |c| c == SEPARATOR);
-        }
-        Self::try_from(key)
+        Self::try_from(labeled_text(name, labels))
     }
 
-    /// The name and the labels of a key that [`with_labels`](Self::with_labels) made. One without
-    /// labels has none.
+    /// Returns the name and the labels of a key that [`with_labels`](Self::with_labels) made. A key
+    /// without labels is a name.
     ///
-    /// Any key can be read in this way: a label without `=` has no value, a `%` that no two
-    /// hexadecimal digits follow stands for itself, and bytes that are no UTF-8 become U+FFFD.
+    /// Every key can be read in this way: a label without `=` has an empty value, a `%` without two
+    /// hexadecimal digits after it stays as it is, and bytes that are not UTF-8 become U+FFFD.
     #[must_use]
-    pub fn labels(&self) -> (String, Vec<(String, String)>) {
-        let mut parts = self.split(SEPARATOR);
-        let name = unescaped(parts.next().unwrap_or_default());
+    pub fn labels(&self) -> LabeledKey {
+        let mut parts = self.as_str().split(SEPARATOR);
+        let name = percent_decode(parts.next().unwrap_or_default());
         let labels = parts.map(|label| {
             let (label, value) = label.split_once('=').unwrap_or((label, ""));
-            (unescaped(label), unescaped(value))
+            (percent_decode(label), percent_decode(value))
         });
-        (name, labels.collect())
+        LabeledKey { name, labels: labels.collect() }
     }
 }
 
-fn extend(key: &mut String, text: &str, is_special: impl Fn(char) -> bool) {
+/// The name and the labels of a [`Key`], decoded: see [`Key::labels`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabeledKey {
+    name: String,
+    labels: Vec<(String, String)>,
+}
+
+impl LabeledKey {
+    /// Returns the name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the value of the first label called `name`.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels().find(|&(label, _)| label == name).map(|(_, value)| value)
+    }
+
+    /// Returns the labels with their values, in the order of the key.
+    #[must_use]
+    pub fn labels(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.labels.iter().map(|(label, value)| (label.as_str(), value.as_str()))
+    }
+
+    /// Returns the name, and the labels with their values.
+    #[must_use]
+    pub fn into_parts(self) -> (String, Vec<(String, String)>) {
+        (self.name, self.labels)
+    }
+}
+
+/// Writes a name with labels as [`Key::with_labels`] says. The result has not been validated.
+pub(super) fn labeled_text<L, V>(
+    name: impl AsRef<str>,
+    labels: impl IntoIterator<Item = (L, V)>,
+) -> String
+where
+    L: AsRef<str>,
+    V: AsRef<str>,
+{
+    let mut labels: Vec<_> = labels.into_iter().collect();
+    labels.sort_by(|(a, x), (b, y)| (a.as_ref(), x.as_ref()).cmp(&(b.as_ref(), y.as_ref())));
+    let name = name.as_ref();
+    let mut key = String::with_capacity(name.len() + 24 * labels.len());
+    if name == "*" && labels.is_empty() {
+        percent_encode_char(&mut key, '*');
+    } else {
+        percent_encode_into(&mut key, name, |c| c == SEPARATOR);
+    }
+    for (label, value) in &labels {
+        let value = value.as_ref();
+        key.push(SEPARATOR);
+        percent_encode_into(&mut key, label.as_ref(), |c| matches!(c, SEPARATOR | '=' | '!' | '^'));
+        key.push('=');
+        let rest = value.strip_prefix('~');
+        if rest.is_some() {
+            percent_encode_char(&mut key, '~');
+        }
+        percent_encode_into(&mut key, rest.unwrap_or(value), |c| c == SEPARATOR);
+    }
+    key
+}
+
+fn percent_encode_into(key: &mut String, text: &str, is_special: impl Fn(char) -> bool) {
     for c in text.chars() {
         if c == '%' || c.is_whitespace() || c.is_control() || is_special(c) {
-            escape(key, c);
+            percent_encode_char(key, c);
         } else {
             key.push(c);
         }
     }
 }
 
-fn escape(key: &mut String, c: char) {
+fn percent_encode_char(key: &mut String, c: char) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for byte in c.encode_utf8(&mut [0; 4]).bytes() {
         let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
@@ -95,7 +140,7 @@ fn escape(key: &mut String, c: char) {
     }
 }
 
-fn unescaped(text: &str) -> String {
+fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -149,7 +194,7 @@ mod tests {
 
     #[test]
     fn any_key_has_a_name_and_labels() {
-        let read = |text| Key::new(text).unwrap().labels();
+        let read = |text| Key::new(text).unwrap().labels().into_parts();
         assert_eq!(read("a%"), ("a%".into(), vec![]));
         assert_eq!(read("%4;%FF=%zz"), ("%4".into(), vec![("\u{fffd}".into(), "%zz".into())]));
         assert_eq!(read(";a"), (String::new(), vec![("a".into(), String::new())]));
@@ -163,7 +208,7 @@ mod tests {
         ) {
             let key = Key::with_labels(&name, labels.iter().map(|(label, value)| (label, value)));
             labels.sort();
-            prop_assert_eq!(key.unwrap().labels(), (name, labels));
+            prop_assert_eq!(key.unwrap().labels().into_parts(), (name, labels));
         }
     }
 }

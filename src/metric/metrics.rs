@@ -1,15 +1,19 @@
 //! What a `get` brings back, grouped by key.
 
-use std::fmt;
+use std::{
+    fmt,
+    ops::{Bound, Index, RangeBounds},
+    vec,
+};
 
 use indexmap::IndexMap;
 
 use super::{InvalidKey, Key, Point, Sample, sort::Sort};
 
-/// The answer to a `get`: for each key its points, ascending by timestamp, one for each second.
+/// What a `get` returns: the points of each key, ascending by timestamp, at most one for each second.
 ///
-/// Keys stand in the order in which the server listed them first. Where a server lists a second
-/// twice, or out of order, or a key in several places, this has been put right: the last row wins.
+/// Keys are in the order in which the server first listed them. If a server lists a second twice, or
+/// seconds out of order, or a key in several places, the records are merged: the last one wins.
 ///
 /// ```
 /// use metrics_client::{Metrics, Point, Sample};
@@ -24,9 +28,9 @@ use super::{InvalidKey, Key, Point, Sample, sort::Sort};
 ///
 /// assert_eq!(
 ///     metrics.points("palm.cpu"),
-///     [Point::new(1150864247, 2.0), Point::new(1150864248, 0.5)],
+///     [Point::new(2.0, 1150864247), Point::new(0.5, 1150864248)],
 /// );
-/// assert_eq!(metrics.latest("palm.cpu"), Some(Point::new(1150864248, 0.5)));
+/// assert_eq!(metrics.latest("palm.cpu"), Some(Point::new(0.5, 1150864248)));
 /// for (key, points) in &metrics {
 ///     println!("{key}: {} points", points.len());
 /// }
@@ -35,7 +39,7 @@ use super::{InvalidKey, Key, Point, Sample, sort::Sort};
 #[derive(Clone, Default)]
 pub struct Metrics {
     series: IndexMap<Key, Vec<Point>>,
-    /// What is left to sort, before anybody outside of this crate has them.
+    /// What is left to sort, before the metrics leave this crate.
     unsorted: Option<Box<Unsorted>>,
 }
 
@@ -52,63 +56,120 @@ struct Unsorted {
 const SORTED_AT_ONCE: usize = 64 * 1024;
 
 impl Metrics {
-    /// Metrics without a key.
+    /// Creates metrics without a key.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The points of `key`, ascending by timestamp; none if the key is not there.
+    /// Returns the points of `key`, ascending by timestamp; an empty slice if the key is missing.
     #[must_use]
-    pub fn points(&self, key: &str) -> &[Point] {
-        self.series.get(key).map_or(&[], Vec::as_slice)
+    pub fn points(&self, key: &(impl AsRef<str> + ?Sized)) -> &[Point] {
+        self.get(key).unwrap_or_default()
     }
 
-    /// The most recent point of `key`.
+    /// Returns the points of `key`, ascending by timestamp; `None` if the key is missing.
     #[must_use]
-    pub fn latest(&self, key: &str) -> Option<Point> {
+    pub fn get(&self, key: &(impl AsRef<str> + ?Sized)) -> Option<&[Point]> {
+        self.series.get(key.as_ref()).map(Vec::as_slice)
+    }
+
+    /// Returns the points of `key` whose timestamps are in `range`, by binary search.
+    ///
+    /// ```
+    /// use metrics_client::{Metrics, Point, Sample};
+    ///
+    /// let metrics: Metrics = (0..10)
+    ///     .map(|second| Sample::new("palm.cpu", second as f64, second))
+    ///     .collect::<Result<_, _>>()?;
+    /// assert_eq!(metrics.range("palm.cpu", 3..5), [Point::new(3.0, 3), Point::new(4.0, 4)]);
+    /// assert_eq!(metrics.range("palm.cpu", 8..).len(), 2);
+    /// # Ok::<(), metrics_client::error::InvalidKey>(())
+    /// ```
+    #[must_use]
+    pub fn range(
+        &self,
+        key: &(impl AsRef<str> + ?Sized),
+        range: impl RangeBounds<i64>,
+    ) -> &[Point] {
+        let points = self.points(key);
+        let start = points.partition_point(|point| match range.start_bound() {
+            Bound::Included(&start) => point.timestamp < start,
+            Bound::Excluded(&start) => point.timestamp <= start,
+            Bound::Unbounded => false,
+        });
+        let points = &points[start..];
+        let end = points.partition_point(|point| match range.end_bound() {
+            Bound::Included(&end) => point.timestamp <= end,
+            Bound::Excluded(&end) => point.timestamp < end,
+            Bound::Unbounded => true,
+        });
+        &points[..end]
+    }
+
+    /// Returns the most recent point of `key`.
+    #[must_use]
+    pub fn latest(&self, key: &(impl AsRef<str> + ?Sized)) -> Option<Point> {
         self.points(key).last().copied()
     }
 
-    /// Whether there is any point of `key`.
+    /// Returns true if `key` has points.
     #[must_use]
-    pub fn contains(&self, key: &str) -> bool {
-        self.series.contains_key(key)
+    pub fn contains_key(&self, key: &(impl AsRef<str> + ?Sized)) -> bool {
+        self.series.contains_key(key.as_ref())
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.series.len()
     }
 
-    /// Whether there is no key.
+    /// Returns true if there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.series.is_empty()
     }
 
-    /// How many points there are, over all keys.
+    /// Returns the number of points of all keys.
     #[must_use]
     pub fn point_count(&self) -> usize {
         self.series.values().map(Vec::len).sum()
     }
 
-    /// The keys, in the order in which the server listed them first.
+    /// Returns the keys, in the order in which the server first listed them.
     #[must_use]
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &Key> {
         self.series.keys()
     }
 
-    /// Each key with its points.
+    /// Returns the points of each key, in the order of the [keys](Self::keys).
+    #[must_use]
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &[Point]> {
+        self.series.values().map(Vec::as_slice)
+    }
+
+    /// Returns each key with its points.
     #[must_use]
     pub fn iter(&self) -> Iter<'_> {
         Iter(self.series.iter())
     }
+
+    /// Returns the points of `key` without copying them; none if the key is missing.
+    #[must_use]
+    pub fn into_points(mut self, key: &(impl AsRef<str> + ?Sized)) -> Vec<Point> {
+        self.series.swap_remove(key.as_ref()).unwrap_or_default()
+    }
+
+    /// Returns all points as samples, key by key.
+    #[must_use]
+    pub fn into_samples(self) -> IntoSamples {
+        IntoSamples { series: self.series.into_iter(), current: None }
+    }
 }
 
 impl Metrics {
-    /// Goes on sorting for some milliseconds, and returns whether everything is sorted.
+    /// Sorts for some milliseconds, and returns true if everything is sorted.
     pub(crate) fn sort_some(&mut self) -> bool {
         let mut budget = SORTED_AT_ONCE;
         while let Some(unsorted) = &mut self.unsorted {
@@ -214,6 +275,47 @@ impl Iterator for IntoIter {
 
 impl ExactSizeIterator for IntoIter {}
 
+/// The points of owned [`Metrics`] as samples.
+#[derive(Debug)]
+pub struct IntoSamples {
+    series: indexmap::map::IntoIter<Key, Vec<Point>>,
+    current: Option<(Key, vec::IntoIter<Point>)>,
+}
+
+impl Iterator for IntoSamples {
+    type Item = Sample;
+
+    fn next(&mut self) -> Option<Sample> {
+        loop {
+            if let Some((key, points)) = &mut self.current
+                && let Some(point) = points.next()
+            {
+                return Some(Sample { key: key.clone(), point });
+            }
+            let (key, points) = self.series.next()?;
+            self.current = Some((key, points.into_iter()));
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let current = self.current.as_ref().map_or(0, |(_, points)| points.len());
+        (current, (self.series.len() == 0).then_some(current))
+    }
+}
+
+/// Returns the points of a key.
+///
+/// # Panics
+///
+/// If the key is missing; [`Metrics::get`] returns `None` then.
+impl<K: AsRef<str> + ?Sized> Index<&K> for Metrics {
+    type Output = [Point];
+
+    fn index(&self, key: &K) -> &[Point] {
+        self.get(key).expect("no points of this key")
+    }
+}
+
 /// Groups records into [`Metrics`] as they come.
 ///
 /// The series that is being filled is held apart from the map, so that a record of the key before
@@ -251,7 +353,7 @@ const GROWING_POINT_BYTES: usize = 3 * size_of::<Point>();
 impl MetricsBuilder {
     /// The points that follow are this key's.
     pub(crate) fn select(&mut self, key: &str) -> Result<(), InvalidKey> {
-        match self.place(key) {
+        match self.index_of(key) {
             Some(place) => self.switch_to(place),
             None => self.add(Key::new(key)?),
         }
@@ -282,7 +384,7 @@ impl MetricsBuilder {
     }
 
     pub(crate) fn finish(mut self) -> Metrics {
-        self.put_back();
+        self.store_current();
         self.unsorted.sort_unstable();
         self.unsorted.dedup();
         for place in self.unsorted {
@@ -303,7 +405,7 @@ impl MetricsBuilder {
     /// As [`finish`](Self::finish), but leaves it to [`Metrics::sort_some`] to sort more points than it
     /// takes some milliseconds to sort.
     pub(crate) fn finish_in_steps(mut self) -> Metrics {
-        self.put_back();
+        self.store_current();
         self.unsorted.sort_unstable();
         self.unsorted.dedup();
         let points = self.unsorted.iter().map(|&place| self.series[place].len());
@@ -316,7 +418,7 @@ impl MetricsBuilder {
 
     fn extend(&mut self, samples: impl IntoIterator<Item = Sample>) {
         for Sample { key, point } in samples {
-            match self.place(&key) {
+            match self.index_of(key.as_str()) {
                 Some(place) => self.switch_to(place),
                 None => self.add(key),
             }
@@ -326,7 +428,7 @@ impl MetricsBuilder {
 
     /// The place of `key` in `series`. Records that are listed by time go through the keys in the
     /// same order again and again, so the one after the current is tried before a look-up.
-    fn place(&self, key: &str) -> Option<usize> {
+    fn index_of(&self, key: &str) -> Option<usize> {
         let next = self.current.map_or(0, |place| place + 1);
         let next = if next < self.series.len() { next } else { 0 };
         match self.series.get_index(next) {
@@ -336,7 +438,7 @@ impl MetricsBuilder {
     }
 
     fn add(&mut self, key: Key) {
-        self.put_back();
+        self.store_current();
         self.held += key.as_str().len() + ALLOCATION_BYTES;
         let (place, _) = self.series.insert_full(key, Vec::new());
         self.current = Some(place);
@@ -345,7 +447,7 @@ impl MetricsBuilder {
 
     fn switch_to(&mut self, place: usize) {
         if self.current != Some(place) {
-            self.put_back();
+            self.store_current();
             let points = std::mem::take(&mut self.series[place]);
             self.held = self.held.saturating_sub(bytes(&points));
             self.buffer = std::mem::replace(&mut self.points, points);
@@ -354,7 +456,7 @@ impl MetricsBuilder {
         }
     }
 
-    fn put_back(&mut self) {
+    fn store_current(&mut self) {
         if let Some(place) = self.current.take() {
             let points = if self.is_new && self.points.len() <= MAX_COPIED_POINTS {
                 let copy = self.points.as_slice().into();
@@ -392,15 +494,15 @@ mod tests {
     #[test]
     fn the_last_row_of_a_second_wins() {
         let got = metrics(&[("a", 1, 1.0), ("a", 1, 2.0), ("b", 1, 9.0), ("a", 1, 3.0)]);
-        assert_eq!(got.points("a"), [Point::new(1, 3.0)]);
-        assert_eq!(got.points("b"), [Point::new(1, 9.0)]);
+        assert_eq!(got.points("a"), [Point::new(3.0, 1)]);
+        assert_eq!(got.points("b"), [Point::new(9.0, 1)]);
     }
 
     #[test]
     fn rows_in_any_order_come_out_ascending() {
         let got =
             metrics(&[("a", 5, 5.0), ("a", 1, 1.0), ("a", 3, 3.0), ("a", 1, 1.5), ("a", 5, 5.5)]);
-        assert_eq!(got.points("a"), [Point::new(1, 1.5), Point::new(3, 3.0), Point::new(5, 5.5)]);
+        assert_eq!(got.points("a"), [Point::new(1.5, 1), Point::new(3.0, 3), Point::new(5.5, 5)]);
     }
 
     #[test]
@@ -421,8 +523,8 @@ mod tests {
     fn extending_merges_into_what_is_there() {
         let mut got = metrics(&[("a", 2, 2.0)]);
         got.extend([Sample::new("a", 1.0, 1).unwrap(), Sample::new("a", 2.5, 2).unwrap()]);
-        assert_eq!(got.points("a"), [Point::new(1, 1.0), Point::new(2, 2.5)]);
-        assert_eq!(got.latest("a"), Some(Point::new(2, 2.5)));
+        assert_eq!(got.points("a"), [Point::new(1.0, 1), Point::new(2.5, 2)]);
+        assert_eq!(got.latest("a"), Some(Point::new(2.5, 2)));
         assert_eq!(got.latest("b"), None);
     }
 }

@@ -138,7 +138,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         for len in [0, 1, 2, CHUNK, CHUNK + 1, 3 * CHUNK, 5 * CHUNK + 7, 8 * CHUNK] {
             let points = (0..len)
-                .map(|place| Point::new(random.i64(0..20_000), place as f64))
+                .map(|place| Point::new(place as f64, random.i64(0..20_000)))
                 .collect::<Vec<_>>();
             let last = points.iter().map(|point| (point.timestamp, point.value));
             let expected = last.collect::<BTreeMap<_, _>>();

@@ -6,10 +6,13 @@ use bytes::{Buf, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::{
+    decoder::{self, End, RecordSink},
+    encode,
     error::{CodecError, InvalidRequest, NonFiniteValue},
     line_break,
-    request::{self, Request, RequestRef},
-    response::{self, End, RecordSink, Response},
+    parse::RequestRef,
+    request::Request,
+    response::Response,
 };
 #[cfg(doc)]
 use crate::metric::Metrics;
@@ -39,7 +42,7 @@ use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 /// ```
 #[derive(Debug)]
 pub struct ClientCodec {
-    decoder: response::Decoder,
+    decoder: decoder::Decoder,
     records: MetricsBuilder,
     /// Whether whoever takes a long answer sorts it, in steps.
     sorts_in_steps: bool,
@@ -59,7 +62,7 @@ impl ClientCodec {
     #[must_use]
     pub fn max_response_bytes(limit: usize) -> Self {
         Self {
-            decoder: response::Decoder::new(limit),
+            decoder: decoder::Decoder::new(limit),
             records: MetricsBuilder::default(),
             sorts_in_steps: false,
         }
@@ -104,10 +107,10 @@ impl Encoder<Request> for ClientCodec {
     fn encode(&mut self, request: Request, dst: &mut BytesMut) -> Result<(), CodecError> {
         match request {
             Request::Put(Sample { key, point }) => {
-                NonFiniteValue::check(&key, point.value)?;
-                request::encode_put(dst, &key, point);
+                NonFiniteValue::ensure_finite(&key, point.value)?;
+                encode::encode_put(dst, key.as_str(), point);
             }
-            Request::Get(selector) => request::encode_get(dst, &selector),
+            Request::Get(selector) => encode::encode_get(dst, &selector),
         }
         Ok(())
     }
@@ -164,7 +167,7 @@ impl RecordSink for MetricsBuilder {
 /// Decodes one answer to a `get`, sample by sample, in bounded memory.
 #[derive(Debug)]
 pub(crate) struct SampleDecoder {
-    decoder: response::Decoder,
+    decoder: decoder::Decoder,
     records: Samples,
     /// What comes behind the samples that have been decoded. An error too, so that it does not
     /// depend on how the answer is cut into pieces how many samples come before it.
@@ -186,7 +189,7 @@ struct Samples {
 
 impl SampleDecoder {
     pub(crate) fn new() -> Self {
-        Self { decoder: response::Decoder::new(usize::MAX), records: Samples::default(), end: None }
+        Self { decoder: decoder::Decoder::new(usize::MAX), records: Samples::default(), end: None }
     }
 }
 

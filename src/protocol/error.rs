@@ -67,8 +67,8 @@ pub struct NonFiniteValue {
 
 impl NonFiniteValue {
     /// Lets a finite value pass.
-    pub(crate) fn check(key: &str, value: f64) -> Result<(), Self> {
-        if value.is_finite() { Ok(()) } else { Err(Self { key: key.into(), value }) }
+    pub(crate) fn ensure_finite(key: impl AsRef<str>, value: f64) -> Result<(), Self> {
+        if value.is_finite() { Ok(()) } else { Err(Self { key: key.as_ref().into(), value }) }
     }
 
     /// The key whose value it is.

@@ -3,21 +3,27 @@
 //! Nothing here knows a socket or a runtime; only `codec` knows `tokio-util`.
 
 mod codec;
+mod decoder;
+mod encode;
 mod error;
 mod number;
+mod parse;
 mod records;
 mod request;
 mod response;
+mod sample;
 
 pub use codec::{ClientCodec, ServerCodec};
 pub(crate) use codec::{SampleDecoder, Streamed};
+pub use encode::MAX_REQUEST_LEN;
 pub use error::{CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NonFiniteValue};
+pub use parse::RequestRef;
 pub use records::encode_records;
-pub use request::{MAX_REQUEST_LEN, Request, RequestRef};
+pub use request::Request;
 pub use response::Response;
 
-pub(crate) use request::{Numbers, encode_get, encode_put};
-pub(crate) use response::End;
+pub(crate) use decoder::End;
+pub(crate) use encode::{PutSuffix, encode_get, encode_put};
 
 /// Where the first line break of `text` is, of which the first `searched` bytes hold none.
 fn line_break(text: &[u8], searched: usize) -> Option<usize> {

@@ -1,4 +1,4 @@
-//! Numbers as text: printed as Python's `repr` prints them, read in every form that was seen.
+//! PutSuffix as text: printed as Python's `repr` prints them, read in every form that was seen.
 
 use std::fmt;
 

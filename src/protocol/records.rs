@@ -75,7 +75,7 @@ const NUMBERS_ROOM: usize = number::MAX_VALUE_LEN + 1 + number::MAX_TIMESTAMP_LE
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::request::encode_record, *};
+    use super::{super::encode::encode_record, *};
 
     #[track_caller]
     fn check(key: &str, points: &[Point]) {
@@ -150,10 +150,10 @@ mod tests {
         ];
         let mut points = Vec::new();
         for timestamp in timestamps {
-            points.extend(values.map(|value| Point::new(timestamp, value)));
+            points.extend(values.map(|value| Point::new(value, timestamp)));
         }
         for value in values {
-            points.extend(timestamps.map(|timestamp| Point::new(timestamp, -value)));
+            points.extend(timestamps.map(|timestamp| Point::new(-value, timestamp)));
         }
         for len in [1, 30, 31, 32, 33, 63, 64, 1000, Key::MAX_LEN] {
             check(&"k".repeat(len), &points);
@@ -170,7 +170,7 @@ mod tests {
                     any::<f64>(),
                     (-1_000_000_000i64..1_000_000_000, 0..6).prop_map(|(m, e)| m as f64 / 10f64.powi(e)),
                 ])
-                    .prop_map(|(timestamp, value)| Point::new(timestamp, value)),
+                    .prop_map(|(timestamp, value)| Point::new(value, timestamp)),
                 0..50,
             ),
             len in 1usize..100,

@@ -9,7 +9,7 @@ use super::{
     series::{CounterMode, Quantile},
 };
 use crate::{
-    metric::{InvalidKey, Key},
+    metric::{IntoKey, InvalidKey},
     reporter::{Reporter, WallClock},
 };
 
@@ -98,19 +98,15 @@ impl RecorderBuilder {
     /// # Errors
     ///
     /// If a key cannot begin with it.
-    pub fn prefix<K>(mut self, prefix: K) -> Result<Self, InvalidKey>
-    where
-        K: TryInto<Key>,
-        InvalidKey: From<K::Error>,
-    {
-        self.names.prefix = Some(prefix.try_into()?);
+    pub fn prefix(mut self, prefix: impl IntoKey) -> Result<Self, InvalidKey> {
+        self.names.prefix = Some(prefix.into_key()?);
         Ok(self)
     }
 
     /// Adds a label to all series. A label of that name which a metric has itself replaces it, and so
     /// does one that is added later. Default: none.
     ///
-    /// What a key cannot hold is percent-encoded, as [`Key::with_labels`] does it.
+    /// What a key cannot hold is percent-encoded, as [`Key::with_labels`](crate::Key::with_labels) does it.
     pub fn global_label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.names.labels.push((name.into(), value.into()));
         self

@@ -79,7 +79,8 @@ const MAX_PAIRS: usize = 1000;
 impl Names {
     pub(super) fn new(settings: NameSettings) -> Self {
         let NameSettings { prefix, labels, quantiles } = settings;
-        let (prefix, mut common) = prefix.map(|prefix| prefix.labels()).unwrap_or_default();
+        let (prefix, mut common) =
+            prefix.map(|prefix| prefix.labels().into_parts()).unwrap_or_default();
         common.extend(labels);
         Self {
             prefix,

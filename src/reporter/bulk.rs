@@ -135,7 +135,7 @@ impl Aftermath {
         let mut outbox = dispatcher.outbox();
         let full_before = outbox.stats().dropped.queue_full;
         for sample in samples {
-            match NonFiniteValue::check(&sample.key, sample.point.value) {
+            match NonFiniteValue::ensure_finite(&sample.key, sample.point.value) {
                 Ok(()) => self.note(outbox.record(sample)),
                 Err(error) => self.not_finite.push(error),
             }

@@ -11,7 +11,7 @@ use super::{
     shared::ReporterShared,
     stats::{DropReason, FlushError, ReporterStats},
 };
-use crate::metric::{InvalidKey, Key, Point, unix_seconds};
+use crate::metric::{IntoKey, InvalidKey, Key, Point, unix_now};
 
 /// Records measurements without waiting for anything, and sends them in the background.
 ///
@@ -66,15 +66,15 @@ impl Reporter {
     /// Never waits for the network, and may be called from any thread, in a runtime or not. A key that
     /// is none, or a value that is not finite, is dropped and counted, and logged once in ten seconds.
     #[inline]
-    pub fn record(&self, key: impl AsRef<str>, value: f64) {
-        self.record_at(key, value, unix_seconds());
+    pub fn record(&self, key: impl IntoKey, value: impl Into<f64>) {
+        self.record_at(key, value, unix_now());
     }
 
     /// Records `value` for `key` at `timestamp`, in seconds since the Unix epoch; else as
     /// [`record`](Self::record).
     #[inline]
-    pub fn record_at(&self, key: impl AsRef<str>, value: f64, timestamp: i64) {
-        self.shared().record(key.as_ref(), Point { timestamp, value });
+    pub fn record_at(&self, key: impl IntoKey, value: impl Into<f64>, timestamp: i64) {
+        self.shared().record(key.into_text(), Point::new(value, timestamp));
     }
 
     /// A handle for one key, which does not have to be looked up each time.
@@ -82,8 +82,8 @@ impl Reporter {
     /// # Errors
     ///
     /// If `key` is none.
-    pub fn series(&self, key: impl AsRef<str>) -> Result<SeriesHandle, InvalidKey> {
-        let key = self.shared().key(key.as_ref())?;
+    pub fn series(&self, key: impl IntoKey) -> Result<SeriesHandle, InvalidKey> {
+        let key = self.shared().key(key.into_text())?;
         Ok(SeriesHandle { key, reporter: self.clone() })
     }
 
@@ -119,8 +119,8 @@ impl Reporter {
     /// # Errors
     ///
     /// If the sample was dropped; it is counted as dropped all the same.
-    pub fn try_record(&self, key: impl AsRef<str>, value: f64) -> Result<(), DropReason> {
-        self.try_record_at(key, value, unix_seconds())
+    pub fn try_record(&self, key: impl IntoKey, value: impl Into<f64>) -> Result<(), DropReason> {
+        self.try_record_at(key, value, unix_now())
     }
 
     /// As [`try_record`](Self::try_record), at `timestamp`, in seconds since the Unix epoch.
@@ -130,11 +130,11 @@ impl Reporter {
     /// As [`try_record`](Self::try_record).
     pub fn try_record_at(
         &self,
-        key: impl AsRef<str>,
-        value: f64,
+        key: impl IntoKey,
+        value: impl Into<f64>,
         timestamp: i64,
     ) -> Result<(), DropReason> {
-        self.shared().try_record(key.as_ref(), Point { timestamp, value })
+        self.shared().try_record(key.into_text(), Point::new(value, timestamp))
     }
 
     /// Sends what has been recorded until now, and returns once all of it has been acknowledged; with a
@@ -210,14 +210,14 @@ pub struct SeriesHandle {
 impl SeriesHandle {
     /// Records `value` at the current second; else as [`Reporter::record`].
     #[inline]
-    pub fn record(&self, value: f64) {
-        self.record_at(value, unix_seconds());
+    pub fn record(&self, value: impl Into<f64>) {
+        self.record_at(value, unix_now());
     }
 
     /// Records `value` at `timestamp`, in seconds since the Unix epoch; else as [`Reporter::record`].
     #[inline]
-    pub fn record_at(&self, value: f64, timestamp: i64) {
-        self.reporter.shared().record_key(self.key.clone(), Point { timestamp, value });
+    pub fn record_at(&self, value: impl Into<f64>, timestamp: i64) {
+        self.reporter.shared().record_key(self.key.clone(), Point::new(value, timestamp));
     }
 
     /// As [`record`](Self::record), but returns why the sample was dropped, instead of logging it.
@@ -225,8 +225,8 @@ impl SeriesHandle {
     /// # Errors
     ///
     /// As [`Reporter::try_record`].
-    pub fn try_record(&self, value: f64) -> Result<(), DropReason> {
-        let point = Point { timestamp: unix_seconds(), value };
+    pub fn try_record(&self, value: impl Into<f64>) -> Result<(), DropReason> {
+        let point = Point::now(value);
         self.reporter.shared().try_record_key(self.key.clone(), point)
     }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     client::MetricsClient,
-    metric::{InvalidKey, Key, Point, Sample},
+    metric::{InvalidKey, Key, KeyText, Point, Sample},
     protocol::NonFiniteValue,
 };
 
@@ -50,16 +50,16 @@ impl ReporterShared {
     }
 
     #[inline]
-    pub(super) fn record(&self, name: &str, point: Point) {
-        match self.keys.get(name) {
+    pub(super) fn record(&self, key: impl KeyText, point: Point) {
+        match self.key(key) {
             Ok(key) => self.record_key(key, point),
             Err(error) => self.dispatcher.refuse(DropReason::InvalidKey, &error),
         }
     }
 
     /// As [`record`](Self::record), but logs nothing about this sample.
-    pub(super) fn try_record(&self, name: &str, point: Point) -> Result<(), DropReason> {
-        match self.keys.get(name) {
+    pub(super) fn try_record(&self, key: impl KeyText, point: Point) -> Result<(), DropReason> {
+        match self.key(key) {
             Ok(key) => self.try_record_key(key, point),
             Err(_) => self.refuse(DropReason::InvalidKey),
         }
@@ -88,7 +88,7 @@ impl ReporterShared {
 
     #[inline]
     pub(super) fn record_key(&self, key: Key, point: Point) {
-        match NonFiniteValue::check(&key, point.value) {
+        match NonFiniteValue::ensure_finite(&key, point.value) {
             Ok(()) => {
                 let recorded = self.dispatcher.outbox().record(Sample { key, point });
                 self.dispatcher.follow_up(recorded);
@@ -97,8 +97,13 @@ impl ReporterShared {
         }
     }
 
-    pub(super) fn key(&self, name: &str) -> Result<Key, InvalidKey> {
-        self.keys.get(name)
+    /// Returns the key of this text: the same one each time, so that its text is stored once.
+    #[inline]
+    pub(super) fn key(&self, key: impl KeyText) -> Result<Key, InvalidKey> {
+        match key.as_key() {
+            Some(key) => Ok(key.clone()),
+            None => self.keys.get(key.as_str()),
+        }
     }
 
     /// Records the reporter's own counters, if it was asked to and still accepts samples.

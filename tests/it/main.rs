@@ -22,6 +22,7 @@ mod server_quirks;
 mod service;
 mod simulation;
 mod tls;
+mod values;
 mod workload;
 
 #[cfg(not(target_os = "linux"))]

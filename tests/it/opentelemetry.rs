@@ -191,7 +191,7 @@ async fn attribute_of_a_point_replaces_that_of_the_resource() {
     // A bucket's bound is its label `le`.
     assert_eq!(values(&metrics, "latency.bucket;le=0.5;service.name=a%20shop"), [1.0]);
     assert_eq!(values(&metrics, "latency.count;le=mine;service.name=a%20shop"), [1.0]);
-    assert!(metrics.keys().all(|key| key.matches("le=").count() <= 1), "{metrics:?}");
+    assert!(metrics.keys().all(|key| key.as_str().matches("le=").count() <= 1), "{metrics:?}");
 }
 
 // FAULTS A26

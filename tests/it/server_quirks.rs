@@ -150,7 +150,7 @@ async fn call(
 }
 
 fn points(series: &Series) -> Vec<Point> {
-    series.iter().map(|(&timestamp, &value)| Point::new(timestamp, value)).collect()
+    series.iter().map(|(&timestamp, &value)| Point::new(value, timestamp)).collect()
 }
 
 /// What a server makes of a segment.

@@ -193,7 +193,7 @@ fn nanos(time: Duration, count: usize) -> f64 {
 
 fn probe() -> Result<Vec<Sample>, InvalidKey> {
     let key = Key::new(PROBE)?;
-    let point = |second| Point::new(second, values::reading(second as u64));
+    let point = |second| Point::new(values::reading(second as u64), second);
     Ok((0..PROBE_POINTS as i64).map(|at| Sample { key: key.clone(), point: point(at) }).collect())
 }
 

@@ -58,7 +58,7 @@ impl Agent {
 
     fn sample(&self, sensor: usize, second: usize) -> Sample {
         let value = (self.value)((second * KEYS + sensor) as u64);
-        let point = Point::new(FIRST_SECOND + second as i64, value);
+        let point = Point::new(value, FIRST_SECOND + second as i64);
         Sample { key: self.keys[sensor].clone(), point }
     }
 }

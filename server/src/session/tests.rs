@@ -123,7 +123,7 @@ async fn store_of(count: i64) -> MemoryStore {
     let store = MemoryStore::new();
     let mut puts = PutBatch::new();
     for at in 0..count {
-        puts.push(&Key::new("key").unwrap(), Point::new(at, 0.5));
+        puts.push(&Key::new("key").unwrap(), Point::new(0.5, at));
     }
     store.apply(&puts).await.unwrap();
     store

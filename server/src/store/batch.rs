@@ -13,8 +13,8 @@ use metrics_client::{Key, Point, codec::KeyRef};
 /// use metrics_server::store::PutBatch;
 ///
 /// let mut puts = PutBatch::new();
-/// puts.push(&Key::new("palm.cpu")?, Point::new(1150864247, 23.7));
-/// assert_eq!(puts.iter().collect::<Vec<_>>(), [("palm.cpu", Point::new(1150864247, 23.7))]);
+/// puts.push(&Key::new("palm.cpu")?, Point::new(23.7, 1150864247));
+/// assert_eq!(puts.iter().collect::<Vec<_>>(), [("palm.cpu", Point::new(23.7, 1150864247))]);
 /// # Ok::<(), metrics_client::error::InvalidKey>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -173,7 +173,7 @@ mod tests {
         for _ in 0..2 {
             puts.clear();
             for (key, at) in rows {
-                puts.push(&Key::new(key).unwrap(), Point::new(at, 0.5));
+                puts.push(&Key::new(key).unwrap(), Point::new(0.5, at));
             }
             let got: Vec<_> = puts.iter().map(|(key, point)| (key, point.timestamp)).collect();
             assert_eq!(got, rows);

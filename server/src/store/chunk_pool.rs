@@ -59,7 +59,7 @@ mod tests {
     fn recycled_chunk_is_used_again() {
         let chunk_pool = ChunkPool::default();
         let mut points = chunk_pool.take();
-        points.push(Point::new(1, 1.0));
+        points.push(Point::new(1.0, 1));
         let memory = points.as_ptr();
         chunk_pool.recycle(points, MAX_FREE_DIVISOR * BYTES);
         let _elsewhere = Vec::<Point>::with_capacity(ChunkPool::CHUNK_POINTS);

@@ -21,7 +21,7 @@ impl ShardedIndex {
     /// Returns the index of `key`.
     pub(super) fn get(&self, key: &str) -> Option<usize> {
         let hash = self.hasher.hash_one(key);
-        let entry = self.shards[shard_of(hash)].find(hash, |(known, _)| &**known == key);
+        let entry = self.shards[shard_of(hash)].find(hash, |(known, _)| known.as_str() == key);
         entry.map(|&(_, index)| index)
     }
 
@@ -30,12 +30,12 @@ impl ShardedIndex {
     pub(super) fn get_or_add(&mut self, key: &str, add: impl FnOnce() -> (Key, usize)) -> usize {
         let hash = self.hasher.hash_one(key);
         let shard = &mut self.shards[shard_of(hash)];
-        if let Some(&(_, index)) = shard.find(hash, |(known, _)| &**known == key) {
+        if let Some(&(_, index)) = shard.find(hash, |(known, _)| known.as_str() == key) {
             return index;
         }
         let added = add();
         let index = added.1;
-        shard.insert_unique(hash, added, |(key, _)| self.hasher.hash_one(&**key));
+        shard.insert_unique(hash, added, |(key, _)| self.hasher.hash_one(key.as_str()));
         index
     }
 }
@@ -64,12 +64,12 @@ mod tests {
         let mut index = ShardedIndex::default();
         let key = |number: usize| Key::new(format!("key.{number}")).unwrap();
         for number in 0..10_000 {
-            assert_eq!(index.get(&key(number)), None);
-            assert_eq!(index.get_or_add(&key(number), || (key(number), number)), number);
+            assert_eq!(index.get(key(number).as_str()), None);
+            assert_eq!(index.get_or_add(key(number).as_str(), || (key(number), number)), number);
         }
         for number in 0..10_000 {
-            assert_eq!(index.get(&key(number)), Some(number));
-            assert_eq!(index.get_or_add(&key(number), || unreachable!()), number);
+            assert_eq!(index.get(key(number).as_str()), Some(number));
+            assert_eq!(index.get_or_add(key(number).as_str(), || unreachable!()), number);
         }
         // The average is 39 keys.
         let largest = index.shards.iter().map(HashTable::len).max().unwrap();

@@ -33,11 +33,11 @@ use metrics_client::{Key, Selector};
 ///
 /// let store = MemoryStore::new();
 /// let mut puts = PutBatch::new();
-/// puts.push(&Key::new("palm.cpu")?, Point::new(1150864247, 23.7));
+/// puts.push(&Key::new("palm.cpu")?, Point::new(23.7, 1150864247));
 /// store.apply(&puts).await?;
 ///
 /// let metrics = store.get(&Selector::All).await?.into_metrics().await?;
-/// assert_eq!(metrics.points("palm.cpu"), [Point::new(1150864247, 23.7)]);
+/// assert_eq!(metrics.points("palm.cpu"), [Point::new(23.7, 1150864247)]);
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
@@ -221,9 +221,11 @@ impl State {
         match selector {
             Selector::All => self.series.clone(),
             Selector::Key(key) => {
-                let index = self.index.get(key);
+                let index = self.index.get(key.as_str());
                 index.and_then(|index| self.series.get(index)).cloned().into_iter().collect()
             }
+            // The protocol has no other selector, so no session asks for one.
+            _ => Vector::new(),
         }
     }
 
@@ -232,7 +234,7 @@ impl State {
         let series = &mut self.series;
         self.index.get_or_add(key, || {
             let (key, index) = (Key::new(key).expect("a batch holds valid keys"), series.len());
-            accounting.add(KEY_BYTES + key.len());
+            accounting.add(KEY_BYTES + key.as_str().len());
             series.push_back(Series { key: key.clone(), points: Points::new(accounting) });
             (key, index)
         })
@@ -258,7 +260,7 @@ mod tests {
         let mut puts = PutBatch::new();
         for key in 0..keys {
             (0..points).for_each(|at| {
-                puts.push(&Key::new(format!("key.{key}")).unwrap(), Point::new(at, value));
+                puts.push(&Key::new(format!("key.{key}")).unwrap(), Point::new(value, at));
             });
         }
         store.apply(&puts).await

@@ -255,8 +255,8 @@ mod tests {
         let mut ascending = Points::<8>::new(&accounting);
         let mut descending = Points::<8>::new(&accounting);
         for at in 0..32 {
-            ascending.put(Point::new(at, 0.0));
-            descending.put(Point::new(-at, 0.0));
+            ascending.put(Point::new(0.0, at));
+            descending.put(Point::new(0.0, -at));
         }
         assert_eq!(chunks(&ascending).len(), 4);
         assert_eq!(chunks(&descending).len(), 4);
@@ -267,7 +267,7 @@ mod tests {
         let mut points = Points::<512>::new(&MemoryAccount::default());
         let mut snapshots = Vec::new();
         for at in 0..2000 {
-            points.put(Point::new(at, 0.0));
+            points.put(Point::new(0.0, at));
             if at % 100 == 0 {
                 snapshots.push(points.clone());
             }
@@ -282,15 +282,15 @@ mod tests {
     fn chunk_of_a_dropped_snapshot_is_reused() {
         let accounting = MemoryAccount::default();
         let mut points = Points::<512>::new(&accounting);
-        (0..20 * 512).for_each(|at| points.put(Point::new(at, 0.0)));
+        (0..20 * 512).for_each(|at| points.put(Point::new(0.0, at)));
         let snapshot = points.clone();
-        points.put(Point::new(0, 1.0));
+        points.put(Point::new(1.0, 0));
         let kept = snapshot.chunk(None).unwrap().points().as_ptr();
         drop(snapshot);
         // Takes what the allocator has just freed.
         let _elsewhere = Vec::<Point>::with_capacity(512);
         let _snapshot = points.clone();
-        points.put(Point::new(0, 2.0));
+        points.put(Point::new(2.0, 0));
         assert_eq!(points.chunk(None).unwrap().points().as_ptr(), kept);
         assert_eq!(all(&points).len(), 20 * 512);
     }
@@ -309,7 +309,7 @@ mod tests {
                 if at == snapshot_at {
                     snapshot = Some((points.clone(), all(&points)));
                 }
-                points.put(Point::new(timestamp, value));
+                points.put(Point::new(value, timestamp));
                 model.insert(timestamp, value);
                 prop_assert!(chunks(&points).iter().all(|chunk| (1..=4).contains(&chunk.len())));
             }

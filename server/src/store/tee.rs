@@ -24,7 +24,7 @@ use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
 /// let store = Tee::new(MemoryStore::new(), 1024);
 /// let mut subscription = store.subscribe();
 /// let mut puts = PutBatch::new();
-/// puts.push(&Key::new("palm.cpu")?, Point::new(1150864247, 23.7));
+/// puts.push(&Key::new("palm.cpu")?, Point::new(23.7, 1150864247));
 /// store.apply(&puts).await?;
 /// let Some(Applied::Puts(applied)) = subscription.next().await else { panic!() };
 /// assert_eq!(applied.len(), 1);
@@ -139,7 +139,7 @@ mod tests {
     fn batch(keys: &[&str]) -> PutBatch {
         let mut puts = PutBatch::new();
         for key in keys {
-            puts.push(&Key::new(*key).unwrap(), Point::new(1, 0.5));
+            puts.push(&Key::new(*key).unwrap(), Point::new(0.5, 1));
         }
         puts
     }

@@ -23,7 +23,7 @@ async fn slow_reader_sees_a_snapshot_and_blocks_no_put() {
     let mut puts = PutBatch::new();
     for key in 0..KEYS {
         let key = Key::new(format!("key.{key}")).unwrap();
-        (0..POINTS).for_each(|at| puts.push(&key, Point::new(at, 1.0)));
+        (0..POINTS).for_each(|at| puts.push(&key, Point::new(1.0, at)));
     }
     store.apply(&puts).await.unwrap();
     // The reader must not time out, however long the writer takes.

@@ -90,12 +90,12 @@ proptest! {
                     let mut put = |key: u8, point| {
                         let key = Key::new(format!("key.{key}")).unwrap();
                         puts.push(&key, point);
-                        model.put(&key, point);
+                        model.put(key.as_str(), point);
                     };
                     match step {
-                        Step::Put { key, timestamp, value } => put(key, Point::new(timestamp, value)),
+                        Step::Put { key, timestamp, value } => put(key, Point::new(value, timestamp)),
                         Step::Run { key, from, count, step } => (0..count)
-                            .for_each(|at| put(key, Point::new(from + at * step, at as f64))),
+                            .for_each(|at| put(key, Point::new(at as f64, from + at * step))),
                         Step::Snapshot => {
                             store.apply(&puts).await.unwrap();
                             puts.clear();
@@ -113,7 +113,7 @@ proptest! {
             for key in 0..7 {
                 let key = Key::new(format!("key.{key}")).unwrap();
                 let snapshot = store.get(&Selector::from(&key)).await.unwrap();
-                assert_eq!(rows(snapshot).await, model.rows(Some(&key)));
+                assert_eq!(rows(snapshot).await, model.rows(Some(key.as_str())));
             }
         });
     }
@@ -124,12 +124,12 @@ async fn snapshot_into_metrics() {
     let store = MemoryStore::new();
     let mut puts = PutBatch::new();
     for (key, at) in [("b", 2), ("a", 1), ("b", 1)] {
-        puts.push(&Key::new(key).unwrap(), Point::new(at, 0.5));
+        puts.push(&Key::new(key).unwrap(), Point::new(0.5, at));
     }
     store.apply(&puts).await.unwrap();
     let metrics = store.get(&Selector::All).await.unwrap().into_metrics().await.unwrap();
     assert_eq!(metrics.keys().map(Key::as_str).collect::<Vec<_>>(), ["b", "a"]);
-    assert_eq!(metrics.points("b"), [Point::new(1, 0.5), Point::new(2, 0.5)]);
+    assert_eq!(metrics.points("b"), [Point::new(0.5, 1), Point::new(0.5, 2)]);
 }
 
 /// A store without overrides of default methods.
@@ -150,7 +150,7 @@ impl Store for Defaults {
 async fn check_ranges_and_keys(store: impl Store) {
     let mut puts = PutBatch::new();
     for (key, at) in [("b.x", 20), ("a", 10), ("b.y", 30)] {
-        (0..1500).for_each(|step| puts.push(&Key::new(key).unwrap(), Point::new(at + step, 0.5)));
+        (0..1500).for_each(|step| puts.push(&Key::new(key).unwrap(), Point::new(0.5, at + step)));
     }
     store.apply(&puts).await.unwrap();
     let keys = store.keys(&KeyPattern::new("b.*")).await.unwrap();
@@ -180,7 +180,7 @@ async fn ranges_and_keys_of_a_store() {
 async fn snapshot_into_stream() {
     let store = MemoryStore::new();
     let mut puts = PutBatch::new();
-    (0..2000).for_each(|at| puts.push(&Key::new("a").unwrap(), Point::new(at, 0.5)));
+    (0..2000).for_each(|at| puts.push(&Key::new("a").unwrap(), Point::new(0.5, at)));
     store.apply(&puts).await.unwrap();
     let samples = store.get(&Selector::All).await.unwrap().into_stream();
     let samples: Vec<_> = samples.try_collect().await.unwrap();

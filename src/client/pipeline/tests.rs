@@ -16,7 +16,7 @@ use crate::{
     client::settings::WhenFull,
     error::Delivery,
     metric::{Point, Selector},
-    protocol::{Numbers, Response, encode_get},
+    protocol::{PutSuffix, Response, encode_get},
 };
 
 #[cfg(feature = "tower")]
@@ -41,11 +41,11 @@ impl Pipeline {
     fn put(
         &mut self,
         key: &str,
-        numbers: &Numbers,
+        numbers: &PutSuffix,
         waker: Waker,
         now: Instant,
     ) -> Result<Submitted, Error> {
-        let submitted = self.submit(Kind::Put, waker, now, |bytes| numbers.put(bytes, key));
+        let submitted = self.submit(Kind::Put, waker, now, |bytes| numbers.append_put(bytes, key));
         submitted.map_err(|refused| refused.error)
     }
 

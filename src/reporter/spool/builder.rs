@@ -12,7 +12,7 @@ use super::{
     sample_log::{Limits, SampleLog},
     samples::salvage,
 };
-use crate::metric::{Sample, unix_seconds};
+use crate::metric::{Sample, unix_now};
 
 /// A directory to which a [`Reporter`](crate::Reporter) moves samples while the server is slow or
 /// unreachable, and from which it sends them later, also those of an earlier process.
@@ -138,7 +138,7 @@ impl Spool {
 
     /// Returns the earliest timestamp that is sent from the spool now.
     pub(super) fn oldest(&self) -> i64 {
-        self.max_age.map_or(i64::MIN, |age| unix_seconds().saturating_sub_unsigned(age.as_secs()))
+        self.max_age.map_or(i64::MIN, |age| unix_now().saturating_sub_unsigned(age.as_secs()))
     }
 
     pub(in crate::reporter) fn open(&self) -> Result<SampleLog, SpoolError> {

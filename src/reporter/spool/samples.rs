@@ -23,12 +23,12 @@ pub(super) fn encode(samples: &[Sample], payload: &mut Vec<u8>) -> (u32, i64) {
     payload.clear();
     let (mut count, mut latest) = (0, i64::MIN);
     for Sample { key, point } in samples {
-        if RECORD_HEADER_BYTES + payload.len() + FIXED_LEN + key.len() > MAX_RECORD_BYTES {
+        if RECORD_HEADER_BYTES + payload.len() + FIXED_LEN + key.as_str().len() > MAX_RECORD_BYTES {
             break;
         }
         // A key has at most `Key::MAX_LEN` bytes.
-        payload.extend_from_slice(&(key.len() as u16).to_le_bytes());
-        payload.extend_from_slice(key.as_bytes());
+        payload.extend_from_slice(&(key.as_str().len() as u16).to_le_bytes());
+        payload.extend_from_slice(key.as_str().as_bytes());
         payload.extend_from_slice(&point.timestamp.to_le_bytes());
         payload.extend_from_slice(&point.value.to_le_bytes());
         latest = latest.max(point.timestamp);
@@ -68,7 +68,7 @@ fn decode_payload(mut rest: &[u8], samples: &mut Vec<Sample>) -> Option<()> {
         if !value.is_finite() {
             return None;
         }
-        samples.push(Sample { key, point: Point::new(timestamp, value) });
+        samples.push(Sample { key, point: Point::new(value, timestamp) });
         rest = &after[16..];
     }
     Some(())

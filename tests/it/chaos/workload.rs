@@ -122,7 +122,7 @@ impl Agent {
             for point in points {
                 let (id, put) = (point.value as u32 / MANY, point.value as u32 % MANY);
                 let second = put as usize / 2;
-                assert_eq!(**key, format!("agent{id}.{}", second % KEYS), "{point:?}");
+                assert_eq!(*key, format!("agent{id}.{}", second % KEYS), "{point:?}");
                 assert_eq!(point.timestamp, second as i64, "{point:?}");
                 if id == self.id {
                     let known = self.puts.get(put as usize).expect("it was put");

@@ -29,7 +29,7 @@ async fn get_returns_points() {
     let (metrics, ()) = join!(get, server);
     assert_eq!(
         metrics.unwrap().points("palm.cpu"),
-        [Point::new(1150864247, 2.0), Point::new(1150864248, 0.5)]
+        [Point::new(2.0, 1150864247), Point::new(0.5, 1150864248)]
     );
 }
 

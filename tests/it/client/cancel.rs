@@ -23,7 +23,7 @@ async fn cancelled_put_does_not_shift_responses() {
         peer.send("ok\nb 2.0 2\n\n").await;
     };
     let (metrics, ()) = join!(client.get("b"), server);
-    assert_eq!(metrics.unwrap().points("b"), [Point::new(2, 2.0)]);
+    assert_eq!(metrics.unwrap().points("b"), [Point::new(2.0, 2)]);
     assert_eq!(client.stats().cancelled, 1);
 }
 

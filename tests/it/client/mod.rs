@@ -4,6 +4,7 @@ mod address;
 mod allocations;
 mod basics;
 mod cancel;
+mod close;
 mod coop_budget;
 mod deadlines;
 mod errors;
@@ -19,6 +20,7 @@ mod reconnect;
 mod runtime_stall;
 mod sample_stream;
 mod short_connections;
+mod sink;
 mod state;
 #[cfg(unix)]
 mod unix;

@@ -238,9 +238,11 @@ async fn put_all_failure_of_one_connection_spares_others() {
     assert!(matches!(batch.error, Error::Timeout { .. }), "{:?}", batch.error);
 
     let connections = connections_by_key(&log);
-    let its_own = &connections[&*samples[silent].key];
-    let of_others = samples.iter().filter(|sample| &connections[&*sample.key] != its_own).count();
-    let before = samples[..silent].iter().filter(|sample| &connections[&*sample.key] == its_own);
+    let its_own = &connections[samples[silent].key.as_str()];
+    let of_others =
+        samples.iter().filter(|sample| &connections[sample.key.as_str()] != its_own).count();
+    let before =
+        samples[..silent].iter().filter(|sample| &connections[sample.key.as_str()] == its_own);
     assert_eq!(batch.acknowledged, of_others + before.count());
     assert_eq!(client.stats().acknowledged, batch.acknowledged as u64);
 }
@@ -269,9 +271,9 @@ async fn put_all_error_counts_rejected_over_connections() {
 
     // All others have their outcome, but for those that would have come over the silent connection.
     let connections = connections_by_key(&log);
-    let its_own = &connections[&*samples[silent].key];
+    let its_own = &connections[samples[silent].key.as_str()];
     let answered = samples.iter().enumerate().filter(|&(place, sample)| {
-        !is_refused(sample) && (place < silent || &connections[&*sample.key] != its_own)
+        !is_refused(sample) && (place < silent || &connections[sample.key.as_str()] != its_own)
     });
     assert_eq!(batch.acknowledged, answered.count());
 }

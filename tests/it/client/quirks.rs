@@ -36,7 +36,7 @@ async fn rows_are_grouped_sorted_and_deduplicated() {
     let metrics = metrics.unwrap();
     assert_eq!(
         metrics.points("a"),
-        [Point::new(1, 1e-5), Point::new(2, f64::INFINITY), Point::new(3, 10.0)]
+        [Point::new(1e-5, 1), Point::new(f64::INFINITY, 2), Point::new(10.0, 3)]
     );
     assert!(metrics.points("b")[0].value.is_nan());
 }
@@ -65,7 +65,7 @@ async fn response_split_at_any_byte_is_one_response() {
             peer.send(&answer[split..]).await;
         };
         let (metrics, ()) = join!(client.get("a"), server);
-        assert_eq!(metrics.unwrap().points("a"), [Point::new(10, 1.5), Point::new(20, 2.5)]);
+        assert_eq!(metrics.unwrap().points("a"), [Point::new(1.5, 10), Point::new(2.5, 20)]);
     }
 }
 
@@ -80,7 +80,7 @@ async fn assert_dropped_for(unasked: &str) {
     peer.expect_end().await;
     let mut peer = network.accept().await;
     let (get, ()) = join!(client.get("b"), peer.answer("get b\n", "ok\nb 2.0 2\n\n"));
-    assert_eq!(get.unwrap().points("b"), [Point::new(2, 2.0)]);
+    assert_eq!(get.unwrap().points("b"), [Point::new(2.0, 2)]);
 }
 
 #[tokio::test(start_paused = true)]

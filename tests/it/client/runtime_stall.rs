@@ -116,7 +116,7 @@ async fn unsolicited_response_ends_an_idle_connection() {
         answer(&io, "get A\n", "ok\nA 1.0 1\n\n");
     });
     client.put_at("y", 1.0, 1).await.unwrap();
-    assert_eq!(client.get("A").await.unwrap().points("A"), [Point::new(1, 1.0)]);
+    assert_eq!(client.get("A").await.unwrap().points("A"), [Point::new(1.0, 1)]);
     first.join().unwrap();
 }
 
@@ -374,7 +374,7 @@ async fn long_response_before_a_late_timer_counts() {
         peer
     };
     let (metrics, _peer) = join!(with_timeout(client.get("a")), server);
-    assert_eq!(metrics.unwrap().points("a"), [Point::new(1, 1.0)]);
+    assert_eq!(metrics.unwrap().points("a"), [Point::new(1.0, 1)]);
     assert_eq!(client.stats().reconnects, 0);
 }
 

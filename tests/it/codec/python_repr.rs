@@ -82,7 +82,7 @@ fn values() -> Vec<f64> {
 fn texts(values: &[f64]) -> Vec<String> {
     let key = Key::new("k").unwrap();
     let text = |&value| {
-        let record = Sample { key: key.clone(), point: Point::new(7, value) }.to_string();
+        let record = Sample { key: key.clone(), point: Point::new(value, 7) }.to_string();
         record.strip_prefix("k ").and_then(|rest| rest.strip_suffix(" 7")).unwrap().to_owned()
     };
     values.iter().map(text).collect()

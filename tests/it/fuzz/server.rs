@@ -197,6 +197,7 @@ impl Model {
                 Ok(Request::Get(Selector::Key(key))) => {
                     Ok(model.store.samples().filter(|sample| sample.key == key).collect())
                 }
+                Ok(request) => unreachable!("no such request: {request}"),
                 Err(_) => Err(()),
             };
             model.answer(result);

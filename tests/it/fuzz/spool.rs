@@ -1,16 +1,16 @@
-//! What must hold for any bytes in a file of a spool's folder that has the name of a segment.
+//! The check of the fuzz target `spool_segment`: salvaging samples from any bytes.
 
 use metrics_client::{Key, spool::Spool};
 
-/// Whatever can be read of it is sound and was there, and what stands behind it takes nothing away.
+/// Salvaged samples are valid and fit into the bytes, and bytes appended to a segment take none away.
 pub(crate) fn spool_segment(input: &[u8]) {
     let (samples, damaged) = Spool::salvage(input);
     assert!(damaged <= input.len());
     // A sample takes 18 bytes and its key.
-    let least: usize = samples.iter().map(|sample| 18 + sample.key.len()).sum();
+    let least: usize = samples.iter().map(|sample| 18 + sample.key.as_str().len()).sum();
     assert!(least <= input.len() - damaged);
     for sample in &samples {
-        assert!(Key::new(&*sample.key).is_ok(), "{sample:?}");
+        assert!(Key::new(&sample.key).is_ok(), "{sample:?}");
         assert!(sample.point.value.is_finite(), "{sample:?}");
     }
     let twice = [input, input].concat();

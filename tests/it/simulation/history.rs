@@ -231,7 +231,7 @@ impl History {
         for batch in self.applied[applied..].chunk_by(|one, next| one.at == next.at) {
             for applied in batch {
                 let sample = &self.puts[applied.put].sample;
-                if is_wanted(&sample.key) {
+                if is_wanted(sample.key.as_str()) {
                     replace(&mut stored, sample, applied.put);
                 }
             }
@@ -247,7 +247,7 @@ impl History {
         let mut series = Series::new();
         for (key, points) in found {
             for point in points {
-                if let Some(put) = self.identify(key, point.timestamp, point.value) {
+                if let Some(put) = self.identify(key.as_str(), point.timestamp, point.value) {
                     series.entry(key.to_string()).or_default().insert(point.timestamp, put);
                 }
             }
@@ -259,7 +259,8 @@ impl History {
     fn identify(&mut self, key: &str, timestamp: i64, value: f64) -> Option<PutId> {
         let id = value as PutId;
         let known = self.puts.get(id).is_some_and(|Put { sample, .. }| {
-            (&*sample.key, sample.point.timestamp, sample.point.value) == (key, timestamp, value)
+            (sample.key.as_str(), sample.point.timestamp, sample.point.value)
+                == (key, timestamp, value)
         });
         if !known {
             self.violation(format_args!("{key} {value} {timestamp} was never put"));
@@ -362,7 +363,7 @@ impl History {
                 let put = &self.puts[id];
                 let newer = self.puts.iter().enumerate().find(|(_, newer)| {
                     let sample = &newer.sample;
-                    (&*sample.key, sample.point.timestamp) == (key, timestamp)
+                    (sample.key.as_str(), sample.point.timestamp) == (key, timestamp)
                         && matches!(newer.ended, Some((_, Outcome::Acknowledged)))
                         && put.ended.is_some_and(|(ended, outcome)| {
                             ended < newer.begun

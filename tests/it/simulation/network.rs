@@ -200,7 +200,7 @@ impl Store for Witness {
 
     async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
         if let Selector::Key(key) = selector
-            && key.starts_with(HANGUP_PROBE)
+            && key.as_str().starts_with(HANGUP_PROBE)
         {
             self.world.history.lock().unwrap().checked.insert(self.connection);
         }

@@ -213,6 +213,8 @@ impl Shared {
         let ids = match selector {
             Selector::Key(key) => state.keys.get(key.as_str()).map_or(0..0, |id| id..id + 1),
             Selector::All => 0..state.keys.names().len() as u32,
+            // The protocol has no other selector, so no session asks for one.
+            _ => 0..0,
         };
         let parts = Parts {
             names: state.keys.names().clone(),

@@ -39,9 +39,9 @@ impl Service {
 
     /// Puts `key` in its place.
     fn put(&mut self, bench: &mut Bench, key: &str) -> WaiterId {
-        let numbers = Numbers::of(Point::new(7, 0.5));
+        let numbers = PutSuffix::new("k", Point::new(0.5, 7)).unwrap();
         let caller = (Waker::noop().clone(), bench.now);
-        let encode = |bytes: &mut BytesMut| numbers.put(bytes, key);
+        let encode = |bytes: &mut BytesMut| numbers.append_put(bytes, key);
         let mut wakers = Vec::new();
         let submitted = bench.pipeline.submit_reserved(
             &mut self.reservation,

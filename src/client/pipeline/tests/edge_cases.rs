@@ -161,8 +161,12 @@ fn a_request_that_finds_no_room_leaves_no_trace() {
     let settings = Settings { max_buffered_bytes: 20, when_full: WhenFull::Fail, ..settings() };
     let mut bench = Bench::with(settings, 5);
     bench.put("a");
-    let refused =
-        bench.pipeline.put("b", &Numbers::of(Point::new(7, 0.5)), Waker::noop().clone(), bench.now);
+    let refused = bench.pipeline.put(
+        "b",
+        &PutSuffix::new("k", Point::new(0.5, 7)).unwrap(),
+        Waker::noop().clone(),
+        bench.now,
+    );
     assert!(matches!(refused, Err(Error::QueueFull { limit: 20 })));
     assert_eq!(bench.stats().accepted, 1);
     assert_eq!(bench.take(), "put a 0.5 7\n");
@@ -287,7 +291,12 @@ fn after_a_close_what_was_accepted_is_served_and_nothing_else() {
     let batch = bench.batch(1);
     assert!(bench.pipeline.close().is_none());
     assert!(matches!(
-        bench.pipeline.put("b", &Numbers::of(Point::new(7, 0.5)), Waker::noop().clone(), bench.now),
+        bench.pipeline.put(
+            "b",
+            &PutSuffix::new("k", Point::new(0.5, 7)).unwrap(),
+            Waker::noop().clone(),
+            bench.now
+        ),
         Err(Error::Closed { delivery: Delivery::NotSent, .. })
     ));
     let more = bench.pipeline.extend_batch(batch, 1, 1, b"put k 0.5 1\n", bench.now);
@@ -350,7 +359,7 @@ impl Bench {
     pub(super) fn put(&mut self, key: &str) -> WaiterId {
         let submitted = self.pipeline.put(
             key,
-            &Numbers::of(Point::new(7, 0.5)),
+            &PutSuffix::new("k", Point::new(0.5, 7)).unwrap(),
             Waker::noop().clone(),
             self.now,
         );

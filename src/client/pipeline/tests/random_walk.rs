@@ -139,7 +139,7 @@ impl World {
             _ => {
                 let put = self.pipeline.put(
                     &key,
-                    &Numbers::of(Point::new(7, 0.5)),
+                    &PutSuffix::new("k", Point::new(0.5, 7)).unwrap(),
                     Waker::noop().clone(),
                     self.now,
                 );

@@ -1,4 +1,4 @@
-//! A full disk: a small file system, mounted in a mount namespace of its own.
+//! A spool on a small file system, mounted in a namespace of its own, that really fills up.
 
 use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::number::Number, *};
 
 fn parse(line: &str) -> Result<Option<RequestRef<'_>>, InvalidRequest> {
     RequestRef::parse(line.as_bytes())
@@ -10,7 +10,7 @@ fn parse(line: &str) -> Result<Option<RequestRef<'_>>, InvalidRequest> {
 
 #[test]
 fn blanks_around_fields_are_accepted() {
-    let put = RequestRef::Put(KeyRef::new("palm.cpu").unwrap(), Point::new(1150864247, 23.7));
+    let put = RequestRef::Put(KeyRef::new("palm.cpu").unwrap(), Point::new(23.7, 1150864247));
     for line in [
         "put palm.cpu 23.7 1150864247",
         "put palm.cpu 23.7 1150864247\r",
