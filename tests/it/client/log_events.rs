@@ -1,4 +1,4 @@
-//! What the client tells the log, and that it tells it nothing for each request.
+//! Log events of the client, and that requests are not logged.
 
 use std::{
     io,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::client::{Pipelining, Reconnect};
+use metrics_client::client::{Pipelining, ReconnectPolicy};
 use tokio::join;
 use tracing::{
     Dispatch, Subscriber,
@@ -101,7 +101,7 @@ async fn connections_are_logged_and_requests_are_not() {
         &[
             "WARN metrics_client::client::driver: disconnected address=\"peer\" error=the server closed the connection",
             "INFO metrics_client::client::driver: will send again address=\"peer\" requests=1",
-            "WARN metrics_client::client::driver: no connection error=cannot connect to peer: nobody listens",
+            "WARN metrics_client::client::driver: no connection error=cannot connect to peer: connection refused",
             "INFO metrics_client::client::driver: connected address=\"peer\"",
         ],
     );
@@ -160,7 +160,7 @@ async fn unreachable_server_is_logged_repeated_and_over() {
     let (mut network, builder) = MockNetwork::new();
     network.refuse(1_000_000);
     // It dials within the deadline of the put that finds the server back.
-    let reconnect = Reconnect::backoff(Duration::from_millis(10), Duration::from_secs(1));
+    let reconnect = ReconnectPolicy::backoff(Duration::from_millis(10), Duration::from_secs(1));
     let client = builder.pipelining(Pipelining::Off).reconnect(reconnect).connect_lazy().unwrap();
     // The deadline of a put is 5 seconds.
     for second in 0..30 {

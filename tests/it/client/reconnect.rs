@@ -1,10 +1,10 @@
-//! What happens when a connection is lost.
+//! Reconnects, retries and backoff.
 
 use std::time::Duration;
 
 use metrics_client::{
     Delivery, Error, Sample,
-    client::{ConnectionState, Pipelining, Reconnect},
+    client::{ConnectionState, Pipelining, ReconnectPolicy},
 };
 use tokio::{join, time::Instant};
 
@@ -116,7 +116,7 @@ async fn connect_fails_at_once_with_the_cause() {
     network.refuse(1);
     let error = builder.connect().await.unwrap_err();
     assert_eq!(error.to_string(), "cannot connect to peer");
-    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "nobody listens");
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "connection refused");
     assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, true));
 }
 
@@ -153,14 +153,14 @@ async fn backoff_grows_if_the_server_accepts_and_hangs_up() {
     let (mut network, builder) = MockNetwork::new();
     let (min, max) = (Duration::from_millis(50), Duration::from_secs(10));
     let client = builder
-        .reconnect(Reconnect::backoff(min, max))
+        .reconnect(ReconnectPolicy::backoff(min, max))
         .request_timeout(Duration::MAX)
         .connect()
         .await
         .unwrap();
     let mut last = network.accept_at().await.1;
     let mut longest = Duration::ZERO;
-    // Somebody waits all the time, or there would be no need to dial.
+    // A call waits all the time, or there would be no need to connect.
     let waiting = tokio::spawn({
         let client = client.clone();
         async move { client.put_at("a", 1.0, 1).await }
@@ -205,8 +205,8 @@ async fn state_reports_every_change() {
     put.unwrap();
     assert_eq!(state.get(), ConnectionState::Connected);
     drop(peer);
-    // Nobody wants a connection, until somebody does; and then nobody answers the dial until its
-    // time is over.
+    // No connection is needed until the next call. Then the connect attempt is not answered until its
+    // timeout.
     state.wait_for(|state| state == ConnectionState::Disconnected).await.unwrap();
     network.black_hole();
     let put = tokio::spawn({
@@ -294,12 +294,12 @@ async fn backoff_grows_if_the_server_rejects_connections() {
 #[tokio::test(start_paused = true)]
 async fn retried_counts_only_resent_requests() {
     let (mut network, builder) = MockNetwork::new();
-    let client = builder.reconnect(Reconnect::never()).connect().await.unwrap();
+    let client = builder.reconnect(ReconnectPolicy::never()).connect().await.unwrap();
     let server = async { network.accept().await.expect("put a 1.0 1\n").await };
     let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
     put.unwrap_err();
     assert_eq!((client.stats().retried, client.stats().failed), (0, 1));
-    // And that it failed before it was closed is no failure of closing it.
+    // A failure before the close is not an error of the close.
     client.close().await.unwrap();
 }
 
@@ -308,7 +308,7 @@ async fn backoff_of_duration_max_is_endless() {
     for _ in 0..20 {
         let (mut network, builder) = MockNetwork::new();
         let client = builder
-            .reconnect(Reconnect::backoff(Duration::MAX, Duration::MAX))
+            .reconnect(ReconnectPolicy::backoff(Duration::MAX, Duration::MAX))
             .connect()
             .await
             .unwrap();

@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use metrics_client::{
     ClientBuilder, Delivery, Error, MetricsClient,
-    client::{Pipelining, Reconnect},
+    client::{Pipelining, ReconnectPolicy},
     error::ConnectionError,
 };
 use tokio::time;
@@ -28,13 +28,13 @@ const HANG: Duration = Duration::from_secs(30);
 /// How long a call may take where it is to fail.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// A client that soon gives up on a call, later on its connection, and soon dials again.
+/// A client with short timeouts: a call ends first, then its connection, and a reconnect follows soon.
 fn builder(address: SocketAddr) -> ClientBuilder {
     MetricsClient::builder(address)
         .pipelining(Pipelining::On)
         .request_timeout(SHORT)
         .stall_timeout(2 * SHORT)
-        .reconnect(Reconnect::backoff(Duration::from_millis(5), Duration::from_millis(50)))
+        .reconnect(ReconnectPolicy::backoff(Duration::from_millis(5), Duration::from_millis(50)))
 }
 
 /// Puts until it works, and says how many attempts failed.

@@ -1,10 +1,10 @@
-//! One client of a simulation: what it was told, and its life from the first call to its end.
+//! One client of a simulation: its settings, and its life from the first call to its end.
 
 use std::time::Duration;
 
 use metrics_client::{
     MetricsClient,
-    client::{ConnectionState, Pipelining, Reconnect, WhenFull},
+    client::{ConnectionState, Pipelining, ReconnectPolicy, WhenFull},
 };
 use tokio::{
     task::JoinSet,
@@ -12,12 +12,14 @@ use tokio::{
 };
 
 use super::{
-    network::{Dialer, World},
+    network::{Dialer, NAME, PORT, SERVERS, World},
     workload::{Agent, TOLERANCE, Tally, adds_up},
 };
 
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// Whether it knows the servers by their own names, and not by the one that leads to any of them.
+    pub(super) has_list: bool,
     pub(super) request_timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) stall_timeout: Duration,
@@ -51,6 +53,7 @@ impl Plan {
         let pipelining = [Pipelining::Auto, Pipelining::On, Pipelining::Off];
         let first = millis(1..100);
         Self {
+            has_list: fastrand::bool(),
             request_timeout,
             connect_timeout: millis(50..1000),
             stall_timeout: request_timeout.mul_f64(0.3 + 1.7 * fastrand::f64()).max(SHORTEST_STALL),
@@ -67,12 +70,14 @@ impl Plan {
     }
 
     fn build(&self, world: World, client: usize) -> MetricsClient {
-        MetricsClient::builder("metrics.example:8888")
+        let names = if self.has_list { &SERVERS[..] } else { &[NAME] };
+        let servers = names.iter().map(|name| (*name, PORT)).collect::<Vec<_>>();
+        MetricsClient::builder(servers)
             .connector(Dialer { world, client })
             .request_timeout(self.request_timeout)
             .connect_timeout(self.connect_timeout)
             .stall_timeout(self.stall_timeout)
-            .reconnect(Reconnect::backoff(self.backoff.0, self.backoff.1))
+            .reconnect(ReconnectPolicy::backoff(self.backoff.0, self.backoff.1))
             .pipelining(self.pipelining)
             .max_in_flight(self.max_in_flight)
             .max_buffered_bytes(self.max_buffered_bytes)
@@ -128,10 +133,16 @@ impl Plan {
             ConnectionState::Connecting => self.connect_timeout,
             _ => Duration::ZERO,
         };
-        finding_out + self.backoff.1 + ROUND_TRIPS
+        // A round of the list passes the servers that are gone, and may be under way when that one comes back.
+        let rounds = if self.has_list {
+            2 * (self.connect_timeout + self.backoff.1)
+        } else {
+            Duration::ZERO
+        };
+        finding_out + self.backoff.1 + rounds + ROUND_TRIPS
     }
 
-    /// Closes in so many words, or by dropping the last handle.
+    /// Closes explicitly, or by dropping the last handle.
     async fn end(&self, client: MetricsClient, world: &World, id: usize) {
         if fastrand::bool() {
             self.close(&client, world, id).await;
@@ -150,7 +161,7 @@ impl Plan {
     async fn close(&self, client: &MetricsClient, world: &World, id: usize) {
         world.history.lock().unwrap().note(format_args!("client {id} closes"));
         let begun = Instant::now();
-        // What failed meanwhile was told to its caller, who minds it.
+        // Each call that failed has returned its error.
         let _ = client.close().await;
         let (taken, limit) = (begun.elapsed(), self.request_timeout + SHUTDOWN + TOLERANCE);
         let state = client.state();
@@ -160,7 +171,7 @@ impl Plan {
         }
     }
 
-    /// Every request has come to one end, and to the one that its caller was told of.
+    /// Every request has one outcome, and it is the one that its caller got.
     fn check_stats(&self, client: &MetricsClient, world: &World, tallies: &[Tally]) {
         let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
         let stats = client.stats();
