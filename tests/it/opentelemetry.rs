@@ -304,6 +304,6 @@ async fn flush_reports_points_left_in_the_spool() {
     reporter.record_at("a", 1.0, 1);
     let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
     let error = flushed.unwrap_err().to_string();
-    assert!(error.ends_with("1 are in the spool"), "{error}");
+    assert!(error.ends_with("1 spooled"), "{error}");
     assert_eq!(reporter.stats().spooled, 1);
 }
