@@ -1,4 +1,4 @@
-//! [`RecorderBuilder`]: the settings of a recorder, and their defaults.
+//! `RecorderBuilder`: the settings of a recorder, and their defaults.
 
 use std::time::Duration;
 
