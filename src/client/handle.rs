@@ -22,7 +22,7 @@ use super::{
     batch,
     dialer::{Connected, Dialer, DynDialer},
     durations::MAX_DURATION,
-    pipeline::{Kind, Reply},
+    pipeline::{Reply, RequestKind},
     pool::Pool,
     settings::ConnectionConfig,
     shared::cooperative,
@@ -152,7 +152,7 @@ impl MetricsClient {
         key: impl KeyText,
         point: Point,
     ) -> impl Future<Output = Result<Reply, Error>> {
-        self.handle.pool.connection_for(key.as_str()).call(Kind::Put, move || {
+        self.handle.pool.connection_for(key.as_str()).call(RequestKind::Put, move || {
             key.validate()?;
             let suffix = PutSuffix::new(key.as_str(), point)?;
             Ok(move |bytes: &mut BytesMut| suffix.append_put(bytes, key.as_str()))
@@ -264,7 +264,7 @@ impl MetricsClient {
     pub async fn ping(&self) -> Result<(), Error> {
         let ping = || Ok(|bytes: &mut BytesMut| bytes.extend_from_slice(PING));
         let connection = self.handle.pool.connection_for_get(&Selector::All);
-        connection.call(Kind::Get, ping).await.map(drop)
+        connection.call(RequestKind::Get, ping).await.map(drop)
     }
 
     /// Does what [`put_all`](Self::put_all) does, and notes the outcome of each sample, also when the future is
@@ -297,10 +297,18 @@ impl MetricsClient {
         cooperative(async {
             let selector = selector.into_selector()?;
             let get = || Ok(|bytes: &mut BytesMut| encode_get(bytes, &selector));
-            Ok(match self.handle.pool.connection_for_get(&selector).call(Kind::Get, get).await? {
-                Reply::Found(metrics) => metrics,
-                Reply::Stored => Metrics::new(),
-            })
+            Ok(
+                match self
+                    .handle
+                    .pool
+                    .connection_for_get(&selector)
+                    .call(RequestKind::Get, get)
+                    .await?
+                {
+                    Reply::Found(metrics) => metrics,
+                    Reply::Stored => Metrics::new(),
+                },
+            )
         })
         .await
     }

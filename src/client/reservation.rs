@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     MetricsClient,
-    pipeline::{Kind, Reply, ReservationId},
+    pipeline::{Reply, RequestKind, ReservationId},
     shared::{PendingResponse, Shared, poll_budget, wake_all},
 };
 use crate::{
@@ -83,8 +83,10 @@ impl Reservations {
     pub(crate) fn call(&mut self, client: &MetricsClient, request: Request) -> CallFuture {
         let pool = &client.pool();
         let (kind, shared) = match &request {
-            Request::Put(Sample { key, .. }) => (Kind::Put, pool.connection_for(key.as_str())),
-            Request::Get(selector) => (Kind::Get, pool.connection_for_get(selector)),
+            Request::Put(Sample { key, .. }) => {
+                (RequestKind::Put, pool.connection_for(key.as_str()))
+            }
+            Request::Get(selector) => (RequestKind::Get, pool.connection_for_get(selector)),
         };
         let mut reservation = Reservation { shared: Arc::clone(shared), id: None };
         if std::mem::take(&mut self.complete) {
@@ -129,12 +131,12 @@ impl CallFuture {
         match request {
             Request::Put(Sample { key, point }) => {
                 let suffix = PutSuffix::new(key.as_str(), *point)?;
-                self.submit_reserved(reservation, Kind::Put, cx, |bytes| {
+                self.submit_reserved(reservation, RequestKind::Put, cx, |bytes| {
                     suffix.append_put(bytes, key.as_str());
                 });
             }
             Request::Get(selector) => {
-                self.submit_reserved(reservation, Kind::Get, cx, |bytes| {
+                self.submit_reserved(reservation, RequestKind::Get, cx, |bytes| {
                     encode_get(bytes, selector)
                 });
             }
@@ -145,7 +147,7 @@ impl CallFuture {
     fn submit_reserved(
         &mut self,
         mut reservation: Reservation,
-        kind: Kind,
+        kind: RequestKind,
         cx: &Context<'_>,
         encode: impl FnOnce(&mut BytesMut),
     ) {

@@ -4,7 +4,7 @@ use std::{collections::HashSet, task::Waker};
 
 use super::{
     Pipeline,
-    send_queue::{Completed, Entry, Kind},
+    send_queue::{Completed, Entry, RequestKind},
 };
 use crate::error::Error;
 
@@ -32,7 +32,7 @@ impl RequestId {
 
 impl Pipeline {
     /// Returns the first request that a caller waits for, and its kind.
-    pub(in crate::client) fn oldest(&self) -> Option<(RequestId, Kind)> {
+    pub(in crate::client) fn oldest(&self) -> Option<(RequestId, RequestKind)> {
         let entry = self.entries().find(|entry| entry.waiter.is_some())?;
         Some((RequestId::of(entry, entry.answered), entry.kind))
     }
