@@ -22,7 +22,7 @@ mod options;
 
 impl MetricsClient {
     /// Connects to the server at `address`, as `host:port`, with everything at its default. The
-    /// name is resolved anew at each dial.
+    /// name is resolved again for each connection.
     ///
     /// # Errors
     ///

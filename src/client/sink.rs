@@ -88,7 +88,7 @@ struct SinkLane {
     failure: Option<(usize, Error)>,
 }
 
-/// The most samples of a round. At its end the sink waits for the responses that are due, which costs a round trip.
+/// The most samples of a round. The sink ends it by waiting for the responses that are due, which costs a round trip.
 const ROUND_SAMPLES: usize = 64 * 1024;
 
 impl SampleSink {

@@ -403,7 +403,7 @@ impl Pipeline {
         self.waiters.poll_batch(batch, outstanding, waker)
     }
 
-    /// Returns the progress of a batch that has no request outstanding, and begins to count anew.
+    /// Returns the progress of a batch that has no request outstanding, and resets it.
     pub(super) fn take_progress(&mut self, batch: WaiterId) -> Progress {
         self.waiters.take_progress(batch)
     }
