@@ -27,6 +27,7 @@ mod probe;
 #[cfg(feature = "tower")]
 mod reservation;
 mod resolver;
+mod retirement;
 mod send_window;
 mod settings;
 mod shared;
@@ -45,7 +46,7 @@ mod unix;
 mod write_coalescing;
 
 pub use address::{Address, Addresses, ToAddresses};
-pub use backoff::Reconnect;
+pub use backoff::ReconnectPolicy;
 pub use connector::{BoxConnection, BoxConnector, Connector, ConnectorFn, connector_fn};
 pub use default_connector::{DefaultConnection, DefaultConnector};
 #[cfg(any(feature = "reporter", feature = "tower"))]

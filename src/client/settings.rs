@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::backoff::Reconnect;
+use super::backoff::ReconnectPolicy;
 use crate::protocol::ClientCodec;
 
 /// When a request is sent before the response to the one before it has come.
@@ -68,7 +68,9 @@ pub(super) struct ConnectionConfig {
     pub(super) pipelining: Pipelining,
     pub(super) max_in_flight: usize,
     pub(super) max_response_bytes: usize,
-    pub(super) reconnect: Reconnect,
+    pub(super) reconnect: ReconnectPolicy,
+    pub(super) max_lifetime: Option<Duration>,
+    pub(super) idle_timeout: Option<Duration>,
 }
 
 impl Default for ConnectionConfig {
@@ -81,7 +83,9 @@ impl Default for ConnectionConfig {
             pipelining: Pipelining::Auto,
             max_in_flight: 4096,
             max_response_bytes: ClientCodec::DEFAULT_MAX_RESPONSE_BYTES,
-            reconnect: Reconnect::default(),
+            reconnect: ReconnectPolicy::default(),
+            max_lifetime: None,
+            idle_timeout: None,
         }
     }
 }

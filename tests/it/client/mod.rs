@@ -10,6 +10,7 @@ mod deadlines;
 mod errors;
 mod failover;
 mod hangup;
+mod lifetime;
 mod limits;
 mod log_events;
 mod pipelining;

@@ -17,7 +17,7 @@ use std::{
 use fastrand::Rng;
 use metrics_client::{
     MetricsClient, Reporter, Selector,
-    client::{Address, Connector, Pipelining, Reconnect},
+    client::{Address, Connector, Pipelining, ReconnectPolicy},
     spool::{Spool, SpoolError},
 };
 use metrics_server::{
@@ -283,7 +283,10 @@ fn child_agent() {
         let client = MetricsClient::builder("the server")
             .connector(Socket(folder().join("socket")))
             .pipelining(Pipelining::On)
-            .reconnect(Reconnect::backoff(Duration::from_millis(1), Duration::from_millis(50)))
+            .reconnect(ReconnectPolicy::backoff(
+                Duration::from_millis(1),
+                Duration::from_millis(50),
+            ))
             .connect_lazy()
             .unwrap();
         let spool = Spool::dir(folder().join("spool")).spill_after(Duration::from_millis(50));
