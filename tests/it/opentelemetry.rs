@@ -31,7 +31,7 @@ async fn client() -> MetricsClient {
     MetricsClient::connect(address).await.unwrap()
 }
 
-/// A provider that exports when it is told to, and only then.
+/// A provider that exports only on demand.
 struct World {
     client: MetricsClient,
     reporter: Reporter,
@@ -266,7 +266,7 @@ async fn flushed_with_one(answer: &'static str) -> OTelSdkResult {
     let other = reporter.clone();
     tokio::spawn(async move {
         peer.expect("put a 1.0 1\n").await;
-        // Somebody else records what will never be answered.
+        // Another reporter records what will never be answered.
         other.record_at("b", 1.0, 1);
         peer.send(answer).await;
         std::future::pending::<()>().await;

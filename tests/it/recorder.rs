@@ -48,7 +48,7 @@ impl World {
         with_local_recorder(&self.recorder, program)
     }
 
-    /// Lets so many intervals pass.
+    /// Waits for `intervals` intervals.
     async fn pass(&self, intervals: u32) {
         time::sleep(INTERVAL * intervals).await;
         // What is reported at the end of the last one arrives.
