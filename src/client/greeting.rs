@@ -9,7 +9,10 @@ use std::{
 
 use tokio::time::{self, Sleep};
 
-use crate::{error::ConnectionError, protocol::Response};
+use crate::{
+    error::ConnectionError,
+    protocol::{ReceivedResponse, Response},
+};
 
 /// How long the end of a connection may come behind the `error` that announces it: a server at its
 /// limit of connections writes and closes in one go. As long as the pause of the probe. Only the
@@ -45,9 +48,9 @@ impl Greeting {
     }
 
     /// Takes note of an answer, which is returned unless it is held back.
-    pub(super) fn pass(&mut self, response: Response) -> Option<Response> {
+    pub(super) fn pass(&mut self, response: ReceivedResponse) -> Option<ReceivedResponse> {
         match (&self, response) {
-            (Self::Awaited, Response::Error(message)) => {
+            (Self::Awaited, Ok(Response::Error(message))) => {
                 let until = Box::pin(time::sleep(END_WITHIN));
                 *self = Self::Held { message, until };
                 None
@@ -80,10 +83,10 @@ impl Greeting {
 
     /// Returns why the connection has ended, given how.
     pub(super) fn describe_error(&mut self, fault: ConnectionError) -> ConnectionError {
-        if matches!(fault, ConnectionError::ClosedByServer | ConnectionError::Io(_))
+        if matches!(fault, ConnectionError::Closed | ConnectionError::Io(_))
             && let Some(Response::Error(message)) = self.release()
         {
-            return ConnectionError::RejectedByServer { message: message.into() };
+            return ConnectionError::Rejected { message: message.into() };
         }
         fault
     }

@@ -74,7 +74,7 @@ impl SampleStream {
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] with [`ConnectionError::RejectedByServer`] if the server answers `error`
+    /// [`Error::Connection`] with [`ConnectionError::Rejected`] if the server answers `error`
     /// and closes the connection, as one does that has too many; else if it refuses the request, sends something that is no data, or nothing within the
     /// request timeout, or the connection is lost. Nothing comes after an error.
     ///
@@ -125,7 +125,7 @@ impl SampleStream {
                 let message = self.rejection.take().unwrap_or_default();
                 Poll::Ready(Err(match item {
                     Some(Ok(_)) => Error::Rejected { message },
-                    Some(Err(_)) | None => lost(ConnectionError::RejectedByServer { message }),
+                    Some(Err(_)) | None => lost(ConnectionError::Rejected { message }),
                 }))
             }
             Poll::Ready(Some(Ok(Streamed::End(End::Error(message))))) => {
@@ -192,9 +192,9 @@ impl fmt::Debug for SampleStream {
 }
 
 fn lost(fault: ConnectionError) -> Error {
-    Error::Connection { fault: Arc::new(fault), delivery: Delivery::Unknown }
+    Error::Connection { source: Arc::new(fault), delivery: Delivery::Unknown }
 }
 
 fn late(after: Duration) -> Error {
-    Error::Timeout { after, delivery: Delivery::Unknown, cause: None }
+    Error::Timeout { timeout: after, delivery: Delivery::Unknown, source: None }
 }

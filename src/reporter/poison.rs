@@ -192,9 +192,9 @@ fn id(sample: &Sample) -> (Key, i64) {
 /// Returns true if the server has closed the connection, which may be due to what it was sent.
 pub(super) fn is_hangup(error: &Error) -> bool {
     match error {
-        Error::Batch(batch) => is_hangup(&batch.error),
-        Error::Connection { fault, .. } => {
-            matches!(**fault, ConnectionError::ClosedByServer | ConnectionError::Io(_))
+        Error::Batch(batch) => is_hangup(batch.first_error().1),
+        Error::Connection { source: fault, .. } => {
+            matches!(**fault, ConnectionError::Closed | ConnectionError::Io(_))
         }
         _ => false,
     }

@@ -135,7 +135,7 @@ pub(super) fn next_batch(batch: usize, batch_outcome: &SendOutcome) -> usize {
 
 pub(super) fn is_closed(error: &Error) -> bool {
     match error {
-        Error::Batch(batch) => is_closed(&batch.error),
+        Error::Batch(batch) => is_closed(batch.first_error().1),
         error => matches!(error, Error::Closed { .. } | Error::RuntimeGone { .. }),
     }
 }

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     error::{ConnectionError, Error},
     metric::Metrics,
-    protocol::Response,
+    protocol::{InvalidResponse, ReceivedResponse, Response},
 };
 
 mod admission;
@@ -114,7 +114,7 @@ pub(super) struct Refused {
 /// Responses of a connection, in their order.
 #[derive(Debug)]
 pub(super) enum Responses {
-    One(Response),
+    One(ReceivedResponse),
     /// This many times `ok` without data.
     Acknowledgements(usize),
 }
@@ -315,21 +315,23 @@ impl Pipeline {
 
     fn complete_one(
         &mut self,
-        response: Response,
+        response: ReceivedResponse,
         unsent_requests: usize,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionError> {
         let kind = self.next_response_kind(unsent_requests)?;
         let outcome = match (kind, response) {
-            (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
-            (Kind::Get, Response::Ok(metrics)) if !self.queue.asked_for_all(&metrics) => {
+            (_, Ok(Response::Error(message))) => Err(Error::Rejected { message: message.into() }),
+            (Kind::Get, Ok(Response::Ok(metrics))) if !self.queue.asked_for_all(&metrics) => {
                 return Err(ConnectionError::DataForAnotherKey);
             }
-            (Kind::Get, Response::Ok(metrics)) => Ok(Reply::Found(metrics)),
-            (Kind::Get, Response::Malformed(record)) => Err(record.into()),
-            (Kind::Get, Response::TooLarge { limit }) => Err(Error::ResponseTooLarge { limit }),
-            (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Reply::Stored),
-            (Kind::Put, _) => return Err(ConnectionError::DataForPut),
+            (Kind::Get, Ok(Response::Ok(metrics))) => Ok(Reply::Found(metrics)),
+            (Kind::Get, Err(InvalidResponse::Record(record))) => Err(record.into()),
+            (Kind::Get, Err(InvalidResponse::TooLarge { limit })) => {
+                Err(Error::ResponseTooLarge { limit })
+            }
+            (Kind::Put, Ok(Response::Ok(metrics))) if metrics.is_empty() => Ok(Reply::Stored),
+            (Kind::Put, _) => return Err(ConnectionError::UnexpectedData),
         };
         match (self.queue.complete_front(1), outcome) {
             (Some(Completed { waiter: Some(waiter), index, requests }), outcome) => {
@@ -491,8 +493,14 @@ impl Pipeline {
     }
 }
 
+impl From<ReceivedResponse> for Responses {
+    fn from(response: ReceivedResponse) -> Self {
+        Self::One(response)
+    }
+}
+
 impl From<Response> for Responses {
     fn from(response: Response) -> Self {
-        Self::One(response)
+        Self::One(Ok(response))
     }
 }

@@ -150,9 +150,9 @@ impl Agent {
         let stored = match result {
             Some(Ok(())) => samples.len(),
             Some(Err(Error::Batch(batch))) => {
-                assert_sound(&batch.error);
-                assert!(batch.acknowledged >= batch.first_failed, "{batch:?}");
-                batch.first_failed
+                assert_sound(batch.first_error().1);
+                assert!(batch.acknowledged() >= batch.first_error().0, "{batch:?}");
+                batch.first_error().0
             }
             Some(Err(error)) => panic!("{error:?}"),
             None => 0,
@@ -249,7 +249,7 @@ fn checked(found: Option<Result<Metrics, Error>>) -> Option<Metrics> {
 fn assert_sound(error: &Error) {
     match error {
         Error::Timeout { .. } | Error::QueueFull { .. } => {}
-        Error::Connection { fault, .. } if !fault.is_protocol_violation() => {}
+        Error::Connection { source: fault, .. } if !fault.is_protocol_violation() => {}
         error => panic!("{error:?}"),
     }
 }

@@ -36,7 +36,7 @@ proptest! {
     ) {
         let wire = answer(&rows);
         let received = decode(ClientCodec::default(), pieces(&cuts, wire.as_bytes()));
-        let [Response::Ok(metrics)] = &received.items[..] else {
+        let [Ok(Response::Ok(metrics))] = &received.items[..] else {
             panic!("{:?}", received.items);
         };
         prop_assert_eq!(as_rows(metrics), grouped(&rows));

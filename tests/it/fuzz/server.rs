@@ -181,7 +181,8 @@ struct Model {
 impl Model {
     fn of(stream: &[u8], max_line_bytes: usize) -> Self {
         let mut model = Self::default();
-        let lines = decode(ServerCodec::max_line_bytes(max_line_bytes), std::iter::once(stream));
+        let lines =
+            decode(ServerCodec::with_max_line_bytes(max_line_bytes), std::iter::once(stream));
         if matches!(lines.items.first(), Some(Err(_))) && is_foreign(stream) {
             model.answer(Err(()));
             return model;
