@@ -27,9 +27,11 @@ mod probe;
 #[cfg(feature = "tower")]
 mod reservation;
 mod resolver;
+mod retirement;
 mod send_window;
 mod settings;
 mod shared;
+mod sink;
 mod state;
 mod state_watcher;
 mod stats;
@@ -44,7 +46,7 @@ mod unix;
 mod write_coalescing;
 
 pub use address::{Address, Addresses, ToAddresses};
-pub use backoff::Reconnect;
+pub use backoff::ReconnectPolicy;
 pub use connector::{BoxConnection, BoxConnector, Connector, ConnectorFn, connector_fn};
 pub use default_connector::{DefaultConnection, DefaultConnector};
 #[cfg(any(feature = "reporter", feature = "tower"))]
@@ -56,6 +58,7 @@ pub(crate) use outcomes::{Outcomes, SampleOutcome};
 #[cfg(feature = "tower")]
 pub(crate) use reservation::{CallFuture, Reservations};
 pub use settings::{Pipelining, ServerOrder, WhenFull};
+pub use sink::SampleSink;
 pub use state::ConnectionState;
 pub use state_watcher::StateWatcher;
 pub use stats::ClientStats;

@@ -61,22 +61,34 @@ use crate::{
 /// ```
 pub struct MetricsService {
     client: MetricsClient,
-    places: Reservations,
+    reservations: Reservations,
 }
 
 impl MetricsClient {
-    /// This client as a [`tower`](https://docs.rs/tower) service.
+    /// Returns this client as a [`tower`](https://docs.rs/tower) service.
     #[must_use]
     pub fn service(&self) -> MetricsService {
-        MetricsService { client: self.clone(), places: Reservations::default() }
+        self.clone().into()
     }
 }
 
 impl MetricsService {
-    /// The client beneath, for what is no request and one answer.
+    /// Returns the client of this service.
     #[must_use]
     pub fn client(&self) -> &MetricsClient {
         &self.client
+    }
+
+    /// Returns the client, and gives up what the service had reserved in its queue.
+    #[must_use]
+    pub fn into_inner(self) -> MetricsClient {
+        self.client
+    }
+}
+
+impl From<MetricsClient> for MetricsService {
+    fn from(client: MetricsClient) -> Self {
+        Self { client, reservations: Reservations::default() }
     }
 }
 
@@ -97,7 +109,7 @@ impl Service<Request> for MetricsService {
     ///
     /// [`Error::Closed`] if the client is closed.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.places.poll(&self.client, cx)
+        self.reservations.poll(&self.client, cx)
     }
 
     /// Calls for a request, which is sent once the future is polled. Its deadline counts from then.
@@ -105,7 +117,7 @@ impl Service<Request> for MetricsService {
     /// Without having been ready it does not panic: the request then waits for room, or fails, as
     /// [`MetricsClient`]'s own calls do.
     fn call(&mut self, request: Request) -> ResponseFuture {
-        ResponseFuture { calling: self.places.call(&self.client, request) }
+        ResponseFuture { calling: self.reservations.call(&self.client, request) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Any number of puts with one wait.
+//! `put_all`: blocks of puts, paced by the server's answers.
 
 use std::{
     borrow::Borrow,
@@ -46,12 +46,12 @@ pub(super) async fn put_all<S: Borrow<Sample>>(
         }
         _ => store_by_key(pool, samples, outcomes).await,
     };
-    outcome.into_result(samples.len())
+    outcome.into_result(samples.len(), 0)
 }
 
 /// Where a part of a batch notes the outcomes of its samples when it ends, however it ends; and through
 /// which it can be cancelled.
-struct Track<'a> {
+pub(super) struct Track<'a> {
     outcomes: &'a Outcomes,
     /// The indices of its samples in the whole, if it is not the whole.
     indices: Option<Vec<usize>>,
@@ -78,22 +78,36 @@ pub(super) struct BatchOutcome {
 
 impl BatchOutcome {
     /// Translates the indices of a part of `total` samples, which has these `indices` in the whole.
-    fn into_global_indices(mut self, indices: impl Iterator<Item = usize>, total: usize) -> Self {
-        let Some((first_failed, _)) = &mut self.failure else {
+    pub(super) fn into_global_indices(
+        mut self,
+        indices: impl Iterator<Item = usize>,
+        total: usize,
+    ) -> Self {
+        if self.delivery.is_none() {
+            // None failed.
             return Self { settled: total, ..self };
-        };
+        }
         // Thousands may have been rejected, so each is looked up and not searched for.
         let indices = indices.collect::<Vec<_>>();
-        let interrupted = self.interrupted.iter_mut().map(|(index, _)| index);
-        let first = [first_failed, &mut self.settled];
-        let failed = self.rejected.iter_mut().chain(&mut self.closed_on);
-        for index in failed.chain(first).chain(interrupted) {
-            *index = indices.get(*index).copied().unwrap_or(total);
-        }
+        self.map_indices(|index| indices.get(index).copied().unwrap_or(total));
         self
     }
 
-    fn add(&mut self, other: Self) {
+    /// Translates the indices of samples that follow `before` others.
+    pub(super) fn shift(&mut self, before: usize) {
+        self.map_indices(|index| before + index);
+    }
+
+    fn map_indices(&mut self, map: impl Fn(usize) -> usize) {
+        let failure = self.failure.iter_mut().map(|(index, _)| index);
+        let interrupted = self.interrupted.iter_mut().map(|(index, _)| index);
+        let failed = self.rejected.iter_mut().chain(&mut self.closed_on);
+        for index in failed.chain(failure).chain(interrupted).chain([&mut self.settled]) {
+            *index = map(*index);
+        }
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
         self.acknowledged += other.acknowledged;
         self.failure = first_by_index(self.failure.take(), other.failure);
         self.interrupted = first_by_index(self.interrupted, other.interrupted);
@@ -103,8 +117,8 @@ impl BatchOutcome {
         self.settled = self.settled.min(other.settled);
     }
 
-    /// Fails if one of the `total` samples failed.
-    fn into_result(mut self, total: usize) -> Result<(), Error> {
+    /// Fails if one of the `total` samples failed. `rejected` of those before the rest were rejected too.
+    pub(super) fn into_result(mut self, total: usize, rejected: usize) -> Result<(), Error> {
         let Some((first_failed, error)) = self.failure else {
             return Ok(());
         };
@@ -115,7 +129,8 @@ impl BatchOutcome {
             total,
             first_failed,
             settled: self.settled,
-            rejected: self.rejected.into_iter().filter(|&index| index < self.settled).count(),
+            rejected: rejected
+                + self.rejected.into_iter().filter(|&index| index < self.settled).count(),
             closed_on: self.closed_on,
             delivery: self.delivery.filter(|_| self.acknowledged == 0).unwrap_or(Delivery::Unknown),
             retryable: self.interrupted.is_some_and(|(_, retryable)| retryable),
@@ -124,7 +139,10 @@ impl BatchOutcome {
     }
 }
 
-fn first_by_index<T>(one: Option<(usize, T)>, other: Option<(usize, T)>) -> Option<(usize, T)> {
+pub(super) fn first_by_index<T>(
+    one: Option<(usize, T)>,
+    other: Option<(usize, T)>,
+) -> Option<(usize, T)> {
     [one, other].into_iter().flatten().min_by_key(|&(index, _)| index)
 }
 
@@ -193,7 +211,7 @@ async fn store<'a>(
 impl BatchOutcome {
     /// Returns the outcome of a batch of `total` samples of which `accepted` were queued, and why the next one was
     /// not.
-    fn of(
+    pub(super) fn of(
         progress: Progress,
         accepted: usize,
         total: usize,
@@ -215,15 +233,15 @@ impl BatchOutcome {
 }
 
 /// A batch in the pipeline of one connection. Dropped, it cancels what has not been sent.
-struct Batch<'a> {
-    shared: &'a Arc<Shared>,
+pub(super) struct Batch<'a> {
+    shared: Arc<Shared>,
     waiter: WaiterId,
     window: SendWindow,
     outcomes: Option<&'a Outcomes>,
 }
 
 impl<'a> Batch<'a> {
-    fn open(shared: &'a Arc<Shared>, track: Option<Track<'a>>) -> Self {
+    pub(super) fn open(shared: &Arc<Shared>, track: Option<Track<'a>>) -> Self {
         let mut pipeline = shared.pipeline();
         let window = SendWindow::new(pipeline.request_timeout(), Instant::now());
         let waiter = pipeline.open_batch();
@@ -234,12 +252,16 @@ impl<'a> Batch<'a> {
             }
             outcomes
         });
-        Self { shared, waiter, window, outcomes }
+        Self { shared: Arc::clone(shared), waiter, window, outcomes }
     }
 
     /// Returns how many samples may follow the `accepted` ones, once any may; `None` if the batch is
     /// interrupted, so that adding more is of no use.
-    fn poll_capacity(&mut self, accepted: usize, cx: &Context<'_>) -> Poll<Option<usize>> {
+    pub(super) fn poll_capacity(
+        &mut self,
+        accepted: usize,
+        cx: &Context<'_>,
+    ) -> Poll<Option<usize>> {
         let mut pipeline = self.shared.pipeline();
         let window = self.window.samples().min(2 * pipeline.window()).max(pipeline.wanted_puts());
         let block = (window / 2).clamp(1, BLOCK_SAMPLES);
@@ -253,7 +275,12 @@ impl<'a> Batch<'a> {
         Poll::Ready((!interrupted).then_some(block))
     }
 
-    fn push_block(&self, index: usize, samples: usize, puts: &[u8]) -> Result<(), Error> {
+    pub(super) fn push_block(
+        &self,
+        index: usize,
+        samples: usize,
+        puts: &[u8],
+    ) -> Result<(), Error> {
         let now = Instant::now();
         let driver = self.shared.pipeline().extend_batch(self.waiter, index, samples, puts, now)?;
         if let Some(driver) = driver {
@@ -273,11 +300,30 @@ impl<'a> Batch<'a> {
     }
 }
 
+impl Batch<'_> {
+    /// Ready once everything that was accepted has an outcome.
+    pub(super) fn poll_drained(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut pipeline = self.shared.pipeline();
+        let (progress, unneeded) = pipeline.poll_batch(self.waiter, 0, cx.waker());
+        let drained = progress.map(drop);
+        drop(pipeline);
+        drop(unneeded);
+        drained
+    }
+
+    /// Returns the progress, and begins anew with the same window. Everything that was accepted must have an
+    /// outcome.
+    pub(super) fn restart(&mut self, now: Instant) -> Progress {
+        self.window.restart(now);
+        self.shared.pipeline().take_progress(self.waiter)
+    }
+}
+
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         let Some(outcomes) = self.outcomes else { return self.shared.cancel(self.waiter) };
         let mut wakers = Vec::new();
-        let _left = outcomes.end_part(self.shared, self.waiter, &mut wakers);
+        let _left = outcomes.end_part(&self.shared, self.waiter, &mut wakers);
         wake_all(&mut wakers);
     }
 }

@@ -1,4 +1,4 @@
-//! What a client can be told, and what it does when it is told nothing.
+//! `ClientBuilder`: the settings of a client, and their defaults.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     address::{Address, Addresses, ToAddresses},
-    backoff::Reconnect,
+    backoff::ReconnectPolicy,
     connector::Connector,
     default_connector::DefaultConnector,
     dialer::{Connected, Dialer, NoReconnect},
@@ -68,7 +68,7 @@ impl MetricsClient {
 ///
 /// # Limits, and zero
 ///
-/// One rule holds for every setting of this crate, of this builder and of [`TcpConnector`], [`Reconnect`], the
+/// One rule holds for every setting of this crate, of this builder and of [`TcpConnector`], [`ReconnectPolicy`], the
 /// reporter, the recorder, the spool and the server: it has a range, which its documentation states, and a value
 /// outside of the range is taken for the nearest one inside. Zero is a number like any other: it is
 /// the least that there is, or it is raised to the least. It never means "off" or "without a limit".
@@ -80,14 +80,14 @@ impl MetricsClient {
 /// ```no_run
 /// # async fn f() -> Result<(), metrics_client::Error> {
 /// use std::time::Duration;
-/// use metrics_client::{MetricsClient, client::{Pipelining, Reconnect, WhenFull}};
+/// use metrics_client::{MetricsClient, client::{Pipelining, ReconnectPolicy, WhenFull}};
 ///
 /// let client = MetricsClient::builder("metrics.internal:8888")
 ///     .connect_timeout(Duration::from_secs(2))
 ///     .request_timeout(Duration::from_secs(1))
 ///     .pipelining(Pipelining::Auto)
 ///     .when_full(WhenFull::Fail)
-///     .reconnect(Reconnect::backoff(Duration::from_millis(100), Duration::from_secs(30)))
+///     .reconnect(ReconnectPolicy::backoff(Duration::from_millis(100), Duration::from_secs(30)))
 ///     .connect()
 ///     .await?;
 /// # Ok(()) }
@@ -123,7 +123,7 @@ impl<C: Connector> ClientBuilder<C> {
     /// Each connection is made when there is something for it, has its own
     /// [requests in flight](Self::max_in_flight) and [bytes that wait](Self::max_buffered_bytes), backs
     /// off by itself, and finds out by itself whether its server can pipeline. With
-    /// [`Reconnect::never`], the loss of one closes the client.
+    /// [`ReconnectPolicy::never`], the loss of one closes the client.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.config.connections = connections.clamp(1, MAX_CONNECTIONS);
         self
@@ -198,8 +198,30 @@ impl<C: Connector> ClientBuilder<C> {
 
     /// What the client does when its connection is gone. Default: it dials again without end,
     /// backing off from 50 milliseconds to 10 seconds.
-    pub fn reconnect(mut self, policy: Reconnect) -> Self {
+    pub fn reconnect(mut self, policy: ReconnectPolicy) -> Self {
         self.config.reconnect = policy;
+        self
+    }
+
+    /// Sets how long a connection is used at most, from 1 millisecond. Then it sends no more requests, waits for the
+    /// responses that are due, and is replaced: at once if requests wait, else with the next request. Each connection
+    /// has its own limit, drawn at random between 80 % of this one and all of it, so that connections made at the
+    /// same time are not replaced at the same time. Default: `None`, no limit.
+    ///
+    /// For servers behind a load balancer: their clients spread again when one is added. A client that does not
+    /// [reconnect](Self::reconnect) keeps its connection.
+    pub fn max_lifetime(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.config.max_lifetime = limit.into().map(|it| it.clamp(SHORTEST, MAX_DURATION));
+        self
+    }
+
+    /// Sets how long a connection stays open without a request, from 1 millisecond. The next request makes another
+    /// one. Default: `None`, no limit.
+    ///
+    /// For many clients that seldom have something to say, and for networks that forget idle connections. A client
+    /// that does not [reconnect](Self::reconnect) keeps its connection.
+    pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.config.idle_timeout = limit.into().map(|it| it.clamp(SHORTEST, MAX_DURATION));
         self
     }
 
@@ -288,7 +310,7 @@ impl<C: Connector> ClientBuilder<C> {
     {
         let connector = NoReconnect::default();
         let address = Address::custom("a given stream");
-        let mut config = self.max_connections(1).reconnect(Reconnect::never()).config;
+        let mut config = self.max_connections(1).reconnect(ReconnectPolicy::never()).config;
         let dialer = Arc::new(Dialer::new(connector, vec![address], &config));
         if let Pipelining::Auto = config.pipelining {
             config.pipelining = Pipelining::Off;

@@ -1,4 +1,4 @@
-//! When a server is asked again whether it can pipeline.
+//! When a server that stalled is probed again.
 
 use std::time::Duration;
 

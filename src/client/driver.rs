@@ -10,7 +10,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -25,6 +25,7 @@ use super::{
     driver_log::DriverLog,
     hangup::{self, Dialed, Loss},
     probe,
+    retirement::Retirement,
     settings::{ConnectionConfig, Pipelining},
     shared::{Shared, wake_all},
     state::ConnectionState,
@@ -43,6 +44,12 @@ pub(super) struct Driver<C: Connector> {
     /// How many connections in a row to this server have ended with requests unanswered.
     unanswered_losses: u32,
     backoff: Backoff,
+    /// The limits of the connection's age, if it has any.
+    retirement: Option<Retirement>,
+    /// Whether the connection sends no more requests, because it has reached a limit.
+    is_retiring: bool,
+    /// A connection that is being closed while there is another, or none is needed, and the time that it has.
+    retired: Option<(Box<Connection<C::Io>>, Pin<Box<Sleep>>)>,
     timer: Timer,
     distrust: Distrust,
     /// Whether it is being polled, and so has panicked if it is dropped.
@@ -92,6 +99,9 @@ impl<C: Connector> Driver<C> {
             unanswered_losses: 0,
             backoff: Backoff::new(plan.reconnect),
             plan,
+            retirement: None,
+            is_retiring: false,
+            retired: None,
             timer: Timer::new(),
             distrust: Distrust::default(),
             is_polled: false,
@@ -144,7 +154,7 @@ impl<C: Connector> Driver<C> {
             tracing::debug!(address, can_pipeline, "probed the server for pipelining");
             if can_pipeline {
                 self.window = self.plan.max_in_flight;
-                if !self.search.is_on() {
+                if !self.search.is_on() && !self.is_retiring {
                     self.shared.pipeline().set_window(self.window);
                 }
             }
@@ -162,8 +172,14 @@ impl<C: Connector> Driver<C> {
                 return Poll::Ready(());
             }
         }
+        if self.poll_retirement(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let State::Connected(connection) = &mut self.state else {
+            return Poll::Ready(());
+        };
         let mut pipeline = self.shared.pipeline();
-        if self.search.is_on() {
+        if self.search.is_on() && !self.is_retiring {
             let oldest = pipeline.oldest().map(|(request, _)| request);
             let window = self.search.window(self.window, oldest, pipeline.finished());
             pipeline.set_window(window);
@@ -191,6 +207,49 @@ impl<C: Connector> Driver<C> {
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+
+    /// Stops sending over a connection that has reached a limit. Ready once it has been replaced, or been closed
+    /// because no request waits: that is when nothing is in flight.
+    fn poll_retirement(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(retirement) = &mut self.retirement else {
+            return Poll::Pending;
+        };
+        if !self.is_retiring {
+            let is_idle = self.shared.pipeline().is_drained();
+            ready!(retirement.poll(cx, is_idle));
+            self.is_retiring = true;
+        }
+        let mut pipeline = self.shared.pipeline();
+        if pipeline.in_flight() > 0 {
+            pipeline.set_window(0);
+            return Poll::Pending;
+        }
+        if !pipeline.is_open() && pipeline.is_drained() {
+            return Poll::Pending;
+        }
+        pipeline.set_window(1);
+        let wanted = !pipeline.is_drained();
+        drop(pipeline);
+        if let State::Connected(connection) = std::mem::replace(&mut self.state, State::Idle) {
+            self.retired = Some((connection, Box::pin(time::sleep(CLOSE_TIME_LIMIT))));
+        }
+        tracing::debug!(address = self.dialer.address(self.server).as_str(), "connection retired");
+        if wanted {
+            self.dial();
+        } else {
+            self.shared.set_state(ConnectionState::Disconnected);
+        }
+        Poll::Ready(())
+    }
+
+    /// Closes the connection that has been retired.
+    fn poll_retired(&mut self, cx: &mut Context<'_>) {
+        if let Some((connection, limit)) = &mut self.retired
+            && (connection.poll_close(cx).is_ready() || limit.as_mut().poll(cx).is_ready())
+        {
+            self.retired = None;
+        }
     }
 
     /// Ready when something has changed: nobody will want a connection any more, or the timer must
@@ -290,6 +349,12 @@ impl<C: Connector> Driver<C> {
             Pipelining::On => (self.plan.max_in_flight, false),
             Pipelining::Off => (1, false),
             Pipelining::Auto => (1, self.plan.max_in_flight > 1),
+        };
+        self.is_retiring = false;
+        self.retirement = if self.backoff.is_enabled() {
+            Retirement::new(&self.plan, Instant::now())
+        } else {
+            None
         };
         let probe_after = may_probe.then(|| self.distrust.ends_at());
         self.window = window;
@@ -452,6 +517,7 @@ impl<C: Connector> Future for Driver<C> {
         }
         let polled = loop {
             driver.poll_timer(cx);
+            driver.poll_retired(cx);
             if let State::Closed = driver.state {
                 break Poll::Ready(());
             }

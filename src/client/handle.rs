@@ -1,20 +1,32 @@
 //! [`MetricsClient`]: the handle that callers clone and share.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::BytesMut;
+use futures_core::Stream;
+use futures_sink::Sink;
+use tokio::task::coop;
 
 #[cfg(feature = "reporter")]
 use super::Outcomes;
 use super::{
-    ClientStats, ConnectionState, Connector, SampleStream, StateWatcher,
+    ClientStats, ConnectionState, Connector, SampleSink, SampleStream, StateWatcher,
     address::Address,
     batch,
     dialer::{Connected, Dialer, DynDialer},
+    durations::MAX_DURATION,
     pipeline::{Kind, Reply},
     pool::Pool,
     settings::ConnectionConfig,
     shared::cooperative,
+    turn::within,
 };
 use crate::{
     error::Error,
@@ -86,7 +98,6 @@ impl MetricsClient {
         Self { handle: Arc::new(Handle { pool, reconnector }) }
     }
 
-    #[cfg(feature = "tower")]
     pub(super) fn pool(&self) -> &Pool {
         &self.handle.pool
     }
@@ -191,6 +202,71 @@ impl MetricsClient {
         cooperative(batch::put_all(&self.handle.pool, &samples, None)).await
     }
 
+    /// Stores all samples of a stream, in order and in bounded memory, and returns once the server has acknowledged
+    /// all of them. The samples that have come are sent while the stream is not ready.
+    ///
+    /// Differs from [`put_all`](Self::put_all) in one point: a connection that is down holds up the samples of the
+    /// other ones too.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
+    /// # let address = server.local_addr();
+    /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+    /// use futures_util::stream;
+    /// use metrics_client::{Key, MetricsClient, Point, Sample};
+    ///
+    /// let client = MetricsClient::connect(address).await?;
+    /// let key = Key::new("palm.cpu")?;
+    /// let second = |timestamp| Sample { key: key.clone(), point: Point { timestamp, value: 23.7 } };
+    /// client.put_stream(stream::iter((0..100_000).map(second))).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`], in which the indices count from the first sample of the stream. A rejection does not keep
+    /// the rest from being stored. Any other failure, a value that is not finite among them, ends the call once
+    /// the responses that are due have come: what the stream has had by then is the total.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the samples that have not been sent.
+    pub async fn put_stream(&self, samples: impl Stream<Item = Sample>) -> Result<(), Error> {
+        cooperative(async {
+            let mut samples = pin!(samples);
+            let mut sink = self.sink();
+            poll_fn(|cx| sink.poll_send_all(samples.as_mut(), cx)).await?;
+            poll_fn(|cx| Pin::new(&mut sink).poll_flush(cx)).await?;
+            coop::consume_budget().await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Returns a [`Sink`] that stores samples.
+    pub fn sink(&self) -> SampleSink {
+        SampleSink::new(self.clone())
+    }
+
+    /// Checks that the server answers: returns once it has answered a request that stores nothing, a `get` of a
+    /// key of this client's own. With several connections it uses the one with the fewest requests.
+    ///
+    /// Where the client is not connected, this connects.
+    ///
+    /// # Errors
+    ///
+    /// See [`get`](Self::get).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get`](Self::get).
+    pub async fn ping(&self) -> Result<(), Error> {
+        let ping = || Ok(|bytes: &mut BytesMut| bytes.extend_from_slice(PING));
+        let connection = self.handle.pool.connection_for_get(&Selector::All);
+        connection.call(Kind::Get, ping).await.map(drop)
+    }
+
     /// Does what [`put_all`](Self::put_all) does, and notes the outcome of each sample, also when the future is
     /// dropped.
     #[cfg(feature = "reporter")]
@@ -289,6 +365,35 @@ impl MetricsClient {
         self.handle.pool.close_failure().map_or(Ok(()), Err)
     }
 
+    /// Closes the client as [`close`](Self::close) does, but for at most `limit`: then the requests that are still
+    /// outstanding fail with [`Error::Closed`], and the connections are closed without waiting for responses.
+    ///
+    /// # Errors
+    ///
+    /// The first error of a request that was outstanding, other than a rejection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the client closing, without a limit.
+    pub async fn close_within(&self, limit: Duration) -> Result<(), Error> {
+        let limit = limit.min(MAX_DURATION);
+        match within(limit, self.close()).await {
+            Some(closed) => closed,
+            None => {
+                self.handle.pool.abort();
+                self.handle.pool.close_failure().map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    /// Returns true while the client has a connection to the server, of several at least one.
+    ///
+    /// An idle client may have none, and connects with the next request: see [`state`](Self::state).
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.state() == ConnectionState::Connected
+    }
+
     /// Returns where the client stands with its connection at this moment;
     /// [`watch_state`](Self::watch_state) waits for changes.
     ///
@@ -323,13 +428,17 @@ impl MetricsClient {
         self.handle.reconnector.as_ref().map(|reconnector| reconnector.dialer.current())
     }
 
-    /// What the client has done so far.
+    /// Returns what the client has done so far.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
         let failovers = self.handle.reconnector.as_ref().map_or(0, |it| it.dialer.failovers());
         ClientStats { failovers, ..self.handle.pool.stats() }
     }
 }
+
+/// A request that every server can answer, and no more than a name of the client's own can be stored for. The
+/// response is most often the shortest one that there is.
+const PING: &[u8] = b"get metrics-client.ping\n";
 
 impl fmt::Debug for MetricsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

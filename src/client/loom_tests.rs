@@ -26,7 +26,7 @@ use loom::{
 
 use self::line::{Line, Server};
 use super::{
-    Connector, MetricsClient, Pipelining, Reconnect,
+    Connector, MetricsClient, Pipelining, ReconnectPolicy,
     address::Address,
     dialer::{Dialer, NoReconnect},
     driver::Driver,
@@ -329,7 +329,7 @@ fn client<C: Connector>(
         pipelining,
         max_in_flight: 2,
         max_response_bytes: 1024,
-        reconnect: Reconnect::backoff(Duration::ZERO, Duration::ZERO),
+        reconnect: ReconnectPolicy::backoff(Duration::ZERO, Duration::ZERO),
         ..ConnectionConfig::default()
     };
     let dialer = Dialer::new(connector, vec![Address::custom("a model")], &config);

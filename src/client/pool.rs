@@ -118,6 +118,11 @@ impl Pool {
         self.connections.iter().for_each(|shared| shared.close());
     }
 
+    /// Fails every outstanding request, so that the connections close at once.
+    pub(super) fn abort(&self) {
+        self.connections.iter().for_each(|shared| shared.abort());
+    }
+
     pub(super) fn close_failure(&self) -> Option<Error> {
         self.connections.iter().find_map(|shared| shared.pipeline().close_failure())
     }

@@ -1,4 +1,4 @@
-//! Names become addresses, one look-up at a time.
+//! Looks up names on a thread of its own, one at a time for each client.
 
 use std::{
     fmt, io,

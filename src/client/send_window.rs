@@ -30,6 +30,12 @@ impl SendWindow {
         self.samples
     }
 
+    /// Begins to count samples from 0 again.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.started = now;
+        self.completed_at_start = 0;
+    }
+
     /// Adjusts the window, of which at most `window` samples have been in use, once it has passed: `completed`
     /// samples have an outcome by now.
     pub(super) fn on_progress(&mut self, completed: usize, window: usize, now: Instant) {

@@ -1,8 +1,8 @@
-//! What a connection is configured with.
+//! The settings of a connection, and the public policies among them.
 
 use std::time::Duration;
 
-use super::backoff::Reconnect;
+use super::backoff::ReconnectPolicy;
 use crate::protocol::ClientCodec;
 
 /// Whether a request may be sent before the one before it has been answered.
@@ -69,7 +69,9 @@ pub(super) struct ConnectionConfig {
     pub(super) pipelining: Pipelining,
     pub(super) max_in_flight: usize,
     pub(super) max_response_bytes: usize,
-    pub(super) reconnect: Reconnect,
+    pub(super) reconnect: ReconnectPolicy,
+    pub(super) max_lifetime: Option<Duration>,
+    pub(super) idle_timeout: Option<Duration>,
 }
 
 impl Default for ConnectionConfig {
@@ -82,7 +84,9 @@ impl Default for ConnectionConfig {
             pipelining: Pipelining::Auto,
             max_in_flight: 4096,
             max_response_bytes: ClientCodec::DEFAULT_MAX_RESPONSE_BYTES,
-            reconnect: Reconnect::default(),
+            reconnect: ReconnectPolicy::default(),
+            max_lifetime: None,
+            idle_timeout: None,
         }
     }
 }

@@ -63,6 +63,13 @@ impl Shared {
         wake_all(&mut wakers);
     }
 
+    /// Fails every outstanding request of a connection that is closing.
+    pub(super) fn abort(&self) {
+        let mut wakers = Vec::new();
+        self.pipeline().abort(&mut wakers);
+        wake_all(&mut wakers);
+    }
+
     /// Returns a future that submits a request when it is first polled, and waits for its response.
     ///
     /// `prepare` checks and renders the request before the pipeline is locked, for that takes longer than all that

@@ -1,4 +1,4 @@
-//! Where a client stands with its connections, taken together.
+//! The states of a client's connections, and their aggregate.
 
 use std::sync::{Mutex, PoisonError};
 

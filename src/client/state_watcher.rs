@@ -1,4 +1,4 @@
-//! The changes of a client's state, one after the other.
+//! `StateWatcher`: waits for changes of a client's state.
 
 use std::fmt;
 

@@ -1,19 +1,19 @@
-//! A `get` of any size, sample by sample, on a connection of its own.
+//! `SampleStream`: a `get` of any size, sample by sample, over a connection of its own.
 
 use std::{
     fmt,
     future::{Future, poll_fn},
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::BytesMut;
-use futures_core::Stream;
+use futures_core::{FusedStream, Stream};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     task::coop,
     time::{self, Instant, Sleep},
 };
@@ -51,9 +51,10 @@ use crate::{
 /// }
 /// # Ok(()) }
 /// ```
+#[must_use = "streams do nothing unless polled"]
 pub struct SampleStream {
     /// `None` once it has ended.
-    samples: Option<FramedRead<Box<dyn AsyncStream>, SampleDecoder>>,
+    samples: Option<FramedRead<Exclusive, SampleDecoder>>,
     asked: Selector,
     limit: Duration,
     /// What the server has answered instead of samples, until it is clear whether the connection
@@ -64,6 +65,21 @@ pub struct SampleStream {
     silent: bool,
     /// Before silence is one: the timer may be late, because the process or its runtime stood still.
     io_turn: IoTurn,
+}
+
+/// A connection that only its owner can reach, so that a [`SampleStream`] is [`Sync`] although the connection
+/// need not be: the mutex is never locked.
+struct Exclusive(Mutex<Box<dyn AsyncStream>>);
+
+impl AsyncRead for Exclusive {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let io = self.get_mut().0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(io).poll_read(cx, buffer)
+    }
 }
 
 /// How much is read, and then held as samples, at once, in bytes.
@@ -103,7 +119,11 @@ impl SampleStream {
             None => return Err(late(limit)),
         }
         Ok(Self {
-            samples: Some(FramedRead::with_capacity(io, SampleDecoder::new(), READ_BUFFER_BYTES)),
+            samples: Some(FramedRead::with_capacity(
+                Exclusive(Mutex::new(io)),
+                SampleDecoder::new(),
+                READ_BUFFER_BYTES,
+            )),
             asked: selector.clone(),
             limit,
             rejection: None,
@@ -182,6 +202,12 @@ impl Stream for SampleStream {
             }
             sample.transpose()
         })
+    }
+}
+
+impl FusedStream for SampleStream {
+    fn is_terminated(&self) -> bool {
+        self.samples.is_none()
     }
 }
 

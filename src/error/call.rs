@@ -1,4 +1,4 @@
-//! [`Error`]: why a call failed, and what may have happened to the data.
+//! `Error`: why a call failed, and what may have happened to the data.
 
 use std::{borrow::Cow, fmt, io, sync::Arc, time::Duration};
 

@@ -99,7 +99,7 @@ async fn exports_of_one_second_are_merged() {
 
 // FAULTS A2, A6
 #[tokio::test(flavor = "multi_thread")]
-async fn export_after_the_clock_is_set_back_has_the_right_second() {
+async fn export_after_clock_set_back_has_the_right_second() {
     let world = World::new(|exporter| exporter);
     let requests = world.meter().u64_counter("requests").build();
     requests.add(1, &[]);
@@ -112,7 +112,7 @@ async fn export_after_the_clock_is_set_back_has_the_right_second() {
 
 // FAULTS A9
 #[test]
-fn instruments_with_one_key_are_found_and_scopes_keep_them_apart() {
+fn instruments_sharing_a_key_are_kept_apart_by_scope() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         for (is_on, expected) in [(false, 3), (true, 2)] {

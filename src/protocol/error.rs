@@ -1,4 +1,4 @@
-//! The errors of the wire format.
+//! The errors of encoding and decoding.
 
 use std::io;
 

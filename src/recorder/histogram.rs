@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sketch_is_as_exact_and_as_small_as_is_said() {
+    fn sketch_keeps_its_precision_and_memory_bounds() {
         let Distribution { mut sketch, .. } = Distribution::default();
         // A hundredth of a microsecond to a hundred days, and more than the sketch has bins for.
         let values = (0..200_000).map(|at| 1e-8 * 1e15_f64.powf(f64::from(at) / 200_000.0));

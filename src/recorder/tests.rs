@@ -129,7 +129,7 @@ async fn reports_of_one_second_are_merged() {
 
 // FAULTS A6
 #[tokio::test(start_paused = true)]
-async fn stamps_are_right_within_an_interval_after_the_clock_is_set_back() {
+async fn stamps_are_right_an_interval_after_clock_set_back() {
     let world = World::new(|builder| builder.interval(SECOND).unwrap());
     world.run(|| gauge!("load").set(1.0));
     time::sleep(3 * SECOND).await;
@@ -257,7 +257,7 @@ async fn gauge_is_reported_from_its_first_value_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn histogram_is_what_was_recorded_since_the_last_report() {
+async fn histogram_covers_samples_since_the_last_report() {
     let world = World::new(|builder| builder);
     let latency = world.run(|| histogram!("latency"));
     (1..=1000).for_each(|value| latency.record(f64::from(value)));
@@ -275,7 +275,7 @@ async fn histogram_is_what_was_recorded_since_the_last_report() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_series_is_forgotten_and_one_that_is_held_goes_on() {
+async fn idle_series_is_forgotten_unless_a_handle_is_held() {
     let world = World::new(|builder| builder.idle_timeout(3 * INTERVAL));
     let held = world.run(|| counter!("held"));
     let also_held = world.run(|| (gauge!("held.gauge"), histogram!("held.histogram")));

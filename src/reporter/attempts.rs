@@ -1,10 +1,10 @@
-//! How often samples could not be sent, where that is bounded.
+//! Counts failed attempts to send a sample, where their number is limited.
 
 use std::collections::HashMap;
 
 use crate::metric::{Key, Sample};
 
-/// Counts the failed attempts of each sample that had one. Without a bound it counts nothing.
+/// Counts the failed attempts of each sample. Without a limit it counts nothing.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     max: Option<u32>,
@@ -15,8 +15,8 @@ pub(super) struct Attempts {
 /// enough that what is sent again after a failure does not count.
 pub(super) const MAX_BATCH: usize = 4096;
 
-/// What has failed comes first in the next batch, so that a batch's samples are all that have failed,
-/// but for a few that were passed over or dropped. If there are more than this, those are forgotten.
+/// The most samples that are counted. Failed samples come first in the next batch, so the samples of one
+/// batch are all that have failed, except a few that were skipped or dropped. Beyond this, those are forgotten.
 const MAX_FAILED: usize = 2 * MAX_BATCH;
 
 impl Attempts {
@@ -24,8 +24,8 @@ impl Attempts {
         Self { max, failed: HashMap::new() }
     }
 
-    /// Takes note of samples that were sent and have no outcome. Those that must not be sent again are
-    /// taken out, and returned.
+    /// Counts an attempt for samples that were sent and have no outcome. Removes and returns those that have
+    /// had all their attempts.
     pub(super) fn failed(&mut self, open: &mut Vec<Sample>) -> Vec<Sample> {
         let Some(max) = self.max else { return Vec::new() };
         let mut before = HashMap::new();
@@ -60,7 +60,7 @@ mod tests {
     };
 
     #[test]
-    fn each_sample_has_as_many_attempts_as_it_may() {
+    fn samples_are_exhausted_after_max_attempts() {
         let sample = |second| Sample::new("a", 0.5, second).unwrap();
         let mut attempts = Attempts::new(Some(2));
         let mut open = vec![sample(1), sample(2)];
@@ -68,14 +68,14 @@ mod tests {
         let mut open = vec![sample(2), sample(3)];
         assert_eq!(attempts.failed(&mut open), [sample(2)]);
         assert_eq!(open, [sample(3)]);
-        // All have arrived.
+        // All are acknowledged.
         assert_eq!(attempts.failed(&mut Vec::new()), []);
         let mut open = vec![sample(3)];
         assert_eq!(attempts.failed(&mut open), []);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn samples_are_dropped_after_as_many_attempts_as_they_may_have() {
+    async fn samples_are_dropped_after_max_attempts() {
         let server = TestServer::default();
         server.set_away(true);
         let client =

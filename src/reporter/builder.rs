@@ -1,4 +1,4 @@
-//! What a reporter can be told, and what it does when it is told nothing.
+//! [`ReporterBuilder`]: the settings of a reporter, and their defaults.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl Reporter {
-    /// Starts a reporter that sends through `client`, with everything at its default. Its task lives
-    /// on the runtime of the caller.
+    /// Starts a reporter with default settings that sends through `client`. Its task runs on the
+    /// caller's runtime.
     ///
     /// # Panics
     ///
@@ -25,7 +25,7 @@ impl Reporter {
         Self::builder(client).start()
     }
 
-    /// A reporter that is to be told more before it starts.
+    /// Returns a builder of a reporter that sends through `client`.
     pub fn builder(client: MetricsClient) -> ReporterBuilder {
         ReporterBuilder::new(client)
     }
@@ -38,8 +38,9 @@ impl Reporter {
     }
 }
 
-/// Builds a [`Reporter`]. What a setting cannot be is taken for the nearest that it can be; zero never
-/// means "without a limit" ([the rule](crate::ClientBuilder#limits-and-zero)).
+/// Builds a [`Reporter`]. A setting outside of its range is set to the nearest valid value; zero never
+/// means
+/// "without a limit" ([the rule](crate::ClientBuilder#limits-and-zero)).
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -78,17 +79,23 @@ impl ReporterBuilder {
         Self { client, settings }
     }
 
-    /// How many samples may wait, at least one; those that are being sent, which are at most half of
-    /// that, are among them, and those that are being written to a spool, at most a quarter. Default: 262,144, a quarter of a second at a million samples a second.
+    /// Sets how many samples the queue holds, at least one. Samples in flight count, which are at most
+    /// half of the
+    /// capacity, and so do samples being written to a spool, at most a quarter. Default: 262,144, a
+    /// quarter of a second
+    /// at a million samples a second.
     pub fn capacity(mut self, samples: usize) -> Self {
         self.settings.limits.samples = samples.max(1);
         self
     }
 
-    /// How much memory the samples that wait may be counted as, in bytes: 64 for each and the length
-    /// of its key, and 64 more where samples are [coalesced](WhenFull::Coalesce). It is never
-    /// more in truth, and less where samples share a key. A sample that counts as more than this by itself is
-    /// dropped, so 0 keeps none. Default: 32 MiB.
+    /// Sets how many bytes of memory the queued samples may be counted as: 64 bytes for each sample and
+    /// the length of
+    /// its key, and 64 more where samples are [coalesced](WhenFull::Coalesce). The queue never uses
+    /// more than that, and
+    /// less where samples share a key. A sample that counts as more than this limit is dropped, so 0
+    /// keeps none.
+    /// Default: 32 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.settings.limits.bytes = bytes;
         self
@@ -100,49 +107,55 @@ impl ReporterBuilder {
         self
     }
 
-    /// How long samples may gather after others have been sent: the next batch leaves after this
-    /// time, or when the queue is half full. Default: 10 milliseconds.
+    /// Sets how long the reporter collects samples between two batches: the next batch is sent after
+    /// this time, or when
+    /// the queue is half full. Default: 10 milliseconds.
     ///
     /// The first sample after a longer silence is sent at once. Waking the task that sends costs the
-    /// caller who does it a few microseconds, so it happens once in this time, and not with each
-    /// sample.
+    /// calling thread a
+    /// few microseconds, so it happens once in this time, and not with each sample.
     pub fn linger(mut self, time: Duration) -> Self {
         self.settings.linger = time;
         self
     }
 
-    /// Sets how many attempts to send a sample may fail, at least one. Then it is dropped, and counted
-    /// as [`DropCounts::attempts`](crate::reporter::DropCounts::attempts). Default: no limit.
+    /// Sets how many attempts to send a sample may fail, at least one. After that the sample is dropped
+    /// and counted as
+    /// [`DropCounts::attempts`](crate::reporter::DropCounts::attempts). Default: no limit.
     ///
-    /// An attempt is a batch that failed with the sample in it: because there was no connection within
-    /// the client's [request timeout](crate::ClientBuilder::request_timeout), or because the server
-    /// did not answer. What a server refuses is never sent again. With a spool, samples that are moved
-    /// there are not dropped for this reason.
+    /// An attempt is a failed batch that contained the sample: there was no connection within the
+    /// client's
+    /// [request timeout](crate::ClientBuilder::request_timeout), or the server did not answer. A sample
+    /// that the server
+    /// rejects is never sent again. Samples that are moved to a spool are not dropped for this reason.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = Some(attempts.max(1));
         self
     }
 
-    /// Has the reporter record its own counters every ten seconds, and when it is closed: as
-    /// `myhost.reporter.recorded`, `.acknowledged`, `.coalesced`, `.rejected`, `.waiting` and
-    /// `.dropped.` with the reason, where `myhost.reporter` is `prefix`; with a spool also as
-    /// `.recovered`, `.spooled`, `.spool.bytes` and `.spool.io_errors`. These samples wait and are
-    /// counted like all others.
+    /// Records the reporter's own counters every 10 seconds and when it is closed. If `prefix` is
+    /// `myhost.reporter`, the
+    /// keys are `myhost.reporter.recorded`, `.acknowledged`, `.coalesced`, `.rejected`, `.waiting`, and
+    /// `.dropped.` with
+    /// the reason; with a spool also `.recovered`, `.spooled`, `.spool.bytes` and `.spool.io_errors`.
+    /// These samples are
+    /// queued and counted like all others.
     ///
     /// # Errors
     ///
-    /// If a key cannot begin with `prefix`.
+    /// If `prefix` is not valid as the beginning of a key.
     pub fn self_metrics(mut self, prefix: impl IntoKey) -> Result<Self, InvalidKey> {
         self.settings.self_metrics = Some(SelfMetrics::new(&prefix.into_key()?)?);
         Ok(self)
     }
 
-    /// Opens a folder to which samples are moved while the server is slow or away, and from which they are
-    /// sent later, behind those that come: see [`Spool`]. Samples that lie there already are sent too.
+    /// Opens a directory to which samples are moved while the server is slow or unreachable, and from which
+    /// they are sent later, behind live samples: see [`Spool`]. Samples that are stored there already are sent
+    /// too.
     ///
-    /// Returns a builder of the same settings that has the folder, and leaves this one as it is: if the
-    /// folder cannot be used, a reporter can still be started without. A folder belongs to one reporter,
-    /// so a builder cannot be cloned; a second builder with this folder is the error
+    /// Returns a builder of the same settings with the directory open, and leaves this one unchanged: if the
+    /// directory cannot be used, a reporter can still be started without it. A directory belongs to one
+    /// reporter, so builders cannot be cloned, and a second builder with the same directory fails with
     /// [`InUse`](SpoolError::InUse).
     ///
     /// ```no_run
@@ -153,19 +166,18 @@ impl ReporterBuilder {
     /// let reporter = match builder.spool(Spool::dir("/var/lib/agent/spool")) {
     ///     Ok(with_spool) => with_spool.start(),
     ///     Err(error) => {
-    ///         eprintln!("samples wait in memory alone: {error}");
+    ///         eprintln!("no spool: {error}");
     ///         builder.start()
     ///     }
     /// };
     /// # }
     /// ```
     ///
-    /// This reads all of the segment that was written last, and the headers of the others, and blocks
-    /// until it has.
+    /// Reads all of the newest segment and the headers of the others, and blocks until that is done.
     ///
     /// # Errors
     ///
-    /// If the folder cannot be used, with the reason and the remedy.
+    /// If the directory cannot be used, with the reason and a hint.
     #[cfg(feature = "spool")]
     #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
     pub fn spool(&self, spool: Spool) -> Result<Self, SpoolError> {
@@ -177,7 +189,7 @@ impl ReporterBuilder {
         Ok(Self { client: self.client.clone(), settings })
     }
 
-    /// Starts the reporter: its task lives on the runtime of the caller.
+    /// Starts the reporter. Spawns its task on the caller's runtime.
     ///
     /// # Panics
     ///

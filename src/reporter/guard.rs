@@ -1,4 +1,4 @@
-//! The last flush of a program.
+//! [`FlushGuard`]: the last flush of a program.
 
 #[cfg(feature = "opentelemetry")]
 use std::task::Poll;
@@ -21,9 +21,9 @@ use super::{
 use crate::client::MetricsClient;
 
 impl Reporter {
-    /// A guard that, when it is dropped, sends what has been recorded until then, and keeps its thread
-    /// until all of it has been acknowledged or `limit` has passed. For the end of `main`, also where
-    /// that is a panic:
+    /// Returns a guard that flushes when it is dropped: it sends what has been recorded until then, and blocks
+    /// its thread until all of it is acknowledged or `limit` has passed. For the end of `main`, also by a
+    /// panic:
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -38,23 +38,23 @@ impl Reporter {
     /// }
     /// ```
     ///
-    /// It does not need the runtime: where that is held up by the drop itself, as a current-thread runtime
-    /// is, or gone, the guard calls back what is being sent, and sends from a thread of its own over a
-    /// connection of its own, made as the client makes them. So what was on its way is sent twice,
-    /// which a server that follows the protocol does not show. A client that was made
-    /// [from a stream](MetricsClient::from_io) cannot dial: then a guard works only while the runtime
+    /// The guard does not need the runtime. If the runtime is gone, or blocked by the drop itself, as a
+    /// current-thread runtime is, the guard recalls the batch in flight and sends from a thread of its own, over
+    /// its own connection, made in the way of the client. Requests that were in flight are then sent twice, which
+    /// changes nothing on a server that follows the protocol. A client that was made
+    /// [from a stream](MetricsClient::from_io) cannot connect again; then the guard works only while the runtime
     /// runs.
     ///
-    /// What could not be sent is logged as an error, and waits on; with a spool, it is moved there. The
-    /// limit is divided as that of [`close`](Self::close), and holds whatever the disk does: what the
-    /// disk has not taken by then waits on in memory. Where no thread can be started, the guard waits
-    /// for the runtime to send.
+    /// Samples that could not be sent stay queued, and the failure is logged as an error; with a spool, they are
+    /// moved there. The limit is divided as that of [`close`](Self::close), and holds whatever the disk does:
+    /// samples that the disk has not taken by then stay queued in memory. If no thread can be started, the guard
+    /// waits for the runtime to send.
     pub fn flush_on_drop(&self, limit: Duration) -> FlushGuard {
         FlushGuard::new(self.clone(), limit)
     }
 
-    /// As [`flush`](Self::flush), as far as a [guard](Self::flush_on_drop) gets: it keeps its thread, and does not
-    /// wait for what lies in the spool.
+    /// As [`flush`](Self::flush), but blocks the thread as a [guard](Self::flush_on_drop) does, and
+    /// does not wait for samples in the spool.
     #[cfg(feature = "opentelemetry")]
     pub(crate) fn flush_blocking(&self, limit: Duration) -> Result<(), FlushError> {
         self.shared().record_self_metrics();
@@ -71,15 +71,15 @@ impl Reporter {
     }
 }
 
-/// Sends what waits when it is dropped: see [`Reporter::flush_on_drop`].
+/// Flushes a reporter when it is dropped: see [`Reporter::flush_on_drop`].
 #[derive(Debug)]
-#[must_use = "a guard that is dropped at once has nothing to wait for"]
+#[must_use = "a guard that is dropped at once flushes at once"]
 pub struct FlushGuard {
     reporter: Reporter,
     limit: Duration,
 }
 
-/// How long the sender may make no progress before the guard sends in its place.
+/// How long the task that sends may make no progress before the guard sends in its place.
 const STALL_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl FlushGuard {
@@ -100,7 +100,7 @@ impl Drop for FlushGuard {
     }
 }
 
-/// Sends what was recorded before the mark, as a guard does: what others record later is not waited for.
+/// Flushes what was recorded before the mark, as a guard does. Later samples are not waited for.
 pub(super) fn flush_marked(shared: &Arc<ReporterShared>, mark: Mark, limit: Duration) {
     if shared.dispatcher.outbox().unsent(&mark).waiting == 0 {
         return;
@@ -121,18 +121,18 @@ fn spawn_thread(work: FlushJob) -> io::Result<JoinHandle<io::Result<Result<(), F
     thread::Builder::new().name("reporter-guard".into()).spawn(work)
 }
 
-/// A flush that has a thread.
+/// A flush that does not depend on the reporter's runtime.
 #[derive(Clone, Copy)]
 struct FinalFlush {
     mark: Mark,
     limits: TimeLimits,
-    /// Whether the sender's runtime stands still while the guard is being dropped.
+    /// The runtime of the task that sends is blocked while the guard is dropped.
     runtime_blocked: bool,
 }
 
 impl FinalFlush {
-    /// Flushes on a thread of its own, because this one may be what the sender's runtime lives on; or
-    /// waits here for the sender, where there is no thread to be had.
+    /// Flushes on a separate thread, because this one may belong to the reporter's runtime. If no thread can
+    /// be started, waits here for the task that sends.
     fn run(
         self,
         shared: &Arc<ReporterShared>,
@@ -146,8 +146,8 @@ impl FinalFlush {
             thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
         });
         let flushed = flushed.unwrap_or_else(|error| {
-            tracing::warn!(%error, "a guard has no thread and waits for the runtime");
-            // Where the sender cannot run, waiting is of no use.
+            tracing::warn!(%error, "flush guard has no thread; waiting for the runtime");
+            // If the task that sends cannot run, waiting is useless.
             let until = if self.runtime_blocked { Instant::now() } else { self.limits.send_until };
             shared.dispatcher.flushed_blocking(&self.mark, until)
         });
@@ -157,7 +157,7 @@ impl FinalFlush {
     fn on_thread(&self, shared: &ReporterShared) -> io::Result<Result<(), FlushError>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let flushed = runtime.block_on(self.flush(shared));
-        // A name may still be being resolved.
+        // A name lookup may still be running.
         runtime.shutdown_background();
         Ok(flushed)
     }
@@ -168,7 +168,7 @@ impl FinalFlush {
         }
         match shared.client.detached_clone() {
             Some(client) if shared.dispatcher.pause_sender() => {
-                // However slow it is: it is the end.
+                // However slow it is: the program ends.
                 let _ = time::timeout_at(self.limits.send_until, self.send(shared, &client)).await;
                 shared.dispatcher.resume_sender();
                 shared.dispatcher.flushed(&self.mark, Instant::now()).await
@@ -178,8 +178,8 @@ impl FinalFlush {
         }
     }
 
-    /// Whether the sender comes to a standstill before everything is sent. While it does not, its way is
-    /// the better one: nothing is sent twice.
+    /// Returns true if the task that sends stalls before everything is sent. As long as it does not, it is the
+    /// better way: nothing is sent twice.
     async fn worker_stalled(&self, shared: &ReporterShared) -> bool {
         loop {
             let answered = shared.client.stats().acknowledged;
@@ -208,7 +208,7 @@ impl FinalFlush {
             match shared.dispatcher.send(client, true, MAX_BATCH).await {
                 Some(SendOutcome::Interrupted(_)) => time::sleep(PAUSE).await,
                 Some(SendOutcome::Complete | SendOutcome::Recalled) => {}
-                // What is being moved may come back.
+                // Samples that are being moved may be queued again.
                 None if may_get_samples_back
                     || shared.dispatcher.outbox().may_get_samples_back() =>
                 {
@@ -220,7 +220,7 @@ impl FinalFlush {
     }
 }
 
-/// Whether nothing else runs on this thread's runtime while this thread is held up.
+/// Returns true if no task of this thread's runtime runs while this thread is blocked.
 fn is_on_current_thread() -> bool {
     Handle::try_current()
         .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread)
@@ -235,7 +235,7 @@ mod tests {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// The last flush of a guard in whose place this thread waits, since there is no other.
+    /// Flushes as a guard that cannot start a thread.
     fn flush(reporter: &Reporter, limit: Duration) -> Result<(), FlushError> {
         let (mark, worker) = reporter.shared().dispatcher.outbox().begin_flush();
         if let Some(worker) = worker {
@@ -248,7 +248,7 @@ mod tests {
 
     // FAULTS A21
     #[test]
-    fn a_guard_without_a_thread_waits_for_the_runtime() {
+    fn guard_without_a_thread_waits_for_the_runtime() {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
         let server = TestServer::default();
@@ -265,7 +265,7 @@ mod tests {
 
     // FAULTS A21
     #[test]
-    fn a_guard_without_a_thread_does_not_wait_for_its_own_runtime() {
+    fn guard_without_a_thread_skips_its_own_runtime() {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let reporter = Reporter::new(TestServer::default().client());

@@ -1,4 +1,4 @@
-//! Keys that are known, so that recording one again allocates nothing.
+//! Interns keys, so that recording a known key allocates nothing.
 
 use std::{
     collections::HashSet,
@@ -8,14 +8,13 @@ use std::{
 
 use crate::metric::{InvalidKey, Key};
 
-/// How many keys a generation has, and how many bytes of text: so a million hosts' names passing
-/// through leave 8 MiB behind.
-const KEYS: usize = 32 * 1024;
-const TEXT: usize = 4 * 1024 * 1024;
+/// The most keys of a generation.
+const MAX_KEYS: usize = 32 * 1024;
+/// The most bytes of text of a generation's keys: two generations of long names take 8 MiB.
+const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 
-/// Keys in two generations. When the younger one is full, it becomes the older one, and what was
-/// older and has not been asked for meanwhile is forgotten. Hashing is keyed, as std's is: names can
-/// come from strangers.
+/// Keys in two generations. When the young one is full, it becomes the old one, and old keys that were not
+/// used since are forgotten. The hash is keyed, as in std, because names can come from untrusted input.
 #[derive(Debug)]
 pub(super) struct KeyInterner {
     generations: RwLock<Generations>,
@@ -31,12 +30,12 @@ struct Generations {
 
 impl Default for KeyInterner {
     fn default() -> Self {
-        Self { generations: RwLock::default(), limit: KEYS }
+        Self { generations: RwLock::default(), limit: MAX_KEYS }
     }
 }
 
 impl KeyInterner {
-    /// The key of this name.
+    /// Returns the key of this name.
     #[inline]
     pub(super) fn get(&self, name: &str) -> Result<Key, InvalidKey> {
         {
@@ -58,7 +57,7 @@ impl KeyInterner {
         }
         let key = old.take(name).unwrap_or_else(|| Key::from_valid(name));
         let mut forgotten = None;
-        if young.len() >= self.limit || *text + name.len() > TEXT {
+        if young.len() >= self.limit || *text + name.len() > MAX_TEXT_BYTES {
             *text = 0;
             forgotten = Some(mem::replace(old, mem::take(young)));
         }
@@ -78,20 +77,20 @@ mod tests {
         KeyInterner { limit, ..KeyInterner::default() }
     }
 
-    /// Whether both are one piece of memory.
+    /// Returns true if both share their memory.
     fn is_same(one: &Key, other: &Key) -> bool {
         std::ptr::eq(one.as_str(), other.as_str())
     }
 
     #[test]
-    fn a_known_key_is_shared() {
+    fn known_key_is_shared() {
         let keys = keys(2);
         let first = keys.get("a").unwrap();
         assert!(is_same(&first, &keys.get("a").unwrap()));
     }
 
     #[test]
-    fn keys_in_use_stay_known_and_others_are_forgotten() {
+    fn keys_in_use_stay_and_others_are_forgotten() {
         let keys = keys(4);
         let used = keys.get("used").unwrap();
         let unused = keys.get("unused").unwrap();
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_keys_are_kept_than_may_be() {
+    fn number_of_keys_is_bounded() {
         let keys = keys(4);
         for passing in 0..1000 {
             keys.get(&format!("passing{passing}")).unwrap();
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_text_is_kept_than_may_be() {
+    fn bytes_of_text_are_bounded() {
         let keys = KeyInterner::default();
         let long = "k".repeat(1000);
         for passing in 0..10_000 {
@@ -122,11 +121,11 @@ mod tests {
         let generations = keys.generations.read().unwrap();
         let kept = [&generations.young, &generations.old];
         let text: usize = kept.into_iter().flatten().map(|key| key.as_str().len()).sum();
-        assert!(text <= 2 * TEXT, "{text}");
+        assert!(text <= 2 * MAX_TEXT_BYTES, "{text}");
     }
 
     #[test]
-    fn what_is_no_key_is_not_kept() {
+    fn invalid_key_is_not_interned() {
         let keys = keys(4);
         assert!(keys.get("a b").is_err());
         assert!(keys.get("a b").is_err());

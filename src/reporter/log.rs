@@ -1,4 +1,4 @@
-//! What a reporter logs: each thing at a limited rate, and never under a lock.
+//! The log lines of a reporter: each at a limited rate, and never under a lock.
 
 use std::error::Error as StdError;
 
@@ -13,98 +13,95 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(super) struct ReporterLog {
-    /// One for each reason for which a sample is not stored.
+    /// One for each reason why a sample is not stored.
     reasons: [LogLimiter; LossReason::COUNT],
     full: LogState,
     unsent: LogState,
-    last: LogLimiter,
+    last_flush: LogLimiter,
 }
 
 impl ReporterLog {
-    /// A sample cannot be sent, whatever the server says.
-    pub(super) fn refused(&self, reason: LossReason, fault: &dyn StdError) {
+    /// Logs a sample that cannot be sent.
+    pub(super) fn refused(&self, reason: LossReason, error: &dyn StdError) {
         let limiter = self.of(reason);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
-            warn!(error = %fault, suppressed, "a sample was dropped");
+            warn!(%error, suppressed, "invalid sample dropped");
         }
     }
 
-    /// Samples were dropped for this reason; `so_far` is asked how many there have been.
+    /// Logs dropped samples. `so_far` returns how many were dropped for this reason.
     pub(super) fn dropped(&self, reason: LossReason, so_far: impl FnOnce() -> u64) {
         if reason == LossReason::QueueFull {
             if let Some(Lasting { since, times }) = self.full.holds() {
                 let so_far = so_far();
-                warn!(so_far, ?since, times, "the queue is full: samples are dropped");
+                warn!(so_far, ?since, times, "queue full, dropping samples");
             }
             return;
         }
         let limiter = self.of(reason);
         if limiter.should_log() {
             let (so_far, suppressed) = (so_far(), limiter.take_suppressed());
-            warn!(so_far, suppressed, "samples come after the reporter was closed");
+            warn!(so_far, suppressed, "sample recorded after close");
         }
     }
 
-    /// At most half of what may wait does.
+    /// Logs the end of a full queue, when it is at most half full.
     pub(super) fn has_room(&self) {
         if let Some(Lasting { since, times }) = self.full.is_over() {
-            info!(lasted = ?since, times, "the queue has room again");
+            info!(lasted = ?since, times, "queue has room again");
         }
     }
 
-    /// The server has refused samples.
+    /// Logs samples that the server has rejected.
     pub(super) fn rejected(&self, samples: u64, error: Option<&Error>) {
         let limiter = self.of(LossReason::Rejected);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
             let error = error.map(tracing::field::display);
-            warn!(samples, error, suppressed, "the server refuses samples");
+            warn!(samples, error, suppressed, "server rejected samples");
         }
     }
 
-    /// Samples were dropped after their last attempt.
+    /// Logs samples that were dropped after their last attempt.
     pub(super) fn exhausted(&self, samples: usize) {
         let limiter = self.of(LossReason::Attempts);
         if limiter.should_log() {
             let suppressed = limiter.take_suppressed();
-            warn!(samples, suppressed, "samples are dropped: all attempts to send them failed");
+            warn!(samples, suppressed, "samples dropped after their last attempt");
         }
     }
 
-    /// Samples could not be sent, and wait.
+    /// Logs samples that could not be sent, and are queued again.
     pub(super) fn unsent(&self, error: &Error) {
         if let Some(Lasting { since, times }) = self.unsent.holds() {
             let error = error as &dyn StdError;
-            warn!(error, ?since, times, "samples cannot be sent and wait");
+            warn!(error, ?since, times, "sending failed; samples stay queued");
         }
     }
 
-    /// Samples were sent.
+    /// Logs that samples are sent again.
     pub(super) fn sent(&self) {
         if let Some(Lasting { since, times }) = self.unsent.is_over() {
-            info!(lasted = ?since, times, "samples are sent again");
+            info!(lasted = ?since, times, "sending works again");
         }
     }
 
-    /// What a guard was to send could not be sent.
+    /// Logs that a guard could not send all samples.
     pub(super) fn guard_failed(&self, unsent: &FlushError) {
-        if self.last.should_log() {
-            let suppressed = self.last.take_suppressed();
+        if self.last_flush.should_log() {
+            let suppressed = self.last_flush.take_suppressed();
             let FlushError { waiting, dropped, rejected, .. } = *unsent;
             let error = unsent as &dyn StdError;
-            error!(
-                error,
-                waiting, dropped, rejected, suppressed, "the last samples could not be sent"
-            );
+            error!(error, waiting, dropped, rejected, suppressed, "last flush failed");
         }
     }
 
-    /// What a guard was to send lies in the spool.
+    /// Logs that a guard has moved samples to the spool.
     pub(super) fn guard_spooled(&self, samples: u64) {
-        if self.last.should_log() {
-            let suppressed = self.last.take_suppressed();
-            warn!(samples, suppressed, "what could not be sent lies in the spool");
+        if self.last_flush.should_log() {
+            let suppressed = self.last_flush.take_suppressed();
+            warn!(samples, suppressed, "last flush moved samples to the spool");
         }
     }
 
@@ -124,11 +121,11 @@ mod tests {
 
     use crate::{MetricsClient, Reporter, log_watch::LogWatch, reporter::shared::ReporterShared};
 
-    const FULL: &str = "the queue is full: samples are dropped";
+    const FULL: &str = "queue full, dropping samples";
 
     // FAULTS A25
     #[tokio::test(start_paused = true)]
-    async fn full_queue_is_said_reminded_of_and_over() {
+    async fn full_queue_is_logged_again_and_when_over() {
         let shared = Arc::new(OnceLock::<Arc<ReporterShared>>::new());
         let seen = Arc::clone(&shared);
         let watch = LogWatch::calling(move || {
@@ -145,7 +142,9 @@ mod tests {
         }
         let reporters = |watch: &LogWatch| {
             let mut lines = watch.take();
-            lines.retain(|line| line.contains("queue") || line.contains("sample"));
+            lines.retain(|line| {
+                line.contains("queue") || line.contains("sample") || line.contains("sending")
+            });
             lines
         };
         assert_eq!(reporters(&watch), [FULL]);
@@ -162,13 +161,13 @@ mod tests {
             }
         });
         let _ = reporter.flush(Duration::from_secs(60)).await;
-        assert_eq!(reporters(&watch), ["the queue has room again"]);
+        assert_eq!(reporters(&watch), ["queue has room again"]);
         server.abort();
     }
 
     // FAULTS A25
     #[tokio::test(start_paused = true)]
-    async fn samples_that_cannot_be_sent_are_said_reminded_of_and_over() {
+    async fn failed_sending_is_logged_again_and_when_over() {
         let watch = LogWatch::default();
         let _default = watch.watch();
         let log = super::ReporterLog::default();
@@ -177,9 +176,9 @@ mod tests {
             log.unsent(&error);
             time::advance(Duration::from_millis(100)).await;
         }
-        assert_eq!(watch.take(), ["samples cannot be sent and wait"; 2]);
+        assert_eq!(watch.take(), ["sending failed; samples stay queued"; 2]);
         log.sent();
         log.sent();
-        assert_eq!(watch.take(), ["samples are sent again"]);
+        assert_eq!(watch.take(), ["sending works again"]);
     }
 }

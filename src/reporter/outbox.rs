@@ -1,5 +1,5 @@
-//! What the recording side and the sending side share, under one lock: the queue, the counts of what
-//! became of every sample, and who waits for what. Pure state.
+//! The state that recording and sending share under one lock: the queue, the counters, and who is to be
+//! woken. Pure state.
 
 use std::task::{Poll, Waker};
 
@@ -21,21 +21,21 @@ pub(super) use spill::Spill;
 #[derive(Debug)]
 pub(super) struct Outbox {
     queue: Queue,
-    /// All counts but those of what waits.
+    /// All counters but those of queued samples.
     counts: ReporterStats,
-    /// Samples that had been waiting in the queue and were dropped.
+    /// Samples that were queued and then dropped.
     evicted: u64,
     phase: OutboxPhase,
-    /// Somebody else sends in place of the sender.
+    /// A guard sends in place of the worker.
     sender_paused: bool,
-    /// The sender's task has ended.
+    /// The worker has ended.
     worker_gone: bool,
-    /// Why the last attempt to send failed.
+    /// The error of the last attempt to send, if it failed.
     last_error: Option<Error>,
-    /// What comes before this position is to be sent without waiting for more.
+    /// Samples before this position are to be sent without waiting for more.
     flush_before: u64,
     worker: Option<Waker>,
-    /// The sender is woken when so many samples wait to be sent.
+    /// The queue length at which the worker is woken.
     wake_threshold: usize,
     spool: spill::SpillState,
 }
@@ -43,18 +43,18 @@ pub(super) struct Outbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OutboxPhase {
     Open,
-    /// Takes no more; what waits is sent, and given up with the first failure from then on.
+    /// Accepts no more samples. What is queued is sent, until an attempt fails after `until`.
     Closing {
         until: Instant,
     },
     Closed,
 }
 
-/// What recording a sample has led to.
+/// What a recorded sample makes due.
 #[must_use]
 #[derive(Debug, Default)]
 pub(super) struct RecordOutcome {
-    /// The sender, to be woken.
+    /// The worker, if it is to be woken.
     pub(super) worker: Option<Waker>,
     /// Why the sample was not accepted.
     pub(super) refused: Option<DropReason>,
@@ -62,33 +62,33 @@ pub(super) struct RecordOutcome {
     pub(super) dropped: Option<LossReason>,
 }
 
-/// What a flush waits for.
+/// What a flush waits for: all samples before a position.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     before: u64,
-    /// How much positions had [moved](Queue::shifted).
+    /// By how much positions had been [shifted](Queue::shifted).
     shifted: u64,
     dropped: u64,
     rejected: u64,
     abandoned: u64,
 }
 
-/// How many samples of a batch have an outcome.
+/// How many samples of a batch have which outcome.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Settled {
     pub(super) acknowledged: u64,
     pub(super) rejected: u64,
-    /// The server closes the connection at these.
+    /// Samples at which the server closes the connection.
     pub(super) poison: u64,
-    /// These have had as many attempts as they may.
+    /// Samples that have had all their attempts.
     pub(super) exhausted: u64,
 }
 
-/// What a sender is to do.
+/// What the worker is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     Send,
-    /// There will never be more.
+    /// The reporter is closed and the queue is empty.
     Stop,
 }
 
@@ -143,7 +143,7 @@ impl Outbox {
         RecordOutcome { worker: None, refused: Some(reason), dropped: Some(dropped) }
     }
 
-    /// What the sender is to do, once so many samples wait to be sent or it is urgent.
+    /// Returns what the worker is to do, once this many samples are queued or a flush has begun.
     pub(super) fn poll_work(&mut self, samples: usize, worker: &Waker) -> Poll<Work> {
         if !self.sender_paused {
             let first = self.queue.end() - self.queue.len() as u64;
@@ -178,7 +178,7 @@ impl Outbox {
         batch.len() > before
     }
 
-    /// As [`take`](Self::take), but only samples that are wanted.
+    /// As [`take`](Self::take), but only samples for which `is_wanted` is true.
     pub(super) fn take_matching(
         &mut self,
         most: usize,
@@ -194,18 +194,17 @@ impl Outbox {
         batch.len() > before
     }
 
-    /// Returns true if it is the caller's turn to send, and `taken` samples are in flight, which are all of
-    /// the caller's batch.
+    /// Returns true if it is the caller's turn to send, and the batch in flight has `taken` samples.
     pub(super) fn may_take(&self, has_paused: bool, taken: usize) -> bool {
         if self.spool.is_spilling() || (self.spool.pauses_sender() && !has_paused) {
             return false;
         }
         let is_in_turn = self.sender_paused == has_paused && self.phase != OutboxPhase::Closed;
-        is_in_turn && self.queue.out(Lane::Send) == taken
+        is_in_turn && self.queue.taken(Lane::Send) == taken
     }
 
-    /// How the batch went: how many of its samples have an outcome, which are still open, and why. How
-    /// many of those had to be dropped.
+    /// Ends the batch in flight: counts its samples that have an outcome, and queues those without again, before
+    /// all others. Returns how many of these had to be dropped.
     pub(super) fn settle(
         &mut self,
         settled: Settled,
@@ -227,18 +226,18 @@ impl Outbox {
         self.drop_for(LossReason::Attempts, exhausted);
     }
 
-    /// Somebody else sends from now on; false if somebody does already.
+    /// Has a guard send in place of the worker. Returns false if one does already.
     pub(super) fn pause_sender(&mut self) -> bool {
         !std::mem::replace(&mut self.sender_paused, true)
     }
 
-    /// The sender sends again.
+    /// Has the worker send again.
     pub(super) fn resume_sender(&mut self) -> Option<Waker> {
         self.sender_paused = false;
         self.wake()
     }
 
-    /// All that has been recorded is to be sent at once.
+    /// Has all that has been recorded sent at once. Returns a mark behind it.
     pub(super) fn begin_flush(&mut self) -> (Mark, Option<Waker>) {
         let before = self.queue.end();
         self.flush_before = before;
@@ -252,7 +251,7 @@ impl Outbox {
         (mark, self.wake())
     }
 
-    /// How the flush went, if it is over.
+    /// Returns the outcome of a flush, if it is over.
     pub(super) fn poll_flushed(&self, mark: &Mark) -> Poll<Result<(), FlushError>> {
         let unsent = self.unsent(mark);
         let waiting = unsent.waiting + unsent.spooled;
@@ -277,7 +276,7 @@ impl Outbox {
         }
     }
 
-    /// Takes no more; until then, failures do not keep what waits from being sent.
+    /// Accepts no more samples. Until `until`, what is queued is sent in spite of failures.
     pub(super) fn close(&mut self, until: Instant) -> Option<Waker> {
         if self.phase == OutboxPhase::Open {
             self.phase = OutboxPhase::Closing { until };
@@ -286,13 +285,13 @@ impl Outbox {
         self.wake()
     }
 
-    /// Drops what waits and takes no more. How many samples that were.
+    /// Accepts no more samples and drops what is queued. Returns how many samples were dropped.
     pub(super) fn discard_all(&mut self) -> (u64, Option<Waker>) {
         self.phase = OutboxPhase::Closed;
         (self.drop_waiting(), self.wake())
     }
 
-    /// Whether a failure now is the last.
+    /// Returns true if a failure at this time is the last.
     pub(super) fn should_give_up(&self, now: Instant) -> bool {
         match self.phase {
             OutboxPhase::Open => false,
@@ -301,7 +300,7 @@ impl Outbox {
         }
     }
 
-    /// The sender's task has ended.
+    /// Notes that the worker has ended.
     pub(super) fn worker_ended(&mut self) {
         self.worker_gone = true;
         self.worker = None;
@@ -311,18 +310,18 @@ impl Outbox {
         self.worker_gone
     }
 
-    /// Returns true while a guard sends in place of the sender, or all that waits is moved to the spool.
+    /// Returns true while a guard sends in place of the worker, or all samples are moved to the spool.
     pub(super) fn is_sender_paused(&self) -> bool {
         self.sender_paused || self.spool.is_spilling()
     }
 
-    /// Returns true while samples that wait cannot be taken, but may be again: they are being moved to the
-    /// spool, or a batch of them is. Those who wait are notified then.
+    /// Returns true while there are samples that cannot be taken but may be queued again: samples that are
+    /// being moved to the spool.
     pub(super) fn may_get_samples_back(&self) -> bool {
         self.spool.is_spilling() || (self.sender_paused && self.queue.waiting() > self.queue.len())
     }
 
-    /// Whether at most half of what may wait does.
+    /// Returns true if the queue is at most half full.
     pub(super) fn is_half_empty(&self) -> bool {
         self.queue.is_half_empty()
     }
@@ -340,7 +339,7 @@ impl Outbox {
         self.spool.add_to(stats)
     }
 
-    /// How many samples that had been waiting, wherever, are not any more without having been sent.
+    /// Returns how many samples were dropped after they had been queued or spooled.
     fn dropped(&self) -> u64 {
         self.evicted + self.spool.dropped()
     }

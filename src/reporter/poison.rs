@@ -253,14 +253,14 @@ mod tests {
 
     // FAULTS C12
     #[tokio::test(start_paused = true)]
-    async fn poison_samples_are_counted_and_the_others_arrive() {
+    async fn poison_samples_are_counted_and_others_arrive() {
         let (reporter, server) = sent(true, |reporter| reporter).await;
         check(&reporter, &server);
     }
 
     // FAULTS C12
     #[tokio::test(start_paused = true)]
-    async fn poison_samples_are_found_where_the_client_does_not_retry() {
+    async fn poison_samples_are_found_without_client_retries() {
         let (reporter, server) = sent(false, |reporter| reporter).await;
         check(&reporter, &server);
     }
@@ -310,7 +310,7 @@ mod tests {
 
     // FAULTS C12
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_closes_at_whatever_it_is_sent_is_a_delay() {
+    async fn server_that_closes_at_every_put_is_a_delay() {
         for retry in [true, false] {
             let server = TestServer::default();
             server.close_at("");
@@ -357,7 +357,7 @@ mod tests {
 
         // FAULTS C12
         #[tokio::test(start_paused = true)]
-        async fn poison_samples_in_the_spool_are_counted_and_the_others_arrive() {
+        async fn spooled_poison_samples_are_counted_and_others_sent() {
             for retry in [true, false] {
                 let folder = tempfile::tempdir().unwrap();
                 let spool = Spool::dir(folder.path());

@@ -1,4 +1,4 @@
-//! The samples that wait, within a bound: pure state.
+//! The bounded queue of samples: pure state.
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
@@ -10,7 +10,7 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// How much may wait.
+/// The bounds of a queue, and what happens when it is full.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueLimits {
     pub(super) samples: usize,
@@ -18,15 +18,14 @@ pub(super) struct QueueLimits {
     pub(super) when_full: WhenFull,
 }
 
-/// Samples in the order in which they came, and the batches of them that are out: one that is being
-/// sent, and one that is being written to the spool.
+/// Samples in the order in which they were recorded, and the batches that were taken from it: one that is
+/// being sent, and one that is being written to the spool.
 ///
-/// Each has a position: those of later ones are higher. A position can become higher while a sample
-/// waits, when others are taken from behind it, or are not needed any more, or come back from another
-/// batch.
+/// Each sample has a position, and later samples have higher ones. A sample's position can grow while it is
+/// queued: when others are taken from behind it, are coalesced, or return from another batch.
 ///
 /// ```text
-///   [ out ] [ first . . . . . . | pushed at the end
+///   [taken] [ first . . . . . . | pushed at the end
 /// ```
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -34,16 +33,16 @@ pub(super) struct Queue {
     samples: VecDeque<Sample>,
     /// The position of the sample at the front.
     first: u64,
-    /// By how much positions have become higher so far, at most.
+    /// By how much positions have grown so far, at most.
     shifted: u64,
-    /// Where the sample of a key and second is, if samples are coalesced.
+    /// The position of the sample of a key and second, if samples are coalesced.
     coalesce_index: Option<HashMap<(Key, i64), u64>>,
-    /// What the samples count as, those that are out included.
+    /// What the samples count as in bytes, taken ones included.
     bytes: usize,
-    out: [Taken; Lane::COUNT],
+    taken: [Taken; Lane::COUNT],
 }
 
-/// Where a batch is taken to. Each lane has one batch at a time.
+/// What a batch is taken for. Each lane has one batch at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Send,
@@ -54,7 +53,7 @@ impl Lane {
     const COUNT: usize = 2;
 }
 
-/// A batch that is out.
+/// A batch that was taken and not settled.
 #[derive(Clone, Copy, Debug, Default)]
 struct Taken {
     samples: usize,
@@ -63,25 +62,25 @@ struct Taken {
     from: u64,
 }
 
-/// What a new sample has led to.
+/// What happened to a new sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PushOutcome {
-    /// It waits, and so many older ones had to go.
+    /// It is queued, and this many older ones were dropped for it.
     Added { dropped: u64 },
-    /// It has taken the place of another.
+    /// It has replaced another.
     Coalesced,
-    /// It is dropped, and so are so many older ones.
+    /// It is dropped, and so are this many older ones.
     Refused { dropped: u64 },
 }
 
-/// What a key's text costs besides its bytes: the two counts of an `Arc`, and what the allocator keeps.
+/// What a key's text costs besides its bytes: the two counters of an `Arc`, and the allocator's overhead.
 const ARC_STR_OVERHEAD: usize = 32;
 /// An entry of `coalesce_index`, in a table that is half full.
 const INDEX_ENTRY_BYTES: usize = 2 * size_of::<((Key, i64), u64)>();
-/// For so many samples there is room from the beginning; the system gives memory as it is used.
+/// The most samples for which memory is reserved at first; the system provides it as it is used.
 const MAX_PREALLOCATED: usize = 4 * 1024 * 1024;
-/// At so many samples is looked to find some that are wanted: nobody can record meanwhile. As many as
-/// leave at once.
+/// The most samples that are searched for wanted ones, since no thread can record until that is done: as
+/// many as a batch has.
 pub(super) const SCAN_LIMIT: usize = 4096;
 
 impl Queue {
@@ -95,11 +94,11 @@ impl Queue {
             shifted: 0,
             coalesce_index: coalesces.then(|| HashMap::with_capacity(room)),
             bytes: 0,
-            out: [Taken::default(); Lane::COUNT],
+            taken: [Taken::default(); Lane::COUNT],
         }
     }
 
-    /// Whether at most half of what may wait does.
+    /// Returns true if the queue is at most half full.
     pub(super) fn is_half_empty(&self) -> bool {
         self.waiting() <= self.limits.samples / 2 && self.bytes <= self.limits.bytes / 2
     }
@@ -132,16 +131,15 @@ impl Queue {
         PushOutcome::Added { dropped }
     }
 
-    /// Moves the oldest samples to `batch`, which is to be sent, at most so many, behind those of it
-    /// that are out already. No more are ever out in a lane than [its share](Self::share) of what may
-    /// wait: what is out cannot make room. They count as waiting until they are
-    /// [settled](Self::settle).
+    /// Moves up to `most` of the oldest samples to `batch`, which is to be sent, behind those that it has
+    /// already. A lane never has more than [its share](Self::share) of the queue, because taken samples cannot
+    /// make room. They count as queued until they are [settled](Self::settle).
     pub(super) fn take(&mut self, most: usize, batch: &mut Vec<Sample>) {
         let lane = Lane::Send;
         let (most, most_bytes) = self.begin_take(lane, most, batch);
         batch.reserve(most.min(self.waiting()).saturating_sub(batch.len()));
-        while self.out[lane as usize].samples < most
-            && self.out[lane as usize].bytes <= most_bytes
+        while self.taken[lane as usize].samples < most
+            && self.taken[lane as usize].bytes <= most_bytes
             && let Some(sample) = self.pop()
         {
             self.take_out(lane, sample, batch);
@@ -149,8 +147,8 @@ impl Queue {
         self.end_take(lane);
     }
 
-    /// As [`take`](Self::take) for any lane, but only samples that are wanted, wherever they are among
-    /// the oldest that are looked at.
+    /// As [`take`](Self::take) for any lane, but only samples for which `is_wanted` is true, among the
+    /// [`SCAN_LIMIT`] oldest.
     pub(super) fn take_matching(
         &mut self,
         lane: Lane,
@@ -161,7 +159,7 @@ impl Queue {
         let (most, most_bytes) = self.begin_take(lane, most, batch);
         let mut kept = Vec::new();
         for _ in 0..SCAN_LIMIT.min(self.samples.len()) {
-            let Taken { samples, bytes, .. } = self.out[lane as usize];
+            let Taken { samples, bytes, .. } = self.taken[lane as usize];
             if samples >= most || bytes > most_bytes {
                 break;
             }
@@ -183,17 +181,17 @@ impl Queue {
         self.end_take(lane);
     }
 
-    /// Whether any of the oldest samples is such a one.
+    /// Returns true if `is_such` is true for any of the `most` oldest samples.
     #[cfg(feature = "spool")]
     pub(super) fn any_of_oldest(&self, most: usize, is_such: impl Fn(&Sample) -> bool) -> bool {
         self.samples.iter().take(most).any(is_such)
     }
 
-    /// How many samples and bytes may be out in the lane, when `most` more may be.
+    /// Returns how many samples and bytes the lane may have in all, if `most` more may be taken.
     fn begin_take(&mut self, lane: Lane, most: usize, batch: &[Sample]) -> (usize, usize) {
         let (samples, bytes) = self.share(lane);
         let first = self.first;
-        let out = &mut self.out[lane as usize];
+        let out = &mut self.taken[lane as usize];
         debug_assert_eq!(out.samples, batch.len(), "a lane has one batch at a time");
         if batch.is_empty() {
             out.from = first;
@@ -201,29 +199,29 @@ impl Queue {
         (samples.min(out.samples + most), bytes)
     }
 
-    /// Sees to it that no position from `first` on is that of a sample that is out, as it would be if
-    /// samples have come back from another lane between two takes.
+    /// Lowers the position of the batch, so that none of its samples has one from `first` on. It would if
+    /// samples have returned from another lane between two takes.
     fn end_take(&mut self, lane: Lane) {
-        let out = &mut self.out[lane as usize];
+        let out = &mut self.taken[lane as usize];
         out.from = out.from.min(self.first - out.samples as u64);
     }
 
     fn take_out(&mut self, lane: Lane, sample: Sample, batch: &mut Vec<Sample>) {
         let cost = self.cost(&sample);
-        let out = &mut self.out[lane as usize];
+        let out = &mut self.taken[lane as usize];
         out.samples += 1;
         out.bytes += cost;
         batch.push(sample);
     }
 
-    /// The batch of the lane is not out any more. Those of its samples that have no outcome come
-    /// again, before all others; how many of them are not needed any more is returned.
+    /// Ends the batch of the lane. Its samples without an outcome are queued again, before all others. Returns
+    /// how many of them were coalesced with later ones instead.
     pub(super) fn settle(
         &mut self,
         lane: Lane,
         open: impl DoubleEndedIterator<Item = Sample>,
     ) -> u64 {
-        let out = std::mem::take(&mut self.out[lane as usize]);
+        let out = std::mem::take(&mut self.taken[lane as usize]);
         self.bytes -= out.bytes;
         let mut returned = 0;
         let mut coalesced = 0;
@@ -244,25 +242,25 @@ impl Queue {
             self.bytes += self.cost(&sample);
             self.samples.push_front(sample);
         }
-        // The first that had no outcome had this position at least.
+        // The first without an outcome had at least this position.
         let had = out.from + out.samples as u64 - returned - coalesced;
         self.shifted += self.first.saturating_sub(had);
         coalesced
     }
 
-    /// Drops the batch of the lane, whoever has it. Returns how many samples that were.
+    /// Counts the lane's batch as dropped. Returns how many samples it has.
     pub(super) fn forget(&mut self, lane: Lane) -> u64 {
-        let out = std::mem::take(&mut self.out[lane as usize]);
+        let out = std::mem::take(&mut self.taken[lane as usize]);
         self.bytes -= out.bytes;
         out.samples as u64
     }
 
-    /// How many samples of the lane are out.
-    pub(super) fn out(&self, lane: Lane) -> usize {
-        self.out[lane as usize].samples
+    /// Returns how many samples the lane has.
+    pub(super) fn taken(&self, lane: Lane) -> usize {
+        self.taken[lane as usize].samples
     }
 
-    /// Drops all that wait, but for those that are out.
+    /// Drops all samples but taken ones. Returns how many.
     pub(super) fn clear(&mut self) -> u64 {
         let dropped = self.samples.len() as u64;
         while !self.samples.is_empty() {
@@ -271,43 +269,43 @@ impl Queue {
         dropped
     }
 
-    /// How many samples wait to be sent.
+    /// Returns how many samples are queued, without taken ones.
     pub(super) fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// How many samples wait, those that are out included.
+    /// Returns how many samples are queued, taken ones included.
     pub(super) fn waiting(&self) -> usize {
-        self.samples.len() + self.out.iter().map(|out| out.samples).sum::<usize>()
+        self.samples.len() + self.taken.iter().map(|out| out.samples).sum::<usize>()
     }
 
     pub(super) fn waiting_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The position that the next sample will have.
+    /// Returns the position that the next sample will have.
     pub(super) fn end(&self) -> u64 {
         self.first + self.samples.len() as u64
     }
 
-    /// By how much positions have become higher so far: what was before a position then is before it
-    /// and what this has grown by since.
+    /// Returns by how much positions have grown so far, at most. A sample that was before a position is now
+    /// before that position plus what this has grown by since.
     pub(super) fn shifted(&self) -> u64 {
         self.shifted
     }
 
-    /// How many samples before this position wait, those that are out included.
+    /// Returns how many samples before this position are queued, taken ones included.
     pub(super) fn waiting_before(&self, position: u64) -> u64 {
         let queued = position.saturating_sub(self.first).min(self.samples.len() as u64);
-        let out = self.out.iter().map(|out| {
+        let out = self.taken.iter().map(|out| {
             let before = position.saturating_sub(out.from);
             before.min(out.samples as u64)
         });
         queued + out.sum::<u64>()
     }
 
-    /// How many samples, and at how many bytes no more, may be out in a lane: together at most three
-    /// quarters of what may wait, so that the newest always find room.
+    /// Returns how many samples a lane may have, and at how many bytes it takes no more: all lanes together at
+    /// most three quarters of the queue, so that new samples always find room.
     fn share(&self, lane: Lane) -> (usize, usize) {
         let part = match lane {
             Lane::Send => 2,
@@ -335,8 +333,7 @@ impl Queue {
         Some(sample)
     }
 
-    /// What a sample counts as. Keys are counted as if each sample had its own, which is how it is at
-    /// worst.
+    /// Returns what a sample counts as in bytes, as if no two samples shared a key.
     fn cost(&self, sample: &Sample) -> usize {
         let entry = if self.coalesce_index.is_some() { INDEX_ENTRY_BYTES } else { 0 };
         size_of::<Sample>() + ARC_STR_OVERHEAD + sample.key.as_str().len() + entry

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn late_report_keeps_its_second_unless_a_later_one_is_used() {
+    fn late_report_keeps_its_second_if_it_is_free() {
         let mut seconds = UniqueSeconds::default();
         assert_eq!(seconds.stamp(10, 11), Stamp { second: 10, is_shared: false });
         assert_eq!(seconds.stamp(11, 11), Stamp { second: 11, is_shared: false });

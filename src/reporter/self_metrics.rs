@@ -1,4 +1,4 @@
-//! A reporter's own counters as metrics.
+//! [`SelfMetrics`]: a reporter's own counters as samples.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::spool::SpoolStats;
 use super::stats::{DropCounts, ReporterStats};
 use crate::metric::{InvalidKey, Key, Point, Sample, unix_now};
 
-/// How often they are recorded.
+/// How often the counters are recorded.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The keys of the counters, in the order of their values.
@@ -51,7 +51,7 @@ fn values(stats: &ReporterStats) -> [u64; COUNTERS.len()] {
     ]
 }
 
-/// Those that only a reporter with a spool has.
+/// The counters of a reporter with a spool, besides.
 #[cfg(feature = "spool")]
 const SPOOL_COUNTERS: [&str; 8] = [
     "recovered",

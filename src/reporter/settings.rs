@@ -1,4 +1,4 @@
-//! What a reporter is configured with, and limits that its parts share.
+//! The settings of a reporter.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{queue::QueueLimits, self_metrics::SelfMetrics, spool::OpenSpool};
 
-/// What a reporter is configured with once.
+/// The settings of a reporter.
 #[derive(Debug)]
 pub(super) struct ReporterSettings {
     pub(super) limits: QueueLimits,
@@ -16,7 +16,7 @@ pub(super) struct ReporterSettings {
     pub(super) spool: Option<OpenSpool>,
 }
 
-/// The moment after `limit`, or one that never comes.
+/// Returns the time after `limit`, or one so late that it is never reached.
 pub(super) fn deadline_after(limit: Duration) -> Instant {
     /// Tokio's timers go no further (`tokio::time::sleep`).
     const LONGEST: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 2);

@@ -1,4 +1,4 @@
-//! A server at the other end of a pipe, for tests of what is reported.
+//! A server on a pipe, for tests of reports.
 
 #![allow(clippy::unwrap_used, reason = "it is a part of tests")]
 
@@ -8,12 +8,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex,
 
 use crate::client::{MetricsClient, Pipelining};
 
-/// The puts that have come, in their order.
+/// The puts that were received, in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sink(Arc<Mutex<Vec<(String, i64, f64)>>>);
 
 impl Sink {
-    /// A sink, and a client that sends to it.
+    /// Returns a sink, and a client that sends to it.
     pub(crate) fn connected() -> (Self, MetricsClient) {
         let (near, far) = duplex(64 * 1024);
         let sink = Self::default();
@@ -21,7 +21,7 @@ impl Sink {
         (sink, MetricsClient::builder("a pipe").pipelining(Pipelining::On).with_io(near))
     }
 
-    /// The points of a key as a server keeps them: the last value of each second.
+    /// Returns the points of a key as a server stores them: the last value of each second.
     pub(crate) fn points(&self, key: &str) -> Vec<(i64, f64)> {
         let mut points = std::collections::BTreeMap::new();
         for (of, second, value) in &*self.0.lock().unwrap() {
@@ -36,7 +36,7 @@ impl Sink {
         self.points(key).into_iter().map(|(_, value)| value).collect()
     }
 
-    /// The seconds of all puts of a key, in the order in which they came.
+    /// Returns the seconds of all puts of a key, in the order of arrival.
     pub(crate) fn seconds(&self, key: &str) -> Vec<i64> {
         let puts = self.0.lock().unwrap();
         puts.iter().filter(|(of, ..)| of == key).map(|(_, second, _)| *second).collect()

@@ -1,8 +1,8 @@
-//! What became of every sample.
+//! Counters of a reporter, and the errors that report them.
 
 use crate::error::Error;
 
-/// What a reporter has done so far; clones of a handle share it.
+/// Counters of a reporter, shared by all clones of a handle.
 ///
 /// Every sample is accounted for. In each snapshot,
 /// `recorded + recovered =
@@ -10,58 +10,58 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReporterStats {
-    /// Calls that recorded something, whatever became of it.
+    /// Samples that were recorded, dropped ones included.
     pub recorded: u64,
-    /// Samples that the server has stored.
+    /// Samples that the server has acknowledged.
     pub acknowledged: u64,
-    /// Samples in whose place a later one of the same key and second was sent.
+    /// Samples that were replaced in the queue by a later one of the same key and second.
     pub coalesced: u64,
-    /// Samples that the server has refused.
+    /// Samples that the server has rejected.
     pub rejected: u64,
-    /// Samples that were never sent, or of which nobody knows what became.
+    /// Samples that were dropped, by reason.
     pub dropped: DropCounts,
-    /// Samples that are being sent or will be.
+    /// Samples in the queue, those in flight included.
     pub waiting: u64,
-    /// The memory that the waiting samples are counted as, in bytes: see
+    /// Bytes of memory that the queued samples are counted as: see
     /// [`max_bytes`](crate::reporter::ReporterBuilder::max_bytes).
     pub waiting_bytes: u64,
-    /// Samples that lie in the spool, if there is one, and will be sent.
+    /// Samples stored in the spool, if there is one, which will be sent.
     pub spooled: u64,
     /// Samples left in a spool that was moved or taken over by another process while this reporter had
-    /// it open: whichever process opens it next sends them.
+    /// it open. The next process that opens it sends them.
     pub abandoned: u64,
-    /// Samples of earlier processes that lay in the spool when this reporter was made.
+    /// Samples of earlier processes that were stored in the spool when this reporter was built.
     pub recovered: u64,
 }
 
-/// How many samples were dropped, by reason.
+/// Counts of dropped samples, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DropCounts {
-    /// The key was none.
+    /// The key was invalid.
     pub invalid_key: u64,
     /// The value was NaN or infinite.
     pub not_finite: u64,
-    /// There was no room: these samples, or older ones in whose place they came.
+    /// The queue was full: new samples, or older ones that made room for new ones.
     pub queue_full: u64,
-    /// The reporter was closed: they came later, or could not be sent in time.
+    /// The reporter was closed: recorded later, or not sent in time.
     pub closed: u64,
-    /// They were the oldest in a spool that was full.
+    /// The oldest samples of a full spool.
     pub spool_full: u64,
-    /// They lay in a part of the spool that cannot be read any more.
+    /// Samples in a part of the spool that cannot be read any more.
     pub spool_lost: u64,
-    /// They were older than the spool's `max_age` when it was their turn.
+    /// Samples older than the spool's `max_age` when they were about to be sent.
     pub spool_expired: u64,
-    /// The server closes the connection at them, while it answers other requests. The key of each is
+    /// Samples at which the server closes the connection, while it answers other requests. Each key is
     /// logged once.
     pub poison: u64,
-    /// As many attempts to send them failed as
+    /// Samples that failed as many attempts as
     /// [`max_attempts`](crate::reporter::ReporterBuilder::max_attempts) allows.
     pub attempts: u64,
 }
 
 impl DropCounts {
-    /// How many samples were dropped for whatever reason.
+    /// Returns the number of dropped samples, for all reasons together.
     #[must_use]
     pub fn total(&self) -> u64 {
         let Self {
@@ -141,7 +141,7 @@ impl ReporterStats {
 
 fn in_spool(spooled: u64, abandoned: u64) -> String {
     let mut text = String::new();
-    for (samples, what) in [(spooled, "lie in the spool"), (abandoned, "were left in a spool")] {
+    for (samples, what) in [(spooled, "spooled"), (abandoned, "abandoned")] {
         if samples > 0 {
             text += &format!(", {samples} {what}");
         }
@@ -149,24 +149,24 @@ fn in_spool(spooled: u64, abandoned: u64) -> String {
     text
 }
 
-/// Not everything that was to be sent has been stored.
+/// Not all samples that were to be flushed are stored.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "not everything was stored: {waiting} samples still wait, {dropped} were dropped, {rejected} were refused{}", in_spool(*spooled, *abandoned)
+    "flush incomplete: {waiting} queued, {dropped} dropped, {rejected} rejected{}", in_spool(*spooled, *abandoned)
 )]
 #[non_exhaustive]
 pub struct FlushError {
-    /// Samples that still wait. After [`close`](crate::Reporter::close) none do.
+    /// Samples still in the queue; none after [`close`](crate::Reporter::close).
     pub waiting: u64,
-    /// Samples that had been waiting and were dropped meanwhile.
+    /// Samples that were dropped from the queue during the flush.
     pub dropped: u64,
-    /// Samples that the server has refused meanwhile.
+    /// Samples that the server rejected during the flush.
     pub rejected: u64,
-    /// Samples that lie in the spool, if there is one, whenever they were recorded.
+    /// Samples stored in the spool, if there is one, whenever they were recorded.
     pub spooled: u64,
-    /// Samples left in a spool that was moved or taken over by another process in the meantime.
+    /// Samples left in a spool that was moved or taken over by another process during the flush.
     pub abandoned: u64,
-    /// Why the last attempt to send failed, if it did.
+    /// The error of the last attempt to send, if it failed.
     #[source]
     pub cause: Option<Error>,
 }

@@ -1,4 +1,4 @@
-//! A server for tests of the reporter's insides, on pipes.
+//! A server on pipes, for unit tests of the reporter.
 
 use std::{
     future::pending,
@@ -22,7 +22,7 @@ use crate::{
     reporter::ReporterStats,
 };
 
-/// Takes every put, while it is there; clones are the same one.
+/// Acknowledges every put while it is reachable. Clones are one server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TestServer(Arc<TestServerState>);
 
@@ -36,7 +36,7 @@ struct TestServerState {
 }
 
 impl TestServer {
-    /// A client of this server.
+    /// Returns a client of this server.
     pub(super) fn client(&self) -> MetricsClient {
         self.builder().connect_lazy().unwrap()
     }
@@ -45,27 +45,27 @@ impl TestServer {
         MetricsClient::builder("test").connector(self.clone()).pipelining(Pipelining::On)
     }
 
-    /// From now on nobody reaches it, or somebody does again.
+    /// Makes the server unreachable, or reachable again.
     pub(super) fn set_away(&self, is_away: bool) {
         self.0.is_away.store(is_away, Ordering::SeqCst);
     }
 
-    /// From now on it reads and does not answer, or does again.
+    /// Makes the server read without answering, or answer again.
     pub(super) fn set_silent(&self, is_silent: bool) {
         self.0.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
-    /// From now on it closes the connection at puts of keys that begin so.
+    /// Makes the server close the connection at puts of keys that begin with `prefix`.
     pub(super) fn close_at(&self, prefix: &str) {
         *self.0.poison.lock().unwrap() = Some(format!("put {prefix}"));
     }
 
-    /// The puts that it has answered, without the word.
+    /// Returns the puts that were answered, without the command.
     pub(super) fn puts(&self) -> Vec<String> {
         self.0.puts.lock().unwrap().clone()
     }
 
-    /// Waits until it has answered a put that begins so.
+    /// Waits until a put that begins with `put` was answered.
     pub(super) async fn has(&self, put: &str) {
         let has = async {
             loop {
@@ -77,7 +77,7 @@ impl TestServer {
             }
         };
         let limit = Duration::from_secs(600);
-        time::timeout(limit, has).await.expect("it never comes");
+        time::timeout(limit, has).await.expect("the put never arrives");
     }
 
     async fn serve(self, io: DuplexStream) {
@@ -115,7 +115,7 @@ impl Connector for TestServer {
     }
 }
 
-/// The stats, if they add up.
+/// Returns the stats, which must add up.
 #[track_caller]
 pub(super) fn accounted(reporter: &Reporter) -> ReporterStats {
     let stats = reporter.stats();

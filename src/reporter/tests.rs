@@ -1,4 +1,4 @@
-//! What its parts do together, where no peer can be made to show it.
+//! The parts of a reporter together, where no peer can provoke it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn abandoned() -> Reporter {
 }
 
 #[test]
-fn a_flush_of_an_abandoned_reporter_is_over_when_whoever_holds_it_lets_go() {
+fn flush_without_a_worker_ends_on_resume() {
     let reporter = abandoned();
     let shared = reporter.shared();
     assert!(shared.dispatcher.pause_sender());
@@ -61,7 +61,7 @@ mod with_a_spool {
     }
 
     #[test]
-    fn what_a_guard_sends_is_moved_to_the_spool_when_the_reporter_is_closed() {
+    fn close_spills_what_a_guard_is_sending() {
         let (_folder, reporter) = abandoned();
         let shared = reporter.shared();
         assert!(shared.dispatcher.pause_sender());

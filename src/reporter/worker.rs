@@ -1,4 +1,4 @@
-//! The task that sends.
+//! The reporter's task, which sends from the queue.
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
@@ -10,16 +10,16 @@ use super::{
 };
 use crate::error::Error;
 
-/// How long a sender lets the client be after a failure. While there is no connection, an attempt
-/// takes as long as a request may, so this only matters where it fails at once.
+/// How long the task waits after a failure. Without a connection, an attempt takes as long as the request
+/// timeout, so this only matters where an attempt fails at once.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Worker {
     pub(super) shared: Arc<ReporterShared>,
     pub(super) linger: Duration,
-    /// From how many samples on there is no need to let more gather.
+    /// From this queue length on, the next batch is sent without waiting for `linger`.
     pub(super) flush_threshold: usize,
-    /// How many samples are sent at once.
+    /// The size of the next batch, in samples.
     pub(super) batch: usize,
     /// When the reporter's own counters are due.
     pub(super) self_metrics_due: Option<Instant>,
@@ -49,12 +49,12 @@ impl Worker {
             if !self.send_all().await {
                 return;
             }
-            // Either way there is nothing to do but to look again.
+            // Whether the time has passed or not, the queue is checked next.
             let _ = time::timeout(self.linger, self.wait_for(self.flush_threshold)).await;
         }
     }
 
-    /// What there is to do, once there is something; meanwhile, records the reporter's own counters.
+    /// Waits for work. Records the reporter's own counters when they are due.
     async fn next_work(&mut self) -> Work {
         loop {
             self.record_self_metrics();
@@ -70,12 +70,12 @@ impl Worker {
         }
     }
 
-    /// What there is to do, once so many samples wait or nothing more will come.
+    /// Waits until this many samples are queued, or the reporter is closed.
     async fn wait_for(&self, samples: usize) -> Work {
         poll_fn(|cx| self.shared.dispatcher.outbox().poll_work(samples, cx.waker())).await
     }
 
-    /// Sends until nothing waits. False if this was the end.
+    /// Sends until the queue is empty. Returns false if the task has to end.
     async fn send_all(&mut self) -> bool {
         while let Some(batch_outcome) =
             self.shared.dispatcher.send(&self.shared.client, false, self.batch).await
@@ -85,7 +85,7 @@ impl Worker {
                 if is_closed(&error) {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
-                        "the reporter's client is closed: nothing more is sent"
+                        "client closed; reporter stopped"
                     );
                     return false;
                 }
@@ -94,7 +94,7 @@ impl Worker {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         samples,
-                        "dropped: the reporter is at its end"
+                        "reporter closed; unsent samples dropped"
                     );
                     return false;
                 }
@@ -115,7 +115,7 @@ impl Worker {
     }
 }
 
-/// However the task ends, by a panic or with its runtime: those who wait for it are told.
+/// Wakes those who wait for the task, however it ends: also by a panic, or with its runtime.
 impl Drop for Worker {
     fn drop(&mut self) {
         self.shared.dispatcher.outbox().worker_ended();
@@ -123,8 +123,8 @@ impl Drop for Worker {
     }
 }
 
-/// How many samples are sent at once after this outcome. Where the server closes the connection, the
-/// oldest is sent alone, to find out if it is due to that.
+/// Returns the size of the batch after this outcome. If the server has closed the connection, the oldest
+/// sample is sent alone, to find out whether it is the reason.
 pub(super) fn next_batch(batch: usize, batch_outcome: &SendOutcome) -> usize {
     match batch_outcome {
         SendOutcome::Complete => (2 * batch).min(MAX_BATCH),

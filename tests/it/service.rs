@@ -59,6 +59,17 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn client_and_service_convert_into_each_other() {
+    let (_network, builder) = MockNetwork::new();
+    let client = builder.connect_lazy().unwrap();
+    let service = MetricsService::from(client.clone());
+    drop(client);
+    let client = service.into_inner();
+    assert_eq!(client.state(), ConnectionState::Disconnected);
+    client.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn service_put_returns_unit_and_get_points() {
     let (client, mut peer, _network) = client_with_room_for(2).await;
     let mut service = client.service();

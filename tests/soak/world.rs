@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use fastrand::Rng;
 use metrics_client::{
     MetricsClient, Sample,
-    client::{Pipelining, Reconnect, ToAddresses, WhenFull},
+    client::{Pipelining, ReconnectPolicy, ToAddresses, WhenFull},
 };
 use metrics_server::{Limits, MemoryStore, Server};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time};
@@ -140,7 +140,7 @@ pub(crate) fn impatient(
         .connect_timeout(Duration::from_millis(500))
         .request_timeout(Duration::from_millis(500))
         .stall_timeout(Duration::from_millis(300))
-        .reconnect(Reconnect::backoff(Duration::from_millis(5), Duration::from_millis(100)))
+        .reconnect(ReconnectPolicy::backoff(Duration::from_millis(5), Duration::from_millis(100)))
         .pipelining(pipelining)
         .max_buffered_bytes(4000)
         .when_full(overflow)

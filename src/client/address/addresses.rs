@@ -20,12 +20,13 @@ use crate::error::InvalidAddress;
 /// | option | value |
 /// |---|---|
 /// | `max_connections` (or `connections`), `max_in_flight` | a number |
-/// | `connect_timeout`, `request_timeout`, `stall_timeout` | a number with `ms`, `s`, `m`, `h` or `d`: `500ms` |
+/// | `connect_timeout`, `request_timeout`, `stall_timeout`, `max_lifetime`, `idle_timeout` | a number with `ms`, `s`, `m`, `h` or `d`: `500ms` |
 /// | `max_buffered_bytes`, `max_response_bytes` | a number of bytes, also with `KiB`, `MiB` or `GiB` |
 /// | `server_order` | `random` or `listed` |
 /// | `pipelining` | `auto`, `on` or `off` |
 /// | `when_full` | `wait` or `fail` |
 /// | `reconnect` | `never`, or the limits of the backoff: `50ms..10s` |
+/// | `max_attempts` | a number, for [`ReconnectPolicy::max_attempts`](super::ReconnectPolicy::max_attempts) |
 /// | `resend_unacknowledged` | `true` or `false` |
 /// | `keepalive`, `user_timeout` | as the timeouts; `user_timeout` also `system`. See [`TcpConnector`](super::TcpConnector) |
 /// | `local_address` | the IP address from which connections are made |

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use super::super::{
-    backoff::Reconnect,
+    backoff::ReconnectPolicy,
     settings::{Pipelining, ServerOrder, WhenFull},
 };
 
@@ -24,7 +24,10 @@ pub(in crate::client) enum Setting {
     MaxBufferedBytes(usize),
     MaxResponseBytes(usize),
     WhenFull(WhenFull),
-    Reconnect(Reconnect),
+    Reconnect(ReconnectPolicy),
+    MaxAttempts(u32),
+    MaxLifetime(Duration),
+    IdleTimeout(Duration),
     ResendUnacknowledged(bool),
     Keepalive(Duration),
     UserTimeout(Option<Duration>),
@@ -47,8 +50,8 @@ pub(in crate::client) struct TlsOptions {
 
 /// Every option that there is, for the error about one that does not exist.
 const NAMES: &str = "max_connections, server_order, connect_timeout, request_timeout, stall_timeout, pipelining, \
-                     max_in_flight, max_buffered_bytes, max_response_bytes, when_full, reconnect, \
-                     resend_unacknowledged, \
+                     max_in_flight, max_buffered_bytes, max_response_bytes, when_full, reconnect, max_attempts, max_lifetime, \
+                     idle_timeout, resend_unacknowledged, \
                      keepalive, user_timeout, local_address, ca_file, client_cert, client_key and \
                      server_name";
 
@@ -74,6 +77,12 @@ impl Setting {
             "when_full" => one_of(value, &[("wait", WhenFull::Wait), ("fail", WhenFull::Fail)])
                 .map(Self::WhenFull),
             "reconnect" => reconnect(value).map(Self::Reconnect),
+            "max_attempts" => number(value)
+                .and_then(|number| number.try_into().ok())
+                .map(Self::MaxAttempts)
+                .ok_or_else(|| "is a number".into()),
+            "max_lifetime" => duration(value).map(Self::MaxLifetime),
+            "idle_timeout" => duration(value).map(Self::IdleTimeout),
             "resend_unacknowledged" => {
                 one_of(value, &[("true", true), ("false", false)]).map(Self::ResendUnacknowledged)
             }
@@ -187,13 +196,13 @@ fn duration(value: &str) -> Result<Duration, String> {
 }
 
 /// Parses `never`, or the ceilings of the first wait and of the longest.
-fn reconnect(value: &str) -> Result<Reconnect, String> {
+fn reconnect(value: &str) -> Result<ReconnectPolicy, String> {
     if value == "never" {
-        return Ok(Reconnect::never());
+        return Ok(ReconnectPolicy::never());
     }
-    let backoff = value
-        .split_once("..")
-        .and_then(|(min, max)| Some(Reconnect::backoff(duration(min).ok()?, duration(max).ok()?)));
+    let backoff = value.split_once("..").and_then(|(min, max)| {
+        Some(ReconnectPolicy::backoff(duration(min).ok()?, duration(max).ok()?))
+    });
     backoff.ok_or_else(|| "is `never`, or the limits of the backoff, such as 50ms..10s".into())
 }
 

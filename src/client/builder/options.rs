@@ -10,7 +10,16 @@ use super::{
 
 impl<C: Connector> ClientBuilder<C> {
     pub(super) fn options(self, options: &Options) -> Self {
-        options.iter().fold(self, |builder, setting| match *setting {
+        let reconnect = options.iter().find_map(|setting| match *setting {
+            Setting::Reconnect(policy) => Some(policy),
+            _ => None,
+        });
+        let max_attempts = options.iter().find_map(|setting| match *setting {
+            Setting::MaxAttempts(attempts) => Some(attempts),
+            _ => None,
+        });
+        let reconnect = reconnect.unwrap_or_default().max_attempts(max_attempts);
+        options.iter().fold(self.reconnect(reconnect), |builder, setting| match *setting {
             Setting::MaxConnections(count) => builder.max_connections(count),
             Setting::ServerOrder(order) => builder.server_order(order),
             Setting::ConnectTimeout(limit) => builder.connect_timeout(limit),
@@ -21,9 +30,12 @@ impl<C: Connector> ClientBuilder<C> {
             Setting::MaxBufferedBytes(bytes) => builder.max_buffered_bytes(bytes),
             Setting::MaxResponseBytes(bytes) => builder.max_response_bytes(bytes),
             Setting::WhenFull(when_full) => builder.when_full(when_full),
-            Setting::Reconnect(policy) => builder.reconnect(policy),
+            Setting::MaxLifetime(limit) => builder.max_lifetime(limit),
+            Setting::IdleTimeout(limit) => builder.idle_timeout(limit),
             Setting::ResendUnacknowledged(resend) => builder.resend_unacknowledged(resend),
-            Setting::Keepalive(_)
+            Setting::Reconnect(_)
+            | Setting::MaxAttempts(_)
+            | Setting::Keepalive(_)
             | Setting::UserTimeout(_)
             | Setting::LocalAddress(_)
             | Setting::CaFile(_)

@@ -136,6 +136,17 @@ impl Pipeline {
         self.driver.take()
     }
 
+    /// Fails every outstanding request. A response that is due for one is dropped when it comes.
+    pub(in crate::client) fn abort(&mut self, wakers: &mut Vec<Waker>) {
+        let mut left = self.queue.cancel_while(|_| true);
+        left.extend(self.wait_queue.drain().map(|(entry, _)| entry));
+        for entry in left {
+            let error = self.closed(delivery(&entry));
+            self.fail(&entry, &error, wakers);
+        }
+        wakers.extend(self.driver.take());
+    }
+
     pub(in crate::client) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
     }

@@ -399,6 +399,11 @@ impl Pipeline {
         self.waiters.poll_batch(batch, outstanding, waker)
     }
 
+    /// Returns the progress of a batch that has no request outstanding, and begins to count anew.
+    pub(super) fn take_progress(&mut self, batch: WaiterId) -> Progress {
+        self.waiters.take_progress(batch)
+    }
+
     /// Cancels a call whose caller has left. Its unsent requests are not sent; a request in flight stays
     /// until its response comes, which is dropped. What the caller leaves behind is returned, to be
     /// dropped when the lock is released.

@@ -270,14 +270,19 @@ impl SendQueue {
 
     /// Cancels and returns the entries whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Entry> {
-        let mut late = Vec::new();
+        self.cancel_while(|entry| entry.deadline <= now)
+    }
+
+    /// Cancels and returns the first entries that a caller waits for, as long as `is_over` accepts them.
+    pub(super) fn cancel_while(&mut self, is_over: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        let mut cancelled = Vec::new();
         while let Some(entry) = self.first_wanted()
-            && entry.deadline <= now
+            && is_over(entry)
         {
             let seq = entry.seq;
-            late.extend(self.cancel(seq));
+            cancelled.extend(self.cancel(seq));
         }
-        late
+        cancelled
     }
 
     /// Rewinds the queue for another connection: nothing is in flight any more, and the entries that `keep`

@@ -232,6 +232,14 @@ impl Waiters {
         }
     }
 
+    /// Returns the progress of a batch that has no request outstanding, and begins to count anew.
+    pub(super) fn take_progress(&mut self, id: WaiterId) -> Progress {
+        match self.get_mut(id) {
+            Some(Slot { call: SlotState::Batch(batch), .. }) => std::mem::take(&mut batch.progress),
+            _ => Progress::default(),
+        }
+    }
+
     /// Has every batch check again how many requests it may add.
     pub(super) fn wake_batches(&mut self, wakers: &mut Vec<Waker>) {
         for (_, slot) in self.slabs.iter_mut().flatten() {

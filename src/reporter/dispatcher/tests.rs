@@ -181,7 +181,7 @@ async fn waker_that_drops_a_guard_amid_recall_does_not_block() {
 
 #[cfg(feature = "tower")]
 #[tokio::test(start_paused = true)]
-async fn waker_that_closes_the_reporter_amid_recall_does_not_block() {
+async fn waker_that_closes_amid_recall_does_not_block() {
     let (reporter, _server) = recall_waking(|reporter| {
         let reporter = reporter.clone();
         let closing = thread::spawn(move || {

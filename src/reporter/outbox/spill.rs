@@ -1,4 +1,4 @@
-//! What the outbox knows of a spool: what waits there, and what must not overtake it.
+//! The outbox's state of a spool: what is stored there, and which samples must not overtake it.
 
 use std::task::{Poll, Waker};
 
@@ -16,14 +16,14 @@ use crate::{
 #[derive(Debug, Default)]
 pub(in crate::reporter) struct SpillState {
     watermarks: Watermarks,
-    /// What is being written to the folder, which nothing of its keys and seconds may overtake.
+    /// Samples that are being written, which no other of their keys and seconds may overtake.
     pending: Watermarks,
-    /// The sender waits for a moment, so that what waits can be moved to the folder.
+    /// The worker waits, so that queued samples can be moved to the directory.
     is_paused_for_spill: bool,
-    /// How many are moving all that waits to the spool. Then nobody sends, neither the sender nor
-    /// whoever holds the outbox.
+    /// How many threads and tasks are moving all samples to the spool. While there is one, neither the worker
+    /// nor a guard sends.
     spilling: u32,
-    /// As they were when the folder was last used.
+    /// The spool's counters when the directory was last used.
     stats: SpoolStats,
 }
 
@@ -31,12 +31,12 @@ pub(in crate::reporter) struct SpillState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::reporter) enum Spill {
     All,
-    /// Those that have to follow older ones of their key and second.
+    /// Samples that have to follow older ones of their key and second.
     OrderOnly,
 }
 
 impl SpillState {
-    /// The counters with what has become of samples in the spool.
+    /// Adds the spool's counters.
     pub(super) fn add_to(&self, mut stats: ReporterStats) -> ReporterStats {
         stats.recovered = self.stats.recovered;
         stats.spooled = self.stats.waiting;
@@ -47,34 +47,35 @@ impl SpillState {
         stats
     }
 
-    /// Returns true while all that waits is moved to the folder.
+    /// Returns true while all samples are moved to the directory.
     pub(super) fn is_spilling(&self) -> bool {
         self.spilling > 0
     }
 
-    /// Returns true while the sender waits, so that what waits can be moved to the folder.
+    /// Returns true while the worker waits, so that queued samples can be moved to the directory.
     pub(super) fn pauses_sender(&self) -> bool {
         self.is_paused_for_spill
     }
 
-    /// Whether an older sample of the same key and second may lie in the spool, or be on its way there.
+    /// Returns true if an older sample of the same key and second may be stored in the spool, or is being
+    /// written there.
     pub(super) fn holds_back(&self, sample: &Sample) -> bool {
         self.watermarks.blocks(sample) || self.pending.blocks(sample)
     }
 
-    /// Whether any sample may have to go through the spool.
+    /// Returns true if any sample may have to go through the spool.
     pub(super) fn may_hold_back(&self) -> bool {
         !self.watermarks.is_empty() || !self.pending.is_empty()
     }
 
-    /// How many samples have been in the spool and will never be sent.
+    /// Returns how many samples were stored in the spool and will never be sent.
     pub(super) fn dropped(&self) -> u64 {
         self.stats.dropped + self.stats.lost + self.stats.expired
     }
 }
 
 impl Outbox {
-    /// There is a spool, with samples up to this second in it if there are any.
+    /// Adds a spool. `latest` is the latest second of its samples, if there are any.
     pub(in crate::reporter) fn spool_opened(&mut self, stats: SpoolStats, latest: Option<i64>) {
         self.spool.stats = stats;
         if let Some(latest) = latest {
@@ -82,24 +83,24 @@ impl Outbox {
         }
     }
 
-    /// The spool's own counters.
+    /// Returns the spool's counters.
     pub(in crate::reporter) fn spool_stats(&self) -> SpoolStats {
         self.spool.stats
     }
 
-    /// Nobody sends from now on: all that waits is moved to the spool.
+    /// Stops all sending, so that all samples can be moved to the spool.
     pub(in crate::reporter) fn begin_spill(&mut self) {
         self.spool.spilling += 1;
     }
 
-    /// Whoever was to send does so again, unless another spill goes on.
+    /// Allows sending again, unless another spill is running.
     pub(in crate::reporter) fn end_spill(&mut self) -> Option<Waker> {
         self.spool.spilling -= 1;
         self.wake()
     }
 
-    /// The sender waits from now on, until [`resume_after_spill`](Self::resume_after_spill), and what is not out can be
-    /// moved to the spool.
+    /// Has the worker wait until [`resume_after_spill`](Self::resume_after_spill), so that queued
+    /// samples can be moved to the spool.
     pub(in crate::reporter) fn pause_for_spill(&mut self) {
         self.spool.is_paused_for_spill = true;
     }
@@ -109,8 +110,9 @@ impl Outbox {
         self.wake()
     }
 
-    /// Moves some of the oldest samples to `batch`, to be [stored](Self::spooled), and says whether
-    /// there were any; in a [rescue](Self::begin_spill), or else for the sender.
+    /// Moves up to `most` of the oldest samples to `batch`, to be [stored](Self::spooled). Returns
+    /// false if there were none, or if it is not the caller's turn: `is_spilling` says that the caller
+    /// has [stopped all sending](Self::begin_spill).
     pub(in crate::reporter) fn take_to_spool(
         &mut self,
         most: usize,
@@ -120,8 +122,8 @@ impl Outbox {
     ) -> bool {
         let is_in_turn =
             if is_spilling { self.spool.spilling > 0 } else { !self.is_sender_paused() };
-        // What is being sent is older, and goes first; but what is blocked is of other seconds.
-        let is_first = spill == Spill::OrderOnly || self.queue.out(Lane::Send) == 0;
+        // The batch in flight is older and goes first, except that held back samples are of other seconds.
+        let is_first = spill == Spill::OrderOnly || self.queue.taken(Lane::Send) == 0;
         if is_in_turn && is_first && self.phase != OutboxPhase::Closed {
             let watermarks = &self.spool.watermarks;
             let is_moved = |sample: &Sample| spill == Spill::All || watermarks.blocks(sample);
@@ -131,8 +133,8 @@ impl Outbox {
         !batch.is_empty()
     }
 
-    /// The first `stored` of the samples that were taken lie in the spool; the others wait again. If
-    /// they were dropped because that came too late, those that lie there are not.
+    /// Ends a batch that was taken for the spool: its first `stored` samples are stored, and the others are
+    /// queued again. If the batch was counted as dropped in the meantime, the stored ones are not any more.
     pub(in crate::reporter) fn spooled(
         &mut self,
         batch: Vec<Sample>,
@@ -142,7 +144,7 @@ impl Outbox {
         self.spool.watermarks.advance(&batch[..stored]);
         self.spool.pending.clear();
         self.spool.stats = stats;
-        if self.queue.out(Lane::Spool) == batch.len() {
+        if self.queue.taken(Lane::Spool) == batch.len() {
             let open = batch.into_iter().skip(stored);
             self.counts.coalesced += self.queue.settle(Lane::Spool, open);
         } else {
@@ -154,7 +156,7 @@ impl Outbox {
         }
     }
 
-    /// What became of samples that were sent from the spool.
+    /// Counts samples that were sent from the spool.
     pub(in crate::reporter) fn replayed(
         &mut self,
         settled: Settled,
@@ -168,30 +170,30 @@ impl Outbox {
         }
     }
 
-    /// Whether any of the oldest samples has to go through the spool.
+    /// Returns true if any of the `most` oldest samples has to go through the spool.
     pub(in crate::reporter) fn has_held_back(&self, most: usize) -> bool {
         let watermarks = &self.spool.watermarks;
         !watermarks.is_empty() && self.queue.any_of_oldest(most, |sample| watermarks.blocks(sample))
     }
 
-    /// Whether a batch is being sent.
+    /// Returns true while a batch from the queue is in flight.
     pub(in crate::reporter) fn is_sending(&self) -> bool {
-        self.queue.out(Lane::Send) > 0
+        self.queue.taken(Lane::Send) > 0
     }
 
-    /// Whether the sender has something to send from the spool.
+    /// Returns true if samples may be sent from the spool.
     pub(in crate::reporter) fn may_replay(&self) -> bool {
         self.spool.stats.waiting > 0
             && !self.is_sender_paused()
             && self.phase != OutboxPhase::Closed
     }
 
-    /// Whether samples wait, those that are out included.
+    /// Returns true if samples are queued, taken ones included.
     pub(in crate::reporter) fn has_waiting(&self) -> bool {
         self.queue.waiting() > 0
     }
 
-    /// How many samples wait to be sent from memory.
+    /// Returns how many samples are queued, without taken ones.
     pub(in crate::reporter) fn queued(&self) -> usize {
         self.queue.len()
     }
@@ -208,7 +210,7 @@ impl Outbox {
         self.phase == OutboxPhase::Closed
     }
 
-    /// Until when the reporter may take to close, if it does.
+    /// Returns until when the reporter may take to close, if it is closing.
     pub(in crate::reporter) fn closing_until(&self) -> Option<Instant> {
         match self.phase {
             OutboxPhase::Closing { until } => Some(until),
@@ -216,8 +218,8 @@ impl Outbox {
         }
     }
 
-    /// Whether there is nothing left to do: the reporter takes no more, and has sent what it had; what
-    /// lies in the spool too, as far as there is time for it.
+    /// Returns true if nothing is left to do: the reporter is closed and its queue is empty, and so is the
+    /// spool, unless its time is over.
     pub(in crate::reporter) fn is_over(&self, now: Instant) -> bool {
         let has_time = match self.phase {
             OutboxPhase::Open => return false,
@@ -228,7 +230,7 @@ impl Outbox {
         is_empty && !(has_time && self.may_replay())
     }
 
-    /// Ready once the sender may send, and so many samples wait to be sent or it is urgent; or once the
+    /// Ready once the worker may send and this many samples are queued or a flush has begun, or once the
     /// reporter is closed.
     pub(in crate::reporter) fn poll_sendable(
         &mut self,
@@ -242,7 +244,7 @@ impl Outbox {
         self.ready_or_wake(is_ready || self.is_closed(), samples, worker)
     }
 
-    /// Ready once so many samples wait to be sent, or the end has come.
+    /// Ready once this many samples are queued, or [nothing is left to do](Self::is_over).
     pub(in crate::reporter) fn poll_queued(
         &mut self,
         samples: usize,
@@ -260,7 +262,7 @@ impl Outbox {
         if !self.worker.as_ref().is_some_and(|known| known.will_wake(worker)) {
             self.worker = Some(worker.clone());
         }
-        // One task waits for several things.
+        // One task waits for several conditions.
         self.wake_threshold = samples.min(self.wake_threshold);
         Poll::Pending
     }

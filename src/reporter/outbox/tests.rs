@@ -28,7 +28,7 @@ fn assert_waits(outbox: &Outbox, mark: &Mark) {
 }
 
 #[test]
-fn a_flush_waits_for_a_sample_behind_which_another_was_coalesced() {
+fn flush_waits_for_sample_before_a_coalesced_one() {
     let mut outbox = outbox(WhenFull::Coalesce);
     let _ = outbox.record(sample("a", 1.0, 1));
     let (mark, _) = outbox.begin_flush();
@@ -51,7 +51,7 @@ mod with_a_spool {
     use crate::spool::SpoolStats;
 
     #[test]
-    fn a_flush_waits_for_a_sample_that_was_held_back_while_others_passed() {
+    fn flush_waits_for_held_back_sample() {
         let mut outbox = outbox(WhenFull::DropOldest);
         outbox.spool_opened(
             SpoolStats { recovered: 1, waiting: 1, ..SpoolStats::default() },
@@ -75,7 +75,7 @@ mod with_a_spool {
     }
 
     #[test]
-    fn a_flush_tells_of_what_the_spool_has_dropped_and_lost_meanwhile() {
+    fn flush_counts_samples_that_the_spool_lost() {
         let mut outbox = outbox(WhenFull::DropOldest);
         let before =
             SpoolStats { recovered: 9, dropped: 2, lost: 1, waiting: 6, ..SpoolStats::default() };

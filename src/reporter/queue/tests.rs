@@ -7,7 +7,7 @@ use fastrand::Rng;
 use super::*;
 use crate::metric::Point;
 
-/// A queue with what there is to know of it.
+/// A queue and a model of it.
 struct Walk {
     queue: Queue,
     random: Rng,
@@ -108,13 +108,13 @@ impl Walk {
         };
     }
 
-    /// The server has stored some of the batch, and of the rest nobody knows.
+    /// Settles the batch: some of it is acknowledged, and the rest is open.
     fn settle(&mut self, settled: usize) {
         let batch = std::mem::take(&mut self.batch);
         self.settle_lane(Lane::Send, batch, settled);
     }
 
-    /// Some of what was to go to the spool lies there.
+    /// Settles the spool's batch: some of it is stored.
     #[cfg(feature = "spool")]
     fn settle_spooled(&mut self) {
         let stored = self.random.usize(0..=self.spill.len());
@@ -198,22 +198,22 @@ fn walk(when_full: WhenFull) {
 }
 
 #[test]
-fn a_walk_where_the_oldest_are_dropped() {
+fn random_walk_with_drop_oldest() {
     walk(WhenFull::DropOldest);
 }
 
 #[test]
-fn a_walk_where_the_newest_are_dropped() {
+fn random_walk_with_drop_newest() {
     walk(WhenFull::Fail);
 }
 
 #[test]
-fn a_walk_where_samples_are_coalesced() {
+fn random_walk_with_coalescing() {
     walk(WhenFull::Coalesce);
 }
 
 #[test]
-fn a_position_passes_when_all_before_it_are_settled() {
+fn position_passes_when_all_before_it_are_settled() {
     let limits = QueueLimits { samples: 10, bytes: 10_000, when_full: WhenFull::DropOldest };
     let mut queue = Queue::new(limits);
     let push = |queue: &mut Queue| queue.push(Sample::new("a", 0.5, 1).unwrap());
@@ -236,7 +236,7 @@ fn a_position_passes_when_all_before_it_are_settled() {
 
 #[cfg(feature = "spool")]
 #[test]
-fn no_more_are_out_than_half_of_what_may_wait_however_they_are_taken() {
+fn lane_never_takes_more_than_its_share() {
     let limits = QueueLimits { samples: 10, bytes: 10_000, when_full: WhenFull::DropOldest };
     let mut queue = Queue::new(limits);
     for second in 0..10 {
@@ -251,7 +251,7 @@ fn no_more_are_out_than_half_of_what_may_wait_however_they_are_taken() {
 
 #[cfg(feature = "spool")]
 #[test]
-fn samples_are_found_behind_those_that_are_not_wanted() {
+fn take_matching_finds_samples_behind_others() {
     let limits = QueueLimits { samples: 1000, bytes: 1_000_000, when_full: WhenFull::DropOldest };
     let mut queue = Queue::new(limits);
     for second in 0..1000 {

@@ -5,7 +5,7 @@ use std::{env, sync::Arc, time::Duration};
 use fastrand::Rng;
 use metrics_client::{
     Error, MetricsClient,
-    client::{Pipelining, Reconnect, WhenFull},
+    client::{Pipelining, ReconnectPolicy, WhenFull},
 };
 use tokio::{
     join,
@@ -107,7 +107,7 @@ async fn survive_network(pipelining: Pipelining, seed: u64) {
         .pipelining(pipelining)
         .request_timeout(Duration::from_millis(300))
         .stall_timeout(Duration::from_millis(rng.u64(100..400)))
-        .reconnect(Reconnect::backoff(Duration::from_millis(5), Duration::from_millis(50)))
+        .reconnect(ReconnectPolicy::backoff(Duration::from_millis(5), Duration::from_millis(50)))
         .max_in_flight(rng.usize(1..40))
         .max_buffered_bytes(rng.usize(50..2000))
         .when_full(*rng.choice([&WhenFull::Wait, &WhenFull::Fail]).unwrap())

@@ -4,10 +4,10 @@ use std::{io, time::Duration};
 
 use metrics_client::{
     Delivery, Error, MetricsClient,
-    client::{Address, Connector, TcpConnector},
+    client::{Address, Connector, TcpConnector, connector_fn},
     error::InvalidAddress,
 };
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{io::DuplexStream, net::TcpStream, time::Instant};
 
 const INVALID: [&str; 7] = [
     "127.0.0.1",
@@ -35,6 +35,42 @@ async fn invalid_address_is_rejected_at_once() {
         }
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+// FAULTS C9
+#[tokio::test(start_paused = true)]
+async fn invalid_url_fails_at_once_also_with_another_connector() {
+    for (address, reason) in [
+        ("metrics://a", "the port is missing"),
+        ("metrics://a:1?request_timeout=2", "a number with ms, s, m, h or d"),
+        ("metrics://a:1?keepalive=2s", "this client has another"),
+        ("metrics+tls://a:1", "the connector of this client does not encrypt"),
+        ("metrics+tls://a:1?server_name=b", "this client has another"),
+    ] {
+        let builder = MetricsClient::builder(address).connector(TcpConnector::new());
+        let error = builder.connect_lazy().unwrap_err();
+        assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn url_option_configures_the_client_unless_a_setter_does() {
+    let hanging = || connector_fn(|_| std::future::pending::<io::Result<DuplexStream>>());
+    let client = async |set: Option<Duration>| {
+        let mut builder =
+            MetricsClient::builder("metrics://a:1?request_timeout=2s").connector(hanging());
+        if let Some(timeout) = set {
+            builder = builder.request_timeout(timeout);
+        }
+        builder.connect_lazy().unwrap().put("k", 1.0).await
+    };
+    for (set, timeout) in [(None, 2), (Some(Duration::from_secs(7)), 7)] {
+        let start = Instant::now();
+        let error = client(set).await.unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+        assert_eq!(start.elapsed(), Duration::from_secs(timeout));
+    }
 }
 
 /// Passes addresses on, and does not ask whether they are good.

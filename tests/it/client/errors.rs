@@ -10,7 +10,7 @@ use std::{
 
 use metrics_client::{
     Delivery, Error, MetricsClient, Sample,
-    client::{Address, ConnectionState, Connector, Pipelining, Reconnect},
+    client::{Address, ConnectionState, Connector, Pipelining, ReconnectPolicy},
     error::ConnectionError,
 };
 use tokio::{io::DuplexStream, join};
@@ -74,7 +74,7 @@ async fn malformed_record_fails_its_get_only() {
     assert!(matches!(error, Error::InvalidResponse(_)));
     assert_eq!(
         error.source().unwrap().to_string(),
-        "a record must be `key value timestamp`, and this is \"a one 1\""
+        "invalid record \"a one 1\": expected `key value timestamp`"
     );
     assert_eq!(b.unwrap().point_count(), 1);
     network.expect_no_dial(Duration::from_secs(60)).await;
@@ -83,7 +83,7 @@ async fn malformed_record_fails_its_get_only() {
 #[tokio::test(start_paused = true)]
 async fn lost_connection_without_reconnect_closes_client() {
     let (mut network, builder) = MockNetwork::new();
-    let client = builder.reconnect(Reconnect::never()).connect().await.unwrap();
+    let client = builder.reconnect(ReconnectPolicy::never()).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async move {
         peer.expect("put a 1.0 1\n").await;

@@ -10,7 +10,7 @@ use std::{
 
 use metrics_client::{
     ClientBuilder, Error, MetricsClient,
-    client::{Connector, Pipelining, Reconnect, ServerOrder, connector_fn},
+    client::{Connector, Pipelining, ReconnectPolicy, ServerOrder, connector_fn},
 };
 use tokio::{
     io::DuplexStream,
@@ -169,7 +169,8 @@ async fn failover_after_a_stall_resends_puts_in_order() {
 async fn failover_backs_off_after_a_whole_round_only() {
     let (mut servers, connector) = Servers::new();
     let (wait, long) = (10 * SECOND, 60 * SECOND);
-    let builder = listed(connector).reconnect(Reconnect::backoff(wait, wait)).request_timeout(long);
+    let builder =
+        listed(connector).reconnect(ReconnectPolicy::backoff(wait, wait)).request_timeout(long);
     let client = builder.connect_lazy().unwrap();
     let put = tokio::spawn({
         let client = client.clone();

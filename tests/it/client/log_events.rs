@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::client::{Pipelining, Reconnect};
+use metrics_client::client::{Pipelining, ReconnectPolicy};
 use tokio::join;
 use tracing::{
     Dispatch, Subscriber,
@@ -160,7 +160,7 @@ async fn unreachable_server_is_logged_repeated_and_over() {
     let (mut network, builder) = MockNetwork::new();
     network.refuse(1_000_000);
     // It dials within the deadline of the put that finds the server back.
-    let reconnect = Reconnect::backoff(Duration::from_millis(10), Duration::from_secs(1));
+    let reconnect = ReconnectPolicy::backoff(Duration::from_millis(10), Duration::from_secs(1));
     let client = builder.pipelining(Pipelining::Off).reconnect(reconnect).connect_lazy().unwrap();
     // The deadline of a put is 5 seconds.
     for second in 0..30 {

@@ -8,7 +8,7 @@ use std::{
 
 use metrics_client::{
     Delivery, Error, MetricsClient, Sample,
-    client::{ConnectionState, Pipelining, Reconnect},
+    client::{ConnectionState, Pipelining, ReconnectPolicy},
 };
 use tokio::{
     join,
@@ -131,7 +131,7 @@ async fn key_order_survives_reconnects() {
     let client = builder
         .pipelining(Pipelining::Off)
         .max_connections(3)
-        .reconnect(Reconnect::backoff(Duration::from_millis(1), Duration::from_millis(5)))
+        .reconnect(ReconnectPolicy::backoff(Duration::from_millis(1), Duration::from_millis(5)))
         .connect()
         .await
         .unwrap();
@@ -358,7 +358,7 @@ async fn state_is_connected_while_one_connection_is() {
 #[tokio::test(start_paused = true)]
 async fn pool_without_reconnect_closes_on_a_loss() {
     let (mut network, builder) = MockNetwork::new();
-    let builder = builder.pipelining(Pipelining::Off).reconnect(Reconnect::never());
+    let builder = builder.pipelining(Pipelining::Off).reconnect(ReconnectPolicy::never());
     let client = builder.max_connections(2).connect().await.unwrap();
     let [(_, lost), (key, mut other)] =
         <[_; 2]>::try_from(key_of_each(&client, &mut network, 2).await).unwrap();

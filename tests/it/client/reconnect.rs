@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_client::{
     Delivery, Error, Sample,
-    client::{ConnectionState, Pipelining, Reconnect},
+    client::{ConnectionState, Pipelining, ReconnectPolicy},
 };
 use tokio::{join, time::Instant};
 
@@ -153,7 +153,7 @@ async fn backoff_grows_if_the_server_accepts_and_hangs_up() {
     let (mut network, builder) = MockNetwork::new();
     let (min, max) = (Duration::from_millis(50), Duration::from_secs(10));
     let client = builder
-        .reconnect(Reconnect::backoff(min, max))
+        .reconnect(ReconnectPolicy::backoff(min, max))
         .request_timeout(Duration::MAX)
         .connect()
         .await
@@ -294,7 +294,7 @@ async fn backoff_grows_if_the_server_rejects_connections() {
 #[tokio::test(start_paused = true)]
 async fn retried_counts_only_resent_requests() {
     let (mut network, builder) = MockNetwork::new();
-    let client = builder.reconnect(Reconnect::never()).connect().await.unwrap();
+    let client = builder.reconnect(ReconnectPolicy::never()).connect().await.unwrap();
     let server = async { network.accept().await.expect("put a 1.0 1\n").await };
     let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
     put.unwrap_err();
@@ -308,7 +308,7 @@ async fn backoff_of_duration_max_is_endless() {
     for _ in 0..20 {
         let (mut network, builder) = MockNetwork::new();
         let client = builder
-            .reconnect(Reconnect::backoff(Duration::MAX, Duration::MAX))
+            .reconnect(ReconnectPolicy::backoff(Duration::MAX, Duration::MAX))
             .connect()
             .await
             .unwrap();

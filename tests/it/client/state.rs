@@ -4,7 +4,7 @@ use std::{sync::mpsc, time::Duration};
 
 use metrics_client::{
     Delivery, Error, MetricsClient,
-    client::{ConnectionState, Reconnect},
+    client::{ConnectionState, ReconnectPolicy},
 };
 use tokio::join;
 
@@ -27,7 +27,7 @@ async fn call_during_a_state_match_does_not_deadlock() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocking_predicate_does_not_stop_the_driver() {
     let (ours, theirs) = tokio::io::duplex(64);
-    let client = MetricsClient::builder("a pipe").reconnect(Reconnect::never()).with_io(ours);
+    let client = MetricsClient::builder("a pipe").reconnect(ReconnectPolicy::never()).with_io(ours);
     let (sender, closed) = mpsc::channel();
     let mut other = client.watch_state();
     tokio::spawn(async move {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_client::{
     MetricsClient,
-    client::{Reconnect, TcpConnector, WhenFull},
+    client::{ReconnectPolicy, TcpConnector, WhenFull},
 };
 use tokio::{join, net::TcpListener, time};
 
@@ -43,7 +43,7 @@ async fn client_with_zero_settings_works() {
             .max_buffered_bytes(0)
             .max_response_bytes(0)
             .when_full(overflow)
-            .reconnect(Reconnect::backoff(Duration::ZERO, Duration::ZERO))
+            .reconnect(ReconnectPolicy::backoff(Duration::ZERO, Duration::ZERO))
             .connect()
             .await
             .unwrap();

@@ -1,8 +1,8 @@
-//! What must hold for any bytes that lie in a spool's folder under the name of a segment.
+//! The check of the fuzz target `spool_segment`: salvaging samples from any bytes.
 
 use metrics_client::{Key, spool::Spool};
 
-/// Whatever can be read of it is sound and was there, and what stands behind it takes nothing away.
+/// Salvaged samples are valid and fit into the bytes, and bytes appended to a segment take none away.
 pub(crate) fn spool_segment(input: &[u8]) {
     let (samples, damaged) = Spool::salvage(input);
     assert!(damaged <= input.len());

@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use metrics_client::{
     ClientBuilder, Delivery, Error, MetricsClient,
-    client::{Pipelining, Reconnect},
+    client::{Pipelining, ReconnectPolicy},
     error::ConnectionError,
 };
 use tokio::time;
@@ -34,7 +34,7 @@ fn builder(address: SocketAddr) -> ClientBuilder {
         .pipelining(Pipelining::On)
         .request_timeout(SHORT)
         .stall_timeout(2 * SHORT)
-        .reconnect(Reconnect::backoff(Duration::from_millis(5), Duration::from_millis(50)))
+        .reconnect(ReconnectPolicy::backoff(Duration::from_millis(5), Duration::from_millis(50)))
 }
 
 /// Puts until it works, and says how many attempts failed.

@@ -79,10 +79,7 @@ async fn close_error_has_its_cause() {
     reporter.record_at("a", 1.0, 1);
     let unsent = with_timeout(reporter.close(10 * SECOND)).await.unwrap_err();
     assert!(matches!(unsent.cause, Some(Error::Batch(_))), "{unsent:?}");
-    assert_eq!(
-        unsent.to_string(),
-        "not everything was stored: 0 samples still wait, 1 were dropped, 0 were refused"
-    );
+    assert_eq!(unsent.to_string(), "flush incomplete: 0 queued, 1 dropped, 0 rejected");
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,7 +43,7 @@ enum Fault {
     Drizzle,
     /// Messages take long, each as long as it will.
     Latency,
-    /// The name leads to the other server.
+    /// The name leads to another server.
     Move,
     NameUnknown,
     NameSlow,
@@ -171,7 +171,8 @@ impl Weather {
             Fault::Latency => {
                 sim.set_max_message_latency(Duration::from_millis(fastrand::u64(10..3000)));
             }
-            Fault::Move => self.change(|now| now.server = now.server.map(|server| 1 - server)),
+            Fault::Move => self
+                .change(|now| now.server = now.server.map(|server| (server + 1) % SERVERS.len())),
             Fault::NameUnknown => self.change(|now| now.server = None),
             Fault::NameSlow => {
                 let resolving = Duration::from_millis(fastrand::u64(..1000));
@@ -209,7 +210,7 @@ impl Weather {
         }
     }
 
-    /// All is well again, but that one server may be gone for good, if the name leads to the other.
+    /// All is well again, but that all servers may be gone for good except the one to which the name leads.
     /// What the faults have delayed arrives now: as long as it comes, a connection has not stalled.
     fn end(&mut self, sim: &mut Sim<'_>) {
         self.is_over = true;
@@ -217,11 +218,11 @@ impl Weather {
         sim.set_max_message_latency(LATENCY);
         let server = fastrand::usize(..SERVERS.len());
         self.change(|now| *now = Conditions { server: Some(server), ..Conditions::FINE });
-        let other_is_gone = fastrand::bool();
+        let others_are_gone = fastrand::bool();
         for (at, host) in SERVERS.into_iter().enumerate() {
             for peer in &self.clients {
                 sim.release(&**peer, host);
-                if at != server && other_is_gone {
+                if at != server && others_are_gone {
                     sim.partition(&**peer, host);
                 }
             }
@@ -230,7 +231,7 @@ impl Weather {
             }
         }
         sim.links(|links| links.for_each(LinkIter::deliver_all));
-        let gone = if other_is_gone { "the other is gone" } else { "the other is well too" };
+        let gone = if others_are_gone { "the others are gone" } else { "the others are well too" };
         self.note(format_args!("all faults are over: the name leads to {server}, {gone}"));
     }
 

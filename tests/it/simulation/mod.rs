@@ -18,6 +18,7 @@ use self::{
     scenario::Plan,
 };
 
+mod failover;
 mod fault_injector;
 mod history;
 mod network;

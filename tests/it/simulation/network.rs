@@ -27,10 +27,10 @@ use turmoil::net::{TcpListener, TcpStream};
 use super::history;
 use crate::oracle::HANGUP_PROBE;
 
-/// The hosts that serve. One store is behind both.
-pub(super) const SERVERS: [&str; 2] = ["north", "south"];
+/// The hosts that serve. One store is behind all of them.
+pub(super) const SERVERS: [&str; 3] = ["north", "south", "east"];
 
-const PORT: u16 = 8888;
+pub(super) const PORT: u16 = 8888;
 
 /// What can change about the world besides the network between its hosts.
 #[derive(Debug)]
@@ -102,7 +102,10 @@ impl World {
     }
 }
 
-/// How one client dials: it resolves the name anew each time.
+/// The name that leads to one of the servers or another.
+pub(super) const NAME: &str = "metrics.example";
+
+/// How one client dials. It resolves [`NAME`] each time; the names of the servers lead to them always.
 #[derive(Debug)]
 pub(super) struct Dialer {
     pub(super) world: World,
@@ -114,8 +117,13 @@ impl Connector for Dialer {
 
     async fn connect(&self, name: &Address) -> io::Result<Stream> {
         self.world.pause(|conditions| conditions.resolving).await;
-        let answer = self.world.conditions.lock().unwrap().server;
-        let Some(server) = answer.map(|server| SERVERS[server]) else {
+        let server = match name.host() {
+            Some(NAME) => {
+                self.world.conditions.lock().unwrap().server.map(|server| SERVERS[server])
+            }
+            host => SERVERS.into_iter().find(|server| host == Some(server)),
+        };
+        let Some(server) = server else {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{name} is unknown")));
         };
         let io = TcpStream::connect((server, PORT)).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_client::{
     MetricsClient,
-    client::{ConnectionState, Pipelining, Reconnect, WhenFull},
+    client::{ConnectionState, Pipelining, ReconnectPolicy, WhenFull},
 };
 use tokio::{
     task::JoinSet,
@@ -12,12 +12,14 @@ use tokio::{
 };
 
 use super::{
-    network::{Dialer, World},
+    network::{Dialer, NAME, PORT, SERVERS, World},
     workload::{Agent, TOLERANCE, Tally, adds_up},
 };
 
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// Whether it knows the servers by their own names, and not by the one that leads to any of them.
+    pub(super) has_list: bool,
     pub(super) request_timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) stall_timeout: Duration,
@@ -51,6 +53,7 @@ impl Plan {
         let pipelining = [Pipelining::Auto, Pipelining::On, Pipelining::Off];
         let first = millis(1..100);
         Self {
+            has_list: fastrand::bool(),
             request_timeout,
             connect_timeout: millis(50..1000),
             stall_timeout: request_timeout.mul_f64(0.3 + 1.7 * fastrand::f64()).max(SHORTEST_STALL),
@@ -67,12 +70,14 @@ impl Plan {
     }
 
     fn build(&self, world: World, client: usize) -> MetricsClient {
-        MetricsClient::builder("metrics.example:8888")
+        let names = if self.has_list { &SERVERS[..] } else { &[NAME] };
+        let servers = names.iter().map(|name| (*name, PORT)).collect::<Vec<_>>();
+        MetricsClient::builder(servers)
             .connector(Dialer { world, client })
             .request_timeout(self.request_timeout)
             .connect_timeout(self.connect_timeout)
             .stall_timeout(self.stall_timeout)
-            .reconnect(Reconnect::backoff(self.backoff.0, self.backoff.1))
+            .reconnect(ReconnectPolicy::backoff(self.backoff.0, self.backoff.1))
             .pipelining(self.pipelining)
             .max_in_flight(self.max_in_flight)
             .max_buffered_bytes(self.max_buffered_bytes)
@@ -128,7 +133,13 @@ impl Plan {
             ConnectionState::Connecting => self.connect_timeout,
             _ => Duration::ZERO,
         };
-        finding_out + self.backoff.1 + ROUND_TRIPS
+        // A round of the list passes the servers that are gone, and may be under way when that one comes back.
+        let rounds = if self.has_list {
+            2 * (self.connect_timeout + self.backoff.1)
+        } else {
+            Duration::ZERO
+        };
+        finding_out + self.backoff.1 + rounds + ROUND_TRIPS
     }
 
     /// Closes in so many words, or by dropping the last handle.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use metrics_client::{
-    Delivery, Error,
+    Delivery, Error, MetricsClient,
     client::Connector,
     tls::{
         TlsConnector,
@@ -117,10 +117,45 @@ async fn client_cert_trusted_by_the_server_is_accepted() {
     assert_eq!(server.monitor.stats().puts, 1);
 }
 
+#[tokio::test]
+async fn tls_url_names_the_files_to_connect_with() {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let server = strict(&servers, &clients).await;
+    let Identity { chain, key } = clients.issue(&[]);
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (ca, chain) = (file("ca.pem", &servers.root()), file("chain.pem", &chain));
+    let secret = file("key.pem", &key);
+    // The server is dialled by number, and its certificate has a name.
+    let url = format!("metrics+tls://{}", server.addr);
+    let good = format!("{url}?ca_file={ca}&client_cert={chain}&client_key={secret}");
+    let client = MetricsClient::connect(format!("{good}&server_name=localhost")).await.unwrap();
+    client.put_at("a", 1.0, 1).await.unwrap();
+    client.close().await.unwrap();
+
+    for (options, reason) in [
+        (format!("ca_file={ca}x"), "the option ca_file cannot be used: No such file"),
+        (format!("ca_file={secret}"), "the option ca_file cannot be used: "),
+        (format!("ca_file={ca}&client_cert={chain}"), "client_cert needs client_key"),
+        (format!("ca_file={ca}&client_cert={secret}&client_key={chain}"), "cannot be used: "),
+        (format!("ca_file={ca}&server_name=two%20words"), "the option server_name cannot be used"),
+    ] {
+        let error = MetricsClient::builder(format!("{url}?{options}")).connect_lazy().unwrap_err();
+        assert!(matches!(error, Error::InvalidAddress(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(reason) && text.contains("metrics+tls://host:port"), "{text}");
+        assert!(key.lines().all(|line| !text.contains(line)), "{text}");
+    }
+}
+
 /// What the first call of a client is told by a server that does not let it in.
 async fn first_call(server: &crate::running_server::Running, connector: impl Connector) -> String {
     let client = client("localhost", server, connector)
-        .reconnect(metrics_client::client::Reconnect::never())
+        .reconnect(metrics_client::client::ReconnectPolicy::never())
         .connect()
         .await
         .expect("with TLS 1.3 the connection is made before the server has looked");

@@ -7,7 +7,7 @@ use std::{
 
 use metrics_client::{
     MetricsClient,
-    client::{Address, Connector, Reconnect, connector_fn},
+    client::{Address, Connector, ReconnectPolicy, connector_fn},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
@@ -121,7 +121,7 @@ async fn scripted(authority: &Authority) -> (Peers, MetricsClient) {
     });
     let connector = authority.connector().with_connector(pipe);
     let builder = MetricsClient::builder("localhost:1").connector(connector);
-    (peers, builder.reconnect(Reconnect::never()).connect().await.unwrap())
+    (peers, builder.reconnect(ReconnectPolicy::never()).connect().await.unwrap())
 }
 
 /// Somebody who speaks TLS, and then writes and reads bytes.

@@ -20,7 +20,7 @@ use crate::{peer::with_timeout, running_server::Running};
 async fn plain_client_gets_an_error_from_a_tls_server() {
     let server = Authority::new("root").issue(&["localhost"]).serve().await;
     let client = MetricsClient::builder(server.addr)
-        .reconnect(metrics_client::client::Reconnect::never())
+        .reconnect(metrics_client::client::ReconnectPolicy::never())
         .connect()
         .await
         .unwrap();

@@ -87,6 +87,10 @@ impl<F: FileSystem> Wal<F> {
             let Some(found) = reader.find(&self.fs, from, bytes)? else { break };
             let is_first = end == self.committed;
             let RecordRef { offset, header } = found;
+            let Some(payload) = reader.payload(&self.fs, &found)? else {
+                from = found.payload_offset();
+                continue;
+            };
             if header.end() <= end {
                 from = found.end();
                 if is_first {
@@ -96,10 +100,6 @@ impl<F: FileSystem> Wal<F> {
                 continue;
             }
             let begin = header.first.max(end);
-            let Some(payload) = reader.payload(&self.fs, &found)? else {
-                from = found.payload_offset();
-                continue;
-            };
             // Behind missing entries, a new call begins.
             if header.first >= segment_end || (begin > end && !is_first) {
                 break;

@@ -31,7 +31,7 @@ impl<F: FileSystem> Wal<F> {
         }
         found.sort_by_key(|segment| segment.first);
         while let Some(mut segment) = found.pop() {
-            // Only the last segment can be torn, so only its payloads are checked now.
+            // Only the last segment can be torn: damage in others is kept, and found when they are read.
             let is_last = self.segments.is_empty();
             let reader = match self.fs.open_read(&segment.path) {
                 Ok(file) => SegmentReader::new(file),
@@ -130,7 +130,7 @@ impl<F: FileSystem> Wal<F> {
         let mut end = SEGMENT_HEADER_BYTES as u64;
         let mut from = end;
         while let Some(found) = reader.find(&self.fs, from, segment.bytes)? {
-            if is_last && reader.payload(&self.fs, &found)?.is_none() {
+            if reader.payload(&self.fs, &found)?.is_none() {
                 from = found.payload_offset();
                 continue;
             }

@@ -58,7 +58,7 @@ pub(crate) fn wal_segment(input: &[u8]) {
             log.commit(next).unwrap();
         }
     }
-    assert!(read <= found && (read == found || read > 100));
+    assert!(read <= found && (read == found || read > 100), "{read} of {scanned:?}");
     assert!(log.is_drained() && log.stats().bytes == 0);
 
     if next < u64::MAX {

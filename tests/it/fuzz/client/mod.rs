@@ -35,7 +35,7 @@ use std::{
 
 use metrics_client::{
     MetricsClient,
-    client::{Pipelining, Reconnect, WhenFull, connector_fn},
+    client::{Pipelining, ReconnectPolicy, WhenFull, connector_fn},
 };
 use tokio::{runtime, time};
 
@@ -159,7 +159,11 @@ async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
         .max_response_bytes(rules.max_response_bytes)
         .when_full(rules.overflow)
         .resend_unacknowledged(rules.retry)
-        .reconnect(if rules.reconnect { Reconnect::backoff(min, max) } else { Reconnect::never() });
+        .reconnect(if rules.reconnect {
+            ReconnectPolicy::backoff(min, max)
+        } else {
+            ReconnectPolicy::never()
+        });
     match rules.start {
         Start::Lazy => Some(builder.connect_lazy().unwrap()),
         Start::Given => Some(builder.with_io(Line::accepted(world.clone()))),

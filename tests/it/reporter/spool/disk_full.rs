@@ -1,4 +1,4 @@
-//! A disk that is full in truth: a small one, mounted where nobody else sees it.
+//! A spool on a small file system, mounted in a namespace of its own, that really fills up.
 
 use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 

@@ -17,7 +17,7 @@ use std::{
 use fastrand::Rng;
 use metrics_client::{
     MetricsClient, Reporter, Selector,
-    client::{Address, Connector, Pipelining, Reconnect},
+    client::{Address, Connector, Pipelining, ReconnectPolicy},
     spool::{Spool, SpoolError},
 };
 use metrics_server::{
@@ -36,11 +36,11 @@ use crate::child_test::child_test;
 const FOLDER: &str = "METRICS_TEST_CHILD_FOLDER";
 const FROM: &str = "METRICS_TEST_CHILD_FROM";
 
-/// Far longer than anything takes.
+/// A limit that is reached only on failure.
 const LIMIT: Duration = Duration::from_secs(120);
 
 const KEYS: u64 = 50;
-/// Each second of a key has so many values.
+/// How many values each second of a key has.
 const VALUES: u64 = 10;
 
 #[test]
@@ -73,7 +73,7 @@ fn spool_lock_ends_with_its_process() {
     assert!(open().is_ok());
 }
 
-/// What is going on, and what the agents have said.
+/// The running processes, and what the agents have reported.
 struct World {
     folder: PathBuf,
     rng: Rng,
@@ -81,7 +81,7 @@ struct World {
     agent: Option<Process>,
     /// The number of the next sample that no agent has recorded.
     next: u64,
-    /// The samples of which an agent has said that they are stored or spooled.
+    /// The samples that an agent has reported as stored or spooled.
     safe: BTreeSet<u64>,
     agents: u64,
     servers: u64,
@@ -101,7 +101,7 @@ impl World {
         }
     }
 
-    /// Lets things go on for a moment, and then kills somebody.
+    /// Waits for a moment, and then kills the agent or the server.
     fn turn(&mut self) {
         if self.agent.is_none() {
             self.agents += 1;
@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    /// Everybody lives, until nothing waits any more.
+    /// Runs agent and server until no sample waits.
     fn finish(&mut self) {
         self.kill_agent();
         if self.server.is_none() {
@@ -216,7 +216,7 @@ impl World {
     }
 }
 
-/// A process, whose end is that of this value.
+/// A process, which is killed when this is dropped.
 struct Process {
     child: Child,
     lines: Receiver<String>,
@@ -283,7 +283,10 @@ fn child_agent() {
         let client = MetricsClient::builder("the server")
             .connector(Socket(folder().join("socket")))
             .pipelining(Pipelining::On)
-            .reconnect(Reconnect::backoff(Duration::from_millis(1), Duration::from_millis(50)))
+            .reconnect(ReconnectPolicy::backoff(
+                Duration::from_millis(1),
+                Duration::from_millis(50),
+            ))
             .connect_lazy()
             .unwrap();
         let spool = Spool::dir(folder().join("spool")).spill_after(Duration::from_millis(50));
@@ -322,7 +325,7 @@ fn child_agent() {
     });
 }
 
-/// Says something to the test at once: what is said is said, also if this process is killed then.
+/// Reports something to the test at once, so that it is not lost if this process is killed.
 fn say(what: impl std::fmt::Display) {
     let mut out = io::stdout().lock();
     writeln!(out, "{what}").unwrap();

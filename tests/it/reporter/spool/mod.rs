@@ -1,4 +1,4 @@
-//! Samples that wait on disk.
+//! A reporter with a spool.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -22,7 +22,7 @@ mod disk_full;
 mod kill9;
 mod store_failure;
 
-/// A reporter with a spool in this folder, and a network on which nobody listens.
+/// Starts a reporter with a spool in this directory, on a network without a server.
 fn alone(folder: &Path) -> (MockNetwork, Reporter) {
     let (network, builder) = MockNetwork::new();
     network.black_hole();
@@ -34,7 +34,7 @@ pub(super) fn spooling(client: MetricsClient, spool: Spool) -> Reporter {
     Reporter::builder(client).spool(spool).unwrap().start()
 }
 
-/// Waits until so many samples lie in the spool.
+/// Waits until the spool holds this many samples.
 async fn spooled(reporter: &Reporter, samples: u64) {
     let limit = Instant::now() + LONG;
     while accounted(reporter).spooled != samples {
@@ -43,7 +43,7 @@ async fn spooled(reporter: &Reporter, samples: u64) {
     }
 }
 
-/// What a server that takes everything has got.
+/// The puts that a server has received.
 #[derive(Debug, Default)]
 pub(super) struct Received {
     /// The puts, in their order, without the word.
@@ -52,7 +52,7 @@ pub(super) struct Received {
 }
 
 impl Received {
-    /// Answers puts until there have been so many.
+    /// Answers puts until this many were received.
     pub(super) async fn take(&mut self, peer: &mut Peer, puts: usize) {
         while self.puts.len() < puts {
             self.rest += &time::timeout(LONG, peer.read_some()).await.unwrap();
@@ -66,7 +66,7 @@ impl Received {
         }
     }
 
-    /// What a server would have stored: the last value of each key and second.
+    /// Returns what a server would have stored: the last value of each key and second.
     fn stored(&self) -> BTreeMap<(&str, i64), f64> {
         let put = |put: &'_ String| -> ((&str, i64), f64) {
             let [key, value, timestamp] = put.split(' ').collect::<Vec<_>>()[..] else { panic!() };
@@ -500,7 +500,7 @@ async fn flush_reports_samples_of_a_moved_spool() {
     let (flushed, ()) = join!(reporter.flush(LONG), moving);
     let unsent = flushed.unwrap_err();
     assert_eq!((unsent.abandoned, unsent.dropped, unsent.spooled), (10, 0, 0));
-    assert!(unsent.to_string().ends_with("10 were left in a spool"), "{unsent}");
+    assert!(unsent.to_string().ends_with("10 abandoned"), "{unsent}");
     assert!(start.elapsed() < LONG);
 }
 
@@ -595,7 +595,7 @@ fn guard_rejected_by_the_server_loses_nothing() {
     let folder = TempDir::new().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let reporter = runtime.block_on(async {
-        // Nobody listens on a port that was just given back.
+        // The port was just released, so no process listens on it.
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = MetricsClient::builder(socket.local_addr().unwrap()).connect_lazy().unwrap();
         drop(socket);
