@@ -54,7 +54,7 @@ pub trait Connector: Send + Sync + 'static {
 
     /// Makes a connection to `address` as [`connect`](Self::connect) does, for a connector that makes
     /// several attempts and shares the time among them. The client calls this one, with its
-    /// [connect timeout](super::ClientBuilder::connect_timeout). The default is `connect`; a connector that
+    /// [connect timeout](crate::ClientBuilder::connect_timeout). The default is `connect`; a connector that
     /// passes the address on to another one passes the limit on too.
     ///
     /// The future is dropped when it takes longer than `limit`.
@@ -79,8 +79,8 @@ pub trait Connector: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`InvalidAddress`], with which [`connect`](super::ClientBuilder::connect) and
-    /// [`connect_lazy`](super::ClientBuilder::connect_lazy) then fail at once.
+    /// [`InvalidAddress`], with which [`connect`](crate::ClientBuilder::connect) and
+    /// [`connect_lazy`](crate::ClientBuilder::connect_lazy) then fail at once.
     fn check_address(&self, address: &Address) -> Result<(), InvalidAddress> {
         if address.is_tls() { Err(address.needs_tls()) } else { Ok(()) }
     }
@@ -88,7 +88,7 @@ pub trait Connector: Send + Sync + 'static {
     /// Is called before a connection is dropped because the other end is silent, and may
     /// wake up later. The requests written to it are sent again over the next one, so bytes that the system has
     /// not delivered yet must never be delivered: they would undo a newer put of the same second. Does nothing by
-    /// default; [`TcpConnector`](super::TcpConnector) has the connection reset.
+    /// default; [`TcpConnector`](crate::client::TcpConnector) has the connection reset.
     fn abort(&self, io: &Self::Io) {
         let _ = io;
     }
