@@ -42,7 +42,7 @@ pub trait Connector: Send + Sync + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
     /// Makes a connection to `address`, which is one of those that
-    /// [`MetricsClient::builder`](super::MetricsClient::builder) was given. It is called for each
+    /// [`MetricsClient::builder`](crate::MetricsClient::builder) was given. It is called for each
     /// connection, so that a server that has moved is found.
     ///
     /// The future is dropped when it takes longer than the client's connect timeout.

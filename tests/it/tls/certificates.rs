@@ -1,4 +1,4 @@
-//! Who is trusted, and what whoever is not gets to read.
+//! Which certificates are trusted, and what the errors say of those that are not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ async fn server_name_may_differ_from_the_address() {
     }
 }
 
-/// What a client that trusts `authority` is told about a server that is `identity`.
+/// Returns the error of a client that trusts `authority`, for a server that has `identity`.
 async fn refusal(authority: &Authority, identity: &Identity) -> String {
     let server = identity.serve().await;
     let error = client("localhost", &server, authority.connector()).connect().await.unwrap_err();
@@ -152,7 +152,7 @@ async fn tls_url_names_the_files_to_connect_with() {
     }
 }
 
-/// What the first call of a client is told by a server that does not let it in.
+/// Returns the error of the first call to a server that rejects the client.
 async fn first_call(server: &crate::running_server::Running, connector: impl Connector) -> String {
     let client = client("localhost", server, connector)
         .reconnect(metrics_client::client::ReconnectPolicy::never())

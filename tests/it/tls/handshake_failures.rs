@@ -1,4 +1,4 @@
-//! Peers that do not speak TLS, or do not get to the end of saying so.
+//! Handshakes that fail, and peers that do not speak TLS.
 
 use std::{
     io,
@@ -92,13 +92,13 @@ async fn silent_peers_count_and_block_nobody() {
     }
     let metrics = client("localhost", &server, authority.connector()).connect().await.unwrap();
     metrics.put_at("a", 1.0, 1).await.unwrap();
-    // The fourth is turned away.
+    // The fourth is rejected.
     let mut fourth = TcpStream::connect(server.addr).await.unwrap();
     assert_eq!(with_timeout(fourth.read(&mut [0; 16])).await.unwrap(), 0);
     let stats = server.monitor.stats();
     assert_eq!((stats.connections, stats.rejected_connections), (3, 1));
 
-    // A stop does not wait for them: for nobody's sake is the grace time used up.
+    // A stop does not wait for silent peers until the grace period is over.
     let begin = Instant::now();
     metrics.close().await.unwrap();
     server.stop.send(()).unwrap();
