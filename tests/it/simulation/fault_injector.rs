@@ -157,7 +157,7 @@ impl Weather {
             Fault::Hold => sim.hold(peer, host),
             Fault::Crash => sim.crash(host),
             Fault::PowerLoss => {
-                // Nobody hears of it: what the host's end would say is lost.
+                // The clients do not notice: the last messages of the host are lost.
                 for peer in &self.clients {
                     sim.partition(&**peer, host);
                 }

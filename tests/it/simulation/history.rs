@@ -19,12 +19,12 @@ pub(super) type Series = BTreeMap<String, BTreeMap<i64, PutId>>;
 
 pub(super) type PutId = usize;
 
-/// How the log's lines are told apart that say what must not have happened.
+/// Marks the lines of the log that say what must not have happened.
 pub(super) const VIOLATION: &str = "VIOLATION";
 
 pub(super) type Shared = Arc<Mutex<History>>;
 
-/// Every event of a simulation, as its own record for the judge and as a line for whoever reads it.
+/// Every event of a simulation, as a record for the checks and as a line of the log.
 #[derive(Debug, Default)]
 pub(super) struct History {
     pub(super) log: Vec<String>,
@@ -263,7 +263,7 @@ impl History {
                 == (key, timestamp, value)
         });
         if !known {
-            self.violation(format_args!("nobody has put {key} {value} {timestamp}"));
+            self.violation(format_args!("{key} {value} {timestamp} was never put"));
         }
         known.then_some(id)
     }
@@ -333,7 +333,7 @@ impl History {
         }
     }
 
-    /// Every put has ended, and what was acknowledged had been carried out meanwhile.
+    /// Every put has ended, and what was acknowledged had been carried out by then.
     fn judge_outcomes(&self, violations: &mut Vec<String>) {
         let mut applied = BTreeMap::<PutId, Vec<Moment>>::new();
         for &Applied { put, at, .. } in &self.applied {
@@ -353,8 +353,8 @@ impl History {
     }
 
     /// What stands for a key and second in the end is not older than a put that was acknowledged,
-    /// unless it came late: over a connection that its client had given up, or, with another
-    /// client's put acknowledged meanwhile, from one who was told that its fate is unknown.
+    /// unless it came late: over a connection that its client had abandoned, or, with a put of another
+    /// client acknowledged in the meantime, from a caller that was told that its outcome is unknown.
     fn judge_last(&self, violations: &mut Vec<String>) {
         let last =
             self.applied.iter().map(|applied| (applied.put, applied)).collect::<BTreeMap<_, _>>();
@@ -379,7 +379,7 @@ impl History {
         }
     }
 
-    /// Whether it came over a connection that its client had given up: then nobody can tell when.
+    /// Returns true if it came over a connection that its client had abandoned, at an unknown time.
     fn is_straggler(&self, applied: &Applied) -> bool {
         self.connections[&applied.connection].given_up.is_some_and(|moment| moment < applied.at)
     }

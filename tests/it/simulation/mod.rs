@@ -49,7 +49,7 @@ fn guarantees_hold_on_a_simulated_network() {
                 break;
             }
             let seed = first.wrapping_add(at);
-            // Whatever panics, the seed is told.
+            // The seed is printed also after a panic.
             let result = panic::catch_unwind(|| simulate(seed)).unwrap_or_else(|_| Err(vec![]));
             if let Err(log) = result {
                 // One failure is enough: the others stop too.

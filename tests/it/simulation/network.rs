@@ -228,7 +228,7 @@ impl Store for Witness {
 impl Witness {
     fn fail(&self) -> Result<(), StoreError> {
         if fastrand::u32(..100) < self.world.conditions.lock().unwrap().failing {
-            // What is final is told to the caller; what passes, the client sends again.
+            // The caller gets a final error; after a transient one, the client resends.
             let kinds = [StoreError::new, StoreError::transient];
             return Err(kinds[fastrand::usize(..2)]("disk full"));
         }

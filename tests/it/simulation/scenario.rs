@@ -1,4 +1,4 @@
-//! One client of a simulation: what it was told, and its life from the first call to its end.
+//! One client of a simulation: its settings, and its life from the first call to its end.
 
 use std::time::Duration;
 
@@ -142,7 +142,7 @@ impl Plan {
         finding_out + self.backoff.1 + rounds + ROUND_TRIPS
     }
 
-    /// Closes in so many words, or by dropping the last handle.
+    /// Closes the client, by a call or by dropping the last handle.
     async fn end(&self, client: MetricsClient, world: &World, id: usize) {
         if fastrand::bool() {
             self.close(&client, world, id).await;
@@ -161,7 +161,7 @@ impl Plan {
     async fn close(&self, client: &MetricsClient, world: &World, id: usize) {
         world.history.lock().unwrap().note(format_args!("client {id} closes"));
         let begun = Instant::now();
-        // What failed meanwhile was told to its caller, who minds it.
+        // Each caller has checked its own error.
         let _ = client.close().await;
         let (taken, limit) = (begun.elapsed(), self.request_timeout + SHUTDOWN + TOLERANCE);
         let state = client.state();
@@ -171,7 +171,7 @@ impl Plan {
         }
     }
 
-    /// Every request has come to one end, and to the one that its caller was told of.
+    /// Every request has one outcome, which is the one that its caller got.
     fn check_stats(&self, client: &MetricsClient, world: &World, tallies: &[Tally]) {
         let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
         let stats = client.stats();

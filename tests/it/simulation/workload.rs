@@ -1,4 +1,4 @@
-//! A task that puts and gets, and tells the history what it was told.
+//! A task that puts and gets, and records the outcomes in the history.
 
 use std::{sync::MutexGuard, time::Duration};
 
@@ -32,7 +32,7 @@ pub(super) struct Tally {
     pub(super) rejected: u64,
     /// Certainly accepted, and ended with another error.
     pub(super) failed: u64,
-    /// Whatever else: what was refused at once, and what nobody waited for to its end.
+    /// All others: rejected at once, or dropped by the caller.
     pub(super) other: u64,
 }
 

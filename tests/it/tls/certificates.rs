@@ -1,4 +1,4 @@
-//! Who is trusted, and what whoever is not gets to read.
+//! Which certificates are trusted, and the errors about others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ async fn server_name_may_differ_from_the_address() {
     }
 }
 
-/// What a client that trusts `authority` is told about a server that is `identity`.
+/// Returns the error of a client that trusts `authority` about a server with `identity`.
 async fn refusal(authority: &Authority, identity: &Identity) -> String {
     let server = identity.serve().await;
     let error = client("localhost", &server, authority.connector()).connect().await.unwrap_err();
@@ -54,8 +54,8 @@ async fn cert_for_another_name_fails_connect() {
     let authority = Authority::new("root");
     assert_eq!(
         refusal(&authority, &authority.issue(&["elsewhere.internal"])).await,
-        "cannot connect to localhost:PORT: TLS handshake failed (dial the server by a name in \
-         its certificate, or tell `TlsConnector::server_name`): invalid peer certificate: \
+        "cannot connect to localhost:PORT: TLS handshake failed (connect to the server by a name in \
+         its certificate, or set `TlsConnector::server_name`): invalid peer certificate: \
          certificate not valid for name \"localhost\"; certificate is only valid for \
          DnsName(\"elsewhere.internal\")"
     );
@@ -85,7 +85,7 @@ async fn cert_of_an_unknown_root_fails_connect() {
     assert_eq!(
         refusal(&Authority::new("root"), &stranger).await,
         "cannot connect to localhost:PORT: TLS handshake failed (the server's certificate leads \
-         to no root that this client trusts: give it the root): invalid peer certificate: \
+         to no root that this client trusts: add the root certificate): invalid peer certificate: \
          UnknownIssuer"
     );
 }
@@ -97,7 +97,7 @@ async fn client_cert_is_not_accepted_from_a_server() {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
     let text = refusal(&authority, &of_client).await;
-    assert!(text.contains("(the server's certificate is not good)"), "{text}");
+    assert!(text.contains("(the server's certificate is not valid)"), "{text}");
 }
 
 /// A server that wants to see a certificate from `clients`.
@@ -152,7 +152,7 @@ async fn tls_url_names_the_files_to_connect_with() {
     }
 }
 
-/// What the first call of a client is told by a server that does not let it in.
+/// Returns the error of the first call to a server that rejects the client.
 async fn first_call(server: &crate::running_server::Running, connector: impl Connector) -> String {
     let client = client("localhost", server, connector)
         .reconnect(metrics_client::client::ReconnectPolicy::never())

@@ -124,7 +124,7 @@ async fn scripted(authority: &Authority) -> (Peers, MetricsClient) {
     (peers, builder.reconnect(ReconnectPolicy::never()).connect().await.unwrap())
 }
 
-/// Somebody who speaks TLS, and then writes and reads bytes.
+/// A TLS peer that writes and reads bytes.
 pub(super) async fn raw_client<Io>(authority: &Authority, io: Io) -> client::TlsStream<Io>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,

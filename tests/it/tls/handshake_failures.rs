@@ -90,13 +90,13 @@ async fn silent_peers_count_and_block_nobody() {
     }
     let metrics = client("localhost", &server, authority.connector()).connect().await.unwrap();
     metrics.put_at("a", 1.0, 1).await.unwrap();
-    // The fourth is turned away.
+    // The fourth is rejected.
     let mut fourth = TcpStream::connect(server.addr).await.unwrap();
     assert_eq!(with_timeout(fourth.read(&mut [0; 16])).await.unwrap(), 0);
     let stats = server.monitor.stats();
     assert_eq!((stats.connections, stats.rejected_connections), (3, 1));
 
-    // A stop does not wait for them: for nobody's sake is the grace time used up.
+    // A stop does not wait for them, so the grace time is not used up.
     let begin = Instant::now();
     metrics.close().await.unwrap();
     server.stop.send(()).unwrap();

@@ -44,7 +44,7 @@ fn rustls_memory_is_within_the_counted_bytes() {
                 for _ in 0..20 {
                     let _ = std::pin::pin!(client.write_all(&piece)).poll(cx);
                     let _ = Pin::new(&mut client).poll_flush(cx);
-                    // It reads a little, so that there are records which it has not given to anybody.
+                    // It reads a little, so that it holds records that no caller has read.
                     let mut piece = [0; 100];
                     let _ = Pin::new(&mut server).poll_read(cx, &mut ReadBuf::new(&mut piece));
                 }

@@ -30,7 +30,7 @@ mod handshake_failures;
 mod memory;
 mod pem_errors;
 
-/// Somebody who signs certificates.
+/// A certificate authority.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -63,7 +63,7 @@ impl Authority {
     fn issue_as(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let names: Vec<_> = names.iter().copied().map(String::from).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "somebody");
+        params.distinguished_name.push(DnType::CommonName, "a subject");
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -123,7 +123,7 @@ fn in_process(config: impl Into<Arc<ServerConfig>>) -> impl Connector<Io = Duple
     })
 }
 
-/// What an error says, with all that lies beneath it.
+/// Returns the text of an error with its sources.
 fn said(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
