@@ -37,7 +37,8 @@ impl ServerArgs {
 
     /// Returns the failure of a request, with the server's address.
     pub(crate) fn failure(&self, error: metrics_client::Error) -> Failure {
-        Failure::from(error).context(&self.server)
+        let failure = Failure::from(error);
+        if failure.names(&self.server) { failure } else { failure.context(&self.server) }
     }
 }
 

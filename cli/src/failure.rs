@@ -36,6 +36,11 @@ impl Failure {
         Self { message: format!("{context}: {}", self.message), ..self }
     }
 
+    /// Returns true if the message names this.
+    pub(crate) fn names(&self, what: &str) -> bool {
+        self.message.contains(what)
+    }
+
     /// Prints the message to standard error, and returns the exit status.
     pub(crate) fn report(self) -> ExitCode {
         if !self.message.is_empty() && self.status != Status::OutputClosed {
