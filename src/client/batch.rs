@@ -1,4 +1,4 @@
-//! Any number of puts with one wait.
+//! `put_all`: blocks of puts, paced by the server's answers.
 
 use std::{
     borrow::Borrow,

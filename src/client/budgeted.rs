@@ -1,4 +1,4 @@
-//! A connection that is read up to a bound in one poll of its task.
+//! Bounds how many bytes of a connection are read in one poll of the driver.
 
 use std::{
     io::{self, IoSlice},

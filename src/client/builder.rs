@@ -1,4 +1,4 @@
-//! What a client can be told, and what it does when it is told nothing.
+//! `ClientBuilder`: the settings of a client, and their defaults.
 
 use std::{sync::Arc, time::Duration};
 

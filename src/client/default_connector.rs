@@ -1,4 +1,4 @@
-//! Connects as the address says.
+//! The default connector: TCP, TLS or a Unix socket, as the address says.
 
 #[cfg(feature = "tls")]
 use std::sync::{Arc, OnceLock};

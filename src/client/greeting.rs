@@ -1,4 +1,4 @@
-//! An `error` before anything else on a new connection: about the connection, or about a request?
+//! Decides if an `error` at the start of a connection rejects the connection or a request.
 
 use std::{
     future::Future,

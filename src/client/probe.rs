@@ -1,4 +1,4 @@
-//! Can this server take a request before it has answered the one before it?
+//! The pipelining probe: can a server take a request before it has answered the last one?
 //!
 //! Most cannot: of 25 servers seen, 24 lose, merge or garble answers when two requests arrive in
 //! one segment. The probe tells them apart on a connection of its own, stores nothing, and leaves

@@ -1,4 +1,4 @@
-//! Places in the queue, kept before it is known for which request.
+//! Queue capacity that is reserved before the request is known, for the `tower` service.
 
 use std::{
     future::Future,

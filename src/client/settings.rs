@@ -1,4 +1,4 @@
-//! What a connection is configured with.
+//! The settings of a connection, and the public policies among them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A `get` of any size, sample by sample, on a connection of its own.
+//! `SampleStream`: a `get` of any size, sample by sample, over a connection of its own.
 
 use std::{
     fmt,

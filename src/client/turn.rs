@@ -1,4 +1,4 @@
-//! Time for what a runtime does between the polls of tasks.
+//! Yields until the runtime has run its IO driver and timers.
 
 use std::{
     pin::pin,

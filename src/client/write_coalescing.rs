@@ -1,4 +1,4 @@
-//! When requests leave that come one after the other.
+//! Write coalescing: when to write the requests of several callers at once.
 
 /// Lets requests gather after callers have been roused, and says when they leave.
 ///

@@ -1,4 +1,4 @@
-//! Why a call failed, and what that says about the data.
+//! `Error`: why a call failed, and what may have happened to the data.
 
 use std::{borrow::Cow, io, sync::Arc, time::Duration};
 

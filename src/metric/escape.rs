@@ -1,4 +1,4 @@
-//! What peers chose, as it may be shown: in an error, in a log line, on a terminal.
+//! Escapes text that a peer chose, for errors, log lines and terminals.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a `get` brings back, grouped by key.
+//! `Metrics`: the result of a `get`, grouped by key.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! The protocol as `tokio-util` codecs, for anyone who brings a stream.
+//! `ClientCodec` and `ServerCodec`: the protocol as `tokio-util` codecs.
 
 use std::collections::VecDeque;
 

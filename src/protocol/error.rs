@@ -1,4 +1,4 @@
-//! What can be wrong with bytes.
+//! The errors of encoding and decoding.
 
 use std::io;
 

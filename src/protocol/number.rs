@@ -1,4 +1,4 @@
-//! PutSuffix as text: printed as Python's `repr` prints them, read in every form that was seen.
+//! Numbers as text: printed as Python's `repr` prints them, read in every form that servers send.
 
 use std::fmt;
 

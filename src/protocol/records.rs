@@ -1,4 +1,4 @@
-//! Records of one key, many at once: what most of a server's answers consist of.
+//! Encodes and decodes many records of one key at once.
 
 use bytes::{BufMut, BytesMut};
 

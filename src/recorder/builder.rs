@@ -1,4 +1,4 @@
-//! What a recorder can be told, and what it does when it is told nothing.
+//! `RecorderBuilder`: the settings of a recorder, and their defaults.
 
 use std::time::Duration;
 

@@ -142,7 +142,7 @@ impl Limits {
         Self { store_timeout: store_timeout.max(MIN_TIMEOUT), ..self }
     }
 
-    /// Sets how long connections may take to end after the server was told to stop; zero is allowed.
+    /// Sets how long connections may take to end when the server shuts down; zero is allowed.
     /// Default: 5 s, half of the time that Docker gives a container.
     #[must_use]
     pub fn shutdown_grace(self, shutdown_grace: Duration) -> Self {

@@ -40,8 +40,8 @@ impl<S> Shared<S> {
         Self { tls, ..self }
     }
 
-    /// Returns true if so many sessions wait to be scheduled that each should use less memory and
-    /// shorter time slices.
+    /// Returns true if more than [`CONTENTION_THRESHOLD`] sessions wait to be scheduled: each should then
+    /// use less memory and shorter time slices.
     pub(super) fn is_contended(&self) -> bool {
         self.scheduler.waiting() > CONTENTION_THRESHOLD
     }

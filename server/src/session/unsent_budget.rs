@@ -187,7 +187,7 @@ mod tests {
         assert_eq!((older.rings(), old.rings(), new.rings()), (1, 0, 0));
         assert!(older.is_evicted(at(1), 40));
         assert!(!old.is_evicted(at(2), 40));
-        // A session that starts to wait anew is no longer the oldest.
+        // A session that starts to wait again is no longer the oldest.
         assert!(!old.is_evicted(at(4), 40));
         assert!(!older.is_evicted(at(5), 40));
         assert!(new.is_evicted(at(3), 21));

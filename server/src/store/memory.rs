@@ -74,7 +74,7 @@ impl MemoryStore {
         // If they do, evicting snapshots would not help.
         let has_capacity = self.accounting.stored() <= self.max_bytes;
         while has_capacity && self.accounting.bytes() > self.max_bytes {
-            // It is freed without the lock. Another thread that checks meanwhile finds no snapshot.
+            // It is freed without the lock. Another thread may find no snapshot to evict.
             let Some(oldest) = self.state().evict_oldest() else { break };
             drop(oldest);
         }

@@ -70,6 +70,7 @@ impl<const CHUNK: usize> Points<CHUNK> {
     }
 
     /// Returns the chunk that contains `second`, or else the next one.
+    #[cfg(feature = "disk")]
     pub(super) fn chunk_from(&self, second: i64) -> Option<&Arc<Chunk>> {
         if self.tail.first().is_some_and(|first| first <= second) {
             return Some(&self.tail);

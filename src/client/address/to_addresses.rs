@@ -1,4 +1,4 @@
-//! What can be given as the address of a server or of several.
+//! `ToAddresses`: the types that are accepted as addresses.
 
 use std::{
     borrow::Cow,

@@ -1,4 +1,4 @@
-//! From text to addresses.
+//! Parses addresses and URLs.
 
 use std::{borrow::Cow, str::FromStr};
 

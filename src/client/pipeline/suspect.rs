@@ -1,4 +1,4 @@
-//! What the search for a request that ends its connection asks of the pipeline.
+//! The pipeline's part in the search for a request that ends its connection.
 
 use std::{collections::HashSet, task::Waker};
 

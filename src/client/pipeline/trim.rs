@@ -1,4 +1,4 @@
-//! Memory that a burst has left behind, given back once the client is quiet.
+//! Returns the memory of a burst of calls when the client is quiet.
 
 use std::time::Duration;
 

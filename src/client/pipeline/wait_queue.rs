@@ -1,4 +1,4 @@
-//! A queue that any of its members can leave.
+//! A FIFO queue that any member can leave in the time of a binary search.
 
 use std::collections::VecDeque;
 

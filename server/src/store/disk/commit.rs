@@ -228,7 +228,7 @@ pub(super) fn report(event: &Event, shared: &Shared) {
     match event {
         Event::UnknownFile { name } => warn!(name, "unknown file in the log ignored"),
         Event::TornTail { segment, bytes } => {
-            info!(segment = %segment.display(), bytes, "incomplete end of the log cut off");
+            info!(segment = %segment.display(), bytes, "incomplete end of the log truncated");
         }
         Event::Damaged { segment, bytes } => {
             error!(segment = %segment.display(), bytes, "log damaged");

@@ -60,7 +60,7 @@ use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
 ///
 /// # Damage
 ///
-/// Opening cuts off the incomplete end of the log. A damaged record costs the points in it, and a damaged
+/// Opening truncates an incomplete record at the end of the log. A damaged record costs the points in it, and a damaged
 /// block is an error for reads of its key; both are logged and counted.
 ///
 /// # Threads

@@ -4,7 +4,6 @@ use std::{
     error::Error,
     panic::{self, AssertUnwindSafe},
     sync::Arc,
-    time::Duration,
 };
 
 use metrics_client::internal::log_limit::{Lasting, LogCondition};
@@ -40,7 +39,7 @@ impl Sealer {
                         error!(error, failed_for = ?since, times, "blocks cannot be written; retrying");
                     }
                     // The log and the head still have everything.
-                    if !self.shared.seal_failed(RETRY_DELAY) {
+                    if !self.shared.seal_failed(self.shared.options.retry_delay) {
                         return;
                     }
                     self.reopen();
@@ -65,7 +64,10 @@ impl Sealer {
     fn reopen(&mut self) {
         match catch_panic(|| self.blocks.reopen().and_then(|()| view(&self.blocks))) {
             Ok(view) => self.shared.replace_blocks(view),
-            Err(error) => debug!(error = &error as &dyn Error, "blocks cannot be opened"),
+            Err(error) => {
+                self.shared.reopen_failed();
+                debug!(error = &error as &dyn Error, "blocks cannot be opened");
+            }
         }
     }
 }
@@ -77,11 +79,8 @@ fn catch_panic<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, re
         .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database panicked".into())))
 }
 
-/// Returns the blocks as they are now; `None` if there are none.
+/// Returns a view of the current blocks; `None` if there is no block.
 pub(super) fn view(blocks: &Blocks) -> Result<Option<Arc<BlocksView>>, redb::Error> {
     let view = blocks.view()?;
     Ok(if view.is_empty()? { None } else { Some(Arc::new(view)) })
 }
-
-/// How long the sealer waits after a failure: a disk that has room again is used within a second.
-const RETRY_DELAY: Duration = Duration::from_secs(1);

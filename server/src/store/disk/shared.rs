@@ -112,6 +112,8 @@ struct State {
     rotations: u64,
     seals: u64,
     is_seal_failing: bool,
+    /// The database could not be opened again.
+    is_database_closed: bool,
     is_sealer_stopping: bool,
     /// How many of the two threads run.
     threads: usize,
@@ -152,6 +154,7 @@ impl Shared {
                 rotations: 0,
                 seals: 0,
                 is_seal_failing: false,
+                is_database_closed: false,
                 is_sealer_stopping: false,
                 threads: 0,
             }),
@@ -201,7 +204,7 @@ impl Shared {
 
     /// Returns a snapshot.
     pub(super) fn snapshot(
-        &self,
+        self: &Arc<Self>,
         selector: &Selector,
         seconds: RangeInclusive<i64>,
     ) -> Result<DiskSnapshot, StoreError> {
@@ -220,6 +223,7 @@ impl Shared {
             names: state.keys.names().clone(),
             head: state.head.clone(),
             sealing: state.sealing.as_ref().map(|sealing| sealing.head.clone()),
+            seals: state.seals,
             blocks: state.blocks.clone(),
         };
         let data = Arc::new(SnapshotData::new(parts));
@@ -230,7 +234,35 @@ impl Shared {
         }
         state.snapshots.push_back(Arc::downgrade(&data));
         drop(state);
-        Ok(DiskSnapshot::new(data, ids, from..=*seconds.end()))
+        Ok(DiskSnapshot::new(Arc::clone(self), data, ids, from..=*seconds.end()))
+    }
+
+    /// Waits until the database is opened again after the blocks `closed` were closed. Returns the same blocks;
+    /// `None` if it cannot be opened, if other blocks were written since, or if the store is closed.
+    pub(super) async fn reopened(
+        &self,
+        seals: u64,
+        closed: Option<&Arc<BlocksView>>,
+    ) -> Option<Arc<BlocksView>> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let state = self.state();
+                let is_gone = state.is_database_closed || state.threads < THREADS;
+                if state.seals != seals || is_gone {
+                    return None;
+                }
+                let is_open = |blocks: &&Arc<BlocksView>| {
+                    closed.is_none_or(|closed| !Arc::ptr_eq(blocks, closed))
+                };
+                if let Some(blocks) = state.blocks.as_ref().filter(is_open) {
+                    return Some(Arc::clone(blocks));
+                }
+            }
+            changed.await;
+        }
     }
 
     /// Returns all keys.
@@ -446,8 +478,18 @@ impl Shared {
 
     /// Shows other blocks, after the database was opened again.
     pub(super) fn replace_blocks(&self, blocks: Option<Arc<BlocksView>>) {
-        let old = std::mem::replace(&mut self.state().blocks, blocks);
+        let mut state = self.state();
+        let old = std::mem::replace(&mut state.blocks, blocks);
+        state.is_database_closed = false;
+        drop(state);
+        self.changed.notify_waiters();
         drop(old);
+    }
+
+    /// Notes that the database could not be opened again. Reads of blocks fail until it is.
+    pub(super) fn reopen_failed(&self) {
+        self.state().is_database_closed = true;
+        self.changed.notify_waiters();
     }
 
     fn stop_sealer(&self) {

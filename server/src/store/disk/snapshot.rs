@@ -1,19 +1,21 @@
 //! A snapshot: the heads over the blocks, at one moment.
 
 use std::{
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     vec,
 };
 
 use imbl::Vector;
 use metrics_client::{Key, Point};
+use redb::StorageError;
 use tokio::task::spawn_blocking;
 
 use super::{
     blocks::{BlocksView, ReadError},
     head::Head,
     seal::merge,
+    shared::Shared,
 };
 use crate::store::{Block, Snapshot, StoreError};
 
@@ -24,6 +26,8 @@ pub(super) struct Parts {
     pub(super) head: Head,
     /// The head that is being merged into blocks. Its points may be in `blocks` already.
     pub(super) sealing: Option<Head>,
+    /// How many heads are in `blocks`.
+    pub(super) seals: u64,
     /// `None` if there is no block.
     pub(super) blocks: Option<Arc<BlocksView>>,
 }
@@ -35,6 +39,12 @@ pub(super) struct SnapshotData(Mutex<Option<Parts>>);
 impl SnapshotData {
     pub(super) fn new(parts: Parts) -> Self {
         Self(Mutex::new(Some(parts)))
+    }
+
+    fn replace_blocks(&self, blocks: Arc<BlocksView>) {
+        if let Some(parts) = &mut *self.parts() {
+            parts.blocks = Some(blocks);
+        }
     }
 
     pub(super) fn evict(&self) -> Option<Parts> {
@@ -52,6 +62,7 @@ impl SnapshotData {
 /// It reads up to some 16,000 points at a time, on Tokio's blocking threads.
 #[derive(Debug)]
 pub struct DiskSnapshot {
+    shared: Arc<Shared>,
     /// `None` while a blocking thread reads, and after an error.
     cursor: Option<Cursor>,
     is_finished: bool,
@@ -61,11 +72,11 @@ pub struct DiskSnapshot {
 }
 
 /// Where a snapshot reads on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Cursor {
     data: Arc<SnapshotData>,
     /// The ids that are left.
-    ids: std::ops::Range<u32>,
+    ids: Range<u32>,
     seconds: RangeInclusive<i64>,
     /// The next second of the first key.
     from: i64,
@@ -74,39 +85,51 @@ struct Cursor {
 impl DiskSnapshot {
     /// Creates a snapshot of the keys `ids` with the points of `seconds`.
     pub(super) fn new(
+        shared: Arc<Shared>,
         data: Arc<SnapshotData>,
-        ids: std::ops::Range<u32>,
+        ids: Range<u32>,
         seconds: RangeInclusive<i64>,
     ) -> Self {
         let from = *seconds.start();
         let is_finished = ids.is_empty() || seconds.is_empty();
         let cursor = Some(Cursor { data, ids, seconds, from });
-        Self { cursor, is_finished, read: Vec::new().into_iter(), block: None }
+        Self { shared, cursor, is_finished, read: Vec::new().into_iter(), block: None }
     }
 
     async fn read_more(&mut self) -> Result<(), StoreError> {
-        let closed = || StoreError::new("the snapshot has failed");
-        let mut cursor = self.cursor.take().ok_or_else(closed)?;
-        let parts = cursor.data.parts().clone().ok_or_else(|| {
-            StoreError::transient("snapshot evicted: too much memory, and this one is the oldest")
-        })?;
-        let (cursor, read) = if parts.blocks.is_none() {
-            let read = cursor.read(&parts);
-            (cursor, read)
-        } else {
-            let read = spawn_blocking(move || {
-                let read = cursor.read(&parts);
-                (cursor, read)
-            });
-            read.await.map_err(|error| {
-                StoreError::transient("the snapshot was not read").with_source(error)
-            })?
-        };
-        let read = read?;
-        self.is_finished = cursor.ids.is_empty();
-        self.read = read.into_iter();
-        self.cursor = Some(cursor);
-        Ok(())
+        let failed = || StoreError::new("the snapshot has failed");
+        let cursor = self.cursor.take().ok_or_else(failed)?;
+        loop {
+            let parts = cursor.data.parts().clone().ok_or_else(|| {
+                StoreError::transient(
+                    "snapshot evicted: too much memory, and this one is the oldest",
+                )
+            })?;
+            let (seals, blocks) = (parts.seals, parts.blocks.clone());
+            let (read, next) = if blocks.is_none() {
+                cursor.read(&parts)
+            } else {
+                let cursor = cursor.clone();
+                let read = spawn_blocking(move || cursor.read(&parts));
+                read.await.map_err(|error| {
+                    StoreError::transient("the snapshot was not read").with_source(error)
+                })?
+            };
+            match read {
+                Ok(read) => {
+                    self.is_finished = next.ids.is_empty();
+                    self.read = read.into_iter();
+                    self.cursor = Some(next);
+                    return Ok(());
+                }
+                // The sealer has opened the database again, which holds the same blocks.
+                Err(Failure { is_closed: true, error }) => {
+                    let reopened = self.shared.reopened(seals, blocks.as_ref()).await;
+                    cursor.data.replace_blocks(reopened.ok_or(error)?);
+                }
+                Err(Failure { error, .. }) => return Err(error),
+            }
+        }
     }
 }
 
@@ -121,16 +144,47 @@ impl Snapshot for DiskSnapshot {
     }
 }
 
+/// A failed read.
+struct Failure {
+    /// The database was closed, as it is before it is opened again.
+    is_closed: bool,
+    error: StoreError,
+}
+
+impl Failure {
+    fn new(key: &Key, error: ReadError) -> Self {
+        match error {
+            // The same bytes would be read again.
+            ReadError::Damaged { first } => {
+                let error = StoreError::new(format!("damaged block of {key} at second {first}"));
+                Self { is_closed: false, error }
+            }
+            ReadError::Storage(error) => Self {
+                is_closed: matches!(error, StorageError::DatabaseClosed),
+                error: StoreError::transient("blocks cannot be read").with_source(error),
+            },
+        }
+    }
+}
+
+type Read = Result<Vec<(Key, Vec<Point>)>, Failure>;
+
 impl Cursor {
-    /// Reads the next points of one or more keys, none of them empty.
-    fn read(&mut self, parts: &Parts) -> Result<Vec<(Key, Vec<Point>)>, StoreError> {
+    /// Reads the next points of one or more keys, none of them empty. Returns where to read on too.
+    fn read(&self, parts: &Parts) -> (Read, Self) {
+        let mut next = self.clone();
+        let read = next.advance(parts);
+        (read, next)
+    }
+
+    fn advance(&mut self, parts: &Parts) -> Read {
         let (mut read, mut count) = (Vec::new(), 0);
         while count < MAX_POINTS && !self.ids.is_empty() {
             let id = self.ids.start;
             let Some(key) = parts.names.get(id as usize) else { break };
             let (points, next) = parts
                 .read(id, (self.from, *self.seconds.end()), MAX_POINTS - count)
-                .map_err(|error| failed(key, error))?;
+                .map_err(|error| Failure::new(key, error))?;
             count += points.len();
             if !points.is_empty() {
                 read.push((key.clone(), points));
@@ -190,18 +244,6 @@ impl Parts {
         points.truncate(points.partition_point(|point| point.timestamp <= end));
         let next = if end < until { end.checked_add(1) } else { None };
         Ok((points, next))
-    }
-}
-
-fn failed(key: &Key, error: ReadError) -> StoreError {
-    match error {
-        // The same bytes would be read again.
-        ReadError::Damaged { first } => {
-            StoreError::new(format!("damaged block of {key} at second {first}"))
-        }
-        ReadError::Storage(error) => {
-            StoreError::transient("blocks cannot be read").with_source(error)
-        }
     }
 }
 

@@ -17,18 +17,28 @@ pub(super) struct FaultyFile(Arc<Mutex<FileState>>);
 #[derive(Debug, Default)]
 struct FileState {
     content: Vec<u8>,
-    is_full: bool,
+    failing: Failing,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Failing {
+    #[default]
+    Nothing,
+    /// The disk is full: the file cannot grow.
+    Growth,
+    /// The disk is broken.
+    Writes,
 }
 
 impl FaultyFile {
-    fn set_full(&self, is_full: bool) {
-        self.0.lock().unwrap().is_full = is_full;
+    fn set(&self, failing: Failing) {
+        self.0.lock().unwrap().failing = failing;
     }
 
     fn write_with(&self, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
-        if state.is_full {
-            return Err(io::ErrorKind::StorageFull.into());
+        if state.failing == Failing::Writes {
+            return Err(io::ErrorKind::Other.into());
         }
         write(&mut state.content);
         Ok(())
@@ -47,6 +57,11 @@ impl redb::StorageBackend for FaultyFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let state = self.0.lock().unwrap();
+        if state.failing == Failing::Growth && len > state.content.len() as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        drop(state);
         self.write_with(|content| content.resize(len as usize, 0))
     }
 
@@ -197,7 +212,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn store_matches_the_model(steps in prop::collection::vec(step(), 1..25)) {
@@ -594,26 +609,32 @@ async fn large_key_is_read_in_pieces() {
     kill(store).await;
 }
 
-/// The disk of the blocks is full, that of the log is not.
+/// Opens a store whose blocks are in `file`, and retries soon.
+fn open_with(disk: &Disk, file: &FaultyFile, max_head_points: usize) -> DiskStore {
+    let mut builder = DiskStore::builder().max_head_points(max_head_points);
+    builder.options.retry_delay = Duration::from_millis(1);
+    let database = Database::Double(file.clone());
+    builder.open_on(disk.fs.clone(), Path::new("/data"), database).unwrap()
+}
+
+async fn wait_for_failed_seals(store: &DiskStore, count: u64) {
+    let failed = |shared: &Shared| shared.counters.failed_seals.get();
+    let target = failed(&store.shared) + count;
+    store.wait(|shared| (failed(shared) >= target).then_some(())).await;
+}
+
 #[tokio::test]
 async fn blocks_that_cannot_be_written_are_retried() {
-    let disk = Disk::new();
-    let file = FaultyFile::default();
-    let open = || {
-        let database = Database::Double(file.clone());
-        let builder = DiskStore::builder().max_head_points(10);
-        builder.open_on(disk.fs.clone(), Path::new("/data"), database).unwrap()
-    };
-    let store = open();
+    let (disk, file) = (Disk::new(), FaultyFile::default());
+    let store = open_with(&disk, &file, 10);
     put(&store, &[("a", 0, 0.0)]).await;
     store.seal().await.unwrap();
-    file.set_full(true);
+    file.set(Failing::Writes);
     put(&store, &[("a", 1, 0.0)]).await;
     assert!(store.seal().await.unwrap_err().is_transient());
-    // Reads and puts work until the head is full.
+    // Puts work until the head is full.
     let mut stored = 2;
     let error = loop {
-        assert_eq!(all(&store).await.len(), stored as usize);
         match store.apply(&batch(&[("a", stored, 0.0)])).await {
             Ok(()) => stored += 1,
             Err(error) => break error,
@@ -622,18 +643,44 @@ async fn blocks_that_cannot_be_written_are_retried() {
     assert!(error.is_transient());
     assert_eq!(stored, 22);
     // The sealer retries by itself, and puts work again.
-    file.set_full(false);
+    wait_for_failed_seals(&store, 2).await;
+    file.set(Failing::Nothing);
     store.wait(|shared| (shared.totals().head_points == 0).then_some(())).await;
     assert_eq!((store.stats().block_points, all(&store).await.len()), (22, 22));
     put(&store, &[("a", 100, 0.0)]).await;
-    file.set_full(true);
+    file.set(Failing::Writes);
     assert!(store.seal().await.is_err());
     kill(store).await;
 
     // The log has what is not in blocks.
-    file.set_full(false);
-    let store = open();
+    file.set(Failing::Nothing);
+    let store = open_with(&disk, &file, 10);
     assert_eq!(all(&store).await.len(), 23);
+    kill(store).await;
+}
+
+#[tokio::test]
+async fn full_disk_under_the_blocks_fails_no_read() {
+    let (disk, file) = (Disk::new(), FaultyFile::default());
+    let store = open_with(&disk, &file, 10_000_000);
+    let many: Vec<_> = (0..40_000).map(|second| ("many", second, 0.5)).collect();
+    put(&store, &many).await;
+    store.seal().await.unwrap();
+    file.set(Failing::Growth);
+    let mut snapshot = store.get(&Selector::All).await.unwrap();
+    let first = snapshot.next_block().await.unwrap().unwrap().points.len();
+    // Nothing that can be compressed.
+    let mut random = fastrand::Rng::with_seed(1);
+    let more: Vec<_> = (0..600_000).map(|second| ("more", second, random.f64())).collect();
+    put(&store, &more).await;
+    assert!(store.seal().await.unwrap_err().is_transient());
+    // Each retry closes the database and opens it again.
+    wait_for_failed_seals(&store, 3).await;
+    assert_eq!(first + read(snapshot).await.unwrap().len(), 40_000);
+    assert_eq!(all(&store).await.len(), 640_000);
+    file.set(Failing::Nothing);
+    store.wait(|shared| (shared.totals().head_points == 0).then_some(())).await;
+    assert_eq!(all(&store).await.len(), 640_000);
     kill(store).await;
 }
 
