@@ -1,4 +1,4 @@
-//! How many instructions the codecs take, so that a regression shows without a stopwatch.
+//! Counts the instructions of the codecs, so that a regression shows without timing.
 //!
 //!     cargo bench --bench instructions                 fails if a path takes more than it may
 //!     cargo bench --bench instructions -- --bless      accepts the counts of now as the new ceilings
@@ -99,7 +99,7 @@ fn check(compiler: &str) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Counts each path, and writes the table anew.
+/// Counts each path, and rewrites the table.
 fn bless(compiler: &str) -> Result<ExitCode, Box<dyn Error>> {
     let mut table = format!("{compiler}\n");
     for path in PATHS {
@@ -122,7 +122,7 @@ const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.t
 
 const BLESS: &str = "cargo bench --bench instructions -- --bless";
 
-/// So many times as much as the table says is no regression yet.
+/// A count of up to this multiple of the one in the table is not a regression.
 const ALLOWANCE: f64 = 1.03;
 
 /// The same for code that another compiler made.
@@ -148,7 +148,7 @@ impl Path {
         Ok(more as f64 / (ITERATIONS * SAMPLES) as f64)
     }
 
-    /// How many instructions a process takes that does so many iterations.
+    /// Counts the instructions of a process that runs `iterations` iterations.
     fn instructions(&self, iterations: u64) -> Result<u64, Box<dyn Error>> {
         let output = Command::new("valgrind")
             .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/stdout"])
@@ -260,7 +260,7 @@ fn answer(value: Value) -> Result<Response, InvalidKey> {
     Ok(Response::Ok(samples(value)?.into_iter().collect()))
 }
 
-/// So many seconds of so many keys.
+/// Returns [`SAMPLES`] samples: 1,000 seconds of each key.
 fn samples(value: Value) -> Result<Vec<Sample>, InvalidKey> {
     let sample = |number| {
         let key = format!("rack{:03}.cpu.user", number / 1_000);

@@ -1,4 +1,4 @@
-//! Whether a reporter keeps up: a million samples a second, to a server in the same process.
+//! Shows whether a reporter keeps up: a million samples a second, to a server in the same process.
 //!
 //! One thread records at that rate, in steps of a millisecond; a second one runs the reporter's task and
 //! the client, a third one the server. It fails if a sample is dropped, or not acknowledged in the end.

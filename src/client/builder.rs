@@ -68,7 +68,7 @@ impl MetricsClient {
 ///
 /// # Limits, and zero
 ///
-/// One rule holds for every setting of this crate, of this builder and of [`TcpConnector`], [`ReconnectPolicy`], the
+/// One rule holds for every setting of this crate, of this builder and of [`TcpConnector`](crate::client::TcpConnector), [`ReconnectPolicy`], the
 /// reporter, the recorder, the spool and the server: it has a range, which its documentation states, and a value
 /// outside of the range is taken for the nearest one inside. Zero is a number like any other: it is
 /// the least that there is, or it is raised to the least. It never means "off" or "without a limit".

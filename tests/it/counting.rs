@@ -1,4 +1,4 @@
-//! The everyday tracing layer that counts log events as metrics, and keeps the lines for the test.
+//! A tracing layer that counts log events as metrics, and keeps the lines for the test.
 
 use std::{
     fmt::{self, Write},

@@ -23,6 +23,7 @@ mod service;
 mod simulation;
 mod tls;
 mod values;
+mod workload;
 
 #[cfg(not(target_os = "linux"))]
 #[test]

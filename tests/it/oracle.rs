@@ -1,4 +1,4 @@
-//! A store that keeps the truth, and the line server that a client ought to find.
+//! A test oracle: a sound server over TCP that records what is stored.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,7 +46,7 @@ impl Oracle {
     ///
     /// A client has one connection at a time for a key, so what comes over an older one is what a slow
     /// network brings of requests whose callers were told long ago that their fate is unknown.
-    /// There is no answer to it, so that a test knows which put of a second was the last.
+    /// It gets no response, so that a test knows which put of a second was the last.
     pub(crate) fn answer(&mut self, connection: usize, request: &str) -> Option<String> {
         let key = request.split_whitespace().nth(1).unwrap_or_default();
         if self.newest.get(key).is_some_and(|&newest| connection < newest) {

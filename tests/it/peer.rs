@@ -1,4 +1,4 @@
-//! The other end of a client, played by the test.
+//! The peer of a client, played by the test.
 
 use std::{
     future::pending,
@@ -20,7 +20,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// Longer than any deadline of a client that was told nothing. Time is paused, so it costs nothing.
+/// Longer than any default timeout of a client. Time is paused, so it costs nothing.
 const NEVER: Duration = Duration::from_secs(600);
 
 /// Waits for the future, and panics if it does not end in [`NEVER`]: a broken client fails a test, and
@@ -123,7 +123,7 @@ impl MockNetwork {
         Self::with_buffer(BUFFER)
     }
 
-    /// A network whose connections hold so many bytes each way.
+    /// Returns a network whose connections buffer `buffer` bytes in each direction.
     pub(crate) fn with_buffer(buffer: usize) -> (Self, ClientBuilder<MockDialer>) {
         let (sender, connections) = mpsc::unbounded_channel();
         let unreachable = Arc::new(AtomicUsize::new(0));
@@ -146,7 +146,7 @@ impl MockNetwork {
         (Peer { io }, at)
     }
 
-    /// Nobody dials for a while.
+    /// Expects that the client does not connect for a while.
     pub(crate) async fn expect_no_dial(&mut self, time: Duration) {
         assert!(time::timeout(time, self.connections.recv()).await.is_err(), "the client dialled");
     }
@@ -180,7 +180,7 @@ impl Connector for MockDialer {
             usize::MAX => pending().await,
             left => {
                 self.unreachable.store(left - 1, Ordering::SeqCst);
-                Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens"))
+                Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"))
             }
         }
     }

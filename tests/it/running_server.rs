@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use metrics_server::{Server, Store, stats::StatsHandle};
 use tokio::{sync::oneshot, task::JoinHandle};
 
-/// A server that serves until it is told to stop, or the test is over.
+/// A server that serves until it is stopped, or the test is over.
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
     pub(crate) monitor: StatsHandle,

@@ -1,4 +1,4 @@
-//! Servers as they are found in the field: a sound store behind framing that has its own ideas.
+//! Servers as they are in the field: a sound store behind framing with quirks.
 
 use std::{
     collections::BTreeMap,
@@ -64,7 +64,7 @@ async fn line_framing_server_is_pipelined() {
 #[tokio::test(flavor = "multi_thread")]
 async fn serial_server_gets_one_request_per_connection() {
     const CONNECTIONS: usize = 4;
-    // Nobody is answered before each connection has a request.
+    // No request is answered before each connection has one.
     let server = Server::holding(Framing::FirstOfSegment, CONNECTIONS).await;
     let client = MetricsClient::builder(server.address).pipelining(Pipelining::Off);
     let client = client.max_connections(CONNECTIONS).connect().await.unwrap();
@@ -166,7 +166,7 @@ enum Framing {
     FirstOfSegment,
     /// A segment has any number of requests, and one answer with the data of all.
     Merged,
-    /// A segment is a request, and one with more than a line is none.
+    /// A segment is a request, and one with more than one line is invalid.
     OneError,
     /// A segment is a request, and one with more than a line ends the connection.
     Closes,
@@ -186,7 +186,7 @@ impl Server {
         Self::holding(framing, 1).await
     }
 
-    /// Withholds its first answers until so many connections have a request.
+    /// Withholds its first answers until `connections` connections have a request.
     async fn holding(framing: Framing, connections: usize) -> Self {
         let all_asked = Arc::new(Barrier::new(connections));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -220,7 +220,7 @@ impl Server {
     /// Waits until the client has asked what the server can do.
     async fn probed(&mut self) {
         let asked = self.probed.wait_for(|&probed| probed);
-        time::timeout(Duration::from_secs(30), asked).await.expect("nobody asked").unwrap();
+        time::timeout(Duration::from_secs(30), asked).await.expect("no probe arrived").unwrap();
     }
 }
 

@@ -39,7 +39,7 @@ fn put(key: &str) -> Request {
     Request::put(key, 1.0, 1).unwrap()
 }
 
-/// A client whose queue holds so many places, and its server, which takes one request at a time.
+/// A client whose queue holds `places` reservations, and its server, which takes one request at a time.
 async fn client_with_room_for(places: usize) -> (MetricsClient, Peer, MockNetwork) {
     let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::Off).max_buffered_bytes(places * PLACE);
@@ -146,7 +146,7 @@ async fn services_wait_in_order_and_none_is_forgotten() {
         peer.answer(&long(second).1, "ok\n\n").await;
     }
     calls.join_all().await;
-    // A deadline would have woken whoever was forgotten, seconds later.
+    // A timeout would have woken a forgotten service, but seconds later.
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
@@ -278,7 +278,7 @@ async fn timeout_layer_leaves_other_calls_alone() {
     assert_eq!(client.stats().cancelled, 1);
 }
 
-/// Tries again what may work, so many times.
+/// Retries what may work, up to this number of times.
 #[derive(Clone)]
 struct Attempts(usize);
 

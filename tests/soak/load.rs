@@ -1,4 +1,4 @@
-//! Callers, each of which does one thing after another, and others who do not behave.
+//! Callers that make one call after another, and peers that misbehave.
 
 use std::{
     net::SocketAddr,
@@ -158,12 +158,12 @@ impl Caller {
         }
     }
 
-    /// A peer that sends half a line, or asks and never reads, and stays until it is cut off or has
+    /// A peer that sends half a line, or asks and never reads, and stays until it is disconnected or has
     /// had enough.
     async fn be_rude(&mut self) {
         count(&self.tally.rude);
         let socket = TcpSocket::new_v4().unwrap();
-        // Else the kernel takes megabytes of answers before the server notices that nobody reads.
+        // Else the kernel buffers megabytes of answers before the server notices that they are not read.
         socket.set_recv_buffer_size(4096).unwrap();
         let Ok(mut peer) = socket.connect(self.server).await else { return };
         let requests =
@@ -197,7 +197,7 @@ async fn call(client: &MetricsClient, rng: &mut Rng, tally: &Tally) -> Result<()
     }
 }
 
-/// Nobody's answer is anybody else's: the keys are those asked for, each with every second, and
+/// No call gets the answer of another: the keys are those asked for, each with every second, and
 /// each value is its key's.
 fn check(metrics: &Metrics, keys: std::ops::RangeInclusive<usize>) {
     assert_eq!(metrics.keys().count(), keys.clone().count(), "{metrics:?}");

@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // A panic in whatever task is the end, also in one that nobody waits for.
+    // A panic in any task ends the program, also in a task that is never joined.
     let tell = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         tell(info);

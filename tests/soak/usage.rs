@@ -1,4 +1,4 @@
-//! What this process holds of what can leak.
+//! Memory, descriptors, tasks and threads of this process.
 
 use std::{fmt, fs, io};
 

@@ -18,7 +18,7 @@ pub(crate) const KEYS: usize = 8;
 pub(crate) const SECONDS: i64 = 100;
 
 pub(crate) struct World {
-    /// What each restart of the server takes over: nobody is refused while there is none.
+    /// Each restart of the server takes it over, so that no connection is refused in between.
     listener: std::net::TcpListener,
     pub(crate) server: SocketAddr,
     store: Arc<MemoryStore>,
@@ -32,7 +32,7 @@ struct Serving {
     task: JoinHandle<()>,
 }
 
-/// Clients that are never made anew.
+/// Clients that last for the whole run.
 #[derive(Clone)]
 pub(crate) struct Clients {
     /// With everything at its default and no bad network: it may not fail.
@@ -112,7 +112,7 @@ impl Clients {
 impl Serving {
     fn start(listener: &std::net::TcpListener, store: &Arc<MemoryStore>) -> Self {
         let listener = TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
-        // Short, so that what is cut off is cut off within a short run too.
+        // Short, so that timeouts happen in a short run too.
         let limits = Limits::default()
             .line_timeout(Duration::from_secs(1))
             .write_timeout(Duration::from_secs(1))
@@ -130,7 +130,7 @@ impl Serving {
     }
 }
 
-/// A client that soon gives up and soon tries again.
+/// A client with short timeouts and a short backoff.
 pub(crate) fn impatient(
     address: impl ToAddresses,
     pipelining: Pipelining,

@@ -5,7 +5,7 @@ use std::{io, net::UdpSocket, thread, time::Duration};
 use cadence::{BufferedUdpMetricSink, Gauged, QueuingMetricSink, StatsdClient};
 
 /// A buffered and queuing client, as its documentation advises for production. What it sends arrives at a
-/// socket that nobody reads, which is the least work that a server could make it.
+/// socket that is never read, which is the least work that a server could cause.
 #[derive(Debug)]
 pub(crate) struct Cadence {
     client: StatsdClient,

@@ -1,4 +1,4 @@
-//! The least that a round trip takes: one stream, one codec, nothing shared.
+//! A bare `Framed`: the minimum of a round trip.
 
 use std::{io, net::SocketAddr};
 

@@ -1,4 +1,4 @@
-//! What a careful user would write without this crate's client, or use instead of it.
+//! Baselines: what a careful user would write without this crate, or use instead of it.
 
 pub(crate) mod blocking;
 pub(crate) mod cadence;

@@ -1,4 +1,4 @@
-//! The usual way to share a connection: a channel to the task that owns it, and one back for each
+//! The usual way to share a connection: a channel to the task that owns it, and a channel back for each
 //! answer.
 
 use std::{collections::VecDeque, io, net::SocketAddr};
@@ -58,9 +58,9 @@ impl Put for MpscClient {
 /// The most requests that are taken from the queue at once.
 const BATCH: usize = 1024;
 
-/// Moves requests and answers until nobody is left to ask.
+/// Moves requests and answers until every caller is gone.
 ///
-/// Answers come first: those who get theirs will have asked again by the time that requests are
+/// Answers come first: callers that are answered have asked again by the time that requests are
 /// taken, and more of them share one write. With two workers and 1,024 callers this makes twice as
 /// many puts a second as leaving the choice to `select!`.
 async fn drive(

@@ -1,4 +1,4 @@
-//! redis-rs, the client of the kind that most services know.
+//! redis-rs, the best known pipelining client.
 
 use std::net::SocketAddr;
 

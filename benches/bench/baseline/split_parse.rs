@@ -5,7 +5,7 @@ use std::collections::HashMap;
 /// A timestamp and a value.
 pub(crate) type Row = (i64, f64);
 
-/// Reads a whole `ok` answer. `None` if it is none.
+/// Reads a whole `ok` answer. Returns `None` for anything else.
 pub(crate) fn split_and_parse(answer: &[u8]) -> Option<HashMap<String, Vec<Row>>> {
     let records = std::str::from_utf8(answer).ok()?.strip_prefix("ok\n")?.strip_suffix('\n')?;
     let mut series: HashMap<String, Vec<Row>> = HashMap::new();

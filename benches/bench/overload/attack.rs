@@ -1,4 +1,4 @@
-//! What hostile peers do to a server.
+//! Attacks of hostile peers on a server.
 
 use std::{
     io,
@@ -57,7 +57,7 @@ impl Attack {
         Self::NewPoints,
     ];
 
-    /// Begins, with so many peers; it ends when what is returned is dropped.
+    /// Begins the attack with `peers` peers. It ends when the returned set is dropped.
     pub(crate) fn begin(self, server: SocketAddr, peers: usize) -> JoinSet<()> {
         let mut attackers = JoinSet::new();
         for number in 0..peers {

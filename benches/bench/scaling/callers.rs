@@ -1,4 +1,4 @@
-//! By how many callers share one connection.
+//! Cost of a put by the number of callers that share a connection.
 
 use std::error::Error;
 

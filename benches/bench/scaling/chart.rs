@@ -1,4 +1,4 @@
-//! What was measured, as a table and as a picture.
+//! Results as a table and as a picture.
 
 use std::{error::Error, fmt, ops::Range, path::Path};
 

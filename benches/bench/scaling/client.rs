@@ -1,4 +1,4 @@
-//! A client in a process of its own, so that all memory that it takes is its own too.
+//! A client in a process of its own, so that its memory can be measured.
 //!
 //! The bench program starts itself once more with a job, and the new process prints by how many
 //! bytes it grew over that.
@@ -20,7 +20,7 @@ use crate::support::{memory::Memory, workload::KEY};
 pub(super) enum Job {
     /// Streams all that the server stores.
     Stream(SocketAddr),
-    /// Lets so many callers wait for an answer that does not come.
+    /// Has this number of callers wait for an answer that does not come.
     Wait(usize),
 }
 
@@ -79,7 +79,7 @@ async fn stream(addr: SocketAddr) -> Result<u64, Box<dyn Error>> {
 }
 
 async fn wait(callers: usize) -> Result<u64, Box<dyn Error>> {
-    // The kernel takes the connection and what is sent over it; nobody reads that.
+    // The kernel accepts the connection and buffers what is sent over it; it is never read.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let client = connect(listener.local_addr()?).await?;
     let before = Memory::of(process::id())?;

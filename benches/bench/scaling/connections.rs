@@ -1,4 +1,4 @@
-//! By how many connections the server has.
+//! Cost by the number of connections of the server.
 
 use std::{
     error::Error,
@@ -64,7 +64,7 @@ pub(super) fn measure(scale: &Scale) -> Result<[Chart; 2], Box<dyn Error>> {
     ])
 }
 
-/// Clients of a server that nobody else connects to.
+/// Clients that have a server to themselves.
 struct Clients<C> {
     clients: Vec<C>,
     _server: ServerProcess,

@@ -1,4 +1,4 @@
-//! What processes may hold.
+//! Limits of memory, as rows of a table.
 
 use std::fmt;
 

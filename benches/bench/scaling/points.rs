@@ -1,4 +1,4 @@
-//! By how many points are stored, in [`KEYS`] keys.
+//! Cost by the number of points that are stored, in [`KEYS`] keys.
 
 use std::{
     error::Error,
@@ -124,7 +124,7 @@ impl Lines {
     }
 }
 
-/// A server that stores so many points, and a client of it.
+/// A server that stores a number of points, and a client of it.
 struct Filled {
     points: usize,
     server: ServerProcess,
@@ -258,7 +258,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// How long the store takes over so many more seconds.
+    /// Measures how long the store takes for `seconds` more seconds of samples.
     async fn append(&mut self, seconds: usize) -> Result<Duration, StoreError> {
         let mut time = Duration::ZERO;
         for _ in 0..seconds {

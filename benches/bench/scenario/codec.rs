@@ -1,4 +1,4 @@
-//! Bytes and values, without a socket.
+//! The codec alone, without a socket.
 
 use std::{
     error::Error,

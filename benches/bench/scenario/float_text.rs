@@ -1,4 +1,4 @@
-//! Values as text alone: this crate's way against crates that do it, and against std.
+//! Printing and parsing values: this crate against other crates, and against std.
 //!
 //! What a crate gains here is what it could gain in the codec at most.
 
@@ -27,7 +27,7 @@ pub(super) fn comparisons() -> Comparisons {
     ])
 }
 
-/// So many that no branch predictor learns them by heart.
+/// More values than a branch predictor can learn.
 const VALUES: u64 = 10_000;
 
 fn print(name: &str, value: fn(u64) -> f64) -> Comparison {

@@ -1,4 +1,4 @@
-//! Candidates that take turns, so that a machine which slows down slows all of them down.
+//! Interleaves candidates, so that a machine that slows down slows all of them down.
 
 use std::{fmt, time::Duration};
 
@@ -8,7 +8,7 @@ use crate::support::cost::Cost;
 /// How many turns there are, and how long each is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rounds {
-    /// How often each candidate has its turn.
+    /// How often each candidate runs.
     pub(crate) count: usize,
     /// What one turn should take.
     pub(crate) time: Duration,

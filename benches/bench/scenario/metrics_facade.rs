@@ -1,4 +1,4 @@
-//! Counting through the `metrics` facade: what an increment costs.
+//! The cost of a counter's increment through the `metrics` facade.
 
 use std::{
     sync::{

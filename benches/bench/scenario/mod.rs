@@ -1,4 +1,4 @@
-//! Who is measured against whom, at what: defined once, for criterion and for `compare`.
+//! The comparisons and their candidates, for `throughput` and `compare`.
 
 use std::{error::Error, fmt::Debug, io, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -19,7 +19,7 @@ mod put_batch;
 mod record;
 mod server;
 
-/// What there is to win.
+/// All comparisons.
 pub(crate) const ALL: [fn() -> Comparisons; 8] = [
     put::comparisons,
     put_batch::comparisons,
@@ -52,7 +52,7 @@ pub(crate) struct Candidate {
     run: Box<dyn FnMut(u64) -> Cost>,
 }
 
-/// A runtime with so many workers, or one that is its own thread.
+/// Returns a multi-thread runtime with this number of workers, or a current-thread runtime for 0.
 fn runtime(workers: usize) -> io::Result<Rc<Runtime>> {
     let runtime = match workers {
         0 => runtime::Builder::new_current_thread().enable_all().build(),
@@ -127,7 +127,7 @@ impl Candidate {
         Self { min_ratio: Some(min_ratio), ..self }
     }
 
-    /// Does so many iterations, and returns what they cost.
+    /// Runs the iterations, and returns their cost.
     pub(crate) fn run(&mut self, iterations: u64) -> Cost {
         (self.run)(iterations)
     }

@@ -1,4 +1,4 @@
-//! Puts that begin at fixed times, whether or not those before them have ended.
+//! Open loop: puts begin at fixed times, also if earlier ones have not ended.
 //!
 //! Callers that wait for their answers slow down with the client, and hide how long a request waits.
 //! Here a thread begins puts by a schedule, in steps of a millisecond, and latency counts from the

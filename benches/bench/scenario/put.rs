@@ -45,7 +45,7 @@ pub(super) fn comparisons() -> Comparisons {
     Ok(comparisons)
 }
 
-/// So many callers of one connection, on a runtime that is its own thread.
+/// Compares puts of `callers` callers of one connection, on a current-thread runtime.
 pub(crate) fn by(callers: usize, peers: &Peers) -> io::Result<Comparison> {
     let group = Callers { count: callers, runtime: super::runtime(0)? };
     Ok(group.comparison(format!("put by {callers}"), peers, None, None))
@@ -92,8 +92,8 @@ impl Callers {
         Comparison { name, elements: PUTS_BY_CALLER * self.count as u64, candidates }
     }
 
-    /// What the machine leaves to win: all puts in one write, made beforehand, and one wait for all
-    /// answers, with nobody to hand them to.
+    /// The most that the machine can do: all puts in one write, prepared in advance, and one wait for all
+    /// answers, which are not handed to callers.
     fn raw_socket(
         &self,
         name: &'static str,

@@ -1,4 +1,4 @@
-//! A million samples at once, there and back.
+//! `put_all` and `get` of a million samples.
 
 use std::{
     error::Error,

@@ -1,4 +1,4 @@
-//! Recording without waiting: what it costs the caller.
+//! The cost of `Reporter::record` for its caller.
 
 use std::{
     error::Error,
@@ -23,8 +23,8 @@ use crate::{
 /// How often each thread records in one iteration.
 const RECORDS_BY_THREAD: u64 = 1024;
 
-/// So many records, and everything is sent before the clock goes on: no queue comes near its bound, and
-/// nobody leaves work behind for another's turn.
+/// The number of records that are sent before the clock continues: no queue comes near its bound, and
+/// no candidate leaves work behind for the round of another.
 const RECORDS_AT_ONCE: u64 = 256 * 1024;
 
 /// One thread alone, and eight at once, each with a key of its own.
@@ -66,7 +66,7 @@ fn comparison(threads: usize, min_ratio: f64) -> Result<Comparison, Box<dyn Erro
     Ok(Comparison { name, elements: RECORDS_BY_THREAD * threads as u64, candidates })
 }
 
-/// How long `threads` take, each with so many iterations.
+/// Measures how long `threads` threads take for `iterations` iterations each.
 fn timed(
     threads: usize,
     iterations: u64,
@@ -96,7 +96,7 @@ fn record_often(records: u64, record: impl Fn(f64)) {
     }
 }
 
-/// How long all of so many threads take over `work`: from the first one's beginning to the last one's
+/// Measures how long all threads take for `work`: from the first one's beginning to the last one's
 /// end, by their own clocks, for this thread may be kept waiting by them.
 fn together(threads: usize, work: impl Fn(usize) + Sync) -> Duration {
     let (ready, work) = (&Barrier::new(threads), &work);

@@ -1,4 +1,4 @@
-//! The server's side: raw sockets ask, so that no client is what is measured.
+//! The server alone: the requests come from raw sockets.
 
 use std::{
     error::Error,
@@ -26,7 +26,7 @@ use crate::{
 
 /// Taking puts as fast as they come, and answering `get *` from a large store.
 ///
-/// Peers start when they have their first turn: whoever leaves these comparisons out need not wait until
+/// Peers start in their first round: a run without these comparisons need not wait until
 /// ten million points are stored.
 pub(super) fn comparisons() -> Comparisons {
     let mut comparisons = vec![get()?];

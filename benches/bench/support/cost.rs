@@ -1,4 +1,4 @@
-//! What work costs: time on the clock, and processor time of the whole process.
+//! The cost of work: wall time, and CPU time of the process.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What processes hold.
+//! Memory of processes.
 
 use std::{fs, io};
 

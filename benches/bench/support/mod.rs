@@ -1,4 +1,4 @@
-//! What every subcommand uses.
+//! Helpers of the subcommands.
 
 pub(crate) mod cost;
 pub(crate) mod memory;

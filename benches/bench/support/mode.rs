@@ -1,4 +1,4 @@
-//! How much of a bench is run, as its flags say.
+//! Test, quick or full mode, from the flags.
 
 use std::env;
 

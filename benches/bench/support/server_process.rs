@@ -1,4 +1,4 @@
-//! The other end, in a process of its own.
+//! The server of a bench, in a process of its own.
 //!
 //! What serves the clients must not share their process: its threads would count as theirs, and its
 //! allocations would wait for theirs. So the bench program starts itself once more, in a behavior. Where
@@ -39,7 +39,7 @@ pub(crate) enum Behavior {
     RetrieveMany,
     /// Whatever a [`Server`] with a `MemoryStore` does, on a runtime as Tokio makes it by itself.
     Store,
-    /// The same, with a log like that of a program; at its end it tells how many lines there were.
+    /// The same, with a log like that of a program. Prints the number of its lines when it ends.
     Logged,
     /// The same over TLS, with [`CERTIFICATE`].
     LoggedTls,
@@ -111,7 +111,7 @@ impl ServerProcess {
         self.process.id()
     }
 
-    /// Ends it, and returns what it has to say at its end.
+    /// Ends the process, and returns its last output.
     pub(crate) fn end(mut self) -> io::Result<String> {
         drop(self.process.stdin.take());
         let mut last = String::new();

@@ -1,4 +1,4 @@
-//! What is sent and asked for, the same for every candidate.
+//! The samples and requests that every candidate sends.
 
 use std::{error::Error, future::Future, io::Write};
 
@@ -76,7 +76,7 @@ pub(crate) fn answer(value: fn(u64) -> f64) -> Result<Vec<u8>, Box<dyn Error>> {
     Ok(answer.into())
 }
 
-/// So many puts of [`KEY`], as they stand on the wire.
+/// Returns `puts` puts of [`KEY`], as sent over a connection.
 pub(crate) fn put_text(puts: usize) -> Vec<u8> {
     let line = |number| format!("put {KEY} {} {FIRST_SECOND}\n", reading(number));
     (0..puts as u64).map(line).collect::<String>().into()

@@ -1,4 +1,4 @@
-//! A request that comes at the worst moment.
+//! A request that arrives while the driver is going to sleep.
 
 use std::{
     io,

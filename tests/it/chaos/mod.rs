@@ -1,4 +1,4 @@
-//! Servers and networks that let the client down.
+//! Servers and networks that fail.
 
 use std::{env, sync::Arc, time::Duration};
 
@@ -75,7 +75,7 @@ const NETWORKS: (&str, u64) = ("METRICS_TEST_CHAOS_RUNS", 4);
 /// The seed of the first network, instead of a new one each time.
 const SEED: &str = "METRICS_TEST_CHAOS_SEED";
 
-/// Tries some bad networks, all at once.
+/// Runs several bad networks concurrently.
 async fn survive(pipelining: Pipelining) {
     let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let first = number(SEED).unwrap_or_else(|| fastrand::u64(..));
@@ -83,7 +83,7 @@ async fn survive(pipelining: Pipelining) {
     for at in 0..number(NETWORKS.0).unwrap_or(NETWORKS.1) {
         let seed = first.wrapping_add(at);
         networks.spawn(async move {
-            // In a task of its own, so that the seed is told also if it panics.
+            // In a task of its own, so that the seed is printed also if it panics.
             let survived = tokio::spawn(survive_network(pipelining, seed)).await;
             assert!(survived.is_ok(), "{SEED}={seed} {}=1 with {pipelining:?}", NETWORKS.0);
         });
@@ -169,7 +169,7 @@ fn check_order(oracle: &Oracle) {
     }
 }
 
-/// Every request has come to one end, and nobody was told of an acknowledgement that was none.
+/// Every request has one outcome, and no call returned `Ok` without an acknowledgement.
 fn check_stats(client: &MetricsClient, agents: &[Agent]) {
     let stats = client.stats();
     assert_eq!((stats.in_flight, stats.queued), (0, 0));

@@ -1,12 +1,15 @@
-//! A task that puts and gets, and believes nothing that it cannot check.
+//! A task that puts and gets, and checks everything that it gets.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use fastrand::Rng;
 use metrics_client::{Delivery, Error, Metrics, MetricsClient, Sample};
-use tokio::{join, select, time};
+use tokio::time;
 
-use crate::oracle::Oracle;
+use crate::{
+    oracle::Oracle,
+    workload::{self, Call, Checker, put_sample},
+};
 
 /// One task's puts: the `n`th has a value that says whose it is and which, and shares key and
 /// second with the one beside it.
@@ -41,72 +44,31 @@ impl Agent {
         Self { client, id, rng, puts: Vec::new(), gets: 0 }
     }
 
-    /// Makes one call, or a few, which may go wrong in any way but a wrong one.
+    /// Makes one call, or a few, which may fail only with errors that the network explains.
     pub(crate) async fn call(&mut self) {
-        let client = self.client.clone();
-        match self.rng.u8(..12) {
-            0..4 => {
-                let put = self.next();
-                let sample = self.sample(put);
-                let result = self.patiently(put_sample(&client, &sample)).await;
-                self.learn(put, result);
-            }
-            4 => {
-                let (first, second) = (self.next(), self.next());
-                let samples = [self.sample(first), self.sample(second)];
-                let [a, b] = samples.each_ref().map(|sample| put_sample(&client, sample));
-                let (a, b) = in_time(async { join!(biased; a, b) }).await;
-                self.learn(first, Some(a));
-                self.learn(second, Some(b));
-            }
-            5 => {
-                let (first, second) = (self.next(), self.next());
-                let samples = [self.sample(first), self.sample(second)];
-                let [a, b] = samples.each_ref().map(|sample| put_sample(&client, sample));
-                let (at, result) = in_time(async {
-                    select! {
-                        biased;
-                        result = a => (first, result),
-                        result = b => (second, result),
-                    }
-                })
-                .await;
-                self.learn(at, Some(result));
-            }
-            6 => self.put_all().await,
+        let call = match self.rng.u8(..12) {
+            0..4 => Call::Put,
+            4 => Call::TwoPuts,
+            5 => Call::PutRace,
+            6 => Call::PutAll(self.rng.usize(1..30)),
             7..11 => {
                 let at = self.rng.usize(..KEYS);
-                let key = self.key(at);
-                self.gets += 1;
-                let found = self.patiently(client.get(&key)).await;
-                if let Some(metrics) = checked(found) {
-                    assert!(metrics.keys().all(|found| *found == *key), "{metrics:?} for {key}");
-                    self.check(&metrics);
-                    self.check_stored(&key, |timestamp| {
-                        let points = metrics.points(&key);
-                        points.iter().find(|p| p.timestamp == timestamp).map(|p| p.value)
-                    });
-                }
+                Call::Get(Some(self.key(at)))
             }
-            _ => {
-                self.gets += 1;
-                let found = self.patiently(client.get_all()).await;
-                if let Some(metrics) = checked(found) {
-                    self.check(&metrics);
-                }
-            }
-        }
+            _ => Call::Get(None),
+        };
+        let client = self.client.clone();
+        workload::make(call, &client, self).await;
     }
 
-    /// Puts until it works.
+    /// Puts until a put succeeds.
     pub(crate) async fn recover(&mut self) {
         let works = async {
             loop {
-                let put = self.next();
-                let sample = self.sample(put);
+                let (put, sample) = self.begin_put();
                 let result = put_sample(&self.client, &sample).await;
                 let is_ok = result.is_ok();
-                self.learn(put, Some(result));
+                self.end_put(put, Some(result));
                 if is_ok {
                     break;
                 }
@@ -117,7 +79,7 @@ impl Agent {
         time::timeout(HANG, works).await.expect("the client does not work again");
     }
 
-    /// Holds what it knows against what has happened.
+    /// Compares what it knows with what the server stored.
     pub(crate) fn judge(&self, oracle: &Oracle) {
         for (put, known) in self.puts.iter().enumerate() {
             let value = self.value(put);
@@ -141,53 +103,6 @@ impl Agent {
         (self.puts.len() as u64, stored as u64)
     }
 
-    async fn put_all(&mut self) {
-        let first = self.puts.len();
-        let puts = (0..self.rng.usize(1..30)).map(|_| self.next()).collect::<Vec<_>>();
-        let samples = puts.iter().map(|&put| self.sample(put)).collect::<Vec<_>>();
-        let client = self.client.clone();
-        let result = self.patiently(client.put_all(&samples)).await;
-        let stored = match result {
-            Some(Ok(())) => samples.len(),
-            Some(Err(Error::Batch(batch))) => {
-                assert_sound(&batch.error);
-                assert!(batch.acknowledged >= batch.first_failed, "{batch:?}");
-                batch.first_failed
-            }
-            Some(Err(error)) => panic!("{error:?}"),
-            None => 0,
-        };
-        self.puts[first..first + stored].fill(Known::Stored);
-    }
-
-    /// Awaits the call, or leaves before it is over.
-    async fn patiently<T>(&mut self, call: impl Future<Output = T>) -> Option<T> {
-        if self.rng.u8(..5) == 0 {
-            let patience = Duration::from_micros(self.rng.u64(..10_000));
-            return time::timeout(patience, call).await.ok();
-        }
-        Some(in_time(call).await)
-    }
-
-    fn next(&mut self) -> usize {
-        self.puts.push(Known::Nothing);
-        self.puts.len() - 1
-    }
-
-    fn learn(&mut self, put: usize, result: Option<Result<(), Error>>) {
-        self.puts[put] = match result {
-            Some(Ok(())) => Known::Stored,
-            Some(Err(error)) => {
-                assert_sound(&error);
-                match error.delivery() {
-                    Delivery::NotSent => Known::NotSent,
-                    _ => Known::Nothing,
-                }
-            }
-            None => Known::Nothing,
-        };
-    }
-
     fn sample(&self, put: usize) -> Sample {
         let second = put / 2;
         Sample::new(self.key(second % KEYS), self.value(put), second as i64).unwrap()
@@ -201,7 +116,7 @@ impl Agent {
         f64::from(self.id * MANY + put as u32)
     }
 
-    /// Each value stands where its put has put it, whoever's it is.
+    /// Checks that each value has the key and second of its put, also for puts of other agents.
     fn check(&self, metrics: &Metrics) {
         for (key, points) in metrics {
             for point in points {
@@ -217,7 +132,7 @@ impl Agent {
         }
     }
 
-    /// What was acknowledged is there, unless a later put of the same second has replaced it.
+    /// Checks that acknowledged puts are stored, unless a later put of the same second replaced them.
     fn check_stored(&self, key: &str, found: impl Fn(i64) -> Option<f64>) {
         let mut last = BTreeMap::new();
         for (put, _) in self.puts.iter().enumerate().filter(|&(_, &known)| known == Known::Stored) {
@@ -233,16 +148,81 @@ impl Agent {
     }
 }
 
-async fn put_sample(client: &MetricsClient, sample: &Sample) -> Result<(), Error> {
-    client.put_at(&sample.key, sample.point.value, sample.point.timestamp).await
-}
+impl Checker for Agent {
+    type Put = usize;
+    /// The key, unless it is a get of everything.
+    type Get = Option<String>;
 
-async fn in_time<T>(call: impl Future<Output = T>) -> T {
-    time::timeout(HANG, call).await.expect("a call outlived its deadline")
-}
+    fn begin_put(&mut self) -> (usize, Sample) {
+        let put = self.puts.len();
+        self.puts.push(Known::Nothing);
+        (put, self.sample(put))
+    }
 
-fn checked(found: Option<Result<Metrics, Error>>) -> Option<Metrics> {
-    found?.inspect_err(assert_sound).ok()
+    fn end_put(&mut self, put: usize, result: Option<Result<(), Error>>) {
+        self.puts[put] = match result {
+            Some(Ok(())) => Known::Stored,
+            Some(Err(error)) => {
+                assert_sound(&error);
+                match error.delivery() {
+                    Delivery::NotSent => Known::NotSent,
+                    _ => Known::Nothing,
+                }
+            }
+            None => Known::Nothing,
+        };
+    }
+
+    fn end_put_all(&mut self, puts: &[usize], result: Option<Result<(), Error>>) {
+        let stored = match result {
+            Some(Ok(())) => puts.len(),
+            Some(Err(Error::Batch(batch))) => {
+                assert_sound(&batch.error);
+                assert!(batch.acknowledged >= batch.first_failed, "{batch:?}");
+                batch.first_failed
+            }
+            Some(Err(error)) => panic!("put_all fails with {error:?}"),
+            None => 0,
+        };
+        for &put in &puts[..stored] {
+            self.puts[put] = Known::Stored;
+        }
+    }
+
+    fn begin_get(&mut self, key: Option<&str>) -> Option<String> {
+        self.gets += 1;
+        key.map(str::to_owned)
+    }
+
+    fn end_get(&mut self, key: Option<String>, result: Option<Result<Metrics, Error>>) {
+        let Some(metrics) = result.and_then(|result| result.inspect_err(assert_sound).ok()) else {
+            return;
+        };
+        self.check(&metrics);
+        if let Some(key) = key {
+            assert!(metrics.keys().all(|found| *found == *key), "{metrics:?} for {key}");
+            self.check_stored(&key, |timestamp| {
+                let points = metrics.points(&key);
+                points.iter().find(|p| p.timestamp == timestamp).map(|p| p.value)
+            });
+        }
+    }
+
+    async fn in_time<T: Send>(&mut self, call: impl Future<Output = T> + Send) -> T {
+        time::timeout(HANG, call).await.expect("a call outlived its deadline")
+    }
+
+    async fn patiently<T: Send>(
+        &mut self,
+        _: u32,
+        call: impl Future<Output = T> + Send,
+    ) -> Option<T> {
+        if self.rng.u8(..5) == 0 {
+            let patience = Duration::from_micros(self.rng.u64(..10_000));
+            return time::timeout(patience, call).await.ok();
+        }
+        Some(self.in_time(call).await)
+    }
 }
 
 /// The network may fail and the queue be full, but the server is sound, and so is what it was sent.

@@ -1,4 +1,4 @@
-//! Addresses that can never work are refused when the client is made.
+//! Addresses that are invalid are rejected when the client is built.
 
 use std::{io, time::Duration};
 

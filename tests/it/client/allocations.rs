@@ -1,4 +1,4 @@
-//! What a put allocates once everything is warm, and what a stream holds at once.
+//! Allocations of a warm put, and the memory of a stream.
 
 use std::{
     cell::Cell,
@@ -45,7 +45,7 @@ fn warm_service_call_allocates_nothing() {
 }
 
 /// How many allocations a thousand puts take once as many have been made, over
-/// one of so many connections.
+/// one of `connections` connections.
 fn allocated_by(connections: usize, put: impl AsyncFn(&MetricsClient)) -> u64 {
     // The server is on a thread of its own, for allocations are counted by thread.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

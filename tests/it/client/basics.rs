@@ -1,4 +1,4 @@
-//! Each call, as a conversation.
+//! Each kind of call, as a conversation.
 
 use metrics_client::{MetricsClient, Point, Sample, client::Pipelining};
 use tokio::join;

@@ -1,4 +1,4 @@
-//! A dropped future changes nothing for anyone else.
+//! Cancelled calls do not affect other calls.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn cancelled_put_is_not_sent() {
 
     let server = async {
         peer.expect("put a 1.0 1\n").await;
-        // While the first is under way, the second gives up.
+        // The second times out while the first is in flight.
         peer.expect_silence(2 * SECOND).await;
         peer.send("ok\n\n").await;
         peer.answer("put c 3.0 3\n", "ok\n\n").await;

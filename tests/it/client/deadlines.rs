@@ -1,4 +1,4 @@
-//! Deadlines cover everything: the queue, the dial, the sending, the answer.
+//! Timeouts cover the wait queue, the connect, the write and the response.
 
 use std::{error::Error as _, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{join, time::Instant};
 
 use crate::peer::{MockNetwork, with_timeout};
 
-/// What a client that was told nothing waits for an answer.
+/// The default timeout of a request.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The timer's resolution.
@@ -65,7 +65,7 @@ async fn connection_refused_is_the_cause_of_a_timeout() {
     let error = assert_timeout(with_timeout(client.put("a", 1.0)).await, start, Delivery::NotSent);
     let cause = error.source().unwrap();
     assert_eq!(cause.to_string(), "cannot connect to peer");
-    assert_eq!(cause.source().unwrap().to_string(), "nobody listens");
+    assert_eq!(cause.source().unwrap().to_string(), "connection refused");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Every request has one outcome.
+//! Errors: every request has one outcome.
 
 use std::{
     error::Error as _,

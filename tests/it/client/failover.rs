@@ -132,7 +132,7 @@ async fn connect_error_says_why_of_each_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failover_passes_a_server_that_hangs_in_its_share_of_the_time() {
+async fn failover_limits_the_time_of_a_hanging_server() {
     let (servers, connector) = Servers::new();
     servers.set("a", Server::Hangs);
     servers.set("b", Server::Hangs);
@@ -189,7 +189,7 @@ async fn failover_backs_off_after_a_whole_round_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failover_leaves_a_server_that_closes_without_an_answer() {
+async fn failover_after_a_close_without_a_response() {
     let (mut servers, connector) = Servers::new();
     for name in ["a", "b", "c"] {
         servers.set(name, Server::Accepts);
@@ -214,7 +214,7 @@ async fn failover_leaves_a_server_that_closes_without_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failover_leaves_a_server_that_answers_gets_and_closes_at_puts() {
+async fn failover_from_a_server_that_closes_on_puts() {
     let (mut servers, connector) = Servers::new();
     servers.set("a", Server::Accepts);
     servers.set("b", Server::Accepts);

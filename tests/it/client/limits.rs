@@ -1,4 +1,4 @@
-//! Nothing grows without a bound, and nothing is sent that should not be.
+//! Limits: queues and memory are bounded.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn full_queue_fails_calls_with_overflow_fail() {
     let sent = async {
         tokio::select! {
             biased;
-            _ = &mut first => unreachable!("nobody has answered"),
+            _ = &mut first => unreachable!("no response was sent"),
             () = tokio::time::sleep(Duration::from_millis(1)) => {}
         }
     };
@@ -102,7 +102,7 @@ async fn oversized_response_fails_its_call_only() {
         peer.expect("get a\nput b 1.0 1\nput c 1.0 1\n").await;
         peer.send("ok\na 1.0 1\na 1.0 2\n").await;
         tokio::time::sleep(Duration::from_millis(900)).await;
-        peer.send("a 1.0 3\n\nok\n\nerror\nthis is a long story\nof which little is told\n\n")
+        peer.send("a 1.0 3\n\nok\n\nerror\nthis is a long story\nof which little is kept\n\n")
             .await;
         peer.answer("put d 1.0 1\n", "ok\n\n").await;
     };

@@ -1,4 +1,4 @@
-//! What the client tells the log, and that it tells it nothing for each request.
+//! Log events of the client, and that requests are not logged.
 
 use std::{
     io,
@@ -101,7 +101,7 @@ async fn connections_are_logged_and_requests_are_not() {
         &[
             "WARN metrics_client::client::driver: disconnected address=\"peer\" error=the server closed the connection",
             "INFO metrics_client::client::driver: will send again address=\"peer\" requests=1",
-            "WARN metrics_client::client::driver: no connection error=cannot connect to peer: nobody listens",
+            "WARN metrics_client::client::driver: no connection error=cannot connect to peer: connection refused",
             "INFO metrics_client::client::driver: connected address=\"peer\"",
         ],
     );

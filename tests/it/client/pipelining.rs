@@ -1,4 +1,4 @@
-//! Reading, writing, and how many requests are under way at once.
+//! Pipelining: the probe, coalesced writes, and the number of requests in flight.
 
 use std::{
     io,
@@ -26,7 +26,7 @@ async fn reading_never_waits_for_writing() {
     let records = (0..100).map(|i| format!("a 1.0 {i}\n")).collect::<String>();
     let server = async {
         peer.expect("get a\n").await;
-        // The peer does not read on until it has written all of this, and meanwhile the client has
+        // The peer does not read on until it has written all of this, while the client has
         // more to write than fits.
         peer.send(&format!("ok\n{records}\n")).await;
         for i in 0..100 {

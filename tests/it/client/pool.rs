@@ -38,7 +38,7 @@ fn keys(number: usize) -> Vec<String> {
     (0..number).map(|number| format!("key{number:03}")).collect()
 }
 
-/// Samples of `keys` keys, which take turns, for so many seconds.
+/// Returns a sample of each of `keys` keys for each of `seconds` seconds.
 pub(super) fn samples(keys: usize, seconds: i64) -> Vec<Sample> {
     let keys = self::keys(keys);
     let second = |at| keys.iter().map(move |key| Sample::new(key, 0.5, at).unwrap());

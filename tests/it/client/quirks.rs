@@ -1,4 +1,4 @@
-//! The rows of "What a client must cope with" that are a matter of the connection.
+//! Responses that break the protocol or bend it.
 
 use std::time::Duration;
 
@@ -136,7 +136,7 @@ async fn data_in_response_to_a_put_ends_the_connection() {
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let mut peer = network.accept().await;
     let server = async {
-        // The answers come shifted by one: nobody may be handed somebody else's.
+        // The responses are shifted by one: no call may get the response of another.
         peer.expect("put a 1.0 1\nget b\n").await;
         peer.send("ok\nb 2.0 2\n\nok\n\n").await;
         peer.expect_end().await;

@@ -1,4 +1,4 @@
-//! What happens when a connection is lost.
+//! Reconnects, retries and backoff.
 
 use std::time::Duration;
 
@@ -116,7 +116,7 @@ async fn connect_fails_at_once_with_the_cause() {
     network.refuse(1);
     let error = builder.connect().await.unwrap_err();
     assert_eq!(error.to_string(), "cannot connect to peer");
-    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "nobody listens");
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "connection refused");
     assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, true));
 }
 
@@ -160,7 +160,7 @@ async fn backoff_grows_if_the_server_accepts_and_hangs_up() {
         .unwrap();
     let mut last = network.accept_at().await.1;
     let mut longest = Duration::ZERO;
-    // Somebody waits all the time, or there would be no need to dial.
+    // A call waits all the time, or there would be no need to connect.
     let waiting = tokio::spawn({
         let client = client.clone();
         async move { client.put_at("a", 1.0, 1).await }
@@ -205,8 +205,8 @@ async fn state_reports_every_change() {
     put.unwrap();
     assert_eq!(state.get(), ConnectionState::Connected);
     drop(peer);
-    // Nobody wants a connection, until somebody does; and then nobody answers the dial until its
-    // time is over.
+    // No connection is needed until the next call. Then the connect attempt is not answered until its
+    // timeout.
     state.wait_for(|state| state == ConnectionState::Disconnected).await.unwrap();
     network.black_hole();
     let put = tokio::spawn({
@@ -299,7 +299,7 @@ async fn retried_counts_only_resent_requests() {
     let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
     put.unwrap_err();
     assert_eq!((client.stats().retried, client.stats().failed), (0, 1));
-    // And that it failed before it was closed is no failure of closing it.
+    // A failure before the close is not an error of the close.
     client.close().await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! What comes while the runtime stands still: the client must see it before it writes, and before it judges
+//! What arrives while the runtime is blocked. The client must see it before it writes, and before it decides
 //! that something is late.
 //!
 //! Tokio reads no socket before its IO driver has had its turn, so this takes real sockets.

@@ -20,7 +20,7 @@ async fn stream_has_its_own_connection() {
         got.push(samples.next().await.unwrap().unwrap().to_string());
     }
     assert_eq!(got, ["b 2.0 2", "a 1.0 1", "b 2.5 2"]);
-    // Nothing waits for the stream meanwhile.
+    // No other call waits for the stream.
     let (put, ()) = join!(client.put_at("a", 1.0, 1), main.answer("put a 1.0 1\n", "ok\n\n"));
     put.unwrap();
     beside.send("\n").await;
@@ -187,7 +187,7 @@ async fn stream_of_a_key_fails_at_a_record_of_another() {
     network.accept().await.answer("get a\n", "ok\na 1.0 1\nb 1.0 1\na 2.0 2\n\n").await;
     assert_eq!(samples.next().await.unwrap().unwrap().to_string(), "a 1.0 1");
     let Some(Err(Error::Connection { fault, .. })) = samples.next().await else {
-        panic!("a record of another key is no record of this one")
+        panic!("a record of another key must end the stream")
     };
     assert!(matches!(*fault, ConnectionError::DataForAnotherKey));
     assert!(samples.next().await.is_none());

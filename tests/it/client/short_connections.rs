@@ -1,4 +1,4 @@
-//! Servers that close connections as a habit, or because they have too many.
+//! Servers that close each connection after a response, or reject connections.
 
 use std::{
     sync::{

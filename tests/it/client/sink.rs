@@ -108,7 +108,7 @@ async fn put_stream_counts_rejections_over_many_rounds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn put_stream_takes_no_more_than_the_queue_has_room_for() {
+async fn put_stream_applies_backpressure() {
     let (mut network, builder) = MockNetwork::new();
     let client = builder.pipelining(Pipelining::On).connect().await.unwrap();
     let _silent = network.accept().await;

@@ -1,4 +1,4 @@
-//! The state is a value: whatever a caller does with it, the client goes on.
+//! The connection state as a value that cannot block the client.
 
 use std::{sync::mpsc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Zero is the least that a setting can be: never "off", and never "without a limit".
+//! Settings of zero: zero is a minimum, never "off" and never "unlimited".
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What must hold for any bytes whatever.
+//! What must hold for the codec on any bytes.
 //!
 //! The property tests feed these checks with what looks like the protocol, the fuzz targets of
 //! `fuzz/` include this folder and feed them with everything else, and `corpus.rs` replays what the

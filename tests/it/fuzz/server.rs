@@ -74,7 +74,7 @@ async fn session(mut peer: Peer<'_>, limits: Limits) -> (Vec<u8>, Vec<Row>) {
     (peer.answers, stored)
 }
 
-/// The other end of a session, which sends and takes in the pieces that the cuts tell; a piece
+/// The peer of a session. It sends and reads in pieces of the sizes that the cuts give; a piece
 /// without a byte is a moment in which nothing happens.
 struct Peer<'a> {
     pieces: Box<dyn Iterator<Item = &'a [u8]> + Send + 'a>,
@@ -94,9 +94,9 @@ enum End {
     Close,
     /// It sends everything, and then neither sends nor closes.
     Silence,
-    /// It takes so many bytes of answers.
+    /// It reads this number of bytes of answers, and no more.
     TakeNoMoreThan(usize),
-    /// The connection breaks when it has taken so many bytes of answers.
+    /// The connection breaks after this number of bytes of answers.
     FailAfter(usize),
 }
 

@@ -1,4 +1,4 @@
-//! No file descriptor left, at either end.
+//! File descriptors run out, in the client and in the server.
 
 use std::{env, fs::File, net::SocketAddr};
 
@@ -55,7 +55,7 @@ async fn client_out_of_descriptors_recovers() {
         Error::Connect { cause, .. } => assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES)),
         error => panic!("{error:?}"),
     }
-    // Whoever has a connection does not notice.
+    // A client that is connected is not affected.
     connected.put_at("a", 3.0, 3).await.unwrap();
     assert_eq!(connected.stats().reconnects, 0);
 
@@ -118,7 +118,7 @@ async fn server_raises_its_soft_descriptor_limit() {
     assert_eq!(served_of(PEERS, port.address).await.len(), PEERS);
 }
 
-/// Those of so many connections from one address that the server serves.
+/// Opens `peers` connections from one address, and returns those that the server serves.
 async fn served_of(peers: usize, server: SocketAddr) -> Vec<TcpStream> {
     let mut served = Vec::new();
     for _ in 0..peers {

@@ -1,4 +1,4 @@
-//! Peers on loopback that do not do their part.
+//! Peers on loopback that do not read, do not answer, or reset.
 
 use std::{sync::Arc, time::Duration};
 

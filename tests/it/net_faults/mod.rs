@@ -28,7 +28,7 @@ const HANG: Duration = Duration::from_secs(30);
 /// How long a call may take where it is to fail.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// A client that soon gives up on a call, later on its connection, and soon dials again.
+/// A client with short timeouts: a call ends first, then its connection, and a reconnect follows soon.
 fn builder(address: SocketAddr) -> ClientBuilder {
     MetricsClient::builder(address)
         .pipelining(Pipelining::On)

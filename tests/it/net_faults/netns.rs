@@ -1,6 +1,6 @@
 //! A client's host, a router and a server's host, as network namespaces of Linux.
 //!
-//! They have no names: they end with whoever uses them, also when that is killed.
+//! They have no names: they end with the process that uses them, also when it is killed.
 
 use std::{
     env, fs,
@@ -99,7 +99,7 @@ impl Network {
         self.client.run(|| block_on(future))
     }
 
-    /// From now on the client's kernel gives this port to whoever dials.
+    /// Has the client's kernel give this port to every connection from now on.
     pub(super) fn dial_from(&self, port: u16) {
         let range = format!("{port} {port}");
         self.client.run(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).unwrap());
@@ -149,7 +149,7 @@ impl Drop for Serving {
     }
 }
 
-/// A network namespace, for as long as somebody holds it or has a socket in it.
+/// A network namespace, which exists as long as this value or a socket in it.
 struct Namespace(File);
 
 impl Namespace {

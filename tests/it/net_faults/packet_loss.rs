@@ -1,4 +1,4 @@
-//! Packets that vanish: no end, no reset, no word from anybody.
+//! Packets that are lost, without an end or a reset of the connection.
 
 use std::{io, sync::Arc, time::Duration};
 

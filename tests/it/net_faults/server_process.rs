@@ -38,7 +38,7 @@ impl Process {
         Self::start_with(address, |_| {})
     }
 
-    /// A server that may have so many files open, from when it serves.
+    /// A server that may have this number of files open, from the time when it serves.
     pub(super) fn with_files(address: SocketAddr, files: u64) -> Self {
         Self::start_with(address, |command| {
             command.env(FILES, files.to_string());
@@ -60,7 +60,7 @@ impl Process {
         let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
         let is_ready = output.by_ref().map_while(Result::ok).any(|line| line.contains(READY));
         assert!(is_ready, "the server did not start");
-        // Somebody must read what it prints.
+        // Its output must be read, or it blocks.
         std::thread::spawn(move || output.for_each(drop));
         Self { child }
     }
@@ -124,7 +124,7 @@ async fn child_server() {
     serving.await.unwrap();
 }
 
-/// A port that nobody else is given, for a server that comes and goes.
+/// A reserved port, for a server that restarts.
 pub(super) struct Port {
     pub(super) address: SocketAddr,
     /// Bound and not listening: a server may bind it too, and a dial is refused while none does.

@@ -1,4 +1,4 @@
-//! Signals that stop a program that serves: FAULTS S4.
+//! Signals that stop a server program.
 
 use std::{
     env,
@@ -27,7 +27,7 @@ const ROLE: &str = "METRICS_TEST_CHILD_ROLE";
 
 /// A line that says where the process listens, or that it stops.
 const READY: &str = "the server is at ";
-const STOPPING: &str = "it was told to stop";
+const STOPPING: &str = "the program is stopping";
 
 /// Not a test but the program of others, which start it by this name.
 #[tokio::test]

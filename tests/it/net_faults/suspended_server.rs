@@ -1,4 +1,4 @@
-//! A server process that is stopped, goes on, is killed, and comes back.
+//! A server process that is suspended, resumed, killed and restarted.
 
 use std::{io, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Every sample is accounted for, with real threads and a real server.
+//! Every sample is accounted for, with threads and a server over TCP.
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,4 @@
-//! What a record allocates once the key is known.
+//! Allocations of a record of a known key.
 
 use metrics_client::{MetricsClient, Reporter, client::WhenFull};
 use tokio::runtime;

@@ -1,4 +1,4 @@
-//! What is recorded arrives.
+//! Recorded samples arrive.
 
 use std::time::{Duration, SystemTime};
 

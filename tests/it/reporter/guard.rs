@@ -60,7 +60,7 @@ fn guard_delivers_samples_in_flight() {
         let reporter = Reporter::new(MetricsClient::connect(address).await.unwrap());
         let _guard = reporter.flush_on_drop(LIMIT);
         reporter.record_at("a", 1.0, 1);
-        // The sender has its turn, and the answer does not come before the guard is dropped.
+        // The sender runs, and the response does not come before the guard is dropped.
         tokio::task::yield_now().await;
         reporter.record_at("a", 2.0, 2);
         reporter
@@ -180,7 +180,7 @@ fn guard_gives_up_at_its_timeout() {
     assert_eq!((stats.acknowledged, stats.waiting), (0, 1));
 }
 
-/// What it had taken over waits again, and nothing stands in the way.
+/// The samples that the guard took are queued again, and can be sent.
 #[test]
 fn reporter_works_after_a_guard_that_gave_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -192,7 +192,7 @@ fn reporter_works_after_a_guard_that_gave_up() {
         reporter.record_at("a", 1.0, 1);
         drop(guard);
         assert_eq!(accounted(&reporter).waiting, 1);
-        // Now there is somebody who answers.
+        // Now a server answers.
         thread::spawn(move || {
             for peer in listener.incoming() {
                 let mut peer = peer.unwrap();

@@ -1,4 +1,4 @@
-//! The server goes away, and comes back.
+//! Outages of the server.
 
 use std::time::Duration;
 

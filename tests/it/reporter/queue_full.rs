@@ -1,4 +1,4 @@
-//! What becomes of samples when as many wait as may.
+//! What happens to samples when the queue is full.
 
 use metrics_client::{client::WhenFull, reporter::ReporterBuilder};
 use tokio::join;
@@ -48,7 +48,7 @@ async fn last_value_of_a_key_and_second_is_sent() {
         ("b", 2.0, 1),
         ("a", 3.0, 1),
         ("a", 4.0, 2),
-        // As many wait as may, and yet there is room for these.
+        // The queue is full, and yet these are accepted.
         ("b", 5.0, 1),
         ("a", 6.0, 1),
         // The oldest has to go.
@@ -63,7 +63,7 @@ async fn last_value_of_a_key_and_second_is_sent() {
     reporter.flush(LONG).await.unwrap();
 }
 
-/// A value that is on its way is not overtaken by it when it has to go again.
+/// A value in flight that must be retried does not replace a newer one.
 #[tokio::test(start_paused = true)]
 async fn superseded_value_is_not_retried() {
     let (mut network, reporter, mut peer) = reporting(three(WhenFull::Coalesce)).await;

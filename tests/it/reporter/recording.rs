@@ -1,4 +1,4 @@
-//! `try_record`, which tells why a sample was dropped, and `record_all`.
+//! `try_record`, which returns why a sample was dropped, and `record_all`.
 
 use metrics_client::{Sample, client::WhenFull, reporter::DropReason};
 

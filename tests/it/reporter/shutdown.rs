@@ -1,4 +1,4 @@
-//! How a reporter ends.
+//! The end of a reporter.
 
 use metrics_client::Error;
 use tokio::join;
@@ -42,7 +42,7 @@ async fn close_retries_until_its_timeout() {
     let reporter = metrics_client::Reporter::new(builder.connect_lazy().unwrap());
     reporter.record_at("a", 1.0, 1);
     let server = async {
-        // Several attempts fail meanwhile.
+        // Several attempts fail in this time.
         tokio::time::sleep(30 * SECOND).await;
         network.refuse(0);
         network.accept().await.answer("put a 1.0 1\n", "ok\n\n").await;

@@ -1,4 +1,4 @@
-//! What goes wrong between the hosts, and with them, until it is over.
+//! Injects faults of the network and the hosts, and heals them.
 
 use std::{fmt::Display, time::Duration};
 
@@ -157,7 +157,7 @@ impl Weather {
             Fault::Hold => sim.hold(peer, host),
             Fault::Crash => sim.crash(host),
             Fault::PowerLoss => {
-                // The clients do not notice: the last messages of the host are lost.
+                // No peer notices: what the host's end would send is lost.
                 for peer in &self.clients {
                     sim.partition(&**peer, host);
                 }

@@ -1,4 +1,4 @@
-//! What has happened in a simulation, in its order, and whether it may have.
+//! The events of a simulation in order, and the checks of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ pub(super) type Series = BTreeMap<String, BTreeMap<i64, PutId>>;
 
 pub(super) type PutId = usize;
 
-/// Marks the lines of the log that say what must not have happened.
+/// The prefix of log lines about what must not happen.
 pub(super) const VIOLATION: &str = "VIOLATION";
 
 pub(super) type Shared = Arc<Mutex<History>>;
@@ -333,7 +333,7 @@ impl History {
         }
     }
 
-    /// Every put has ended, and what was acknowledged had been carried out by then.
+    /// Every put has ended, and every acknowledged one was stored between its call and its return.
     fn judge_outcomes(&self, violations: &mut Vec<String>) {
         let mut applied = BTreeMap::<PutId, Vec<Moment>>::new();
         for &Applied { put, at, .. } in &self.applied {
@@ -353,8 +353,8 @@ impl History {
     }
 
     /// What stands for a key and second in the end is not older than a put that was acknowledged,
-    /// unless it came late: over a connection that its client had abandoned, or, with a put of another
-    /// client acknowledged in the meantime, from a caller that was told that its outcome is unknown.
+    /// unless it came late: over a connection that its client had abandoned, or, with another
+    /// client's put acknowledged in between, from a caller that got `Delivery::Unknown`.
     fn judge_last(&self, violations: &mut Vec<String>) {
         let last =
             self.applied.iter().map(|applied| (applied.put, applied)).collect::<BTreeMap<_, _>>();
@@ -379,7 +379,7 @@ impl History {
         }
     }
 
-    /// Returns true if it came over a connection that its client had abandoned, at an unknown time.
+    /// Returns whether it came over a connection that its client had abandoned: then its time is unknown.
     fn is_straggler(&self, applied: &Applied) -> bool {
         self.connections[&applied.connection].given_up.is_some_and(|moment| moment < applied.at)
     }

@@ -1,4 +1,4 @@
-//! Clients and servers on a simulated network, where everything that happens follows from a number.
+//! Clients and servers on a simulated network, repeatable from a seed.
 
 use std::{
     env, panic,

@@ -105,7 +105,7 @@ impl World {
 /// The name that leads to one of the servers or another.
 pub(super) const NAME: &str = "metrics.example";
 
-/// How one client dials. It resolves [`NAME`] each time; the names of the servers lead to them always.
+/// Connects for one client. It resolves [`NAME`] each time; the name of a server always leads to it.
 #[derive(Debug)]
 pub(super) struct Dialer {
     pub(super) world: World,
@@ -228,7 +228,7 @@ impl Store for Witness {
 impl Witness {
     fn fail(&self) -> Result<(), StoreError> {
         if fastrand::u32(..100) < self.world.conditions.lock().unwrap().failing {
-            // The caller gets a final error; after a transient one, the client resends.
+            // The caller gets final errors; the client retries transient ones.
             let kinds = [StoreError::new, StoreError::transient];
             return Err(kinds[fastrand::usize(..2)]("disk full"));
         }

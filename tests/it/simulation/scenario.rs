@@ -142,7 +142,7 @@ impl Plan {
         finding_out + self.backoff.1 + rounds + ROUND_TRIPS
     }
 
-    /// Closes the client, by a call or by dropping the last handle.
+    /// Closes explicitly, or by dropping the last handle.
     async fn end(&self, client: MetricsClient, world: &World, id: usize) {
         if fastrand::bool() {
             self.close(&client, world, id).await;
@@ -161,7 +161,7 @@ impl Plan {
     async fn close(&self, client: &MetricsClient, world: &World, id: usize) {
         world.history.lock().unwrap().note(format_args!("client {id} closes"));
         let begun = Instant::now();
-        // Each caller has checked its own error.
+        // Each call that failed has returned its error.
         let _ = client.close().await;
         let (taken, limit) = (begun.elapsed(), self.request_timeout + SHUTDOWN + TOLERANCE);
         let state = client.state();
@@ -171,7 +171,7 @@ impl Plan {
         }
     }
 
-    /// Every request has one outcome, which is the one that its caller got.
+    /// Every request has one outcome, and it is the one that its caller got.
     fn check_stats(&self, client: &MetricsClient, world: &World, tallies: &[Tally]) {
         let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
         let stats = client.stats();

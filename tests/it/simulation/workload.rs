@@ -3,15 +3,13 @@
 use std::{sync::MutexGuard, time::Duration};
 
 use metrics_client::{Error, Metrics, MetricsClient, Sample, client::ClientStats};
-use tokio::{
-    join, select,
-    time::{self, Instant},
-};
+use tokio::time::{self, Instant};
 
 use super::{
-    history::{self, History, Outcome, PutId},
+    history::{self, History, Outcome, PutId, Reading},
     scenario::Plan,
 };
+use crate::workload::{self, Call, Checker, put_sample};
 
 /// One of a client's tasks. Agents share keys and seconds, those of other clients too.
 #[derive(Clone, Debug)]
@@ -32,7 +30,7 @@ pub(super) struct Tally {
     pub(super) rejected: u64,
     /// Certainly accepted, and ended with another error.
     pub(super) failed: u64,
-    /// All others: rejected at once, or dropped by the caller.
+    /// Any other: calls that were rejected at once, and calls that were dropped.
     pub(super) other: u64,
 }
 
@@ -57,41 +55,17 @@ impl Agent {
     }
 
     async fn call(&mut self) {
-        match fastrand::u8(..16) {
-            0..4 => {
-                let (put, sample) = self.next_put();
-                let result = self.patiently(put_sample(&self.client, &sample)).await;
-                self.end_put(put, result);
-            }
-            4 => {
-                let (first, a) = self.next_put();
-                let (second, b) = self.next_put();
-                let both = async {
-                    join!(biased; put_sample(&self.client, &a), put_sample(&self.client, &b))
-                };
-                let (a, b) = self.in_time(both).await;
-                self.end_put(first, Some(a));
-                self.end_put(second, Some(b));
-            }
-            5 => {
-                let (first, a) = self.next_put();
-                let (second, b) = self.next_put();
-                let race = async {
-                    select! {
-                        biased;
-                        result = put_sample(&self.client, &a) => [Some(result), None],
-                        result = put_sample(&self.client, &b) => [None, Some(result)],
-                    }
-                };
-                let [a, b] = self.in_time(race).await;
-                self.end_put(first, a);
-                self.end_put(second, b);
-            }
-            6..9 => self.put_all().await,
-            9..13 => self.get(Some(fastrand::usize(..KEYS))).await,
-            13..15 => self.get(None).await,
-            _ => self.stream().await,
-        }
+        let call = match fastrand::u8(..16) {
+            0..4 => Call::Put,
+            4 => Call::TwoPuts,
+            5 => Call::PutRace,
+            6..9 => Call::PutAll(fastrand::usize(..40)),
+            9..13 => Call::Get(Some(key_name(fastrand::usize(..KEYS)))),
+            13..15 => Call::Get(None),
+            _ => return self.stream().await,
+        };
+        let client = self.client.clone();
+        workload::make(call, &client, self).await;
     }
 
     /// Puts until it works, for so long at most. It does so also if this caller is refused because the
@@ -99,8 +73,11 @@ impl Agent {
     pub(super) async fn recover(&mut self, limit: Duration) {
         let (begun, before) = (Instant::now(), self.client.stats().acknowledged);
         loop {
-            let (put, sample) = self.next_put();
-            let result = self.in_time(put_sample(&self.client, &sample)).await;
+            let (put, sample) = self.begin_put();
+            let result = {
+                let client = self.client.clone();
+                self.in_time(put_sample(&client, &sample)).await
+            };
             let is_busy = matches!(&result, Err(Error::QueueFull { .. }))
                 && self.client.stats().acknowledged > before;
             let works = result.is_ok() || is_busy;
@@ -115,71 +92,6 @@ impl Agent {
         if taken > limit {
             let violation = format!("works again after {taken:?}, not {limit:?}, with {plan:?}");
             self.history().violation(violation);
-        }
-    }
-
-    async fn put_all(&mut self) {
-        let count = fastrand::usize(..40);
-        let (puts, samples): (Vec<_>, Vec<_>) = (0..count).map(|_| self.next_put()).unzip();
-        // Each block has its time, and a block is one sample where one request is in flight at a time.
-        let limit = self.plan.request_timeout * (count as u32 + 1);
-        let result = self.within(limit, self.client.put_all(&samples)).await;
-        let (stored, outcome) = match &result {
-            Some(Ok(())) => (count, Outcome::Acknowledged),
-            Some(Err(Error::Batch(batch))) => {
-                if batch.total != count || batch.acknowledged < batch.first_failed {
-                    self.history().violation(format_args!("{batch:?} of {count} samples"));
-                }
-                for &at in &batch.closed_on {
-                    self.check_closed_on(self.history().seems_to_be_the_cause(puts[at]));
-                }
-                self.check_error(&batch.error, !batch.closed_on.is_empty());
-                (batch.acknowledged, Outcome::from(&Err(batch.error.clone())))
-            }
-            Some(Err(error)) => {
-                self.history().violation(format_args!("put_all fails with {error:?}"));
-                return;
-            }
-            None => (0, Outcome::Unknown),
-        };
-        self.tally.acknowledged += stored as u64;
-        self.tally.other += (count - stored) as u64;
-        let first_failed = match &result {
-            Some(Err(Error::Batch(batch))) => batch.first_failed,
-            _ => stored,
-        };
-        let none_was_sent = result.is_some_and(|result| Outcome::from(&result) == Outcome::NotSent);
-        for (at, put) in puts.into_iter().enumerate() {
-            let outcome = if at < first_failed {
-                Outcome::Acknowledged
-            } else if at == first_failed || none_was_sent {
-                outcome
-            } else {
-                Outcome::Unknown
-            };
-            self.history().end_put(put, outcome);
-        }
-    }
-
-    async fn get(&mut self, key: Option<usize>) {
-        let key = key.map(key_name);
-        self.tally.made += 1;
-        let reading = self.history().begin_get(self.id, key.as_deref());
-        let call = async {
-            match &key {
-                Some(key) => self.client.get(key).await,
-                None => self.client.get_all().await,
-            }
-        };
-        let result = self.patiently(call).await;
-        self.count(result.as_ref());
-        match result {
-            Some(Ok(found)) => self.history().end_get(reading, &found),
-            Some(Err(error)) => {
-                let is_cause = self.history().get_seems_to_be_the_cause(&reading);
-                self.check_error(&error, is_cause);
-            }
-            None => {}
         }
     }
 
@@ -203,22 +115,6 @@ impl Agent {
         self.history().end_get(reading, &found.into_iter().collect::<Metrics>());
     }
 
-    fn next_put(&mut self) -> (PutId, Sample) {
-        self.tally.made += 1;
-        let key = key_name(fastrand::usize(..KEYS));
-        self.history().begin_put(self.id, &key, fastrand::i64(0..SECONDS))
-    }
-
-    /// `None` if the future was dropped.
-    fn end_put(&mut self, put: PutId, result: Option<Result<(), Error>>) {
-        self.count(result.as_ref());
-        if let Some(Err(error)) = &result {
-            let is_cause = self.history().seems_to_be_the_cause(put);
-            self.check_error(error, is_cause);
-        }
-        self.history().end_put(put, result.as_ref().map_or(Outcome::Unknown, Outcome::from));
-    }
-
     fn count<T>(&mut self, result: Option<&Result<T, Error>>) {
         let counter = match result {
             Some(Ok(_)) => &mut self.tally.acknowledged,
@@ -227,19 +123,6 @@ impl Agent {
             _ => &mut self.tally.other,
         };
         *counter += 1;
-    }
-
-    /// Awaits a call to its deadline.
-    async fn in_time<T>(&self, call: impl Future<Output = T>) -> T {
-        let (limit, begun) = (self.plan.request_timeout, Instant::now());
-        let result = call.await;
-        self.check_deadline(begun, limit);
-        result
-    }
-
-    /// Awaits a call to its deadline, or leaves before it is over.
-    async fn patiently<T>(&self, call: impl Future<Output = T>) -> Option<T> {
-        self.within(self.plan.request_timeout, call).await
     }
 
     async fn within<T>(&self, limit: Duration, call: impl Future<Output = T>) -> Option<T> {
@@ -317,6 +200,97 @@ impl Agent {
     }
 }
 
+impl Checker for Agent {
+    type Put = PutId;
+    type Get = Reading;
+
+    fn begin_put(&mut self) -> (PutId, Sample) {
+        self.tally.made += 1;
+        let key = key_name(fastrand::usize(..KEYS));
+        self.history().begin_put(self.id, &key, fastrand::i64(0..SECONDS))
+    }
+
+    fn end_put(&mut self, put: PutId, result: Option<Result<(), Error>>) {
+        self.count(result.as_ref());
+        if let Some(Err(error)) = &result {
+            let is_cause = self.history().seems_to_be_the_cause(put);
+            self.check_error(error, is_cause);
+        }
+        self.history().end_put(put, result.as_ref().map_or(Outcome::Unknown, Outcome::from));
+    }
+
+    fn end_put_all(&mut self, puts: &[PutId], result: Option<Result<(), Error>>) {
+        let count = puts.len();
+        let (stored, outcome) = match &result {
+            Some(Ok(())) => (count, Outcome::Acknowledged),
+            Some(Err(Error::Batch(batch))) => {
+                if batch.total != count || batch.acknowledged < batch.first_failed {
+                    self.history().violation(format_args!("{batch:?} of {count} samples"));
+                }
+                for &at in &batch.closed_on {
+                    self.check_closed_on(self.history().seems_to_be_the_cause(puts[at]));
+                }
+                self.check_error(&batch.error, !batch.closed_on.is_empty());
+                (batch.acknowledged, Outcome::from(&Err(batch.error.clone())))
+            }
+            Some(Err(error)) => {
+                self.history().violation(format_args!("put_all fails with {error:?}"));
+                return;
+            }
+            None => (0, Outcome::Unknown),
+        };
+        self.tally.acknowledged += stored as u64;
+        self.tally.other += (count - stored) as u64;
+        let first_failed = match &result {
+            Some(Err(Error::Batch(batch))) => batch.first_failed,
+            _ => stored,
+        };
+        let none_was_sent = result.is_some_and(|result| Outcome::from(&result) == Outcome::NotSent);
+        for (at, &put) in puts.iter().enumerate() {
+            let outcome = if at < first_failed {
+                Outcome::Acknowledged
+            } else if at == first_failed || none_was_sent {
+                outcome
+            } else {
+                Outcome::Unknown
+            };
+            self.history().end_put(put, outcome);
+        }
+    }
+
+    fn begin_get(&mut self, key: Option<&str>) -> Reading {
+        self.tally.made += 1;
+        self.history().begin_get(self.id, key)
+    }
+
+    fn end_get(&mut self, reading: Reading, result: Option<Result<Metrics, Error>>) {
+        self.count(result.as_ref());
+        match result {
+            Some(Ok(found)) => self.history().end_get(reading, &found),
+            Some(Err(error)) => {
+                let is_cause = self.history().get_seems_to_be_the_cause(&reading);
+                self.check_error(&error, is_cause);
+            }
+            None => {}
+        }
+    }
+
+    async fn in_time<T: Send>(&mut self, call: impl Future<Output = T> + Send) -> T {
+        let (limit, begun) = (self.plan.request_timeout, Instant::now());
+        let result = call.await;
+        self.check_deadline(begun, limit);
+        result
+    }
+
+    async fn patiently<T: Send>(
+        &mut self,
+        requests: u32,
+        call: impl Future<Output = T> + Send,
+    ) -> Option<T> {
+        self.within(self.plan.request_timeout * requests, call).await
+    }
+}
+
 pub(super) fn adds_up(stats: &ClientStats) -> bool {
     let ClientStats {
         accepted, acknowledged, rejected, failed, cancelled, in_flight, queued, ..
@@ -326,8 +300,4 @@ pub(super) fn adds_up(stats: &ClientStats) -> bool {
 
 fn key_name(at: usize) -> String {
     ["palm.cpu", "eardrum.memory", "ключ", "k"][at].to_string()
-}
-
-async fn put_sample(client: &MetricsClient, sample: &Sample) -> Result<(), Error> {
-    client.put_at(&sample.key, sample.point.value, sample.point.timestamp).await
 }

@@ -1,4 +1,4 @@
-//! Which certificates are trusted, and the errors about others.
+//! Which certificates are trusted, and what the errors say of those that are not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ async fn server_name_may_differ_from_the_address() {
     }
 }
 
-/// Returns the error of a client that trusts `authority` about a server with `identity`.
+/// Returns the error of a client that trusts `authority`, for a server that has `identity`.
 async fn refusal(authority: &Authority, identity: &Identity) -> String {
     let server = identity.serve().await;
     let error = client("localhost", &server, authority.connector()).connect().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! How a TLS connection ends, and what each side can tell from that.
+//! The end of a TLS connection: `close_notify`, and truncation.
 
 use std::{
     io,
@@ -124,7 +124,7 @@ async fn scripted(authority: &Authority) -> (Peers, MetricsClient) {
     (peers, builder.reconnect(ReconnectPolicy::never()).connect().await.unwrap())
 }
 
-/// A TLS peer that writes and reads bytes.
+/// A TLS client that writes and reads bytes.
 pub(super) async fn raw_client<Io>(authority: &Authority, io: Io) -> client::TlsStream<Io>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -1,4 +1,4 @@
-//! What goes over a TLS connection, and in which pieces.
+//! Data over TLS, its records, and session resumption.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! Peers that do not speak TLS, or do not get to the end of saying so.
+//! Handshakes that fail, and peers that do not speak TLS.
 
 use std::{
     io,
@@ -96,7 +96,7 @@ async fn silent_peers_count_and_block_nobody() {
     let stats = server.monitor.stats();
     assert_eq!((stats.connections, stats.rejected_connections), (3, 1));
 
-    // A stop does not wait for them, so the grace time is not used up.
+    // A stop does not wait for silent peers until the grace period is over.
     let begin = Instant::now();
     metrics.close().await.unwrap();
     server.stop.send(()).unwrap();

@@ -1,4 +1,4 @@
-//! What rustls holds of a connection: `HELD_BYTES` in `src/server/tls.rs` says how much.
+//! Memory that rustls holds for a connection, against `HELD_BYTES` in `server/src/session/tls.rs`.
 
 use std::{
     future::{Future, poll_fn},
@@ -44,7 +44,7 @@ fn rustls_memory_is_within_the_counted_bytes() {
                 for _ in 0..20 {
                     let _ = std::pin::pin!(client.write_all(&piece)).poll(cx);
                     let _ = Pin::new(&mut client).poll_flush(cx);
-                    // It reads a little, so that it holds records that no caller has read.
+                    // It reads a little, so that it holds records that were not read.
                     let mut piece = [0; 100];
                     let _ = Pin::new(&mut server).poll_read(cx, &mut ReadBuf::new(&mut piece));
                 }

@@ -1,4 +1,4 @@
-//! TLS at both ends, with certificates made for each test.
+//! TLS of client and server, with certificates made for each test.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -63,7 +63,7 @@ impl Authority {
     fn issue_as(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let names: Vec<_> = names.iter().copied().map(String::from).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "a subject");
+        params.distinguished_name.push(DnType::CommonName, "test");
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -123,7 +123,7 @@ fn in_process(config: impl Into<Arc<ServerConfig>>) -> impl Connector<Io = Duple
     })
 }
 
-/// Returns the text of an error with its sources.
+/// Returns the texts of an error and of all its sources.
 fn said(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

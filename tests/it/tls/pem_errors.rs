@@ -1,4 +1,4 @@
-//! What TLS is made from, and what is said of it where it is no good.
+//! Errors of certificates, keys and roots in PEM.
 
 use metrics_client::{
     Error, MetricsClient,

@@ -1,4 +1,4 @@
-//! The callers of a play.
+//! The callers of a script.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ impl Callers {
         self.look().await;
         if let Some(client) = self.handles.last() {
             let stats = client.stats();
-            assert_eq!((stats.in_flight, stats.queued), (0, 0), "nobody waits for anything");
+            assert_eq!((stats.in_flight, stats.queued), (0, 0), "no request is outstanding");
         }
         self.handles.clear();
         let rest = CLOSE_TIMEOUT + SLACK;
@@ -85,7 +85,7 @@ impl Callers {
         assert!(world.is_quiet(), "a connection is left");
     }
 
-    /// Takes the outcome of whoever has one, and sees that the client is in order.
+    /// Takes the outcomes of calls that have ended, and checks the state of the client.
     async fn look(&mut self) {
         let (done, open) = self.tasks.drain(..).partition(JoinHandle::is_finished);
         self.tasks = open;
@@ -210,7 +210,7 @@ async fn read(world: &Shared, mut stream: SampleStream, tag: usize) {
     world.lock().judge_stream(tag, samples, &end);
 }
 
-/// A call that somebody waits for.
+/// A call that a task waits for.
 struct Open<'a>(&'a Shared, usize);
 
 impl Drop for Open<'_> {

@@ -1,4 +1,4 @@
-//! Whether a call ended as it must.
+//! Checks how a call ended.
 
 use std::time::Duration;
 
@@ -39,7 +39,10 @@ impl World {
                 assert_eq!(self.rules.overflow, metrics_client::client::WhenFull::Fail);
             }
             Err(Error::Closed { .. } | Error::RuntimeGone { .. }) => {
-                assert!(self.closing || self.rules.may_give_up(), "{ask:?}: nobody has closed");
+                assert!(
+                    self.closing || self.rules.may_give_up(),
+                    "{ask:?}: the client was not closed"
+                );
             }
             _ => {}
         }
@@ -95,7 +98,7 @@ impl World {
     fn judge_all(&self, outcome: &Outcome) {
         if is_final(outcome) {
             let said = self.answers(Asked::All).any(|(_, response)| says(response, outcome));
-            assert!(said, "nobody says {outcome:?}");
+            assert!(said, "no response says {outcome:?}");
         } else {
             self.is_excused(Ask::GetAll, outcome);
         }

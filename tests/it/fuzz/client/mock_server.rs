@@ -1,4 +1,4 @@
-//! The servers of a play, each at the other end of one connection.
+//! The servers of a script, each on one connection.
 
 use std::{
     future::pending,

@@ -1,7 +1,7 @@
 //! What must hold for a client whatever its servers send, however its connections end, and whatever
 //! its callers do; one of the checks that the fuzz targets run, as `codec.rs` has them.
 //!
-//! An input is a play, in text. Its first line says what the client is told, its second what the
+//! An input is a script, in text. Its first line has the settings of the client, its second what the
 //! callers do, and each further line what becomes of one connection, in the order in which they are
 //! dialled: a word of cuts for both directions, as in the other inputs, a blank, and what the server does.
 //! When the lines are used up, servers are prompt. A letter without a meaning is passed over, and so is what callers would do beyond their 64th.
@@ -12,19 +12,19 @@
 //! 13 aw'ok/'z      pieces of one and three bytes; answer once, wait, say "ok", hang up
 //! ```
 //!
-//! | client | is told | callers | do | server | does |
+//! | client | setting | callers | do | server | does |
 //! |---|---|---|---|---|---|
-//! | `o` `f` | pipelining on, off (else auto) | `p` `P` | put at a second, put now | `a` `e` `m` | answers the next request: as it should, with an error, with what is no record |
+//! | `o` `f` | pipelining on, off (else auto) | `p` `P` | put at a second, put now | `a` `e` `m` | answers the next request: as it should, with an error, with a malformed record |
 //! | digit | that many in flight | `g` `G` | get one key, get all | `*` | is prompt from now on |
 //! | `q` | to fail when the queue is full | `b` `B` | put 3 samples, 40 samples | `'...'` | sends these bytes, `/` standing for a line break |
 //! | `b` | to queue 64 bytes | `s` `S` | stream to the end, open a stream and wait | `w` `W` | waits 30 milliseconds, 2 seconds |
 //! | `r` | not to retry | `h` `H` | begin a put: drop it, move it to another task | `k` `K` | takes no more bytes, takes them again |
-//! | `n` | not to reconnect | `i` | call with what is no key, no number | `x` | has the client's writing fail |
+//! | `n` | not to reconnect | `i` | call with an invalid key, an invalid number | `x` | has the client's writing fail |
 //! | `t` `T` | a request timeout of 100 ms, of nothing | `d` `D` | drop the oldest, the newest call | `z` `!` | closes, resets |
 //! | `s` | a stall timeout of 50 ms | `c` `x` | clone a handle, drop one | `.` | is not ready for a moment |
 //! | `m` | that answers have 24 bytes | `C` | close | `r` `R` `d` | first of all: refuses, is never heard of, accepts late |
 //! | `c` `g` | to connect, to take a stream (else lazy) | `.` | let the others run | | |
-//! | | | digit | wait so many tenths of a second | | |
+//! | | | digit | wait this number of tenths of a second | | |
 //! | | | `X` | end the runtime | | |
 
 use std::{
@@ -48,7 +48,7 @@ mod state;
 mod transcript;
 
 /// Every call has one outcome, by its deadline, and it is the one that its own answer says; what goes
-/// over a connection are whole requests, in their order, as many as may; and the client ends.
+/// over a connection are whole requests, in order, within the window; and the client ends.
 pub(crate) fn client_driver(input: &[u8]) {
     let mut lines = input.split(|&byte| byte == b'\n');
     let rules = Rules::of(lines.next().unwrap_or_default());
@@ -70,7 +70,7 @@ pub(crate) fn client_driver(input: &[u8]) {
     }
 }
 
-/// What the client is told.
+/// The settings of the client.
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     pipelining: Pipelining,
@@ -148,7 +148,7 @@ impl Rules {
 async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
     let dialled = world.clone();
     let (min, max) = (Duration::from_millis(10), Duration::from_millis(100));
-    let builder = MetricsClient::builder("a play")
+    let builder = MetricsClient::builder("a script")
         .connector(connector_fn(move |_| Line::dial(dialled.clone())))
         .connect_timeout(CONNECT_TIMEOUT)
         .request_timeout(rules.request_timeout)
@@ -176,7 +176,7 @@ async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
     }
 }
 
-/// A call that nobody's task drives.
+/// A call that is not driven by a task.
 type Held = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Polls once, as a task would that is never woken.

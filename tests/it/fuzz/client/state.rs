@@ -1,4 +1,4 @@
-//! All that is seen of a client from outside, and what must hold of it.
+//! The observable state of a client, and what must hold for it.
 
 use std::{
     collections::VecDeque,
@@ -21,7 +21,7 @@ use super::{
 /// How long the end of a connection may come behind an error that comes before anything else.
 const GREETING: Duration = Duration::from_millis(50);
 
-/// The world, which the callers and the servers of a play share.
+/// The state that the callers and the servers of a script share.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<World>>);
 
@@ -32,7 +32,7 @@ pub(super) struct World {
     wires: Vec<Wire>,
     /// Every call, in the order of their first polls.
     pub(super) calls: Vec<Call>,
-    /// Whether somebody has begun to close the client.
+    /// Set once a caller has begun to close the client.
     pub(super) closing: bool,
     /// Whether every server has been prompt so far.
     pub(super) all_are_prompt: bool,
@@ -42,7 +42,7 @@ pub(super) struct World {
 
 pub(super) struct Call {
     pub(super) ask: Ask,
-    /// Whether nobody waits for it any more.
+    /// Set once its caller no longer waits.
     over: bool,
 }
 
@@ -178,7 +178,7 @@ impl World {
             Asked::All => return None,
             Asked::Question if is_question => return None,
             Asked::Question => return Some(format!("{text:?} comes late")),
-            Asked::Stream(_) | Asked::Nothing => return Some(format!("nobody asks {text:?}")),
+            Asked::Stream(_) | Asked::Nothing => return Some(format!("no call asks {text:?}")),
         };
         let call = &self.calls[tag];
         if !text.starts_with(&call.ask.text(tag, index)) {
@@ -205,7 +205,7 @@ impl World {
                 other.asked == request.asked && (answer.is_some() || (is_put && !self.rules.retry))
             })
         {
-            "goes again"
+            "is sent again"
         } else {
             return None;
         };
@@ -221,7 +221,7 @@ impl World {
         self.calls.len() - 1
     }
 
-    /// Nobody waits for a call any more.
+    /// Notes that the caller no longer waits for a call.
     pub(super) fn end(&mut self, tag: usize) {
         self.calls[tag].over = true;
     }
@@ -231,7 +231,7 @@ impl World {
         self.exchanges().filter(move |(request, _)| *request == asked).map(|(_, answer)| answer)
     }
 
-    /// Whether a request, or the beginning of it that tells it from others, was seen by anybody.
+    /// Returns whether a server has seen a request, or enough of it to tell it from others.
     pub(super) fn was_seen(&self, text: &str) -> bool {
         let mains = self.wires.iter().filter(|wire| wire.nature() == Nature::Main);
         mains.into_iter().any(|wire| {

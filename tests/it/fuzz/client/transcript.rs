@@ -1,4 +1,4 @@
-//! What is seen of one connection.
+//! The transcript of one connection.
 
 use bytes::BytesMut;
 use metrics_client::codec::{ClientCodec, CodecError, Response};

@@ -1,4 +1,4 @@
-//! Agent and server are processes, and are killed at random.
+//! Agent and server as processes that are killed at random.
 //!
 //! `METRICS_TEST_KILLS=n` makes it that many kills, `METRICS_TEST_KILL_SEED=n` repeats one order of events.
 

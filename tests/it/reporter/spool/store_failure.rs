@@ -1,4 +1,4 @@
-//! A server whose store fails for a while.
+//! A server whose store fails for some time.
 
 use std::sync::{
     Arc,
