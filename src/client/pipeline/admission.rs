@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Pipeline, Refused, Submitted,
-    send_queue::{Entry, Kind},
+    send_queue::{Entry, RequestKind},
 };
 use crate::{client::settings::WhenFull, error::Error, protocol::MAX_REQUEST_LEN};
 
@@ -18,7 +18,6 @@ pub(super) enum Admission {
     /// If there is room; otherwise as the policy has it.
     Policy(WhenFull),
     /// In room that was reserved for it.
-    #[cfg_attr(not(feature = "tower"), expect(dead_code, reason = "a service alone reserves"))]
     Reserved,
 }
 
@@ -28,7 +27,6 @@ pub(super) enum Admission {
 /// A reservation that has been held for the request timeout is taken back when others wait for
 /// room: services that are ready and never called starve no other.
 #[derive(Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "tower"), expect(dead_code, reason = "a service alone reserves"))]
 pub(in crate::client) struct ReservationId(u64);
 
 #[cfg(test)]
@@ -209,7 +207,7 @@ impl Pipeline {
     pub(in crate::client) fn submit_reserved(
         &mut self,
         reservation: &mut Option<ReservationId>,
-        kind: Kind,
+        kind: RequestKind,
         (waker, now): (Waker, Instant),
         encode: impl FnOnce(&mut BytesMut),
         wakers: &mut Vec<Waker>,
