@@ -233,7 +233,7 @@ pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<Io: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for Io {}
 
-/// Stands in for a connector where there is one connection and never another.
+/// Takes the place of a connector for a client that was made from a stream, and never connects.
 #[derive(Debug)]
 pub(super) struct NoReconnect<Io>(PhantomData<fn() -> Io>);
 

@@ -96,7 +96,7 @@ pub(super) struct Loss {
 pub(super) enum Check {
     /// Two gets for keys that do not exist.
     Gets,
-    /// Such a get, and a put that waits behind so many others.
+    /// Such a get, and a put that waits behind `skip` others.
     Put { skip: usize },
 }
 
@@ -176,11 +176,11 @@ impl Search {
             return Some(Check::Gets);
         }
         let skip = (1 << self.skips) - 1;
-        // Without another put nothing can be shown, and nobody else waits.
+        // Without another put nothing can be proved, and no other put waits.
         has_witness().then_some(Check::Put { skip })
     }
 
-    /// A connection has been made, when so many requests were finished.
+    /// Notes that a connection has been made, when this number of requests was finished.
     pub(super) fn connected(&mut self, finished: u64) {
         self.finished_before = finished;
     }

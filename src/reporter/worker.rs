@@ -115,7 +115,7 @@ impl Worker {
     }
 }
 
-/// Wakes those who wait for the task, however it ends: also by a panic, or with its runtime.
+/// Wakes the flushes that wait for the task, however it ends: also by a panic, or with its runtime.
 impl Drop for Worker {
     fn drop(&mut self) {
         self.shared.dispatcher.outbox().worker_ended();
