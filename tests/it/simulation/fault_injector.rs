@@ -4,12 +4,12 @@ use std::{fmt::Display, time::Duration};
 
 use turmoil::{LinkIter, Sim};
 
-use super::network::{Conditions, SERVERS, Sim};
+use super::network::{Conditions, SERVERS, SimNetwork};
 
 /// Faults of one simulation: each kind that it has comes again and again, and passes.
 #[derive(Debug)]
 pub(super) struct FaultInjector {
-    world: Sim,
+    world: SimNetwork,
     clients: Vec<String>,
     kinds: Vec<Fault>,
     /// How long faults last at most.
@@ -85,7 +85,7 @@ pub(super) const LATENCY: Duration = Duration::from_millis(4);
 
 impl FaultInjector {
     /// Some kinds of faults, not all: where everything goes wrong, little comes far.
-    pub(super) fn new(world: Sim, clients: Vec<String>, until: Duration) -> Self {
+    pub(super) fn new(world: SimNetwork, clients: Vec<String>, until: Duration) -> Self {
         let count = fastrand::usize(1..=5);
         let millis = |range| Duration::from_millis(fastrand::u64(range));
         Self {

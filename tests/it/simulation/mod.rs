@@ -14,7 +14,7 @@ use metrics_server::{Limits, Store, store::Snapshot};
 use self::{
     fault_injector::{FaultInjector, LATENCY},
     history::VIOLATION,
-    network::{SERVERS, Sim},
+    network::{SERVERS, SimNetwork},
     scenario::Scenario,
 };
 
@@ -101,7 +101,7 @@ fn simulate(seed: u64) -> Result<Vec<String>, Vec<String>> {
     fastrand::seed(seed);
     let segment = [5, 60, 1400, 100_000][fastrand::usize(..4)];
     let faults = Duration::from_millis(fastrand::u64(1000..5000));
-    let world = Sim::new(segment, faults);
+    let world = SimNetwork::new(segment, faults);
     let mut sim = turmoil::Builder::new();
     sim.rng_seed(seed)
         .tick_duration(TICK)

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    network::{Dialer, NAME, PORT, SERVERS, Sim},
+    network::{Dialer, NAME, PORT, SERVERS, SimNetwork},
     workload::{Agent, TOLERANCE, Tally, adds_up},
 };
 
@@ -69,7 +69,7 @@ impl Scenario {
         }
     }
 
-    fn build(&self, world: Sim, client: usize) -> MetricsClient {
+    fn build(&self, world: SimNetwork, client: usize) -> MetricsClient {
         let names = if self.has_list { &SERVERS[..] } else { &[NAME] };
         let servers = names.iter().map(|name| (*name, PORT)).collect::<Vec<_>>();
         MetricsClient::builder(servers)
@@ -88,7 +88,7 @@ impl Scenario {
     }
 
     /// Lives one client's life.
-    pub(super) async fn live(self, world: Sim, id: usize) -> turmoil::Result {
+    pub(super) async fn live(self, world: SimNetwork, id: usize) -> turmoil::Result {
         let client = self.build(world.clone(), id);
         let agent = |agent| Agent {
             client: client.clone(),
@@ -143,7 +143,7 @@ impl Scenario {
     }
 
     /// Closes explicitly, or by dropping the last handle.
-    async fn end(&self, client: MetricsClient, world: &Sim, id: usize) {
+    async fn end(&self, client: MetricsClient, world: &SimNetwork, id: usize) {
         if fastrand::bool() {
             self.close(&client, world, id).await;
             return;
@@ -158,7 +158,7 @@ impl Scenario {
         }
     }
 
-    async fn close(&self, client: &MetricsClient, world: &Sim, id: usize) {
+    async fn close(&self, client: &MetricsClient, world: &SimNetwork, id: usize) {
         world.history.lock().unwrap().note(format_args!("client {id} closes"));
         let begun = Instant::now();
         // Each call that failed has returned its error.
@@ -172,7 +172,7 @@ impl Scenario {
     }
 
     /// Every request has one outcome, and it is the one that its caller got.
-    fn check_stats(&self, client: &MetricsClient, world: &Sim, tallies: &[Tally]) {
+    fn check_stats(&self, client: &MetricsClient, world: &SimNetwork, tallies: &[Tally]) {
         let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
         let stats = client.stats();
         let other = sum(|tally| tally.other);
