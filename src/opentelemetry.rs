@@ -1,4 +1,4 @@
-//! Where OpenTelemetry's periodic reader exports to: through a [`Reporter`].
+//! [`MetricExporter`]: an exporter for OpenTelemetry's periodic reader, through a [`Reporter`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,39 +28,37 @@ mod tests;
 
 /// Exports the metrics of an OpenTelemetry SDK.
 ///
-/// A gauge and a sum become one series for each set of attributes; a histogram becomes `.count`, `.sum`,
-/// `.min` and `.max` (the latter two where the SDK keeps them) and, for each of its bounds, a `.bucket` with the
-/// label `le`, which holds how many values were not greater, as in Prometheus. An exponential histogram
-/// has no such buckets: its bounds move, so that they make no series.
+/// A gauge or a sum becomes one series per set of attributes. A histogram becomes `.count`, `.sum`, `.min` and
+/// `.max` (the last two if the SDK records them), and for each bound a `.bucket` with the label `le`, which counts
+/// the values that are not greater, as in Prometheus. An exponential histogram has no such buckets: its bounds
+/// move, so they make no series.
 ///
-/// The key is the instrument's name with the attributes as [`Key::with_labels`] writes them:
-/// `http.requests;method=GET`. Resource attributes are left out but for those that one
-/// [asks for](Self::resource_attributes). Of several labels with one name the last of these counts: the
-/// labels of the [prefix](Self::prefix), the resource's, the scope's, the point's, a bucket's `le`.
+/// The key is the instrument's name with the attributes, as [`Key::with_labels`] writes them:
+/// `http.requests;method=GET`. Resource attributes are left out, except for
+/// [selected ones](Self::resource_attributes). Of several labels with one name the last of these counts: labels of
+/// the [prefix](Self::prefix), of the resource, of the scope, of the point, and a bucket's `le`.
 ///
-/// Two instruments have one key if they have one name in two scopes, or in one scope are a gauge and a
-/// counter of one name, or a histogram `x` and a counter `x.count`. Then the later one replaces the other.
-/// The log tells of each such pair once; [`scope_labels`](Self::scope_labels) keeps scopes apart.
+/// Two instruments have the same key if they have one name in two scopes, or are a gauge and a counter of one name,
+/// or a histogram `x` and a counter `x.count`. The later one then replaces the other. Each such pair is logged
+/// once; [`scope_labels`](Self::scope_labels) keeps scopes apart.
 ///
-/// All points of one export are stored in the second in which it happens: a server keeps one value for
-/// each key and second. Exports of one second are merged, and the last of them says what all say: deltas
-/// are added, gauges and cumulative values have their last value. So a reader whose interval is shorter
-/// than a second loses nothing, but sends more than is stored. Where the wall clock is set back, the
-/// seconds that come again replace what was exported in them at first.
+/// All points of an export are stored in the second of the export, because a server stores one value per key and
+/// second. Exports of one second are merged: deltas are added, and gauges and cumulative values have their last
+/// value. So a reader with an interval of less than a second loses nothing, but sends more than is stored. If the
+/// wall clock is set back, the seconds that repeat replace their first exports.
 ///
-/// An infinite sum of a histogram is exported as the greatest finite number; other values that are NaN or
-/// infinite are dropped and counted by the [reporter](crate::reporter::ReporterStats::dropped).
+/// An infinite sum of a histogram is exported as the greatest finite number. Other values that are NaN or infinite
+/// are dropped, and counted by the [reporter](crate::reporter::ReporterStats::dropped).
 ///
-/// `export` hands the values to the reporter and does not wait; that they arrive is the reporter's
-/// business. It fails where the reporter takes none of them, or has to drop some. The exporter's
-/// `force_flush` and `shutdown` block until all is stored, and work also where the reporter's runtime is
-/// held up by them. They fail where the reporter has lost points since the last flush, its own or those of
-/// its other users, with their number; where some lie in the reporter's spool; and with
-/// [`OTelSdkError::Timeout`] where some still wait when the time is over. They log that too, since a
-/// provider's `shutdown` does not pass the error on. A provider's `force_flush`, as of version 0.33 of
-/// the SDK, only exports, so to wait then, [flush](Reporter::flush) the reporter.
+/// `export` records the values with the reporter and does not wait for the server. It fails if the reporter is
+/// closed, or had to drop samples. The exporter's `force_flush` and `shutdown` block until all points are stored,
+/// also if they block the reporter's runtime. They fail if the reporter has lost points since the last flush, its
+/// other users' included, with their number; if points are stored in the reporter's spool; and with
+/// [`OTelSdkError::Timeout`] if points are still queued when the time is over. They log that as well, since a
+/// provider's `shutdown` does not return the error. As of version 0.33 of the SDK, a provider's `force_flush` only
+/// exports; to wait for the server, [flush](Reporter::flush) the reporter.
 ///
-/// Cloning is cheap, and clones are one exporter: keep one to read its [`stats`](Self::stats).
+/// Cloning is cheap, and clones share their state: keep one to read its [`stats`](Self::stats).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -98,46 +96,46 @@ pub struct MetricExporter {
     shared: Arc<ExporterState>,
 }
 
-/// What clones have in common.
+/// The state that clones share.
 #[derive(Default)]
 struct ExporterState {
-    said: Mutex<SecondTotals>,
-    /// What the reporter had lost when it was flushed last.
+    in_second: Mutex<SecondTotals>,
+    /// What the reporter had lost at the last flush.
     lost: Mutex<Lost>,
     is_shut_down: AtomicBool,
     exported: AtomicU64,
     invalid_names: AtomicU64,
-    /// Pairs of instruments with a key in common that have been logged.
+    /// Pairs of instruments with the same key that have been logged.
     pairs: Mutex<HashSet<(InstrumentId, InstrumentId)>>,
     invalid_names_log: LogLimiter,
     pairs_log: LogLimiter,
 }
 
-/// What the exports of the last export's second said.
+/// The values in all exports of the last export's second.
 #[derive(Default)]
 struct SecondTotals {
     seconds: UniqueSeconds,
-    /// Of series that are not their last value.
+    /// Of series whose exports are merged by other rules than taking the last value.
     values: HashMap<Key, f64>,
 }
 
-/// What an exporter has done so far.
+/// Counters of an exporter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MetricExporterStats {
-    /// Points that were handed to the reporter.
+    /// Points that were recorded with the reporter.
     pub exported: u64,
-    /// Points that were left out because their names and attributes make no key; the log has shown the
-    /// first ones.
+    /// Points that were left out because their name and attributes make no valid key. The first ones are
+    /// logged.
     pub invalid_names: u64,
 }
 
-/// How many pairs of instruments are remembered, and logged. A program has a handful at most, unless
-/// its instruments' names are made of data.
+/// The most pairs of instruments that are remembered and logged. A program has a handful, unless it makes names of
+/// instruments from data.
 const MAX_PAIRS: usize = 1000;
 
 impl MetricExporter {
-    /// Makes an exporter that exports through `reporter`, with everything at its default.
+    /// Returns an exporter with default settings that exports through `reporter`.
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
         let lost = Lost::of(&reporter.stats());
@@ -151,14 +149,14 @@ impl MetricExporter {
         }
     }
 
-    /// Sets what all keys begin with, before a dot. Default: nothing.
+    /// Sets a prefix of all keys, followed by a dot. Default: none.
     ///
     /// Labels of the prefix are labels of all series: with `shop;env=prod` the counter `hits` is exported
     /// as `shop.hits;env=prod`.
     ///
     /// # Errors
     ///
-    /// If a key cannot begin with it.
+    /// If it is not valid as the beginning of a key.
     pub fn prefix(mut self, prefix: impl IntoKey) -> Result<Self, InvalidKey> {
         let prefix = prefix.into_key()?;
         let (name, labels) = prefix.labels().into_parts();
@@ -167,9 +165,8 @@ impl MetricExporter {
         Ok(self)
     }
 
-    /// Sets whether sums and histograms are exported as what there was since they began, or since the
-    /// last export. Default: [`Temporality::Cumulative`], with which an export that is lost leaves a gap
-    /// and no error.
+    /// Sets whether sums and histograms are exported since their start, or since the last export. Default:
+    /// [`Temporality::Cumulative`], with which a lost export leaves a gap but no error.
     #[must_use]
     pub fn temporality(self, temporality: Temporality) -> Self {
         Self { temporality, ..self }
@@ -189,20 +186,20 @@ impl MetricExporter {
     /// Sets whether the name of an instrument's scope, and its version if it has one, become labels of
     /// its series: `otel.scope.name` and `otel.scope.version`. Default: no.
     ///
-    /// This keeps instruments of one name apart that are in two scopes.
+    /// This keeps instruments of one name in two scopes apart.
     #[must_use]
     pub fn scope_labels(mut self, is_on: bool) -> Self {
         self.naming.is_scope_label = is_on;
         self
     }
 
-    /// Sets how long `force_flush` may take. Default: 5 seconds, as the SDK has it for a shutdown.
+    /// Sets how long `force_flush` may take. Default: 5 seconds, the SDK's default for a shutdown.
     #[must_use]
     pub fn flush_timeout(self, limit: Duration) -> Self {
         Self { flush_timeout: limit, ..self }
     }
 
-    /// Returns what the exporter and its clones have done so far.
+    /// Returns the counters of the exporter and its clones.
     #[must_use]
     pub fn stats(&self) -> MetricExporterStats {
         MetricExporterStats {
@@ -228,8 +225,7 @@ impl MetricExporter {
             return Err(OTelSdkError::Timeout(limit));
         }
         Err(OTelSdkError::InternalFailure(format!(
-            "{} points were lost: {dropped} were dropped, {rejected} were rejected; {waiting} still \
-             wait, {spooled} are in the spool",
+            "{} points lost: {dropped} dropped, {rejected} rejected; {waiting} queued, {spooled} spooled",
             dropped + rejected
         )))
     }
@@ -241,19 +237,19 @@ impl MetricExporter {
         }
     }
 
-    /// Logs what is wrong with the instruments. No lock is held.
+    /// Logs invalid and conflicting instruments. No lock is held.
     fn complain(&self, invalid_names: Vec<InvalidName>, pairs: Vec<InstrumentConflict>) {
         let ExporterState { invalid_names_log, pairs_log, pairs: known, .. } = &*self.shared;
-        for InvalidName { metric, fault } in invalid_names {
+        for InvalidName { metric, error } in invalid_names {
             if invalid_names_log.should_log() {
                 let suppressed = invalid_names_log.take_suppressed();
-                tracing::warn!(?metric, error = %fault, suppressed, "a series cannot be exported");
+                tracing::warn!(?metric, %error, suppressed, "invalid key; series is not exported");
             }
         }
         for InstrumentConflict { key, first, second } in pairs {
             let is_due = {
                 let mut known = locked(known);
-                // One that the rate limit keeps back is logged with a later export.
+                // A pair that the rate limit holds back is logged with a later export.
                 let pair = (first.clone(), second.clone());
                 known.len() < MAX_PAIRS
                     && !known.contains(&pair)
@@ -263,7 +259,7 @@ impl MetricExporter {
             if is_due {
                 tracing::warn!(
                     ?key, %first, %second,
-                    "two instruments have one key: the second replaces the first"
+                    "two instruments have the same key; the second replaces the first"
                 );
             }
         }
@@ -276,15 +272,15 @@ impl PushMetricExporter for MetricExporter {
         let Points { values, pairs, invalid_names } = Points::of(metrics, &self.naming);
         let points = values.len() as u64;
         let aftermath = {
-            // Held until the samples are in the queue, so that an older export replaces no newer one.
-            let mut said = locked(&self.shared.said);
+            // Held until the samples are queued, so that an older export does not replace a newer one.
+            let mut in_second = locked(&self.shared.in_second);
             let now = whole_seconds(self.clock.now());
-            let Stamp { second, is_shared } = said.seconds.stamp(now, now);
+            let Stamp { second, is_shared } = in_second.seconds.stamp(now, now);
             if !is_shared {
-                said.values.clear();
+                in_second.values.clear();
             }
             let sample = |(key, it): (Key, points::Value)| {
-                let value = said.merged(&key, it.value, it.merge);
+                let value = in_second.merged(&key, it.value, it.merge);
                 Sample { key, point: Point { timestamp: second, value } }
             };
             let samples: Vec<_> = values.into_iter().map(sample).collect();
@@ -297,10 +293,10 @@ impl PushMetricExporter for MetricExporter {
         match (refused.closed, refused.queue_full) {
             (0, 0) => Ok(()),
             (0, full) => Err(OTelSdkError::InternalFailure(format!(
-                "the reporter's queue is full: {full} samples were dropped"
+                "reporter's queue is full: {full} samples dropped"
             ))),
             (closed, _) => Err(OTelSdkError::InternalFailure(format!(
-                "the reporter is closed: {closed} of {points} points were dropped"
+                "reporter is closed: {closed} of {points} points dropped"
             ))),
         }
     }
@@ -314,7 +310,7 @@ impl PushMetricExporter for MetricExporter {
         if self.shared.is_shut_down.swap(true, Ordering::AcqRel) {
             return Err(OTelSdkError::AlreadyShutdown);
         }
-        // The reporter stays open: it may have other users.
+        // The reporter stays open, because it may have other users.
         self.flush(timeout)
     }
 
@@ -324,9 +320,9 @@ impl PushMetricExporter for MetricExporter {
 }
 
 impl SecondTotals {
-    /// Returns what a series says in this second, with a later export.
+    /// Merges a later export of a series in this second, and returns the value to record.
     fn merged(&mut self, key: &Key, value: f64, merge: MergeRule) -> f64 {
-        // What is not finite is dropped, and merges with nothing.
+        // A value that is not finite is dropped later, and merged with nothing.
         if merge == MergeRule::Last || !value.is_finite() {
             return value;
         }
@@ -339,7 +335,7 @@ impl SecondTotals {
     }
 }
 
-/// Samples that a reporter has taken and lost, those of its other users among them.
+/// Samples that a reporter has accepted and lost, those of its other users included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lost {
     dropped: u64,
@@ -348,8 +344,8 @@ struct Lost {
 
 impl Lost {
     fn of(stats: &ReporterStats) -> Self {
-        let never_samples = stats.dropped.invalid_key + stats.dropped.not_finite;
-        Self { dropped: stats.dropped.total() - never_samples, rejected: stats.rejected }
+        let never_accepted = stats.dropped.invalid_key + stats.dropped.not_finite;
+        Self { dropped: stats.dropped.total() - never_accepted, rejected: stats.rejected }
     }
 
     fn since(self, earlier: Self) -> Self {
@@ -377,6 +373,6 @@ impl fmt::Debug for MetricExporter {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No panic can leave one half changed: each update is one insertion.
+    // Also after a panic: each update is one insertion.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,24 +18,24 @@ use crate::{
 
 /// A [`MetricsClient`] as a [`Service`]; made by [`MetricsClient::service`].
 ///
-/// It takes a [`Request`] and answers with [`Metrics`], which are empty for a put.
+/// It takes a [`Request`] and returns [`Metrics`], which are empty for a put.
 ///
-/// It is ready when a place in the client's queue is kept for it: 1,075 bytes, the most that a request
-/// takes, of [`max_buffered_bytes`](crate::ClientBuilder::max_buffered_bytes). Until then it waits in
-/// one line with the callers of the client; those who came first go first, except that who holds a
-/// place without using it keeps no caller of the client waiting while nothing else waits to be sent. Once it
-/// is ready, the next call is accepted, whatever [`when_full`](crate::ClientBuilder::when_full) says, and goes
-/// to the queue, behind the callers who are in line by then. So `load_shed` sheds exactly those for whom the
-/// queue has no room.
+/// It is ready when it has a reservation in the client's queue: 1,075 bytes, the size of the longest request, of
+/// [`max_buffered_bytes`](crate::ClientBuilder::max_buffered_bytes). Until then it waits in one line with the callers of
+/// the client, in the order in which they came, except that an unused reservation keeps no caller waiting while nothing
+/// is queued. Once the service is ready, its next call is accepted, whatever
+/// [`when_full`](crate::ClientBuilder::when_full) is, and queued behind the callers that are in line by then. So
+/// `load_shed` sheds calls exactly when the queue is full.
 ///
-/// A place that has been held for the [`request_timeout`](crate::ClientBuilder::request_timeout) is taken back
-/// when others wait for room, so services that are ready and never called do not starve the rest. The service gets another one when it is asked again whether it is ready. A call that does not ask
-/// again is still accepted, whatever `when_full` says, and waits in line.
+/// A reservation that has been held for the [`request_timeout`](crate::ClientBuilder::request_timeout) is taken back
+/// when others wait for room, so services that are ready and never called do not starve the rest. The service gets
+/// another one with the next `poll_ready`. A call without that is still accepted, whatever `when_full` is, and waits in
+/// line.
 ///
-/// The place is this service's own, which is why the client itself is no service: a clone has none, and who
-/// drops a service, or a future that has not been polled, gives back what it held. With
-/// [several connections](crate::ClientBuilder::max_connections) it has to have a place for each, for any of them
-/// may be the one of the key, until it is called.
+/// The reservation belongs to this service, which is why the client itself is not a service: a clone has none, and a
+/// service, or an unpolled future, that is dropped releases it. With
+/// [several connections](crate::ClientBuilder::max_connections) a service reserves room on each of them until it is
+/// called, for the key is not known before.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower::BoxError> {
@@ -79,7 +79,7 @@ impl MetricsService {
         &self.client
     }
 
-    /// Returns the client, and gives up what the service had reserved in its queue.
+    /// Returns the client, and releases the reservation.
     #[must_use]
     pub fn into_inner(self) -> MetricsClient {
         self.client
@@ -97,13 +97,13 @@ impl Service<Request> for MetricsService {
     type Error = Error;
     type Future = ResponseFuture;
 
-    /// Ready when a place in the queue is kept for the next call.
+    /// Ready when room in the queue is reserved for the next call.
     ///
-    /// Waits as long as requests and other services fill the queue. Each request leaves it by its deadline,
-    /// and each service that is not called loses its place after the
-    /// [`request_timeout`](crate::ClientBuilder::request_timeout), so the line always moves. There is no error
-    /// when this takes long: tower's layers would take that for the end of the service. For a limit, use
-    /// tower's `timeout` or `load_shed`.
+    /// Waits while requests and other services fill the queue. Each request leaves it by its deadline,
+    /// and each service that is not called loses its reservation after the
+    /// [`request_timeout`](crate::ClientBuilder::request_timeout), so the line always moves. A long wait is not an
+    /// error: tower's layers would take that for the end of the service. For a limit, use tower's `timeout` or
+    /// `load_shed`.
     ///
     /// # Errors
     ///
@@ -112,16 +112,16 @@ impl Service<Request> for MetricsService {
         self.reservations.poll(&self.client, cx)
     }
 
-    /// Calls for a request, which is sent once the future is polled. Its deadline counts from then.
+    /// Returns the future of a request, which is sent, and whose deadline begins, when it is first polled.
     ///
-    /// Without having been ready it does not panic: the request then waits for room, or fails, as
+    /// Does not panic if the service is not ready: the request then waits for room, or fails, as
     /// [`MetricsClient`]'s own calls do.
     fn call(&mut self, request: Request) -> ResponseFuture {
-        ResponseFuture { calling: self.reservations.call(&self.client, request) }
+        ResponseFuture { response: self.reservations.call(&self.client, request) }
     }
 }
 
-/// A clone holds no place in the queue.
+/// A clone has no reservation.
 impl Clone for MetricsService {
     fn clone(&self) -> Self {
         self.client.service()
@@ -134,26 +134,26 @@ impl fmt::Debug for MetricsService {
     }
 }
 
-/// The wait for the answer to one [call](MetricsService) of a service.
+/// The future of one [call](MetricsService) of a service.
 ///
 /// # Errors
 ///
-/// As [`MetricsClient::put_at`] and [`MetricsClient::get`] have it.
+/// See [`MetricsClient::put_at`] and [`MetricsClient::get`].
 ///
 /// # Cancel safety
 ///
-/// Dropped before its request was sent, it withdraws it; later, it leaves open whether a value is
-/// stored. No other call is touched.
+/// Dropping the future cancels the request if it has not been sent. If it has, a value may be stored or not. Other
+/// calls are not affected.
 #[must_use = "nothing is sent before it is polled"]
 pub struct ResponseFuture {
-    calling: CallFuture,
+    response: CallFuture,
 }
 
 impl Future for ResponseFuture {
     type Output = Result<Metrics, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.calling).poll(cx)
+        Pin::new(&mut self.response).poll(cx)
     }
 }
 

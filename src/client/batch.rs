@@ -311,7 +311,7 @@ impl Batch<'_> {
         drained
     }
 
-    /// Returns the progress, and begins anew with the same window. Everything that was accepted must have an
+    /// Returns the progress, and starts to count again with the same window. Everything that was accepted must have an
     /// outcome.
     pub(super) fn restart(&mut self, now: Instant) -> Progress {
         self.window.restart(now);

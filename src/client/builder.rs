@@ -1,4 +1,4 @@
-//! `ClientBuilder`: the settings of a client, and their defaults.
+//! The builder of a client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ mod options;
 
 impl MetricsClient {
     /// Connects to the server at `address`, as `host:port`, with everything at its default. The
-    /// name is resolved anew at each dial.
+    /// name is resolved again for each connection.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl MetricsClient {
 ///
 /// # Limits, and zero
 ///
-/// One rule holds for every setting of this crate, of this builder and of [`TcpConnector`], [`ReconnectPolicy`], the
+/// One rule holds for every setting of this crate, of this builder and of [`TcpConnector`](crate::client::TcpConnector), [`ReconnectPolicy`], the
 /// reporter, the recorder, the spool and the server: it has a range, which its documentation states, and a value
 /// outside of the range is taken for the nearest one inside. Zero is a number like any other: it is
 /// the least that there is, or it is raised to the least. It never means "off" or "without a limit".
@@ -111,19 +111,17 @@ impl ClientBuilder {
 }
 
 impl<C: Connector> ClientBuilder<C> {
-    /// How many connections share the requests, from 1 to 256. Default: 1, which is right for a server that
-    /// can [pipeline](Pipelining). One that takes one request at a time serves as many at once as it
-    /// has connections.
+    /// Sets how many connections share the requests, from 1 to 256. Default: 1, which is right for a server that
+    /// can [pipeline](Pipelining). A server that takes one request at a time serves as many concurrently as it has
+    /// connections.
     ///
-    /// All that concerns one key goes over one connection, which is drawn by lot for each client: puts of
-    /// a key are stored in their order, and a `get` of it brings what was put before. They wait for
-    /// that connection also while it is down and another is not. `get *` goes where the fewest
-    /// requests are.
+    /// All requests for one key use the same connection, which is chosen by a hash that differs in each client: puts
+    /// of a key are stored in their order, and a `get` of it returns what was put before. They wait for that
+    /// connection also while it is down and another is not. `get *` uses the connection with the fewest requests.
     ///
-    /// Each connection is made when there is something for it, has its own
-    /// [requests in flight](Self::max_in_flight) and [bytes that wait](Self::max_buffered_bytes), backs
-    /// off by itself, and finds out by itself whether its server can pipeline. With
-    /// [`ReconnectPolicy::never`], the loss of one closes the client.
+    /// Each connection is made with its first request, has its own [requests in flight](Self::max_in_flight) and
+    /// [queue](Self::max_buffered_bytes), backs off on its own, and finds out on its own if its server can pipeline.
+    /// With [`ReconnectPolicy::never`], the loss of one closes the client.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.config.connections = connections.clamp(1, MAX_CONNECTIONS);
         self
@@ -143,21 +141,25 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
-    /// How long a call may take, from the moment it is first polled to its answer: waiting for
-    /// room, for a connection and for the server included. From 1 millisecond. Default: 5 seconds.
+    /// Sets how long a call may take, from its first poll to its response; waiting for room in the queue, for a
+    /// connection and for the server is included. From 1 millisecond. Default: 5 seconds.
     ///
-    /// For [`put_all`](MetricsClient::put_all) it holds for each block of samples, for
-    /// [`stream`](MetricsClient::stream) for each wait.
+    /// For [`put_all`](MetricsClient::put_all) and [`put_stream`](MetricsClient::put_stream) it holds for each block
+    /// of samples, for [`stream`](MetricsClient::stream) for each wait.
+    ///
+    /// All calls of a client have the same timeout, so deadlines pass in the order of the requests, and each
+    /// connection has one timer. For a call with a shorter limit wrap it in [`tokio::time::timeout`]; for calls with a
+    /// longer one build a second client.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.config.settings.request_timeout = timeout.clamp(SHORTEST, MAX_DURATION);
         self
     }
 
-    /// How late the oldest answer may be before the connection is taken for dead and made anew. An
-    /// answer counts when it has come as a whole: leave time for the largest. From 200 milliseconds,
-    /// which is how long Linux takes to send a lost packet again; default: twice the request timeout.
+    /// Sets how late the oldest response may be before the connection counts as dead and is replaced. A
+    /// response counts when all of it has come: leave time for the largest. From 200 milliseconds,
+    /// after which Linux sends a lost packet again. Default, also for `None`: twice the request timeout.
     ///
-    /// A server that takes longer for an answer is sent the same request again and again, over one connection
+    /// A server that takes longer for a response is sent the same request again, over one connection
     /// after the other, until the deadline of the call.
     pub fn stall_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         let timeout = timeout.into().map(|timeout| timeout.clamp(MIN_STALL_TIMEOUT, MAX_DURATION));
@@ -165,38 +167,38 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
-    /// Whether a request may be sent before the one before it has been answered. Default:
+    /// Sets if a request may be sent before the response to the one before it has come. Default:
     /// [`Pipelining::Auto`].
     pub fn pipelining(mut self, pipelining: Pipelining) -> Self {
         self.config.pipelining = pipelining;
         self
     }
 
-    /// How many requests may be sent over a connection and not answered, from 1 to 1,048,576; where the server cannot pipeline
-    /// it is 1 whatever this says. Default: 4,096, which keeps a connection busy at a million puts a
-    /// second and a round trip of 4 milliseconds.
+    /// Sets how many requests may be in flight on one connection, from 1 to 1,048,576; if the server cannot
+    /// pipeline it is 1 in any case. Default: 4,096, which keeps a connection busy at a million puts a second and a
+    /// round trip of 4 milliseconds.
     pub fn max_in_flight(mut self, requests: usize) -> Self {
         self.config.max_in_flight = requests.clamp(1, MAX_IN_FLIGHT);
         self
     }
 
-    /// How many bytes of requests may wait to be sent over a connection. One request may always wait, however long it
-    /// is, also where this is 0. Default: 1 MiB, some 30,000 puts.
+    /// Sets how many bytes of requests may wait to be sent over one connection. One request may always wait, however
+    /// long it is, also if this is 0. Default: 1 MiB, some 30,000 puts.
     ///
-    /// Callers who [wait](WhenFull::Wait) beyond that take some 400 bytes each. The client gives back what
-    /// a burst of calls took, ten to twenty seconds after it.
+    /// Callers that [wait](WhenFull::Wait) beyond that take some 400 bytes each. The client gives back the memory of
+    /// a burst of calls ten to twenty seconds after it.
     pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
         self.config.settings.max_buffered_bytes = bytes;
         self
     }
 
-    /// What becomes of a request when the queue is full. Default: [`WhenFull::Wait`].
+    /// Sets what happens to a request when the queue is full. Default: [`WhenFull::Wait`].
     pub fn when_full(mut self, policy: WhenFull) -> Self {
         self.config.settings.when_full = policy;
         self
     }
 
-    /// What the client does when its connection is gone. Default: it dials again without end,
+    /// Sets what the client does when its connection is lost. Default: it reconnects for as long as it takes,
     /// backing off from 50 milliseconds to 10 seconds.
     pub fn reconnect(mut self, policy: ReconnectPolicy) -> Self {
         self.config.reconnect = policy;
@@ -218,34 +220,34 @@ impl<C: Connector> ClientBuilder<C> {
     /// Sets how long a connection stays open without a request, from 1 millisecond. The next request makes another
     /// one. Default: `None`, no limit.
     ///
-    /// For many clients that seldom have something to say, and for networks that forget idle connections. A client
+    /// For many clients that are mostly idle, and for networks that forget idle connections. A client
     /// that does not [reconnect](Self::reconnect) keeps its connection.
     pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.config.idle_timeout = limit.into().map(|it| it.clamp(SHORTEST, MAX_DURATION));
         self
     }
 
-    /// Whether puts that were sent and not acknowledged when a connection was lost go again on the
-    /// next one. Default: yes.
+    /// Sets if a put that was sent and not acknowledged when its connection was lost is sent again over the next
+    /// connection. Default: true.
     ///
-    /// A put may also be sent ahead and again in its turn, to find out which request ends
+    /// A put may also be sent before its turn and again in it, to find out which request ends
     /// connections ([`ConnectionError::ClosedOnRequest`](crate::error::ConnectionError::ClosedOnRequest)).
-    /// Without retries the client does not search for a put that does.
+    /// With `false` the client does not search for such a put.
     ///
-    /// A server that follows the protocol keeps one value for a key and a second, so what is stored
-    /// twice counts once. Turn it off for a server that keeps both rows, if the rows matter to
-    /// somebody else than this client, which merges them: such puts then fail, with
+    /// A server that follows the protocol keeps one value for a key and a second, so a put that is stored
+    /// twice counts once. Use `false` for a server that keeps both rows, if its rows matter to others than this
+    /// client, which merges them: such puts then fail, with
     /// [`Delivery::Unknown`](crate::Delivery::Unknown).
     pub fn resend_unacknowledged(mut self, resend: bool) -> Self {
         self.config.settings.resend_unacknowledged = resend;
         self
     }
 
-    /// Sets the most that one answer may have, in bytes, from 4, the length of an acknowledgement.
+    /// Sets the size limit of one response, in bytes, from 4, the length of an acknowledgement.
     /// Default: 64 MiB, some two million records.
     ///
-    /// In memory an answer takes at most twelve times as much (768 MiB by default), or 1 MiB if that
-    /// is more. An answer that is larger, in bytes or in memory, fails its call alone, with
+    /// In memory a response takes at most twelve times as much (768 MiB by default), or 1 MiB if that
+    /// is more. A response that is larger, in bytes or in memory, fails its call alone, with
     /// [`Error::ResponseTooLarge`]. The rest of it is skipped for one second; then the connection is
     /// replaced. Of an `error` message, the first 64 KiB or the first `bytes` are kept.
     pub fn max_response_bytes(mut self, bytes: usize) -> Self {

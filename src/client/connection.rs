@@ -26,7 +26,7 @@ use super::{
     pipeline::Responses,
     shared::{Shared, wake_all},
     turn::IoTurn,
-    write_coalescing::{Leave, WriteCoalescer},
+    write_coalescing::{Flush, WriteCoalescer},
 };
 use crate::{
     error::ConnectionError,
@@ -34,48 +34,47 @@ use crate::{
     protocol::{ClientCodec, CodecError, Request},
 };
 
-/// How much is read at once, in bytes. As with the kernel's own buffers, more gains little.
+/// How many bytes are read at once. As with the kernel's own buffers, more gains little.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
-/// How many answers, or runs of acknowledgements, are handed out under one lock.
+/// How many responses, or runs of acknowledgements, are passed to the pipeline under one lock.
 const RESPONSE_BATCH: usize = 1024;
 
 /// How many bytes may wait for the socket before no more requests are taken: they would only wait
-/// here instead of in the pipeline, where they can still be withdrawn.
+/// here instead of in the pipeline, where they can still be cancelled.
 const WRITE_BUFFER_BYTES: usize = 256 * 1024;
 
-/// How long the rest of an answer that is too large may take until the connection is replaced. Other
+/// How long the rest of a response that is too large may take until the connection is replaced. Other
 /// requests wait for it, and have 5 seconds by default.
 const SKIP_WITHIN: Duration = Duration::from_secs(1);
 
-/// For how long the last read tells that nothing else has come. A caller who asks again at once does so
-/// within 10 microseconds on one thread, and within 100 from another; to look again costs half a
-/// microsecond.
+/// How long after a read no check for further input is needed. A caller that sends its next request at once does so
+/// within 10 microseconds on one thread, and within 100 from another; a check costs half a microsecond.
 const LOOK_HOLDS: Duration = Duration::from_micros(100);
 
-/// How many bytes may be read before something is judged late although more are there. Linux lets a socket
-/// hold 6 MiB (`tcp_rmem`), so that these are bytes that have come later.
+/// How many bytes may be read before a deadline is judged although there is more input. Linux lets a socket
+/// hold 6 MiB (`tcp_rmem`), so what comes beyond that has come later.
 const READ_BEFORE_JUDGING_BYTES: u64 = 8 * 1024 * 1024;
 
 pub(super) struct Connection<Io> {
     framed: Framed<Budgeted<Io>, ClientCodec>,
-    /// Answers on their way to the pipeline.
-    answers: Vec<Responses>,
-    /// How many of the decoded bytes have been counted.
+    /// Responses on their way to the pipeline.
+    responses: Vec<Responses>,
+    /// How many of the decoded bytes have been counted in the statistics.
     bytes_reported: u64,
-    /// Up to how many received bytes the last look at the socket, by reading or asking, goes, and when it
+    /// How many bytes had been received at the last check of the socket, by reading or asking, and when that
     /// was.
     looked: Option<(u64, Instant)>,
     io_turn: IoTurn,
-    /// Up to how many received bytes are read before something is judged late, while that is open.
+    /// How many received bytes are read before a deadline is judged, while that is open.
     judge_at: Option<u64>,
-    /// Whether the server has given an answer that was due, or a proof before.
+    /// Whether the server has sent a response that was due, or a proof before.
     got_response: bool,
-    /// Whether it has shown that it answers requests other than the one that is suspected.
+    /// Whether it has shown that it answers requests other than the suspected one.
     has_proof: bool,
-    write_coalescing: WriteCoalescer,
+    coalescer: WriteCoalescer,
     greeting: Greeting,
-    /// Runs while the rest of an answer is passed over that is too large.
+    /// Runs while the rest of a response is skipped that is too large.
     skipping: Option<Pin<Box<Sleep>>>,
     /// Whether there can be another connection.
     is_replaceable: bool,
@@ -84,27 +83,28 @@ pub(super) struct Connection<Io> {
     holds_much: bool,
 }
 
-/// How far a connection has come with what there was to move.
+/// The result of moving bytes.
 pub(super) enum IoProgress {
-    All,
-    /// It will go on in its next turn, which has been asked for.
-    Waits,
-    /// It is at its end, for this reason.
-    Ended(ConnectionError),
+    /// Everything that could be moved has been.
+    Idle,
+    /// The task has been woken to continue.
+    Yielded,
+    /// The connection has ended, for this reason.
+    Closed(ConnectionError),
 }
 
-/// Where the question stands whether this server can pipeline.
+/// The state of the probe for pipelining.
 enum Probe {
-    /// To be asked once a request has to wait for the answer to another, but not before this time.
+    /// To be started when a request first has to wait for the response to another, but not before this time.
     Due(Option<Instant>),
     Running(BoxFuture<bool>),
-    /// Was answered, or must not be asked.
+    /// Finished, or not to be started.
     Done,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
-    /// A connection on which the server may be asked whether it can pipeline if `probe_after` says so, and
-    /// when.
+    /// Creates a connection. The server is probed for pipelining not before the time in `probe_after`, and never if
+    /// that is `None`.
     pub(super) fn new(
         dialed: Dialed<Io>,
         max_response_bytes: usize,
@@ -115,14 +115,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         let codec = ClientCodec::max_response_bytes(max_response_bytes).sorting_in_steps();
         Self {
             framed: Framed::with_capacity(Budgeted::new(io), codec, READ_BUFFER_BYTES),
-            answers: Vec::new(),
+            responses: Vec::new(),
             bytes_reported: 0,
             looked: None,
             io_turn: IoTurn::default(),
             judge_at: None,
             got_response: has_proof,
             has_proof,
-            write_coalescing: WriteCoalescer::default(),
+            coalescer: WriteCoalescer::default(),
             greeting: Greeting::new(is_replaceable && !has_answered),
             skipping: None,
             is_replaceable,
@@ -135,7 +135,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         self.framed.get_ref().get_ref()
     }
 
-    /// Begins a poll of the driver, which reads up to a bound.
+    /// Begins a poll of the driver, which reads a limited number of bytes.
     pub(super) fn renew_budget(&mut self) {
         self.framed.get_mut().renew();
     }
@@ -148,7 +148,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         self.has_proof
     }
 
-    /// Moves whatever can be moved now.
+    /// Moves the bytes that can be moved now.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -158,39 +158,39 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     ) -> IoProgress {
         loop {
             // Reading comes first and never waits for writing: two ends that both only write would
-            // wait for each other for ever. And bytes that nobody asked for must be seen before the
-            // next request makes them look like its answer.
+            // wait for each other for ever. And unsolicited bytes must be seen before the next request makes
+            // them look like its response.
             if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
-                return IoProgress::Ended(fault);
+                return IoProgress::Closed(fault);
             }
-            match self.write_coalescing.look(|| shared.pipeline().queued()) {
-                Leave::Now => {}
-                Leave::NextTurn => {
+            match self.coalescer.decide(|| shared.pipeline().queued()) {
+                Flush::Now => {}
+                Flush::AfterYield => {
                     cx.waker().wake_by_ref();
-                    return IoProgress::Waits;
+                    return IoProgress::Yielded;
                 }
-                Leave::WhenIdle => {
-                    // Polled once, it has told the runtime.
+                Flush::WhenIdle => {
+                    // Polled once, it has registered the waker with the runtime.
                     let _ = pin!(yield_now()).poll(cx);
-                    return IoProgress::Waits;
+                    return IoProgress::Yielded;
                 }
             }
-            let taken = match self.take(cx, connector, shared, wakers) {
+            let taken = match self.fill_write_buffer(cx, connector, shared, wakers) {
                 Ok(Poll::Ready(taken)) => taken,
-                Ok(Poll::Pending) => return IoProgress::Waits,
-                Err(error) => return IoProgress::Ended(ConnectionError::Io(error)),
+                Ok(Poll::Pending) => return IoProgress::Yielded,
+                Err(error) => return IoProgress::Closed(ConnectionError::Io(error)),
             };
             if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
-                return IoProgress::Ended(error.into());
+                return IoProgress::Closed(error.into());
             }
             if !taken {
-                return IoProgress::All;
+                return IoProgress::Idle;
             }
         }
     }
 
-    /// Reads what had come when this was first called, so that what is late can be judged. Goes on in
-    /// another turn, which has been asked for, until that has been read.
+    /// Reads what had come when this was first called, so that deadlines can be judged. Wakes the task to continue
+    /// until that has been read.
     pub(super) fn poll_before_judging(
         &mut self,
         cx: &mut Context<'_>,
@@ -201,35 +201,35 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         let received = self.framed.get_ref().received();
         let judge_at = *self.judge_at.get_or_insert(received + READ_BEFORE_JUDGING_BYTES);
         if let Poll::Ready(fault) = self.poll_read(cx, shared, wakers) {
-            return IoProgress::Ended(fault);
+            return IoProgress::Closed(fault);
         }
         if self.framed.get_ref().received() < judge_at {
             match self.is_all_read(cx, connector) {
                 Ok(true) => {}
-                Ok(false) => return IoProgress::Waits,
-                Err(error) => return IoProgress::Ended(ConnectionError::Io(error)),
+                Ok(false) => return IoProgress::Yielded,
+                Err(error) => return IoProgress::Closed(ConnectionError::Io(error)),
             }
         }
         self.end_look();
-        IoProgress::All
+        IoProgress::Idle
     }
 
-    /// What is late is judged now, whatever has come.
+    /// Ends [`poll_before_judging`](Self::poll_before_judging), whether everything has been read or not.
     pub(super) fn end_look(&mut self) {
         self.judge_at = None;
     }
 
-    /// Whether there is room for more requests.
+    /// Returns true if there is room for more requests.
     pub(super) fn has_room(&self) -> bool {
         self.framed.write_buffer().len() < WRITE_BUFFER_BYTES && !self.greeting.is_held()
     }
 
-    /// Whether the buffers take much memory, as after a large answer.
+    /// Returns true if the buffers take much memory, as after a large response.
     pub(super) fn holds_much(&self) -> bool {
         self.holds_much
     }
 
-    /// Gives back what the buffers take beyond what is usual, if they are empty.
+    /// Replaces buffers that have grown by new ones, if they are empty.
     pub(super) fn trim(&mut self) {
         if self.holds_much
             && self.framed.read_buffer().is_empty()
@@ -237,17 +237,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         {
             *self.framed.read_buffer_mut() = BytesMut::with_capacity(READ_BUFFER_BYTES);
             *self.framed.write_buffer_mut() = BytesMut::with_capacity(READ_BUFFER_BYTES);
-            self.answers = Vec::new();
+            self.responses = Vec::new();
             self.holds_much = false;
         }
     }
 
-    /// Shuts the connection down, after what is left has been written.
+    /// Writes what is left, and shuts the connection down.
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
         Sink::<Request>::poll_close(Pin::new(&mut self.framed), cx)
     }
 
-    /// Begins to find out whether the server can pipeline, if that is open. Says whether it was.
+    /// Starts the probe for pipelining, if it is due. Returns true if it was.
     pub(super) fn start_probe(&mut self, probe: impl FnOnce() -> BoxFuture<bool>) -> bool {
         let due = self.probe_on_queueing();
         if due {
@@ -292,23 +292,23 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             let mut all_read = false;
             let end = match Pin::new(&mut self.framed).poll_next(cx) {
                 Poll::Ready(Some(Ok(response))) => {
-                    self.answers.extend(self.greeting.release().map(Responses::One));
+                    self.responses.extend(self.greeting.release().map(Responses::One));
                     let Some(response) = self.greeting.pass(response) else {
                         if let Some(fault) = self.rejected_unasked(shared) {
                             return Poll::Ready(fault);
                         }
                         continue;
                     };
-                    self.answers.push(Responses::One(response));
+                    self.responses.push(Responses::One(response));
                     self.drain_acks();
-                    if self.answers.len() < RESPONSE_BATCH {
+                    if self.responses.len() < RESPONSE_BATCH {
                         continue;
                     }
                     None
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let fault = self.greeting.describe_error(error.into());
-                    self.answers.extend(self.greeting.release().map(Responses::One));
+                    self.responses.extend(self.greeting.release().map(Responses::One));
                     Some(fault)
                 }
                 Poll::Ready(None) => {
@@ -319,7 +319,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                         if self.greeting.poll(cx).is_pending() {
                             return Poll::Pending;
                         }
-                        self.answers.extend(self.greeting.release().map(Responses::One));
+                        self.responses.extend(self.greeting.release().map(Responses::One));
                     }
                     all_read = true;
                     self.poll_skipping(cx)
@@ -336,21 +336,19 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         }
     }
 
-    /// Returns why the connection is at its end if the `error` that is held back has come before
-    /// any request was written.
+    /// Returns why the connection has ended, if the `error` that is held back came before any request was written.
     fn rejected_unasked(&mut self, shared: &Shared) -> Option<ConnectionError> {
         let is_asked = shared.pipeline().in_flight() > self.unsent_requests();
         (!is_asked).then(|| self.greeting.describe_error(ConnectionError::ClosedByServer))
     }
 
-    /// How many of the requests taken are not written to their end: each ends with a line break
+    /// Returns how many of the requests taken have not been written to their end: each ends with a line break
     /// and has no other.
     fn unsent_requests(&self) -> usize {
         memchr::memchr_iter(b'\n', self.framed.write_buffer()).count()
     }
 
-    /// Returns why the connection is at its end if the rest of an answer that is too large takes too
-    /// long.
+    /// Returns why the connection has ended, if the rest of a response that is too large takes too long.
     fn poll_skipping(&mut self, cx: &mut Context<'_>) -> Option<ConnectionError> {
         let Some(limit) = self.framed.codec().oversized().filter(|_| self.is_replaceable) else {
             self.skipping = None;
@@ -361,18 +359,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         is_late.then_some(ConnectionError::ResponseTooLarge { limit })
     }
 
-    /// Counts the acknowledgements that have come and lie next in the buffer: with many puts in
-    /// flight most answers are, and need not be decoded one by one.
+    /// Counts the acknowledgements that are next in the buffer: with many puts in flight most responses are
+    /// acknowledgements, and need not be decoded one by one.
     fn drain_acks(&mut self) {
         let mut read = std::mem::take(self.framed.read_buffer_mut());
         let count = self.framed.codec_mut().skip_acknowledgements(&mut read);
         *self.framed.read_buffer_mut() = read;
         if count > 0 {
-            self.answers.push(Responses::Acknowledgements(count));
+            self.responses.push(Responses::Acknowledgements(count));
         }
     }
 
-    /// Hands the answers to the pipeline, and wakes those who waited for them.
+    /// Passes the responses to the pipeline, and wakes the callers that waited for them.
     fn complete(
         &mut self,
         all_read: bool,
@@ -383,12 +381,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         let mid_response =
             all_read && (codec.is_amid_response() || !self.framed.read_buffer().is_empty());
         let decoded = codec.decoded();
-        if self.answers.is_empty() && !mid_response {
+        if self.responses.is_empty() && !mid_response {
             return Ok(());
         }
         let buffers = [self.framed.read_buffer(), self.framed.write_buffer()];
         self.holds_much |= buffers.iter().any(|buffer| buffer.capacity() > WRITE_BUFFER_BYTES);
-        let any = !self.answers.is_empty();
+        let any = !self.responses.is_empty();
         let now = Instant::now();
         let received = self.framed.get_ref().received();
         if self.looked.is_none_or(|(before, _)| before < received) {
@@ -399,17 +397,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         pipeline.counters_mut().bytes_received += decoded - self.bytes_reported;
         self.bytes_reported = decoded;
         let result =
-            pipeline.complete(self.answers.drain(..), mid_response, unsent_requests, now, wakers);
+            pipeline.complete(self.responses.drain(..), mid_response, unsent_requests, now, wakers);
         let unclaimed = pipeline.take_unclaimed();
         drop(pipeline);
         unclaimed.into_iter().for_each(dispose);
-        self.write_coalescing.on_woken(wakers.len());
+        self.coalescer.on_woken(wakers.len());
         wake_all(wakers);
         self.got_response |= any && result.is_ok();
         result
     }
 
-    /// Whether nothing has come that has not been read. Otherwise the task is woken to read it.
+    /// Returns true if everything that has come has been read. Otherwise the task is woken to read it.
     fn is_all_read(
         &mut self,
         cx: &Context<'_>,
@@ -419,18 +417,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             return Ok(false);
         }
         Ok(match connector.has_input(self.io())? {
-            // The IO driver will tell, as for anything that comes.
+            // The IO driver wakes the task, as for any input.
             Some(has_input) => !has_input,
             None => self.io_turn.poll(cx).is_ready(),
         })
     }
 
-    /// Takes the requests that may be sent, and says whether there were any.
+    /// Fills the write buffer with the requests that may be sent now. Returns true if there were any.
     ///
-    /// On a connection that was idle, what has come before a request would pass for its answer. So it is
-    /// really looked at first: what reading shows is what Tokio's IO driver knew at its last turn. Pending
-    /// if that takes another turn of the driver, which has been asked for.
-    fn take(
+    /// On a connection that was idle, input from before a request would pass for its response. So the socket is
+    /// checked first: what reading returns is what Tokio's IO driver knew when it last ran. Pending
+    /// if that takes another run of the IO driver, after which the task is woken.
+    fn fill_write_buffer(
         &mut self,
         cx: &Context<'_>,
         connector: &impl Connector<Io = Io>,
@@ -468,10 +466,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     }
 }
 
-/// How many series are dropped in one poll of a task: some 100 microseconds.
+/// How many series are dropped in one poll of a task, which takes some 100 microseconds.
 const DROPPED_AT_ONCE: usize = 1024;
 
-/// Drops what has been found, and if that is much, in a task that gives way to others.
+/// Drops a response, and if it is large, in a task that yields to others.
 fn dispose(metrics: Metrics) {
     if metrics.len() <= DROPPED_AT_ONCE {
         return;

@@ -42,7 +42,7 @@ pub trait Connector: Send + Sync + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
     /// Makes a connection to `address`, which is one of those that
-    /// [`MetricsClient::builder`](super::MetricsClient::builder) was given. It is called for each
+    /// [`MetricsClient::builder`](crate::MetricsClient::builder) was given. It is called for each
     /// connection, so that a server that has moved is found.
     ///
     /// The future is dropped when it takes longer than the client's connect timeout.
@@ -54,7 +54,7 @@ pub trait Connector: Send + Sync + 'static {
 
     /// Makes a connection to `address` as [`connect`](Self::connect) does, for a connector that makes
     /// several attempts and shares the time among them. The client calls this one, with its
-    /// [connect timeout](super::ClientBuilder::connect_timeout). The default is `connect`; a connector that
+    /// [connect timeout](crate::ClientBuilder::connect_timeout). The default is `connect`; a connector that
     /// passes the address on to another one passes the limit on too.
     ///
     /// The future is dropped when it takes longer than `limit`.
@@ -79,8 +79,8 @@ pub trait Connector: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`InvalidAddress`], with which [`connect`](super::ClientBuilder::connect) and
-    /// [`connect_lazy`](super::ClientBuilder::connect_lazy) then fail at once.
+    /// [`InvalidAddress`], with which [`connect`](crate::ClientBuilder::connect) and
+    /// [`connect_lazy`](crate::ClientBuilder::connect_lazy) then fail at once.
     fn check_address(&self, address: &Address) -> Result<(), InvalidAddress> {
         if address.is_tls() { Err(address.needs_tls()) } else { Ok(()) }
     }

@@ -165,9 +165,9 @@ impl<C: Connector> Driver<C> {
             self.bad_servers = 0;
         }
         match moved {
-            IoProgress::All => {}
-            IoProgress::Waits => return Poll::Pending,
-            IoProgress::Ended(fault) => {
+            IoProgress::Idle => {}
+            IoProgress::Yielded => return Poll::Pending,
+            IoProgress::Closed(fault) => {
                 self.on_disconnected(fault);
                 return Poll::Ready(());
             }
@@ -283,14 +283,14 @@ impl<C: Connector> Driver<C> {
                 let connector = &self.dialer.connector;
                 match connection.poll_before_judging(cx, connector, &self.shared, &mut self.wakers)
                 {
-                    IoProgress::Waits if !self.timer.is_held => {
+                    IoProgress::Yielded if !self.timer.is_held => {
                         self.timer.hold(now + LOOK_TIME_LIMIT);
                         continue;
                     }
-                    IoProgress::Waits if !has_run_out => return,
-                    IoProgress::Waits => connection.end_look(),
-                    IoProgress::All => {}
-                    IoProgress::Ended(fault) => self.on_disconnected(fault),
+                    IoProgress::Yielded if !has_run_out => return,
+                    IoProgress::Yielded => connection.end_look(),
+                    IoProgress::Idle => {}
+                    IoProgress::Closed(fault) => self.on_disconnected(fault),
                 }
             }
             if self.shared.pipeline().is_stalled(now) {

@@ -1,4 +1,4 @@
-//! Decides if an `error` at the start of a connection rejects the connection or a request.
+//! An `error` as the first response on a new connection: is it about the connection, or about a request?
 
 use std::{
     future::Future,
@@ -11,9 +11,9 @@ use tokio::time::{self, Sleep};
 
 use crate::{error::ConnectionError, protocol::Response};
 
-/// How long the end of a connection may come behind the `error` that announces it: a server at its
-/// limit of connections writes and closes in one go. As long as the pause of the probe. Only the
-/// first answer on a connection is held back so long, and only if it is an `error`.
+/// How long after an `error` that rejects the connection its end may come: a server at its connection limit
+/// writes and closes at once. Only the first response on a connection is held back so long, and only if it is an
+/// `error`.
 pub(super) const END_WITHIN: Duration = if cfg!(loom_model) {
     // Time stands still in a model.
     Duration::ZERO
@@ -21,7 +21,7 @@ pub(super) const END_WITHIN: Duration = if cfg!(loom_model) {
     Duration::from_millis(50)
 };
 
-/// Holds back an `error` that is the first answer on a connection until it is clear what it is
+/// Holds back an `error` that is the first response on a connection until it is clear what it is
 /// about: the connection, if that ends now, and the first request otherwise.
 #[derive(Debug)]
 pub(super) enum Greeting {
@@ -31,7 +31,7 @@ pub(super) enum Greeting {
         message: String,
         until: Pin<Box<Sleep>>,
     },
-    /// Answers are answers.
+    /// Responses are passed on.
     Over,
 }
 
@@ -44,7 +44,7 @@ impl Greeting {
         matches!(self, Self::Held { .. })
     }
 
-    /// Takes note of an answer, which is returned unless it is held back.
+    /// Returns the response, unless it is held back.
     pub(super) fn pass(&mut self, response: Response) -> Option<Response> {
         match (&self, response) {
             (Self::Awaited, Response::Error(message)) => {
@@ -59,7 +59,7 @@ impl Greeting {
         }
     }
 
-    /// Returns what was held back: it is an answer.
+    /// Returns the response that was held back: it is about the request.
     pub(super) fn release(&mut self) -> Option<Response> {
         if !self.is_held() {
             return None;
@@ -70,7 +70,7 @@ impl Greeting {
         }
     }
 
-    /// Ready once the connection has gone on for long enough.
+    /// Ready once the connection has stayed open long enough.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Held { until, .. } => until.as_mut().poll(cx),
@@ -78,13 +78,13 @@ impl Greeting {
         }
     }
 
-    /// Returns why the connection has ended, given how.
-    pub(super) fn describe_error(&mut self, fault: ConnectionError) -> ConnectionError {
-        if matches!(fault, ConnectionError::ClosedByServer | ConnectionError::Io(_))
+    /// Returns the reason why the connection has ended, given the error with which it did.
+    pub(super) fn describe_error(&mut self, error: ConnectionError) -> ConnectionError {
+        if matches!(error, ConnectionError::ClosedByServer | ConnectionError::Io(_))
             && let Some(Response::Error(message)) = self.release()
         {
             return ConnectionError::RejectedByServer { message: message.into() };
         }
-        fault
+        error
     }
 }

@@ -22,7 +22,7 @@ use super::{
     batch,
     dialer::{Connected, Dialer, DynDialer},
     durations::MAX_DURATION,
-    pipeline::{Kind, Reply},
+    pipeline::{Reply, RequestKind},
     pool::Pool,
     settings::ConnectionConfig,
     shared::cooperative,
@@ -37,9 +37,9 @@ use crate::{
 /// A client of one metrics server, over one connection that is kept, or
 /// [several](crate::ClientBuilder::max_connections).
 ///
-/// Cloning is cheap, and clones share the connection. When the last one is dropped, what has been
-/// accepted is still served, and then the connection is closed. Any number of tasks may call it at
-/// once; it can live on a current-thread runtime.
+/// Cloning is cheap, and clones share the connection. When the last one is dropped, the requests that have been
+/// accepted are still served, and then the connection is closed. Any number of tasks may use it concurrently, also on
+/// a current-thread runtime.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -61,14 +61,14 @@ pub struct MetricsClient {
 
 struct Handle {
     pool: Pool,
-    /// `None` where there is nothing to dial.
+    /// `None` if the client cannot dial.
     reconnector: Option<Reconnector>,
 }
 
-/// What makes connections beside the main one.
+/// Makes connections besides those of the pool.
 pub(super) struct Reconnector {
     dialer: Arc<dyn DynDialer>,
-    /// Makes another client that dials like this one, on the runtime of the caller.
+    /// Makes another client with the same configuration, on the runtime of the caller.
     #[cfg(feature = "reporter")]
     detached: Box<dyn Fn() -> MetricsClient + Send + Sync>,
 }
@@ -102,8 +102,8 @@ impl MetricsClient {
         &self.handle.pool
     }
 
-    /// A client like this one with one connection, its own, driven by the runtime of the caller;
-    /// `None` if this one was made from a stream.
+    /// Returns a client with the same configuration and one connection of its own, driven by the runtime of the
+    /// caller; `None` if this one was made from a stream.
     #[cfg(feature = "reporter")]
     pub(crate) fn detached_clone(&self) -> Option<Self> {
         self.handle.reconnector.as_ref().map(|reconnector| (reconnector.detached)())
@@ -128,14 +128,13 @@ impl MetricsClient {
     ///
     /// # Errors
     ///
-    /// Before anything is sent if `key` is no key or `value` is not finite; with
-    /// [`Error::Rejected`] if the server refuses it; else as the connection and the deadline have
-    /// it.
+    /// [`Error::InvalidKey`] or [`Error::NonFiniteValue`] before anything is sent; [`Error::Rejected`] if the server
+    /// rejects the put; otherwise an error of the connection, the queue or the deadline.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped before its request was sent withdraws it. One that is dropped later
-    /// leaves open whether the value is stored. Other calls are not touched either way.
+    /// Dropping the future cancels the request if it has not been sent. If it has, the value may be stored or not.
+    /// Other calls are not affected.
     pub async fn put_at(
         &self,
         key: impl IntoKey,
@@ -152,7 +151,7 @@ impl MetricsClient {
         key: impl KeyText,
         point: Point,
     ) -> impl Future<Output = Result<Reply, Error>> {
-        self.handle.pool.connection_for(key.as_str()).call(Kind::Put, move || {
+        self.handle.pool.connection_for(key.as_str()).call(RequestKind::Put, move || {
             key.validate()?;
             let suffix = PutSuffix::new(key.as_str(), point)?;
             Ok(move |bytes: &mut BytesMut| suffix.append_put(bytes, key.as_str()))
@@ -264,7 +263,7 @@ impl MetricsClient {
     pub async fn ping(&self) -> Result<(), Error> {
         let ping = || Ok(|bytes: &mut BytesMut| bytes.extend_from_slice(PING));
         let connection = self.handle.pool.connection_for_get(&Selector::All);
-        connection.call(Kind::Get, ping).await.map(drop)
+        connection.call(RequestKind::Get, ping).await.map(drop)
     }
 
     /// Does what [`put_all`](Self::put_all) does, and notes the outcome of each sample, also when the future is
@@ -278,26 +277,24 @@ impl MetricsClient {
         cooperative(batch::put_all(&self.handle.pool, samples, Some(outcomes))).await
     }
 
-    /// Brings the points of one key, or with `"*"` of all.
-    ///
-    /// A key that the server does not know has no points, and that is no error.
+    /// Returns the points of one key, or with `"*"` of all keys. A key that the server does not know has no points.
     ///
     /// # Errors
     ///
-    /// Before anything is sent if `selector` is neither; with [`Error::Rejected`] if the server
-    /// refuses it, with [`Error::InvalidResponse`] if its answer is no data; else as the connection
-    /// and the deadline have it. [`Error::ResponseTooLarge`] for an answer beyond
-    /// [`max_response_bytes`](crate::ClientBuilder::max_response_bytes): use [`stream`](Self::stream) for
-    /// what may be larger.
+    /// [`Error::InvalidKey`] before anything is sent if `selector` is neither a key nor `*`; [`Error::Rejected`] if the
+    /// server rejects the get; [`Error::InvalidResponse`] if the response has an invalid record;
+    /// [`Error::ResponseTooLarge`] if it exceeds [`max_response_bytes`](crate::ClientBuilder::max_response_bytes), for
+    /// which there is [`stream`](Self::stream); otherwise an error of the connection, the queue or the deadline.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future touches no other call.
+    /// Dropping the future affects no other call.
     pub async fn get(&self, selector: impl IntoSelector) -> Result<Metrics, Error> {
         cooperative(async {
             let selector = selector.into_selector()?;
             let get = || Ok(|bytes: &mut BytesMut| encode_get(bytes, &selector));
-            Ok(match self.handle.pool.connection_for_get(&selector).call(Kind::Get, get).await? {
+            let connection = self.handle.pool.connection_for_get(&selector);
+            Ok(match connection.call(RequestKind::Get, get).await? {
                 Reply::Found(metrics) => metrics,
                 Reply::Stored => Metrics::new(),
             })
@@ -305,7 +302,7 @@ impl MetricsClient {
         .await
     }
 
-    /// Brings everything that is stored; the same as `get("*")`.
+    /// Returns everything that is stored: the same as `get("*")`.
     ///
     /// # Errors
     ///
@@ -318,16 +315,16 @@ impl MetricsClient {
         self.get(Selector::All).await
     }
 
-    /// Brings the samples of one key, or with `"*"` of all, one by one and in bounded memory,
-    /// however many are stored.
+    /// Returns the samples of one key, or with `"*"` of all keys, one by one and in bounded memory, however many are
+    /// stored.
     ///
-    /// They come over a connection of their own, so nothing else waits for them, and as the server
-    /// sends them: nothing is sorted or merged here.
+    /// They come over a connection of their own, so no other call waits for them, in the order in which the server
+    /// sends them: nothing is sorted or merged.
     ///
     /// # Errors
     ///
-    /// Before anything is sent if `selector` is neither a key nor `*`; [`Error::CannotDial`] if the
-    /// client was made [from a stream](Self::from_io); else if there is no connection.
+    /// [`Error::InvalidKey`] before anything is sent if `selector` is neither a key nor `*`; [`Error::CannotDial`] if
+    /// the client was made [from a stream](Self::from_io); [`Error::Connect`] if there is no connection.
     ///
     /// # Cancel safety
     ///
@@ -348,17 +345,16 @@ impl MetricsClient {
         .await
     }
 
-    /// Closes the client, for all clones: takes no more requests, serves those it has, then closes
-    /// the connection, or all of them. Returns once that is done.
+    /// Closes the client, for all clones: accepts no more requests, serves those that are outstanding, then closes the
+    /// connections. Returns once that is done.
     ///
     /// # Errors
     ///
-    /// If a request that had been accepted found no answer meanwhile: the first such error, of one
-    /// of the connections if there are several. Its caller has been told too.
+    /// The first error, other than a rejection, of a request that was outstanding. Its caller gets it too.
     ///
     /// # Cancel safety
     ///
-    /// The client goes on closing when the future is dropped.
+    /// Dropping the future leaves the client closing.
     pub async fn close(&self) -> Result<(), Error> {
         self.handle.pool.close();
         let _closed = self.watch_state().wait_for(|state| state == ConnectionState::Closed).await;
@@ -394,12 +390,12 @@ impl MetricsClient {
         self.state() == ConnectionState::Connected
     }
 
-    /// Returns where the client stands with its connection at this moment;
-    /// [`watch_state`](Self::watch_state) waits for changes.
+    /// Returns the state of the client's connection at this moment; [`watch_state`](Self::watch_state) waits for
+    /// changes.
     ///
-    /// With [several connections](crate::ClientBuilder::max_connections) it is connected while at least one of
-    /// them is, for then the server can be reached, and closed when all are. What keeps another one
-    /// from being made is in the errors of those who wait for it, and in the log.
+    /// With [several connections](crate::ClientBuilder::max_connections) the client is connected while at least one of
+    /// them is, for then the server can be reached, and closed when all are. The reason why another one cannot be made
+    /// is in the errors of the calls that wait for it, and in the log.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), metrics_client::Error> {
@@ -436,8 +432,7 @@ impl MetricsClient {
     }
 }
 
-/// A request that every server can answer, and no more than a name of the client's own can be stored for. The
-/// response is most often the shortest one that there is.
+/// A get of a key under which nothing is stored, to which the response is the shortest one.
 const PING: &[u8] = b"get metrics-client.ping\n";
 
 impl fmt::Debug for MetricsClient {

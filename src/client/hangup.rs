@@ -28,7 +28,7 @@ use tokio_util::codec::Decoder;
 use super::{
     connector::Connector,
     dialer::{Connected, Dialer},
-    pipeline::{Kind, RequestId},
+    pipeline::{RequestId, RequestKind},
     shared::Shared,
 };
 use crate::{
@@ -162,7 +162,7 @@ impl Search {
     /// Returns what the next connection is to be asked first, given the oldest request.
     pub(super) fn next_check(
         &self,
-        oldest: Option<(RequestId, Kind)>,
+        oldest: Option<(RequestId, RequestKind)>,
         has_witness: impl FnOnce() -> bool,
     ) -> Option<Check> {
         let (request, kind) = oldest?;
@@ -172,7 +172,7 @@ impl Search {
         if !is_due {
             return None;
         }
-        if kind == Kind::Get || suspect.is_some_and(|suspect| suspect.was_rejected) {
+        if kind == RequestKind::Get || suspect.is_some_and(|suspect| suspect.was_rejected) {
             return Some(Check::Gets);
         }
         let skip = (1 << self.skips) - 1;
@@ -327,7 +327,7 @@ mod tests {
         Loss { due: Some(due), last: Some(last), was_alone: due == last, had_proof }
     }
 
-    fn check(search: &Search, oldest: u64, kind: Kind) -> Option<Check> {
+    fn check(search: &Search, oldest: u64, kind: RequestKind) -> Option<Check> {
         search.next_check(Some((request(oldest), kind)), || true)
     }
 
@@ -335,15 +335,15 @@ mod tests {
     fn request_is_found_after_two_losses_and_proofs() {
         let mut search = Search::default();
         assert!(!search.lost(&CLOSED, loss(1, 1, false)));
-        assert_eq!(check(&search, 1, Kind::Get), None);
+        assert_eq!(check(&search, 1, RequestKind::Get), None);
         assert!(!search.lost(&CLOSED, loss(1, 1, false)));
         for _ in 1..ENOUGH_PROOFS {
-            assert_eq!(check(&search, 1, Kind::Get), Some(Check::Gets));
+            assert_eq!(check(&search, 1, RequestKind::Get), Some(Check::Gets));
             assert!(!search.lost(&CLOSED, loss(1, 1, true)));
         }
         assert!(search.lost(&CLOSED, loss(1, 1, true)));
         // The next one is as good as any.
-        assert_eq!(check(&search, 2, Kind::Get), None);
+        assert_eq!(check(&search, 2, RequestKind::Get), None);
     }
 
     #[test]
@@ -384,12 +384,12 @@ mod tests {
         assert!(!search.lost(&CLOSED, loss(1, 1, false)));
         assert!(!search.lost(&CLOSED, loss(1, 1, false)));
         for skip in [0, 1, 3, 7] {
-            assert_eq!(check(&search, 1, Kind::Put), Some(Check::Put { skip }));
+            assert_eq!(check(&search, 1, RequestKind::Put), Some(Check::Put { skip }));
             assert!(search.wanted_puts() > skip + 2);
             search.on_connect_failed();
         }
         (0..100).for_each(|_| search.on_connect_failed());
-        assert_eq!(check(&search, 1, Kind::Put), Some(Check::Put { skip: 1023 }));
+        assert_eq!(check(&search, 1, RequestKind::Put), Some(Check::Put { skip: 1023 }));
         assert_eq!(search.wanted_puts(), 4096);
     }
 
@@ -412,6 +412,6 @@ mod tests {
         let mut search = Search::default();
         let rejected = ConnectionError::RejectedByServer { message: "no".into() };
         assert!(!search.lost(&rejected, loss(1, 1, false)));
-        assert_eq!(check(&search, 1, Kind::Put), Some(Check::Gets));
+        assert_eq!(check(&search, 1, RequestKind::Put), Some(Check::Gets));
     }
 }

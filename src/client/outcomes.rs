@@ -12,8 +12,8 @@ use super::{
 #[cfg(feature = "reporter")]
 use crate::wake::wake_all;
 
-/// Tracks the samples of one `put_all`, in the order of the samples. Their outcomes are known also where
-/// the future was dropped or [cancelled](Self::cancel): what was answered by then is not open.
+/// The outcomes of the samples of one `put_all`, in their order. They are known also if the future was dropped or
+/// [cancelled](Self::cancel): a sample that had its response by then is not open.
 #[derive(Debug)]
 pub(crate) struct Outcomes(Mutex<TrackedBatch>);
 
@@ -33,11 +33,11 @@ struct Part {
     indices: Option<Vec<usize>>,
 }
 
-/// What became of a sample.
+/// The outcome of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "reporter"), expect(dead_code, reason = "a reporter alone asks"))]
 pub(crate) enum SampleOutcome {
-    /// It was not answered.
+    /// It has no response.
     Open,
     Acknowledged,
     Rejected,
@@ -45,7 +45,7 @@ pub(crate) enum SampleOutcome {
     ClosedOn,
 }
 
-/// What a cancelled batch has left behind. Wakes tasks when it is dropped, so the caller holds no lock.
+/// The remains of a cancelled batch. Wakes tasks when it is dropped, so the caller must hold no lock.
 #[cfg(feature = "reporter")]
 #[derive(Debug, Default)]
 #[must_use = "tasks are woken when it is dropped"]
@@ -68,9 +68,9 @@ impl Outcomes {
         self.lock().outcomes.clone()
     }
 
-    /// Withdraws the samples that have not been sent, from any thread, whatever the batch's future does
-    /// at the moment, and returns the outcomes. They are final: from now on the future sends nothing, is
-    /// never ready and is not woken. Nothing is woken or dropped before the second value is dropped.
+    /// Cancels the samples that have not been sent, from any thread, whatever the batch's future is doing, and
+    /// returns the outcomes. They are final: the future sends nothing more, is never ready and is not woken. Nothing is
+    /// woken or dropped before the second value is dropped.
     #[cfg(feature = "reporter")]
     pub(crate) fn cancel(&self) -> (Box<[SampleOutcome]>, CancelledBatch) {
         let mut left = CancelledBatch::default();
@@ -98,8 +98,8 @@ impl Outcomes {
         !state.is_cancelled
     }
 
-    /// Removes a part from its pipeline, and notes how far its samples have come. Does nothing if the
-    /// batch has been cancelled. Whom to wake is added to `wakers`.
+    /// Removes a part from its pipeline, and notes the outcomes of its samples. Does nothing if the
+    /// batch has been cancelled. The tasks to wake are added to `wakers`.
     pub(super) fn end_part(
         &self,
         shared: &Shared,
@@ -110,25 +110,25 @@ impl Outcomes {
         let is_it = |part: &Part| std::ptr::eq(&*part.shared, shared) && part.waiter == waiter;
         let index = state.parts.iter().position(is_it)?;
         let part = state.parts.swap_remove(index);
-        // Under the lock, so that the outcomes of a batch that is not cancelled are never half noted.
+        // Under the lock, so that no outcomes are seen of which only a part is noted.
         let slot = shared.remove(waiter, wakers);
         state.note(slot.as_ref(), part.indices.as_deref());
         slot
     }
 
     fn lock(&self) -> MutexGuard<'_, TrackedBatch> {
-        // Locked before a pipeline. Nothing foreign runs under it.
+        // Locked before a pipeline. No foreign code runs under it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl TrackedBatch {
-    /// Notes how far the samples of these indices have come; without indices, all samples.
+    /// Notes the outcomes of the samples with these indices; without indices, of all samples.
     fn note(&mut self, slot: Option<&Slot>, indices: Option<&[usize]>) {
         let Some(progress) = slot.and_then(Slot::progress) else { return };
         let Progress { acknowledged, rejected, closed_on, interrupted, .. } = progress;
         let answered = acknowledged + rejected.len() + closed_on.len();
-        // Answers come in order, so all before the first that failed for another reason have theirs.
+        // Responses come in order, so all samples before the first that failed for another reason have theirs.
         let settled = interrupted.map_or(answered, |(index, _)| index);
         let mut set = |index: usize, outcome| {
             let index = indices.map_or(Some(index), |indices| indices.get(index).copied());

@@ -128,8 +128,8 @@ impl Pool {
     }
 }
 
-/// Closes the client when one of its connections has ended for good: one that gives up, or
-/// whose driver has panicked. The keys of that connection have nowhere to go any more.
+/// Closes the client when one of its connections has ended for good: one that does not reconnect, or
+/// whose driver has panicked. There is no connection for its keys any more.
 struct CloseAllOnDrop(Arc<[Arc<Shared>]>);
 
 impl Drop for CloseAllOnDrop {

@@ -1,8 +1,7 @@
-//! The pipelining probe: can a server take a request before it has answered the last one?
+//! The probe for pipelining: can a server take a request before it has answered the one before?
 //!
-//! Most cannot: of 25 servers seen, 24 lose, merge or garble answers when two requests arrive in
-//! one segment. The probe tells them apart on a connection of its own, stores nothing, and leaves
-//! every one of them working.
+//! Most cannot: of 25 servers seen, 24 lose, merge or garble responses when two requests arrive in
+//! one segment. The probe uses a connection of its own, stores nothing, and left every one of them working.
 
 use std::{io, time::Duration};
 
@@ -13,36 +12,36 @@ use tokio::{
 
 use super::turn::within;
 
-/// How long the second half of the last request is held back. Long enough that a server which does
-/// not wait for the line break has read, and answered, the first half by then.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long the second half of the last request is held back. A server that does not wait for the line break has
+/// read, and answered, the first half by then.
+const SPLIT_DELAY: Duration = Duration::from_millis(50);
 
-/// How long the server may take over all answers, from when it has the whole of the last request. A server that is wedged by the probe never
-/// answers, and one that is only slow is sent one request at a time meanwhile.
+/// How long the server may take for all responses, once it has the whole of the last request. A server that the probe
+/// has blocked never responds; one that is only slow is sent one request at a time.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a server answers that frames its requests by line: three times "nothing is stored".
+/// The response of a server that frames its requests by line: three times "nothing is stored".
 const EXPECTED: &[u8] = b"ok\n\nok\n\nok\n\n";
 
-/// Asks a server over a connection that is used for nothing else. Only a server that frames by line
-/// answers as expected; anything else, and silence, means one request at a time.
+/// Probes a server over a connection that is used for nothing else. Returns true only if the server responds as one
+/// that frames by line; anything else, and silence, means one request at a time.
 pub(super) async fn can_pipeline(mut io: impl AsyncRead + AsyncWrite + Unpin) -> bool {
-    // Two limits: where this process stood still in the pause, the server has still its time to answer.
-    matches!(within(PROBE_TIMEOUT, ask(&mut io)).await, Some(Ok(())))
-        && matches!(within(PROBE_TIMEOUT, listen(io)).await, Some(Ok(true)))
+    // Two limits: if this process was suspended during the delay, the server still has its time to respond.
+    matches!(within(PROBE_TIMEOUT, send_requests(&mut io)).await, Some(Ok(())))
+        && matches!(within(PROBE_TIMEOUT, read_responses(io)).await, Some(Ok(true)))
 }
 
-async fn ask(io: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    // Names that nobody has stored anything under.
+async fn send_requests(io: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    // Names under which nothing is stored.
     let name = format!("pipelining-probe.{:016x}", fastrand::u64(..));
     io.write_all(format!("get {name}.1\nget {name}.2\nget").as_bytes()).await?;
     io.flush().await?;
-    time::sleep(PAUSE).await;
+    time::sleep(SPLIT_DELAY).await;
     io.write_all(format!(" {name}.3\n").as_bytes()).await?;
     io.flush().await
 }
 
-async fn listen(mut io: impl AsyncRead + Unpin) -> io::Result<bool> {
+async fn read_responses(mut io: impl AsyncRead + Unpin) -> io::Result<bool> {
     // Room for one byte too many.
     let mut answers = [0; EXPECTED.len() + 1];
     let mut len = 0;
@@ -62,7 +61,7 @@ async fn listen(mut io: impl AsyncRead + Unpin) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    /// What the probe finds of a server that answers each of its two segments so.
+    /// Probes a server that sends these responses to the two segments.
     async fn probe(answers: [&'static [u8]; 2]) -> bool {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         let server = async move {
@@ -81,13 +80,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_server_that_frames_by_line_can_pipeline() {
+    async fn server_that_frames_by_line_can_pipeline() {
         assert!(probe([b"ok\n\nok\n\n", b"ok\n\n"]).await);
         assert!(probe([b"", b"ok\n\nok\n\nok\n\n"]).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_other_way_to_answer_means_one_at_a_time() {
+    async fn any_other_response_means_one_at_a_time() {
         let others: [[&[u8]; 2]; 9] = [
             [b"ok\n\n", b"ok\n\n"],
             [b"ok\n\n", b"error\nwrong command\n\n"],
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_closes_cannot_pipeline() {
+    async fn server_that_closes_cannot_pipeline() {
         let (ours, theirs) = tokio::io::duplex(1024);
         drop(theirs);
         assert!(!can_pipeline(ours).await);

@@ -1,4 +1,4 @@
-//! Queue capacity that is reserved before the request is known, for the `tower` service.
+//! Room in the queue that is reserved before the request is known.
 
 use std::{
     future::Future,
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     MetricsClient,
-    pipeline::{Kind, Reply, ReservationId},
+    pipeline::{Reply, RequestKind, ReservationId},
     shared::{PendingResponse, Shared, poll_budget, wake_all},
 };
 use crate::{
@@ -21,26 +21,25 @@ use crate::{
     protocol::{PutSuffix, Request, encode_get},
 };
 
-/// A place in the queue of each connection, or on the way to that. What is dropped is given back.
+/// A reservation in the queue of each connection, or the way there. Dropped, it releases them.
 ///
-/// One is had after the other, always in the same order, so that no two of these wait for what the
-/// other one has.
+/// Reservations are acquired in the order of the connections, which rules out a deadlock between two services.
 #[derive(Debug, Default)]
 pub(crate) struct Reservations {
-    places: Vec<Reservation>,
+    reservations: Vec<Reservation>,
     /// Whether there is one in each queue.
-    complete: bool,
+    is_ready: bool,
 }
 
-/// A place in the queue of one connection.
+/// A reservation in the queue of one connection.
 #[derive(Debug)]
 struct Reservation {
     shared: Arc<Shared>,
-    /// `None` before it was asked for, and once it has been used.
+    /// `None` before it was requested, and once it has been used.
     id: Option<ReservationId>,
 }
 
-/// A request that was called for, and the wait for its answer. It is sent when it is first polled.
+/// The future of a request, which is sent when this is first polled.
 pub(crate) struct CallFuture {
     request: Option<(Request, Reservation)>,
     response: PendingResponse<Arc<Shared>>,
@@ -49,18 +48,18 @@ pub(crate) struct CallFuture {
 }
 
 impl Reservations {
-    /// Ready when there is a place in each queue.
+    /// Ready when there is a reservation in each queue.
     pub(crate) fn poll(
         &mut self,
         client: &MetricsClient,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
-        self.complete = false;
-        for (number, shared) in client.pool().connections().iter().enumerate() {
-            if number == self.places.len() {
-                self.places.push(Reservation { shared: Arc::clone(shared), id: None });
+        self.is_ready = false;
+        for (index, shared) in client.pool().connections().iter().enumerate() {
+            if index == self.reservations.len() {
+                self.reservations.push(Reservation { shared: Arc::clone(shared), id: None });
             }
-            match self.places[number].poll(cx) {
+            match self.reservations[index].poll(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => {
                     ready!(poll_budget(cx));
@@ -68,29 +67,31 @@ impl Reservations {
                     return Poll::Ready(Err(error));
                 }
                 Poll::Pending => {
-                    // If it was taken back, those behind it must not be held while this one waits.
-                    self.places.truncate(number + 1);
+                    // If it was taken back, later ones must not be held while this one waits.
+                    self.reservations.truncate(index + 1);
                     return Poll::Pending;
                 }
             }
         }
-        self.complete = true;
+        self.is_ready = true;
         Poll::Ready(Ok(()))
     }
 
-    /// Calls for a request, which takes its place; the other ones are given back. Without places it
-    /// gets in line as any other does.
+    /// Returns the future of a request, which gets the reservation of its connection; the others are released.
+    /// Without reservations it waits in line as any other.
     pub(crate) fn call(&mut self, client: &MetricsClient, request: Request) -> CallFuture {
         let pool = &client.pool();
         let (kind, shared) = match &request {
-            Request::Put(Sample { key, .. }) => (Kind::Put, pool.connection_for(key.as_str())),
-            Request::Get(selector) => (Kind::Get, pool.connection_for_get(selector)),
+            Request::Put(Sample { key, .. }) => {
+                (RequestKind::Put, pool.connection_for(key.as_str()))
+            }
+            Request::Get(selector) => (RequestKind::Get, pool.connection_for_get(selector)),
         };
         let mut reservation = Reservation { shared: Arc::clone(shared), id: None };
-        if std::mem::take(&mut self.complete) {
-            for mut reserved_bytes in self.places.drain(..) {
-                if Arc::ptr_eq(&reserved_bytes.shared, shared) {
-                    reservation.id = reserved_bytes.id.take();
+        if std::mem::take(&mut self.is_ready) {
+            for mut reserved in self.reservations.drain(..) {
+                if Arc::ptr_eq(&reserved.shared, shared) {
+                    reservation.id = reserved.id.take();
                 }
             }
         }
@@ -129,12 +130,12 @@ impl CallFuture {
         match request {
             Request::Put(Sample { key, point }) => {
                 let suffix = PutSuffix::new(key.as_str(), *point)?;
-                self.submit_reserved(reservation, Kind::Put, cx, |bytes| {
+                self.submit_reserved(reservation, RequestKind::Put, cx, |bytes| {
                     suffix.append_put(bytes, key.as_str());
                 });
             }
             Request::Get(selector) => {
-                self.submit_reserved(reservation, Kind::Get, cx, |bytes| {
+                self.submit_reserved(reservation, RequestKind::Get, cx, |bytes| {
                     encode_get(bytes, selector)
                 });
             }
@@ -145,7 +146,7 @@ impl CallFuture {
     fn submit_reserved(
         &mut self,
         mut reservation: Reservation,
-        kind: Kind,
+        kind: RequestKind,
         cx: &Context<'_>,
         encode: impl FnOnce(&mut BytesMut),
     ) {

@@ -1,23 +1,22 @@
-//! The settings of a connection, and the public policies among them.
+//! The configuration of a client and its connections.
 
 use std::time::Duration;
 
 use super::backoff::ReconnectPolicy;
 use crate::protocol::ClientCodec;
 
-/// Whether a request may be sent before the one before it has been answered.
+/// When a request is sent before the response to the one before it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Pipelining {
-    /// Where the server has shown that it can: each connection begins with one request in flight,
-    /// and when a second one waits, a connection beside it asks the server: where one
-    /// address leads to several, they must be alike. After a connection has stalled with several requests
-    /// in flight, its successors stay at one, and the server is asked again after a minute; after two, four and
-    /// so on up to an hour if it stalls again.
+    /// If the server has shown that it can pipeline. Each connection begins with one request in flight; when a second
+    /// one waits, the server is probed over another connection, so where one address leads to several servers, they
+    /// must be alike. After a connection has stalled with several requests in flight, its successors begin with one
+    /// too, and the server is probed again after a minute; after two, four and so on up to an hour if it stalls again.
     #[default]
     Auto,
     /// Always. Right for servers that are known to frame requests by line, such as this crate's;
-    /// most others will lose or garble answers.
+    /// most others lose or garble responses.
     On,
     /// Never: one request at a time.
     Off,

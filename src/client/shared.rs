@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    pipeline::{AckWatermark, Kind, Pipeline, Refused, Reply, Slot, Submitted, WaiterId},
+    pipeline::{AckWatermark, Pipeline, Refused, Reply, RequestKind, Slot, Submitted, WaiterId},
     settings::Settings,
     state::{ConnectionState, StateTracker},
     sync::{Mutex, MutexGuard},
@@ -81,7 +81,7 @@ impl Shared {
     #[inline]
     pub(super) fn call<P, E>(
         &self,
-        kind: Kind,
+        kind: RequestKind,
         prepare: P,
     ) -> impl Future<Output = Result<Reply, Error>>
     where
@@ -143,7 +143,7 @@ pub(super) fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
 #[derive(Debug)]
 pub(super) struct PendingResponse<S: Deref<Target = Shared>> {
     shared: S,
-    kind: Kind,
+    kind: RequestKind,
     state: ResponseState,
 }
 
@@ -161,7 +161,7 @@ enum ResponseState {
 
 impl<S: Deref<Target = Shared>> PendingResponse<S> {
     #[inline]
-    pub(super) fn new(shared: S, kind: Kind) -> Self {
+    pub(super) fn new(shared: S, kind: RequestKind) -> Self {
         Self { shared, kind, state: ResponseState::Idle }
     }
 
@@ -195,7 +195,7 @@ impl<S: Deref<Target = Shared>> PendingResponse<S> {
         let ResponseState::Waiting(waiter) = self.state else {
             return self.poll_decided(cx);
         };
-        if self.kind == Kind::Put && self.shared.watermark.is_acked(waiter) {
+        if self.kind == RequestKind::Put && self.shared.watermark.is_acked(waiter) {
             self.state = ResponseState::Idle;
             return Poll::Ready(Ok(Reply::Stored));
         }

@@ -59,7 +59,7 @@ use crate::{
 /// [`BatchError`]: crate::error::BatchError
 #[must_use = "sinks do nothing unless polled"]
 pub struct SampleSink {
-    lanes: Box<[Lane]>,
+    lanes: Box<[SinkLane]>,
     /// The lane that has to send a block before it takes more.
     full: Option<usize>,
     /// How many samples the present round has. What is known of a round is bounded, so that a sink that is
@@ -77,7 +77,7 @@ pub struct SampleSink {
 }
 
 /// The samples of one connection.
-struct Lane {
+struct SinkLane {
     batch: Batch<'static>,
     buffer: VecDeque<Sample>,
     /// The index of each of its samples in the round, if there are several lanes.
@@ -88,12 +88,12 @@ struct Lane {
     failure: Option<(usize, Error)>,
 }
 
-/// The most samples of a round. At its end the sink waits for the responses that are due, which costs a round trip.
+/// The most samples of a round. The sink ends it by waiting for the responses that are due, which costs a round trip.
 const ROUND_SAMPLES: usize = 64 * 1024;
 
 impl SampleSink {
     pub(super) fn new(client: MetricsClient) -> Self {
-        let lane = |shared| Lane {
+        let lane = |shared| SinkLane {
             batch: Batch::open(shared, None),
             buffer: VecDeque::new(),
             indices: Vec::new(),
@@ -253,7 +253,7 @@ impl SampleSink {
     }
 }
 
-impl Lane {
+impl SinkLane {
     /// Queues the samples in the buffer; ready when it is empty, or when adding more is of no use.
     fn poll_queue(&mut self, cx: &Context<'_>) -> Poll<()> {
         let mut puts = BytesMut::new();

@@ -1,24 +1,24 @@
-//! Counters of one client.
+//! The statistics of a client.
 
-/// What one client has done so far; clones of a handle share it. Where a client has
-/// [several connections](crate::ClientBuilder::max_connections), it is the sum of what each has done.
+/// The statistics of a client, which all clones of its handle share. With
+/// [several connections](crate::ClientBuilder::max_connections) they are the sums of all.
 ///
 /// At any time, `accepted = acknowledged + rejected + failed + cancelled + in_flight + queued`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientStats {
-    /// Requests that the client took: those with a bad key or value, or refused because the queue
+    /// Requests that the client accepted. Those with an invalid key or value, or refused because the queue
     /// was full, are not among them.
     pub accepted: u64,
-    /// Requests that the server answered with `ok`.
+    /// Requests that the server acknowledged with `ok`.
     pub acknowledged: u64,
-    /// Requests that the server answered with `error`.
+    /// Requests that the server rejected with `error`.
     pub rejected: u64,
-    /// Requests that ended with any other error.
+    /// Requests that failed with any other error.
     pub failed: u64,
-    /// Requests whose caller dropped the future before there was an outcome.
+    /// Requests that had no outcome when their caller dropped the future.
     pub cancelled: u64,
-    /// Requests that were sent and whose callers wait for the answer.
+    /// Requests that were sent and whose callers wait for the response.
     pub in_flight: u64,
     /// Requests that wait to be sent.
     pub queued: u64,
@@ -28,14 +28,14 @@ pub struct ClientStats {
     pub reconnects: u64,
     /// How often the client went from one server of its list to another.
     pub failovers: u64,
-    /// Bytes of requests handed to a connection, those sent again included.
+    /// Bytes of requests written to connections, including those sent again.
     pub bytes_sent: u64,
-    /// Bytes of answers received.
+    /// Bytes of responses received.
     pub bytes_received: u64,
 }
 
 impl ClientStats {
-    /// What two connections have done together.
+    /// Returns the sum of the statistics of two connections.
     pub(super) fn plus(self, other: Self) -> Self {
         Self {
             accepted: self.accepted + other.accepted,
@@ -69,12 +69,12 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// How many requests have no outcome yet.
+    /// Returns how many requests have no outcome yet.
     pub(super) fn outstanding(&self) -> u64 {
         self.accepted - self.acknowledged - self.rejected - self.failed - self.cancelled
     }
 
-    /// The counters, with how many of the open requests have been sent.
+    /// Returns the statistics, given how many of the outstanding requests have been sent.
     pub(super) fn stats(&self, in_flight: u64) -> ClientStats {
         ClientStats {
             accepted: self.accepted,

@@ -1,4 +1,4 @@
-//! `SampleStream`: a `get` of any size, sample by sample, over a connection of its own.
+//! The samples of a `get` of any size, over a connection of its own.
 
 use std::{
     fmt,
@@ -33,9 +33,9 @@ use crate::{
 /// The samples of a `get`, one by one; made by [`MetricsClient::stream`](crate::MetricsClient::stream).
 ///
 /// It holds one connection, at most 128 KiB of what was read and the samples in that, some 1 MiB if
-/// their keys are one letter long, however much the server sends; a consumer that is slow
-/// makes the server wait. It is a [`Stream`] too. Each sample counts in Tokio's cooperative budget, so a
-/// loop over it gives way to other tasks, and to a timeout around it.
+/// their keys are one letter long, however much the server sends; a slow consumer slows the server down. It is also a
+/// [`Stream`]. Each sample counts in Tokio's cooperative budget, so a loop over it yields to other tasks, and to a
+/// timeout around it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -57,13 +57,13 @@ pub struct SampleStream {
     samples: Option<FramedRead<Exclusive, SampleDecoder>>,
     asked: Selector,
     limit: Duration,
-    /// What the server has answered instead of samples, until it is clear whether the connection
-    /// ends behind it: then it speaks of that.
+    /// The `error` that the server sent in place of samples, until it is clear if the connection ends after it:
+    /// then it is about the connection.
     rejection: Option<Arc<str>>,
-    /// Runs while nothing comes.
-    silence: Pin<Box<Sleep>>,
-    silent: bool,
-    /// Before silence is one: the timer may be late, because the process or its runtime stood still.
+    /// Runs while nothing comes, if it is armed.
+    read_timeout: Pin<Box<Sleep>>,
+    timer_armed: bool,
+    /// For input that came while the process or its runtime was suspended, in which case the timer is late.
     io_turn: IoTurn,
 }
 
@@ -82,17 +82,19 @@ impl AsyncRead for Exclusive {
     }
 }
 
-/// How much is read, and then held as samples, at once, in bytes.
+/// How many bytes are read, and then held as samples, at once.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 impl SampleStream {
-    /// The next sample, or `None` behind the last one.
+    /// Returns the next sample, or `None` after the last one. Shadows `StreamExt::next` on purpose: no trait has to be
+    /// imported, and it is the same.
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] with [`ConnectionError::RejectedByServer`] if the server answers `error`
-    /// and closes the connection, as one does that has too many; else if it refuses the request, sends something that is no data, or nothing within the
-    /// request timeout, or the connection is lost. Nothing comes after an error.
+    /// [`Error::Connection`] with [`ConnectionError::RejectedByServer`] if the server answers `error` and closes the
+    /// connection, as a server at its connection limit does; [`Error::Rejected`] if it rejects the request;
+    /// [`Error::InvalidResponse`] if it sends an invalid record; [`Error::Timeout`] if it sends nothing within the
+    /// request timeout; [`Error::Connection`] if the connection is lost. Nothing follows an error.
     ///
     /// # Cancel safety
     ///
@@ -101,7 +103,7 @@ impl SampleStream {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Dials, asks, and returns without waiting for the answer.
+    /// Connects, sends the request, and returns without waiting for the response.
     pub(super) async fn open(
         dialer: Arc<dyn DynDialer>,
         selector: &Selector,
@@ -115,8 +117,8 @@ impl SampleStream {
             io.flush().await
         };
         match within(limit, ask).await {
-            Some(asked) => asked.map_err(|error| lost(ConnectionError::Io(error)))?,
-            None => return Err(late(limit)),
+            Some(asked) => asked.map_err(|error| connection_error(ConnectionError::Io(error)))?,
+            None => return Err(timeout_error(limit)),
         }
         Ok(Self {
             samples: Some(FramedRead::with_capacity(
@@ -127,8 +129,8 @@ impl SampleStream {
             asked: selector.clone(),
             limit,
             rejection: None,
-            silence: Box::pin(time::sleep(limit)),
-            silent: true,
+            read_timeout: Box::pin(time::sleep(limit)),
+            timer_armed: true,
             io_turn: IoTurn::default(),
         })
     }
@@ -137,7 +139,7 @@ impl SampleStream {
         let Some(samples) = &mut self.samples else {
             return Poll::Ready(Ok(None));
         };
-        // Most samples come out of the buffer, where nothing else would make a task give way to others.
+        // Most samples come from the buffer, where nothing else would make a task yield to others.
         let budget = ready!(coop::poll_proceed(cx));
         self.io_turn.observe();
         match Pin::new(samples).poll_next(cx) {
@@ -145,22 +147,24 @@ impl SampleStream {
                 let message = self.rejection.take().unwrap_or_default();
                 Poll::Ready(Err(match item {
                     Some(Ok(_)) => Error::Rejected { message },
-                    Some(Err(_)) | None => lost(ConnectionError::RejectedByServer { message }),
+                    Some(Err(_)) | None => {
+                        connection_error(ConnectionError::RejectedByServer { message })
+                    }
                 }))
             }
             Poll::Ready(Some(Ok(Streamed::End(End::Error(message))))) => {
                 self.rejection = Some(message.into());
-                self.silent = true;
-                self.silence.as_mut().reset(Instant::now() + END_WITHIN);
+                self.timer_armed = true;
+                self.read_timeout.as_mut().reset(Instant::now() + END_WITHIN);
                 self.poll_sample(cx)
             }
             Poll::Ready(item) => {
                 budget.made_progress();
-                self.silent = false;
+                self.timer_armed = false;
                 Poll::Ready(match item {
                     Some(Ok(Streamed::Sample(sample))) => match &self.asked {
                         Selector::Key(key) if *key != sample.key => {
-                            Err(lost(ConnectionError::DataForAnotherKey))
+                            Err(connection_error(ConnectionError::DataForAnotherKey))
                         }
                         _ => Ok(Some(sample)),
                     },
@@ -172,20 +176,22 @@ impl SampleStream {
                     Some(Ok(Streamed::End(End::TooLarge))) => {
                         Err(Error::ResponseTooLarge { limit: usize::MAX })
                     }
-                    Some(Err(error)) => Err(lost(error.into())),
-                    None => Err(lost(ConnectionError::Io(io::ErrorKind::UnexpectedEof.into()))),
+                    Some(Err(error)) => Err(connection_error(error.into())),
+                    None => Err(connection_error(ConnectionError::Io(
+                        io::ErrorKind::UnexpectedEof.into(),
+                    ))),
                 })
             }
             Poll::Pending => {
-                if !self.silent {
-                    self.silent = true;
-                    self.silence.as_mut().reset(Instant::now() + self.limit);
+                if !self.timer_armed {
+                    self.timer_armed = true;
+                    self.read_timeout.as_mut().reset(Instant::now() + self.limit);
                 }
-                ready!(self.silence.as_mut().poll(cx));
+                ready!(self.read_timeout.as_mut().poll(cx));
                 ready!(self.io_turn.poll(cx));
                 Poll::Ready(Err(match self.rejection.take() {
                     Some(message) => Error::Rejected { message },
-                    None => late(self.limit),
+                    None => timeout_error(self.limit),
                 }))
             }
         }
@@ -217,10 +223,10 @@ impl fmt::Debug for SampleStream {
     }
 }
 
-fn lost(fault: ConnectionError) -> Error {
+fn connection_error(fault: ConnectionError) -> Error {
     Error::Connection { fault: Arc::new(fault), delivery: Delivery::Unknown }
 }
 
-fn late(after: Duration) -> Error {
+fn timeout_error(after: Duration) -> Error {
     Error::Timeout { after, delivery: Delivery::Unknown, cause: None }
 }

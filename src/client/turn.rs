@@ -1,4 +1,4 @@
-//! Yields until the runtime has run its IO driver and timers.
+//! Waiting for the runtime's IO driver.
 
 use std::{
     pin::pin,
@@ -12,15 +12,15 @@ use std::{
 
 use tokio::{task::yield_now, time};
 
-/// Waits until the runtime's IO driver has asked the system what has come.
+/// Waits until the runtime's IO driver has asked the system for events.
 ///
-/// Without this a socket that has something to read says that it has nothing: Tokio asks the system
-/// between the polls of tasks, and answers from memory until then. So what came while the runtime stood
-/// still is not there for the first task that runs again.
+/// Without this a socket that has input may claim to have none: Tokio asks the system between the polls of tasks, and
+/// answers from memory until then. So the first task that runs after the process was suspended does not see what came
+/// in that time.
 #[derive(Debug, Default)]
 pub(super) struct IoTurn {
     asked: Option<Arc<Signal>>,
-    /// Whether the IO driver had had its turn before the last [`observe`](Self::observe).
+    /// Whether the IO driver had run before the last [`observe`](Self::observe).
     over: bool,
 }
 
@@ -31,7 +31,7 @@ struct Signal {
 }
 
 impl IoTurn {
-    /// Is called before the connection is read: only a turn that was over by then counts.
+    /// Must be called before the connection is read: only a run of the IO driver before that counts.
     pub(super) fn observe(&mut self) {
         self.over = self.asked.as_ref().is_some_and(|turn| turn.given.load(Ordering::Acquire));
         if self.over {
@@ -39,8 +39,8 @@ impl IoTurn {
         }
     }
 
-    /// Ready if the IO driver has had its turn since this was last asked for, and before the connection
-    /// was read. Otherwise asks for a turn, after which the task is woken.
+    /// Ready if the IO driver has run since this was last pending, and before the connection was read. Otherwise
+    /// wakes the task after the next run.
     pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         if std::mem::take(&mut self.over) {
             return Poll::Ready(());
@@ -49,8 +49,8 @@ impl IoTurn {
             let turn = Arc::new(Signal { given: AtomicBool::new(false), task: cx.waker().clone() });
             let waker = Waker::from(Arc::clone(&turn));
             self.asked = Some(turn);
-            // Polled once, it has left the waker to the runtime, which wakes it behind the IO driver. The
-            // task itself may be woken sooner, by anything.
+            // Polled once, it has registered the waker with the runtime, which wakes it after the IO driver has
+            // run. The task itself may be woken sooner, by anything.
             let _ = pin!(yield_now()).poll(&mut Context::from_waker(&waker));
         }
         Poll::Pending
@@ -68,11 +68,10 @@ impl Wake for Signal {
     }
 }
 
-/// What the future comes to within `limit`, if it does.
+/// Returns the output of the future, or `None` if that takes longer than `limit`.
 ///
-/// Unlike with [`time::timeout`], a timer that is late, because the process or its runtime stood still,
-/// is no verdict: what has come by then is read first, and other tasks that the future waits for have
-/// their turn.
+/// Unlike with [`time::timeout`], a timer that is late, because the process or its runtime was suspended, does not
+/// decide: what has come by then is read first, and other tasks that the future waits for are run.
 pub(super) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     if let Ok(output) = time::timeout(limit, &mut future).await {

@@ -1,41 +1,41 @@
-//! Write coalescing: when to write the requests of several callers at once.
+//! Write coalescing: how long the driver lets requests gather before it writes them.
 
-/// Lets requests gather after callers have been roused, and says when they leave.
+/// Decides when requests are flushed that callers send after they have been woken together.
 ///
-/// Who has just got an answer is likely to ask again at once. So the driver does not write right
-/// after it has roused several callers: it takes its turn again once the runtime has run what was
-/// ready, and goes on like this while each turn brings more of those that are expected. What gathers
-/// leaves with one write instead of many, and the server answers it with one instead of many.
+/// A caller that has just got a response is likely to send its next request at once. So the driver does not write
+/// right after it has woken several callers: it yields until the runtime has run what was ready, and again as long as
+/// each yield brings more of the expected callers. The requests that have gathered leave with one write instead of
+/// many, and the server answers them with one.
 ///
-/// This costs what waits a few turns of the runtime's queue, and no timer. A caller who is alone with
-/// the connection never meets it.
+/// This costs a request a few turns of the runtime's queue, and no timer. A caller that is alone on the connection
+/// never waits.
 #[derive(Debug, Default)]
 pub(super) struct WriteCoalescer {
-    /// How many callers have been roused and, as far as can be told, have not asked again.
+    /// How many callers have been woken and, as far as is known, have not sent again.
     expected: usize,
-    /// How many requests waited at the last look.
-    waiting: usize,
-    /// How many turns have been waited.
-    turns: usize,
-    /// How many of these, at the end, brought nothing.
+    /// How many requests were queued at the last decision.
+    queued: usize,
+    /// How often the driver has yielded.
+    yields: usize,
+    /// How many of these yields, at the end, brought nothing.
     empty_yields: usize,
 }
 
-/// What to do now.
+/// When to flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leave {
+pub(super) enum Flush {
     Now,
-    /// After what is ready on this worker.
-    NextTurn,
-    /// After what is ready on this worker, and what it finds elsewhere.
+    /// After the tasks that are ready on this worker.
+    AfterYield,
+    /// After the tasks that are ready on this worker, and those that it finds elsewhere.
     WhenIdle,
 }
 
-/// From how many callers on it is worth to wait for what they will ask next. Two, so that one
-/// caller's round trip stays what it is; measured with 8 to 1,024 callers by `benches/compare.rs`.
+/// The number of callers from which it is worth waiting for their next requests. Two, so that the round trip of one
+/// caller stays what it is; measured with 8 to 1,024 callers by the comparison bench.
 const MIN_CALLERS: usize = 2;
 
-/// How many turns may bring nothing: another worker may hold the callers, and have been held up.
+/// How many yields may bring nothing: the callers may be on another worker that was held up.
 const MAX_EMPTY_YIELDS: usize = 1;
 
 impl WriteCoalescer {
@@ -43,24 +43,25 @@ impl WriteCoalescer {
         self.expected += callers;
     }
 
-    /// Says what to do, given how many requests wait now if that matters.
-    pub(super) fn look(&mut self, waiting: impl FnOnce() -> usize) -> Leave {
+    /// Decides when to flush. `queued` returns how many requests are queued now, and is called only if that
+    /// matters.
+    pub(super) fn decide(&mut self, queued: impl FnOnce() -> usize) -> Flush {
         if self.expected < MIN_CALLERS {
             *self = Self::default();
-            return Leave::Now;
+            return Flush::Now;
         }
-        let waiting = waiting();
-        self.empty_yields = if waiting > self.waiting { 0 } else { self.empty_yields + 1 };
-        if waiting < self.expected && self.empty_yields <= MAX_EMPTY_YIELDS {
-            self.waiting = waiting;
-            self.turns += 1;
-            return if self.turns == 1 { Leave::NextTurn } else { Leave::WhenIdle };
+        let queued = queued();
+        self.empty_yields = if queued > self.queued { 0 } else { self.empty_yields + 1 };
+        if queued < self.expected && self.empty_yields <= MAX_EMPTY_YIELDS {
+            self.queued = queued;
+            self.yields += 1;
+            return if self.yields == 1 { Flush::AfterYield } else { Flush::WhenIdle };
         }
-        // Who has not come by now may be on their way. Half of them, and not more than those who have
-        // come: callers who never ask again are soon forgotten.
-        let expected = self.expected.saturating_sub(waiting).min(waiting) / 2;
+        // Callers that have not sent by now may still do so. Half of them are expected, and not more than those
+        // that have sent: callers that never send again are soon forgotten.
+        let expected = self.expected.saturating_sub(queued).min(queued) / 2;
         *self = Self { expected, ..Self::default() };
-        Leave::Now
+        Flush::Now
     }
 }
 
@@ -68,69 +69,69 @@ impl WriteCoalescer {
 mod tests {
     use super::*;
 
-    fn roused(callers: usize) -> WriteCoalescer {
-        let mut write_coalescing = WriteCoalescer::default();
-        write_coalescing.on_woken(callers);
-        write_coalescing
+    fn woken(callers: usize) -> WriteCoalescer {
+        let mut coalescer = WriteCoalescer::default();
+        coalescer.on_woken(callers);
+        coalescer
     }
 
     #[test]
-    fn one_caller_is_never_waited_for() {
-        let mut write_coalescing = WriteCoalescer::default();
+    fn one_caller_is_flushed_at_once() {
+        let mut coalescer = WriteCoalescer::default();
         for _ in 0..3 {
-            write_coalescing.on_woken(1);
-            assert_eq!(write_coalescing.look(|| 0), Leave::Now);
-            assert_eq!(write_coalescing.look(|| 1), Leave::Now);
+            coalescer.on_woken(1);
+            assert_eq!(coalescer.decide(|| 0), Flush::Now);
+            assert_eq!(coalescer.decide(|| 1), Flush::Now);
         }
     }
 
     #[test]
-    fn it_waits_until_all_have_come() {
-        let mut write_coalescing = roused(9);
-        assert_eq!(write_coalescing.look(|| 0), Leave::NextTurn);
-        assert_eq!(write_coalescing.look(|| 5), Leave::WhenIdle);
-        assert_eq!(write_coalescing.look(|| 8), Leave::WhenIdle);
-        assert_eq!(write_coalescing.look(|| 9), Leave::Now);
-        assert_eq!(write_coalescing.look(|| 1), Leave::Now);
+    fn waits_until_all_expected_callers_have_come() {
+        let mut coalescer = woken(9);
+        assert_eq!(coalescer.decide(|| 0), Flush::AfterYield);
+        assert_eq!(coalescer.decide(|| 5), Flush::WhenIdle);
+        assert_eq!(coalescer.decide(|| 8), Flush::WhenIdle);
+        assert_eq!(coalescer.decide(|| 9), Flush::Now);
+        assert_eq!(coalescer.decide(|| 1), Flush::Now);
     }
 
     #[test]
-    fn it_does_not_wait_for_those_who_do_not_come() {
-        let mut write_coalescing = roused(9);
-        assert_eq!(write_coalescing.look(|| 0), Leave::NextTurn);
-        assert_eq!(write_coalescing.look(|| 0), Leave::Now);
-        assert_eq!(write_coalescing.look(|| 0), Leave::Now);
-        write_coalescing.on_woken(9);
-        assert_eq!(write_coalescing.look(|| 0), Leave::NextTurn);
-        assert_eq!(write_coalescing.look(|| 3), Leave::WhenIdle);
-        assert_eq!(write_coalescing.look(|| 3), Leave::WhenIdle);
-        assert_eq!(write_coalescing.look(|| 3), Leave::Now);
+    fn stops_waiting_when_a_yield_brings_nothing() {
+        let mut coalescer = woken(9);
+        assert_eq!(coalescer.decide(|| 0), Flush::AfterYield);
+        assert_eq!(coalescer.decide(|| 0), Flush::Now);
+        assert_eq!(coalescer.decide(|| 0), Flush::Now);
+        coalescer.on_woken(9);
+        assert_eq!(coalescer.decide(|| 0), Flush::AfterYield);
+        assert_eq!(coalescer.decide(|| 3), Flush::WhenIdle);
+        assert_eq!(coalescer.decide(|| 3), Flush::WhenIdle);
+        assert_eq!(coalescer.decide(|| 3), Flush::Now);
     }
 
     #[test]
-    fn those_who_come_late_are_waited_for_as_long_as_others_come() {
-        let mut write_coalescing = roused(9);
+    fn waits_while_each_yield_brings_callers() {
+        let mut coalescer = woken(9);
         for waiting in [0, 5, 5] {
-            assert_ne!(write_coalescing.look(|| waiting), Leave::Now);
+            assert_ne!(coalescer.decide(|| waiting), Flush::Now);
         }
-        assert_eq!(write_coalescing.look(|| 5), Leave::Now);
-        assert_eq!(write_coalescing.look(|| 1), Leave::NextTurn);
-        assert_eq!(write_coalescing.look(|| 2), Leave::Now);
-        assert_eq!(write_coalescing.look(|| 2), Leave::Now);
+        assert_eq!(coalescer.decide(|| 5), Flush::Now);
+        assert_eq!(coalescer.decide(|| 1), Flush::AfterYield);
+        assert_eq!(coalescer.decide(|| 2), Flush::Now);
+        assert_eq!(coalescer.decide(|| 2), Flush::Now);
     }
 
     #[test]
-    fn callers_who_never_ask_again_are_soon_forgotten() {
-        let mut write_coalescing = roused(1000);
-        let mut turns = 0;
+    fn absent_callers_are_soon_forgotten() {
+        let mut coalescer = woken(1000);
+        let mut yields = 0;
         for _ in 0..20 {
-            turns = 0;
-            // Two of the thousand go on.
-            while write_coalescing.look(|| 2) != Leave::Now {
-                turns += 1;
+            yields = 0;
+            // Two of the thousand send again.
+            while coalescer.decide(|| 2) != Flush::Now {
+                yields += 1;
             }
-            write_coalescing.on_woken(2);
+            coalescer.on_woken(2);
         }
-        assert_eq!(turns, 0);
+        assert_eq!(yields, 0);
     }
 }

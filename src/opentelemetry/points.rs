@@ -1,4 +1,4 @@
-//! What one export says: the points of all series, by their keys.
+//! The points of one export, by their keys.
 
 use ::opentelemetry::{InstrumentationScope, KeyValue};
 use indexmap::{IndexMap, map::Entry};
@@ -13,15 +13,15 @@ use crate::metric::{InvalidKey, Key};
 
 pub(super) type Label = (String, String);
 
-/// How series are named.
+/// How keys are made.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Naming {
-    /// Before a dot.
+    /// Followed by a dot.
     pub(super) prefix: Option<String>,
-    /// Those of the prefix. Attributes replace them.
+    /// Labels of the prefix. Attributes replace them.
     pub(super) labels: Vec<Label>,
     pub(super) resource_attributes: Vec<String>,
-    /// Whether the scope's name and version are labels.
+    /// The scope's name and version become labels.
     pub(super) is_scope_label: bool,
 }
 
@@ -29,9 +29,9 @@ pub(super) struct Naming {
 #[derive(Debug, Default)]
 pub(super) struct Points {
     pub(super) values: IndexMap<Key, Value>,
-    /// Instruments of which one has replaced a point of the other.
+    /// Pairs of instruments of which one has replaced a point of the other.
     pub(super) pairs: Vec<InstrumentConflict>,
-    /// Points without a key.
+    /// Points without a valid key.
     pub(super) invalid_names: Vec<InvalidName>,
 }
 
@@ -42,18 +42,18 @@ pub(super) struct Value {
     owner: InstrumentId,
 }
 
-/// What two reports of one second come to.
+/// How two exports of one second are merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MergeRule {
-    /// The later one: gauges, and what was counted since the beginning.
+    /// The later value counts: gauges, and cumulative values.
     Last,
-    /// What was counted since the last report.
+    /// Deltas are added.
     Sum,
     Min,
     Max,
 }
 
-/// The instrument that a point is of.
+/// The instrument of a point.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct InstrumentId {
     pub(super) scope: String,
@@ -71,7 +71,7 @@ pub(super) struct InstrumentConflict {
 #[derive(Debug)]
 pub(super) struct InvalidName {
     pub(super) metric: String,
-    pub(super) fault: InvalidKey,
+    pub(super) error: InvalidKey,
 }
 
 impl MergeRule {
@@ -114,7 +114,7 @@ impl Points {
     }
 }
 
-/// The name and the version of a scope, under the names that OpenTelemetry gives them.
+/// Returns the name and the version of a scope, under OpenTelemetry's names.
 fn scope_labels(scope: &InstrumentationScope) -> impl Iterator<Item = Label> {
     let version = scope.version().map(|version| ("otel.scope.version", version));
     [("otel.scope.name", scope.name())]
@@ -123,11 +123,11 @@ fn scope_labels(scope: &InstrumentationScope) -> impl Iterator<Item = Label> {
         .map(|(label, value)| (label.to_string(), value.to_string()))
 }
 
-/// One instrument, whose points are added.
+/// Adds the points of one instrument.
 struct Instrument<'a> {
     points: &'a mut Points,
     naming: &'a Naming,
-    /// Labels that all points of its scope have.
+    /// The labels of all points of its scope.
     common: &'a [Label],
     owner: InstrumentId,
 }
@@ -220,8 +220,8 @@ impl Instrument<'_> {
         let full = parts.collect::<Vec<_>>().join(".");
         let key = match Key::with_labels(full, labels) {
             Ok(key) => key,
-            Err(fault) => {
-                self.points.invalid_names.push(InvalidName { metric: name.clone(), fault });
+            Err(error) => {
+                self.points.invalid_names.push(InvalidName { metric: name.clone(), error });
                 return;
             }
         };
@@ -243,7 +243,7 @@ impl Instrument<'_> {
     }
 }
 
-/// What a point may hold.
+/// The value of a point.
 trait PointValue: Copy {
     fn to_f64(self) -> f64;
 }

@@ -32,7 +32,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until it makes a recorder"]
+#[must_use = "a builder does nothing until it starts a recorder"]
 pub struct RecorderBuilder {
     reporter: Reporter,
     names: NameSettings,
@@ -40,14 +40,14 @@ pub struct RecorderBuilder {
     clock: WallClock,
 }
 
-/// There is a recorder already, and the facade takes one for each process.
+/// A recorder is installed already. The facade takes one per process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a recorder for the metrics facade is installed already, and a process has one")]
+#[error("a recorder for the metrics facade is already installed")]
 pub struct InstallError;
 
-/// A quantile that is none.
+/// A quantile outside `0.0..=1.0`.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("{given} is no quantile: these lie between 0 and 1, such as 0.99")]
+#[error("invalid quantile {given}: must be between 0 and 1")]
 pub struct InvalidQuantile {
     given: f64,
 }
@@ -55,7 +55,7 @@ pub struct InvalidQuantile {
 /// An interval that is too short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid interval {given:?}: a server keeps one value for each second, so it is at least 1s"
+    "invalid interval {given:?}: must be at least 1s, since a server stores one value per second"
 )]
 pub struct InvalidInterval {
     given: Duration,
@@ -81,38 +81,40 @@ impl RecorderBuilder {
     ///
     /// # Errors
     ///
-    /// If it is less than a second: a server keeps one value for each.
+    /// If it is less than a second, since a server stores one value per second.
     pub fn interval(mut self, interval: Duration) -> Result<Self, InvalidInterval> {
         if interval < Duration::from_secs(1) {
             return Err(InvalidInterval { given: interval });
         }
-        self.settings.interval = interval.min(LONGEST);
+        self.settings.interval = interval.min(MAX_INTERVAL);
         Ok(self)
     }
 
-    /// Sets what all keys begin with, before a dot. Default: nothing.
+    /// Sets a prefix of all keys, followed by a dot. Default: none.
     ///
     /// Labels of the prefix are [global labels](Self::global_label): with `shop;env=prod` the counter
     /// `hits` is reported as `shop.hits;env=prod`.
     ///
     /// # Errors
     ///
-    /// If a key cannot begin with it.
+    /// If it is not valid as the beginning of a key.
     pub fn prefix(mut self, prefix: impl IntoKey) -> Result<Self, InvalidKey> {
         self.names.prefix = Some(prefix.into_key()?);
         Ok(self)
     }
 
-    /// Adds a label to all series. A label of that name which a metric has itself replaces it, and so
-    /// does one that is added later. Default: none.
+    /// Adds a label to all series. A metric's own label of that name replaces it, and so does a global
+    /// label that is
+    /// added later. Default: none.
     ///
-    /// What a key cannot hold is percent-encoded, as [`Key::with_labels`](crate::Key::with_labels) does it.
+    /// Characters that are invalid in a key are percent-encoded, as by
+    /// [`Key::with_labels`](crate::Key::with_labels).
     pub fn global_label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.names.labels.push((name.into(), value.into()));
         self
     }
 
-    /// What is reported of a counter. Default: [`CounterMode::Cumulative`].
+    /// Sets what is reported of counters. Default: [`CounterMode::Cumulative`].
     pub fn counter_mode(mut self, mode: CounterMode) -> Self {
         self.settings.counter_mode = mode;
         self
@@ -121,13 +123,13 @@ impl RecorderBuilder {
     /// Sets which quantiles are reported of a histogram: 0.5 as `.p50`, 0.999 as `.p999`, 0 as `.min` and
     /// 1 as `.max`. Default: 0, 0.5, 0.9, 0.99 and 1.
     ///
-    /// They are those of the nearest rank: `.p99` is the smallest value such that 99 % of all are not
-    /// greater. Of less than 100 values that is the greatest. `.min` and `.max` are exact, the others off
-    /// by at most 1 %.
+    /// They are nearest-rank quantiles: `.p99` is the smallest value such that 99 % of all values are not
+    /// greater, which is the greatest of less than 100 values. `.min` and `.max` are exact, the others have an
+    /// error of at most 1 %.
     ///
     /// # Errors
     ///
-    /// If one of them does not lie between 0 and 1.
+    /// If one of them is outside `0.0..=1.0`.
     pub fn quantiles(
         mut self,
         quantiles: impl IntoIterator<Item = f64>,
@@ -137,10 +139,10 @@ impl RecorderBuilder {
         Ok(self)
     }
 
-    /// Sets how long a series is reported after its last update; where no handle of it is kept it is then
-    /// forgotten. Default: 15 minutes. With `None`, that is never.
+    /// Sets how long a series is reported after its last update. After that it is forgotten, unless a handle of
+    /// it is kept. `None` means for ever. Default: 15 minutes.
     ///
-    /// A gauge that is not 0 is reported and kept for ever, for it would go on from 0: see
+    /// A gauge that is not 0 is reported for ever, because it would start again at 0: see
     /// [`gauge_idle_timeout`](Self::gauge_idle_timeout).
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.idle_timeout = timeout.into();
@@ -149,20 +151,20 @@ impl RecorderBuilder {
 
     /// Sets the [idle timeout](Self::idle_timeout) of gauges that are not 0. Default: `None`, so that they are never forgotten.
     ///
-    /// This is for programs whose gauges are set and not counted up and down, and have labels of which
-    /// there are ever new ones: without it, these stay until
-    /// [the limit of series](Self::max_series) is reached.
+    /// This is for programs that set their gauges, and do not count them up and down, and whose labels have ever
+    /// new values: without a timeout such gauges accumulate until [the limit of series](Self::max_series) is
+    /// reached.
     pub fn gauge_idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.gauge_idle_timeout = timeout.into();
         self
     }
 
-    /// Sets how many series there may be, for labels can make ever new ones. Default: 10,000. The memory
-    /// of histograms counts most, with up to 64 KiB each.
+    /// Limits the number of series, since labels can create ever new ones. Default: 10,000. Histograms take most of
+    /// the memory, up to 64 KiB each.
     ///
-    /// A handle that is taken of one more reports nothing until a series has been forgotten: the first
-    /// update after that makes its series. What a counter or a gauge was told before then counts; what a
-    /// histogram was told does not. The log says when the limit is reached, and when there is room again.
+    /// A handle beyond the limit reports nothing until another series is forgotten; its first update after that
+    /// creates its series. Earlier updates of a counter or a gauge are kept until then, those of a histogram are
+    /// not. The log says when the limit is reached, and when there is room again.
     pub fn max_series(mut self, series: usize) -> Self {
         self.settings.max_series = series as u64;
         self
@@ -174,22 +176,23 @@ impl RecorderBuilder {
         self
     }
 
-    /// Makes a recorder that is not installed: for `metrics::with_local_recorder`, or to be wrapped.
+    /// Starts a recorder that is not installed: for `metrics::with_local_recorder`, or to be wrapped. Spawns its
+    /// task on the caller's runtime.
     ///
     /// # Panics
     ///
     /// If called outside of a Tokio runtime.
-    #[must_use = "a recorder ends with its last handle"]
+    #[must_use = "a recorder stops with its last handle"]
     pub fn start(self) -> MetricsRecorder {
         let Self { reporter, names, settings, clock } = self;
         MetricsRecorder::start(Registry::new(reporter, Names::new(names), settings, clock))
     }
 
-    /// Makes a recorder and has the whole process report to it.
+    /// Starts a recorder as [`start`](Self::start), and installs it for the whole process.
     ///
     /// # Errors
     ///
-    /// If there is one already.
+    /// If one is installed already.
     ///
     /// # Panics
     ///
@@ -202,4 +205,4 @@ impl RecorderBuilder {
 }
 
 /// As good as never, and small enough to be added to any time: ten years.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const MAX_INTERVAL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

@@ -1,4 +1,4 @@
-//! One histogram: a sketch of what was recorded in an interval.
+//! Histograms: a sketch of the values of an interval.
 
 use std::sync::{
     Arc, Mutex,
@@ -14,7 +14,7 @@ use crate::metric::Key;
 
 pub(super) struct HistogramSeries {
     interval: Mutex<Interval>,
-    /// What the reports of the last report's second said. Locked before the interval.
+    /// The values in all reports of the last report's second. Locked before the interval.
     in_second: Mutex<Option<Distribution>>,
     keys: Option<HistogramKeys>,
     not_finite: Arc<AtomicU64>,
@@ -25,21 +25,21 @@ struct Interval {
     used: Instant,
 }
 
-/// Values that were recorded.
+/// The distribution of recorded values.
 struct Distribution {
     sketch: Summary,
-    /// Saturates at the greatest finite value, as all that is reported.
+    /// Saturates at the greatest finite number.
     sum: f64,
 }
 
-/// The parts of a histogram.
+/// The keys of a histogram's parts.
 pub(super) struct HistogramKeys {
     pub(super) count: Key,
     pub(super) sum: Key,
     pub(super) quantiles: Vec<(f64, Key)>,
 }
 
-/// How many values a sketch counts: far from where its counts would overflow.
+/// The most values that a sketch counts, far from where its counters would overflow.
 const MAX_VALUES: u64 = 1 << 62;
 
 impl HistogramSeries {
@@ -104,7 +104,7 @@ impl Series for HistogramSeries {
         report.put(&keys.count, said.map_or(0, Distribution::count) as f64);
         report.put(&keys.sum, said.map_or(0.0, |it| it.sum));
         for (quantile, key) in &keys.quantiles {
-            // An interval in which nothing was recorded has none.
+            // An interval without values has no quantiles.
             if let Some(value) = said.and_then(|it| it.quantile(*quantile)) {
                 report.put(key, value);
             }
@@ -127,7 +127,7 @@ impl Series for HistogramSeries {
 }
 
 impl Distribution {
-    /// As many equal values, in as many steps as their number has bits.
+    /// Returns `count` equal values, in as many steps as the number has bits.
     fn many(value: f64, count: u64) -> Self {
         let mut many = Self::default();
         let mut power = Self::default().sketch;
@@ -171,21 +171,21 @@ impl Distribution {
     fn quantile(&self, quantile: f64) -> Option<f64> {
         let last = self.count().checked_sub(1)?;
         let rank = ((quantile * self.count() as f64).ceil() as u64).saturating_sub(1).min(last);
-        // The sketch takes the rank for a share of the last one, rounded down.
+        // The sketch takes a share of the last rank, rounded down.
         let share = match rank {
             0 => 0.0,
             rank if rank == last => 1.0,
             rank => (rank as f64 + 0.5) / last as f64,
         };
         let value = self.sketch.quantile(share.min(1.0))?;
-        // A bin's middle may be beyond all that was recorded, or infinite.
+        // The middle of a bin may be outside of all values, or infinite.
         Some(value.clamp(self.sketch.min(), self.sketch.max()))
     }
 }
 
-/// A sketch that is off by at most 1 % of the value, in at most 2,048 bins of 8 bytes on each side of
-/// zero; beyond that the lowest share one. That is room for values from a nanosecond to 10^8 seconds
-/// (sections 2.2 and 4 of the paper).
+/// A sketch with an error of at most 1 % of the value, in at most 2,048 bins of 8 bytes on each side of zero;
+/// beyond that the lowest bins are merged. That is enough for values from a nanosecond to 10^8 seconds (sections
+/// 2.2 and 4 of the paper).
 impl Default for Distribution {
     fn default() -> Self {
         Self { sketch: Summary::new(0.01, 2048, 1e-9), sum: 0.0 }
@@ -193,7 +193,7 @@ impl Default for Distribution {
 }
 
 fn merge(sketch: &mut Summary, other: &Summary) {
-    // It fails only for sketches of another precision.
+    // Merging fails only for sketches of different precision.
     let merged = sketch.merge(other);
     debug_assert!(merged.is_ok());
 }
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(Distribution::default().quantile(0.5), None);
     }
 
-    /// Values of all sizes and both signs, more of them than the sketch has bins for.
+    /// Values of all magnitudes and both signs, more than the sketch has bins for.
     fn value() -> impl Strategy<Value = f64> {
         (-30.0..30.0_f64, any::<bool>()).prop_map(|(exponent, is_negative)| {
             let value = 10_f64.powf(exponent);
@@ -248,7 +248,7 @@ mod tests {
     proptest! {
         // FAULTS A10
         #[test]
-        fn many_at_once_are_what_they_are_one_by_one(
+        fn record_many_equals_many_records(
             recorded in proptest::collection::vec((value(), 1..100_u64), 1..40),
         ) {
             let (mut at_once, mut by_one) = (Distribution::default(), Distribution::default());

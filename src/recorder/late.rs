@@ -1,5 +1,4 @@
-//! Handles of series for which there was no room when they were taken. They work from their first
-//! update on that finds room.
+//! Handles beyond the limit of series. They work from their first update that finds room.
 
 use std::sync::{
     Arc, Mutex, OnceLock, Weak,
@@ -13,14 +12,14 @@ use super::{
     series::{CounterSeries, GaugeSeries, locked},
 };
 
-/// Finds series, and makes them if there is room.
+/// Finds series, and creates them if there is room.
 pub(super) trait SeriesSource: Send + Sync {
     fn find_counter(&self, key: &metrics::Key) -> Option<Arc<CounterSeries>>;
     fn find_gauge(&self, key: &metrics::Key) -> Option<Arc<GaugeSeries>>;
     fn find_histogram(&self, key: &metrics::Key) -> Option<Arc<HistogramSeries>>;
 }
 
-/// A series that is looked for again with each update, until it is found.
+/// A series that each update looks up again until it is found.
 struct Late<S> {
     key: metrics::Key,
     source: Weak<dyn SeriesSource>,
@@ -39,7 +38,7 @@ impl<S> Late<S> {
         if self.series.get().is_none()
             && let Some(series) = find(&*self.source.upgrade()?, &self.key)
         {
-            // Where another thread was faster, it has found the same series.
+            // If another thread was faster, it has found the same series.
             let _ = self.series.set(series);
         }
         self.series.get()
@@ -48,7 +47,7 @@ impl<S> Late<S> {
 
 pub(super) struct LateCounter {
     late: Late<CounterSeries>,
-    /// What was counted while there was no series.
+    /// The increase while there was no series.
     kept: AtomicU64,
 }
 
@@ -78,11 +77,11 @@ pub(super) struct LateGauge {
     kept: Mutex<Kept>,
 }
 
-/// What a gauge was told while there was no series.
+/// The updates of a gauge while there was no series.
 #[derive(Clone, Copy, Default)]
 struct Kept {
     set: Option<f64>,
-    /// By how much it has changed since.
+    /// The change since then.
     change: f64,
 }
 

@@ -1,5 +1,5 @@
-//! Where the `metrics` facade reports to: counters, gauges and histograms of a whole program, through
-//! a [`Reporter`].
+//! A recorder for the `metrics` facade: reports a program's counters, gauges and histograms through a
+//! [`Reporter`].
 
 use std::{
     fmt,
@@ -25,37 +25,35 @@ mod tests;
 pub use builder::{InstallError, InvalidInterval, InvalidQuantile, RecorderBuilder};
 pub use series::CounterMode;
 
-/// Reports what a program says with `metrics::counter!`, `gauge!` and `histogram!`.
+/// Reports the metrics of `metrics::counter!`, `gauge!` and `histogram!`.
 ///
-/// An update costs an atomic operation or two (a histogram: a lock and a logarithm) besides what the
-/// facade takes to find it. Each interval a task hands the values of all series to a [`Reporter`]:
+/// An update costs one or two atomic operations (for a histogram: a lock and a logarithm), besides the facade's
+/// look-up. Once per interval, a task records the values of all series with a [`Reporter`]:
 ///
-/// - a counter as its total since it began, or as a rate each second, as [`CounterMode`] says;
-/// - a gauge as its last value, from the first one on;
+/// - a counter as its total or as a rate, see [`CounterMode`];
+/// - a gauge as its last value, once it has one;
 /// - a histogram as what was recorded in the interval: `.count`, `.sum`, `.min`, `.max`, and
-///   [quantiles](RecorderBuilder::quantiles), of a sketch that is off by at most 1 % and holds at most
-///   32 KiB ([DDSketch](https://arxiv.org/abs/1908.10693)). Its sum saturates at the greatest finite
-///   number.
+///   [quantiles](RecorderBuilder::quantiles) of a sketch with an error of at most 1 % and a size of at most 32 KiB
+///   ([DDSketch](https://arxiv.org/abs/1908.10693)). The sum saturates at the greatest finite number.
 ///
-/// A key is the metric's name with its labels as [`Key::with_labels`](crate::Key::with_labels) writes
-/// them: `http.requests;method=GET`, `http.latency.p99;method=GET`. Of several labels with one name the
-/// last counts. Descriptions and units are not reported, for the protocol has no place for them. Where
-/// two metrics have one key (a counter and a gauge of one name, or a counter `x.count` and a histogram
-/// `x`) the one that is reported later replaces the other; the log tells of each such pair once.
+/// A key is the metric's name with its labels, as [`Key::with_labels`](crate::Key::with_labels) writes them:
+/// `http.requests;method=GET`, `http.latency.p99;method=GET`. Of several labels with one name the last counts.
+/// Descriptions and units are not reported, because the protocol has none. If two metrics have the same key (a
+/// counter and a gauge of one name, or a counter `x.count` and a histogram `x`), the one that is reported later
+/// replaces the other. Each such pair is logged once.
 ///
-/// A server keeps one value for each key and second. A report is stored in the second in which it is made,
-/// or was due. Reports of one second are merged, and the last of them says what all say: what they
-/// counted is added, gauges and totals have their last value. Where the wall clock is set back, the
-/// seconds that come again replace what was reported in them at first.
+/// A server stores one value per key and second. A report has the second in which it is made, or was due. Reports
+/// of one second are merged: increments are added, and gauges and totals have their last value. If the wall clock
+/// is set back, the seconds that repeat replace their first reports.
 ///
-/// A series that was not updated for the [idle timeout](RecorderBuilder::idle_timeout) is not reported
-/// until it is, and is forgotten if no handle of it is kept. One that comes back after that begins at 0.
-/// A gauge that is not 0 is not idle.
+/// A series without an update for the [idle timeout](RecorderBuilder::idle_timeout) is not reported until its next
+/// update, and is forgotten if no handle of it is kept. After that it starts again at 0. A gauge that is not 0 is
+/// never idle.
 ///
-/// The task ends with the runtime on which the recorder was made, and the log says so. From then on
-/// only [`flush`](Self::flush) and a guard report.
+/// The task ends with the runtime on which the recorder was started, which is logged. From then on only
+/// [`flush`](Self::flush) and a guard report.
 ///
-/// Cloning is cheap, and clones are one recorder.
+/// Cloning is cheap, and clones are the same recorder.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -79,24 +77,24 @@ pub struct MetricsRecorder {
     registry: Arc<Registry>,
 }
 
-/// What a recorder has done so far.
+/// Counters of a recorder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecorderStats {
-    /// Series that there are now, those that are idle and have not been forgotten among them.
+    /// Current series, idle ones that are not forgotten included.
     pub series: u64,
-    /// How often a handle was taken of a series for which there was no room: see
+    /// Handles that were created beyond the limit of series: see
     /// [`max_series`](RecorderBuilder::max_series).
     pub refused: u64,
-    /// Series that are not reported because their name and labels make no key; the log has shown the
-    /// first ones.
+    /// Series that are not reported because their name and labels make no valid key. The first ones are
+    /// logged.
     pub invalid_names: u64,
-    /// Values of histograms that were left out because they are NaN or infinite.
+    /// Histogram values that were ignored because they are NaN or infinite.
     pub not_finite: u64,
 }
 
 impl MetricsRecorder {
-    /// A recorder that reports through `reporter`, and is to be told more before it begins.
+    /// Returns a builder of a recorder that reports through `reporter`.
     pub fn builder(reporter: Reporter) -> RecorderBuilder {
         RecorderBuilder::new(reporter)
     }
@@ -107,32 +105,31 @@ impl MetricsRecorder {
         Self { registry }
     }
 
-    /// Reports now, and returns once everything has been acknowledged. For the end of a program, and
-    /// for tests.
+    /// Reports now, and returns once everything is acknowledged. For the end of a program, and for tests.
     ///
-    /// Where it comes in the second of another report, it says what both of them say.
+    /// A report in the second of another report is merged with it.
     ///
     /// # Errors
     ///
-    /// As [`Reporter::flush`], and if the reporter is closed or has no room for the report: what was
-    /// dropped for that counts as dropped.
+    /// As [`Reporter::flush`], and if the reporter is closed or its queue is full: samples that were dropped
+    /// for that count as dropped.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing: what was reported is sent all the same.
+    /// Dropping the future changes nothing: what was reported is still sent.
     pub async fn flush(&self, limit: Duration) -> Result<(), FlushError> {
         let refused = self.registry.report(None);
         self.registry.reporter().flush_after(refused, limit).await
     }
 
-    /// A guard that reports when it is dropped, and then does what [`Reporter::flush_on_drop`] does. For the
-    /// end of `main`, also where that is a panic.
+    /// Returns a guard that reports when it is dropped, and then flushes as [`Reporter::flush_on_drop`]. For the
+    /// end of `main`, also by a panic.
     pub fn flush_on_drop(&self, limit: Duration) -> RecorderGuard {
         let reporter = self.registry.reporter().flush_on_drop(limit);
         RecorderGuard { recorder: self.clone(), _reporter: reporter }
     }
 
-    /// What the recorder has done so far.
+    /// Returns the counters of the recorder.
     #[must_use]
     pub fn stats(&self) -> RecorderStats {
         let counters = self.registry.counters();
@@ -171,12 +168,12 @@ impl metrics::Recorder for MetricsRecorder {
     }
 }
 
-/// Reports and sends when it is dropped: see [`MetricsRecorder::flush_on_drop`].
+/// Reports and flushes when it is dropped: see [`MetricsRecorder::flush_on_drop`].
 #[derive(Debug)]
-#[must_use = "a guard that is dropped at once has nothing to wait for"]
+#[must_use = "a guard that is dropped at once flushes at once"]
 pub struct RecorderGuard {
     recorder: MetricsRecorder,
-    /// Dropped after what this guard itself does when it is.
+    /// Dropped after this guard has reported.
     _reporter: FlushGuard,
 }
 
@@ -186,15 +183,15 @@ impl Drop for RecorderGuard {
     }
 }
 
-/// Reports each interval, as long as there is a recorder.
+/// Reports once per interval, until the last handle of the recorder is dropped.
 struct Ticker {
     registry: Weak<Registry>,
     /// When the next report is due, by the wall clock: at the beginning of a second.
     due: Duration,
 }
 
-/// By how much the wall clock may fall behind Tokio's while an interval passes: more is a clock that
-/// has been set back. Clocks that are adjusted go slower by half a millisecond a second.
+/// By how much the wall clock may fall behind Tokio's clock in an interval. More means that it was set back: a
+/// clock that is adjusted is slower by at most half a millisecond a second.
 const MAX_DRIFT: Duration = Duration::from_millis(100);
 
 impl Ticker {
@@ -212,8 +209,7 @@ impl Ticker {
         }
     }
 
-    /// Reports, unless it is a little early, and returns how long to wait; nothing once the recorder is
-    /// gone.
+    /// Reports, unless it is slightly too early. Returns how long to wait, or `None` if the recorder is gone.
     fn next(&mut self) -> Option<Duration> {
         let registry = self.registry.upgrade()?;
         let (interval, now) = (registry.interval(), registry.clock().now());
@@ -221,7 +217,7 @@ impl Ticker {
         if !early.is_zero() && early <= MAX_DRIFT {
             return Some(early);
         }
-        // What was missed is missed: this is then the report of several intervals.
+        // Missed reports are not made up for: this one covers several intervals.
         let is_missed = now.saturating_sub(self.due) >= interval;
         registry.report(Some(if is_missed { now } else { self.due }));
         let is_on_time = early.is_zero() && !is_missed;
@@ -230,21 +226,21 @@ impl Ticker {
     }
 }
 
-/// The runtime is gone, or a report has panicked, unless the recorder is.
+/// Logs that the runtime is gone, or a report has panicked, unless the recorder itself is gone.
 impl Drop for Ticker {
     fn drop(&mut self) {
         let Some(registry) = self.registry.upgrade() else { return };
         match registry.unreported() {
-            0 => tracing::info!("the recorder stops with its runtime"),
+            0 => tracing::info!("recorder stopped with its runtime"),
             series => tracing::warn!(
                 series,
-                "the recorder stops with its runtime: series have updates that are not reported"
+                "recorder stopped with its runtime; updates are not reported"
             ),
         }
     }
 }
 
-/// The beginning of a second.
+/// Returns the beginning of the second.
 fn floor(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs())
 }

@@ -1,4 +1,4 @@
-//! The keys under which series are reported, and which metric has which.
+//! The keys under which series are reported, and conflicts between them.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -21,7 +21,7 @@ use crate::{
     metric::{InvalidKey, Key},
 };
 
-/// What all keys of a recorder have in common.
+/// The settings that all keys of a recorder share.
 #[derive(Clone, Debug)]
 pub(super) struct NameSettings {
     pub(super) prefix: Option<Key>,
@@ -29,16 +29,16 @@ pub(super) struct NameSettings {
     pub(super) quantiles: Vec<Quantile>,
 }
 
-/// Makes keys, and finds those that two metrics have. It logs nothing but in
-/// [`log_new`](Self::log_new) and [`log_due`](Self::log_due), for all else runs under a lock.
+/// Makes keys, and finds metrics that have the same key. Only [`log_new`](Self::log_new) and
+/// [`log_due`](Self::log_due) log, because everything else runs under a lock.
 pub(super) struct Names {
     /// Before a dot.
     prefix: String,
-    /// Those of a metric's own replace them.
+    /// A metric's own labels replace them.
     labels: Vec<(String, String)>,
     quantiles: Vec<Quantile>,
     state: Mutex<NameState>,
-    /// There is something to be logged.
+    /// Something is to be logged.
     is_news: AtomicBool,
     invalid_names: LogLimiter,
     shared: LogLimiter,
@@ -47,7 +47,7 @@ pub(super) struct Names {
 #[derive(Default)]
 struct NameState {
     claims: HashMap<Key, Claim>,
-    /// Pairs of metrics that have had a key in common.
+    /// Pairs of metrics that have had the same key.
     pairs: HashSet<(MetricId, MetricId)>,
     unlogged_conflicts: Vec<KeyConflict>,
     unlogged_names: Vec<(KeyName, InvalidKey)>,
@@ -59,7 +59,7 @@ struct Claim {
     owners: u32,
 }
 
-/// A metric, with all its series.
+/// A metric with all its series.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct MetricId {
     kind: SeriesKind,
@@ -72,8 +72,8 @@ struct KeyConflict {
     second: MetricId,
 }
 
-/// How many pairs of metrics are remembered, and logged. A program has a handful at most, unless its
-/// metrics' names are made of data.
+/// The most pairs of metrics that are remembered and logged. A program has a handful, unless it makes names of
+/// metrics from data.
 const MAX_PAIRS: usize = 1000;
 
 impl Names {
@@ -140,7 +140,7 @@ impl Names {
         }
     }
 
-    /// Notes that a series which had this key is gone.
+    /// Notes that a series with this key is gone.
     pub(super) fn release(&self, key: &Key) {
         let mut state = self.state();
         if let Some(claim) = state.claims.get_mut(key) {
@@ -151,13 +151,13 @@ impl Names {
         }
     }
 
-    /// Notes that a metric has no key.
+    /// Notes that a metric has no valid key.
     pub(super) fn note_invalid_name(&self, metric: &metrics::Key, fault: InvalidKey) {
         self.state().unlogged_names.push((metric.name_shared(), fault));
         self.is_news.store(true, Ordering::Relaxed);
     }
 
-    /// Logs what has been noted since, if anything has. The caller holds no lock.
+    /// Logs what has been noted since the last call. The caller holds no lock.
     #[inline]
     pub(super) fn log_new(&self) {
         if self.is_news.load(Ordering::Relaxed) {
@@ -165,7 +165,7 @@ impl Names {
         }
     }
 
-    /// As [`log_new`](Self::log_new), and what the rate limit has kept back so far.
+    /// As [`log_new`](Self::log_new), and also what the rate limit has held back.
     #[cold]
     pub(super) fn log_due(&self) {
         self.is_news.store(false, Ordering::Relaxed);
@@ -174,14 +174,14 @@ impl Names {
         for (metric, error) in invalid_names {
             if self.invalid_names.should_log() {
                 let suppressed = self.invalid_names.take_suppressed();
-                tracing::warn!(?metric, %error, suppressed, "a series cannot be reported");
+                tracing::warn!(?metric, %error, suppressed, "invalid key; series is not reported");
             }
         }
-        // Each pair is logged, sooner or later: there will be no other line about it.
+        // Each pair is logged eventually: there will be no other line about it.
         while let Some(KeyConflict { key, first, second }) = self.next_pair() {
             tracing::warn!(
                 ?key, %first, %second,
-                "two metrics have one key: the second replaces the first"
+                "two metrics have the same key; the second replaces the first"
             );
         }
     }

@@ -24,14 +24,14 @@ use crate::{
     reporter::{ReportDrops, Reporter, Stamp, UniqueSeconds, WallClock, whole_seconds},
 };
 
-/// What a recorder is told once.
+/// The settings of a recorder.
 #[derive(Clone, Debug)]
 pub(super) struct RecorderSettings {
     pub(super) interval: Duration,
     pub(super) counter_mode: CounterMode,
     /// Without it, series are never idle.
     pub(super) idle_timeout: Option<Duration>,
-    /// That of gauges that are not 0; they are kept without it.
+    /// The timeout of gauges that are not 0. Without it, they are never idle.
     pub(super) gauge_idle_timeout: Option<Duration>,
     pub(super) max_series: u64,
 }
@@ -42,7 +42,7 @@ pub(super) struct Registry {
     settings: RecorderSettings,
     clock: WallClock,
     last: Mutex<LastReport>,
-    /// There is no room for another series.
+    /// The limit of series is reached.
     full: LogCondition,
 }
 
@@ -56,7 +56,7 @@ struct LastReport {
     samples: usize,
 }
 
-/// Counts that are kept with the series.
+/// Counters that are kept with the series.
 #[derive(Debug, Default)]
 pub(super) struct RecorderCounters {
     pub(super) series: AtomicU64,
@@ -122,14 +122,14 @@ impl Registry {
         }
     }
 
-    /// Hands the values of all series to the reporter, and forgets those that are idle. `due` is when
-    /// the report was due, by the wall clock; it is now where it is made out of turn.
+    /// Records the values of all series, and forgets idle ones. `due` is when the report was due by the wall
+    /// clock; without it, the report is due now.
     pub(super) fn report(&self, due: Option<Duration>) -> ReportDrops {
         let now = self.clock.now();
         let due = whole_seconds(due.unwrap_or(now));
         let aftermath = {
-            // Held until the samples are in the queue: two reports at once would share what was
-            // counted between them, and the older could replace the newer.
+            // Held until the samples are queued: two concurrent reports would split the increments between
+            // them, and the older one could replace the newer.
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             let mut report = self.begin(&mut last, due, whole_seconds(now));
             self.shards.visit_counters(|_, series| series.report(&mut report));
@@ -148,7 +148,7 @@ impl Registry {
             && let Some(lasting) = self.full.is_over()
         {
             let (handles, seconds) = (lasting.times, lasting.since.as_secs());
-            tracing::info!(handles, seconds, "the recorder has room for new series again");
+            tracing::info!(handles, seconds, "room for new series again");
         }
         refused
     }
@@ -199,7 +199,7 @@ impl Registry {
         self.counters().series.load(Ordering::Relaxed) < self.settings.max_series
     }
 
-    /// Counts a handle of a series for which there is no room. Returns what such a handle needs.
+    /// Counts a handle beyond the limit of series. Returns what such a handle needs.
     fn refuse(self: &Arc<Self>, key: &metrics::Key) -> (metrics::Key, Weak<dyn SeriesSource>) {
         self.counters().refused.fetch_add(1, Ordering::Relaxed);
         if let Some(lasting) = self.full.holds() {
@@ -208,7 +208,7 @@ impl Registry {
                 metric = ?key.name(),
                 handles,
                 limit,
-                "the limit of series is reached: new ones are not reported"
+                "limit of series reached; new series are not reported"
             );
         }
         let source: Weak<Self> = Arc::downgrade(self);
@@ -216,8 +216,8 @@ impl Registry {
     }
 }
 
-/// Returns the time that the rates of a report are over: the interval, also where the report is made out
-/// of turn or a little late, unless an interval has been missed.
+/// Returns the time that the rates of a report are divided by: the interval, also for an extra or slightly late
+/// report, unless an interval was missed.
 fn rated(elapsed: Duration, interval: Duration) -> Duration {
     if elapsed < interval * 3 / 2 { interval } else { elapsed }
 }
@@ -251,21 +251,21 @@ impl SeriesSource for Registry {
     }
 }
 
-/// Makes series, and the keys under which they are reported. What is worth a log line is kept until
-/// the caller of the shards has released their locks.
+/// Creates series and their keys. What is to be logged is kept until the caller of the shards has released their
+/// locks.
 struct SeriesFactory {
     names: Names,
     counters: RecorderCounters,
 }
 
 impl SeriesFactory {
-    /// Whether a series is kept. It is if it is in use or not idle: nobody can take a handle of it
-    /// meanwhile, for that needs the lock that its shard is under.
+    /// Returns true if a series is kept: a handle of it exists, or it is not idle. No handle can be taken at the
+    /// same time, because that needs the lock of its shard.
     fn should_retain<S: Series>(&self, series: &Arc<S>, report: &Report) -> bool {
         if Arc::strong_count(series) > 1 {
             return true;
         }
-        // What was done through handles that are gone is seen from here on.
+        // Updates through handles that are gone are visible from here on.
         fence(Ordering::Acquire);
         let is_kept = series.is_updated() || !series.is_idle(report);
         if !is_kept {
@@ -287,9 +287,9 @@ impl SeriesFactory {
         named: Result<T, crate::metric::InvalidKey>,
     ) -> Option<T> {
         named
-            .map_err(|fault| {
+            .map_err(|error| {
                 self.counters.invalid_names.fetch_add(1, Ordering::Relaxed);
-                self.names.note_invalid_name(key, fault);
+                self.names.note_invalid_name(key, error);
             })
             .ok()
     }

@@ -1,4 +1,4 @@
-//! One counter or gauge: how it is updated, and what is reported of it.
+//! Counters and gauges: their updates, and what is reported of them.
 
 use std::{
     sync::{
@@ -17,15 +17,15 @@ use crate::metric::{Key, Point, Sample};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum CounterMode {
-    /// How much has been counted since the counter began: never less than before, until the program
-    /// starts anew. A report that is lost leaves a gap and no error.
+    /// The total since the counter was created. It never decreases until the program restarts, and a lost report
+    /// leaves a gap but no error.
     #[default]
     Cumulative,
-    /// How much has been counted each second, over the [interval](super::RecorderBuilder::interval), as statsd
-    /// does. A report out of turn, by [`flush`](super::MetricsRecorder::flush) or a guard, divides what was counted by
-    /// the whole interval too, so that the values of an interval add up to its rate; where an interval
-    /// was missed, as the runtime stood still, the report divides by the time that has passed. The first `absolute` of a counter says what was counted before
-    /// it was known here, and is no increase.
+    /// The increase per second over the [interval](super::RecorderBuilder::interval), as in statsd. An extra
+    /// report, by [`flush`](super::MetricsRecorder::flush) or a guard, also divides by the whole interval, so that
+    /// the values of an interval add up to its rate. If an interval was missed because the runtime was blocked, the
+    /// report divides by the time that has passed. The first `absolute` of a counter is its starting value, and no
+    /// increase.
     Rate,
 }
 
@@ -36,14 +36,14 @@ pub(super) enum SeriesKind {
     Histogram,
 }
 
-/// One moment in which all series are reported.
+/// One report of all series.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) now: Instant,
     pub(super) second: i64,
-    /// The last report had the same second: what it said is merged into this one.
+    /// The last report had the same second, and is merged into this one.
     pub(super) is_shared: bool,
-    /// The time that rates are over.
+    /// The time that rates are divided by.
     pub(super) rated: Duration,
     pub(super) counter_mode: CounterMode,
     /// Series without an update since then are idle.
@@ -52,7 +52,7 @@ pub(super) struct Report {
     pub(super) gauge_idle_since: Option<Instant>,
     /// Whether a series was found to be idle.
     pub(super) any_idle: bool,
-    /// What is reported. The reporter is given it once no series is locked.
+    /// What is reported. It is recorded once no series is locked.
     pub(super) samples: Vec<Sample>,
 }
 
@@ -63,20 +63,20 @@ impl Report {
     }
 }
 
-/// What all kinds of series do.
+/// What all kinds of series have in common.
 pub(super) trait Series {
     const KIND: SeriesKind;
 
     /// Reports it, unless it is idle.
     fn report(&self, report: &mut Report);
 
-    /// Whether it has been updated since it was reported last.
+    /// Returns true if it was updated since the last report.
     fn is_updated(&self) -> bool;
 
-    /// Whether the last report that found it updated, or its beginning, was too long ago.
+    /// Returns true if its creation, or the last report that found it updated, was too long ago.
     fn is_idle(&self, report: &Report) -> bool;
 
-    /// Calls this with each key under which it is reported.
+    /// Calls `call` with each key under which it is reported.
     fn each_key(&self, call: impl FnMut(&Key));
 }
 
@@ -88,11 +88,11 @@ pub(super) struct CounterSeries {
 
 struct LastTotal {
     total: u64,
-    /// What was counted in the reports of the last report's second.
+    /// The increase in all reports of the last report's second.
     in_second: u64,
-    /// An absolute value has been given.
+    /// An absolute value was set.
     is_based: bool,
-    /// It was the first that is known of the counter, and has not been reported.
+    /// That value was the first of the counter, and has not been reported.
     is_new: bool,
     used: Instant,
 }
@@ -104,7 +104,7 @@ impl CounterSeries {
         Self { total: AtomicU64::new(0), key, last: Mutex::new(last) }
     }
 
-    /// Takes a first absolute value for what was counted before: it is no increase.
+    /// Sets a first absolute value as the starting value: it is no increase.
     #[cold]
     fn base(&self, value: u64) {
         let mut last = locked(&self.last);
@@ -137,7 +137,7 @@ impl Series for CounterSeries {
     fn report(&self, report: &mut Report) {
         let mut last = locked(&self.last);
         let total = self.total.load(Ordering::Relaxed);
-        // A counter that runs over goes on at 0, as its users expect.
+        // A counter that overflows wraps around to 0, as users expect.
         let counted = total.wrapping_sub(last.total);
         last.in_second = if report.is_shared { last.in_second + counted } else { counted };
         if counted > 0 || last.is_new {
@@ -172,11 +172,11 @@ impl Series for CounterSeries {
 }
 
 pub(super) struct GaugeSeries {
-    /// The value's bits.
+    /// The bits of the value.
     value: AtomicU64,
     is_updated: AtomicBool,
     key: Option<Key>,
-    /// When it was updated last, if it ever was.
+    /// Its last update, if there was one.
     used: Mutex<LastUpdate>,
 }
 
@@ -206,8 +206,8 @@ impl GaugeSeries {
         f64::from_bits(self.value.load(Ordering::Relaxed))
     }
 
-    /// A gauge that is not 0 says something that is true until it is changed: how many connections are
-    /// open. Forgotten, it would go on from 0.
+    /// Returns true if a gauge with its last update then is idle. A gauge that is not 0 states something that holds
+    /// until it changes, such as the number of open connections. If it was forgotten, it would start again at 0.
     fn is_idle_since(&self, used: Instant, report: &Report) -> bool {
         let since = if self.value() == 0.0 { report.idle_since } else { report.gauge_idle_since };
         is_before(used, since)
@@ -260,7 +260,7 @@ impl Series for GaugeSeries {
     }
 }
 
-/// A quantile that is reported, and how it is called.
+/// A quantile that is reported, with its name.
 #[derive(Clone, Debug)]
 pub(super) struct Quantile {
     pub(super) value: f64,
@@ -281,12 +281,12 @@ impl Quantile {
     }
 }
 
-/// Whether a series that was used then is idle. Without a limit none ever is.
+/// Returns true if a series that was used then is idle. Without a limit none is.
 pub(super) fn is_before(used: Instant, idle_since: Option<Instant>) -> bool {
     idle_since.is_some_and(|since| used < since)
 }
 
-/// No panic can leave one half changed: what runs under the lock changes one thing at a time.
+/// Locks, also after a panic: what runs under these locks changes one value at a time.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_have_the_names_that_people_know() {
+    fn quantiles_have_their_usual_names() {
         let name = |value| Quantile::new(value).map(|quantile| quantile.name);
         let names = [0.0, 0.05, 0.5, 0.99, 0.999, 1.0].map(|value| name(value).unwrap());
         assert_eq!(names, ["min", "p05", "p50", "p99", "p999", "max"]);

@@ -364,7 +364,7 @@ async fn interval_of_less_than_a_second_is_refused() {
     let error = MetricsRecorder::builder(Reporter::new(client)).interval(SECOND / 10).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "invalid interval 100ms: a server keeps one value for each second, so it is at least 1s"
+        "invalid interval 100ms: must be at least 1s, since a server stores one value per second"
     );
 }
 

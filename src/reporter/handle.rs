@@ -13,20 +13,20 @@ use super::{
 };
 use crate::metric::{IntoKey, InvalidKey, Key, Point, unix_now};
 
-/// Records measurements without waiting for anything, and sends them in the background.
+/// Records measurements without waiting, and sends them in the background.
 ///
-/// [`record`](Self::record) puts a sample in a queue, which takes nanoseconds, allocates nothing once
-/// the key is known, and does not fail. A task sends what has gathered, in batches, through a
-/// [`MetricsClient`](crate::MetricsClient); what is not acknowledged is sent again until it is. The queue is bounded, and
-/// what becomes of every sample can be read from [`stats`](Self::stats).
+/// [`record`](Self::record) pushes a sample to a queue, which takes nanoseconds, allocates nothing once the key
+/// is known, and does not fail. A task sends the queue in batches through a
+/// [`MetricsClient`](crate::MetricsClient), and sends samples again until they are acknowledged. The queue is
+/// bounded, and [`stats`](Self::stats) accounts for every sample.
 ///
-/// Cloning is cheap, and clones share the queue. When the last handle is dropped, what waits is still
-/// sent, as long as the runtime runs and the server takes it; to know that it was, use
-/// [`close`](Self::close) or [`flush_on_drop`](Self::flush_on_drop). Where the runtime is gone and there is a spool, the
-/// last handle moves what waits there, and waits at most 5 seconds for the disk.
+/// Cloning is cheap, and clones share the queue. When the last handle is dropped, queued samples are still sent
+/// while the runtime runs and the server accepts them. To be sure that they are, use [`close`](Self::close) or
+/// [`flush_on_drop`](Self::flush_on_drop). If the runtime is gone and there is a spool, the last handle moves
+/// queued samples there, and waits at most 5 seconds for the disk.
 ///
-/// A sample at which the server closes the connection, while it answers other requests, is dropped,
-/// counted as [`DropCounts::poison`](super::DropCounts::poison), and its key is logged once. The others go on.
+/// A sample at which the server closes the connection, while it answers other requests, is dropped and counted as
+/// [`DropCounts::poison`](super::DropCounts::poison), and its key is logged once. Other samples are still sent.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -63,48 +63,25 @@ impl Reporter {
 
     /// Records `value` for `key` at the current second.
     ///
-    /// Never waits for the network, and may be called from any thread, in a runtime or not. A key that
-    /// is none, or a value that is not finite, is dropped and counted, and logged once in ten seconds.
+    /// Never waits for the network, and may be called from any thread, in a runtime or not. A sample
+    /// with an invalid key
+    /// or a value that is not finite is dropped and counted, and logged at a limited rate.
     #[inline]
     pub fn record(&self, key: impl IntoKey, value: impl Into<f64>) {
         self.record_at(key, value, unix_now());
     }
 
-    /// Records `value` for `key` at `timestamp`, in seconds since the Unix epoch; else as
-    /// [`record`](Self::record).
+    /// As [`record`](Self::record), at `timestamp`, in seconds since the Unix epoch.
     #[inline]
     pub fn record_at(&self, key: impl IntoKey, value: impl Into<f64>, timestamp: i64) {
         self.shared().record(key.into_text(), Point::new(value, timestamp));
     }
 
-    /// A handle for one key, which does not have to be looked up each time.
-    ///
-    /// # Errors
-    ///
-    /// If `key` is none.
-    pub fn series(&self, key: impl IntoKey) -> Result<SeriesHandle, InvalidKey> {
-        let key = self.shared().key(key.into_text())?;
-        Ok(SeriesHandle { key, reporter: self.clone() })
-    }
-
-    /// What has become of every sample so far.
-    #[must_use]
-    pub fn stats(&self) -> ReporterStats {
-        self.shared().dispatcher.outbox().stats()
-    }
-
-    /// What the spool has done so far, if there is one; as it was when its folder was last used.
-    #[cfg(feature = "spool")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
-    #[must_use]
-    pub fn spool_stats(&self) -> Option<SpoolStats> {
-        self.shared().spool.as_ref().map(|_| self.shared().dispatcher.outbox().spool_stats())
-    }
-
     /// As [`record`](Self::record), but returns why the sample was dropped, instead of logging it.
     ///
-    /// Returns `Ok` once the sample is queued: what becomes of it later is seen in [`stats`](Self::stats). A
-    /// full queue that drops its oldest accepts every sample.
+    /// Returns `Ok` once the sample is queued; [`stats`](Self::stats) has what happens to it later. A
+    /// full queue that
+    /// drops its oldest samples accepts every new one.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -118,7 +95,7 @@ impl Reporter {
     ///
     /// # Errors
     ///
-    /// If the sample was dropped; it is counted as dropped all the same.
+    /// If the sample was dropped. It is counted as dropped all the same.
     pub fn try_record(&self, key: impl IntoKey, value: impl Into<f64>) -> Result<(), DropReason> {
         self.try_record_at(key, value, unix_now())
     }
@@ -137,43 +114,77 @@ impl Reporter {
         self.shared().try_record(key.into_text(), Point::new(value, timestamp))
     }
 
-    /// Sends what has been recorded until now, and returns once all of it has been acknowledged; with a
-    /// spool, once nothing lies there.
+    /// Returns a handle that records for one key without looking it up each time.
     ///
     /// # Errors
     ///
-    /// If some of it is not stored: because `limit` has passed, because there was no room for it or
-    /// the server refused it meanwhile, or because the task that sends has ended with its runtime or its client.
+    /// If `key` is invalid.
+    pub fn series(&self, key: impl IntoKey) -> Result<SeriesHandle, InvalidKey> {
+        let key = self.shared().key(key.into_text())?;
+        Ok(SeriesHandle { key, reporter: self.clone() })
+    }
+
+    /// Returns the counters of all samples so far.
+    #[must_use]
+    pub fn stats(&self) -> ReporterStats {
+        self.shared().dispatcher.outbox().stats()
+    }
+
+    /// Returns the spool's counters, if there is a spool, as of its last use of the disk.
+    #[cfg(feature = "spool")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "spool")))]
+    #[must_use]
+    pub fn spool_stats(&self) -> Option<SpoolStats> {
+        self.shared().spool.as_ref().map(|_| self.shared().dispatcher.outbox().spool_stats())
+    }
+
+    /// Sends what has been recorded until now, and returns once all of it is acknowledged; with a
+    /// spool, once the spool
+    /// is empty.
+    ///
+    /// # Errors
+    ///
+    /// If some of it is not stored: `limit` has passed, the queue was full, the server rejected
+    /// samples, or the task
+    /// that sends has ended with its runtime or its client.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing: what was recorded is sent all the same.
+    /// Dropping the future changes nothing: what was recorded is still sent.
     pub async fn flush(&self, limit: Duration) -> Result<(), FlushError> {
         let flushed = self.shared().flush(deadline_after(limit)).await;
-        // It may not have waited, and the caller may flush in a loop.
+        // It may have returned without waiting, and the caller may flush in a loop.
         coop::consume_budget().await;
         flushed
     }
 
-    /// Takes no more samples, for all clones, sends what there is, and returns once all of it has been
-    /// acknowledged or `limit` has passed, whatever the server and the disk do. From then on nothing
-    /// waits and nothing is sent, but for what the client's connection had taken to be written. The
-    /// client stays open.
+    /// Closes the reporter for all clones: accepts no more samples, sends what is queued, and returns
+    /// once all of it is
+    /// acknowledged or `limit` has passed, whatever the server and the disk do. From then on nothing is
+    /// queued or sent,
+    /// except what the client's connection was already writing. The client stays open.
     ///
-    /// Without a spool, what could not be sent by then is dropped. With a spool it is moved there, and
-    /// the folder is released. Of `limit`, the last quarter is for that, at least 100 milliseconds, also
-    /// where `limit` is less, and at most 1 second. What the disk has not taken by then is dropped. If
-    /// the disk takes it after all, it is counted as [`spooled`](ReporterStats::spooled) from then on.
+    /// Without a spool, samples that could not be sent by then are dropped. With a spool they are moved
+    /// there, and the
+    /// directory is released. The last quarter of `limit` is for that, at least 100 milliseconds, also
+    /// if `limit` is
+    /// less, and at most 1 second. What the disk has not taken by then is dropped. If the disk takes it
+    /// after all, it is
+    /// counted as [`spooled`](ReporterStats::spooled) from then on.
     ///
     /// # Errors
     ///
-    /// As [`flush`](Self::flush); what was dropped for want of time is counted there too, and in
-    /// [`DropCounts::closed`](super::DropCounts::closed). What the server has acknowledged by then counts as acknowledged.
+    /// As [`flush`](Self::flush). Samples that were dropped for lack of time are counted there too, and
+    /// in
+    /// [`DropCounts::closed`](super::DropCounts::closed). What the server has acknowledged by then
+    /// counts as
+    /// acknowledged.
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped, the reporter takes no more all the same, and sends what it has, until
-    /// an attempt fails after `limit`.
+    /// If the future is dropped, the reporter is closed all the same, and sends what is queued until an
+    /// attempt fails
+    /// after `limit`.
     pub async fn close(&self, limit: Duration) -> Result<(), FlushError> {
         let closed = self.shared().close(limit).await;
         coop::consume_budget().await;
@@ -198,7 +209,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Records values for one key: what [`Reporter::series`] gives.
+/// Records values for one key: returned by [`Reporter::series`].
 ///
 /// It keeps the reporter running as a [`Reporter`] does.
 #[derive(Clone, Debug)]
@@ -208,13 +219,13 @@ pub struct SeriesHandle {
 }
 
 impl SeriesHandle {
-    /// Records `value` at the current second; else as [`Reporter::record`].
+    /// As [`Reporter::record`], for this key.
     #[inline]
     pub fn record(&self, value: impl Into<f64>) {
         self.record_at(value, unix_now());
     }
 
-    /// Records `value` at `timestamp`, in seconds since the Unix epoch; else as [`Reporter::record`].
+    /// As [`Reporter::record_at`], for this key.
     #[inline]
     pub fn record_at(&self, value: impl Into<f64>, timestamp: i64) {
         self.reporter.shared().record_key(self.key.clone(), Point::new(value, timestamp));

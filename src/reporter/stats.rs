@@ -90,7 +90,7 @@ pub enum DropReason {
     /// The value is NaN or infinite.
     #[error("sample dropped: value is not finite")]
     NonFiniteValue,
-    /// The queue is full, and its [policy](crate::ReporterBuilder::when_full) drops new samples.
+    /// The queue is full, and its [policy](crate::reporter::ReporterBuilder::when_full) drops new samples.
     #[error("sample dropped: queue is full")]
     QueueFull,
     /// The reporter is closed.

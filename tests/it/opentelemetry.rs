@@ -171,7 +171,7 @@ async fn flush_after_a_full_queue_counts_lost_points() {
     let flush = move || (exporter.force_flush(), exporter.force_flush(), exporter.shutdown());
     let (first, second, third) = tokio::task::spawn_blocking(flush).await.unwrap();
     let error = first.unwrap_err().to_string();
-    assert!(error.contains(&format!("{lost} points were lost")), "{error}");
+    assert!(error.contains(&format!("{lost} points lost")), "{error}");
     // The rest only waits, and has been told of.
     assert!(matches!(second, Err(OTelSdkError::Timeout(_))), "{second:?}");
     assert!(matches!(third, Err(OTelSdkError::Timeout(_))), "{third:?}");
@@ -289,7 +289,7 @@ async fn flush_reports_rejected_points() {
     let flushed = flushed_with_one("error\nno\n\n").await;
     assert_eq!(
         flushed.unwrap_err().to_string(),
-        "Operation failed: 1 points were lost: 0 were dropped, 1 were rejected; 0 still wait, 0 are in the spool"
+        "Operation failed: 1 points lost: 0 dropped, 1 rejected; 0 queued, 0 spooled"
     );
 }
 
@@ -304,6 +304,6 @@ async fn flush_reports_points_left_in_the_spool() {
     reporter.record_at("a", 1.0, 1);
     let flushed = tokio::task::spawn_blocking(move || exporter.force_flush()).await.unwrap();
     let error = flushed.unwrap_err().to_string();
-    assert!(error.ends_with("1 are in the spool"), "{error}");
+    assert!(error.ends_with("1 spooled"), "{error}");
     assert_eq!(reporter.stats().spooled, 1);
 }

@@ -35,11 +35,11 @@ async fn restarted_server_has_what_it_acknowledged() {
 }
 
 /// The folder of the store, in the process that is killed.
-const DIR: &str = "METRICS_TEST_KILLED_STORE";
+const DIR: &str = "METRICS_TEST_CHILD_STORE";
 
 /// Not a test: what a process does that is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_process() {
+async fn child_server() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     // Small heads, so that it is killed while it writes blocks too.
     let store = DiskStore::builder().max_head_points(500).open(dir).await.unwrap();
@@ -53,7 +53,7 @@ const PEERS: usize = 4;
 /// Kills a server under load. Returns how many puts of each peer were acknowledged.
 fn kill_under_load(dir: &Path, first: [usize; PEERS], acks: usize) -> [usize; PEERS] {
     let mut server = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "durability::server_process", "--nocapture"])
+        .args(["--exact", "durability::child_server", "--nocapture"])
         .env(DIR, dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -14,7 +14,7 @@ use crate::error::InvalidAddress;
 /// - a URL, which may have several hosts and options:
 ///   `metrics+tls://a.internal:8889,b.internal:8889?max_connections=8&request_timeout=2s`.
 ///
-/// An option means the same as the setting of [`ClientBuilder`](super::ClientBuilder) that it is named after. A
+/// An option means the same as the setting of [`ClientBuilder`](crate::ClientBuilder) that it is named after. A
 /// setter that is called in the program wins over an option of the URL.
 ///
 /// | option | value |
@@ -26,9 +26,9 @@ use crate::error::InvalidAddress;
 /// | `pipelining` | `auto`, `on` or `off` |
 /// | `when_full` | `wait` or `fail` |
 /// | `reconnect` | `never`, or the limits of the backoff: `50ms..10s` |
-/// | `max_attempts` | a number, for [`ReconnectPolicy::max_attempts`](super::ReconnectPolicy::max_attempts) |
+/// | `max_attempts` | a number, for [`ReconnectPolicy::max_attempts`](crate::client::ReconnectPolicy::max_attempts) |
 /// | `resend_unacknowledged` | `true` or `false` |
-/// | `keepalive`, `user_timeout` | as the timeouts; `user_timeout` also `system`. See [`TcpConnector`](super::TcpConnector) |
+/// | `keepalive`, `user_timeout` | as the timeouts; `user_timeout` also `system`. See [`TcpConnector`](crate::client::TcpConnector) |
 /// | `local_address` | the IP address from which connections are made |
 /// | `ca_file` | a PEM file with the root certificates to trust, instead of the system's |
 /// | `client_cert`, `client_key` | PEM files with the client's certificate chain and its key |

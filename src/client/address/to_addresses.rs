@@ -30,7 +30,7 @@ pub trait ToAddresses {
     /// Returns the addresses.
     ///
     /// A single text that has none of the forms of [`Address`] and is no URL of this crate becomes
-    /// [`Address::custom`]: a [`Connector`](super::Connector) of the caller's own may understand it, and those of this crate
+    /// [`Address::custom`]: a [`Connector`](crate::client::Connector) of the caller's own may understand it, and those of this crate
     /// reject it with the reason.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Pipeline, Refused, Submitted,
-    send_queue::{Entry, Kind},
+    send_queue::{Entry, RequestKind},
 };
 use crate::{client::settings::WhenFull, error::Error, protocol::MAX_REQUEST_LEN};
 
@@ -209,7 +209,7 @@ impl Pipeline {
     pub(in crate::client) fn submit_reserved(
         &mut self,
         reservation: &mut Option<ReservationId>,
-        kind: Kind,
+        kind: RequestKind,
         (waker, now): (Waker, Instant),
         encode: impl FnOnce(&mut BytesMut),
         wakers: &mut Vec<Waker>,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Phase, Pipeline,
-    send_queue::{Entry, Kind},
+    send_queue::{Entry, RequestKind},
 };
 use crate::{
     error::{ConnectionError, Delivery, Error},
@@ -96,8 +96,8 @@ impl Pipeline {
                 return false;
             }
             let may_resend = match entry.kind {
-                Kind::Put => self.settings.resend_unacknowledged,
-                Kind::Get => true,
+                RequestKind::Put => self.settings.resend_unacknowledged,
+                RequestKind::Get => true,
             };
             if error.is_protocol_violation() || !may_resend {
                 let error = connection_lost(error, Delivery::Unknown);

@@ -48,7 +48,7 @@ mod tests;
 
 #[cfg(feature = "tower")]
 pub(super) use admission::ReservationId;
-pub(super) use send_queue::Kind;
+pub(super) use send_queue::RequestKind;
 pub(super) use suspect::RequestId;
 pub(super) use waiters::{AckWatermark, Progress, Reply, Slot, WaiterId};
 
@@ -148,7 +148,7 @@ impl Pipeline {
     #[inline]
     pub(super) fn submit(
         &mut self,
-        kind: Kind,
+        kind: RequestKind,
         waker: Waker,
         now: Instant,
         encode: impl FnOnce(&mut BytesMut),
@@ -160,7 +160,7 @@ impl Pipeline {
     fn submit_as(
         &mut self,
         admission: Admission,
-        kind: Kind,
+        kind: RequestKind,
         waker: Waker,
         now: Instant,
         encode: impl FnOnce(&mut BytesMut),
@@ -202,7 +202,8 @@ impl Pipeline {
             return Ok(None);
         }
         let seq = self.next_seq;
-        let mut entry = Entry::new(seq, batch, Kind::Put, now + self.settings.request_timeout);
+        let mut entry =
+            Entry::new(seq, batch, RequestKind::Put, now + self.settings.request_timeout);
         (entry.index, entry.requests) = (index, requests);
         // A batch limits by itself what it queues, so it waits for room also where other calls fail.
         self.push(entry, Admission::Policy(WhenFull::Wait), |bytes| bytes.extend_from_slice(puts))?;
@@ -297,8 +298,8 @@ impl Pipeline {
     ) -> Result<(), ConnectionError> {
         while count > 0 {
             let reply = match self.next_response_kind(unsent_requests)? {
-                Kind::Put => Reply::Stored,
-                Kind::Get => Reply::Found(Metrics::default()),
+                RequestKind::Put => Reply::Stored,
+                RequestKind::Get => Reply::Found(Metrics::default()),
             };
             let most = count.min(self.queue.in_flight() - unsent_requests);
             let Some(Completed { waiter, index, requests }) = self.queue.complete_front(most)
@@ -322,14 +323,16 @@ impl Pipeline {
         let kind = self.next_response_kind(unsent_requests)?;
         let outcome = match (kind, response) {
             (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
-            (Kind::Get, Response::Ok(metrics)) if !self.queue.asked_for_all(&metrics) => {
+            (RequestKind::Get, Response::Ok(metrics)) if !self.queue.asked_for_all(&metrics) => {
                 return Err(ConnectionError::DataForAnotherKey);
             }
-            (Kind::Get, Response::Ok(metrics)) => Ok(Reply::Found(metrics)),
-            (Kind::Get, Response::Malformed(record)) => Err(record.into()),
-            (Kind::Get, Response::TooLarge { limit }) => Err(Error::ResponseTooLarge { limit }),
-            (Kind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Reply::Stored),
-            (Kind::Put, _) => return Err(ConnectionError::DataForPut),
+            (RequestKind::Get, Response::Ok(metrics)) => Ok(Reply::Found(metrics)),
+            (RequestKind::Get, Response::Malformed(record)) => Err(record.into()),
+            (RequestKind::Get, Response::TooLarge { limit }) => {
+                Err(Error::ResponseTooLarge { limit })
+            }
+            (RequestKind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Reply::Stored),
+            (RequestKind::Put, _) => return Err(ConnectionError::DataForPut),
         };
         match (self.queue.complete_front(1), outcome) {
             (Some(Completed { waiter: Some(waiter), index, requests }), outcome) => {
@@ -343,7 +346,10 @@ impl Pipeline {
 
     /// Returns the kind of the request whose response is due next.
     #[inline]
-    fn next_response_kind(&mut self, unsent_requests: usize) -> Result<Kind, ConnectionError> {
+    fn next_response_kind(
+        &mut self,
+        unsent_requests: usize,
+    ) -> Result<RequestKind, ConnectionError> {
         let kind = self.queue.next_response_kind();
         kind.filter(|_| self.queue.in_flight() > unsent_requests)
             .ok_or(ConnectionError::Unsolicited)
@@ -397,7 +403,7 @@ impl Pipeline {
         self.waiters.poll_batch(batch, outstanding, waker)
     }
 
-    /// Returns the progress of a batch that has no request outstanding, and begins to count anew.
+    /// Returns the progress of a batch that has no request outstanding, and resets it.
     pub(super) fn take_progress(&mut self, batch: WaiterId) -> Progress {
         self.waiters.take_progress(batch)
     }

@@ -42,7 +42,7 @@ pub(super) struct Entry {
     pub(super) seq: u64,
     /// The call that waits for it; `None` once that has left or has its outcome.
     pub(super) waiter: Option<WaiterId>,
-    pub(super) kind: Kind,
+    pub(super) kind: RequestKind,
     pub(super) deadline: Instant,
     /// The index of its first request in the batch.
     pub(super) index: usize,
@@ -58,7 +58,7 @@ pub(super) struct Entry {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::client) enum Kind {
+pub(in crate::client) enum RequestKind {
     Put,
     Get,
 }
@@ -73,7 +73,7 @@ pub(super) struct Completed {
 }
 
 impl Entry {
-    pub(super) fn new(seq: u64, waiter: WaiterId, kind: Kind, deadline: Instant) -> Self {
+    pub(super) fn new(seq: u64, waiter: WaiterId, kind: RequestKind, deadline: Instant) -> Self {
         Self {
             seq,
             waiter: Some(waiter),
@@ -196,7 +196,7 @@ impl SendQueue {
 
     /// Returns the kind of the request whose response is due next.
     #[inline]
-    pub(super) fn next_response_kind(&mut self) -> Option<Kind> {
+    pub(super) fn next_response_kind(&mut self) -> Option<RequestKind> {
         self.drop_finished_front();
         self.entries.front().filter(|entry| entry.answered < entry.sent).map(|entry| entry.kind)
     }

@@ -4,19 +4,19 @@ use std::{collections::HashSet, task::Waker};
 
 use super::{
     Pipeline,
-    send_queue::{Completed, Entry, Kind},
+    send_queue::{Completed, Entry, RequestKind},
 };
 use crate::error::Error;
 
-/// One request, by its place in the order of all requests ever.
+/// Identifies a request by its position in the order of all requests ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::client) struct RequestId {
     seq: u64,
     index: usize,
 }
 
-/// How many of the requests that wait are looked through for a [`Pipeline::witness`]. A search goes
-/// on for longer than this only if hundreds of requests in a row end their connections.
+/// How many of the queued requests are searched for a [`Pipeline::witness`]. More are needed only if hundreds of
+/// requests in a row end their connections.
 const MAX_WITNESSES: usize = 1024;
 
 impl RequestId {
@@ -32,18 +32,18 @@ impl RequestId {
 
 impl Pipeline {
     /// Returns the first request that a caller waits for, and its kind.
-    pub(in crate::client) fn oldest(&self) -> Option<(RequestId, Kind)> {
+    pub(in crate::client) fn oldest(&self) -> Option<(RequestId, RequestKind)> {
         let entry = self.entries().find(|entry| entry.waiter.is_some())?;
         Some((RequestId::of(entry, entry.answered), entry.kind))
     }
 
-    /// Returns the request whose answer is due next, if a caller waits for it.
+    /// Returns the request whose response is due next, if a caller waits for it.
     pub(in crate::client) fn due_next(&self) -> Option<RequestId> {
         let entry = self.queue.entries().find(|entry| entry.answered < entry.sent)?;
         entry.waiter.is_some().then(|| RequestId::of(entry, entry.answered))
     }
 
-    /// Returns the request that was sent last, if it has no answer.
+    /// Returns the request that was sent last, if it has no response.
     pub(in crate::client) fn sent_last(&self) -> Option<RequestId> {
         let entry = self.queue.entries().filter(|entry| entry.answered < entry.sent).last()?;
         Some(RequestId::of(entry, entry.sent - 1))
@@ -54,7 +54,7 @@ impl Pipeline {
         self.counters.acknowledged + self.counters.rejected + self.counters.failed
     }
 
-    /// Fails the request whose answer is due next, and no other.
+    /// Fails the request whose response is due next, and no other.
     pub(in crate::client) fn fail_due(&mut self, error: Error, wakers: &mut Vec<Waker>) {
         if self.queue.next_response_kind().is_none() {
             return;
@@ -66,7 +66,7 @@ impl Pipeline {
         }
     }
 
-    /// Has each batch queue at least so many puts, whatever its pace is.
+    /// Has each batch queue at least this many puts, whatever its window is.
     pub(in crate::client) fn set_wanted_puts(&mut self, puts: usize, wakers: &mut Vec<Waker>) {
         if puts > std::mem::replace(&mut self.wanted_puts, puts) {
             self.waiters.wake_batches(wakers);
@@ -77,10 +77,10 @@ impl Pipeline {
         self.wanted_puts
     }
 
-    /// Returns a put, as it is sent, that waits behind the oldest request and concerns a key that
-    /// no request before it concerns; with `skip`, the one behind so many others, or the last.
+    /// Returns a put, as it is sent, that is queued behind the oldest request and concerns a key that
+    /// no request before it concerns. Passes over `skip` of those, or returns the last one.
     ///
-    /// A put may be sent twice anyway, so this one can be sent ahead to see whether the server
+    /// A put may be sent twice in any case, so this one can be sent first to see if the server
     /// stores puts. It counts as sent from then on.
     pub(in crate::client) fn witness(&mut self, skip: usize) -> Option<Box<[u8]>> {
         let (index, line) = self.find_witness(skip).map(|(index, line)| (index, line.into()))?;

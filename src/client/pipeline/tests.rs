@@ -11,7 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{send_queue::Kind, *};
+use super::{send_queue::RequestKind, *};
 use crate::{
     client::settings::WhenFull,
     error::Delivery,
@@ -45,13 +45,15 @@ impl Pipeline {
         waker: Waker,
         now: Instant,
     ) -> Result<Submitted, Error> {
-        let submitted = self.submit(Kind::Put, waker, now, |bytes| numbers.append_put(bytes, key));
+        let submitted =
+            self.submit(RequestKind::Put, waker, now, |bytes| numbers.append_put(bytes, key));
         submitted.map_err(|refused| refused.error)
     }
 
     /// Submits a get.
     fn get(&mut self, selector: &Selector, waker: Waker, now: Instant) -> Result<Submitted, Error> {
-        let submitted = self.submit(Kind::Get, waker, now, |bytes| encode_get(bytes, selector));
+        let submitted =
+            self.submit(RequestKind::Get, waker, now, |bytes| encode_get(bytes, selector));
         submitted.map_err(|refused| refused.error)
     }
 }

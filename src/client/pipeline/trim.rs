@@ -1,4 +1,4 @@
-//! Returns the memory of a burst of calls when the client is quiet.
+//! Gives back the memory of a burst once the client is quiet.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::Pipeline;
 #[derive(Debug)]
 pub(super) struct Trim {
     due: Instant,
-    /// How many requests were settled when this was noted: those that were not, and those that came
+    /// How many requests had an outcome when this was scheduled: the others, and those that came
     /// since, are all that can have needed memory at once.
     settled: u64,
 }
@@ -18,12 +18,12 @@ pub(super) struct Trim {
 /// How long a client must have had little to do.
 pub(in crate::client) const QUIET_TIME: Duration = Duration::from_secs(10);
 
-/// Room for so many calls is always kept: with 400 bytes for each it is about as much as the buffers of one
+/// The capacity in calls that is always kept: with 400 bytes for each it is about as much as the buffers of one
 /// connection.
 pub(super) const KEPT_CALLS: usize = 256;
 
 impl Pipeline {
-    /// Sees to it that memory is given back in time, if much is held.
+    /// Schedules a [`trim`](Self::trim) if much memory is held.
     #[inline]
     pub(super) fn note_memory(&mut self, now: Instant) {
         if self.trim.is_none() && self.holds_much() {
@@ -31,7 +31,7 @@ impl Pipeline {
         }
     }
 
-    /// Has [`trim`](Self::trim) look after the quiet time: the connection holds much.
+    /// Schedules a [`trim`](Self::trim) after the quiet time: the connection holds much memory.
     pub(in crate::client) fn trim_later(&mut self, now: Instant) {
         let settled = self.counters.accepted - self.counters.outstanding();
         self.trim.get_or_insert(Trim { due: now + QUIET_TIME, settled });
@@ -42,7 +42,7 @@ impl Pipeline {
     }
 
     /// Gives back the memory that the calls of the last quiet time have not needed, once that is due.
-    /// Says whether there were few.
+    /// Returns true if there were few.
     pub(in crate::client) fn trim(&mut self, now: Instant) -> bool {
         let Some(Trim { settled, .. }) = self.trim.take_if(|trim| trim.due <= now) else {
             return false;

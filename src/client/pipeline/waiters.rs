@@ -232,7 +232,7 @@ impl Waiters {
         }
     }
 
-    /// Returns the progress of a batch that has no request outstanding, and begins to count anew.
+    /// Returns the progress of a batch that has no request outstanding, and resets it.
     pub(super) fn take_progress(&mut self, id: WaiterId) -> Progress {
         match self.get_mut(id) {
             Some(Slot { call: SlotState::Batch(batch), .. }) => std::mem::take(&mut batch.progress),

@@ -13,9 +13,9 @@ const MAX_WITNESSES: usize = 4096;
 /// The oldest sample in the spool, if the server may close the connection because of it.
 #[derive(Debug, Default)]
 pub(super) struct Suspect {
-    /// Whether the server has closed the connection at several samples, so that the oldest is sent alone.
+    /// True if the server has closed the connection at several samples, so that the oldest is sent alone.
     is_isolating: bool,
-    /// Whether the server has closed the connection at it alone.
+    /// True if the server has closed the connection at it alone.
     was_alone: bool,
     /// How often in a row it did so after it had acknowledged another sample.
     proofs: u32,
@@ -31,9 +31,9 @@ pub(super) struct Suspect {
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) samples: Vec<Sample>,
-    /// Whether the server has acknowledged another sample since it closed the connection at this one.
+    /// True if the server has acknowledged another sample since it closed the connection at this one.
     pub(super) is_proof: bool,
-    /// Whether the sample is dropped if the server closes the connection again.
+    /// True if the sample is dropped if the server closes the connection again.
     pub(super) is_accused: bool,
 }
 

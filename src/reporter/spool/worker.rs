@@ -48,7 +48,7 @@ struct SpoolWorker {
     handle: Arc<SpoolHandle>,
     /// If this many samples wait in memory, they are moved at once.
     spill_threshold: usize,
-    /// Whether the last batch of new samples failed, or was recalled to be moved to the spool.
+    /// True if the last batch of new samples failed, or was recalled to be moved to the spool.
     has_failed: Arc<AtomicBool>,
     pacer: Pacer,
     suspect: Suspect,

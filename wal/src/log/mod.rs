@@ -108,17 +108,17 @@ pub struct Wal<F: FileSystem = OsFileSystem> {
     stale: Vec<Segment>,
     /// The space of `segments` and `stale`.
     usage: Usage,
-    /// Whether a failed write may have left bytes behind the end of the active segment.
+    /// True if a failed write may have left bytes behind the end of the active segment.
     has_torn_end: bool,
-    /// Whether a sync of the active segment would make something durable.
+    /// True if the active segment has records that are not synced.
     has_unsynced: bool,
     /// The first entry that was appended since the last successful sync.
     unsynced_from: Option<u64>,
-    /// Whether some of these cannot be synced any more.
+    /// True if some of these cannot be synced any more.
     has_sync_failed: bool,
     /// How much of the last segment is synced.
     synced: SyncPoint,
-    /// Whether the names of the files are synced.
+    /// True if the names of the files are synced.
     is_dir_synced: bool,
     /// The number of the next entry.
     next: u64,
@@ -126,7 +126,7 @@ pub struct Wal<F: FileSystem = OsFileSystem> {
     committed: u64,
     /// The number behind the last entry that was read and may still be committed.
     read_end: u64,
-    /// Whether `position` has `committed`.
+    /// True if `committed` is written to `position`.
     is_position_saved: bool,
     /// A reader of the first segment.
     reader: Option<SegmentReader<F::File>>,
@@ -148,7 +148,7 @@ struct Segment {
     bytes: u64,
     /// The latest timestamp of its records.
     latest: i64,
-    /// Whether the file is missing. Its entries are reported as lost.
+    /// True if the file is missing. Its entries are reported as lost.
     is_missing: bool,
     /// Why it is to be quarantined instead of removed.
     quarantine: Option<QuarantineReason>,

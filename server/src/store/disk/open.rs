@@ -84,17 +84,16 @@ fn by_process(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
 }
 
-impl From<metrics_wal::Error> for OpenError {
-    fn from(error: metrics_wal::Error) -> Self {
+// Not `From`: the errors of the log and of the database are no part of the API.
+impl OpenError {
+    fn log(error: metrics_wal::Error) -> Self {
         match error {
             metrics_wal::Error::InUse { dir, pid } => Self::InUse { dir, pid },
             error => Self::Log(Box::new(error)),
         }
     }
-}
 
-impl From<redb::Error> for OpenError {
-    fn from(error: redb::Error) -> Self {
+    fn blocks(error: redb::Error) -> Self {
         Self::Blocks(Box::new(error))
     }
 }
@@ -112,19 +111,20 @@ where
     F: FileSystem + Clone + Send + 'static,
     F::File: Send,
 {
-    let lock = DirLock::acquire(&fs, dir)?;
+    let lock = DirLock::acquire(&fs, dir).map_err(OpenError::log)?;
     check_format(&fs, dir)?;
     let (blocks, Contents { keys, mut sealed, points }) =
-        Blocks::open(database, options.cache_bytes)?;
+        Blocks::open(database, options.cache_bytes).map_err(OpenError::blocks)?;
     let log_options = metrics_wal::Options::new().keep_damaged(true);
     let mut events = Vec::new();
-    let mut log = Wal::open(fs, dir.join(LOG), log_options).map_err(|error| error.error)?;
+    let mut log =
+        Wal::open(fs, dir.join(LOG), log_options).map_err(|error| OpenError::log(error.error))?;
     events.extend(log.take_events());
     if log.next() < sealed {
         // New entries must not have numbers that count as sealed.
         warn!(next = log.next(), sealed, "the log is older than the blocks, or was removed");
         sealed = log.committed();
-        blocks.set_sealed(sealed)?;
+        blocks.set_sealed(sealed).map_err(OpenError::blocks)?;
     }
 
     let accounting = MemoryAccount::default();
@@ -134,13 +134,15 @@ where
         head.apply(&puts, &mut keys);
         head_bytes += entry.payload.len() as u64;
         true
-    })?;
+    })
+    .map_err(OpenError::log)?;
     events.extend(log.take_events());
 
     let is_strict = options.is_strict;
     let head_since = (!head.is_empty()).then(std::time::Instant::now);
     let (recovered, key_count) = (head.puts(), keys.names().len());
-    let shared = Shared::new(options, accounting, keys, head, view(&blocks)?, points);
+    let shown = view(&blocks).map_err(OpenError::blocks)?;
+    let shared = Shared::new(options, accounting, keys, head, shown, points);
     let shared = Arc::new(shared);
     events.iter().for_each(|event| report(event, &shared));
     if is_strict {

@@ -45,7 +45,7 @@ impl Service {
         let mut wakers = Vec::new();
         let submitted = bench.pipeline.submit_reserved(
             &mut self.reservation,
-            Kind::Put,
+            RequestKind::Put,
             caller,
             encode,
             &mut wakers,

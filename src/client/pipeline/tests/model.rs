@@ -20,7 +20,7 @@ struct Request {
     call: usize,
     /// Its place in the batch.
     index: usize,
-    kind: Kind,
+    kind: RequestKind,
     text: String,
     /// Requests that were accepted together find room together.
     block: usize,
@@ -69,7 +69,7 @@ impl Model {
     pub(super) fn accept(
         &mut self,
         call: usize,
-        kind: Kind,
+        kind: RequestKind,
         texts: &[String],
         when_full: WhenFull,
         now: Instant,
@@ -119,7 +119,7 @@ impl Model {
     }
 
     /// The kind of the request whose answer is due.
-    pub(super) fn due(&self) -> Option<Kind> {
+    pub(super) fn due(&self) -> Option<RequestKind> {
         self.requests.iter().find(|request| request.stage == Stage::InFlight).map(|due| due.kind)
     }
 
@@ -159,8 +159,8 @@ impl Model {
     pub(super) fn disconnected(&mut self, is_violation: bool) {
         for request in self.requests.iter_mut().filter(|request| request.stage == Stage::InFlight) {
             let again = match request.kind {
-                Kind::Put => self.settings.resend_unacknowledged,
-                Kind::Get => true,
+                RequestKind::Put => self.settings.resend_unacknowledged,
+                RequestKind::Get => true,
             };
             if request.is_open() && again && !is_violation {
                 request.stage = Stage::Queued;

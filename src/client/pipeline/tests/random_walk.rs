@@ -132,7 +132,7 @@ impl World {
                 let selector = Selector::new(&key).unwrap();
                 (
                     format!("get {key}\n"),
-                    Kind::Get,
+                    RequestKind::Get,
                     self.pipeline.get(&selector, Waker::noop().clone(), self.now),
                 )
             }
@@ -143,7 +143,7 @@ impl World {
                     Waker::noop().clone(),
                     self.now,
                 );
-                (format!("put {key} 0.5 7\n"), Kind::Put, put)
+                (format!("put {key} 0.5 7\n"), RequestKind::Put, put)
             }
         };
         let texts = [text];
@@ -183,7 +183,13 @@ impl World {
         match self.pipeline.extend_batch(call.waiter, index, len, puts.as_bytes(), self.now) {
             Ok(driver) => {
                 assert!(self.model.is_open);
-                assert!(self.model.accept(batch, Kind::Put, &texts, WhenFull::Wait, self.now));
+                assert!(self.model.accept(
+                    batch,
+                    RequestKind::Put,
+                    &texts,
+                    WhenFull::Wait,
+                    self.now
+                ));
                 call.texts.extend(texts);
                 self.on_woken(driver);
             }
@@ -256,9 +262,9 @@ impl World {
             responses.push(response);
             // What comes after a violation is not looked at.
             is_violation |= match (self.model.due(), reply) {
-                (None, _) | (Some(Kind::Put), Reply::Data | Reply::Unreadable) => true,
+                (None, _) | (Some(RequestKind::Put), Reply::Data | Reply::Unreadable) => true,
                 (Some(kind), _) if !is_violation => {
-                    let stored = kind == Kind::Put && outcome == Outcome::Found(None);
+                    let stored = kind == RequestKind::Put && outcome == Outcome::Found(None);
                     self.model.answer(if stored { Outcome::Stored } else { outcome }, self.now);
                     false
                 }

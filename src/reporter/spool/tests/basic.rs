@@ -72,7 +72,7 @@ fn lost_position_reads_everything_again() {
     spool.read(4).unwrap().unwrap();
     spool.settle(4).unwrap();
     drop(spool);
-    fs.put(&dir().join("position"), b"garbled");
+    fs.put(dir().join("position"), b"garbled");
     assert_eq!(drain(&mut open(&fs)), (0..10).collect::<Vec<_>>());
 }
 
@@ -236,7 +236,7 @@ fn smaller_bound_trims_at_start_oldest_first() {
     let mut spool = open(&fs);
     let stats = spool.stats();
     assert_eq!(stats.dropped + stats.waiting, 100_000);
-    let used = |fs: &FaultyFs| segments(&fs).iter().map(|(_, b)| b.len() as u64).sum::<u64>();
+    let used = |fs: &FaultyFs| segments(fs).iter().map(|(_, b)| b.len() as u64).sum::<u64>();
     assert!(used(&fs) <= LIMITS.max_bytes, "{}", used(&fs));
     assert!(used(&fs) > LIMITS.max_bytes / 8 * 7, "{}", used(&fs));
     // One append drops no more than it always does.

@@ -30,7 +30,7 @@ fn segment_cut_anywhere_keeps_the_records_before() {
     let block = (bytes.len() - 20) / 3;
     for len in 0..bytes.len() {
         fs.remove_all();
-        fs.put(&dir().join(&name), &bytes[..len]);
+        fs.put(dir().join(&name), &bytes[..len]);
         let mut spool = open(&fs);
         let whole = (len.saturating_sub(20) / block) as u64;
         assert_eq!(spool.stats().torn_bytes + spool.stats().bytes, len as u64);
@@ -49,7 +49,7 @@ fn damaged_byte_costs_one_record_and_is_counted() {
             let mut garbled = bytes.clone();
             garbled[at] ^= garble;
             fs.remove_all();
-            fs.put(&dir().join(&name), &garbled);
+            fs.put(dir().join(&name), &garbled);
             // Another segment behind it, so that this one is not the last.
             let mut behind = open(&fs);
             let known = behind.wal.next();
@@ -74,7 +74,7 @@ fn removed_bytes_cost_only_their_record() {
     let block = (bytes.len() - 20) / 3;
     let taken = [&bytes[..20 + block / 2], &bytes[20 + block..]].concat();
     fs.remove_all();
-    fs.put(&dir().join(name), &taken);
+    fs.put(dir().join(name), &taken);
     assert_eq!(drain(&mut open(&fs)), (3..9).collect::<Vec<_>>());
 }
 
@@ -86,7 +86,7 @@ fn corrupt_segment_costs_only_its_samples() {
     drop(spool);
     let segments = segments(&fs);
     let number = |at: usize| segments[at].0.trim_end_matches(".log").parse::<u64>().unwrap();
-    fs.put(&dir().join(&segments[1].0), &vec![0xF0; segments[1].1.len()]);
+    fs.put(dir().join(&segments[1].0), &vec![0xF0; segments[1].1.len()]);
     let mut spool = open(&fs);
     let expected: Vec<u64> = (0..number(1)).chain(number(2)..10_000).collect();
     assert_eq!(drain(&mut spool), expected);
@@ -100,7 +100,7 @@ fn unknown_files_are_ignored() {
     let fs = FaultyFs::default();
     let foreign = ["notes.txt", "0.log", "99999999999999999999.log", "00000000000000000001.log"];
     for name in foreign {
-        fs.put(&dir().join(name), b"a file of another program, longer than a header");
+        fs.put(dir().join(name), b"a file of another program, longer than a header");
     }
     let mut spool = open(&fs);
     append(&mut spool, 0..10).unwrap();
@@ -134,7 +134,7 @@ fn segment_removed_while_open_counts_as_lost() {
 
 /// The name of the only segment there is, and what is in it.
 fn only_segment(fs: &FaultyFs) -> (String, Vec<u8>) {
-    let mut segments = segments(&fs);
+    let mut segments = segments(fs);
     assert_eq!(segments.len(), 1);
     segments.remove(0)
 }
@@ -149,7 +149,7 @@ fn segment_restored_from_a_backup_is_quarantined() {
     assert_eq!(drain(&mut spool).len(), 10);
     append(&mut spool, 10..12).unwrap();
     drop(spool);
-    fs.put(&dir().join(&name), &backup);
+    fs.put(dir().join(&name), &backup);
     let mut spool = open(&fs);
     assert_eq!((spool.stats().recovered, spool.stats().quarantined), (2, 1));
     let aside = format!("{name}.committed");
@@ -157,8 +157,8 @@ fn segment_restored_from_a_backup_is_quarantined() {
     assert_eq!(drain(&mut spool), [10, 11]);
     drop(spool);
     // Once more: the first one is not written over, and neither is looked at again.
-    fs.put(&dir().join(&name), &backup[..50]);
-    fs.put(&dir().join(&name), &backup);
+    fs.put(dir().join(&name), &backup[..50]);
+    fs.put(dir().join(&name), &backup);
     let spool = open(&fs);
     assert_eq!((spool.stats().recovered, spool.stats().quarantined), (0, 1));
     assert_eq!(files(&fs).get(&aside), Some(&backup));
@@ -206,7 +206,7 @@ fn segment_that_overlaps_another_is_not_deleted_unsent() {
 
     let fs = FaultyFs::default();
     append(&mut open(&fs), 0..20).unwrap();
-    fs.put(&dir().join(&name), &foreign);
+    fs.put(dir().join(&name), &foreign);
     let mut spool = open(&fs);
     assert_eq!(spool.stats().quarantined, 1);
     assert_eq!(files(&fs).get(&format!("{name}.committed")), Some(&foreign));
@@ -217,7 +217,7 @@ fn segment_that_overlaps_another_is_not_deleted_unsent() {
     let fs = FaultyFs::default();
     append(&mut open(&fs), 0..15).unwrap();
     let (ours, bytes) = only_segment(&fs);
-    fs.put(&dir().join(&name), &foreign);
+    fs.put(dir().join(&name), &foreign);
     let mut spool = open(&fs);
     assert_eq!(drain(&mut spool), (0..10).chain(510..520).collect::<Vec<_>>());
     assert_eq!(spool.stats().quarantined, 1);
@@ -232,7 +232,7 @@ fn segment_in_place_of_the_next_is_quarantined() {
     let fs = FaultyFs::default();
     let mut spool = open(&fs);
     let name = format!("{:020}.log", 0);
-    fs.put(&dir().join(&name), &foreign);
+    fs.put(dir().join(&name), &foreign);
     append(&mut spool, 100..101).unwrap();
     assert_eq!(files(&fs).get(&format!("{name}.committed")), Some(&foreign));
     assert_eq!((spool.stats().quarantined, drain(&mut spool)), (1, vec![100]));
@@ -277,7 +277,7 @@ proptest! {
             }
         }
         fs.remove_all();
-        fs.put(&dir().join(&name), &bytes);
+        fs.put(dir().join(&name), &bytes);
         if !is_last {
             append(&mut open(&fs), 100..101).unwrap();
         }

@@ -250,7 +250,7 @@ fn torn_segment_that_cannot_be_cut_is_readable() {
     let fs = FaultyFs::default();
     append(&mut open(&fs), 0..100).unwrap();
     let (name, bytes) = segments(&fs).remove(0);
-    fs.put(&dir().join(&name), &[&bytes[..], b"torn"].concat());
+    fs.put(dir().join(&name), &[&bytes[..], b"torn"].concat());
     fs.set_fault(Fault::Of {
         operation: Operation::Open,
         path: ".log",
@@ -298,7 +298,7 @@ fn fault_at_any_operation_of_trimming_keeps_the_newest() {
     let copy = |seed| {
         let fs = FaultyFs::with_seed(seed);
         for (name, content) in prepared.files() {
-            fs.put(&dir().join(name), &content);
+            fs.put(dir().join(name), &content);
         }
         fs
     };
