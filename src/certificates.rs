@@ -38,7 +38,7 @@ pub enum TlsError {
     },
 
     /// The PEM text is damaged.
-    #[error("{of}: this is no PEM text")]
+    #[error("{of}: invalid PEM text")]
     Pem {
         /// The text that was given.
         of: &'static str,
@@ -77,7 +77,7 @@ pub enum TlsError {
     )]
     NoSystemRoots(#[source] Option<Box<dyn std::error::Error + Send + Sync>>),
 
-    /// The server's name is none that a certificate could be for.
+    /// The server's name is neither a host name nor an IP address.
     #[error("{name:?} is neither a host name nor an IP address")]
     ServerName {
         /// What was given.

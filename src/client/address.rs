@@ -187,7 +187,7 @@ impl Address {
         )
     }
 
-    /// Returns the address of the connection beneath TLS.
+    /// Returns the address of the connection that carries TLS.
     #[cfg(feature = "tls")]
     pub(super) fn without_tls(&self) -> Self {
         match &self.kind {

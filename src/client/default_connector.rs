@@ -55,7 +55,7 @@ impl DefaultConnector {
         Self::default()
     }
 
-    /// Sets how connections over TCP are made, also those beneath TLS.
+    /// Sets how connections over TCP are made, also those that carry TLS.
     #[must_use]
     pub fn tcp(mut self, connector: TcpConnector) -> Self {
         self.tcp = connector;

@@ -190,12 +190,12 @@ impl<C: Connector> Dialer<C> {
         // From a connector that wraps another and does not check the address itself.
         match cause.get_ref().and_then(|cause| cause.downcast_ref::<InvalidAddress>()) {
             Some(invalid) => invalid.clone().into(),
-            None => Error::Connect { address: self.text(), cause },
+            None => Error::Connect { address: self.text(), source: cause },
         }
     }
 
     pub(super) fn fault(&self, cause: Arc<io::Error>) -> ConnectionError {
-        ConnectionError::Dial { address: self.text(), cause }
+        ConnectionError::Connect { address: self.text(), source: cause }
     }
 }
 
@@ -233,7 +233,7 @@ pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<Io: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for Io {}
 
-/// Stands in for a connector where there is one connection and never another.
+/// Takes the place of a connector for a client that was made from a stream, and never connects.
 #[derive(Debug)]
 pub(super) struct NoReconnect<Io>(PhantomData<fn() -> Io>);
 

@@ -4,43 +4,43 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Until when a server is not asked whether it can pipeline.
+/// Until when a server is not probed for pipelining.
 ///
-/// A connection that has stalled with several requests in flight speaks against it, and so it is asked
-/// again only after a while, which grows with each such stall: a trial that fails costs callers their
-/// deadlines. A connection that the server has closed before the probe was through does too, for a short
-/// while.
+/// After a connection has stalled with several requests in flight, the server is probed again only after a
+/// time that grows with each such stall, since a failed trial costs callers their
+/// deadlines. After it has closed a connection before the probe was finished, it is not probed for a short
+/// time either.
 #[derive(Default)]
 pub(super) struct Distrust {
-    /// When the server may be asked again, and how long it had not been asked by then.
+    /// When the server may be probed again, and how long it has not been probed by then.
     since_stall: Option<(Instant, Duration)>,
-    /// When the server may be asked again after it has closed a connection early.
+    /// When the server may be probed again after it has closed a connection early.
     since_close: Option<Instant>,
 }
 
 impl Distrust {
-    /// A connection has stalled with several requests in flight.
+    /// Notes a connection that has stalled with several requests in flight.
     pub(super) fn stalled(&mut self, now: Instant) {
         let wait = match self.since_stall {
-            // Believed for longer than it had been distrusted: it has earned a fresh start.
+            // A server that was trusted for longer than it had been distrusted starts over.
             Some((ends_at, wait)) if now < ends_at + wait => (2 * wait).min(LONGEST_DISTRUST),
             _ => FIRST_DISTRUST,
         };
         self.since_stall = Some((now + wait, wait));
     }
 
-    /// The server has closed a connection before it was known whether it can pipeline.
+    /// Notes that the server has closed a connection before the probe was finished.
     pub(super) fn closed_during_probe(&mut self, now: Instant) {
         self.since_close = Some(now + UNPROBED_FOR);
     }
 
-    /// When the server may be asked whether it can pipeline; `None` means at any time.
+    /// Returns when the server may be probed; `None` means at any time.
     pub(super) fn ends_at(&self) -> Option<Instant> {
         self.since_stall.map(|(ends_at, _)| ends_at).max(self.since_close)
     }
 }
 
-/// For how long a server is not asked whether it can pipeline after the first stall with several
+/// For how long a server is not probed after the first stall with several
 /// requests in flight: six times as long as the stall itself took, with the default stall timeout.
 const FIRST_DISTRUST: Duration = Duration::from_secs(60);
 

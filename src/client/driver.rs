@@ -49,7 +49,7 @@ pub(super) struct Driver<C: Connector> {
     /// Whether the connection sends no more requests, because it has reached a limit.
     is_retiring: bool,
     /// A connection that is being closed while there is another, or none is needed, and the time that it has.
-    retired: Option<(Box<Connection<C::Io>>, Pin<Box<Sleep>>)>,
+    retired: Option<Closing<C::Io>>,
     timer: Timer,
     distrust: Distrust,
     /// Whether it is being polled, and so has panicked if it is dropped.
@@ -62,15 +62,18 @@ pub(super) struct Driver<C: Connector> {
     log: DriverLog,
 }
 
-/// Where the driver stands with its connection.
+/// A connection that is shut down, and the time that this may take.
+type Closing<Io> = (Box<Connection<Io>>, Pin<Box<Sleep>>);
+
+/// The state of the driver's connection.
 enum State<Io> {
-    /// There is none, and nobody has asked for anything yet.
+    /// There is none, and no request waits.
     Idle,
     Dialing(BoxFuture<Result<Dialed<Io>, ConnectionError>>),
-    /// Waiting to dial.
+    /// Waits before the next attempt to connect.
     Backoff(Pin<Box<Sleep>>),
     Connected(Box<Connection<Io>>),
-    /// Everything is answered, and the connection is being shut down, until the time is over.
+    /// All requests are answered, and the connection is shut down, for at most the time of the timer.
     Closing(Box<Connection<Io>>, Pin<Box<Sleep>>),
     Closed,
 }
@@ -83,7 +86,7 @@ const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
 const LOOK_TIME_LIMIT: Duration = Duration::from_secs(1);
 
 impl<C: Connector> Driver<C> {
-    /// A driver, on the connection if there is one already.
+    /// Creates a driver, with the connection if there is one already.
     pub(super) fn new(
         shared: Arc<Shared>,
         plan: ConnectionConfig,
@@ -201,7 +204,7 @@ impl<C: Connector> Driver<C> {
         if connection.holds_much() {
             pipeline.trim_later(Instant::now());
         }
-        // Nothing may have come between the last look and this one that nobody will rouse us for.
+        // A request that came before the driver was parked woke no task.
         let sendable = pipeline.can_send() && connection.has_room();
         if probing || sendable || self.timer.set_if_earlier(pipeline.next_expiry()) {
             return Poll::Ready(());
@@ -252,8 +255,8 @@ impl<C: Connector> Driver<C> {
         }
     }
 
-    /// Ready when something has changed: nobody will want a connection any more, or the timer must
-    /// be set. Otherwise the next request, or the end of the last handle, rouses the driver.
+    /// Ready when the client is closed, a request needs a connection, or the timer must
+    /// be set. Otherwise the next request, or the drop of the last handle, wakes the driver.
     fn poll_disconnected(&mut self, cx: &Context<'_>) -> Poll<()> {
         let mut pipeline = self.shared.pipeline();
         if !pipeline.is_open() && pipeline.is_drained() {
@@ -302,7 +305,7 @@ impl<C: Connector> Driver<C> {
                 }
                 self.leave_server();
                 let after = self.plan.settings.stall_timeout();
-                self.on_disconnected(ConnectionError::Stalled { after });
+                self.on_disconnected(ConnectionError::Stalled { timeout: after });
             }
             let is_quiet = self.shared.pipeline().trim(now);
             let next = self.shared.pipeline().expire(now, &mut self.wakers);
@@ -415,16 +418,16 @@ impl<C: Connector> Driver<C> {
         let is_good = is_explained || (has_responded && !fault.is_protocol_violation());
         self.judge_server(is_good, unanswered);
         if wanted && self.backoff.is_enabled() && (is_good || self.has_untried_server()) {
-            // A server may close after each answer: it has to be as fast as it can be so.
+            // A server that closes after each response must not cost a wait for each of them.
             self.dial();
         } else if wanted
             || !self.backoff.is_enabled()
             || fault.is_protocol_violation()
-            || matches!(*fault, ConnectionError::RejectedByServer { .. })
+            || matches!(*fault, ConnectionError::Rejected { .. })
         {
             self.back_off(&fault);
         } else {
-            // No caller needs a connection, so this is no failure: servers close idle ones.
+            // No request needs a connection, so this is not a failure: servers close idle ones.
             self.state = State::Idle;
             self.shared.set_state(ConnectionState::Disconnected);
         }
@@ -476,7 +479,7 @@ impl<C: Connector> Driver<C> {
             return false;
         }
         let fault = Arc::new(ConnectionError::ClosedOnRequest);
-        let error = Error::Connection { fault: Arc::clone(&fault), delivery: Delivery::Unknown };
+        let error = Error::Connection { source: Arc::clone(&fault), delivery: Delivery::Unknown };
         pipeline.fail_due(error, &mut self.wakers);
         drop(pipeline);
         wake_all(&mut self.wakers);
@@ -530,7 +533,7 @@ impl<C: Connector> Future for Driver<C> {
     }
 }
 
-/// However the driver ends, by a panic or with its runtime: nobody waits for ever.
+/// Ends all calls, also when the driver panics or its runtime is dropped.
 impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
         if !matches!(self.state, State::Closed) {
@@ -549,12 +552,12 @@ async fn probe<C: Connector>(dialer: Arc<Dialer<C>>, server: usize) -> bool {
     }
 }
 
-/// One timer for everything that has a deadline.
+/// The one timer of a driver, for everything that has a deadline.
 struct Timer {
     sleep: Pin<Box<Sleep>>,
-    /// When it runs out, if it runs.
+    /// When it expires, if it is set.
     at: Option<Instant>,
-    /// Whether it has run out, and what that means is open.
+    /// Whether it has expired, and the verdict is open.
     is_held: bool,
 }
 
@@ -569,13 +572,13 @@ impl Timer {
         self.is_held = false;
     }
 
-    /// It has run out, which counts once that has been looked into, or at this time.
+    /// Postpones the verdict on a timer that has expired to `until` at the latest.
     fn hold(&mut self, until: Instant) {
         self.set(until);
         self.is_held = true;
     }
 
-    /// Sees to it that it runs out at `at` or before, and says whether it has to be polled again.
+    /// Sets the timer if it would expire later than `at`, and returns true if it has to be polled again.
     fn set_if_earlier(&mut self, at: Option<Instant>) -> bool {
         match at {
             Some(at) if !self.is_held && self.at.is_none_or(|set| at < set) => {
@@ -591,13 +594,13 @@ impl Timer {
         self.is_held = false;
     }
 
-    /// Ready when it has run out, or is not set.
+    /// Ready when it has expired, or is not set.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.at.is_some() { self.sleep.as_mut().poll(cx) } else { Poll::Ready(()) }
     }
 }
 
-/// An error with all that lies beneath it, in one line.
+/// An error with its sources, in one line.
 struct ErrorChain<'a>(&'a ConnectionError);
 
 impl fmt::Display for ErrorChain<'_> {

@@ -1,4 +1,4 @@
-//! What a driver logs of its connection, at a limited rate: a server that cannot be reached, or that
+//! The log lines of a driver, at a limited rate: a server that cannot be reached, or that
 //! closes each connection at once, must not fill a log.
 
 use std::{fmt::Display, time::Duration};

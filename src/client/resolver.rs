@@ -14,9 +14,9 @@ use super::address::HostPort;
 /// Looks names up for all connections of one client.
 ///
 /// The system's `getaddrinfo` blocks its thread, cannot be cancelled, and takes half a minute where no
-/// name server answers, which is longer than a dial may take. So a dial that comes while a look-up is under way
-/// waits for that one, and each look-up has a thread of its own: on the runtime's blocking pool it would keep
-/// other tasks of the program from a thread, and the runtime from ending.
+/// name server answers, which is longer than a dial may take. So a dial that begins during a look-up
+/// waits for that one, and each look-up has its own thread: on the runtime's blocking pool it would take a thread
+/// from other tasks of the program, and would keep the runtime from shutting down.
 pub(super) struct Resolver {
     look_up: Arc<LookUp>,
     /// The last look-up that was begun.
@@ -40,7 +40,7 @@ impl Resolver {
         Self { look_up: Arc::new(look_up), last: Mutex::default() }
     }
 
-    /// Returns the addresses of a host. Dropping the future leaves the look-up to those who dial next.
+    /// Returns the addresses of a host. When the future is dropped, the look-up continues for the next dial.
     pub(super) async fn resolve(&self, address: &HostPort) -> io::Result<Arc<[SocketAddr]>> {
         if let Ok(ip) = address.host().parse::<IpAddr>() {
             return Ok([SocketAddr::new(ip, address.port())].into());
@@ -61,7 +61,7 @@ impl Resolver {
         }
     }
 
-    /// Returns the look-up that is under way, after starting one if there is none, and whether it is of
+    /// Returns the running look-up, after starting one if there is none, and true if it is for
     /// `address`.
     fn join(&self, address: &HostPort) -> io::Result<(watch::Receiver<Option<Outcome>>, bool)> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

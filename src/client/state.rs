@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-/// Where a client stands with its connection.
+/// The state of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionState {
@@ -12,28 +12,28 @@ pub enum ConnectionState {
     Connecting,
     /// There is a connection.
     Connected,
-    /// There is none. At first, and after a connection has ended while nobody waited, as when a
-    /// server closes an idle one, the client dials when the next request comes. Once it has failed
+    /// There is no connection. A new client, and one whose connection has ended while no request waited, as when a
+    /// server closes an idle one, connects with the next request. A client that has failed
     /// to connect, or has lost a connection while requests waited or to a server that broke the
-    /// protocol or rejected the connection, it dials until there is a connection, also when nobody waits any more.
+    /// protocol or rejected the connection, tries to connect until it succeeds, also if no request waits any more.
     Disconnected,
-    /// The client serves nobody any more.
+    /// The client is closed, and fails every call.
     Closed,
 }
 
-/// Where each connection stands, and a watch of what that comes to.
+/// The state of each connection, and a watch of the aggregated state.
 #[derive(Debug)]
 pub(super) struct StateTracker {
-    each: Mutex<Box<[ConnectionState]>>,
+    per_connection: Mutex<Box<[ConnectionState]>>,
     aggregate: watch::Sender<ConnectionState>,
 }
 
 impl StateTracker {
-    /// So many connections, of which none has been made.
+    /// Creates the tracker of this number of connections, of which none has been made.
     pub(super) fn new(connections: usize) -> Self {
         let none = ConnectionState::Disconnected;
         Self {
-            each: Mutex::new(vec![none; connections].into()),
+            per_connection: Mutex::new(vec![none; connections].into()),
             aggregate: watch::Sender::new(none),
         }
     }
@@ -43,9 +43,9 @@ impl StateTracker {
     }
 
     pub(super) fn set(&self, connection: usize, state: ConnectionState) {
-        // Under the watch's own lock, so that who changes last also tells last.
+        // Under the watch's own lock, so that the last change is also the last one published.
         self.aggregate.send_if_modified(|aggregate| {
-            let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut each = self.per_connection.lock().unwrap_or_else(PoisonError::into_inner);
             each[connection] = state;
             let now = merge_states(&each);
             std::mem::replace(aggregate, now) != now
@@ -53,12 +53,12 @@ impl StateTracker {
     }
 
     pub(super) fn is_connected(&self, connection: usize) -> bool {
-        let each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = self.per_connection.lock().unwrap_or_else(PoisonError::into_inner);
         each[connection] == ConnectionState::Connected
     }
 }
 
-/// What the best of them is: all lead to the same server, so one that is there says that it can be
+/// Returns the state of the best connection: all lead to the same server, so one that is connected shows that it can be
 /// reached, and others may have nothing to do.
 fn merge_states(each: &[ConnectionState]) -> ConnectionState {
     [ConnectionState::Connected, ConnectionState::Connecting, ConnectionState::Disconnected]
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_connection_counts_and_the_client_is_closed_when_all_are() {
+    fn aggregate_state_is_that_of_the_best_connection() {
         use ConnectionState::{Closed, Connected, Connecting, Disconnected};
 
         let tracker = StateTracker::new(2);

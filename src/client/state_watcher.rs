@@ -9,8 +9,8 @@ use super::state::ConnectionState;
 /// Follows the [`ConnectionState`] of a client; made by
 /// [`MetricsClient::watch_state`](crate::MetricsClient::watch_state).
 ///
-/// It hands out values and lends nothing, and runs nothing of the caller's under a lock: so whatever is
-/// done with it, the client goes on. It does not keep the client open. A clone continues from where the
+/// It returns values, holds no lock, and runs no code of the caller under one, so it cannot
+/// block the client. It does not keep the client open. A clone continues from where the
 /// original is.
 ///
 /// ```
@@ -44,7 +44,7 @@ impl StateWatcher {
         Self { states, seen }
     }
 
-    /// Returns the state at this moment. The next [`changed`](Self::changed) still tells of it.
+    /// Returns the current state. The next [`changed`](Self::changed) still returns it.
     #[must_use]
     pub fn get(&self) -> ConnectionState {
         *self.states.borrow()

@@ -23,21 +23,21 @@ use super::{
 };
 use crate::error::InvalidAddress;
 
-/// Connects over TCP: looks the name up for each dial and tries every address that it finds.
+/// Connects over TCP: looks the name up for each connection and tries every address that it finds.
 ///
-/// The addresses are tried in their order, each beside those before it once these have had a while:
-/// 250 milliseconds (RFC 8305, section 5), or less where the
-/// [connect timeout](crate::ClientBuilder::connect_timeout) is too short for all of them. The first that
-/// connects is taken.
+/// The addresses are tried in order. The next attempt begins when the one before has failed or has run for
+/// 250 milliseconds (RFC 8305, section 5), or less if the
+/// [connect timeout](crate::ClientBuilder::connect_timeout) is too short for all of them. The first one that
+/// connects is used.
 ///
-/// Names are looked up by the system, one at a time for each client: dials of its connections that come
-/// while a look-up is under way share it. A look-up has a thread of its own, so one that hangs costs the
-/// process one thread for each client; it takes none of the runtime's, and does not keep the runtime from
-/// ending.
+/// Names are looked up by the system, one at a time for each client: connections that are made
+/// during a look-up share it. A look-up has its own thread, so one that hangs costs the
+/// process one thread for each client. It blocks no thread of the runtime, and does not keep the runtime from
+/// shutting down.
 ///
 /// Each connection has `TCP_NODELAY`, so that a request leaves at once; keepalive, so that an idle
-/// connection whose other end has vanished is noticed; and on Linux `TCP_USER_TIMEOUT`, so that one
-/// with unacknowledged bytes is too.
+/// connection whose peer has vanished is detected; and on Linux `TCP_USER_TIMEOUT`, which does the same for one
+/// with unacknowledged bytes.
 #[derive(Clone, Debug)]
 pub struct TcpConnector {
     keepalive: Duration,
@@ -60,8 +60,8 @@ impl TcpConnector {
         Self::default()
     }
 
-    /// Sets after how long without traffic the peer is asked whether it is there, and how long
-    /// after that it is asked again: from 1 second to 32,767 seconds, in whole seconds, which is what
+    /// Sets after how long without traffic the first keepalive probe is sent, and how long
+    /// after that the next one: from 1 second to 32,767 seconds, in whole seconds, which is what
     /// Linux takes. Default: 30 seconds.
     #[must_use]
     pub fn keepalive(mut self, interval: Duration) -> Self {
@@ -173,8 +173,8 @@ impl Connector for TcpConnector {
     }
 }
 
-/// Tries the addresses one after the other, each once those before it have had their share of the time
-/// until `deadline`, and returns the first connection that there is.
+/// Tries the addresses in order, each once those before it have had their share of the time
+/// until `deadline`, and returns the first connection.
 async fn connect_to_any<Io, Attempt>(
     addresses: &[SocketAddr],
     deadline: Instant,
@@ -217,23 +217,23 @@ async fn connect_from(local: Option<IpAddr>, address: SocketAddr) -> io::Result<
     socket.connect(address).await
 }
 
-/// The end of `range` that is nearest to `value`, if it is not inside.
+/// Returns `value`, or the end of `range` that is nearest to it.
 fn clamp(value: Duration, range: RangeInclusive<Duration>) -> Duration {
     value.clamp(*range.start(), *range.end())
 }
 
-/// Whether a connection leads to itself: who dials a port of this machine on which nobody listens may
-/// be given that very port for his own end, and then TCP opens it from both sides at once (RFC 9293,
-/// section 3.5). Nobody would answer, and the server could not have its port back.
+/// Returns true if a connection leads to itself. A client that connects to a port of this host on which no server
+/// listens may get the same port for its own end, and then TCP opens it from both sides at once (RFC 9293,
+/// section 3.5). There would be no response, and the server could not bind its port again.
 fn is_self_connected(stream: &TcpStream) -> bool {
     matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
 }
 
 fn connection_refused() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens on the port")
+    io::Error::new(io::ErrorKind::ConnectionRefused, "no server listens on the port")
 }
 
-/// How long an address may take before the next one is tried beside it (RFC 8305, section 5), unless that
+/// How long an attempt at one address runs alone before the next one begins too (RFC 8305, section 5), unless that
 /// is more than its share of the time.
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 

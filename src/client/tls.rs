@@ -25,14 +25,14 @@ use crate::{
 ///
 /// The server's certificate must lead to one of the roots, must be valid now, and must be for the
 /// server's name, which is the host in the client's address unless [`server_name`](Self::server_name)
-/// says otherwise. There is no way to leave this out. TLS 1.2 and 1.3 are spoken.
+/// says otherwise. The check cannot be switched off. TLS 1.2 and 1.3 are supported.
 ///
 /// The handshake counts as part of an attempt to connect: it has to be over within
 /// [`connect_timeout`](crate::ClientBuilder::connect_timeout), and one that fails is an
-/// [`Error::Connect`](crate::Error::Connect), with rustls' reason beneath. As with any other failure
-/// to connect, a client that is connected already tries again, backing off: certificates get
-/// renewed. All connections of a client resume the sessions of earlier ones where the server lets
-/// them, which spares both sides most of the arithmetic.
+/// [`Error::Connect`](crate::Error::Connect), with the error of rustls as its source. As after any other failure
+/// to connect, a running client tries again with backoff, since certificates are
+/// renewed. All connections of a client resume the sessions of earlier ones if the server allows
+/// it, which saves both sides most of the computation.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -40,7 +40,7 @@ use crate::{
 /// use metrics_client::{MetricsClient, tls::TlsConnector};
 /// use metrics_server::{Server, tls::TlsAcceptor};
 ///
-/// // A certificate for one test, which is its own root. In earnest both come from files.
+/// // A self-signed certificate, for this example only.
 /// let own = rcgen::generate_simple_self_signed(["localhost".into()])?;
 /// let (chain, key) = (own.cert.pem(), own.signing_key.serialize_pem());
 ///
@@ -74,7 +74,7 @@ impl TlsConnector {
     ///
     /// # Errors
     ///
-    /// If there are none. Those among them that cannot be used are passed over.
+    /// [`TlsError::NoSystemRoots`] if there are none. Roots that cannot be used are skipped.
     pub fn with_system_roots() -> Result<Self, TlsError> {
         let mut found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
@@ -175,7 +175,7 @@ impl<C> TlsConnector<C> {
         Ok(self)
     }
 
-    /// Makes the connections beneath with `connector` instead of over TCP as it is by default.
+    /// Makes the connections that carry TLS with `connector` instead of [`TcpConnector`].
     #[must_use]
     pub fn with_connector<D: Connector>(self, connector: D) -> TlsConnector<D> {
         TlsConnector { inner: connector, config: self.config, server_name: self.server_name }
@@ -209,7 +209,7 @@ impl<C: Connector> Connector for TlsConnector<C> {
         self.inner.abort(io.get_ref().0);
     }
 
-    /// What is beneath may hold no data, as a session ticket does: reading shows it.
+    /// The bytes may be no data but a session ticket; reading shows that.
     fn has_input(&self, io: &Self::Io) -> io::Result<Option<bool>> {
         self.inner.has_input(io.get_ref().0)
     }
@@ -261,7 +261,7 @@ fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     }
 }
 
-/// Why there is no TLS on a connection that was made.
+/// The handshake on a connection that was made has failed.
 #[derive(Debug, thiserror::Error)]
 #[error("TLS handshake failed ({hint})")]
 struct HandshakeFailed {
@@ -281,25 +281,25 @@ fn hint(cause: &io::Error) -> &'static str {
     match cause.get_ref().and_then(|cause| cause.downcast_ref()) {
         Some(Error::InvalidCertificate(fault)) => match fault {
             UnknownIssuer => {
-                "the server's certificate leads to no root that this client trusts: give it the root"
+                "the server's certificate leads to no root that this client trusts: add the root certificate"
             }
             NotValidForName | NotValidForNameContext { .. } => {
-                "dial the server by a name in its certificate, or tell `TlsConnector::server_name`"
+                "connect to the server by a name in its certificate, or set `TlsConnector::server_name`"
             }
             Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. } => {
                 "renew the server's certificate, or set this machine's clock"
             }
-            _ => "the server's certificate is not good",
+            _ => "the server's certificate is not valid",
         },
         Some(Error::AlertReceived(Alert::CertificateRequired)) => {
-            "the server wants to see a certificate: give one to `TlsConnector::client_certificate`"
+            "the server requires a client certificate: set `TlsConnector::client_certificate`"
         }
-        Some(Error::AlertReceived(_)) => "the server refuses this client",
+        Some(Error::AlertReceived(_)) => "the server rejected this client",
         // No TLS, or the end of the connection.
         Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) | None => {
             "does the server speak TLS at this address?"
         }
-        Some(_) => "client and server do not agree",
+        Some(_) => "client and server have no settings in common",
     }
 }
 

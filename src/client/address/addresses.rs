@@ -37,7 +37,7 @@ use crate::error::InvalidAddress;
 /// The last three rows are for `metrics+tls://`. Files are read once, when the client is made. A `%` and two
 /// hexadecimal digits stand for a byte in a value, and in the path of `metrics+unix://`.
 ///
-/// An address has no user name and no password, and what stands in their place is not shown in errors.
+/// An address has no user name and no password. Text before an `@` is not shown in errors.
 ///
 /// ```
 /// use metrics_client::client::Addresses;

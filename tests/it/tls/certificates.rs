@@ -54,8 +54,8 @@ async fn cert_for_another_name_fails_connect() {
     let authority = Authority::new("root");
     assert_eq!(
         refusal(&authority, &authority.issue(&["elsewhere.internal"])).await,
-        "cannot connect to localhost:PORT: TLS handshake failed (dial the server by a name in \
-         its certificate, or tell `TlsConnector::server_name`): invalid peer certificate: \
+        "cannot connect to localhost:PORT: TLS handshake failed (connect to the server by a name in \
+         its certificate, or set `TlsConnector::server_name`): invalid peer certificate: \
          certificate not valid for name \"localhost\"; certificate is only valid for \
          DnsName(\"elsewhere.internal\")"
     );
@@ -85,7 +85,7 @@ async fn cert_of_an_unknown_root_fails_connect() {
     assert_eq!(
         refusal(&Authority::new("root"), &stranger).await,
         "cannot connect to localhost:PORT: TLS handshake failed (the server's certificate leads \
-         to no root that this client trusts: give it the root): invalid peer certificate: \
+         to no root that this client trusts: add the root certificate): invalid peer certificate: \
          UnknownIssuer"
     );
 }
@@ -97,7 +97,7 @@ async fn client_cert_is_not_accepted_from_a_server() {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
     let text = refusal(&authority, &of_client).await;
-    assert!(text.contains("(the server's certificate is not good)"), "{text}");
+    assert!(text.contains("(the server's certificate is not valid)"), "{text}");
 }
 
 /// A server that wants to see a certificate from `clients`.

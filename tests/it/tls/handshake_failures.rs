@@ -23,7 +23,9 @@ async fn plain_client_gets_an_error_from_a_tls_server() {
         .unwrap();
     let error = client.put_at("a", 1.0, 1).await.unwrap_err();
     // Not a timeout.
-    assert!(matches!(&error, Error::Connection { fault, .. } if fault.is_protocol_violation()));
+    assert!(
+        matches!(&error, Error::Connection { source: fault, .. } if fault.is_protocol_violation())
+    );
     let text = said(&error);
     assert!(text.ends_with("connect with `TlsConnector` (feature `tls`)"), "{text}");
 }

@@ -24,7 +24,7 @@ fn pem_errors_name_what_is_wrong() {
     TlsConnector::with_root_certificates(&key).unwrap_err();
 
     let cut = TlsConnector::with_root_certificates(&chain[..chain.len() / 2]).unwrap_err();
-    assert!(said(&cut).starts_with("the roots: this is no PEM text: missing section end"), "{cut}");
+    assert!(said(&cut).starts_with("the roots: invalid PEM text: missing section end"), "{cut}");
 
     let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let second = TlsConnector::with_root_certificates(authority.root() + nonsense).unwrap_err();
