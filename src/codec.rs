@@ -22,7 +22,7 @@
 pub use crate::{
     metric::{Escaped, Excerpt, KeyRef},
     protocol::{
-        ClientCodec, CodecError, InvalidRecord, InvalidRequest, Line, MAX_REQUEST_LEN, Request,
-        RequestRef, Response, ServerCodec, encode_records,
+        ClientCodec, CodecError, InvalidRecord, InvalidRequest, InvalidResponse, LineExcerpt,
+        MAX_REQUEST_LEN, Request, RequestRef, Response, ServerCodec, encode_records,
     },
 };

@@ -119,7 +119,7 @@ pub mod tls {
 mod wake;
 
 pub use client::{builder::ClientBuilder, handle::MetricsClient};
-pub use error::call::{Delivery, Error};
+pub use error::call::{Delivery, Error, ErrorKind};
 pub use metric::{IntoKey, IntoSelector, Key, Metrics, Point, Sample, Selector, unix_seconds};
 #[cfg(feature = "reporter")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reporter")))]

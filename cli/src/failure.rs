@@ -62,7 +62,7 @@ impl From<Error> for Failure {
             _ => Status::Unreachable,
         };
         let status = match &error {
-            Error::Batch(batch) if batch.error.is_retryable() => Status::Unreachable,
+            Error::Batch(batch) if batch.first_error().1.is_retryable() => Status::Unreachable,
             _ => status,
         };
         Self::new(status, chain(&error))

@@ -102,13 +102,17 @@ async fn import(args: &Args, source: Source) -> Result<(), Failure> {
         match client.put_all(&samples).await {
             Ok(()) => counts.stored += samples.len() as u64,
             // Each line has an outcome: the server has refused some of them.
-            Err(Error::Batch(error)) if error.settled == error.total => {
-                let refused = error.total - error.acknowledged;
-                counts.stored += error.acknowledged as u64;
+            Err(Error::Batch(error)) if error.resume_from() == error.total() => {
+                let refused = error.total() - error.acknowledged();
+                counts.stored += error.acknowledged() as u64;
                 counts.refused += refused as u64;
-                let (line, cause) = (lines[error.first_failed], chain(&error.error));
+                let (first_failed, cause) = error.first_error();
+                let (line, cause) = (lines[first_failed], chain(cause));
                 progress.suspend(|| {
-                    eprintln!("line {line}: refused: {cause} ({refused} of {} lines)", error.total);
+                    eprintln!(
+                        "line {line}: refused: {cause} ({refused} of {} lines)",
+                        error.total()
+                    );
                 });
             }
             Err(error) => {

@@ -112,7 +112,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         is_replaceable: bool,
     ) -> Self {
         let Dialed { io, has_answered, has_proof, .. } = dialed;
-        let codec = ClientCodec::max_response_bytes(max_response_bytes).sorting_in_steps();
+        let codec = ClientCodec::with_max_response_bytes(max_response_bytes).sorting_in_steps();
         Self {
             framed: Framed::with_capacity(Budgeted::new(io), codec, READ_BUFFER_BYTES),
             responses: Vec::new(),
@@ -292,7 +292,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             let mut all_read = false;
             let end = match Pin::new(&mut self.framed).poll_next(cx) {
                 Poll::Ready(Some(Ok(response))) => {
-                    self.responses.extend(self.greeting.release().map(Responses::One));
+                    self.responses.extend(self.greeting.release().map(Responses::from));
                     let Some(response) = self.greeting.pass(response) else {
                         if let Some(fault) = self.rejected_unasked(shared) {
                             return Poll::Ready(fault);
@@ -308,18 +308,16 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let fault = self.greeting.describe_error(error.into());
-                    self.responses.extend(self.greeting.release().map(Responses::One));
+                    self.responses.extend(self.greeting.release().map(Responses::from));
                     Some(fault)
                 }
-                Poll::Ready(None) => {
-                    Some(self.greeting.describe_error(ConnectionError::ClosedByServer))
-                }
+                Poll::Ready(None) => Some(self.greeting.describe_error(ConnectionError::Closed)),
                 Poll::Pending => {
                     if self.greeting.is_held() {
                         if self.greeting.poll(cx).is_pending() {
                             return Poll::Pending;
                         }
-                        self.responses.extend(self.greeting.release().map(Responses::One));
+                        self.responses.extend(self.greeting.release().map(Responses::from));
                     }
                     all_read = true;
                     self.poll_skipping(cx)
@@ -339,7 +337,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     /// Returns why the connection has ended, if the `error` that is held back came before any request was written.
     fn rejected_unasked(&mut self, shared: &Shared) -> Option<ConnectionError> {
         let is_asked = shared.pipeline().in_flight() > self.unsent_requests();
-        (!is_asked).then(|| self.greeting.describe_error(ConnectionError::ClosedByServer))
+        (!is_asked).then(|| self.greeting.describe_error(ConnectionError::Closed))
     }
 
     /// Returns how many of the requests taken have not been written to their end: each ends with a line break

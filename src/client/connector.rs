@@ -88,7 +88,7 @@ pub trait Connector: Send + Sync + 'static {
     /// Aborts a connection, just before it is dropped because the other end is silent and may
     /// wake up later. The requests written to it are sent again over the next one, so bytes that the system has
     /// not delivered yet must never be delivered: they would undo a newer put of the same second. Does nothing by
-    /// default; [`TcpConnector`](super::TcpConnector) has the connection reset.
+    /// default; [`TcpConnector`](crate::client::TcpConnector) has the connection reset.
     fn abort(&self, io: &Self::Io) {
         let _ = io;
     }

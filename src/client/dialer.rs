@@ -190,12 +190,12 @@ impl<C: Connector> Dialer<C> {
         // From a connector that wraps another and does not check the address itself.
         match cause.get_ref().and_then(|cause| cause.downcast_ref::<InvalidAddress>()) {
             Some(invalid) => invalid.clone().into(),
-            None => Error::Connect { address: self.text(), cause },
+            None => Error::Connect { address: self.text(), source: cause },
         }
     }
 
     pub(super) fn fault(&self, cause: Arc<io::Error>) -> ConnectionError {
-        ConnectionError::Dial { address: self.text(), cause }
+        ConnectionError::Connect { address: self.text(), source: cause }
     }
 }
 

@@ -305,7 +305,7 @@ impl<C: Connector> Driver<C> {
                 }
                 self.leave_server();
                 let after = self.plan.settings.stall_timeout();
-                self.on_disconnected(ConnectionError::Stalled { after });
+                self.on_disconnected(ConnectionError::Stalled { timeout: after });
             }
             let is_quiet = self.shared.pipeline().trim(now);
             let next = self.shared.pipeline().expire(now, &mut self.wakers);
@@ -423,7 +423,7 @@ impl<C: Connector> Driver<C> {
         } else if wanted
             || !self.backoff.is_enabled()
             || fault.is_protocol_violation()
-            || matches!(*fault, ConnectionError::RejectedByServer { .. })
+            || matches!(*fault, ConnectionError::Rejected { .. })
         {
             self.back_off(&fault);
         } else {
@@ -479,7 +479,7 @@ impl<C: Connector> Driver<C> {
             return false;
         }
         let fault = Arc::new(ConnectionError::ClosedOnRequest);
-        let error = Error::Connection { fault: Arc::clone(&fault), delivery: Delivery::Unknown };
+        let error = Error::Connection { source: Arc::clone(&fault), delivery: Delivery::Unknown };
         pipeline.fail_due(error, &mut self.wakers);
         drop(pipeline);
         wake_all(&mut self.wakers);

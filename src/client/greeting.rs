@@ -9,7 +9,10 @@ use std::{
 
 use tokio::time::{self, Sleep};
 
-use crate::{error::ConnectionError, protocol::Response};
+use crate::{
+    error::ConnectionError,
+    protocol::{ReceivedResponse, Response},
+};
 
 /// How long after an `error` that rejects the connection its end may come: a server at its connection limit
 /// writes and closes at once. Only the first response on a connection is held back so long, and only if it is an
@@ -45,9 +48,9 @@ impl Greeting {
     }
 
     /// Returns the response, unless it is held back.
-    pub(super) fn pass(&mut self, response: Response) -> Option<Response> {
+    pub(super) fn pass(&mut self, response: ReceivedResponse) -> Option<ReceivedResponse> {
         match (&self, response) {
-            (Self::Awaited, Response::Error(message)) => {
+            (Self::Awaited, Ok(Response::Error(message))) => {
                 let until = Box::pin(time::sleep(END_WITHIN));
                 *self = Self::Held { message, until };
                 None
@@ -80,10 +83,10 @@ impl Greeting {
 
     /// Returns the reason why the connection has ended, given the error with which it did.
     pub(super) fn describe_error(&mut self, error: ConnectionError) -> ConnectionError {
-        if matches!(error, ConnectionError::ClosedByServer | ConnectionError::Io(_))
+        if matches!(error, ConnectionError::Closed | ConnectionError::Io(_))
             && let Some(Response::Error(message)) = self.release()
         {
-            return ConnectionError::RejectedByServer { message: message.into() };
+            return ConnectionError::Rejected { message: message.into() };
         }
         error
     }

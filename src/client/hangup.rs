@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     error::ConnectionError,
-    protocol::{ClientCodec, Response},
+    protocol::{ClientCodec, ReceivedResponse, Response},
 };
 
 /// How many connections a request must have ended before it is a suspect. One is an accident, such
@@ -115,8 +115,8 @@ impl Search {
     /// Takes note of a connection that has ended. Returns true if the request that was due is the
     /// one at which the server closes.
     pub(super) fn lost(&mut self, fault: &ConnectionError, loss: Loss) -> bool {
-        let was_rejected = matches!(fault, ConnectionError::RejectedByServer { .. });
-        let is_hangup = matches!(fault, ConnectionError::ClosedByServer | ConnectionError::Io(_));
+        let was_rejected = matches!(fault, ConnectionError::Rejected { .. });
+        let is_hangup = matches!(fault, ConnectionError::Closed | ConnectionError::Io(_));
         if !is_hangup && !was_rejected {
             *self = Self::default();
             return false;
@@ -246,14 +246,12 @@ pub(super) async fn dial<C: Connector>(
     let (mut question, mut proves) = second();
     let mut closes_after_answer = false;
     let mut answer = ask(&mut io, &question, limits).await;
-    if let (
-        Err(ConnectionError::ClosedByServer | ConnectionError::Io(_)),
-        Response::Error(message),
-    ) = (&answer, &first)
+    if let (Err(ConnectionError::Closed | ConnectionError::Io(_)), Ok(Response::Error(message))) =
+        (&answer, &first)
     {
-        return Err(ConnectionError::RejectedByServer { message: message.as_str().into() });
+        return Err(ConnectionError::Rejected { message: message.as_str().into() });
     }
-    if let Err(ConnectionError::ClosedByServer | ConnectionError::Io(_)) = answer {
+    if let Err(ConnectionError::Closed | ConnectionError::Io(_)) = answer {
         // Perhaps it closes after each answer: then it does so after this one.
         closes_after_answer = true;
         io = redial().await?;
@@ -261,14 +259,14 @@ pub(super) async fn dial<C: Connector>(
         (question, proves) = second();
         answer = ask(&mut io, &question, limits).await;
         if answer.is_ok() && ask(&mut io, &harmless(), limits).await.is_ok() {
-            return Err(ConnectionError::ClosedByServer);
+            return Err(ConnectionError::Closed);
         }
     }
     let is_put = matches!(check, Check::Put { .. }) && proves;
     let has_proof = match answer? {
-        Response::Error(_) => proves && !is_put,
-        Response::Ok(metrics) if is_put && metrics.is_empty() => true,
-        _ if is_put => return Err(ConnectionError::DataForPut),
+        Ok(Response::Error(_)) => proves && !is_put,
+        Ok(Response::Ok(metrics)) if is_put && metrics.is_empty() => true,
+        _ if is_put => return Err(ConnectionError::UnexpectedData),
         _ => proves,
     };
     if closes_after_answer {
@@ -287,14 +285,14 @@ async fn ask(
     io: &mut (impl AsyncRead + AsyncWrite + Unpin),
     question: &[u8],
     limits: Limits,
-) -> Result<Response, ConnectionError> {
+) -> Result<ReceivedResponse, ConnectionError> {
     let conversation = async {
         // A server that rejects the connection may have said why before it closed.
         let written = match io.write_all(question).await {
             Ok(()) => io.flush().await,
             Err(error) => Err(error),
         };
-        let mut codec = ClientCodec::max_response_bytes(limits.bytes);
+        let mut codec = ClientCodec::with_max_response_bytes(limits.bytes);
         let mut buffer = BytesMut::new();
         loop {
             if let Some(response) = codec.decode(&mut buffer)? {
@@ -302,13 +300,11 @@ async fn ask(
                 return if is_over { Ok(response) } else { Err(ConnectionError::Unsolicited) };
             }
             if io.read_buf(&mut buffer).await.map_err(ConnectionError::Io)? == 0 {
-                return Err(
-                    written.map_or_else(ConnectionError::Io, |()| ConnectionError::ClosedByServer)
-                );
+                return Err(written.map_or_else(ConnectionError::Io, |()| ConnectionError::Closed));
             }
         }
     };
-    let late = |_| Err(ConnectionError::Stalled { after: limits.time });
+    let late = |_| Err(ConnectionError::Stalled { timeout: limits.time });
     time::timeout(limits.time, conversation).await.unwrap_or_else(late)
 }
 
@@ -316,7 +312,7 @@ async fn ask(
 mod tests {
     use super::*;
 
-    const CLOSED: ConnectionError = ConnectionError::ClosedByServer;
+    const CLOSED: ConnectionError = ConnectionError::Closed;
 
     fn request(seq: u64) -> RequestId {
         RequestId::new(seq, 0)
@@ -410,7 +406,7 @@ mod tests {
     #[test]
     fn rejection_is_checked_at_once() {
         let mut search = Search::default();
-        let rejected = ConnectionError::RejectedByServer { message: "no".into() };
+        let rejected = ConnectionError::Rejected { message: "no".into() };
         assert!(!search.lost(&rejected, loss(1, 1, false)));
         assert_eq!(check(&search, 1, RequestKind::Put), Some(Check::Gets));
     }

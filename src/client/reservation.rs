@@ -136,7 +136,7 @@ impl CallFuture {
             }
             Request::Get(selector) => {
                 self.submit_reserved(reservation, RequestKind::Get, cx, |bytes| {
-                    encode_get(bytes, selector)
+                    encode_get(bytes, selector);
                 });
             }
         }

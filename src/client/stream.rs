@@ -91,7 +91,7 @@ impl SampleStream {
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] with [`ConnectionError::RejectedByServer`] if the server answers `error` and closes the
+    /// [`Error::Connection`] with [`ConnectionError::Rejected`] if the server answers `error` and closes the
     /// connection, as a server at its connection limit does; [`Error::Rejected`] if it rejects the request;
     /// [`Error::InvalidResponse`] if it sends an invalid record; [`Error::Timeout`] if it sends nothing within the
     /// request timeout; [`Error::Connection`] if the connection is lost. Nothing follows an error.
@@ -147,9 +147,7 @@ impl SampleStream {
                 let message = self.rejection.take().unwrap_or_default();
                 Poll::Ready(Err(match item {
                     Some(Ok(_)) => Error::Rejected { message },
-                    Some(Err(_)) | None => {
-                        connection_error(ConnectionError::RejectedByServer { message })
-                    }
+                    Some(Err(_)) | None => connection_error(ConnectionError::Rejected { message }),
                 }))
             }
             Poll::Ready(Some(Ok(Streamed::End(End::Error(message))))) => {
@@ -224,9 +222,9 @@ impl fmt::Debug for SampleStream {
 }
 
 fn connection_error(fault: ConnectionError) -> Error {
-    Error::Connection { fault: Arc::new(fault), delivery: Delivery::Unknown }
+    Error::Connection { source: Arc::new(fault), delivery: Delivery::Unknown }
 }
 
 fn timeout_error(after: Duration) -> Error {
-    Error::Timeout { after, delivery: Delivery::Unknown, cause: None }
+    Error::Timeout { timeout: after, delivery: Delivery::Unknown, source: None }
 }

@@ -1,22 +1,21 @@
 //! `Error`: why a call failed, and what may have happened to the data.
 
-use std::{borrow::Cow, io, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, io, sync::Arc, time::Duration};
 
 use crate::{
     metric::{Escaped, Excerpt, InvalidKey},
     protocol::{CodecError, InvalidRecord, InvalidSample, NonFiniteValue},
 };
 
-/// Why a call of [`MetricsClient`](crate::MetricsClient) failed.
+/// The error of a call of [`MetricsClient`](crate::MetricsClient).
 ///
-/// Two questions matter to a caller: whether the same call may work if it is made again
-/// ([`is_retryable`](Self::is_retryable)), and what can have happened to the data
-/// ([`delivery`](Self::delivery)). The reason beneath is in
-/// [`source`](std::error::Error::source).
+/// [`is_retryable`](Self::is_retryable) tells if the same call may succeed later, and
+/// [`delivery`](Self::delivery) what may have happened to the data. The underlying error is the
+/// [`source`](std::error::Error::source). [`kind`](Self::kind) is for labels of metrics and for `match`.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The key is none. Nothing was sent.
+    /// The key is invalid. Nothing was sent.
     #[error(transparent)]
     InvalidKey(#[from] InvalidKey),
 
@@ -24,119 +23,254 @@ pub enum Error {
     #[error(transparent)]
     NonFiniteValue(#[from] NonFiniteValue),
 
-    /// No connection can ever be made to the address. Nothing was sent, and no client was made.
+    /// The address is invalid: no connection can ever be made to it. Nothing was sent, and no client
+    /// was created.
     #[error(transparent)]
     InvalidAddress(#[from] InvalidAddress),
 
-    /// No connection could be made.
+    /// The connection could not be made.
     #[error("cannot connect to {address}")]
+    #[non_exhaustive]
     Connect {
-        /// Where to, as the client was told.
+        /// The address that the client was created with.
         address: Arc<str>,
-        /// What the last address tried answered.
-        #[source]
-        cause: Arc<io::Error>,
+        /// The error of the last attempt.
+        source: Arc<io::Error>,
     },
 
-    /// As many bytes wait to be sent as may, and the client was told to
+    /// The request queue is full, and the client is configured to
     /// [fail](crate::client::WhenFull::Fail) then.
-    #[error("the queue is full: {limit} bytes wait to be sent, which is the most that may")]
+    #[error("request queue is full ({limit} bytes)")]
+    #[non_exhaustive]
     QueueFull {
-        /// The most that may wait, in bytes.
+        /// The capacity of the queue, in bytes.
         limit: usize,
     },
 
-    /// There was no answer in time.
-    #[error("no answer within {after:?}")]
+    /// The response did not arrive in time.
+    #[error("no response within {timeout:?}")]
+    #[non_exhaustive]
     Timeout {
-        /// How long the call was to wait.
-        after: Duration,
-        /// Whether the request had been sent.
+        /// The time limit of the call.
+        timeout: Duration,
+        /// What may have happened to the request.
         delivery: Delivery,
-        /// Why there is no connection, if there is none.
-        #[source]
-        cause: Option<Arc<ConnectionError>>,
+        /// The reason why there is no connection, if there is none.
+        source: Option<Arc<ConnectionError>>,
     },
 
     /// The server answered `error`.
     ///
-    /// The `Display` shows the beginning of the message, escaped.
-    #[error("the server refused the request: {}", Escaped(if message.is_empty() { "it gave no reason" } else { message }))]
+    /// `Display` shows the beginning of the message, escaped.
+    #[error("request rejected by the server: {}", Escaped(if message.is_empty() { "no reason given" } else { message }))]
+    #[non_exhaustive]
     Rejected {
-        /// What the server says, as it says it.
+        /// The message of the server, unchanged.
         message: Arc<str>,
     },
 
-    /// The server answered a `get` with something that is no data.
-    #[error("the server's answer cannot be read")]
+    /// The response to a `get` contains an invalid record.
+    #[error("invalid response from the server")]
     InvalidResponse(#[from] InvalidRecord),
 
-    /// The answer takes more bytes, or more memory, than
+    /// The response has more bytes, or needs more memory, than
     /// [`max_response_bytes`](crate::ClientBuilder::max_response_bytes) allows. Only this call
-    /// fails. [`stream`](crate::MetricsClient::stream) reads answers of any size.
-    #[error(
-        "the response is larger than max_response_bytes ({limit}) allows; read it with `stream`"
-    )]
+    /// fails. [`stream`](crate::MetricsClient::stream) reads responses of any size.
+    #[error("response exceeds max_response_bytes ({limit}); use `stream`")]
+    #[non_exhaustive]
     ResponseTooLarge {
-        /// The most that an answer may have, in bytes.
+        /// The maximum size of a response, in bytes.
         limit: usize,
     },
 
-    /// The connection ended before the answer came.
-    #[error("the connection ended before the answer came")]
+    /// The connection was lost before the response arrived.
+    #[error("connection lost before the response arrived")]
+    #[non_exhaustive]
     Connection {
-        /// Why it ended; the same for all who waited.
-        #[source]
-        fault: Arc<ConnectionError>,
-        /// Whether the request had been sent.
+        /// The reason, which all requests on the connection share.
+        source: Arc<ConnectionError>,
+        /// What may have happened to the request.
         delivery: Delivery,
     },
 
-    /// The Tokio runtime on which the client was made has ended, and with it the task that moved the
-    /// client's bytes: the client serves no call any more. Make it on a runtime that lives as long as the
-    /// client, or make one client for each runtime; a client in a `static` outlives the runtime of one test.
-    #[error("the runtime on which the client was made is gone")]
+    /// The Tokio runtime on which the client was created has ended, and with it the task that does the
+    /// client's IO. Create the client on a runtime that lives as long as the client, or one client for
+    /// each runtime; a client in a `static` outlives the runtime of one test.
+    #[error("the client's runtime has ended")]
+    #[non_exhaustive]
     RuntimeGone {
-        /// Whether the request had been sent.
+        /// What may have happened to the request.
         delivery: Delivery,
     },
 
-    /// The client was closed.
-    #[error("the client is closed")]
+    /// The client is closed.
+    #[error("client is closed")]
+    #[non_exhaustive]
     Closed {
-        /// Whether the request had been sent.
+        /// What may have happened to the request.
         delivery: Delivery,
-        /// Why there was no connection any more, if that is why it is closed.
-        #[source]
-        cause: Option<Arc<ConnectionError>>,
+        /// The reason why the connection was lost for good, if that closed the client.
+        source: Option<Arc<ConnectionError>>,
     },
 
-    /// Some of the samples of a `put_all` were not stored.
+    /// Some samples of a `put_all` were not stored.
     #[error(transparent)]
     Batch(Arc<BatchError>),
 
-    /// The client lives on a stream that it was given, and this call needs a second one.
+    /// The client was created from an existing stream, and this call needs a second connection.
     #[error(
-        "the client was made from a stream and cannot dial; build it with an address or a connector"
+        "this client was created from an existing stream and cannot open another connection; use `builder(..)`"
     )]
     CannotDial,
 }
 
+/// The kind of an [`Error`], without its details.
+///
+/// `Display` and `AsRef<str>` give its name in snake case, such as `queue_full`, for labels of metrics.
+///
+/// ```
+/// use metrics_client::{Key, Error, ErrorKind};
+///
+/// let error = Error::from(Key::new("palm cpu").unwrap_err());
+/// assert_eq!(error.kind(), ErrorKind::InvalidKey);
+/// assert_eq!(error.kind().as_ref(), "invalid_key");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// [`Error::InvalidKey`].
+    InvalidKey,
+    /// [`Error::NonFiniteValue`].
+    NonFiniteValue,
+    /// [`Error::InvalidAddress`].
+    InvalidAddress,
+    /// [`Error::Connect`].
+    Connect,
+    /// [`Error::QueueFull`].
+    QueueFull,
+    /// [`Error::Timeout`].
+    Timeout,
+    /// [`Error::Rejected`].
+    Rejected,
+    /// [`Error::InvalidResponse`].
+    InvalidResponse,
+    /// [`Error::ResponseTooLarge`].
+    ResponseTooLarge,
+    /// [`Error::Connection`].
+    Connection,
+    /// [`Error::RuntimeGone`].
+    RuntimeGone,
+    /// [`Error::Closed`].
+    Closed,
+    /// [`Error::Batch`].
+    Batch,
+    /// [`Error::CannotDial`].
+    CannotDial,
+}
+
+impl AsRef<str> for ErrorKind {
+    fn as_ref(&self) -> &str {
+        match self {
+            Self::InvalidKey => "invalid_key",
+            Self::NonFiniteValue => "non_finite_value",
+            Self::InvalidAddress => "invalid_address",
+            Self::Connect => "connect",
+            Self::QueueFull => "queue_full",
+            Self::Timeout => "timeout",
+            Self::Rejected => "rejected",
+            Self::InvalidResponse => "invalid_response",
+            Self::ResponseTooLarge => "response_too_large",
+            Self::Connection => "connection",
+            Self::RuntimeGone => "runtime_gone",
+            Self::Closed => "closed",
+            Self::Batch => "batch",
+            Self::CannotDial => "cannot_dial",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_ref())
+    }
+}
+
 impl Error {
-    /// Whether the same call may work if it is made again.
+    /// Returns the kind of the error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InvalidKey(_) => ErrorKind::InvalidKey,
+            Self::NonFiniteValue(_) => ErrorKind::NonFiniteValue,
+            Self::InvalidAddress(_) => ErrorKind::InvalidAddress,
+            Self::Connect { .. } => ErrorKind::Connect,
+            Self::QueueFull { .. } => ErrorKind::QueueFull,
+            Self::Timeout { .. } => ErrorKind::Timeout,
+            Self::Rejected { .. } => ErrorKind::Rejected,
+            Self::InvalidResponse(_) => ErrorKind::InvalidResponse,
+            Self::ResponseTooLarge { .. } => ErrorKind::ResponseTooLarge,
+            Self::Connection { .. } => ErrorKind::Connection,
+            Self::RuntimeGone { .. } => ErrorKind::RuntimeGone,
+            Self::Closed { .. } => ErrorKind::Closed,
+            Self::Batch(_) => ErrorKind::Batch,
+            Self::CannotDial => ErrorKind::CannotDial,
+        }
+    }
+
+    /// Returns true if the response did not arrive in time. For a
+    /// [`put_all`](crate::MetricsClient::put_all), this and the next four are about the first sample
+    /// that failed.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.first().kind() == ErrorKind::Timeout
+    }
+
+    /// Returns true if the connection could not be made.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        self.first().kind() == ErrorKind::Connect
+    }
+
+    /// Returns true if the client is closed, or its runtime has ended: no call can succeed any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.first().kind(), ErrorKind::Closed | ErrorKind::RuntimeGone)
+    }
+
+    /// Returns true if the server answered `error`.
+    #[must_use]
+    pub fn is_rejected(&self) -> bool {
+        self.first().kind() == ErrorKind::Rejected
+    }
+
+    /// Returns true if the request queue was full.
+    #[must_use]
+    pub fn is_queue_full(&self) -> bool {
+        self.first().kind() == ErrorKind::QueueFull
+    }
+
+    /// Returns the error of the first sample that failed, or this one if it is not about several.
+    fn first(&self) -> &Self {
+        match self {
+            Self::Batch(batch) => &batch.error,
+            error => error,
+        }
+    }
+
+    /// Returns true if the same call may succeed later.
     ///
-    /// True where the fault lies with the network or the load, false where it lies with the request
-    /// or the server. A put with the same timestamp may always be repeated where the server keeps
-    /// one value for a key and a second, as the protocol has it.
+    /// True if the network or the load caused the error, false if the request or the server did. A put
+    /// with the same timestamp can always be repeated if the server keeps one value for each key and
+    /// second, as the protocol requires.
     ///
-    /// For a [`put_all`](crate::MetricsClient::put_all) the first sample decides that failed for
-    /// another reason than the server's refusal, if there is one.
+    /// For a [`put_all`](crate::MetricsClient::put_all), the first sample decides that failed for
+    /// another reason than a rejection, if there is one.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::QueueFull { .. } | Self::Timeout { .. } => true,
-            Self::Connection { fault, .. } => {
-                !fault.is_protocol_violation() && !fault.is_closed_on_request()
+            Self::Connection { source, .. } => {
+                !source.is_protocol_violation() && !source.is_closed_on_request()
             }
             Self::Batch(batch) => batch.retryable,
             Self::InvalidKey(_)
@@ -151,24 +285,24 @@ impl Error {
         }
     }
 
-    /// Returns true if the server closes the connection at this very request, while it answers
-    /// others ([`ConnectionError::ClosedOnRequest`]). Sending the request again meets the same.
+    /// Returns true if the server closes the connection at this request, while it answers others
+    /// ([`ConnectionError::ClosedOnRequest`]). Sending the request again has the same effect.
     ///
-    /// For a [`put_all`](crate::MetricsClient::put_all) it is about the first sample that failed;
+    /// For a [`put_all`](crate::MetricsClient::put_all), this is about the first sample that failed;
     /// [`BatchError::closed_on`] lists all such samples.
     #[must_use]
     pub fn is_closed_on_request(&self) -> bool {
         match self {
-            Self::Connection { fault, .. } => fault.is_closed_on_request(),
+            Self::Connection { source, .. } => source.is_closed_on_request(),
             Self::Batch(batch) => batch.error.is_closed_on_request(),
             _ => false,
         }
     }
 
-    /// What can have happened to the request.
+    /// Returns what may have happened to the request.
     ///
-    /// Of a [`put_all`](crate::MetricsClient::put_all) it is true of every sample, those that were
-    /// stored among them: not sent if none was, rejected if all were, and otherwise unknown.
+    /// For a [`put_all`](crate::MetricsClient::put_all), this is true of every sample, also of those that
+    /// were stored: not sent if none was sent, rejected if all were rejected, and otherwise unknown.
     #[must_use]
     pub fn delivery(&self) -> Delivery {
         match self {
@@ -190,110 +324,144 @@ impl Error {
 }
 
 impl From<InvalidSample> for Error {
-    fn from(fault: InvalidSample) -> Self {
-        match fault {
-            InvalidSample::Key(fault) => fault.into(),
-            InvalidSample::NonFiniteValue(fault) => fault.into(),
+    fn from(error: InvalidSample) -> Self {
+        match error {
+            InvalidSample::Key(error) => error.into(),
+            InvalidSample::NonFiniteValue(error) => error.into(),
         }
     }
 }
 
-/// What can have happened to a request that failed.
+/// Converts for functions that return `io::Result`. The `io::Error` contains the [`Error`].
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::InvalidKey(_) | Error::NonFiniteValue(_) | Error::InvalidAddress(_) => {
+                io::ErrorKind::InvalidInput
+            }
+            Error::Connect { source, .. } => source.kind(),
+            Error::QueueFull { .. } => io::ErrorKind::WouldBlock,
+            Error::Timeout { .. } => io::ErrorKind::TimedOut,
+            Error::InvalidResponse(_) | Error::ResponseTooLarge { .. } => {
+                io::ErrorKind::InvalidData
+            }
+            Error::Connection { .. } => io::ErrorKind::ConnectionAborted,
+            Error::RuntimeGone { .. } | Error::Closed { .. } => io::ErrorKind::NotConnected,
+            Error::CannotDial => io::ErrorKind::Unsupported,
+            Error::Rejected { .. } | Error::Batch(_) => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// What may have happened to a request that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Delivery {
-    /// No byte of it was sent: the server does not know of it.
+    /// No byte of it was sent: the server does not know about it.
     NotSent,
-    /// It was sent, or was being sent, or lay in one block with others of its
-    /// [`put_all`](crate::MetricsClient::put_all) that were: the server may have carried it out or
-    /// not.
+    /// It was sent, or partly sent, or was in one block with others of its
+    /// [`put_all`](crate::MetricsClient::put_all) that were. The server may have executed it.
     Unknown,
-    /// The server has refused it, and stored nothing then. If it had been sent before, over a
-    /// connection that was lost, that copy may be stored: [`resend_unacknowledged`](crate::ClientBuilder::resend_unacknowledged).
+    /// The server rejected it and stored nothing. If it had been sent before, over a connection that
+    /// was lost, that copy may be stored:
+    /// [`resend_unacknowledged`](crate::ClientBuilder::resend_unacknowledged).
     Rejected,
 }
 
 impl Delivery {
-    /// What is true of all these requests, if there are any.
+    /// Returns what is true of all these requests, if there are any.
     pub(crate) fn of_all(requests: impl IntoIterator<Item = Self>) -> Option<Self> {
         let of_both = |one, other| if one == other { one } else { Self::Unknown };
         requests.into_iter().reduce(of_both)
     }
 }
 
-/// Why a connection ended.
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::NotSent => "not sent",
+            Self::Unknown => "unknown",
+            Self::Rejected => "rejected",
+        })
+    }
+}
+
+/// The reason why a connection ended, or could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
-    /// It could not be made.
+    /// The connection could not be made.
     #[error("cannot connect to {address}")]
-    Dial {
-        /// Where to, as the client was told.
+    #[non_exhaustive]
+    Connect {
+        /// The address that the client was created with.
         address: Arc<str>,
-        /// What the last address tried answered.
-        #[source]
-        cause: Arc<io::Error>,
+        /// The error of the last attempt.
+        source: Arc<io::Error>,
     },
     /// Reading or writing failed.
-    #[error("the connection failed")]
+    #[error("connection failed")]
     Io(#[source] io::Error),
-    /// The server closed it.
-    #[error("the server closed the connection")]
-    ClosedByServer,
+    /// The server closed the connection.
+    #[error("connection closed by the server")]
+    Closed,
     /// The server closes the connection at this request, and answers other requests: an error in
     /// its handler, for example. Only that request fails.
     ///
-    /// The request has ended five connections in a row without an answer, on each of which the server
+    /// The request has ended five connections in a row without a response, on each of which the server
     /// had just answered other requests: one for a key that does not exist, and for a put another
-    /// put. A server that closes whatever it is asked is unreachable, which is a delay. A server that
-    /// fails at random cannot be told apart with certainty: where it closes at half of all requests,
-    /// the client is wrong about 1 of 2,000 of those that it suspects, and where at a tenth, 1 of
-    /// 200,000.
+    /// put. A server that closes at every request is unreachable, which is a delay. A server that
+    /// fails at random cannot be distinguished with certainty: if it closes at half of all requests,
+    /// the client is wrong about 1 of 2,000 of those that it suspects, and at a tenth, 1 of 200,000.
     #[error("the server closes the connection at this request, and answers others")]
     ClosedOnRequest,
     /// The server answered `error` before anything else on a new connection, and closed it: a limit
-    /// on connections, for example. The client connects again.
+    /// on connections, for example. The client reconnects.
     ///
-    /// The `Display` shows the beginning of the message, escaped.
-    #[error("the server rejected the connection: {}", Escaped(if message.is_empty() { "it gave no reason" } else { message }))]
-    RejectedByServer {
-        /// The server's message, unchanged.
+    /// `Display` shows the beginning of the message, escaped.
+    #[error("connection rejected by the server: {}", Escaped(if message.is_empty() { "no reason given" } else { message }))]
+    #[non_exhaustive]
+    Rejected {
+        /// The message of the server, unchanged.
         message: Arc<str>,
     },
-    /// The rest of an answer that was [too large](Error::ResponseTooLarge) did not end in time.
+    /// The rest of a response that was [too large](Error::ResponseTooLarge) did not arrive in time.
     #[error("the rest of a response of more than {limit} bytes took too long")]
+    #[non_exhaustive]
     ResponseTooLarge {
-        /// The most that an answer may have, in bytes.
+        /// The maximum size of a response, in bytes.
         limit: usize,
     },
-    /// The oldest answer was too late.
-    #[error("the server owes an answer for more than {after:?}")]
+    /// The oldest outstanding response did not arrive in time.
+    #[error("no response for {timeout:?}; connection considered dead")]
+    #[non_exhaustive]
     Stalled {
-        /// How late an answer may be.
-        after: Duration,
+        /// The stall timeout.
+        timeout: Duration,
     },
-    /// The server sent something that is no answer.
-    #[error("the server does not follow the protocol")]
-    Codec(#[source] CodecError),
-    /// The server sent something when nothing was asked.
-    #[error("the server sent an answer that nobody asked for")]
+    /// The server sent something that is not a response.
+    #[error("protocol error")]
+    Protocol(#[source] CodecError),
+    /// The server sent a response without a request.
+    #[error("unsolicited response")]
     Unsolicited,
-    /// The server answered a `put` with data: its answers and our requests do not match.
-    #[error("the server answered a put with data")]
-    DataForPut,
-    /// The server answered a `get` of one key with data of another: its answers and our requests do not
+    /// The server answered a `put` with data: responses and requests do not match.
+    #[error("unexpected data in the response to a put")]
+    UnexpectedData,
+    /// The server answered a `get` of one key with data of another: responses and requests do not
     /// match.
-    #[error("the server answered a get with data of another key")]
+    #[error("data of another key in the response to a get")]
     DataForAnotherKey,
 }
 
 impl ConnectionError {
-    /// Whether the server sent what it must not send, so that another connection will not help.
+    /// Returns true if the server violated the protocol, so that another connection will not help.
     #[must_use]
     pub fn is_protocol_violation(&self) -> bool {
         matches!(
             self,
-            Self::Codec(_) | Self::Unsolicited | Self::DataForPut | Self::DataForAnotherKey
+            Self::Protocol(_) | Self::Unsolicited | Self::UnexpectedData | Self::DataForAnotherKey
         )
     }
 
@@ -309,45 +477,77 @@ impl From<CodecError> for ConnectionError {
     fn from(error: CodecError) -> Self {
         match error {
             CodecError::Io(error) => Self::Io(error),
-            CodecError::Truncated => Self::ClosedByServer,
-            error => Self::Codec(error),
+            CodecError::Truncated => Self::Closed,
+            error => Self::Protocol(error),
         }
     }
 }
 
-/// The outcome of a [`put_all`](crate::MetricsClient::put_all) of which some samples were not stored.
+/// The error of a [`put_all`](crate::MetricsClient::put_all): some samples were not stored.
+///
+/// Samples are identified by their index in the batch.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("sample {first_failed} was not stored ({acknowledged} of {total} were)")]
-#[non_exhaustive]
 pub struct BatchError {
-    /// How many samples the server has acknowledged.
-    pub acknowledged: usize,
-    /// How many samples there were.
-    pub total: usize,
-    /// The place of the first sample that failed, counted from 0.
-    pub first_failed: usize,
-    /// Every sample before this place has its final outcome: it was acknowledged, refused, or is in
-    /// [`closed_on`](Self::closed_on). This one has none, nor need any behind it; `total` if every
-    /// sample has its outcome.
-    pub settled: usize,
-    /// How many of the settled samples the server has refused.
-    pub rejected: usize,
-    /// The places of the settled samples at which the server closes the connection
-    /// ([`ConnectionError::ClosedOnRequest`]), in ascending order. They do not keep the rest from
-    /// being stored, and sending them again does not help.
-    pub closed_on: Vec<usize>,
-    /// Why it failed.
+    pub(crate) acknowledged: usize,
+    pub(crate) total: usize,
+    pub(crate) first_failed: usize,
+    pub(crate) settled: usize,
+    pub(crate) rejected: usize,
+    pub(crate) closed_on: Vec<usize>,
     #[source]
-    pub error: Error,
+    pub(crate) error: Error,
     /// What is true of all samples.
     pub(crate) delivery: Delivery,
-    /// Whether what kept samples from being stored, other than refusals, may be over next time.
+    /// True if what kept samples from being stored, other than rejections, may be over next time.
     pub(crate) retryable: bool,
 }
 
-/// An address to which no connection can ever be made, whatever the network and the server do.
+impl BatchError {
+    /// Returns the number of samples that the server has acknowledged.
+    #[must_use]
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged
+    }
+
+    /// Returns the number of samples of the batch.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Returns the index of the first sample that failed, and its error.
+    #[must_use]
+    pub fn first_error(&self) -> (usize, &Error) {
+        (self.first_failed, &self.error)
+    }
+
+    /// Returns the index of the first sample without a final outcome: send the batch again from here.
+    /// Every sample before it was acknowledged or rejected, or is in [`closed_on`](Self::closed_on). If
+    /// all samples have their outcome, this is [`total`](Self::total).
+    #[must_use]
+    pub fn resume_from(&self) -> usize {
+        self.settled
+    }
+
+    /// Returns the number of samples before [`resume_from`](Self::resume_from) that the server rejected.
+    #[must_use]
+    pub fn rejected_before_resume(&self) -> usize {
+        self.rejected
+    }
+
+    /// Returns the indices, before [`resume_from`](Self::resume_from), of the samples at which the
+    /// server closes the connection ([`ConnectionError::ClosedOnRequest`]), in ascending order. They do
+    /// not keep the rest from being stored, and sending them again does not help.
+    #[must_use]
+    pub fn closed_on(&self) -> &[usize] {
+        &self.closed_on
+    }
+}
+
+/// The error for an address to which no connection can ever be made.
 ///
-/// It says what is wrong and names the form that an address has. A [`Connector`](crate::client::Connector) of
+/// Its text has the reason and the form that an address must have. A [`Connector`](crate::client::Connector) of
 /// another crate can make one in [`check_address`](crate::client::Connector::check_address).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid address {excerpt}: {reason}; an address is {form}")]
@@ -358,8 +558,9 @@ pub struct InvalidAddress {
 }
 
 impl InvalidAddress {
-    /// Says of `address` what is wrong (`the port is missing`), and which form it should have
-    /// (`host:port, such as 127.0.0.1:8888`). The address is shown escaped and cut to 64 bytes.
+    /// Creates the error for `address` with the reason (`the port is missing`) and the form that it
+    /// should have (`host:port, such as 127.0.0.1:8888`). The address is shown escaped, and its first 64
+    /// bytes only.
     #[must_use]
     pub fn new(
         address: &str,

@@ -79,7 +79,7 @@ mod tests {
         Error, Key,
         codec::{InvalidRequest, Request},
         error::{InvalidAddress, InvalidSample},
-        protocol::{CodecError, InvalidRecord, Line, NonFiniteValue},
+        protocol::{CodecError, InvalidRecord, LineExcerpt, NonFiniteValue},
     };
 
     /// What must reach no terminal and no log line as it is: breaks a line, moves the cursor, turns
@@ -142,8 +142,8 @@ mod tests {
                 Box::new(InvalidSample::from(Key::new(format!("{c} ")).unwrap_err())),
                 Box::new(NonFiniteValue::ensure_finite(&text, f64::NAN).unwrap_err()),
                 Box::new(InvalidRecord::of(text.as_bytes())),
-                Box::new(InvalidRequest::Command(Line::of(text.as_bytes()))),
-                Box::new(CodecError::Status(Line::of(text.as_bytes()))),
+                Box::new(InvalidRequest::Command(LineExcerpt::of(text.as_bytes()))),
+                Box::new(CodecError::Status(LineExcerpt::of(text.as_bytes()))),
                 Box::new(Error::Rejected { message: text.as_str().into() }),
                 Box::new(Error::InvalidResponse(InvalidRecord::of(text.as_bytes()))),
                 Box::new(InvalidAddress::new(&text, "it is invalid", "host:port")),

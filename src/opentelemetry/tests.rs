@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(60 * 60);
 /// When these tests begin, in seconds since the Unix epoch.
 const START: u64 = 1_000_000;
 
-/// A provider that exports when it is told to.
+/// A provider that exports on demand.
 struct World {
     sink: Sink,
     reporter: Reporter,

@@ -8,7 +8,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::{
     decoder::{self, End, RecordSink},
     encode,
-    error::{CodecError, InvalidRequest, NonFiniteValue},
+    error::{CodecError, InvalidRequest, InvalidResponse, NonFiniteValue},
     line_break,
     parse::RequestRef,
     request::Request,
@@ -18,11 +18,12 @@ use super::{
 use crate::metric::Metrics;
 use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 
-/// The client's end: encodes [`Request`]s, decodes [`Response`]s.
+/// The codec of a client: encodes [`Request`]s, decodes [`Response`]s.
 ///
-/// A response that arrives in many pieces is scanned once, not once for each piece. It may have at
-/// most [`ClientCodec::DEFAULT_MAX_RESPONSE_BYTES`], or what
-/// [`max_response_bytes`](Self::max_response_bytes) says.
+/// An item is a response, or the reason why a response cannot be used: the stream continues after it.
+/// A response that arrives in many pieces is scanned once, not once for each piece. It has at most
+/// [`ClientCodec::DEFAULT_MAX_RESPONSE_BYTES`], or the limit of
+/// [`with_max_response_bytes`](Self::with_max_response_bytes).
 ///
 /// ```
 /// use metrics_client::codec::{ClientCodec, Request, Response, ServerCodec};
@@ -34,7 +35,7 @@ use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 /// assert_eq!(bytes, "put palm.cpu 23.7 1150864247\n");
 ///
 /// let mut answer = bytes::BytesMut::from("ok\npalm.cpu 2.0 1150864247\n\n");
-/// let Some(Response::Ok(metrics)) = ClientCodec::default().decode(&mut answer)? else {
+/// let Some(Ok(Response::Ok(metrics))) = ClientCodec::default().decode(&mut answer)? else {
 ///     panic!("this is a whole answer");
 /// };
 /// assert_eq!(metrics.points("palm.cpu")[0].value, 2.0);
@@ -55,12 +56,20 @@ impl ClientCodec {
     /// [`MetricsClient::stream`](crate::MetricsClient::stream).
     pub const DEFAULT_MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
-    /// Sets the most that a response may have, in bytes, from its status line to its blank line.
-    ///
-    /// In memory its records take at most twelve times as much, or 1 MiB if that is more. Data that is larger, in bytes or in
-    /// memory, is dropped as it comes, and is a [`Response::TooLarge`]; the stream goes on after it.
+    /// Creates a codec with the default limit.
     #[must_use]
-    pub fn max_response_bytes(limit: usize) -> Self {
+    pub fn new() -> Self {
+        Self::with_max_response_bytes(Self::DEFAULT_MAX_RESPONSE_BYTES)
+    }
+
+    /// Creates a codec with a maximum size of a response, in bytes, from its status line to its blank
+    /// line.
+    ///
+    /// In memory, the records of a response take at most twelve times as much, or 1 MiB if that is more.
+    /// Larger data is discarded while it arrives, and the item is [`InvalidResponse::TooLarge`]; the
+    /// stream continues after it.
+    #[must_use]
+    pub fn with_max_response_bytes(limit: usize) -> Self {
         Self {
             decoder: decoder::Decoder::new(limit),
             records: MetricsBuilder::default(),
@@ -97,7 +106,7 @@ impl ClientCodec {
 
 impl Default for ClientCodec {
     fn default() -> Self {
-        Self::max_response_bytes(Self::DEFAULT_MAX_RESPONSE_BYTES)
+        Self::new()
     }
 }
 
@@ -105,39 +114,47 @@ impl Encoder<Request> for ClientCodec {
     type Error = CodecError;
 
     fn encode(&mut self, request: Request, dst: &mut BytesMut) -> Result<(), CodecError> {
+        self.encode(&request, dst)
+    }
+}
+
+impl Encoder<&Request> for ClientCodec {
+    type Error = CodecError;
+
+    fn encode(&mut self, request: &Request, dst: &mut BytesMut) -> Result<(), CodecError> {
         match request {
             Request::Put(Sample { key, point }) => {
-                NonFiniteValue::ensure_finite(&key, point.value)?;
-                encode::encode_put(dst, key.as_str(), point);
+                NonFiniteValue::ensure_finite(key, point.value)?;
+                encode::encode_put(dst, key.as_str(), *point);
             }
-            Request::Get(selector) => encode::encode_get(dst, &selector),
+            Request::Get(selector) => encode::encode_get(dst, selector),
         }
         Ok(())
     }
 }
 
 impl Decoder for ClientCodec {
-    type Item = Response;
+    type Item = Result<Response, InvalidResponse>;
     type Error = CodecError;
 
-    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Response>, CodecError> {
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Self::Item>, CodecError> {
         if self.decoder.take_acknowledgement(src) {
-            return Ok(Some(Response::ok()));
+            return Ok(Some(Ok(Response::ok())));
         }
         let end = self.decoder.decode(src, &mut self.records)?;
         Ok(end.map(|end| {
             let records = std::mem::take(&mut self.records);
             match end {
-                End::Ok if self.sorts_in_steps => Response::Ok(records.finish_in_steps()),
-                End::Ok => Response::Ok(records.finish()),
-                End::Malformed(record) => Response::Malformed(record),
-                End::Error(message) => Response::Error(message),
-                End::TooLarge => Response::TooLarge { limit: self.decoder.limit() },
+                End::Ok if self.sorts_in_steps => Ok(Response::Ok(records.finish_in_steps())),
+                End::Ok => Ok(Response::Ok(records.finish())),
+                End::Malformed(record) => Err(record.into()),
+                End::Error(message) => Ok(Response::Error(message)),
+                End::TooLarge => Err(InvalidResponse::TooLarge { limit: self.decoder.limit() }),
             }
         }))
     }
 
-    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Response>, CodecError> {
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Self::Item>, CodecError> {
         match self.decode(src)? {
             None if self.is_amid_response() || !src.is_empty() => Err(CodecError::Truncated),
             response => Ok(response),
@@ -233,11 +250,12 @@ impl RecordSink for Samples {
     }
 }
 
-/// The server's end: decodes [`Request`]s, encodes [`Response`]s.
+/// The codec of a server: decodes [`Request`]s, encodes [`Response`]s.
 ///
-/// An item is a request, or why a line is none: the stream goes on after it, and the protocol asks
-/// that it be answered with `wrong command`. Empty lines are passed over. A line may have at most
-/// [`ServerCodec::DEFAULT_MAX_LINE_BYTES`], or what [`max_line_bytes`](Self::max_line_bytes) says.
+/// An item is a request, or the reason why a line is not a request: the stream continues after it, and
+/// the protocol requires the answer `wrong command`. Empty lines are skipped. A line has at most
+/// [`ServerCodec::DEFAULT_MAX_LINE_BYTES`], or the limit of
+/// [`with_max_line_bytes`](Self::with_max_line_bytes).
 ///
 /// ```
 /// use metrics_client::codec::{Request, Response, ServerCodec};
@@ -265,9 +283,15 @@ impl ServerCodec {
     /// bytes; the rest is for peers that write more blanks or digits than they need.
     pub const DEFAULT_MAX_LINE_BYTES: usize = 4 * 1024;
 
-    /// Sets the most that a line may have, in bytes, with its line break.
+    /// Creates a codec with the default limit.
     #[must_use]
-    pub fn max_line_bytes(limit: usize) -> Self {
+    pub fn new() -> Self {
+        Self::with_max_line_bytes(Self::DEFAULT_MAX_LINE_BYTES)
+    }
+
+    /// Creates a codec with a maximum length of a line, in bytes, including its line break.
+    #[must_use]
+    pub fn with_max_line_bytes(limit: usize) -> Self {
         Self { searched: 0, limit }
     }
 
@@ -303,7 +327,7 @@ impl ServerCodec {
 
 impl Default for ServerCodec {
     fn default() -> Self {
-        Self::max_line_bytes(Self::DEFAULT_MAX_LINE_BYTES)
+        Self::new()
     }
 }
 
@@ -339,7 +363,16 @@ impl Encoder<Response> for ServerCodec {
     type Error = CodecError;
 
     fn encode(&mut self, response: Response, dst: &mut BytesMut) -> Result<(), CodecError> {
-        response.encode(dst)
+        self.encode(&response, dst)
+    }
+}
+
+impl Encoder<&Response> for ServerCodec {
+    type Error = CodecError;
+
+    fn encode(&mut self, response: &Response, dst: &mut BytesMut) -> Result<(), CodecError> {
+        response.encode(dst);
+        Ok(())
     }
 }
 

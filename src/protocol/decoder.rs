@@ -7,7 +7,7 @@
 use bytes::{Buf, BytesMut};
 
 use super::{
-    error::{CodecError, InvalidRecord, Line},
+    error::{CodecError, InvalidRecord, LineExcerpt},
     line_break,
     parse::{parse_record, same_key},
     response::{ERROR, OK},
@@ -212,7 +212,7 @@ impl Decoder {
             return Err(CodecError::TlsAlert);
         }
         let line = src.as_ref().split(|&byte| byte == b'\n').next().unwrap_or_default();
-        Err(CodecError::Status(Line::of(line)))
+        Err(CodecError::Status(LineExcerpt::of(line)))
     }
 
     /// Reads all records whose lines are whole.

@@ -2,104 +2,99 @@
 
 use std::io;
 
-use crate::metric::{Excerpt, InvalidKey, Key};
+use crate::metric::{Excerpt, InvalidKey};
 
-/// Why a framed stream of requests or responses is at its end.
+/// The error of a framed stream of requests or responses.
 ///
-/// After one of these the two ends may no longer agree on where a message begins, so the connection
-/// is of no more use. What a stream survives is no error of the codec but an item of it: a refused
-/// command, a record that makes no sense.
+/// After such an error the two ends may disagree about where a message begins, so the connection
+/// cannot be used any more. What a stream survives is an item of the codec: an invalid request, an invalid
+/// record.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
     /// Reading or writing failed.
-    #[error("the stream failed")]
+    #[error("stream failed")]
     Io(#[from] io::Error),
-    /// A response began with something else than `ok` or `error`.
-    #[error("a response must begin with a line `ok` or `error`, and this began with {0}")]
-    Status(Line),
-    /// Instead of a response there came an alert of TLS.
-    #[error(
-        "the server speaks TLS at this address and we do not: connect with `TlsConnector` (feature `tls`)"
-    )]
+    /// A response did not begin with `ok` or `error`.
+    #[error("invalid status line {0}: expected `ok` or `error`")]
+    Status(LineExcerpt),
+    /// The server sent a TLS alert instead of a response.
+    #[error("the server expects TLS; connect with `TlsConnector` (feature `tls`)")]
     TlsAlert,
-    /// A line grew past its limit.
-    #[error("a line is longer than the {limit} bytes that it may have")]
+    /// A line exceeded its limit.
+    #[error("line exceeds {limit} bytes")]
+    #[non_exhaustive]
     LineTooLong {
-        /// The most that a line may have, in bytes.
+        /// The maximum length of a line, in bytes.
         limit: usize,
     },
     /// The stream ended in the middle of a message.
-    #[error("the stream ended in the middle of a message")]
+    #[error("stream ended in the middle of a message")]
     Truncated,
-    /// A value that the protocol does not carry was to be sent; nothing of it was written.
+    /// The value of a request to be encoded is NaN or infinite; nothing was written.
     #[error(transparent)]
     NonFiniteValue(#[from] NonFiniteValue),
-    /// A response that stands for unreadable data, or for too much of it, was to be sent; nothing of
-    /// it was written.
-    #[error("a response that is malformed or too large can be received, but not sent")]
-    Malformed,
 }
 
-/// The beginning of a line that a peer sent, escaped, so that it can be shown anywhere.
+/// The beginning of a line that a peer sent, escaped, so that it is safe to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line(Excerpt);
+pub struct LineExcerpt(Excerpt);
 
-impl Line {
+impl LineExcerpt {
     pub(crate) fn of(line: &[u8]) -> Self {
         Self(Excerpt::of(line))
     }
 }
 
-impl std::fmt::Display for Line {
+impl std::fmt::Display for LineExcerpt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }
 }
 
-/// A value that cannot be sent because it is NaN or infinite.
+/// The error for a value that cannot be sent because it is NaN or infinite.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the value of {key:?} is {value}, and only finite values can be sent")]
+#[error("invalid value {value} of key {key:?}: not finite")]
 pub struct NonFiniteValue {
     key: Box<str>,
     value: f64,
 }
 
 impl NonFiniteValue {
-    /// Lets a finite value pass.
+    /// Returns an error if `value` is not finite.
+    #[inline]
     pub(crate) fn ensure_finite(key: impl AsRef<str>, value: f64) -> Result<(), Self> {
         if value.is_finite() { Ok(()) } else { Err(Self { key: key.as_ref().into(), value }) }
     }
 
-    /// The key whose value it is.
+    /// Returns the key of the value.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// The value: NaN, or one of the infinities.
+    /// Returns the value: NaN, or an infinity.
     #[must_use]
     pub fn value(&self) -> f64 {
         self.value
     }
 }
 
-/// A sample that cannot be sent.
+/// The error for a sample that cannot be sent.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidSample {
-    /// Its key is none.
+    /// The key is invalid.
     #[error(transparent)]
     Key(#[from] InvalidKey),
-    /// Its value is NaN or infinite.
+    /// The value is NaN or infinite.
     #[error(transparent)]
     NonFiniteValue(#[from] NonFiniteValue),
 }
 
-/// A record in an answer that is not `key value timestamp`.
-///
-/// The answer's framing was sound, so the connection it came over lives on.
+/// The error for a record that is not `key value timestamp`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a record must be `key value timestamp`, and this is {line}")]
+#[error("invalid record {line}: expected `key value timestamp`")]
 pub struct InvalidRecord {
     line: Excerpt,
 }
@@ -110,26 +105,43 @@ impl InvalidRecord {
     }
 }
 
-/// Why a server refuses a line. On the wire all of these are `wrong command`.
+/// The error for a response that was received whole but cannot be used. The stream continues with the
+/// next response.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidResponse {
+    /// A record of the data is invalid.
+    #[error(transparent)]
+    Record(#[from] InvalidRecord),
+    /// The data exceeded the limit on a response, and was discarded.
+    #[error("response exceeds {limit} bytes")]
+    #[non_exhaustive]
+    TooLarge {
+        /// The maximum size of a response, in bytes.
+        limit: usize,
+    },
+}
+
+/// The error for a line that is not a request. On the wire all of these are `wrong command`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRequest {
     /// The first word is neither `put` nor `get`.
-    #[error("a request begins with `put` or `get`, and this is {0}")]
-    Command(Line),
+    #[error("invalid command in {0}: expected `put` or `get`")]
+    Command(LineExcerpt),
     /// There are too few or too many fields.
-    #[error("a request is `put key value timestamp` or `get key`, and this is {0}")]
-    Fields(Line),
-    /// The key is none.
+    #[error("invalid request {0}: expected `put key value timestamp` or `get key`")]
+    Fields(LineExcerpt),
+    /// The key is invalid.
     #[error(transparent)]
     Key(#[from] InvalidKey),
     /// The key is not UTF-8.
-    #[error("a key is UTF-8 text of at most {max} bytes, and this is {0}", max = Key::MAX_LEN)]
-    Encoding(Line),
-    /// The value is no finite decimal number.
-    #[error("a value is a finite decimal number, and this is {0}")]
-    Value(Line),
-    /// The timestamp is no whole number of seconds that fits an i64.
-    #[error("a timestamp is whole seconds since the Unix epoch, and this is {0}")]
-    Timestamp(Line),
+    #[error("invalid key {0}: not UTF-8")]
+    Encoding(LineExcerpt),
+    /// The value is not a finite decimal number.
+    #[error("invalid value {0}: expected a finite decimal number")]
+    Value(LineExcerpt),
+    /// The timestamp is not a whole number of seconds that fits an i64.
+    #[error("invalid timestamp {0}: expected whole seconds since the Unix epoch")]
+    Timestamp(LineExcerpt),
 }

@@ -16,7 +16,10 @@ mod sample;
 pub use codec::{ClientCodec, ServerCodec};
 pub(crate) use codec::{SampleDecoder, Streamed};
 pub use encode::MAX_REQUEST_LEN;
-pub use error::{CodecError, InvalidRecord, InvalidRequest, InvalidSample, Line, NonFiniteValue};
+pub use error::{
+    CodecError, InvalidRecord, InvalidRequest, InvalidResponse, InvalidSample, LineExcerpt,
+    NonFiniteValue,
+};
 pub use parse::RequestRef;
 pub use records::encode_records;
 pub use request::Request;
@@ -24,6 +27,9 @@ pub use response::Response;
 
 pub(crate) use decoder::End;
 pub(crate) use encode::{PutSuffix, encode_get, encode_put};
+
+/// An item of [`ClientCodec`].
+pub(crate) type ReceivedResponse = Result<Response, InvalidResponse>;
 
 /// Where the first line break of `text` is, of which the first `searched` bytes hold none.
 fn line_break(text: &[u8], searched: usize) -> Option<usize> {

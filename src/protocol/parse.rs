@@ -1,7 +1,7 @@
 //! Parses requests and records, borrowed from the text.
 
 use super::{
-    error::{InvalidRequest, Line},
+    error::{InvalidRequest, LineExcerpt},
     number,
     request::Request,
 };
@@ -70,9 +70,9 @@ impl<'a> RequestRef<'a> {
                 let key = parse_key(key)?;
                 let value = number::parse_value(value)
                     .filter(|value| value.is_finite())
-                    .ok_or_else(|| InvalidRequest::Value(Line::of(value)))?;
+                    .ok_or_else(|| InvalidRequest::Value(LineExcerpt::of(value)))?;
                 let timestamp = number::parse_timestamp(timestamp)
-                    .ok_or_else(|| InvalidRequest::Timestamp(Line::of(timestamp)))?;
+                    .ok_or_else(|| InvalidRequest::Timestamp(LineExcerpt::of(timestamp)))?;
                 Ok(Some(Self::Put(key, Point { timestamp, value })))
             }
             (b"get", [b"*"]) => Ok(Some(Self::GetAll)),
@@ -83,8 +83,8 @@ impl<'a> RequestRef<'a> {
 
     fn fault(command: &[u8], line: &[u8]) -> InvalidRequest {
         match command {
-            b"put" | b"get" => InvalidRequest::Fields(Line::of(line)),
-            _ => InvalidRequest::Command(Line::of(line)),
+            b"put" | b"get" => InvalidRequest::Fields(LineExcerpt::of(line)),
+            _ => InvalidRequest::Command(LineExcerpt::of(line)),
         }
     }
 }
@@ -161,7 +161,8 @@ fn graphic_len(text: &[u8]) -> usize {
 
 #[inline]
 fn parse_key(field: &[u8]) -> Result<KeyRef<'_>, InvalidRequest> {
-    let key = std::str::from_utf8(field).map_err(|_| InvalidRequest::Encoding(Line::of(field)))?;
+    let key =
+        std::str::from_utf8(field).map_err(|_| InvalidRequest::Encoding(LineExcerpt::of(field)))?;
     Ok(KeyRef::new(key)?)
 }
 

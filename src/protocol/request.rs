@@ -17,6 +17,7 @@ use crate::metric::{IntoKey, IntoSelector, InvalidKey, Sample, Selector};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Request {
     /// Store this sample.
     Put(Sample),

@@ -60,7 +60,7 @@ impl World {
         self.recorder.flush(LONG).await.unwrap();
     }
 
-    /// Lets so many intervals pass.
+    /// Advances the clocks by this many intervals.
     async fn pass(&self, intervals: u32) {
         time::sleep(INTERVAL * intervals).await;
         self.settle().await;

@@ -211,8 +211,8 @@ impl Dispatcher {
         batch
     }
 
-    /// Takes one sample that is no suspect, behind as many as are to be skipped; if there are not so many,
-    /// the last.
+    /// Takes one sample that is no suspect, after [skipping](Suspects::skip) others; if there are fewer, the
+    /// last.
     fn take_skipping(&self, suspects: &mut Suspects, has_paused: bool) -> Vec<Sample> {
         let take_behind = |skip: usize| {
             let mut batch = Vec::new();
@@ -341,7 +341,7 @@ impl Dispatcher {
         }
     }
 
-    /// Wakes those who wait for an outcome, or for the end of the task that sends.
+    /// Wakes the flushes that wait for an outcome, or for the end of the task that sends.
     pub(super) fn note_settled(&self) {
         survives(|| self.settled.notify_waiters());
     }

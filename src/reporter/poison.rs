@@ -19,7 +19,7 @@ use crate::{
 pub(super) struct PoisonKeys(Mutex<HashSet<Key>>);
 
 /// The most keys that are logged in the life of a reporter: enough to find the fault, and few enough that
-/// names which strangers choose fill neither the log nor the memory.
+/// names from untrusted input fill neither the log nor the memory.
 const MAX_KEYS: usize = 100;
 
 impl PoisonKeys {
@@ -44,7 +44,7 @@ impl PoisonKeys {
 }
 
 /// Samples of which each was alone when the server closed the connection, for a client that does not
-/// find out by itself at which request that happens, because it was told not to resend.
+/// find out by itself at which request that happens, because it does not resend.
 ///
 /// A suspect is passed over until the server has acknowledged another sample, and then sent alone once
 /// more: if the server closes the connection again, that is a proof. A server that closes whatever it is
@@ -192,9 +192,9 @@ fn id(sample: &Sample) -> (Key, i64) {
 /// Returns true if the server has closed the connection, which may be due to what it was sent.
 pub(super) fn is_hangup(error: &Error) -> bool {
     match error {
-        Error::Batch(batch) => is_hangup(&batch.error),
-        Error::Connection { fault, .. } => {
-            matches!(**fault, ConnectionError::ClosedByServer | ConnectionError::Io(_))
+        Error::Batch(batch) => is_hangup(batch.first_error().1),
+        Error::Connection { source: fault, .. } => {
+            matches!(**fault, ConnectionError::Closed | ConnectionError::Io(_))
         }
         _ => false,
     }

@@ -115,7 +115,7 @@ impl Worker {
     }
 }
 
-/// Wakes those who wait for the task, however it ends: also by a panic, or with its runtime.
+/// Wakes the flushes that wait for the task, however it ends: also by a panic, or with its runtime.
 impl Drop for Worker {
     fn drop(&mut self) {
         self.shared.dispatcher.outbox().worker_ended();
@@ -135,7 +135,7 @@ pub(super) fn next_batch(batch: usize, batch_outcome: &SendOutcome) -> usize {
 
 pub(super) fn is_closed(error: &Error) -> bool {
     match error {
-        Error::Batch(batch) => is_closed(&batch.error),
+        Error::Batch(batch) => is_closed(batch.first_error().1),
         error => matches!(error, Error::Closed { .. } | Error::RuntimeGone { .. }),
     }
 }

@@ -106,10 +106,10 @@ impl Caller {
     /// The network may fail, but the server is sound.
     fn forgive(&self, error: &Error) {
         count(&self.tally.failed);
-        let error = if let Error::Batch(batch) = error { &batch.error } else { error };
+        let error = if let Error::Batch(batch) = error { batch.first_error().1 } else { error };
         match error {
             Error::Timeout { .. } | Error::QueueFull { .. } | Error::Connect { .. } => {}
-            Error::Connection { fault, .. } if !fault.is_protocol_violation() => {}
+            Error::Connection { source: fault, .. } if !fault.is_protocol_violation() => {}
             _ => panic!("{error:?}"),
         }
     }

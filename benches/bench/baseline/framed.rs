@@ -34,6 +34,6 @@ impl Put for BareFramed {
         let sample = Sample { key: self.key.clone(), point: Point::now(value) };
         self.framed.send(Request::Put(sample)).await.expect("the peer reads");
         let answer = self.framed.next().await;
-        assert!(matches!(answer, Some(Ok(Response::Ok(_)))), "{answer:?}");
+        assert!(matches!(answer, Some(Ok(Ok(Response::Ok(_))))), "{answer:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, io, net::SocketAddr};
 use futures_util::{SinkExt, StreamExt};
 use metrics_client::{
     Key, Point, Sample,
-    codec::{ClientCodec, CodecError, Request, Response},
+    codec::{ClientCodec, CodecError, InvalidResponse, Request, Response},
 };
 use tokio::{
     net::TcpStream,
@@ -27,7 +27,8 @@ pub(crate) struct MpscClient {
 }
 
 /// A request, and who waits for its answer.
-type Pending = (Request, oneshot::Sender<Response>);
+type Received = Result<Response, InvalidResponse>;
+type Pending = (Request, oneshot::Sender<Received>);
 
 impl MpscClient {
     /// Connects, and starts the task that owns the connection.
@@ -40,7 +41,7 @@ impl MpscClient {
         Ok(Self { key, requests })
     }
 
-    async fn request(&self, request: Request) -> Option<Response> {
+    async fn request(&self, request: Request) -> Option<Received> {
         let (waiter, answer) = oneshot::channel();
         self.requests.send((request, waiter)).ok()?;
         answer.await.ok()
@@ -51,7 +52,7 @@ impl Put for MpscClient {
     async fn put(&mut self, value: f64) {
         let sample = Sample { key: self.key.clone(), point: Point::now(value) };
         let answer = self.request(Request::Put(sample)).await;
-        assert!(matches!(answer, Some(Response::Ok(_))), "{answer:?}");
+        assert!(matches!(answer, Some(Ok(Response::Ok(_)))), "{answer:?}");
     }
 }
 
@@ -68,7 +69,7 @@ async fn drive(
     mut queue: mpsc::UnboundedReceiver<Pending>,
 ) -> Result<(), CodecError> {
     let mut requests = Vec::with_capacity(BATCH);
-    let mut waiting = VecDeque::<oneshot::Sender<Response>>::new();
+    let mut waiting = VecDeque::<oneshot::Sender<Received>>::new();
     loop {
         tokio::select! {
             biased;

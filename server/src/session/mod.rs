@@ -101,7 +101,7 @@ pub(crate) async fn run<Io, S>(
             BudgetEntry::new(Arc::clone(&shared.unsent_budget), usage.clone()),
             usage,
         ),
-        codec: ServerCodec::max_line_bytes(limits.max_line_bytes),
+        codec: ServerCodec::with_max_line_bytes(limits.max_line_bytes),
         puts: PutBatch::new(),
         is_new: true,
         slice_bytes: 0,

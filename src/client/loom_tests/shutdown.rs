@@ -122,7 +122,7 @@ fn neither_a_batch_nor_a_close_waits_for_a_driver_that_is_gone() {
         let batch = in_thread(async move {
             let samples = ["a", "b", "c"].map(|key| Sample::new(key, 0.5, 0).unwrap());
             match client.put_all(samples).await {
-                Err(Error::Batch(batch)) => is_stored_or_closed(Err(batch.error.clone())),
+                Err(Error::Batch(batch)) => is_stored_or_closed(Err(batch.first_error().1.clone())),
                 outcome => panic!("{outcome:?}"),
             }
         });

@@ -18,7 +18,6 @@ pub(super) enum Admission {
     /// If there is room; otherwise as the policy has it.
     Policy(WhenFull),
     /// In room that was reserved for it.
-    #[cfg_attr(not(feature = "tower"), expect(dead_code, reason = "a service alone reserves"))]
     Reserved,
 }
 
@@ -28,7 +27,6 @@ pub(super) enum Admission {
 /// A reservation that has been held for the request timeout is taken back when others wait for
 /// room: services that are ready and never called starve no other.
 #[derive(Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "tower"), expect(dead_code, reason = "a service alone reserves"))]
 pub(in crate::client) struct ReservationId(u64);
 
 #[cfg(test)]

@@ -43,9 +43,9 @@ impl Pipeline {
         late.extend(self.expire_waiting(now));
         for entry in late {
             let error = Error::Timeout {
-                after: self.settings.request_timeout,
+                timeout: self.settings.request_timeout,
                 delivery: delivery(&entry),
-                cause: self.last_error.clone(),
+                source: self.last_error.clone(),
             };
             self.fail(&entry, &error, wakers);
         }
@@ -210,7 +210,7 @@ impl Pipeline {
         if self.is_orphaned {
             Error::RuntimeGone { delivery }
         } else {
-            Error::Closed { delivery, cause: self.last_error.clone() }
+            Error::Closed { delivery, source: self.last_error.clone() }
         }
     }
 
@@ -231,5 +231,5 @@ fn delivery(entry: &Entry) -> Delivery {
 }
 
 fn connection_lost(error: &Arc<ConnectionError>, delivery: Delivery) -> Error {
-    Error::Connection { fault: Arc::clone(error), delivery }
+    Error::Connection { source: Arc::clone(error), delivery }
 }

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     error::{ConnectionError, Error},
     metric::Metrics,
-    protocol::Response,
+    protocol::{InvalidResponse, ReceivedResponse, Response},
 };
 
 mod admission;
@@ -114,7 +114,7 @@ pub(super) struct Refused {
 /// Responses of a connection, in their order.
 #[derive(Debug)]
 pub(super) enum Responses {
-    One(Response),
+    One(ReceivedResponse),
     /// This many times `ok` without data.
     Acknowledgements(usize),
 }
@@ -316,23 +316,27 @@ impl Pipeline {
 
     fn complete_one(
         &mut self,
-        response: Response,
+        response: ReceivedResponse,
         unsent_requests: usize,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionError> {
         let kind = self.next_response_kind(unsent_requests)?;
         let outcome = match (kind, response) {
-            (_, Response::Error(message)) => Err(Error::Rejected { message: message.into() }),
-            (RequestKind::Get, Response::Ok(metrics)) if !self.queue.asked_for_all(&metrics) => {
+            (_, Ok(Response::Error(message))) => Err(Error::Rejected { message: message.into() }),
+            (RequestKind::Get, Ok(Response::Ok(metrics)))
+                if !self.queue.asked_for_all(&metrics) =>
+            {
                 return Err(ConnectionError::DataForAnotherKey);
             }
-            (RequestKind::Get, Response::Ok(metrics)) => Ok(Reply::Found(metrics)),
-            (RequestKind::Get, Response::Malformed(record)) => Err(record.into()),
-            (RequestKind::Get, Response::TooLarge { limit }) => {
+            (RequestKind::Get, Ok(Response::Ok(metrics))) => Ok(Reply::Found(metrics)),
+            (RequestKind::Get, Err(InvalidResponse::Record(record))) => Err(record.into()),
+            (RequestKind::Get, Err(InvalidResponse::TooLarge { limit })) => {
                 Err(Error::ResponseTooLarge { limit })
             }
-            (RequestKind::Put, Response::Ok(metrics)) if metrics.is_empty() => Ok(Reply::Stored),
-            (RequestKind::Put, _) => return Err(ConnectionError::DataForPut),
+            (RequestKind::Put, Ok(Response::Ok(metrics))) if metrics.is_empty() => {
+                Ok(Reply::Stored)
+            }
+            (RequestKind::Put, _) => return Err(ConnectionError::UnexpectedData),
         };
         match (self.queue.complete_front(1), outcome) {
             (Some(Completed { waiter: Some(waiter), index, requests }), outcome) => {
@@ -502,8 +506,14 @@ impl Pipeline {
     }
 }
 
+impl From<ReceivedResponse> for Responses {
+    fn from(response: ReceivedResponse) -> Self {
+        Self::One(response)
+    }
+}
+
 impl From<Response> for Responses {
     fn from(response: Response) -> Self {
-        Self::One(response)
+        Self::One(Ok(response))
     }
 }

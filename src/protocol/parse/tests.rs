@@ -97,11 +97,11 @@ fn every_kind_of_bad_request_is_refused() {
 fn a_refusal_shows_the_line_and_the_remedy() {
     assert_eq!(
         parse("got test_key").unwrap_err().to_string(),
-        "a request begins with `put` or `get`, and this is \"got test_key\""
+        "invalid command in \"got test_key\": expected `put` or `get`"
     );
     assert_eq!(
         parse("put a 1 1.5").unwrap_err().to_string(),
-        "a timestamp is whole seconds since the Unix epoch, and this is \"1.5\""
+        "invalid timestamp \"1.5\": expected whole seconds since the Unix epoch"
     );
 }
 

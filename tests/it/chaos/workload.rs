@@ -177,9 +177,9 @@ impl Checker for Agent {
         let stored = match result {
             Some(Ok(())) => puts.len(),
             Some(Err(Error::Batch(batch))) => {
-                assert_sound(&batch.error);
-                assert!(batch.acknowledged >= batch.first_failed, "{batch:?}");
-                batch.first_failed
+                assert_sound(batch.first_error().1);
+                assert!(batch.acknowledged() >= batch.first_error().0, "{batch:?}");
+                batch.first_error().0
             }
             Some(Err(error)) => panic!("put_all fails with {error:?}"),
             None => 0,
@@ -229,7 +229,7 @@ impl Checker for Agent {
 fn assert_sound(error: &Error) {
     match error {
         Error::Timeout { .. } | Error::QueueFull { .. } => {}
-        Error::Connection { fault, .. } if !fault.is_protocol_violation() => {}
+        Error::Connection { source: fault, .. } if !fault.is_protocol_violation() => {}
         error => panic!("{error:?}"),
     }
 }

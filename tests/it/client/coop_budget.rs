@@ -31,7 +31,7 @@ async fn closed() -> MetricsClient {
 fn is_closed<T>(outcome: Result<T, Error>) {
     match outcome.map(drop).unwrap_err() {
         Error::Closed { .. } => {}
-        Error::Batch(batch) if matches!(batch.error, Error::Closed { .. }) => {}
+        Error::Batch(batch) if matches!(batch.first_error().1, Error::Closed { .. }) => {}
         error => panic!("{error:?}"),
     }
 }

@@ -28,7 +28,7 @@ async fn rejection_is_final_and_keeps_the_connection() {
     };
     let calls = async {
         let error = client.put_at("a", 1.0, 1).await.unwrap_err();
-        assert_eq!(error.to_string(), "the server refused the request: wrong command");
+        assert_eq!(error.to_string(), "request rejected by the server: wrong command");
         assert_eq!((error.delivery(), error.is_retryable()), (Delivery::Rejected, false));
         assert!(client.get("a").await.unwrap().is_empty());
     };
@@ -47,7 +47,7 @@ async fn protocol_error_is_shared_by_all_callers() {
         peer.expect_end().await;
     };
     let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.get("b"), server);
-    let (Err(Error::Connection { fault: a, .. }), Err(Error::Connection { fault: b, .. })) =
+    let (Err(Error::Connection { source: a, .. }), Err(Error::Connection { source: b, .. })) =
         (&a, &b)
     else {
         panic!("{a:?}, {b:?}")
@@ -74,7 +74,7 @@ async fn malformed_record_fails_its_get_only() {
     assert!(matches!(error, Error::InvalidResponse(_)));
     assert_eq!(
         error.source().unwrap().to_string(),
-        "a record must be `key value timestamp`, and this is \"a one 1\""
+        "invalid record \"a one 1\": expected `key value timestamp`"
     );
     assert_eq!(b.unwrap().point_count(), 1);
     network.expect_no_dial(Duration::from_secs(60)).await;
@@ -90,8 +90,8 @@ async fn lost_connection_without_reconnect_closes_client() {
         drop(peer);
     };
     let (put, ()) = join!(client.put_at("a", 1.0, 1), server);
-    let Err(Error::Connection { fault, delivery }) = put else { panic!("{put:?}") };
-    assert!(matches!(*fault, ConnectionError::ClosedByServer));
+    let Err(Error::Connection { source: fault, delivery, .. }) = put else { panic!("{put:?}") };
+    assert!(matches!(*fault, ConnectionError::Closed));
     assert_eq!(delivery, Delivery::Unknown);
     assert_eq!(client.state(), ConnectionState::Closed);
     assert!(matches!(client.put("a", 1.0).await, Err(Error::Closed { .. })));
@@ -191,7 +191,7 @@ fn call_without_its_runtime_is_an_error() {
         second.block_on(async {
             let samples = [Sample::new("a", 1.0, 1).unwrap()];
             let batch = match client.put_all(&samples).await {
-                Err(Error::Batch(batch)) => Err(batch.error.clone()),
+                Err(Error::Batch(batch)) => Err(batch.first_error().1.clone()),
                 outcome => outcome,
             };
             let outcomes = [
@@ -204,7 +204,7 @@ fn call_without_its_runtime_is_an_error() {
             for outcome in outcomes {
                 let error = outcome.unwrap_err();
                 assert!(matches!(error, Error::RuntimeGone { .. }), "{error:?}");
-                assert_eq!(error.to_string(), "the runtime on which the client was made is gone");
+                assert_eq!(error.to_string(), "the client's runtime has ended");
                 assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotSent, false));
             }
             assert_eq!(client.state(), ConnectionState::Closed);

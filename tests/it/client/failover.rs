@@ -126,7 +126,7 @@ async fn connect_error_says_why_of_each_server() {
     let (servers, connector) = Servers::new();
     servers.set("b", Server::Hangs);
     let error = listed(connector).connect_timeout(3 * SECOND).connect().await.unwrap_err();
-    let Error::Connect { address, cause } = error else { panic!("{error:?}") };
+    let Error::Connect { address, source: cause, .. } = error else { panic!("{error:?}") };
     assert_eq!(&*address, "a:1,b:1,c:1");
     assert_eq!(cause.to_string(), "a:1: refused; c:1: refused; b:1: no connection within 3s");
 }

@@ -19,7 +19,7 @@ pub(super) fn closes_on_poison(request: &str) -> Reply {
 }
 
 pub(super) fn is_closed_on_request(error: &Error) -> bool {
-    matches!(error, Error::Connection { fault, delivery: Delivery::Unknown }
+    matches!(error, Error::Connection { source: fault, delivery: Delivery::Unknown, .. }
         if matches!(**fault, ConnectionError::ClosedOnRequest))
         && error.is_closed_on_request()
         && !error.is_retryable()

@@ -99,7 +99,7 @@ async fn connections_are_logged_and_requests_are_not() {
     assert_told(
         &log.take(),
         &[
-            "WARN metrics_client::client::driver: disconnected address=\"peer\" error=the server closed the connection",
+            "WARN metrics_client::client::driver: disconnected address=\"peer\" error=connection closed by the server",
             "INFO metrics_client::client::driver: will send again address=\"peer\" requests=1",
             "WARN metrics_client::client::driver: no connection error=cannot connect to peer: connection refused",
             "INFO metrics_client::client::driver: connected address=\"peer\"",
@@ -111,7 +111,7 @@ async fn connections_are_logged_and_requests_are_not() {
     assert_told(
         &log.take(),
         &[
-            "ERROR metrics_client::client::driver: protocol error address=\"peer\" error=the server does not follow the protocol: a response must begin with a line `ok` or `error`, and this began with \"\\u{1b}[2Jgarbage\"",
+            "ERROR metrics_client::client::driver: protocol error address=\"peer\" error=protocol error: invalid status line \"\\u{1b}[2Jgarbage\": expected `ok` or `error`",
         ],
     );
 }

@@ -88,9 +88,9 @@ async fn put_all_error_counts_stored_and_rejected() {
     };
     let (all, ()) = join!(client.put_all(&samples), server);
     let Err(Error::Batch(batch)) = all else { panic!("{all:?}") };
-    assert_eq!((batch.acknowledged, batch.total, batch.first_failed), (2, 4, 1));
+    assert_eq!((batch.acknowledged(), batch.total(), batch.first_error().0), (2, 4, 1));
     assert_eq!(batch.to_string(), "sample 1 was not stored (2 of 4 were)");
-    assert_eq!(batch.error.to_string(), "the server refused the request: no");
+    assert_eq!(batch.first_error().1.to_string(), "request rejected by the server: no");
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,14 +159,14 @@ async fn put_all_isolates_samples_that_end_connections() {
         };
         // The last sample has no other behind it that could show that puts are stored.
         let closed_on = if poison == [999] { vec![] } else { poison.clone() };
-        assert_eq!(batch.closed_on, closed_on, "{pipelining:?} {poison:?}: {batch:?}");
-        assert_eq!(batch.acknowledged, 1000 - poison.len());
-        assert_eq!((batch.first_failed, batch.rejected), (poison[0], 0));
+        assert_eq!(batch.closed_on(), closed_on, "{pipelining:?} {poison:?}: {batch:?}");
+        assert_eq!(batch.acknowledged(), 1000 - poison.len());
+        assert_eq!((batch.first_error().0, batch.rejected_before_resume()), (poison[0], 0));
         if closed_on.is_empty() {
-            assert!(matches!(batch.error, Error::Timeout { .. }), "{batch:?}");
+            assert!(matches!(batch.first_error().1, Error::Timeout { .. }), "{batch:?}");
         } else {
-            assert_eq!(batch.settled, 1000);
-            assert!(is_closed_on_request(&batch.error));
+            assert_eq!(batch.resume_from(), 1000);
+            assert!(is_closed_on_request(batch.first_error().1));
             assert!(!Error::Batch(batch).is_retryable());
             assert!(
                 start.elapsed() < SEARCH_TIME * poison.len() as u32 * 2,
@@ -214,8 +214,8 @@ async fn put_all_error_names_the_first_unstored_sample() {
         if is_refused { text("error\nno\n\n") } else { OK }
     });
     let Err(Error::Batch(batch)) = client.put_all(&samples).await else { panic!("it was refused") };
-    assert_eq!((batch.acknowledged, batch.total, batch.first_failed), (996, 1000, 333));
-    assert_eq!(batch.error.delivery(), Delivery::Rejected);
+    assert_eq!((batch.acknowledged(), batch.total(), batch.first_error().0), (996, 1000, 333));
+    assert_eq!(batch.first_error().1.delivery(), Delivery::Rejected);
     assert_eq!(log.lock().unwrap().len(), 1000);
     let stats = client.stats();
     assert_eq!((stats.accepted, stats.acknowledged, stats.rejected), (1000, 996, 4));
@@ -234,8 +234,8 @@ async fn put_all_failure_of_one_connection_spares_others() {
         move |_, asked| if asked == request { Reply::Silence } else { OK },
     );
     let Err(Error::Batch(batch)) = client.put_all(&samples).await else { panic!("it was silent") };
-    assert_eq!(batch.first_failed, silent);
-    assert!(matches!(batch.error, Error::Timeout { .. }), "{:?}", batch.error);
+    assert_eq!(batch.first_error().0, silent);
+    assert!(matches!(batch.first_error().1, Error::Timeout { .. }), "{:?}", batch.first_error().1);
 
     let connections = connections_by_key(&log);
     let its_own = &connections[samples[silent].key.as_str()];
@@ -243,8 +243,8 @@ async fn put_all_failure_of_one_connection_spares_others() {
         samples.iter().filter(|sample| &connections[sample.key.as_str()] != its_own).count();
     let before =
         samples[..silent].iter().filter(|sample| &connections[sample.key.as_str()] == its_own);
-    assert_eq!(batch.acknowledged, of_others + before.count());
-    assert_eq!(client.stats().acknowledged, batch.acknowledged as u64);
+    assert_eq!(batch.acknowledged(), of_others + before.count());
+    assert_eq!(client.stats().acknowledged, batch.acknowledged() as u64);
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,9 +265,9 @@ async fn put_all_error_counts_rejected_over_connections() {
         }
     });
     let Err(Error::Batch(batch)) = client.put_all(&samples).await else { panic!("it was silent") };
-    assert_eq!((batch.first_failed, batch.settled), (0, silent));
+    assert_eq!((batch.first_error().0, batch.resume_from()), (0, silent));
     let rejected = samples[..silent].iter().filter(|sample| is_refused(sample)).count();
-    assert_eq!(batch.rejected, rejected);
+    assert_eq!(batch.rejected_before_resume(), rejected);
 
     // All others have their outcome, but for those that would have come over the silent connection.
     let connections = connections_by_key(&log);
@@ -275,7 +275,7 @@ async fn put_all_error_counts_rejected_over_connections() {
     let answered = samples.iter().enumerate().filter(|&(place, sample)| {
         !is_refused(sample) && (place < silent || &connections[sample.key.as_str()] != its_own)
     });
-    assert_eq!(batch.acknowledged, answered.count());
+    assert_eq!(batch.acknowledged(), answered.count());
 }
 
 #[tokio::test(start_paused = true)]
@@ -292,7 +292,10 @@ async fn put_all_error_covers_all_connections() {
         let (all, ()) = join!(client.put_all(&samples), server);
         let error = all.unwrap_err();
         let Error::Batch(batch) = &error else { panic!("{error:?}") };
-        assert_eq!((batch.first_failed, batch.error.delivery()), (0, Delivery::NotSent));
+        assert_eq!(
+            (batch.first_error().0, batch.first_error().1.delivery()),
+            (0, Delivery::NotSent)
+        );
         let said = (error.delivery(), error.is_retryable());
         assert_eq!(said, (Delivery::Unknown, true), "{answer:?}");
     }
@@ -307,7 +310,7 @@ async fn put_all_error_is_retryable_beyond_rejections() {
     let (all, ()) = join!(client.put_all(&samples), server);
     let error = all.unwrap_err();
     let Error::Batch(batch) = &error else { panic!("{error:?}") };
-    assert_eq!((batch.first_failed, batch.error.delivery()), (0, Delivery::Rejected));
+    assert_eq!((batch.first_error().0, batch.first_error().1.delivery()), (0, Delivery::Rejected));
     assert_eq!((error.delivery(), error.is_retryable()), (Delivery::Unknown, true));
 }
 

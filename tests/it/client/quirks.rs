@@ -48,7 +48,7 @@ async fn error_without_text_is_an_error() {
     let mut peer = network.accept().await;
     let (put, ()) = join!(client.put_at("a", 1.0, 1), peer.answer("put a 1.0 1\n", "error\n\n"));
     let error = put.unwrap_err();
-    assert_eq!(error.to_string(), "the server refused the request: it gave no reason");
+    assert_eq!(error.to_string(), "request rejected by the server: no reason given");
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +124,7 @@ async fn response_to_a_partial_request_ends_the_connection() {
     };
     let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.put_at("b", 2.0, 2), server);
     for error in [a.unwrap_err(), b.unwrap_err()] {
-        let Error::Connection { fault, delivery } = error else { panic!("{error:?}") };
+        let Error::Connection { source: fault, delivery, .. } = error else { panic!("{error:?}") };
         assert!(matches!(*fault, ConnectionError::Unsolicited));
         assert_eq!(delivery, Delivery::Unknown);
     }
@@ -143,8 +143,8 @@ async fn data_in_response_to_a_put_ends_the_connection() {
     };
     let (a, b, ()) = join!(client.put_at("a", 1.0, 1), client.get("b"), server);
     for error in [a.unwrap_err(), b.unwrap_err()] {
-        let Error::Connection { fault, .. } = error else { panic!("{error:?}") };
-        assert!(matches!(*fault, ConnectionError::DataForPut));
+        let Error::Connection { source: fault, .. } = error else { panic!("{error:?}") };
+        assert!(matches!(*fault, ConnectionError::UnexpectedData));
     }
 }
 
@@ -162,7 +162,7 @@ async fn record_of_another_key_ends_the_connection() {
         };
         let (a, b, ()) = join!(client.get("a"), client.get("b"), server);
         for error in [a.unwrap_err(), b.unwrap_err()] {
-            let Error::Connection { fault, .. } = error else { panic!("{error:?}") };
+            let Error::Connection { source: fault, .. } = error else { panic!("{error:?}") };
             assert!(matches!(*fault, ConnectionError::DataForAnotherKey), "{fault:?}");
             assert!(fault.is_protocol_violation());
         }

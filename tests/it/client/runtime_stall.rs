@@ -236,7 +236,7 @@ async fn custom_stream_is_polled_after_the_io_driver() {
     go.send(()).unwrap();
     watched.stand_still();
     match client.get("y").await {
-        Err(Error::Connection { fault, delivery: Delivery::NotSent }) => {
+        Err(Error::Connection { source: fault, delivery: Delivery::NotSent, .. }) => {
             assert!(matches!(*fault, ConnectionError::Unsolicited), "{fault:?}");
         }
         outcome => panic!("{outcome:?}"),

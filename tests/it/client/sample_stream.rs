@@ -36,9 +36,9 @@ async fn stream_cut_off_is_an_error_and_then_ends() {
     let _main = network.accept().await;
     let endless = format!("ok\na 1.0 1\n{}", "x".repeat(10_000));
     for (answer, message) in [
-        ("ok\na 1.0 1\n", "the connection ended before the answer came"),
-        (&*endless, "the connection ended before the answer came"),
-        ("ok\na 1.0 1\nb 1.0\n\n", "the server's answer cannot be read"),
+        ("ok\na 1.0 1\n", "connection lost before the response arrived"),
+        (&*endless, "connection lost before the response arrived"),
+        ("ok\na 1.0 1\nb 1.0\n\n", "invalid response from the server"),
     ] {
         let mut samples = client.stream("*").await.unwrap();
         network.accept().await.answer("get *\n", answer).await;
@@ -186,7 +186,7 @@ async fn stream_of_a_key_fails_at_a_record_of_another() {
     let mut samples = client.stream("a").await.unwrap();
     network.accept().await.answer("get a\n", "ok\na 1.0 1\nb 1.0 1\na 2.0 2\n\n").await;
     assert_eq!(samples.next().await.unwrap().unwrap().to_string(), "a 1.0 1");
-    let Some(Err(Error::Connection { fault, .. })) = samples.next().await else {
+    let Some(Err(Error::Connection { source: fault, .. })) = samples.next().await else {
         panic!("a record of another key must end the stream")
     };
     assert!(matches!(*fault, ConnectionError::DataForAnotherKey));

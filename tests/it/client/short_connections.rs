@@ -60,9 +60,9 @@ async fn rejected_connections_are_the_cause_of_a_timeout() {
         () = server => unreachable!("it serves for ever"),
     };
     assert!(error.is_retryable());
-    let Error::Timeout { cause: Some(fault), .. } = error else { panic!("{error:?}") };
+    let Error::Timeout { source: Some(fault), .. } = error else { panic!("{error:?}") };
     assert!(
-        matches!(&*fault, ConnectionError::RejectedByServer { message }
+        matches!(&*fault, ConnectionError::Rejected { message, .. }
             if &**message == "too many connections"),
         "{fault:?}"
     );
@@ -132,10 +132,12 @@ async fn rejected_connection_of_a_stream_is_retried() {
         let (stream, _peer) = join!(client.stream("*"), server);
         let error = stream.unwrap().next().await.unwrap().unwrap_err();
         match error {
-            Error::Connection { fault, .. } if ends => {
-                assert!(matches!(*fault, ConnectionError::RejectedByServer { .. }), "{fault:?}");
+            Error::Connection { source: fault, .. } if ends => {
+                assert!(matches!(*fault, ConnectionError::Rejected { .. }), "{fault:?}");
             }
-            Error::Rejected { message } if !ends => assert_eq!(&*message, "too many connections"),
+            Error::Rejected { message, .. } if !ends => {
+                assert_eq!(&*message, "too many connections")
+            }
             error => panic!("{error:?}"),
         }
     }

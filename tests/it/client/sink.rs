@@ -99,9 +99,9 @@ async fn put_stream_counts_rejections_over_many_rounds() {
             _ => sample(["a", "b", "c", "d"][index as usize % 4], index),
         });
         let error = batch_error(client.put_stream(stream::iter(samples)).await);
-        assert_eq!((error.total, error.rejected), (150_000, 49_997));
-        assert_eq!((error.first_failed, error.settled), (9, 150_000));
-        assert_eq!(error.acknowledged, 100_003);
+        assert_eq!((error.total(), error.rejected_before_resume()), (150_000, 49_997));
+        assert_eq!((error.first_error().0, error.resume_from()), (9, 150_000));
+        assert_eq!(error.acknowledged(), 100_003);
         assert_eq!(stored.load(Ordering::Relaxed), 100_003);
         assert!(!Error::Batch(error).is_retryable());
     }
@@ -119,10 +119,10 @@ async fn put_stream_applies_backpressure() {
         sample("a", 1)
     });
     let error = batch_error(with_timeout(client.put_stream(samples)).await);
-    assert_eq!((error.acknowledged, error.first_failed, error.settled), (0, 0, 0));
-    assert_eq!(error.total, taken.load(Ordering::Relaxed));
-    assert!(error.total < 2000, "{} samples were taken", error.total);
-    assert!(matches!(error.error, Error::Timeout { .. }), "{error:?}");
+    assert_eq!((error.acknowledged(), error.first_error().0, error.resume_from()), (0, 0, 0));
+    assert_eq!(error.total(), taken.load(Ordering::Relaxed));
+    assert!(error.total() < 2000, "{} samples were taken", error.total());
+    assert!(matches!(error.first_error().1, Error::Timeout { .. }), "{error:?}");
     assert!(Error::Batch(error).is_retryable());
 }
 
@@ -138,10 +138,10 @@ async fn put_stream_ends_at_a_value_that_is_not_finite() {
             sample
         });
         let error = batch_error(client.put_stream(stream::iter(samples)).await);
-        assert!(matches!(error.error, Error::NonFiniteValue(_)), "{error:?}");
-        assert_eq!((error.first_failed, error.total), (60, 61));
-        assert_eq!(error.acknowledged, stored.load(Ordering::Relaxed));
-        assert!(error.settled <= 60);
+        assert!(matches!(error.first_error().1, Error::NonFiniteValue(_)), "{error:?}");
+        assert_eq!((error.first_error().0, error.total()), (60, 61));
+        assert_eq!(error.acknowledged(), stored.load(Ordering::Relaxed));
+        assert!(error.resume_from() <= 60);
         client.put_at("a", 1.0, 1).await.unwrap();
     }
 }
@@ -158,8 +158,8 @@ async fn put_stream_fails_when_the_client_is_closed() {
         let (client, _) = serving(connections);
         client.close().await.unwrap();
         let error = batch_error(client.put_stream(stream::iter([sample("a", 1)])).await);
-        assert!(matches!(error.error, Error::Closed { .. }), "{error:?}");
-        assert_eq!((error.first_failed, error.settled, error.total), (0, 0, 1));
+        assert!(matches!(error.first_error().1, Error::Closed { .. }), "{error:?}");
+        assert_eq!((error.first_error().0, error.resume_from(), error.total()), (0, 0, 1));
         assert_eq!(Error::Batch(error).delivery(), Delivery::NotSent);
     }
 }
@@ -192,8 +192,11 @@ async fn sink_can_be_used_after_an_error() {
             sink.feed(sample(key, 1)).await.unwrap();
         }
         let error = batch_error(sink.flush().await);
-        assert_eq!((error.first_failed, error.total, error.rejected), (1, 3, 1));
-        assert_eq!((error.acknowledged, error.settled), (2, 3));
+        assert_eq!(
+            (error.first_error().0, error.total(), error.rejected_before_resume()),
+            (1, 3, 1)
+        );
+        assert_eq!((error.acknowledged(), error.resume_from()), (2, 3));
 
         let mut invalid = sample("a", 1);
         invalid.point.value = f64::INFINITY;

@@ -58,7 +58,7 @@ async fn connect(address: &str) -> Result<MetricsClient, Error> {
 /// Why there is no connection.
 async fn cause(address: &str) -> String {
     match connect(address).await {
-        Err(Error::Connect { cause, address: told }) => {
+        Err(Error::Connect { source: cause, address: told, .. }) => {
             assert_eq!(*told, format!("unix:{address}"));
             cause.to_string()
         }

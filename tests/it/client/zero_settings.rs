@@ -54,7 +54,7 @@ async fn client_with_zero_settings_works() {
             put.unwrap();
         }
         let error = client.put("a", 1.0).await.unwrap_err();
-        assert_eq!(error.to_string(), "no answer within 1ms");
+        assert_eq!(error.to_string(), "no response within 1ms");
     }
 }
 

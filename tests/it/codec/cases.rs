@@ -4,7 +4,9 @@
 use bytes::BytesMut;
 use metrics_client::{
     Key, Sample,
-    codec::{ClientCodec, CodecError, InvalidRequest, Request, Response, ServerCodec},
+    codec::{
+        ClientCodec, CodecError, InvalidRequest, InvalidResponse, Request, Response, ServerCodec,
+    },
 };
 use tokio_util::codec::Encoder;
 
@@ -38,7 +40,7 @@ fn examples_of_the_protocol_decode() {
         assert_eq!(encoded(ClientCodec::default(), &request), line);
         assert_eq!(requests(line), [Ok(request)]);
         assert_eq!(encoded(ServerCodec::default(), &response), answer);
-        assert_eq!(responses(answer), [response]);
+        assert_eq!(responses(answer), [Ok(response)]);
     }
 }
 
@@ -83,7 +85,7 @@ fn responses_seen_in_the_field_are_decoded() {
         ("one newline more before it", "\nok\npalm.cpu 2.0 1\npalm.cpu 0.5 2\n\n", &palm),
         ("many newlines more after it", "ok\npalm.cpu 2.0 1\npalm.cpu 0.5 2\n\n\n\n\n", &palm),
     ] {
-        assert_eq!(responses(answer), std::slice::from_ref(expected), "{what}");
+        assert_eq!(responses(answer), [Ok(expected.clone())], "{what}");
     }
 }
 
@@ -105,7 +107,7 @@ fn values_of_every_form_are_decoded() {
     ] {
         // The second record of a key is read another way than the first.
         let received = responses(&format!("ok\na {text} 1\na {text} 2\n\n"));
-        let [Response::Ok(metrics)] = &received[..] else { panic!("{text}: {received:?}") };
+        let [Ok(Response::Ok(metrics))] = &received[..] else { panic!("{text}: {received:?}") };
         for point in metrics.points("a") {
             assert_eq!(format!("{:?}", point.value), format!("{value:?}"), "{text}");
         }
@@ -131,7 +133,7 @@ fn malformed_record_fails_its_response_only() {
         for before in ["", "palm.cpu 1.0 1\n"] {
             let stream = format!("ok\n{before}{record}\npalm.cpu 3.0 3\n\nok\npalm.cpu 2.0 1\n\n");
             let received = responses(&stream);
-            let [Response::Malformed(fault), next] = &received[..] else {
+            let [Err(InvalidResponse::Record(fault)), Ok(next)] = &received[..] else {
                 panic!("{record:?}: {received:?}");
             };
             assert!(fault.to_string().contains("key value timestamp"), "{fault}");
@@ -148,7 +150,7 @@ fn error_carries_its_text_if_it_has_one() {
         ("error\nfirst\nsecond\n\n", "first\nsecond"),
         ("error\n \n\n", " "),
     ] {
-        let expected = [Response::Error(message.into()), Response::ok()];
+        let expected = [Ok(Response::Error(message.into())), Ok(Response::ok())];
         assert_eq!(responses(&format!("{answer}ok\n\n")), expected, "{answer:?}");
     }
 }
@@ -166,7 +168,7 @@ fn unknown_status_ends_the_stream() {
             let stream = format!("ok\n\n{status}\n\n");
             let received =
                 decode(ClientCodec::default(), pieces(cuts.as_bytes(), stream.as_bytes()));
-            assert_eq!(received.items, [Response::ok()], "{status:?}");
+            assert_eq!(received.items, [Ok(Response::ok())], "{status:?}");
             assert!(matches!(received.error, Some(CodecError::Status(_))), "{status:?}");
         }
     }
@@ -225,8 +227,8 @@ fn limits_are_exact_to_the_byte() {
     let message = |len| format!("error\n{}\n\n", "m".repeat(len - "error\n\n\n".len()));
     let many = |len: usize| format!("ok\n{}a {}1 1\n\n", "a 1 1\n".repeat(9), "0".repeat(len - 64));
     let default = ClientCodec::DEFAULT_MAX_RESPONSE_BYTES;
-    let too_large = |limit| Ok(Response::TooLarge { limit });
-    let cut = |len| Ok(Response::Error("m".repeat(len)));
+    let too_large = |limit| Ok(Err(limit));
+    let cut = |len| Ok(Ok(Response::Error("m".repeat(len))));
     for (limit, fits, exceeds, expected) in [
         (default, record(MAX_LINE_BYTES), record(MAX_LINE_BYTES + 1), Err(())),
         (default, message(MAX_ERROR_BYTES), message(MAX_ERROR_BYTES + 1), cut(MAX_ERROR_BYTES - 7)),
@@ -240,7 +242,7 @@ fn limits_are_exact_to_the_byte() {
     ] {
         for cuts in ["", "1", "7", "~"] {
             let decode = |stream: &str| {
-                let codec = ClientCodec::max_response_bytes(limit);
+                let codec = ClientCodec::with_max_response_bytes(limit);
                 decode(codec, pieces(cuts.as_bytes(), stream.as_bytes()))
             };
             let received = decode(&fits);
@@ -250,7 +252,13 @@ fn limits_are_exact_to_the_byte() {
             match &expected {
                 Ok(expected) => {
                     assert!(received.error.is_none(), "{:?}", received.error);
-                    assert!(received.items == [expected.clone(), Response::Error(String::new())]);
+                    let [first, next] = &received.items[..] else { panic!("{limit}: two answers") };
+                    let first = first.clone().map_err(|error| match error {
+                        InvalidResponse::TooLarge { limit, .. } => limit,
+                        error => panic!("{error:?}"),
+                    });
+                    assert!(first == *expected);
+                    assert_eq!(next, &Ok(Response::Error(String::new())));
                 }
                 Err(()) => assert!(received.error.as_ref().is_some_and(is_line)),
             }
@@ -267,7 +275,7 @@ fn line_limit_holds_before_the_line_ends() {
         for cuts in ["", "1", "7", "~"] {
             let error = |len| {
                 let stream = format!("{begin}{}", "m".repeat(len));
-                let codec = ClientCodec::max_response_bytes(limit);
+                let codec = ClientCodec::with_max_response_bytes(limit);
                 decode(codec, pieces(cuts.as_bytes(), stream.as_bytes())).error.unwrap()
             };
             let (fits, exceeds) = (error(MAX_LINE_BYTES), error(MAX_LINE_BYTES + 1));
@@ -282,7 +290,7 @@ fn request_line_limit_is_exact_to_the_byte() {
     let line = |len| format!("get {}\n", "k".repeat(len - "get \n".len()));
     for cuts in ["", "1", "7", "~"] {
         let decode = |stream: &str| {
-            let codec = ServerCodec::max_line_bytes(100);
+            let codec = ServerCodec::with_max_line_bytes(100);
             decode(codec, pieces(cuts.as_bytes(), stream.as_bytes()))
         };
         let fits = decode(&(line(100) + &line(100)));
@@ -290,7 +298,7 @@ fn request_line_limit_is_exact_to_the_byte() {
         for exceeds in [line(101), line(102).replace('\n', ""), " ".repeat(101), "\0".repeat(101)] {
             let received = decode(&(line(100) + &exceeds));
             assert_eq!(received.items.len(), 1);
-            assert!(matches!(received.error, Some(CodecError::LineTooLong { limit: 100 })));
+            assert!(matches!(received.error, Some(CodecError::LineTooLong { limit: 100, .. })));
         }
         let unfinished = decode(line(101).trim_end());
         assert!(matches!(unfinished.error, Some(CodecError::Truncated)), "{:?}", unfinished.error);
@@ -328,7 +336,7 @@ fn requests(stream: &str) -> Vec<Result<Request, InvalidRequest>> {
     received.items
 }
 
-fn responses(stream: &str) -> Vec<Response> {
+fn responses(stream: &str) -> Vec<Result<Response, InvalidResponse>> {
     let received = decode(ClientCodec::default(), std::iter::once(stream.as_bytes()));
     assert!(received.error.is_none(), "{stream:?}: {:?}", received.error);
     received.items

@@ -120,8 +120,8 @@ fn read_back(texts: &[String]) -> Vec<f64> {
         answer += &format!("{key} {text} {place}\n");
     }
     answer += "\n";
-    let mut codec = ClientCodec::max_response_bytes(answer.len());
-    let Ok(Some(Response::Ok(metrics))) = codec.decode(&mut BytesMut::from(answer.as_bytes()))
+    let mut codec = ClientCodec::with_max_response_bytes(answer.len());
+    let Ok(Some(Ok(Response::Ok(metrics)))) = codec.decode(&mut BytesMut::from(answer.as_bytes()))
     else {
         panic!("this is a whole answer");
     };

@@ -43,16 +43,20 @@ async fn client_out_of_descriptors_recovers() {
         files.push(file);
     }
     match MetricsClient::connect(&address).await.unwrap_err() {
-        Error::Connect { cause, .. } => assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES)),
+        Error::Connect { source: cause, .. } => {
+            assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES))
+        }
         error => panic!("{error:?}"),
     }
     let error = lazy.put_at("a", 2.0, 2).await.unwrap_err();
     assert_eq!(error.delivery(), Delivery::NotSent);
-    let Error::Timeout { cause: Some(fault), .. } = &error else { panic!("{error:?}") };
-    let ConnectionError::Dial { cause, .. } = &**fault else { panic!("{error:?}") };
+    let Error::Timeout { source: Some(fault), .. } = &error else { panic!("{error:?}") };
+    let ConnectionError::Connect { source: cause, .. } = &**fault else { panic!("{error:?}") };
     assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES));
     match connected.stream("*").await.unwrap_err() {
-        Error::Connect { cause, .. } => assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES)),
+        Error::Connect { source: cause, .. } => {
+            assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES))
+        }
         error => panic!("{error:?}"),
     }
     // A client that is connected is not affected.

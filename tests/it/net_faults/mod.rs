@@ -59,7 +59,7 @@ fn is_late(error: &Error) -> bool {
 /// Whether the connection was reset after the request had been sent.
 fn is_reset(error: &Error) -> bool {
     match error {
-        Error::Connection { fault, delivery: Delivery::Unknown } => match &**fault {
+        Error::Connection { source: fault, delivery: Delivery::Unknown, .. } => match &**fault {
             ConnectionError::Io(error) => error.kind() == io::ErrorKind::ConnectionReset,
             _ => false,
         },

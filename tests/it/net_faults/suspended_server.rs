@@ -110,8 +110,8 @@ async fn server_that_stays_down_is_named_as_the_cause() {
     assert!(is_late(&error.unwrap_err()));
     let error = with_timeout(client.put_at("a", 3.0, 3)).await.unwrap_err();
     assert_eq!(error.delivery(), Delivery::NotSent);
-    let Error::Timeout { cause: Some(fault), .. } = &error else { panic!("{error:?}") };
-    let ConnectionError::Dial { cause, .. } = &**fault else { panic!("{error:?}") };
+    let Error::Timeout { source: Some(fault), .. } = &error else { panic!("{error:?}") };
+    let ConnectionError::Connect { source: cause, .. } = &**fault else { panic!("{error:?}") };
     assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
 
     let connected = MetricsClient::connect(port.address).await;

@@ -151,13 +151,15 @@ impl Agent {
     /// unless the request seems to be the cause of it all.
     fn check_error(&self, error: &Error, is_cause: bool) {
         let is_sound = match error {
-            Error::Timeout { after, .. } => *after == self.plan.request_timeout,
-            Error::QueueFull { limit } => {
+            Error::Timeout { timeout: after, .. } => *after == self.plan.request_timeout,
+            Error::QueueFull { limit, .. } => {
                 self.plan.fails_when_full && *limit == self.plan.max_buffered_bytes
             }
             Error::Connection { .. } if error.is_closed_on_request() => is_cause,
-            Error::Connection { fault, .. } => !self.plan.retry && !fault.is_protocol_violation(),
-            Error::Rejected { message } => **message == *"disk full",
+            Error::Connection { source: fault, .. } => {
+                !self.plan.retry && !fault.is_protocol_violation()
+            }
+            Error::Rejected { message, .. } => **message == *"disk full",
             Error::Closed { .. } => self.is_closing(),
             _ => false,
         };
@@ -175,7 +177,7 @@ impl Agent {
     fn check_stream_error(&self, error: &Error) {
         let is_sound = match error {
             Error::Connect { .. } | Error::Timeout { .. } => true,
-            Error::Connection { fault, .. } => !fault.is_protocol_violation(),
+            Error::Connection { source: fault, .. } => !fault.is_protocol_violation(),
             error => return self.check_error(error, false),
         };
         if !is_sound {
@@ -224,14 +226,14 @@ impl Checker for Agent {
         let (stored, outcome) = match &result {
             Some(Ok(())) => (count, Outcome::Acknowledged),
             Some(Err(Error::Batch(batch))) => {
-                if batch.total != count || batch.acknowledged < batch.first_failed {
+                if batch.total() != count || batch.acknowledged() < batch.first_error().0 {
                     self.history().violation(format_args!("{batch:?} of {count} samples"));
                 }
-                for &at in &batch.closed_on {
+                for &at in batch.closed_on() {
                     self.check_closed_on(self.history().seems_to_be_the_cause(puts[at]));
                 }
-                self.check_error(&batch.error, !batch.closed_on.is_empty());
-                (batch.acknowledged, Outcome::from(&Err(batch.error.clone())))
+                self.check_error(batch.first_error().1, !batch.closed_on().is_empty());
+                (batch.acknowledged(), Outcome::from(&Err(batch.first_error().1.clone())))
             }
             Some(Err(error)) => {
                 self.history().violation(format_args!("put_all fails with {error:?}"));
@@ -242,7 +244,7 @@ impl Checker for Agent {
         self.tally.acknowledged += stored as u64;
         self.tally.other += (count - stored) as u64;
         let first_failed = match &result {
-            Some(Err(Error::Batch(batch))) => batch.first_failed,
+            Some(Err(Error::Batch(batch))) => batch.first_error().0,
             _ => stored,
         };
         let none_was_sent = result.is_some_and(|result| Outcome::from(&result) == Outcome::NotSent);

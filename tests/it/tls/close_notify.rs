@@ -48,7 +48,7 @@ async fn truncated_response_is_an_error() {
         let (got, ()) = join!(client.get("a"), server);
         let text = said(&got.unwrap_err());
         let expected = if clean {
-            "the server closed the connection"
+            "connection closed by the server"
         } else {
             "peer closed connection without sending TLS close_notify"
         };

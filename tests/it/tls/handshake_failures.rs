@@ -27,7 +27,9 @@ async fn plain_client_gets_an_error_from_a_tls_server() {
     let begin = Instant::now();
     let error = client.put_at("a", 1.0, 1).await.unwrap_err();
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    assert!(matches!(&error, Error::Connection { fault, .. } if fault.is_protocol_violation()));
+    assert!(
+        matches!(&error, Error::Connection { source: fault, .. } if fault.is_protocol_violation())
+    );
     let text = said(&error);
     assert!(text.ends_with("connect with `TlsConnector` (feature `tls`)"), "{text}");
 }

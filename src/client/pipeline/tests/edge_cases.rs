@@ -101,7 +101,7 @@ fn a_block_goes_again_from_its_first_put_without_an_answer() {
     bench.put("a");
     assert_eq!(bench.take(), "put k 0.5 0\nput k 0.5 1\nput k 0.5 2\n");
     bench.answer([Response::ok(), Response::Error("no".into())]);
-    assert_eq!(bench.lose(ConnectionError::ClosedByServer), 1);
+    assert_eq!(bench.lose(ConnectionError::Closed), 1);
     bench.pipeline.on_connected(9);
     assert_eq!(bench.take(), "put k 0.5 2\nput k 0.5 3\nput k 0.5 4\nput a 0.5 7\n");
     bench.answer([Response::ok(), Response::Error("no".into()), Response::ok()]);
@@ -132,7 +132,7 @@ fn without_retry_a_lost_put_fails_and_a_lost_get_goes_again() {
     bench.get("b");
     let waiting = bench.put("c");
     bench.take();
-    assert_eq!(bench.lose(ConnectionError::ClosedByServer), 1);
+    assert_eq!(bench.lose(ConnectionError::Closed), 1);
     assert_eq!(bench.outcome(put), Some(Outcome::Lost(Delivery::Unknown)));
     assert_eq!(bench.outcome(waiting), None);
     bench.pipeline.on_connected(9);
@@ -254,7 +254,7 @@ fn a_connection_stalls_also_if_nobody_waits_for_the_answer() {
     assert_eq!(bench.expire(), Some(bench.now + 10 * SECOND));
     bench.now += 10 * SECOND;
     assert!(bench.pipeline.is_stalled(bench.now));
-    assert_eq!(bench.lose(ConnectionError::Stalled { after: 10 * SECOND }), 0);
+    assert_eq!(bench.lose(ConnectionError::Stalled { timeout: 10 * SECOND }), 0);
     assert!(!bench.pipeline.is_stalled(bench.now));
     assert_eq!(bench.expire(), None);
 }

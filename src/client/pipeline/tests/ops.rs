@@ -55,18 +55,18 @@ impl Event {
 
 impl Reply {
     /// The answer to a request, and what it means to who asked.
-    pub(super) fn to(self, request: &str) -> (Response, Outcome) {
+    pub(super) fn to(self, request: &str) -> (ReceivedResponse, Outcome) {
         let key = request.split(' ').nth(1).unwrap_or("nobody");
         match self {
-            Self::Ok => (Response::ok(), Outcome::Found(None)),
+            Self::Ok => (Ok(Response::ok()), Outcome::Found(None)),
             Self::Data => {
                 let sample = Sample::new(key, 0.5, 7).unwrap();
                 let data = Response::Ok(Metrics::from_iter([sample]));
-                (data, Outcome::Found(Some(key.to_string())))
+                (Ok(data), Outcome::Found(Some(key.to_string())))
             }
-            Self::Unreadable => (Response::Malformed(InvalidRecord::of(b"?")), Outcome::Unreadable),
+            Self::Unreadable => (Err(InvalidRecord::of(b"?").into()), Outcome::Unreadable),
             Self::Error => {
-                (Response::Error(request.to_string()), Outcome::Rejected(request.to_string()))
+                (Ok(Response::Error(request.to_string())), Outcome::Rejected(request.to_string()))
             }
         }
     }

@@ -106,7 +106,7 @@ impl World {
             }
             Event::Pass(milliseconds) => self.now += milliseconds * MILLISECOND,
             Event::Expire => self.expire(),
-            Event::Lose if self.is_connected => self.lose(ConnectionError::ClosedByServer),
+            Event::Lose if self.is_connected => self.lose(ConnectionError::Closed),
             Event::Connect(window) if !self.is_connected => {
                 self.pipeline.on_connected(window);
                 self.model.connected(window);
@@ -284,7 +284,7 @@ impl World {
 
     fn expire(&mut self) {
         if self.pipeline.is_stalled(self.now) {
-            self.lose(ConnectionError::Stalled { after: SECOND });
+            self.lose(ConnectionError::Stalled { timeout: SECOND });
         }
         self.model.expire(self.now);
         let next = self.pipeline.expire(self.now, &mut self.wakers);

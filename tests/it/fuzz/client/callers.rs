@@ -183,7 +183,7 @@ async fn call(world: Shared, client: MetricsClient, ask: Ask) {
             let outcome = client.put_all(samples).await;
             world.lock().judge_batch(tag, total, &outcome);
             match outcome {
-                Err(Error::Batch(batch)) if this.was_late => Err(batch.error.clone()),
+                Err(Error::Batch(batch)) if this.was_late => Err(batch.first_error().1.clone()),
                 outcome => outcome.map(|()| None),
             }
         }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use metrics_client::{Delivery, Error, Sample, codec::Response, error::BatchError};
+use metrics_client::{
+    Delivery, Error, Sample,
+    codec::{InvalidResponse, Response},
+};
 use tokio::time::Instant;
 
 use super::{
     CLOSE_TIMEOUT, CONNECT_TIMEOUT, SHORTEST, SLACK,
     state::{Ask, Outcome, World},
-    transcript::Asked,
+    transcript::{Asked, Received},
 };
 
 /// A call that has ended, with what was known when it began.
@@ -34,7 +37,9 @@ impl World {
             assert!(closed, "{ask:?} after the close: {outcome:?}");
         }
         match outcome {
-            Err(Error::Timeout { after, .. }) => assert!(taken >= *after, "{ask:?}: {taken:?}"),
+            Err(Error::Timeout { timeout: after, .. }) => {
+                assert!(taken >= *after, "{ask:?}: {taken:?}")
+            }
             Err(Error::QueueFull { .. }) => {
                 assert_eq!(self.rules.overflow, metrics_client::client::WhenFull::Fail);
             }
@@ -108,7 +113,7 @@ impl World {
     fn is_excused(&self, ask: Ask, outcome: &Outcome) {
         let Err(error) = outcome else { return };
         let cause = match error {
-            Error::Batch(batch) => &batch.error,
+            Error::Batch(batch) => batch.first_error().1,
             error => error,
         };
         let expected = !self.all_are_prompt
@@ -128,7 +133,7 @@ impl World {
         let now = Instant::now();
         let is_stored = |index, until: &dyn Fn(Instant) -> bool| {
             self.answers(Asked::Sample(tag, index))
-                .any(|(at, response)| matches!(response, Response::Ok(_)) && until(at))
+                .any(|(at, response)| matches!(response, Ok(Response::Ok(_))) && until(at))
         };
         let count = |until: &dyn Fn(Instant) -> bool| {
             (0..total).filter(|&index| is_stored(index, until)).count()
@@ -136,8 +141,8 @@ impl World {
         match outcome {
             Ok(()) => assert_eq!(count(&|_| true), total, "not all are stored"),
             Err(Error::Batch(batch)) => {
-                let BatchError { acknowledged, first_failed, .. } = **batch;
-                assert_eq!(batch.total, total);
+                let (acknowledged, (first_failed, _)) = (batch.acknowledged(), batch.first_error());
+                assert_eq!(batch.total(), total);
                 assert!(acknowledged <= count(&|_| true), "{batch:?}");
                 assert!(acknowledged >= count(&|at| at < now), "{batch:?}");
                 assert!(!is_stored(first_failed, &|at| at < now), "{batch:?}");
@@ -153,13 +158,15 @@ impl World {
     pub(super) fn judge_stream(&self, tag: usize, samples: Vec<Sample>, end: &Result<(), Error>) {
         let said = self.streamed(tag);
         let agrees = match (end, said) {
-            (Ok(()), Some(Response::Ok(metrics))) => {
+            (Ok(()), Some(Ok(Response::Ok(metrics)))) => {
                 format!("{metrics:?}")
                     == format!("{:?}", samples.into_iter().collect::<metrics_client::Metrics>())
             }
             (Ok(()), _) => false,
-            (Err(Error::Rejected { message }), Some(Response::Error(said))) => **message == **said,
-            (Err(Error::InvalidResponse(_)), Some(Response::Malformed(_))) => true,
+            (Err(Error::Rejected { message, .. }), Some(Ok(Response::Error(said)))) => {
+                **message == **said
+            }
+            (Err(Error::InvalidResponse(_)), Some(Err(InvalidResponse::Record(_)))) => true,
             (Err(Error::Rejected { .. } | Error::InvalidResponse(_)), _) => false,
             (Err(_), _) => true,
         };
@@ -181,13 +188,13 @@ fn is_final(outcome: &Outcome) -> bool {
     matches!(outcome, Ok(_) | Err(Error::Rejected { .. } | Error::InvalidResponse(_)))
 }
 
-fn says(response: &Response, outcome: &Outcome) -> bool {
+fn says(response: &Received, outcome: &Outcome) -> bool {
     match (response, outcome) {
-        (Response::Ok(metrics), Ok(None)) => metrics.is_empty(),
+        (Ok(Response::Ok(metrics)), Ok(None)) => metrics.is_empty(),
         // As text, in which NaN equals itself.
-        (Response::Ok(said), Ok(Some(got))) => format!("{said:?}") == format!("{got:?}"),
-        (Response::Error(said), Err(Error::Rejected { message })) => **said == **message,
-        (Response::Malformed(_), Err(Error::InvalidResponse(_))) => true,
+        (Ok(Response::Ok(said)), Ok(Some(got))) => format!("{said:?}") == format!("{got:?}"),
+        (Ok(Response::Error(said)), Err(Error::Rejected { message, .. })) => **said == **message,
+        (Err(InvalidResponse::Record(_)), Err(Error::InvalidResponse(_))) => true,
         _ => false,
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Rules, Start,
-    transcript::{Answer, Asked, Nature, Request, Wire},
+    transcript::{Answer, Asked, Nature, Received, Request, Wire},
 };
 
 /// How long the end of a connection may come behind an error that comes before anything else.
@@ -227,7 +227,7 @@ impl World {
     }
 
     /// The answers that a request has got from servers that kept to the protocol, and when.
-    pub(super) fn answers(&self, asked: Asked) -> impl Iterator<Item = (Instant, &Response)> {
+    pub(super) fn answers(&self, asked: Asked) -> impl Iterator<Item = (Instant, &Received)> {
         self.exchanges().filter(move |(request, _)| *request == asked).map(|(_, answer)| answer)
     }
 
@@ -241,7 +241,7 @@ impl World {
     }
 
     /// The connection that a stream was given, by what was read from it.
-    pub(super) fn streamed(&self, tag: usize) -> Option<&Response> {
+    pub(super) fn streamed(&self, tag: usize) -> Option<&Received> {
         let wire = self.wires.iter().find(|wire| {
             wire.requests.first().is_some_and(|request| request.asked == Asked::Stream(tag))
         })?;
@@ -263,7 +263,8 @@ impl World {
         assert!(in_flight <= self.rules.max_in_flight as u64, "{stats:?}");
         let answered = |is_error| {
             let all = self.exchanges();
-            all.filter(|(_, (_, answer))| matches!(answer, Response::Error(_)) == is_error).count()
+            all.filter(|(_, (_, answer))| matches!(answer, Ok(Response::Error(_))) == is_error)
+                .count()
         };
         assert!(acknowledged <= answered(false) as u64, "{stats:?}");
         assert!(rejected <= answered(true) as u64, "{stats:?}");
@@ -291,7 +292,7 @@ impl World {
     }
 
     fn may_be_rejected(&self, answer: &Answer) -> bool {
-        matches!(answer.response, Response::Error(_)) && !self.rules.may_give_up()
+        matches!(answer.response, Ok(Response::Error(_))) && !self.rules.may_give_up()
     }
 
     /// Whether a request only asks whether the server answers: up to two of them come first, the
@@ -317,7 +318,7 @@ impl World {
         }
     }
 
-    fn exchanges(&self) -> impl Iterator<Item = (Asked, (Instant, &Response))> {
+    fn exchanges(&self) -> impl Iterator<Item = (Asked, (Instant, &Received))> {
         let ids = (0..self.wires.len()).filter(|&id| self.wires[id].nature() == Nature::Main);
         ids.flat_map(|id| self.exchanges_of(id)).filter_map(|(request, answer)| {
             // If it is the first on its connection, the client hears of it later.

@@ -1,9 +1,12 @@
 //! The transcript of one connection.
 
 use bytes::BytesMut;
-use metrics_client::codec::{ClientCodec, CodecError, Response};
+use metrics_client::codec::{ClientCodec, CodecError, InvalidResponse, Response};
 use tokio::time::Instant;
 use tokio_util::codec::Decoder;
+
+/// An answer as the codec has it.
+pub(super) type Received = Result<Response, InvalidResponse>;
 
 /// One connection of the client.
 pub(super) struct Wire {
@@ -50,7 +53,7 @@ pub(super) enum Asked {
 
 pub(super) struct Answer {
     pub(super) at: Instant,
-    pub(super) response: Response,
+    pub(super) response: Received,
     is_sound: bool,
 }
 
@@ -126,7 +129,7 @@ impl Wire {
             Nature::Main | Nature::Unknown => self.max_response_bytes,
             Nature::Probe | Nature::Stream => ClientCodec::DEFAULT_MAX_RESPONSE_BYTES,
         };
-        let mut codec = self.codec.take().unwrap_or(ClientCodec::max_response_bytes(limit));
+        let mut codec = self.codec.take().unwrap_or(ClientCodec::with_max_response_bytes(limit));
         self.unread.extend_from_slice(bytes);
         loop {
             match codec.decode(&mut self.unread) {
@@ -154,11 +157,11 @@ impl Wire {
         self.nature() == Nature::Probe && self.read == b"ok\n\nok\n\nok\n\n"
     }
 
-    fn answered(&mut self, response: Response) {
+    fn answered(&mut self, response: Received) {
         self.is_sound &= match (self.requests.get(self.answers.len()), &response) {
             (None, _) => false,
-            (_, Response::Error(_)) => true,
-            (Some(request), Response::Ok(metrics)) => {
+            (_, Ok(Response::Error(_))) => true,
+            (Some(request), Ok(Response::Ok(metrics))) => {
                 metrics.is_empty() || request.text.starts_with("get ")
             }
             (Some(request), _) => request.text.starts_with("get "),
