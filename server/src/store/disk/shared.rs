@@ -19,7 +19,7 @@ use super::{
     blocks::BlocksView,
     head::{Head, Keys},
     options::Options,
-    snapshot::{DiskSnapshot, Parts, SnapshotData},
+    snapshot::{DiskSnapshot, Parts, Reopened, SnapshotData, Source},
 };
 use crate::store::{PutBatch, StoreError, accounting::MemoryAccount};
 
@@ -234,35 +234,7 @@ impl Shared {
         }
         state.snapshots.push_back(Arc::downgrade(&data));
         drop(state);
-        Ok(DiskSnapshot::new(Arc::clone(self), data, ids, from..=*seconds.end()))
-    }
-
-    /// Waits until the database is opened again after the blocks `closed` were closed. Returns the same blocks;
-    /// `None` if it cannot be opened, if other blocks were written since, or if the store is closed.
-    pub(super) async fn reopened(
-        &self,
-        seals: u64,
-        closed: Option<&Arc<BlocksView>>,
-    ) -> Option<Arc<BlocksView>> {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            {
-                let state = self.state();
-                let is_gone = state.is_database_closed || state.threads < THREADS;
-                if state.seals != seals || is_gone {
-                    return None;
-                }
-                let is_open = |blocks: &&Arc<BlocksView>| {
-                    closed.is_none_or(|closed| !Arc::ptr_eq(blocks, closed))
-                };
-                if let Some(blocks) = state.blocks.as_ref().filter(is_open) {
-                    return Some(Arc::clone(blocks));
-                }
-            }
-            changed.await;
-        }
+        Ok(DiskSnapshot::new(Arc::clone(self) as Arc<dyn Source>, data, ids, from..=*seconds.end()))
     }
 
     /// Returns all keys.
@@ -503,6 +475,32 @@ impl Shared {
     pub(super) fn thread_guard(self: &Arc<Self>) -> ThreadGuard {
         self.state().threads += 1;
         ThreadGuard(Arc::clone(self))
+    }
+}
+
+impl Source for Shared {
+    fn reopened(&self, seals: u64, closed: Option<Arc<BlocksView>>) -> Reopened<'_> {
+        Box::pin(async move {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                {
+                    let state = self.state();
+                    let is_gone = state.is_database_closed || state.threads < THREADS;
+                    if state.seals != seals || is_gone {
+                        return None;
+                    }
+                    let is_open = |blocks: &&Arc<BlocksView>| {
+                        closed.as_ref().is_none_or(|closed| !Arc::ptr_eq(blocks, closed))
+                    };
+                    if let Some(blocks) = state.blocks.as_ref().filter(is_open) {
+                        return Some(Arc::clone(blocks));
+                    }
+                }
+                changed.await;
+            }
+        })
     }
 }
 

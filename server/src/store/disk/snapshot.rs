@@ -2,6 +2,7 @@
 
 use std::{
     ops::{Range, RangeInclusive},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     vec,
 };
@@ -15,7 +16,6 @@ use super::{
     blocks::{BlocksView, ReadError},
     head::Head,
     seal::merge,
-    shared::Shared,
 };
 use crate::store::{Block, Snapshot, StoreError};
 
@@ -57,12 +57,21 @@ impl SnapshotData {
     }
 }
 
+/// Where a snapshot gets its blocks again after the database was closed.
+pub(super) trait Source: std::fmt::Debug + Send + Sync {
+    /// Waits until the database is opened again after the blocks `closed` were closed. Returns the same blocks;
+    /// `None` if it cannot be opened, if there were more than `seals` since, or if the store is closed.
+    fn reopened(&self, seals: u64, closed: Option<Arc<BlocksView>>) -> Reopened<'_>;
+}
+
+pub(super) type Reopened<'a> = Pin<Box<dyn Future<Output = Option<Arc<BlocksView>>> + Send + 'a>>;
+
 /// A snapshot of a [`DiskStore`](super::DiskStore).
 ///
 /// It reads up to some 16,000 points at a time, on Tokio's blocking threads.
 #[derive(Debug)]
 pub struct DiskSnapshot {
-    shared: Arc<Shared>,
+    source: Arc<dyn Source>,
     /// `None` while a blocking thread reads, and after an error.
     cursor: Option<Cursor>,
     is_finished: bool,
@@ -85,7 +94,7 @@ struct Cursor {
 impl DiskSnapshot {
     /// Creates a snapshot of the keys `ids` with the points of `seconds`.
     pub(super) fn new(
-        shared: Arc<Shared>,
+        source: Arc<dyn Source>,
         data: Arc<SnapshotData>,
         ids: Range<u32>,
         seconds: RangeInclusive<i64>,
@@ -93,7 +102,7 @@ impl DiskSnapshot {
         let from = *seconds.start();
         let is_finished = ids.is_empty() || seconds.is_empty();
         let cursor = Some(Cursor { data, ids, seconds, from });
-        Self { shared, cursor, is_finished, read: Vec::new().into_iter(), block: None }
+        Self { source, cursor, is_finished, read: Vec::new().into_iter(), block: None }
     }
 
     async fn read_more(&mut self) -> Result<(), StoreError> {
@@ -124,7 +133,7 @@ impl DiskSnapshot {
                 }
                 // The sealer has opened the database again, which holds the same blocks.
                 Err(Failure { is_closed: true, error }) => {
-                    let reopened = self.shared.reopened(seals, blocks.as_ref()).await;
+                    let reopened = self.source.reopened(seals, blocks).await;
                     cursor.data.replace_blocks(reopened.ok_or(error)?);
                 }
                 Err(Failure { error, .. }) => return Err(error),
