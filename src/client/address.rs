@@ -10,7 +10,7 @@ use std::{
 };
 
 use self::{
-    errors::{ANY_FORM, TLS_FORM, invalid},
+    errors::{ANY_FORM, invalid},
     unix_path::UnixPath,
 };
 use crate::error::InvalidAddress;
@@ -198,7 +198,7 @@ impl Address {
 
     #[cfg(feature = "tls")]
     pub(super) fn invalid_tls(&self, reason: String) -> InvalidAddress {
-        self.invalid(reason, TLS_FORM)
+        self.invalid(reason, errors::TLS_FORM)
     }
 
     fn of_tcp(target: HostPort, is_tls: bool) -> Self {

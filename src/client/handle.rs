@@ -1,23 +1,13 @@
 //! [`MetricsClient`]: the handle that callers clone and share.
 
-use std::{
-    borrow::Borrow,
-    fmt,
-    future::poll_fn,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use futures_core::Stream;
-use futures_sink::Sink;
-use tokio::task::coop;
 
 #[cfg(feature = "reporter")]
 use super::Outcomes;
 use super::{
-    ClientStats, ConnectionState, Connector, SampleSink, SampleStream, StateWatcher,
+    ClientStats, ConnectionState, Connector, SampleStream, StateWatcher,
     address::Address,
     batch,
     dialer::{Connected, Dialer, DynDialer},
@@ -199,53 +189,6 @@ impl MetricsClient {
     {
         let samples = samples.into_iter().collect::<Vec<_>>();
         cooperative(batch::put_all(&self.handle.pool, &samples, None)).await
-    }
-
-    /// Stores all samples of a stream, in order and in bounded memory, and returns once the server has acknowledged
-    /// all of them. The samples that have come are sent while the stream is not ready.
-    ///
-    /// Differs from [`put_all`](Self::put_all) in one point: a connection that is down holds up the samples of the
-    /// other ones too.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
-    /// # let address = server.local_addr();
-    /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
-    /// use futures_util::stream;
-    /// use metrics_client::{Key, MetricsClient, Point, Sample};
-    ///
-    /// let client = MetricsClient::connect(address).await?;
-    /// let key = Key::new("palm.cpu")?;
-    /// let second = |timestamp| Sample { key: key.clone(), point: Point { timestamp, value: 23.7 } };
-    /// client.put_stream(stream::iter((0..100_000).map(second))).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Batch`], in which the indices count from the first sample of the stream. A rejection does not keep
-    /// the rest from being stored. Any other failure, a value that is not finite among them, ends the call once
-    /// the responses that are due have come: what the stream has had by then is the total.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future cancels the samples that have not been sent.
-    pub async fn put_stream(&self, samples: impl Stream<Item = Sample>) -> Result<(), Error> {
-        cooperative(async {
-            let mut samples = pin!(samples);
-            let mut sink = self.sink();
-            poll_fn(|cx| sink.poll_send_all(samples.as_mut(), cx)).await?;
-            poll_fn(|cx| Pin::new(&mut sink).poll_flush(cx)).await?;
-            coop::consume_budget().await;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Returns a [`Sink`] that stores samples.
-    pub fn sink(&self) -> SampleSink {
-        SampleSink::new(self.clone())
     }
 
     /// Checks that the server answers: returns once it has answered a request that stores nothing, a `get` of a

@@ -3,19 +3,20 @@
 use std::{
     collections::VecDeque,
     fmt,
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
 use bytes::BytesMut;
 use futures_core::Stream;
 use futures_sink::Sink;
-use tokio::time::Instant;
+use tokio::{task::coop, time::Instant};
 
 use super::{
     batch::{BLOCK_SAMPLES, Batch, BatchOutcome, first_by_index},
     handle::MetricsClient,
-    shared::poll_budget,
+    shared::{cooperative, poll_budget},
 };
 use crate::{
     error::{Delivery, Error},
@@ -90,6 +91,55 @@ struct SinkLane {
 
 /// The most samples of a round. The sink ends it by waiting for the responses that are due, which costs a round trip.
 const ROUND_SAMPLES: usize = 64 * 1024;
+
+impl MetricsClient {
+    /// Stores all samples of a stream, in order and in bounded memory, and returns once the server has acknowledged
+    /// all of them. The samples that have come are sent while the stream is not ready.
+    ///
+    /// Differs from [`put_all`](Self::put_all) in one point: a connection that is down holds up the samples of the
+    /// other ones too.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
+    /// # let address = server.local_addr();
+    /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+    /// use futures_util::stream;
+    /// use metrics_client::{Key, MetricsClient, Point, Sample};
+    ///
+    /// let client = MetricsClient::connect(address).await?;
+    /// let key = Key::new("palm.cpu")?;
+    /// let second = |timestamp| Sample { key: key.clone(), point: Point { timestamp, value: 23.7 } };
+    /// client.put_stream(stream::iter((0..100_000).map(second))).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`], in which the indices count from the first sample of the stream. A rejection does not keep
+    /// the rest from being stored. Any other failure, a value that is not finite among them, ends the call once
+    /// the responses that are due have come: what the stream has had by then is the total.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the samples that have not been sent.
+    pub async fn put_stream(&self, samples: impl Stream<Item = Sample>) -> Result<(), Error> {
+        cooperative(async {
+            let mut samples = pin!(samples);
+            let mut sink = self.sink();
+            poll_fn(|cx| sink.poll_send_all(samples.as_mut(), cx)).await?;
+            poll_fn(|cx| Pin::new(&mut sink).poll_flush(cx)).await?;
+            coop::consume_budget().await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Returns a [`Sink`] that stores samples.
+    pub fn sink(&self) -> SampleSink {
+        SampleSink::new(self.clone())
+    }
+}
 
 impl SampleSink {
     pub(super) fn new(client: MetricsClient) -> Self {

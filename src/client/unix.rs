@@ -13,7 +13,7 @@ use crate::error::InvalidAddress;
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::Arc;
-/// use metrics_client::{MetricsClient, client::UnixConnector};
+/// use metrics_client::{MetricsClient, client::{Address, UnixConnector}};
 /// use metrics_server::{MemoryStore, Limits, serve_connection};
 /// use tokio::net::UnixListener;
 ///

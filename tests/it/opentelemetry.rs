@@ -32,20 +32,20 @@ async fn client() -> MetricsClient {
 }
 
 /// A provider that exports only on demand.
-struct World {
+struct Fixture {
     client: MetricsClient,
     reporter: Reporter,
     provider: SdkMeterProvider,
 }
 
-async fn world(tell: impl FnOnce(MetricExporter) -> MetricExporter) -> World {
+async fn world(tell: impl FnOnce(MetricExporter) -> MetricExporter) -> Fixture {
     let client = client().await;
     let reporter = Reporter::new(client.clone());
     let provider = provider(tell(MetricExporter::new(reporter.clone())));
-    World { client, reporter, provider }
+    Fixture { client, reporter, provider }
 }
 
-impl World {
+impl Fixture {
     fn meter(&self) -> Meter {
         self.provider.meter("test")
     }

@@ -18,7 +18,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::world::{Clients, HANG, KEYS, SECONDS, World, impatient, key, value};
+use crate::world::{Clients, HANG, Harness, KEYS, SECONDS, impatient, key, value};
 
 /// What callers have seen so far.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub(crate) struct Tally {
     /// Clients that came and went.
     pub(crate) clients: AtomicU64,
     /// Peers that did not behave.
-    pub(crate) rude: AtomicU64,
+    pub(crate) misbehaving: AtomicU64,
 }
 
 /// One caller.
@@ -52,7 +52,7 @@ pub(crate) const CALLERS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl Caller {
-    pub(crate) fn new(number: usize, world: &World, rng: Rng, tally: &'static Tally) -> Self {
+    pub(crate) fn new(number: usize, world: &Harness, rng: Rng, tally: &'static Tally) -> Self {
         let is_direct = number.is_multiple_of(2);
         let (clients, server, proxy) = (world.clients.clone(), world.server, world.proxy.address);
         Self { clients, is_direct, server, proxy, rng, tally }
@@ -68,8 +68,8 @@ impl Caller {
 
     async fn step(&mut self) {
         match self.rng.u8(..20) {
-            0 => self.come_and_go().await,
-            1 => self.be_rude().await,
+            0 => self.churn().await,
+            1 => self.misbehave().await,
             2 | 3 => self.stream().await,
             4..8 => {
                 // Some of these are over before the patience is.
@@ -77,14 +77,14 @@ impl Caller {
                 let client = self.client();
                 let call = call(&client, &mut self.rng, self.tally);
                 match time::timeout(patience, call).await {
-                    Ok(outcome) => self.judge(outcome),
+                    Ok(outcome) => self.check_outcome(outcome),
                     Err(_) => count(&self.tally.dropped),
                 }
             }
             _ => {
                 let client = self.client();
                 let outcome = call(&client, &mut self.rng, self.tally).await;
-                self.judge(outcome);
+                self.check_outcome(outcome);
             }
         }
     }
@@ -96,15 +96,15 @@ impl Caller {
         self.rng.choice(&self.clients.disturbed).expect("there are some").clone()
     }
 
-    fn judge(&self, outcome: Result<(), Error>) {
+    fn check_outcome(&self, outcome: Result<(), Error>) {
         if let Err(error) = outcome {
             assert!(!self.is_direct, "nothing is in this client's way but restarts: {error:?}");
-            self.forgive(&error);
+            self.check_error(&error);
         }
     }
 
     /// The network may fail, but the server is sound.
-    fn forgive(&self, error: &Error) {
+    fn check_error(&self, error: &Error) {
         count(&self.tally.failed);
         let error = if let Error::Batch(batch) = error { batch.first_error().1 } else { error };
         match error {
@@ -123,13 +123,13 @@ impl Caller {
         let mut samples = match client.stream("*").await {
             Ok(samples) => samples,
             // It has a connection of its own, which a restart of the server may end.
-            Err(error) => return self.forgive(&error),
+            Err(error) => return self.check_error(&error),
         };
         let mut seen = 0;
         while seen < wanted {
             match samples.next().await {
                 Some(Ok(_)) => seen += 1,
-                Some(Err(error)) => return self.forgive(&error),
+                Some(Err(error)) => return self.check_error(&error),
                 None => {
                     assert_eq!(seen, all, "a stream ended early, and said nothing");
                     return;
@@ -141,7 +141,7 @@ impl Caller {
     }
 
     /// A client that is made, used a little, and closed or only dropped.
-    async fn come_and_go(&mut self) {
+    async fn churn(&mut self) {
         count(&self.tally.clients);
         let pipelining = if self.rng.bool() { Pipelining::Auto } else { Pipelining::On };
         // A name, which is resolved on a thread beside the runtime's.
@@ -151,7 +151,7 @@ impl Caller {
         let (first, second) =
             join!(call(&client, &mut self.rng, self.tally), call(&client, &mut other, self.tally));
         for error in [first, second].into_iter().filter_map(Result::err) {
-            self.forgive(&error);
+            self.check_error(&error);
         }
         if self.rng.bool() {
             let _ = client.close().await;
@@ -160,8 +160,8 @@ impl Caller {
 
     /// A peer that sends half a line, or asks and never reads, and stays until it is disconnected or has
     /// had enough.
-    async fn be_rude(&mut self) {
-        count(&self.tally.rude);
+    async fn misbehave(&mut self) {
+        count(&self.tally.misbehaving);
         let socket = TcpSocket::new_v4().unwrap();
         // Else the kernel buffers megabytes of answers before the server notices that they are not read.
         socket.set_recv_buffer_size(4096).unwrap();

@@ -20,7 +20,7 @@ use tokio::{runtime::Handle, task::JoinSet, time};
 use self::{
     load::{CALLERS, Caller, Tally},
     usage::Usage,
-    world::{HANG, World},
+    world::{HANG, Harness},
 };
 
 mod load;
@@ -90,7 +90,7 @@ async fn soak(time: Duration) -> Result<(), String> {
     let mut rng = Rng::new();
     let tally: &'static Tally = Box::leak(Box::default());
     let nothing = now();
-    let mut world = World::new(&mut rng).await;
+    let mut world = Harness::new(&mut rng).await;
     let at_rest = world.at_rest(&nothing);
 
     run(&mut world, WARM_UP.min(time / 4), &mut rng, tally).await;
@@ -108,7 +108,7 @@ async fn soak(time: Duration) -> Result<(), String> {
 }
 
 /// Loads the world for so long, and lets it come to rest.
-async fn run(world: &mut World, time: Duration, rng: &mut Rng, tally: &'static Tally) {
+async fn run(world: &mut Harness, time: Duration, rng: &mut Rng, tally: &'static Tally) {
     let begin = Instant::now();
     world.proxy.set_calm(false);
     let mut callers = JoinSet::new();
@@ -159,14 +159,14 @@ fn now() -> Usage {
 
 impl Tally {
     fn line(&self) -> String {
-        let Self { calls, failed, dropped, clients, rude } = self;
+        let Self { calls, failed, dropped, clients, misbehaving } = self;
         format!(
-            "{} calls, {} failed, {} dropped; {} clients came and went, {} peers were rude",
+            "{} calls, {} failed, {} dropped; {} clients came and went, {} peers misbehaved",
             calls.load(Relaxed),
             failed.load(Relaxed),
             dropped.load(Relaxed),
             clients.load(Relaxed),
-            rude.load(Relaxed)
+            misbehaving.load(Relaxed)
         )
     }
 }

@@ -17,7 +17,7 @@ use crate::{proxy::Proxy, usage::Usage};
 pub(crate) const KEYS: usize = 8;
 pub(crate) const SECONDS: i64 = 100;
 
-pub(crate) struct World {
+pub(crate) struct Harness {
     /// Each restart of the server takes it over, so that no connection is refused in between.
     listener: std::net::TcpListener,
     pub(crate) server: SocketAddr,
@@ -41,7 +41,7 @@ pub(crate) struct Clients {
     pub(crate) disturbed: Vec<MetricsClient>,
 }
 
-impl World {
+impl Harness {
     pub(crate) async fn new(rng: &mut Rng) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();

@@ -17,7 +17,7 @@ use tokio::{
 
 /// A connection on which something happens once, at the worst moment: the driver has sent a request, has
 /// looked for another, has found none, and is about to sleep.
-struct Eventful {
+struct NotifyingIo {
     io: DuplexStream,
     progress: Progress,
     event: Option<Box<dyn FnOnce() + Send>>,
@@ -42,7 +42,7 @@ async fn request_wakes_a_driver_that_is_going_to_sleep() {
         assert!(put.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         assert!(submitted.send(put).is_ok());
     });
-    let io = Eventful { io: ours, progress: Progress::Nothing, event: Some(event) };
+    let io = NotifyingIo { io: ours, progress: Progress::Nothing, event: Some(event) };
     let client = MetricsClient::builder("a pipe").pipelining(Pipelining::On).with_io(io);
     assert!(sender.send(client.clone()).is_ok());
 
@@ -58,7 +58,7 @@ async fn request_wakes_a_driver_that_is_going_to_sleep() {
     first.unwrap();
 }
 
-impl AsyncRead for Eventful {
+impl AsyncRead for NotifyingIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -68,7 +68,7 @@ impl AsyncRead for Eventful {
     }
 }
 
-impl AsyncWrite for Eventful {
+impl AsyncWrite for NotifyingIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

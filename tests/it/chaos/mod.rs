@@ -140,7 +140,7 @@ async fn survive_network(pipelining: Pipelining, seed: u64) {
     closed.expect("the client does not close").unwrap();
 
     let oracle = oracle.lock().unwrap();
-    agents.iter().for_each(|agent| agent.judge(&oracle));
+    agents.iter().for_each(|agent| agent.check_stored_puts(&oracle));
     check_order(&oracle);
     check_stats(&client, &agents);
 }

@@ -80,7 +80,7 @@ impl Agent {
     }
 
     /// Compares what it knows with what the server stored.
-    pub(crate) fn judge(&self, oracle: &Oracle) {
+    pub(crate) fn check_stored_puts(&self, oracle: &Oracle) {
         for (put, known) in self.puts.iter().enumerate() {
             let value = self.value(put);
             let is_there = oracle.log.iter().any(|put| put.value == value);

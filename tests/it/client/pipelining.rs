@@ -227,12 +227,12 @@ async fn given_stream_is_not_pipelined() {
 }
 
 /// A stream that notes what each write was given.
-struct Noting {
+struct RecordingIo {
     io: DuplexStream,
     writes: Arc<Mutex<Vec<String>>>,
 }
 
-impl AsyncWrite for Noting {
+impl AsyncWrite for RecordingIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -251,7 +251,7 @@ impl AsyncWrite for Noting {
     }
 }
 
-impl AsyncRead for Noting {
+impl AsyncRead for RecordingIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -265,7 +265,7 @@ impl AsyncRead for Noting {
 async fn requests_are_coalesced_into_one_write() {
     let (io, theirs) = tokio::io::duplex(64 * 1024);
     let writes = Arc::new(Mutex::new(Vec::new()));
-    let noting = Noting { io, writes: Arc::clone(&writes) };
+    let noting = RecordingIo { io, writes: Arc::clone(&writes) };
     let client = MetricsClient::builder("noting").pipelining(Pipelining::On).with_io(noting);
     let mut peer = Peer::on(theirs);
     let long = "k".repeat(1024);

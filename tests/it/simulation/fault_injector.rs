@@ -4,12 +4,12 @@ use std::{fmt::Display, time::Duration};
 
 use turmoil::{LinkIter, Sim};
 
-use super::network::{Conditions, SERVERS, World};
+use super::network::{Conditions, SERVERS, SimNetwork};
 
 /// Faults of one simulation: each kind that it has comes again and again, and passes.
 #[derive(Debug)]
-pub(super) struct Weather {
-    world: World,
+pub(super) struct FaultInjector {
+    world: SimNetwork,
     clients: Vec<String>,
     kinds: Vec<Fault>,
     /// How long faults last at most.
@@ -18,7 +18,7 @@ pub(super) struct Weather {
     pause: Duration,
     next: Duration,
     /// What passes, and when.
-    passing: Vec<(Cure, Duration)>,
+    passing: Vec<(Healing, Duration)>,
     /// When all is over.
     until: Duration,
     is_over: bool,
@@ -40,7 +40,7 @@ enum Fault {
     /// A server's process ends, and there is another at once.
     Restart,
     /// Some messages are lost at random.
-    Drizzle,
+    RandomLoss,
     /// Messages take long, each as long as it will.
     Latency,
     /// The name leads to another server.
@@ -52,7 +52,7 @@ enum Fault {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Cure {
+enum Healing {
     Link { client: usize, server: usize },
     Server(usize),
     Loss,
@@ -71,7 +71,7 @@ const ALL: [Fault; 14] = [
     Fault::Crash,
     Fault::PowerLoss,
     Fault::Restart,
-    Fault::Drizzle,
+    Fault::RandomLoss,
     Fault::Latency,
     Fault::Move,
     Fault::NameUnknown,
@@ -83,9 +83,9 @@ const ALL: [Fault; 14] = [
 /// How long a message takes at most while nothing is wrong.
 pub(super) const LATENCY: Duration = Duration::from_millis(4);
 
-impl Weather {
+impl FaultInjector {
     /// Some kinds of faults, not all: where everything goes wrong, little comes far.
-    pub(super) fn new(world: World, clients: Vec<String>, until: Duration) -> Self {
+    pub(super) fn new(world: SimNetwork, clients: Vec<String>, until: Duration) -> Self {
         let count = fastrand::usize(1..=5);
         let millis = |range| Duration::from_millis(fastrand::u64(range));
         Self {
@@ -117,38 +117,38 @@ impl Weather {
             return;
         }
         let passed = self.passing.extract_if(.., |(_, at)| *at <= now).collect::<Vec<_>>();
-        for (cure, _) in passed {
-            self.cure(sim, cure);
+        for (heal, _) in passed {
+            self.heal(sim, heal);
         }
         if now >= self.next {
             self.next = now + self.pause.mul_f64(fastrand::f64());
             let fault = self.kinds[fastrand::usize(..self.kinds.len())];
             let until = now + self.longest.mul_f64(fastrand::f64());
-            self.strike(sim, fault, until);
+            self.inject(sim, fault, until);
         }
     }
 
-    fn strike(&mut self, sim: &mut Sim<'_>, fault: Fault, until: Duration) {
+    fn inject(&mut self, sim: &mut Sim<'_>, fault: Fault, until: Duration) {
         let (client, server) =
             (fastrand::usize(..self.clients.len()), fastrand::usize(..SERVERS.len()));
-        let cure = match fault {
+        let heal = match fault {
             Fault::Partition | Fault::LossThere | Fault::LossBack | Fault::Hold => {
-                Cure::Link { client, server }
+                Healing::Link { client, server }
             }
-            Fault::Crash | Fault::PowerLoss | Fault::Restart => Cure::Server(server),
-            Fault::Drizzle => Cure::Loss,
-            Fault::Latency => Cure::Latency,
-            Fault::Move | Fault::NameUnknown => Cure::Name,
-            Fault::NameSlow => Cure::Resolving,
-            Fault::StoreSlow => Cure::Storing,
-            Fault::StoreFails => Cure::Failing,
+            Fault::Crash | Fault::PowerLoss | Fault::Restart => Healing::Server(server),
+            Fault::RandomLoss => Healing::Loss,
+            Fault::Latency => Healing::Latency,
+            Fault::Move | Fault::NameUnknown => Healing::Name,
+            Fault::NameSlow => Healing::Resolving,
+            Fault::StoreSlow => Healing::Storing,
+            Fault::StoreFails => Healing::Failing,
         };
         // One at a time: turmoil's faults of one link do not mix.
-        if self.passing.iter().any(|(passing, _)| *passing == cure) {
+        if self.passing.iter().any(|(passing, _)| *passing == heal) {
             return;
         }
-        self.note(format_args!("{fault:?}: {cure:?}"));
-        self.passing.push((cure, until));
+        self.note(format_args!("{fault:?}: {heal:?}"));
+        self.passing.push((heal, until));
         let (peer, host) = (&*self.clients[client], SERVERS[server]);
         match fault {
             Fault::Partition => sim.partition(peer, host),
@@ -167,7 +167,7 @@ impl Weather {
                 }
             }
             Fault::Restart => sim.bounce(host),
-            Fault::Drizzle => sim.set_fail_rate(0.2 * fastrand::f64()),
+            Fault::RandomLoss => sim.set_fail_rate(0.2 * fastrand::f64()),
             Fault::Latency => {
                 sim.set_max_message_latency(Duration::from_millis(fastrand::u64(10..3000)));
             }
@@ -189,24 +189,26 @@ impl Weather {
         }
     }
 
-    fn cure(&mut self, sim: &mut Sim<'_>, cure: Cure) {
-        self.note(format_args!("over: {cure:?}"));
-        match cure {
-            Cure::Link { client, server } => sim.release(&*self.clients[client], SERVERS[server]),
-            Cure::Server(server) => {
+    fn heal(&mut self, sim: &mut Sim<'_>, heal: Healing) {
+        self.note(format_args!("over: {heal:?}"));
+        match heal {
+            Healing::Link { client, server } => {
+                sim.release(&*self.clients[client], SERVERS[server])
+            }
+            Healing::Server(server) => {
                 if !sim.is_host_running(SERVERS[server]) {
                     sim.bounce(SERVERS[server]);
                 }
             }
-            Cure::Loss => sim.set_fail_rate(0.0),
-            Cure::Latency => sim.set_max_message_latency(LATENCY),
-            Cure::Name => {
+            Healing::Loss => sim.set_fail_rate(0.0),
+            Healing::Latency => sim.set_max_message_latency(LATENCY),
+            Healing::Name => {
                 let server = fastrand::usize(..SERVERS.len());
                 self.change(|now| now.server = Some(server));
             }
-            Cure::Resolving => self.change(|now| now.resolving = Duration::ZERO),
-            Cure::Storing => self.change(|now| now.storing = Duration::ZERO),
-            Cure::Failing => self.change(|now| now.failing = 0),
+            Healing::Resolving => self.change(|now| now.resolving = Duration::ZERO),
+            Healing::Storing => self.change(|now| now.storing = Duration::ZERO),
+            Healing::Failing => self.change(|now| now.failing = 0),
         }
     }
 

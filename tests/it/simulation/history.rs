@@ -272,16 +272,16 @@ impl History {
     /// whether it may send a put again.
     pub(super) fn judge(&mut self, retries: &[bool]) {
         let mut violations = Vec::new();
-        self.judge_applied(retries, &mut violations);
-        self.judge_order(&mut violations);
-        self.judge_outcomes(&mut violations);
-        self.judge_last(&mut violations);
+        self.check_applied(retries, &mut violations);
+        self.check_order(&mut violations);
+        self.check_outcomes(&mut violations);
+        self.check_last(&mut violations);
         violations.into_iter().for_each(|violation| self.violation(violation));
     }
 
     /// A put is carried out over a connection of its client that was there before
     /// it ended, once for each, and more than once only if that was allowed.
-    fn judge_applied(&self, retries: &[bool], violations: &mut Vec<String>) {
+    fn check_applied(&self, retries: &[bool], violations: &mut Vec<String>) {
         let mut known = BTreeSet::new();
         let mut before = BTreeSet::new();
         let mut checked = self.checked.clone();
@@ -319,7 +319,7 @@ impl History {
     }
 
     /// Over one connection the puts of an agent come in the order in which it made them.
-    fn judge_order(&self, violations: &mut Vec<String>) {
+    fn check_order(&self, violations: &mut Vec<String>) {
         let mut last = BTreeMap::new();
         let mut checked = self.checked.clone();
         for &Applied { put, connection, .. } in &self.applied {
@@ -334,7 +334,7 @@ impl History {
     }
 
     /// Every put has ended, and every acknowledged one was stored between its call and its return.
-    fn judge_outcomes(&self, violations: &mut Vec<String>) {
+    fn check_outcomes(&self, violations: &mut Vec<String>) {
         let mut applied = BTreeMap::<PutId, Vec<Moment>>::new();
         for &Applied { put, at, .. } in &self.applied {
             applied.entry(put).or_default().push(at);
@@ -355,7 +355,7 @@ impl History {
     /// What stands for a key and second in the end is not older than a put that was acknowledged,
     /// unless it came late: over a connection that its client had abandoned, or, with another
     /// client's put acknowledged in between, from a caller that got `Delivery::Unknown`.
-    fn judge_last(&self, violations: &mut Vec<String>) {
+    fn check_last(&self, violations: &mut Vec<String>) {
         let last =
             self.applied.iter().map(|applied| (applied.put, applied)).collect::<BTreeMap<_, _>>();
         for (key, points) in &self.stored {

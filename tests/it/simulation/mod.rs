@@ -12,10 +12,10 @@ use metrics_client::Selector;
 use metrics_server::{Limits, Store, store::Snapshot};
 
 use self::{
-    fault_injector::{LATENCY, Weather},
+    fault_injector::{FaultInjector, LATENCY},
     history::VIOLATION,
-    network::{SERVERS, World},
-    scenario::Plan,
+    network::{SERVERS, SimNetwork},
+    scenario::Scenario,
 };
 
 mod failover;
@@ -101,7 +101,7 @@ fn simulate(seed: u64) -> Result<Vec<String>, Vec<String>> {
     fastrand::seed(seed);
     let segment = [5, 60, 1400, 100_000][fastrand::usize(..4)];
     let faults = Duration::from_millis(fastrand::u64(1000..5000));
-    let world = World::new(segment, faults);
+    let world = SimNetwork::new(segment, faults);
     let mut sim = turmoil::Builder::new();
     sim.rng_seed(seed)
         .tick_duration(TICK)
@@ -119,13 +119,13 @@ fn simulate(seed: u64) -> Result<Vec<String>, Vec<String>> {
         let world = world.clone();
         sim.host(server, move || world.clone().serve(limits));
     }
-    let plans = (0..fastrand::usize(1..=3)).map(|_| Plan::new(faults)).collect::<Vec<_>>();
+    let plans = (0..fastrand::usize(1..=3)).map(|_| Scenario::new(faults)).collect::<Vec<_>>();
     let clients = (0..plans.len()).map(|id| format!("client{id}")).collect::<Vec<_>>();
     for (id, plan) in plans.iter().enumerate() {
         world.history.lock().unwrap().note(format_args!("client {id}: {plan:?}"));
         sim.client(&*clients[id], plan.clone().live(world.clone(), id));
     }
-    let mut weather = Weather::new(world.clone(), clients, faults);
+    let mut weather = FaultInjector::new(world.clone(), clients, faults);
     world.history.lock().unwrap().note(weather.kinds());
     let end = loop {
         weather.pass(&mut sim);

@@ -52,7 +52,7 @@ impl Conditions {
 
 /// What all hosts of a simulation share, behind the network's back.
 #[derive(Clone, Debug)]
-pub(super) struct World {
+pub(super) struct SimNetwork {
     pub(super) history: history::Shared,
     pub(super) conditions: Arc<Mutex<Conditions>>,
     pub(super) store: Arc<MemoryStore>,
@@ -62,7 +62,7 @@ pub(super) struct World {
     faults: Duration,
 }
 
-impl World {
+impl SimNetwork {
     pub(super) fn new(segment: usize, faults: Duration) -> Self {
         Self {
             history: history::Shared::default(),
@@ -108,7 +108,7 @@ pub(super) const NAME: &str = "metrics.example";
 /// Connects for one client. It resolves [`NAME`] each time; the name of a server always leads to it.
 #[derive(Debug)]
 pub(super) struct Dialer {
-    pub(super) world: World,
+    pub(super) world: SimNetwork,
     pub(super) client: usize,
 }
 
@@ -185,7 +185,7 @@ impl Drop for Stream {
 /// The store as one connection reaches it: it writes down what happens, takes its time, and fails.
 #[derive(Debug)]
 struct Witness {
-    world: World,
+    world: SimNetwork,
     connection: SocketAddr,
 }
 

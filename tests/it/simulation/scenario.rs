@@ -12,12 +12,12 @@ use tokio::{
 };
 
 use super::{
-    network::{Dialer, NAME, PORT, SERVERS, World},
+    network::{Dialer, NAME, PORT, SERVERS, SimNetwork},
     workload::{Agent, TOLERANCE, Tally, adds_up},
 };
 
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct Scenario {
     /// Whether it knows the servers by their own names, and not by the one that leads to any of them.
     pub(super) has_list: bool,
     pub(super) request_timeout: Duration,
@@ -46,7 +46,7 @@ const SHUTDOWN: Duration = Duration::from_secs(1);
 /// The least that a client takes.
 const SHORTEST_STALL: Duration = Duration::from_millis(200);
 
-impl Plan {
+impl Scenario {
     pub(super) fn new(faults: Duration) -> Self {
         let millis = |range| Duration::from_millis(fastrand::u64(range));
         let request_timeout = millis(100..1000);
@@ -69,7 +69,7 @@ impl Plan {
         }
     }
 
-    fn build(&self, world: World, client: usize) -> MetricsClient {
+    fn build(&self, world: SimNetwork, client: usize) -> MetricsClient {
         let names = if self.has_list { &SERVERS[..] } else { &[NAME] };
         let servers = names.iter().map(|name| (*name, PORT)).collect::<Vec<_>>();
         MetricsClient::builder(servers)
@@ -88,7 +88,7 @@ impl Plan {
     }
 
     /// Lives one client's life.
-    pub(super) async fn live(self, world: World, id: usize) -> turmoil::Result {
+    pub(super) async fn live(self, world: SimNetwork, id: usize) -> turmoil::Result {
         let client = self.build(world.clone(), id);
         let agent = |agent| Agent {
             client: client.clone(),
@@ -143,7 +143,7 @@ impl Plan {
     }
 
     /// Closes explicitly, or by dropping the last handle.
-    async fn end(&self, client: MetricsClient, world: &World, id: usize) {
+    async fn end(&self, client: MetricsClient, world: &SimNetwork, id: usize) {
         if fastrand::bool() {
             self.close(&client, world, id).await;
             return;
@@ -158,7 +158,7 @@ impl Plan {
         }
     }
 
-    async fn close(&self, client: &MetricsClient, world: &World, id: usize) {
+    async fn close(&self, client: &MetricsClient, world: &SimNetwork, id: usize) {
         world.history.lock().unwrap().note(format_args!("client {id} closes"));
         let begun = Instant::now();
         // Each call that failed has returned its error.
@@ -172,7 +172,7 @@ impl Plan {
     }
 
     /// Every request has one outcome, and it is the one that its caller got.
-    fn check_stats(&self, client: &MetricsClient, world: &World, tallies: &[Tally]) {
+    fn check_stats(&self, client: &MetricsClient, world: &SimNetwork, tallies: &[Tally]) {
         let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
         let stats = client.stats();
         let other = sum(|tally| tally.other);

@@ -7,7 +7,7 @@ use tokio::time::{self, Instant};
 
 use super::{
     history::{self, History, Outcome, PutId, Reading},
-    scenario::Plan,
+    scenario::Scenario,
 };
 use crate::workload::{self, Call, Checker, put_sample};
 
@@ -16,7 +16,7 @@ use crate::workload::{self, Call, Checker, put_sample};
 pub(super) struct Agent {
     pub(super) client: MetricsClient,
     pub(super) id: (usize, usize),
-    pub(super) plan: Plan,
+    pub(super) plan: Scenario,
     pub(super) history: history::Shared,
     pub(super) tally: Tally,
 }

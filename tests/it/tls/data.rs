@@ -169,20 +169,20 @@ struct TappedConnector<C> {
     inner: C,
 }
 
-struct Tapped<Io> {
+struct TeeIo<Io> {
     taps: Arc<Mutex<Vec<Vec<u8>>>>,
     io: Io,
 }
 
 impl<C: Connector> Connector for TappedConnector<C> {
-    type Io = Tapped<C::Io>;
+    type Io = TeeIo<C::Io>;
 
     async fn connect(&self, address: &Address) -> io::Result<Self::Io> {
-        Ok(Tapped { taps: Arc::clone(&self.taps), io: self.inner.connect(address).await? })
+        Ok(TeeIo { taps: Arc::clone(&self.taps), io: self.inner.connect(address).await? })
     }
 }
 
-impl<Io: AsyncRead + Unpin> AsyncRead for Tapped<Io> {
+impl<Io: AsyncRead + Unpin> AsyncRead for TeeIo<Io> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -192,7 +192,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tapped<Io> {
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Tapped<Io> {
+impl<Io: AsyncWrite + Unpin> AsyncWrite for TeeIo<Io> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

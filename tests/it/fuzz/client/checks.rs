@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     CLOSE_TIMEOUT, CONNECT_TIMEOUT, SHORTEST, SLACK,
-    state::{Ask, Outcome, World},
+    state::{Ask, Outcome, State},
     transcript::{Asked, Received},
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Ended {
     pub(super) was_late: bool,
 }
 
-impl World {
+impl State {
     pub(super) fn judge(&self, call: Ended, outcome: &Outcome) {
         let ask = self.calls[call.tag].ask;
         let taken = call.since.elapsed();

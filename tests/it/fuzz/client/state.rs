@@ -23,9 +23,9 @@ const GREETING: Duration = Duration::from_millis(50);
 
 /// The state that the callers and the servers of a script share.
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Mutex<World>>);
+pub(super) struct Shared(Arc<Mutex<State>>);
 
-pub(super) struct World {
+pub(super) struct State {
     pub(super) rules: Rules,
     scripts: VecDeque<Vec<u8>>,
     /// Every connection that the client has begun to make.
@@ -60,7 +60,7 @@ pub(super) enum Ask {
 
 impl Shared {
     pub(super) fn new(rules: Rules, scripts: impl Iterator<Item = Vec<u8>>) -> Self {
-        Self(Arc::new(Mutex::new(World {
+        Self(Arc::new(Mutex::new(State {
             rules,
             scripts: scripts.collect(),
             wires: Vec::new(),
@@ -71,13 +71,13 @@ impl Shared {
         })))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, World> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What the servers tell.
-impl World {
+impl State {
     /// A connection is being made: its number, its cuts, and its script.
     pub(super) fn connect(&mut self) -> (usize, Vec<u8>, Vec<u8>) {
         let mut cuts = self.scripts.pop_front().unwrap_or_else(|| b"*".to_vec());
@@ -214,7 +214,7 @@ impl World {
 }
 
 /// What the callers tell, and ask.
-impl World {
+impl State {
     /// A call has been polled for the first time.
     pub(super) fn call(&mut self, ask: Ask) -> usize {
         self.calls.push(Call { ask, over: false });

@@ -51,7 +51,7 @@ fn kill9_loses_no_spooled_sample() {
     // Shown if it fails.
     println!("METRICS_TEST_KILL_SEED={seed}");
     let folder = TempDir::new().unwrap();
-    let mut world = World::new(folder.path(), seed);
+    let mut world = Harness::new(folder.path(), seed);
     for _ in 0..kills {
         world.turn();
     }
@@ -74,7 +74,7 @@ fn spool_lock_ends_with_its_process() {
 }
 
 /// The running processes, and what the agents have reported.
-struct World {
+struct Harness {
     folder: PathBuf,
     rng: Rng,
     server: Option<Process>,
@@ -87,7 +87,7 @@ struct World {
     servers: u64,
 }
 
-impl World {
+impl Harness {
     fn new(folder: &Path, seed: u64) -> Self {
         Self {
             folder: folder.to_owned(),
