@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let mut spent = Duration::ZERO;
         for second in 1..=args.seconds {
             ticks.tick().await;
-            let samples = host.sample().map_err(|error| Failure::usage(error))?;
+            let samples = host.sample().map_err(Failure::usage)?;
             let start = Instant::now();
             client.put_all(&samples).await?;
             spent += start.elapsed();

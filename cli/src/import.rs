@@ -129,9 +129,9 @@ async fn import(args: &Args, source: Source) -> Result<(), Failure> {
         checkpoint.acknowledged = end;
         checkpoint.save(false);
         if counts_bytes {
-            progress.set_position(end.bytes)
+            progress.set_position(end.bytes);
         } else {
-            progress.inc(samples.len() as u64)
+            progress.inc(samples.len() as u64);
         }
     }
     counts.invalid = reader.join().map_err(|_| Failure::usage("the reader has panicked"))??;

@@ -91,7 +91,7 @@ impl Printer {
                 csv.flush()?;
             }
             Format::Line => {
-                writeln!(self.out, "put {} {:?} {}", row.key, row.value, row.timestamp)?
+                writeln!(self.out, "put {} {:?} {}", row.key, row.value, row.timestamp)?;
             }
         }
         Ok(())

@@ -25,7 +25,7 @@ use crate::{
 /// Serves metrics until SIGTERM or SIGINT; a second signal ends it at once
 ///
 /// What the command line leaves open is taken from METRICS_* variables, then from the file, then from the
-/// defaults. Logs go to standard error, as RUST_LOG says: RUST_LOG=info,metrics_server=debug.
+/// defaults. Logs go to standard error, as `RUST_LOG` says: `RUST_LOG=info,metrics_server=debug`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Sets where the server listens [default: 127.0.0.1:8888]

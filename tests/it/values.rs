@@ -29,11 +29,11 @@ fn key_argument_is_any_text_or_key() {
     let valid = Key::new("palm.cpu").unwrap();
     for converted in [
         key("palm.cpu"),
-        key(&"palm.cpu"),
+        key("palm.cpu"),
         key(String::from("palm.cpu")),
-        key(&String::from("palm.cpu")),
+        key(String::from("palm.cpu")),
         key(Cow::Borrowed("palm.cpu")),
-        key(&Cow::Borrowed("palm.cpu")),
+        key(Cow::Borrowed("palm.cpu")),
         key(Box::<str>::from("palm.cpu")),
         key(Arc::<str>::from("palm.cpu")),
         key(&valid),
@@ -58,7 +58,7 @@ fn selector_argument_is_any_key_or_star() {
     let one = Selector::Key(key.clone());
     for converted in [
         selector("palm.cpu"),
-        selector(&"palm.cpu"),
+        selector("palm.cpu"),
         selector(String::from("palm.cpu")),
         selector(Cow::Borrowed("palm.cpu")),
         selector(Box::<str>::from("palm.cpu")),
@@ -69,7 +69,7 @@ fn selector_argument_is_any_key_or_star() {
     ] {
         assert_eq!(converted, one);
     }
-    for all in [selector("*"), selector(&String::from("*")), selector(&Selector::All)] {
+    for all in [selector("*"), selector(String::from("*")), selector(&Selector::All)] {
         assert_eq!(all, Selector::All);
     }
     assert_eq!(selector(("cpu", [("host", "palm")])).as_ref(), "cpu;host=palm");
@@ -109,7 +109,7 @@ fn samples_convert_from_tuples_and_text() {
     assert_eq!(Sample::try_from(("palm.cpu", 23.7, 1150864247)), Ok(sample.clone()));
     assert_eq!(Sample::from((sample.key.clone(), sample.point)), sample);
     assert_eq!(<(Key, Point)>::from(sample.clone()), (sample.key.clone(), sample.point));
-    assert_eq!(sample.to_string().parse(), Ok(sample.clone()));
+    assert_eq!(sample.to_string().parse(), Ok(sample));
     for text in ["", "palm.cpu", "palm.cpu 23.7", "palm.cpu x 1", "* 1 1", "a 1 1\n", "a 1 1 1"] {
         assert!(text.parse::<Sample>().is_err(), "{text:?}");
     }
@@ -194,7 +194,7 @@ async fn put_of_any_argument_can_be_spawned() {
     drop(spawnable(client.put(key.clone(), 1)));
     drop(spawnable(client.put((text.clone(), [("b", "c")]), 1)));
     drop(spawnable(client.get(&text)));
-    let owned = client.clone();
+    let owned = client;
     drop(spawnable(async move { owned.put(&key, 1).await }));
 }
 

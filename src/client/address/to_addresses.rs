@@ -179,17 +179,17 @@ mod tests {
         let v6 = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 8888, 0, 2);
         let (name, text_of) = ("a".to_owned(), "a:8888".to_owned());
         assert_eq!(text(socket), "127.0.0.1:8888");
-        assert_eq!(text(&socket), "127.0.0.1:8888");
+        assert_eq!(text(socket), "127.0.0.1:8888");
         assert_eq!(text(v6), "[::1%2]:8888");
         for addresses in [
             text("a:8888"),
-            text(&&text_of),
+            text(&text_of),
             text(text_of.clone()),
             text(Box::<str>::from("a:8888")),
         ]
         .into_iter()
         .chain([text(Cow::from("a:8888")), text(Arc::<str>::from("a:8888"))])
-        .chain([text(("a", 8888)), text((&name, 8888)), text((name.clone(), 8888))])
+        .chain([text(("a", 8888)), text((&name, 8888)), text((name, 8888))])
         .chain([text(Address::tcp("a", 8888).unwrap())])
         {
             assert_eq!(addresses, "a:8888");

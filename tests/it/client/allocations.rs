@@ -204,7 +204,7 @@ fn response_memory_is_within_the_documented_bound() {
         match taken.unwrap() {
             Ok(_) => assert!(fits, "{name}: {counted:?}"),
             Err(Error::ResponseTooLarge { limit: LIMIT, .. }) => {
-                assert!(!fits, "{name}: {counted:?}")
+                assert!(!fits, "{name}: {counted:?}");
             }
             Err(error) => panic!("{name}: {error:?}"),
         }

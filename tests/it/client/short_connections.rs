@@ -136,7 +136,7 @@ async fn rejected_connection_of_a_stream_is_retried() {
                 assert!(matches!(*fault, ConnectionError::Rejected { .. }), "{fault:?}");
             }
             Error::Rejected { message, .. } if !ends => {
-                assert_eq!(&*message, "too many connections")
+                assert_eq!(&*message, "too many connections");
             }
             error => panic!("{error:?}"),
         }

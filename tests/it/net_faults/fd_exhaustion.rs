@@ -44,7 +44,7 @@ async fn client_out_of_descriptors_recovers() {
     }
     match MetricsClient::connect(&address).await.unwrap_err() {
         Error::Connect { source: cause, .. } => {
-            assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES))
+            assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES));
         }
         error => panic!("{error:?}"),
     }
@@ -55,7 +55,7 @@ async fn client_out_of_descriptors_recovers() {
     assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES));
     match connected.stream("*").await.unwrap_err() {
         Error::Connect { source: cause, .. } => {
-            assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES))
+            assert_eq!(cause.raw_os_error(), Some(TOO_MANY_FILES));
         }
         error => panic!("{error:?}"),
     }

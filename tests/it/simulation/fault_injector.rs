@@ -193,7 +193,7 @@ impl FaultInjector {
         self.note(format_args!("over: {heal:?}"));
         match heal {
             Healing::Link { client, server } => {
-                sim.release(&*self.clients[client], SERVERS[server])
+                sim.release(&*self.clients[client], SERVERS[server]);
             }
             Healing::Server(server) => {
                 if !sim.is_host_running(SERVERS[server]) {

@@ -38,7 +38,7 @@ impl State {
         }
         match outcome {
             Err(Error::Timeout { timeout: after, .. }) => {
-                assert!(taken >= *after, "{ask:?}: {taken:?}")
+                assert!(taken >= *after, "{ask:?}: {taken:?}");
             }
             Err(Error::QueueFull { .. }) => {
                 assert_eq!(self.rules.overflow, metrics_client::client::WhenFull::Fail);
