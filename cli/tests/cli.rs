@@ -1,5 +1,7 @@
 //! The program as people run it: its commands, its exit status, what it prints, pipes and signals.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},

@@ -2,6 +2,8 @@
 //!
 //! `METRICS_TEST_KILLS=100 cargo test -p metrics-cli --test durability` is the long form.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     collections::HashMap,
     env,

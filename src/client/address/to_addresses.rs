@@ -184,7 +184,7 @@ mod tests {
         for addresses in [
             text("a:8888"),
             text(&text_of),
-            text(text_of.clone()),
+            text(text_of),
             text(Box::<str>::from("a:8888")),
         ]
         .into_iter()

@@ -22,7 +22,7 @@ mod settlement;
 mod shared;
 #[cfg(all(test, any(feature = "recorder", feature = "opentelemetry")))]
 mod sink;
-#[cfg_attr(not(feature = "spool"), path = "reporter/no_spool.rs")]
+#[cfg_attr(not(feature = "spool"), path = "no_spool.rs")]
 pub(crate) mod spool;
 mod stats;
 #[cfg(test)]
