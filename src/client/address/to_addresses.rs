@@ -181,16 +181,12 @@ mod tests {
         assert_eq!(text(socket), "127.0.0.1:8888");
         assert_eq!(text(socket), "127.0.0.1:8888");
         assert_eq!(text(v6), "[::1%2]:8888");
-        for addresses in [
-            text("a:8888"),
-            text(&text_of),
-            text(text_of),
-            text(Box::<str>::from("a:8888")),
-        ]
-        .into_iter()
-        .chain([text(Cow::from("a:8888")), text(Arc::<str>::from("a:8888"))])
-        .chain([text(("a", 8888)), text((&name, 8888)), text((name, 8888))])
-        .chain([text(Address::tcp("a", 8888).unwrap())])
+        for addresses in
+            [text("a:8888"), text(&text_of), text(text_of), text(Box::<str>::from("a:8888"))]
+                .into_iter()
+                .chain([text(Cow::from("a:8888")), text(Arc::<str>::from("a:8888"))])
+                .chain([text(("a", 8888)), text((&name, 8888)), text((name, 8888))])
+                .chain([text(Address::tcp("a", 8888).unwrap())])
         {
             assert_eq!(addresses, "a:8888");
         }
