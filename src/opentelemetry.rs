@@ -121,6 +121,7 @@ struct SecondTotals {
 
 /// Counters of an exporter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default))]
 #[non_exhaustive]
 pub struct MetricExporterStats {
     /// Points that were recorded with the reporter.

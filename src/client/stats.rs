@@ -5,6 +5,7 @@
 ///
 /// At any time, `accepted = acknowledged + rejected + failed + cancelled + in_flight + queued`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default))]
 #[non_exhaustive]
 pub struct ClientStats {
     /// Requests that the client accepted. Those with an invalid key or value, or refused because the queue

@@ -8,6 +8,8 @@ mod labels;
 mod metrics;
 mod sample;
 mod selector;
+#[cfg(feature = "serde")]
+mod serialize;
 mod sort;
 
 pub(crate) use clock::unix_now;

@@ -14,6 +14,7 @@ use super::{IntoKey, InvalidKey, Key, unix_now};
 /// assert_eq!(Point::from((23.7, 1150864247)), point);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 pub struct Point {
     /// The time of the measurement, in whole seconds since the Unix epoch.
     /// [`unix_seconds`](crate::unix_seconds) converts from a `SystemTime`.

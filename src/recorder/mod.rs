@@ -79,6 +79,7 @@ pub struct MetricsRecorder {
 
 /// Counters of a recorder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default))]
 #[non_exhaustive]
 pub struct RecorderStats {
     /// Current series, idle ones that are not forgotten included.

@@ -8,6 +8,7 @@ use crate::error::Error;
 /// `recorded + recovered =
 /// acknowledged + coalesced + rejected + dropped.total() + waiting + spooled + abandoned`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default))]
 #[non_exhaustive]
 pub struct ReporterStats {
     /// Samples that were recorded, dropped ones included.
@@ -36,6 +37,7 @@ pub struct ReporterStats {
 
 /// Counts of dropped samples, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default))]
 #[non_exhaustive]
 pub struct DropCounts {
     /// The key was invalid.

@@ -4,6 +4,7 @@ use std::io;
 
 /// What a log holds, and what it has counted since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default))]
 #[non_exhaustive]
 pub struct WalStats {
     /// Entries that were not committed when the log was opened.
@@ -27,6 +28,7 @@ pub struct WalStats {
 
 /// Errors of the file system, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default))]
 #[non_exhaustive]
 pub struct IoErrors {
     /// The device or the user's quota is full.

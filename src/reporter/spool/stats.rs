@@ -7,6 +7,7 @@ use metrics_wal::IoErrors;
 /// At any time,
 /// `recovered + spooled = replayed + dropped + expired + lost + abandoned + waiting`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default))]
 #[non_exhaustive]
 pub struct SpoolStats {
     /// Samples that waited in the spool when it was opened.
