@@ -71,6 +71,7 @@
 //! | `spool` | samples wait on disk; implies `reporter` |
 //! | `recorder` | a recorder for the `metrics` facade; implies `reporter` |
 //! | `opentelemetry` | an exporter for OpenTelemetry's SDK; implies `reporter` |
+//! | `serde` | `Serialize` and `Deserialize` for values and statistics |
 //! | `tls` | TLS by rustls, with ring |
 //! | `tower` | the client as a `tower` service |
 //!

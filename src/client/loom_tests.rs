@@ -28,7 +28,8 @@ use self::line::{Line, Server};
 use super::{
     Connector, MetricsClient, Pipelining, ReconnectPolicy,
     address::Address,
-    dialer::{Dialer, NoReconnect},
+    connector_fn,
+    dialer::{Connected, Dialer, NoReconnect},
     driver::Driver,
     pool::Pool,
     reservation::Reservations,
@@ -160,7 +161,7 @@ fn a_call_may_move_to_another_task() {
 #[test]
 fn an_idle_driver_dials_for_the_first_request() {
     model(|| {
-        let connector = || async { Ok(Line::new(Server::IsPrompt)) };
+        let connector = connector_fn(|_| async { Ok(Line::new(Server::IsPrompt)) });
         let (client, driver) = client(Pipelining::Off, connector, None);
         let caller = in_thread(async move { stored(&client, "a").await });
         block_on(driver);
@@ -172,7 +173,7 @@ fn an_idle_driver_dials_for_the_first_request() {
 #[test]
 fn a_driver_that_is_idle_again_dials_for_the_next_request() {
     model(|| {
-        let connector = || async { Ok(Line::new(Server::HangsUp)) };
+        let connector = connector_fn(|_| async { Ok(Line::new(Server::HangsUp)) });
         let (client, driver) = client(Pipelining::Off, connector, None);
         let caller = in_thread(async move {
             stored(&client, "a").await;
@@ -190,10 +191,10 @@ fn a_request_that_has_to_wait_has_the_server_probed() {
     model(|| {
         let line = Line::new(Server::Withholds);
         let held_back = line.clone();
-        let connector = move || {
+        let connector = connector_fn(move |_| {
             held_back.answer();
             async { Ok(Line::new(Server::Withholds)) }
-        };
+        });
         let (client, driver) = client(Pipelining::Auto, connector, Some(line));
         let others = client.clone();
         let one = in_thread(async move { stored(&client, "a").await });
@@ -332,9 +333,11 @@ fn client<C: Connector>(
         reconnect: ReconnectPolicy::backoff(Duration::ZERO, Duration::ZERO),
         ..ConnectionConfig::default()
     };
+    let connected = io.map(|io| Connected { io, server: 0 });
     let dialer = Dialer::new(connector, vec![Address::custom("a model")], &config);
     let pool = Pool::new(&config);
-    let driver = Driver::new(Arc::clone(&pool.connections()[0]), config, Arc::new(dialer), io);
+    let shared = Arc::clone(&pool.connections()[0]);
+    let driver = Driver::new(shared, config, Arc::new(dialer), connected);
     (MetricsClient::new(pool, None), driver)
 }
 

@@ -16,7 +16,7 @@ use super::{
     model,
 };
 use crate::{
-    client::{MetricsClient, Pipelining},
+    client::{MetricsClient, Pipelining, connector_fn},
     error::{Delivery, Error},
     metric::Sample,
 };
@@ -56,7 +56,7 @@ fn closing_ends_when_the_last_caller_leaves() {
 #[test]
 fn an_idle_driver_ends_with_the_last_handle() {
     model(|| {
-        let connector = || async { Ok(Line::new(Server::IsPrompt)) };
+        let connector = connector_fn(|_| async { Ok(Line::new(Server::IsPrompt)) });
         let (client, driver) = client(Pipelining::Off, connector, None);
         let handles = [client.clone(), client].map(|handle| in_thread(async move { drop(handle) }));
         block_on(driver);
@@ -138,7 +138,8 @@ fn neither_a_batch_nor_a_close_waits_for_a_driver_that_is_gone() {
 #[test]
 fn closing_waits_for_no_connection_that_nobody_wants() {
     model(|| {
-        let (client, driver) = client(Pipelining::Off, || pending::<io::Result<Line>>(), None);
+        let connector = connector_fn(|_| pending::<io::Result<Line>>());
+        let (client, driver) = client(Pipelining::Off, connector, None);
         let others = client.clone();
         let last = client.clone();
         let caller = in_thread(async move { begun(client.put_at("a", 0.5, 0)).await });
@@ -155,13 +156,13 @@ fn closing_serves_over_a_connection_that_is_just_being_made() {
     model(|| {
         let door = Door::default();
         let behind = door.clone();
-        let connector = move || {
+        let connector = connector_fn(move |_| {
             let door = behind.clone();
             async move {
                 door.opened().await;
                 Ok(Line::new(Server::IsPrompt))
             }
-        };
+        });
         let (client, driver) = client(Pipelining::Off, connector, None);
         let others = client.clone();
         let caller =
