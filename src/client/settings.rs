@@ -1,6 +1,6 @@
 //! The configuration of a client and its connections.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::backoff::ReconnectPolicy;
 use crate::protocol::ClientCodec;
@@ -55,6 +55,27 @@ pub enum WhenFull {
     /// full: a server keeps only the last value of a second. If the queue is full all the same, its oldest
     /// sample is dropped.
     Coalesce,
+}
+
+impl fmt::Display for Pipelining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+impl fmt::Display for WhenFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Wait => "wait",
+            Self::Fail => "fail",
+            Self::DropOldest => "drop_oldest",
+            Self::Coalesce => "coalesce",
+        })
+    }
 }
 
 /// The configuration of a client: of its pool, and of the driver and the pipeline of each connection.

@@ -1,6 +1,9 @@
 //! The states of a client's connections, and their aggregate.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 use tokio::sync::watch;
 
@@ -24,6 +27,17 @@ pub enum ConnectionState {
     Disconnected,
     /// The client is closed, and fails every call.
     Closed,
+}
+
+impl fmt::Display for ConnectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Disconnected => "disconnected",
+            Self::Closed => "closed",
+        })
+    }
 }
 
 /// The state of each connection, and a watch of the aggregated state.

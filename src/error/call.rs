@@ -571,3 +571,56 @@ impl InvalidAddress {
         Self { excerpt, reason: reason.into(), form: form.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn predicates_agree_with_the_kind_and_look_into_a_batch() {
+        let delivery = Delivery::NotSent;
+        let errors = [
+            Error::QueueFull { limit: 1 },
+            Error::Rejected { message: "no".into() },
+            Error::Closed { delivery, source: None },
+            Error::RuntimeGone { delivery },
+            Error::CannotDial,
+        ];
+        for error in errors {
+            let batch = Error::Batch(Arc::new(BatchError {
+                acknowledged: 1,
+                total: 2,
+                first_failed: 1,
+                settled: 1,
+                rejected: 0,
+                closed_on: Vec::new(),
+                error: error.clone(),
+                delivery,
+                retryable: error.is_retryable(),
+            }));
+            assert_eq!((batch.kind(), batch.kind().as_ref()), (ErrorKind::Batch, "batch"));
+            let kind = error.kind();
+            for error in [&error, &batch] {
+                let is_closed = [ErrorKind::Closed, ErrorKind::RuntimeGone].contains(&kind);
+                assert_eq!(error.is_closed(), is_closed, "{kind}");
+                assert_eq!(error.is_queue_full(), kind == ErrorKind::QueueFull, "{kind}");
+                assert_eq!(error.is_rejected(), kind == ErrorKind::Rejected, "{kind}");
+                assert!(!error.is_timeout() && !error.is_connect(), "{kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_io_error_keeps_the_kind_and_the_text() {
+        for (error, kind) in [
+            (Error::QueueFull { limit: 1 }, io::ErrorKind::WouldBlock),
+            (Error::CannotDial, io::ErrorKind::Unsupported),
+            (Error::RuntimeGone { delivery: Delivery::Unknown }, io::ErrorKind::NotConnected),
+            (Error::Rejected { message: "no".into() }, io::ErrorKind::Other),
+        ] {
+            let text = error.to_string();
+            let io = io::Error::from(error);
+            assert_eq!((io.kind(), io.to_string()), (kind, text));
+        }
+    }
+}
