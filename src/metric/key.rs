@@ -49,6 +49,7 @@ impl Key {
 
     /// Returns the text of the key.
     #[must_use]
+    #[inline]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -168,12 +169,14 @@ impl fmt::Debug for Key {
 }
 
 impl AsRef<str> for Key {
+    #[inline]
     fn as_ref(&self) -> &str {
         self.as_str()
     }
 }
 
 impl Borrow<str> for Key {
+    #[inline]
     fn borrow(&self) -> &str {
         self.as_str()
     }

@@ -113,6 +113,7 @@ impl Default for ClientCodec {
 impl Encoder<Request> for ClientCodec {
     type Error = CodecError;
 
+    #[inline]
     fn encode(&mut self, request: Request, dst: &mut BytesMut) -> Result<(), CodecError> {
         self.encode(&request, dst)
     }
@@ -121,6 +122,7 @@ impl Encoder<Request> for ClientCodec {
 impl Encoder<&Request> for ClientCodec {
     type Error = CodecError;
 
+    #[inline]
     fn encode(&mut self, request: &Request, dst: &mut BytesMut) -> Result<(), CodecError> {
         match request {
             Request::Put(Sample { key, point }) => {

@@ -6,7 +6,7 @@ use super::{error::NonFiniteValue, number};
 use crate::metric::{Key, Point, Selector};
 
 /// Appends a `put`. The key must have been checked, and the value be finite.
-#[inline]
+#[inline(always)]
 pub(crate) fn encode_put(dst: &mut BytesMut, key: &str, point: Point) {
     debug_assert!(Key::validate(key).is_ok() && point.value.is_finite());
     dst.reserve(5 + record_len(key));
