@@ -237,7 +237,7 @@ async fn serve_until<S: Store>(
     if let Some(acceptor) = tls {
         server = server.tls(acceptor);
     }
-    // Nobody has to read it.
+    // The output may be closed.
     let _ = writeln!(io::stdout(), "serving {scheme}://{} from {from}", server.local_addr());
     notify(&[sd_notify::NotifyState::Ready]);
     server

@@ -24,7 +24,7 @@ pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
     let wait = move || {
         runtime.block_on(async {
             signals.next().await;
-            // Fails if the program is at its end already.
+            // Fails if the program is ending already.
             let _ = sender.send(());
             process::exit(128 + signals.next().await);
         });

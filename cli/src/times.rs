@@ -8,7 +8,7 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 ///
 /// # Errors
 ///
-/// Returns what a time may look like if this is none of it.
+/// Returns the valid forms of a time if `text` has none of them.
 pub(crate) fn parse(text: &str) -> Result<i64, String> {
     parse_at(text, now())
 }
@@ -32,7 +32,7 @@ pub(crate) fn show(seconds: i64) -> String {
 ///
 /// # Errors
 ///
-/// Returns what a length of time may look like if this is none of it.
+/// Returns the valid forms of a length of time if `text` has none of them.
 pub(crate) fn parse_length(text: &str) -> Result<i64, String> {
     let invalid = || {
         format!(

@@ -17,7 +17,7 @@ use tokio::{
 /// with keys of one letter), and to come back for more some microseconds.
 const READ_BUDGET_BYTES: usize = 256 * 1024;
 
-/// Lets so many bytes through in one poll of the task, and knows why reading stopped.
+/// Limits the bytes read in one poll of the task, and records why reading stopped.
 #[derive(Debug)]
 pub(super) struct Budgeted<Io> {
     io: Io,

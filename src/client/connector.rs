@@ -85,7 +85,7 @@ pub trait Connector: Send + Sync + 'static {
         if address.is_tls() { Err(address.needs_tls()) } else { Ok(()) }
     }
 
-    /// Aborts a connection, just before it is dropped because the other end is silent and may
+    /// Aborts a connection, just before it is dropped because the peer is silent and may
     /// wake up later. The requests written to it are sent again over the next one, so bytes that the system has
     /// not delivered yet must never be delivered: they would undo a newer put of the same second. Does nothing by
     /// default; [`TcpConnector`](crate::client::TcpConnector) has the connection reset.
@@ -175,7 +175,7 @@ pub(super) fn has_input(io: &dyn Any) -> io::Result<Option<bool>> {
     Ok(None)
 }
 
-/// Asks the system whether a socket has bytes or is at its end. Tokio's sockets do not block.
+/// Returns true if a socket has bytes to read or was closed by the peer, as the system knows it. Tokio's sockets do not block.
 fn peek(socket: SockRef<'_>) -> io::Result<bool> {
     loop {
         match socket.peek(&mut [MaybeUninit::uninit()]) {

@@ -67,7 +67,7 @@ type Closing<Io> = (Box<Connection<Io>>, Pin<Box<Sleep>>);
 
 /// The state of the driver's connection.
 enum State<Io> {
-    /// There is none, and no request waits.
+    /// There is no connection, and no request waits.
     Idle,
     Dialing(BoxFuture<Result<Dialed<Io>, ConnectionError>>),
     /// Waits before the next attempt to connect.

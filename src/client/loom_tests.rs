@@ -74,8 +74,8 @@ fn answers_may_come_at_any_time() {
     }
 }
 
-/// Two callers who are roused together make the driver wait a turn. It has to come back by itself:
-/// the third request waits, and nobody else will rouse it.
+/// Two callers that are woken together make the driver yield once. It has to run again by itself:
+/// the third request waits, and nothing else wakes it.
 #[test]
 fn a_driver_that_waits_a_turn_comes_back() {
     model(|| {
@@ -204,7 +204,7 @@ fn a_request_that_has_to_wait_has_the_server_probed() {
     });
 }
 
-/// There is one place at a time: whoever fills it has the next one woken.
+/// There is one reservation at a time: the caller that fills it has the next one woken.
 #[test]
 fn a_service_that_waits_for_a_place_gets_it_when_that_is_filled() {
     for pipelining in [Pipelining::On, Pipelining::Off] {
@@ -219,7 +219,7 @@ fn a_service_that_waits_for_a_place_gets_it_when_that_is_filled() {
     }
 }
 
-/// And so has whoever leaves, with the place or in line for it.
+/// A caller that leaves, with the reservation or in the queue for it, has the next one woken too.
 #[test]
 fn a_service_that_waits_for_a_place_gets_it_when_another_leaves() {
     for pipelining in [Pipelining::On, Pipelining::Off] {

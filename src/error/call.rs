@@ -55,7 +55,7 @@ pub enum Error {
         timeout: Duration,
         /// What may have happened to the request.
         delivery: Delivery,
-        /// The reason why there is no connection, if there is none.
+        /// The reason why there is no connection.
         source: Option<Arc<ConnectionError>>,
     },
 

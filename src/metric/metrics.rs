@@ -323,7 +323,7 @@ impl<K: AsRef<str> + ?Sized> Index<&K> for Metrics {
 #[derive(Debug, Default)]
 pub(crate) struct MetricsBuilder {
     series: IndexMap<Key, Vec<Point>>,
-    /// The series being filled, as its place in `series`; its points are in `points` meanwhile.
+    /// The series being filled, as its place in `series`; its points are in `points` until it is complete.
     current: Option<usize>,
     points: Vec<Point>,
     /// Whether the current series has had no points before: then `points` is a buffer that is used

@@ -45,7 +45,7 @@ use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 pub struct ClientCodec {
     decoder: decoder::Decoder,
     records: MetricsBuilder,
-    /// Whether whoever takes a long answer sorts it, in steps.
+    /// True if the caller sorts a long answer, in steps.
     sorts_in_steps: bool,
 }
 
@@ -227,7 +227,7 @@ impl Decoder for SampleDecoder {
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Streamed>, CodecError> {
-        // The stream may only end behind the answer, where nobody reads any more.
+        // The stream may only end behind the answer, where it is not read any more.
         self.decode(src)?.map(Some).ok_or(CodecError::Truncated)
     }
 }

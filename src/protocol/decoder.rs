@@ -14,7 +14,7 @@ use super::{
 };
 use crate::metric::{InvalidKey, Point};
 
-/// How a server that speaks TLS answers somebody who does not (RFC 8446, section 5.1).
+/// How a server that speaks TLS answers a client that does not (RFC 8446, section 5.1).
 const TLS_ALERT: u8 = 21;
 
 /// The answer to a `put` that was carried out, and to a `get` that found nothing.

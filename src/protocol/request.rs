@@ -30,7 +30,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// If `key` is no key, or `value` is not finite.
+    /// If `key` is invalid, or `value` is not finite.
     pub fn put(
         key: impl IntoKey,
         value: impl Into<f64>,

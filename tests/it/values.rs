@@ -15,7 +15,7 @@ use metrics_client::{
 
 use crate::peer::Peer;
 
-/// A client and the peer at the other end of its connection.
+/// A client and its scripted peer.
 fn connected() -> (MetricsClient, Peer) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     (MetricsClient::from_io(near), Peer::on(far))

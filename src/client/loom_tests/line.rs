@@ -27,11 +27,11 @@ struct Ends {
 pub(super) enum Server {
     /// Its answer is there once the request is written.
     IsPrompt,
-    /// Likewise, and then the connection is at its end.
+    /// Likewise, and then the connection is closed.
     HangsUp,
     /// Answers once it has two requests.
     WantsTwo,
-    /// Answers when it is told to, and is prompt from then on.
+    /// Answers on request, and at once from then on.
     Withholds,
 }
 

@@ -113,7 +113,7 @@ fn nobody_waits_for_a_driver_that_is_gone() {
     }
 }
 
-/// As above, for a batch, which waits for room, and for whoever closes.
+/// As above, for a batch, which waits for room, and for a caller of `close`.
 #[test]
 fn neither_a_batch_nor_a_close_waits_for_a_driver_that_is_gone() {
     model(|| {
@@ -176,7 +176,7 @@ fn closing_serves_over_a_connection_that_is_just_being_made() {
     });
 }
 
-/// The client goes on closing, and nobody waits for the state.
+/// The client continues to close, and no task waits for the state.
 fn begin_to_close(client: &MetricsClient) {
     let _ = pin!(client.close()).poll(&mut Context::from_waker(Waker::noop()));
 }

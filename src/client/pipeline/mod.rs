@@ -74,7 +74,7 @@ pub(super) struct Pipeline {
     phase: Phase,
     /// Whether the runtime of the driver has ended.
     is_orphaned: bool,
-    /// Why there is no connection, if there is none.
+    /// The error because of which there is no connection.
     last_error: Option<Arc<ConnectionError>>,
     /// The driver's task, while it has nothing to do until a handle has something for it.
     driver: Option<Waker>,

@@ -31,7 +31,7 @@ mod trim;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// So many events, or as many as an interpreter gets through in seconds.
+/// This many events, or as many as an interpreter gets through in seconds.
 const fn at_most(events: usize) -> usize {
     if cfg!(miri) { 20 } else { events }
 }

@@ -67,7 +67,7 @@ impl Service {
     }
 }
 
-/// A queue for so many places and some bytes more, of which one request may be in flight.
+/// A queue for this many reservations and some bytes more, of which one request may be in flight.
 fn bench(places: usize) -> Bench {
     let max_buffered_bytes = places * MAX_REQUEST_LEN + MAX_REQUEST_LEN / 2;
     Bench::with(Settings { max_buffered_bytes, ..settings() }, 1)
@@ -206,7 +206,7 @@ fn who_holds_a_place_keeps_no_request_waiting_while_nothing_else_waits() {
         bench.answer([Response::ok()]);
         assert_eq!(bench.outcome(put), Some(Outcome::Stored));
     }
-    // Also those who got in line meanwhile.
+    // Also those that have queued since.
     bench.put("d");
     bench.put(&long());
     bench.put("e");
@@ -377,18 +377,18 @@ fn a_request_in_line_gets_the_room_of_an_idle_reservation() {
 enum Event {
     /// One of the services asks for a place.
     Ask(usize),
-    /// Fills it, if it has one, with a request of about so many bytes.
+    /// Fills it, if it has one, with a request of about this many bytes.
     Fill(usize, usize),
-    /// Fills what it was told that it has, without asking again.
+    /// Fills the reservation that it was granted, without asking again.
     Call(usize, usize),
     Leave(usize),
-    /// A caller puts about so many bytes.
+    /// A caller puts about this many bytes.
     Put(usize),
     /// The caller who has waited longest goes.
     Abandon,
     Take,
     Reply,
-    /// So many seconds pass.
+    /// This many seconds pass.
     Wait(u32),
 }
 
@@ -462,7 +462,7 @@ proptest! {
             );
             check(&bench, &mut services);
         }
-        // Whoever is in line gets there once the others have gone.
+        // The callers in the queue get in once the others have left.
         services.iter_mut().filter(|service| !service.waits).for_each(|service| service.leave(&mut bench));
         for round in 0.. {
             let waiting = services.iter().filter(|service| service.waits).count();

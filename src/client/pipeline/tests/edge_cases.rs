@@ -196,7 +196,7 @@ fn the_answer_to_an_expired_request_goes_to_nobody() {
     bench.take();
     bench.now += 5 * SECOND;
     let here = bench.get("b");
-    // The connection has as long again before it is given up.
+    // The connection has the same time once more before it is dropped.
     assert_eq!(bench.expire(), Some(bench.now + 5 * SECOND));
     assert_eq!(bench.outcome(late), Some(Outcome::Timeout(Delivery::Unknown)));
     assert_eq!(bench.take(), "");

@@ -57,7 +57,7 @@ impl Crowd for PutAll {
     }
 }
 
-/// Returns how many steps it takes so many callers to leave, by the order in which they do.
+/// Returns how many steps it takes this many callers to leave, by the order in which they do.
 fn steps_to_leave<C: Crowd>(number: usize, max_buffered_bytes: usize, order: Order) -> usize {
     let mut bench = Bench::with(Settings { max_buffered_bytes, ..settings() }, 1);
     bench.put("flying");

@@ -143,7 +143,7 @@ impl Model {
         let late = self.requests.iter().filter(|r| r.is_open() && r.deadline <= now);
         let late = late.map(|request| request.block).collect::<Vec<_>>();
         for block in late {
-            // Of a block of which some was sent, nobody can say what was carried out.
+            // Of a block that was sent in part, it is unknown what was carried out.
             let delivery = self.delivery(block);
             let requests = self.requests.iter_mut().filter(|request| request.block == block);
             requests.for_each(|request| request.withdraw(Outcome::Timeout(delivery)));
@@ -298,7 +298,7 @@ impl Request {
         self.outcome.is_none()
     }
 
-    /// Nobody waits for it any more, if anybody did.
+    /// No caller waits for it any more.
     fn withdraw(&mut self, outcome: Outcome) {
         if self.is_open() {
             self.outcome = Some(outcome);

@@ -15,13 +15,13 @@ use crate::{
 pub(super) enum Event {
     Put,
     Get,
-    /// A new batch, with so many requests.
+    /// A new batch, with this many requests.
     Batch(usize),
     /// More requests of a batch.
     Extend(Index, usize),
     /// A caller leaves.
     Abandon(Index),
-    /// A caller looks for its outcome; one with a batch waits until only so many are unfinished.
+    /// A caller looks for its outcome; one with a batch waits until at most this many are unfinished.
     Poll(Index, usize),
     Take,
     Reply(Vec<Reply>),

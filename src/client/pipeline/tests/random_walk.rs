@@ -40,7 +40,7 @@ struct World {
     read: Vec<String>,
     is_connected: bool,
     driver: Arc<Task>,
-    /// While the driver sleeps: when its timer will rouse it.
+    /// While the driver sleeps: when its timer will wake it.
     asleep_until: Option<Option<Instant>>,
     wakers: Vec<Waker>,
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::client::pipeline::trim::{KEPT_CALLS, QUIET_TIME};
 
-/// A bench whose pipeline has served so many puts at once.
+/// A bench whose pipeline has served this many puts at once.
 fn after_burst(puts: usize) -> Bench {
     let mut bench = Bench::with(settings(), 4096);
     for _ in 0..puts {
