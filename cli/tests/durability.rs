@@ -10,11 +10,11 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    sync::Arc,
 };
 
 use metrics_client::MetricsClient;
-use tokio::{task::JoinSet, time};
+use tokio::{sync::Semaphore, task::JoinSet};
 
 /// How many callers put at the same time.
 const CALLERS: usize = 16;
@@ -35,11 +35,17 @@ fn serve(dir: &Path) -> (Child, String) {
 
 /// Puts one second after the other until a put fails. Returns the last second that was acknowledged, and
 /// the one that was not.
-async fn put_until_killed(client: MetricsClient, caller: usize, first: i64) -> (usize, i64) {
+async fn put_until_killed(
+    client: MetricsClient,
+    acknowledged: Arc<Semaphore>,
+    caller: usize,
+    first: i64,
+) -> (usize, i64) {
     let key = format!("caller{caller}");
     let mut second = first;
     while client.put_at(&key, value(caller, second), second).await.is_ok() {
         second += 1;
+        acknowledged.add_permits(1);
     }
     (caller, second)
 }
@@ -79,11 +85,18 @@ async fn killed_server_keeps_what_it_acknowledged() {
             break;
         }
         let mut callers = JoinSet::new();
+        let acknowledged = Arc::new(Semaphore::new(0));
         for caller in 0..CALLERS {
             let first = next.get(&caller).copied().unwrap_or_default();
-            callers.spawn(put_until_killed(client.clone(), caller, first));
+            callers.spawn(put_until_killed(
+                client.clone(),
+                Arc::clone(&acknowledged),
+                caller,
+                first,
+            ));
         }
-        time::sleep(Duration::from_millis(fastrand::u64(50..400))).await;
+        // The number of acknowledgements says when it is killed, not the time.
+        acknowledged.acquire_many(fastrand::u32(1..2000)).await.unwrap().forget();
         process.kill().unwrap();
         process.wait().unwrap();
         while let Some(caller) = callers.join_next().await {

@@ -61,7 +61,7 @@ impl Resolver {
         }
     }
 
-    /// Returns the running look-up, after starting one if there is none, and true if it is for
+    /// Returns the running look-up, which this starts if necessary, and true if it is for
     /// `address`.
     fn join(&self, address: &HostPort) -> io::Result<(watch::Receiver<Option<Outcome>>, bool)> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

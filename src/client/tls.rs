@@ -74,7 +74,7 @@ impl TlsConnector {
     ///
     /// # Errors
     ///
-    /// [`TlsError::NoSystemRoots`] if there are none. Roots that cannot be used are skipped.
+    /// [`TlsError::NoSystemRoots`] if the system has no roots. Roots that cannot be used are skipped.
     pub fn with_system_roots() -> Result<Self, TlsError> {
         let mut found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();

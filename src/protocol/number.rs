@@ -218,7 +218,7 @@ pub(crate) fn parse_value(field: &[u8]) -> Option<f64> {
     fast_float2::parse(field).ok()
 }
 
-/// Reads the value that `text` begins with, and says how long it is. `None` if there is none, or if
+/// Reads the value that `text` begins with, and returns it with its length. `None` if there is no value, or if
 /// it is longer than any that is printed.
 #[inline]
 pub(crate) fn scan_value(text: &[u8]) -> Option<(f64, usize)> {

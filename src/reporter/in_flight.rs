@@ -14,7 +14,7 @@ pub(super) struct InFlight {
     replay: Option<InFlightBatch>,
     /// The outcome of the last one from the spool, until the spool takes it.
     pub(super) replayed: Option<Replayed>,
-    /// Samples that are passed over for now.
+    /// Samples that failed alone: they are left out of batches, and tried again one by one.
     pub(super) suspects: Suspects,
     pub(super) attempts: Attempts,
     /// How many batches have been started.
