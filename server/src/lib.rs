@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "influx")]
+#[doc(hidden)]
+pub mod influx;
 mod server;
 mod session;
 pub mod stats;
