@@ -4,6 +4,8 @@
 #[cfg(feature = "influx")]
 #[doc(hidden)]
 pub mod influx;
+mod log_condition;
+mod net;
 mod server;
 mod session;
 pub mod stats;

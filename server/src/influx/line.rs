@@ -1,4 +1,4 @@
-//! InfluxDB's line protocol: `measurement,tag=value field=value timestamp`, read into keys and points.
+//! The line protocol of `InfluxDB`: `measurement,tag=value field=value timestamp`, read into keys and points.
 //!
 //! The rules are those of [InfluxDB 1.x](https://docs.influxdata.com/influxdb/v1/write_protocols/line_protocol_reference/),
 //! with its unsigned integers of 2.x, and its error texts, which agents look for.
