@@ -25,7 +25,7 @@ use crate::{
 /// Without --server and `METRICS_SERVER` it measures a server of its own, which keeps points in a temporary folder
 /// (TMPDIR) and syncs each batch.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct BenchArgs {
     /// Sets how many connections the client has
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     connections: u16,
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     timeout: TimeoutArgs,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let Some(server) = &args.server else {
             let server = EmbeddedServer::start().await?;
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     })
 }
 
-async fn measure(args: &Args, address: &str, name: String) -> Result<Report, Failure> {
+async fn measure(args: &BenchArgs, address: &str, name: String) -> Result<Report, Failure> {
     let server = ServerArgs { server: address.into(), timeout: args.timeout };
     let builder = server.builder()?.max_connections(args.connections.into());
     let client = builder.connect().await.map_err(|error| server.failure(error))?;
@@ -155,7 +155,12 @@ struct Report {
 }
 
 impl Report {
-    fn new(args: &Args, server: String, elapsed: Duration, latencies: &Histogram<u64>) -> Self {
+    fn new(
+        args: &BenchArgs,
+        server: String,
+        elapsed: Duration,
+        latencies: &Histogram<u64>,
+    ) -> Self {
         let (seconds, puts) = (elapsed.as_secs_f64(), latencies.len());
         let rounded = |value: f64| (value * 100.0).round() / 100.0;
         Self {

@@ -25,7 +25,7 @@ use crate::{
 
 /// Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ImportArgs {
     /// A file, or - for standard input
     #[arg(default_value = "-")]
     file: PathBuf,
@@ -72,12 +72,12 @@ struct Import {
     counts_bytes: bool,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &ImportArgs) -> Result<(), Failure> {
     let source = Source::open(args)?;
     block_on(import(args, source))
 }
 
-async fn import(args: &Args, source: Source) -> Result<(), Failure> {
+async fn import(args: &ImportArgs, source: Source) -> Result<(), Failure> {
     // Before anything is sent: what is acknowledged is written down also when the import is interrupted.
     let mut stop = pin!(signals::stop()?);
     let client = args.server.connect().await?;
@@ -242,7 +242,7 @@ struct Source {
 }
 
 impl Source {
-    fn open(args: &Args) -> Result<Self, Failure> {
+    fn open(args: &ImportArgs) -> Result<Self, Failure> {
         if args.file.as_os_str() == "-" {
             if args.resume {
                 return Err(Failure::usage(

@@ -31,7 +31,7 @@ use crate::{
 /// What the command line leaves open is taken from METRICS_* variables, then from the file, then from the
 /// defaults. Logs go to standard error, as `RUST_LOG` says: `RUST_LOG=info,metrics_server=debug`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ServeArgs {
     /// Sets where the server listens [default: 127.0.0.1:8888]
     #[arg(long, env = "METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -89,7 +89,7 @@ enum StoreConfig {
 }
 
 /// Runs the server. `matches` says what is from the command line and what from the environment.
-pub(crate) fn run(args: Args, matches: &ArgMatches) -> Result<(), Failure> {
+pub(crate) fn run(args: ServeArgs, matches: &ArgMatches) -> Result<(), Failure> {
     let is_check = args.check_config;
     let config = Config::new(args, matches)?;
     if is_check {
@@ -100,7 +100,7 @@ pub(crate) fn run(args: Args, matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 impl Config {
-    fn new(args: Args, matches: &ArgMatches) -> Result<Self, Failure> {
+    fn new(args: ServeArgs, matches: &ArgMatches) -> Result<Self, Failure> {
         let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         // Both say where points are kept, so that the one of a lower level does not count.
         let is_flag = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
