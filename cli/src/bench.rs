@@ -12,7 +12,7 @@ use crate::{connect::ServerArgs, failure::Failure, times};
 
 /// Measures how many puts a second the server acknowledges. Stores keys that begin with metrics-bench
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct BenchArgs {
     /// Sets how many connections the client has
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     connections: u16,
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     server: ServerArgs,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let builder = args.server.builder()?.max_connections(args.connections.into());
         let client = builder.connect().await.map_err(|error| args.server.failure(error))?;

@@ -24,7 +24,7 @@ use crate::{
 
 /// Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ImportArgs {
     /// A file, or - for standard input
     #[arg(default_value = "-")]
     file: PathBuf,
@@ -80,7 +80,7 @@ struct Counts {
     refused: u64,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &ImportArgs) -> Result<(), Failure> {
     let source = Source::open(args)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .block_on(import(args, source))
 }
 
-async fn import(args: &Args, source: Source) -> Result<(), Failure> {
+async fn import(args: &ImportArgs, source: Source) -> Result<(), Failure> {
     let client = args.server.connect().await?;
     let progress = progress::bar(source.len, "importing");
     progress.set_position(source.start.bytes);
@@ -214,7 +214,7 @@ struct Source {
 }
 
 impl Source {
-    fn open(args: &Args) -> Result<Self, Failure> {
+    fn open(args: &ImportArgs) -> Result<Self, Failure> {
         if args.file.as_os_str() == "-" {
             if args.resume {
                 return Err(Failure::usage(

@@ -27,7 +27,7 @@ use crate::{
 /// What the command line leaves open is taken from METRICS_* variables, then from the file, then from the
 /// defaults. Logs go to standard error, as `RUST_LOG` says: `RUST_LOG=info,metrics_server=debug`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ServeArgs {
     /// Sets where the server listens [default: 127.0.0.1:8888]
     #[arg(long, env = "METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -78,7 +78,7 @@ enum StoreConfig {
     Disk { dir: PathBuf, store: DiskStoreBuilder },
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     let is_check = args.check_config;
     let config = Config::new(args)?;
     if is_check {
@@ -89,7 +89,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 impl Config {
-    fn new(args: Args) -> Result<Self, Failure> {
+    fn new(args: ServeArgs) -> Result<Self, Failure> {
         let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         // What the command line says of the store comes before all that the file says of it.
         let (data, store) = match (args.data, args.store) {
