@@ -12,5 +12,8 @@ pub mod wake {
 
 /// Numbers as text, as on the wire.
 pub mod number {
-    pub use crate::protocol::{MAX_TIMESTAMP_LEN, MAX_VALUE_LEN, Number, parse_timestamp, parse_value, write_timestamp, write_value};
+    pub use crate::protocol::{
+        MAX_TIMESTAMP_LEN, MAX_VALUE_LEN, Number, parse_timestamp, parse_value, write_timestamp,
+        write_value,
+    };
 }

@@ -4,6 +4,11 @@
 #[cfg(feature = "graphite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "graphite")))]
 pub mod graphite;
+#[cfg(feature = "influx")]
+#[doc(hidden)]
+pub mod influx;
+mod log_condition;
+mod net;
 mod server;
 mod session;
 pub mod stats;

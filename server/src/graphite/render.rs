@@ -125,7 +125,7 @@ impl RenderFormat {
             "raw" => Ok(Self::Raw),
             _ => Err(RenderError::Parameter {
                 parameter: "format",
-                reason: format!("{name:?} is none of json, csv, raw"),
+                reason: format!("{name:?} is not one of json, csv, raw"),
             }),
         }
     }

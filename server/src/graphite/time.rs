@@ -69,7 +69,7 @@ pub(super) fn parse_offset(text: &str) -> Result<i64, InvalidTime> {
     Ok(sign * seconds)
 }
 
-/// Returns the time zone with this IANA name, such as `Europe/Berlin`. `None` if there is none.
+/// Returns the time zone with this IANA name, such as `Europe/Berlin`. Returns `None` for any other name.
 #[must_use]
 pub fn time_zone(name: &str) -> Option<TimeZone> {
     TimeZone::get(name).ok()

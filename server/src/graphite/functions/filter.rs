@@ -32,7 +32,7 @@ pub(super) fn limit(_: &Scope<'_>, mut args: Args) -> Outcome {
     first(args.series(0), args.integer(1))
 }
 
-/// Keeps the first `n` series; a negative `n` leaves out so many at the end.
+/// Keeps the first `n` series; a negative `n` leaves out as many at the end.
 fn first(mut series: Vec<Series>, n: Option<i64>) -> Outcome {
     series.truncate(slice_index(n.unwrap_or(1), series.len()));
     Ok(series)

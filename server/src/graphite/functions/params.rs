@@ -21,7 +21,7 @@ pub(super) struct Param {
     pub(super) required: bool,
     /// Takes all arguments that are left.
     pub(super) multiple: bool,
-    /// The values that are allowed; all if there are none.
+    /// The values that are allowed; empty if every value is.
     pub(super) options: &'static [&'static str],
 }
 
@@ -218,7 +218,7 @@ impl Args {
         matches!(self.0.first(), Some(Value::Series(series)) if series.is_empty())
     }
 
-    /// Takes the series at `index`; none if there are none.
+    /// Takes the series at `index`. They are then gone.
     pub(super) fn series(&mut self, index: usize) -> Vec<Series> {
         match self.0.get_mut(index) {
             Some(Value::Series(series)) => std::mem::take(series),

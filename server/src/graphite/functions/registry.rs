@@ -316,7 +316,7 @@ const FUNCTIONS: &[Function] = &[
     Function {
         name: "isNonNull",
         group: "Transform",
-        description: "Returns 1 where there is a value, and 0 where there is none.",
+        description: "Returns 1 where there is a value, and 0 where it is missing.",
         params: &[SERIES],
         run: Run::Once(transform::is_non_null),
     },
@@ -564,7 +564,7 @@ const FUNCTIONS: &[Function] = &[
     Function {
         name: "fallbackSeries",
         group: "Special",
-        description: "Returns other series if there are none.",
+        description: "Returns other series if the first list is empty.",
         params: &[SERIES, Param::required("fallback", Kind::SeriesList)],
         run: Run::Once(filter::fallback),
     },
