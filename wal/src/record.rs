@@ -165,7 +165,7 @@ pub(crate) fn encode_record(
 }
 
 /// Visits the valid records of a segment's bytes, whatever has become of them, and returns how many
-/// bytes hold no valid record. For quarantined files, and for tools.
+/// bytes hold no valid record, without zeros at the end. For quarantined files, and for tools.
 ///
 /// `visit` returns false for a record whose payload it cannot use: it then counts as damaged.
 pub fn salvage(segment: &[u8], mut visit: impl FnMut(Record<'_>) -> bool) -> usize {
@@ -185,7 +185,9 @@ pub fn salvage(segment: &[u8], mut visit: impl FnMut(Record<'_>) -> bool) -> usi
             rest = &rest[header.len..];
         }
     }
-    segment.len() - used
+    // A segment may be filled with zeros ahead of its records.
+    let zeros = rest.iter().rev().take_while(|&&byte| byte == 0).count();
+    segment.len() - used - zeros
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {

@@ -115,7 +115,7 @@ where
     check_format(&fs, dir)?;
     let (blocks, Contents { keys, mut sealed, points }) =
         Blocks::open(database, options.cache_bytes).map_err(OpenError::blocks)?;
-    let log_options = metrics_wal::Options::new().keep_damaged(true);
+    let log_options = metrics_wal::Options::new().keep_damaged(true).max_fill_bytes(MAX_FILL_BYTES);
     let mut events = Vec::new();
     let mut log =
         Wal::open(fs, dir.join(LOG), log_options).map_err(|error| OpenError::log(error.error))?;
@@ -238,6 +238,8 @@ fn check_damage(events: &[Event]) -> Result<(), OpenError> {
 const FORMAT: &str = "FORMAT";
 const CONTENT: &[u8] = b"metrics 1\n";
 const LOG: &str = "log";
+/// How far the log is filled with zeros: a fill of this size takes some milliseconds.
+const MAX_FILL_BYTES: u64 = 1024 * 1024;
 /// The lock file of a [`DirLock`].
 const LOCK: &str = "lock";
 /// The database of blocks.
