@@ -1,6 +1,11 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "influx")]
+#[doc(hidden)]
+pub mod influx;
+mod log_condition;
+mod net;
 mod server;
 mod session;
 pub mod stats;

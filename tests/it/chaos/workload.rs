@@ -46,17 +46,8 @@ impl Agent {
 
     /// Makes one call, or a few, which may fail only with errors that the network explains.
     pub(crate) async fn call(&mut self) {
-        let call = match self.rng.u8(..12) {
-            0..4 => Call::Put,
-            4 => Call::TwoPuts,
-            5 => Call::PutRace,
-            6 => Call::PutAll(self.rng.usize(1..30)),
-            7..11 => {
-                let at = self.rng.usize(..KEYS);
-                Call::Get(Some(self.key(at)))
-            }
-            _ => Call::Get(None),
-        };
+        let keys = (0..KEYS).map(|at| self.key(at)).collect::<Vec<_>>();
+        let call = Call::random(&mut self.rng, 30, keys);
         let client = self.client.clone();
         workload::make(call, &client, self).await;
     }

@@ -2,6 +2,7 @@
 
 use std::{sync::MutexGuard, time::Duration};
 
+use fastrand::Rng;
 use metrics_client::{Error, Metrics, MetricsClient, Sample, client::ClientStats};
 use tokio::time::{self, Instant};
 
@@ -55,15 +56,11 @@ impl Agent {
     }
 
     async fn call(&mut self) {
-        let call = match fastrand::u8(..16) {
-            0..4 => Call::Put,
-            4 => Call::TwoPuts,
-            5 => Call::PutRace,
-            6..9 => Call::PutAll(fastrand::usize(..40)),
-            9..13 => Call::Get(Some(key_name(fastrand::usize(..KEYS)))),
-            13..15 => Call::Get(None),
-            _ => return self.stream().await,
-        };
+        if fastrand::u8(..16) == 0 {
+            return self.stream().await;
+        }
+        // Its seed comes from that of the simulation.
+        let call = Call::random(&mut Rng::new(), 40, (0..KEYS).map(key_name));
         let client = self.client.clone();
         workload::make(call, &client, self).await;
     }

@@ -404,7 +404,9 @@ async fn one_sync_serves_all_that_wait_and_blocks_no_read() {
     gate.entered.recv().await.unwrap();
     let others: Vec<_> = (2..100).map(|second| tokio::spawn(apply(second))).collect();
     // Lets each of them queue its batch.
-    tokio::task::yield_now().await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
     // Unsynced points are not visible, and reads do not wait.
     assert_eq!(all(&store).await, [row("a", 0, 0.0)]);
     gate.open();
@@ -520,7 +522,8 @@ async fn damaged_record_costs_its_points_only() {
     // The segment is kept when it is removed from the log.
     store.close().await;
     let files = disk.fs.files();
-    assert!(files.keys().any(|path| path.to_string_lossy().ends_with(".damaged")), "{files:?}");
+    let kept = Path::new("/data/damaged/000001-00000000000000000000.log");
+    assert!(files.contains_key(kept), "{:?}", files.keys());
 }
 
 #[tokio::test]

@@ -1,4 +1,7 @@
-//! The callers of a script.
+//! The callers of a script, which says when a call begins and when it is dropped.
+//!
+//! They do not use `crate::workload`: nothing here is random, each call is held and dropped from
+//! outside, and some calls are invalid on purpose.
 
 use std::time::Duration;
 
