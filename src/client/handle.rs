@@ -430,3 +430,15 @@ impl Drop for Handle {
         self.pool.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn future_of_a_put_is_small() {
+        let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
+        let len = size_of_val(&client.put("palm.cpu", 23.7));
+        assert!(len <= 128, "{len} bytes for each put in flight");
+    }
+}
