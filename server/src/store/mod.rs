@@ -24,7 +24,10 @@ mod tee;
 pub use batch::{Iter, PutBatch};
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
-pub use disk::{DiskSnapshot, DiskStats, DiskStore, DiskStoreBuilder, Fsync, OpenError};
+pub use disk::{
+    Backup, BackupError, BackupWriter, CheckReport, Damage, Deleted, Deletion, DiskSnapshot,
+    DiskStats, DiskStore, DiskStoreBuilder, Fsync, OpenError, Progress, check,
+};
 #[cfg(feature = "disk")]
 #[doc(hidden)]
 pub use disk::{fuzz_block, fuzz_record};
@@ -130,6 +133,24 @@ pub trait Store: Send + Sync + 'static {
             Ok(keys)
         }
     }
+
+    /// Returns the point of `key` with the latest second; `None` if there is no point.
+    ///
+    /// The default reads every point of the key; a store that can seek should override it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    fn last(&self, key: &Key) -> impl Future<Output = Result<Option<Point>, StoreError>> + Send {
+        async move {
+            let mut snapshot = self.get(&Selector::Key(key.clone())).await?;
+            let mut last = None;
+            while let Some(block) = snapshot.next_block().await? {
+                last = block.points.last().copied().or(last);
+            }
+            Ok(last)
+        }
+    }
 }
 
 impl<S: Store> Store for Arc<S> {
@@ -159,6 +180,10 @@ impl<S: Store> Store for Arc<S> {
         pattern: &KeyPattern,
     ) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send {
         S::keys(self, pattern)
+    }
+
+    fn last(&self, key: &Key) -> impl Future<Output = Result<Option<Point>, StoreError>> + Send {
+        S::last(self, key)
     }
 }
 
