@@ -12,6 +12,7 @@ mod export;
 mod failure;
 mod get;
 mod host;
+mod http;
 mod import;
 mod lines;
 mod man;

@@ -81,11 +81,17 @@ impl Browser {
             body.len()
         );
         peer.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        peer.read_to_end(&mut answer).await.unwrap();
-        let answer = String::from_utf8(answer).unwrap();
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        let value: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"));
+        // The driver keeps the connection open.
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(peer.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let len = head.split("content-length:").nth(1).and_then(|rest| rest.lines().next());
+        let mut body = vec![0; len.expect("a length").trim().parse().unwrap()];
+        peer.read_exact(&mut body).await.unwrap();
+        let body = str::from_utf8(&body).unwrap();
+        let value: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{body}"));
         assert!(value["value"]["error"].is_null(), "{path}: {value}");
         value["value"].clone()
     }
@@ -221,6 +227,7 @@ async fn points_are_drawn_as_they_come() {
     browser.screenshot("live").await;
 
     // A drag zooms, a double click goes back.
+    assert_eq!(browser.evaluate("location.hash.includes('from=')").await, false);
     let origin = "const over = document.querySelector('.u-over').getBoundingClientRect()";
     let edges = browser
         .command("execute/sync", json!({ "script": format!("{origin}; return [over.left, over.top, over.width];"), "args": [] }))

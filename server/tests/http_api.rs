@@ -20,7 +20,8 @@ async fn documented_requests_are_answered_as_documented() {
     let serving = tokio::spawn(server.serve());
     let run = tokio::task::spawn_blocking(move || {
         let docs = include_str!("../../docs/http-api.md");
-        let blocks = docs.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+        let blocks =
+            docs.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
         let mut count = 0;
         for block in blocks {
             for example in block.split("$ ").skip(1) {

@@ -222,9 +222,7 @@ function draw(key, chart) {
   }
   let [from, until] = range();
   if (from === null) [from, until] = last < 0 ? [0, 1] : [seconds[0], Math.max(seconds[last], seconds[0] + 1)];
-  chart.isOurs = true;
   chart.plot.setScale("x", { min: from, max: until });
-  chart.isOurs = false;
 }
 
 function options(key, chart) {
@@ -235,17 +233,24 @@ function options(key, chart) {
   return {
     width: Math.max(200, chart.figure.clientWidth - 18),
     height: 190,
-    cursor: { sync: { key: "metrics" }, drag: { x: true, y: false } },
+    cursor: {
+      sync: { key: "metrics" },
+      drag: { x: true, y: false, setScale: false },
+      // Going back is ours.
+      bind: { dblclick: () => null },
+    },
     scales: { x: { time: true } },
     legend: { live: true },
     series: [{ label: "time" }, { label: key, stroke: color, fill: color + "22", width: 1.5, spanGaps: true, value: (_, value) => value === null ? "" : number(value) }],
     axes: [axis, { ...axis, size: 70, values: (_, ticks) => ticks.map((tick) => tick === null ? "" : number(tick)) }],
     hooks: {
-      setScale: [(plot, scale) => {
-        if (scale !== "x" || chart.isOurs || !plot.status) return;
-        // The user has dragged.
-        const { min, max } = plot.scales.x;
-        if (max - min >= 2) zoom([min, max]);
+      // The user has dragged.
+      setSelect: [(plot) => {
+        const { left, width } = plot.select;
+        if (width < 3) return;
+        const selected = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
+        plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+        if (selected[1] - selected[0] >= 2) zoom(selected);
       }],
     },
   };
