@@ -1,5 +1,6 @@
 //! Graphite's render API: against answers that graphite-web gave, and against graphite-web itself.
 
+mod clients;
 mod random_targets;
 mod recorded;
 mod reference;
