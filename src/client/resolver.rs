@@ -122,6 +122,7 @@ pub(super) mod tests {
     };
 
     use tokio::join;
+    use tokio_test::{assert_pending, task};
 
     use super::*;
 
@@ -157,12 +158,14 @@ pub(super) mod tests {
         let found = vec![SocketAddr::from(([127, 0, 0, 1], 8888))];
         for round in 1..=3 {
             let answer = async { hanging.answers.send(Ok(found.clone())).unwrap() };
-            let (one, other, ()) = join!(biased; resolver.resolve(&name), resolver.resolve(&name), answer);
+            let (one, other, ()) =
+                join!(biased; resolver.resolve(&name), resolver.resolve(&name), answer);
             assert_eq!((&*one.unwrap(), &*other.unwrap()), (&*found, &*found));
             assert_eq!(hanging.begun.load(Ordering::SeqCst), round);
         }
         let fail = async { drop(hanging.answers) };
-        let (one, other, ()) = join!(biased; resolver.resolve(&name), resolver.resolve(&name), fail);
+        let (one, other, ()) =
+            join!(biased; resolver.resolve(&name), resolver.resolve(&name), fail);
         for error in [one.unwrap_err(), other.unwrap_err()] {
             assert_eq!(error.to_string(), "no name server answers");
         }
@@ -175,9 +178,7 @@ pub(super) mod tests {
         let (hanging, resolver) = Hanging::new();
         let name = address("metrics.internal:8888");
         for _ in 0..3 {
-            let mut dial = std::pin::pin!(resolver.resolve(&name));
-            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dial.as_mut().poll(cx)));
-            assert!(polled.await.is_pending());
+            assert_pending!(task::spawn(resolver.resolve(&name)).poll());
         }
         // The last one joins before the answer ends the look-up.
         let answer = async { hanging.answers.send(Ok(Vec::new())).unwrap() };
@@ -193,9 +194,7 @@ pub(super) mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let name = address("metrics.internal:8888");
-            let mut dial = std::pin::pin!(resolver.resolve(&name));
-            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dial.as_mut().poll(cx)));
-            assert!(polled.await.is_pending());
+            assert_pending!(task::spawn(resolver.resolve(&name)).poll());
         });
         let (ending, ended) = mpsc::channel();
         thread::spawn(move || {

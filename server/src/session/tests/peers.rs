@@ -3,6 +3,7 @@
 use std::{pin::Pin, task::Context};
 
 use tokio::io::ReadBuf;
+use tokio_test::{assert_pending, task};
 
 use super::*;
 
@@ -102,14 +103,10 @@ async fn slices_of(bytes: &[u8], count: usize) -> Vec<(Vec<usize>, usize)> {
     let stop = CancellationToken::new();
     let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
     let io = CountingIo(io, Arc::clone(&reads));
-    let mut session = Box::pin(run(io, None, shared, usage.clone(), stop));
+    let mut session = task::spawn(run(io, None, shared, usage.clone(), stop));
     let mut seen = Vec::new();
     for _ in 0..count {
-        poll_fn(|cx| {
-            assert!(session.as_mut().poll(cx).is_pending());
-            Poll::Ready(())
-        })
-        .await;
+        assert_pending!(session.poll());
         seen.push((std::mem::take(&mut *reads.lock().unwrap()), usage.take()));
     }
     seen
