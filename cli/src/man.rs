@@ -8,10 +8,10 @@ use crate::failure::Failure;
 ///
 /// To read it: `metrics man | man -l -`
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct ManArgs {}
 
 /// Prints the manual page of `command`.
-pub(crate) fn run(Args {}: &Args, mut command: clap::Command) -> Result<(), Failure> {
+pub(crate) fn run(ManArgs {}: &ManArgs, mut command: clap::Command) -> Result<(), Failure> {
     let mut page = Vec::new();
     command.build();
     let man = clap_mangen::Man::new(command.clone());

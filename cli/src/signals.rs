@@ -4,8 +4,14 @@ use std::{future::Future, io, process, thread};
 
 use tokio::{runtime, sync::oneshot};
 
-/// Handles SIGTERM and SIGINT (Ctrl-C) from now on. The future completes at the first signal; at the second the
-/// process exits with the status that shells use, 143 or 130.
+/// The number of SIGINT.
+pub(crate) const INTERRUPT: i32 = 2;
+
+/// The number of SIGTERM.
+const TERMINATE: i32 = 15;
+
+/// Handles SIGTERM and SIGINT (Ctrl-C) from now on. The future returns the number of the first signal; at the second
+/// the process exits with the status that shells use, 143 or 130.
 ///
 /// `docker stop` and systemd send SIGTERM, which the first process of a container ignores without a handler. A
 /// thread waits for the signals, so that the second one works even if the program's runtime is blocked.
@@ -13,7 +19,7 @@ use tokio::{runtime, sync::oneshot};
 /// # Errors
 ///
 /// If the signal handlers or the thread cannot be created.
-pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
+pub(crate) fn stop() -> io::Result<impl Future<Output = i32>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = {
         let _on = runtime.enter();
@@ -22,15 +28,19 @@ pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
     let (sender, stopped) = oneshot::channel();
     let wait = move || {
         runtime.block_on(async {
-            signals.next().await;
+            let first = signals.next().await;
             // Fails if the program has ended already.
-            let _ = sender.send(());
+            let _ = sender.send(first);
             process::exit(128 + signals.next().await);
         });
     };
     thread::Builder::new().name("signals".into()).spawn(wait)?;
     Ok(async {
-        let _ = stopped.await;
+        match stopped.await {
+            Ok(signal) => signal,
+            // The thread never ends without a signal, and without a signal nothing is to stop.
+            Err(_) => std::future::pending().await,
+        }
     })
 }
 
@@ -52,8 +62,8 @@ impl Signals {
     /// Waits for the next signal, and returns its number.
     async fn next(&mut self) -> i32 {
         tokio::select! {
-            _ = self.terminate.recv() => 15,
-            _ = self.interrupt.recv() => 2,
+            _ = self.terminate.recv() => TERMINATE,
+            _ = self.interrupt.recv() => INTERRUPT,
         }
     }
 }
@@ -76,9 +86,9 @@ impl Signals {
 
     async fn next(&mut self) -> i32 {
         tokio::select! {
-            _ = self.ctrl_c.recv() => 2,
-            _ = self.ctrl_break.recv() => 2,
-            _ = self.shutdown.recv() => 15,
+            _ = self.ctrl_c.recv() => INTERRUPT,
+            _ = self.ctrl_break.recv() => INTERRUPT,
+            _ = self.shutdown.recv() => TERMINATE,
         }
     }
 }

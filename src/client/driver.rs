@@ -23,7 +23,7 @@ use super::{
     dialer::{BoxFuture, Connected, Dialer},
     distrust::Distrust,
     driver_log::DriverLog,
-    hangup::{self, Dialed, Loss},
+    hangup::{self, ConnectionLoss, Dialed},
     probe,
     retirement::Retirement,
     settings::{ConnectionConfig, Pipelining},
@@ -36,7 +36,7 @@ pub(super) struct Driver<C: Connector> {
     shared: Arc<Shared>,
     plan: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
-    state: State<C::Io>,
+    state: DriverState<C::Io>,
     /// The index of the server that the connection leads to, or the last one did.
     server: usize,
     /// How many servers in a row have been connected to and have not answered.
@@ -66,7 +66,7 @@ pub(super) struct Driver<C: Connector> {
 type Closing<Io> = (Box<Connection<Io>>, Pin<Box<Sleep>>);
 
 /// The state of the driver's connection.
-enum State<Io> {
+enum DriverState<Io> {
     /// There is no connection, and no request waits.
     Idle,
     Dialing(BoxFuture<Result<Dialed<Io>, ConnectionError>>),
@@ -96,7 +96,7 @@ impl<C: Connector> Driver<C> {
         let mut driver = Self {
             shared,
             dialer,
-            state: State::Idle,
+            state: DriverState::Idle,
             server: 0,
             bad_servers: 0,
             unanswered_losses: 0,
@@ -121,35 +121,35 @@ impl<C: Connector> Driver<C> {
 
     fn poll_state(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.state {
-            State::Idle => {
+            DriverState::Idle => {
                 if self.shared.pipeline().is_drained() {
                     return self.poll_disconnected(cx);
                 }
                 self.dial();
             }
-            State::Dialing(dialling) => match dialling.as_mut().poll(cx) {
+            DriverState::Dialing(dialling) => match dialling.as_mut().poll(cx) {
                 Poll::Ready(Ok(dialed)) => self.on_connected(dialed),
                 Poll::Ready(Err(fault)) => self.on_connect_failed(fault),
                 Poll::Pending => return self.poll_disconnected(cx),
             },
-            State::Backoff(wait) => match wait.as_mut().poll(cx) {
+            DriverState::Backoff(wait) => match wait.as_mut().poll(cx) {
                 Poll::Ready(()) => self.dial(),
                 Poll::Pending => return self.poll_disconnected(cx),
             },
-            State::Connected(_) => return self.poll_connected(cx),
-            State::Closing(connection, limit) => {
+            DriverState::Connected(_) => return self.poll_connected(cx),
+            DriverState::Closing(connection, limit) => {
                 if connection.poll_close(cx).is_pending() && limit.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
                 self.on_closed(None);
             }
-            State::Closed => return Poll::Pending,
+            DriverState::Closed => return Poll::Pending,
         }
         Poll::Ready(())
     }
 
     fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let State::Connected(connection) = &mut self.state else {
+        let DriverState::Connected(connection) = &mut self.state else {
             return Poll::Ready(());
         };
         if let Poll::Ready(can_pipeline) = connection.poll_probe(cx) {
@@ -178,7 +178,7 @@ impl<C: Connector> Driver<C> {
         if self.poll_retirement(cx).is_ready() {
             return Poll::Ready(());
         }
-        let State::Connected(connection) = &mut self.state else {
+        let DriverState::Connected(connection) = &mut self.state else {
             return Poll::Ready(());
         };
         let mut pipeline = self.shared.pipeline();
@@ -190,10 +190,11 @@ impl<C: Connector> Driver<C> {
         }
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
-            if let State::Connected(connection) = std::mem::replace(&mut self.state, State::Closed)
+            if let DriverState::Connected(connection) =
+                std::mem::replace(&mut self.state, DriverState::Closed)
             {
                 let limit = Box::pin(time::sleep(CLOSE_TIME_LIMIT));
-                self.state = State::Closing(connection, limit);
+                self.state = DriverState::Closing(connection, limit);
             }
             return Poll::Ready(());
         }
@@ -234,7 +235,9 @@ impl<C: Connector> Driver<C> {
         pipeline.set_window(1);
         let wanted = !pipeline.is_drained();
         drop(pipeline);
-        if let State::Connected(connection) = std::mem::replace(&mut self.state, State::Idle) {
+        if let DriverState::Connected(connection) =
+            std::mem::replace(&mut self.state, DriverState::Idle)
+        {
             self.retired = Some((connection, Box::pin(time::sleep(CLOSE_TIME_LIMIT))));
         }
         tracing::debug!(address = self.dialer.address(self.server).as_str(), "connection retired");
@@ -265,7 +268,7 @@ impl<C: Connector> Driver<C> {
             return Poll::Ready(());
         }
         pipeline.park(cx.waker(), false);
-        let idle = matches!(self.state, State::Idle) && !pipeline.is_drained();
+        let idle = matches!(self.state, DriverState::Idle) && !pipeline.is_drained();
         if idle || self.timer.set_if_earlier(pipeline.next_expiry()) {
             return Poll::Ready(());
         }
@@ -282,7 +285,7 @@ impl<C: Connector> Driver<C> {
             }
             let now = Instant::now();
             let is_late = self.shared.pipeline().next_expiry().is_some_and(|at| at <= now);
-            if is_late && let State::Connected(connection) = &mut self.state {
+            if is_late && let DriverState::Connected(connection) = &mut self.state {
                 let connector = &self.dialer.connector;
                 match connection.poll_before_judging(cx, connector, &self.shared, &mut self.wakers)
                 {
@@ -300,7 +303,7 @@ impl<C: Connector> Driver<C> {
                 if self.shared.pipeline().in_flight() > 1 {
                     self.distrust.stalled(now);
                 }
-                if let State::Connected(connection) = &self.state {
+                if let DriverState::Connected(connection) = &self.state {
                     self.dialer.connector.abort(connection.io());
                 }
                 self.leave_server();
@@ -312,7 +315,7 @@ impl<C: Connector> Driver<C> {
             wake_all(&mut self.wakers);
             if is_quiet {
                 self.wakers = Vec::new();
-                if let State::Connected(connection) = &mut self.state {
+                if let DriverState::Connected(connection) = &mut self.state {
                     connection.trim();
                 }
             }
@@ -334,11 +337,11 @@ impl<C: Connector> Driver<C> {
         pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
         drop(pipeline);
         wake_all(&mut self.wakers);
-        let limits = hangup::Limits {
+        let limits = hangup::CheckLimits {
             time: self.plan.settings.stall_timeout(),
             bytes: self.plan.max_response_bytes,
         };
-        self.state = State::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
+        self.state = DriverState::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
     }
 
     fn on_connected(&mut self, dialed: Dialed<C::Io>) {
@@ -367,7 +370,7 @@ impl<C: Connector> Driver<C> {
         drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
         let limit = self.plan.max_response_bytes;
-        self.state = State::Connected(Box::new(Connection::new(
+        self.state = DriverState::Connected(Box::new(Connection::new(
             dialed,
             limit,
             probe_after,
@@ -408,7 +411,9 @@ impl<C: Connector> Driver<C> {
             self.log.disconnected(address, ErrorChain(&fault), retried);
         }
         let (has_responded, is_probing) = match &self.state {
-            State::Connected(connection) => (connection.has_responded(), connection.is_probing()),
+            DriverState::Connected(connection) => {
+                (connection.has_responded(), connection.is_probing())
+            }
             _ => (false, false),
         };
         if is_probing {
@@ -428,7 +433,7 @@ impl<C: Connector> Driver<C> {
             self.back_off(&fault);
         } else {
             // No request needs a connection, so this is not a failure: servers close idle ones.
-            self.state = State::Idle;
+            self.state = DriverState::Idle;
             self.shared.set_state(ConnectionState::Disconnected);
         }
     }
@@ -461,11 +466,11 @@ impl<C: Connector> Driver<C> {
 
     /// Fails the request that ended the connection, if it is known to have done so: says whether.
     fn search_for_cause(&mut self, fault: &ConnectionError) -> bool {
-        let State::Connected(connection) = &self.state else {
+        let DriverState::Connected(connection) = &self.state else {
             return false;
         };
         let mut pipeline = self.shared.pipeline();
-        let loss = Loss {
+        let loss = ConnectionLoss {
             due: pipeline.due_next(),
             last: pipeline.sent_last(),
             was_alone: pipeline.in_flight() == 1,
@@ -493,7 +498,7 @@ impl<C: Connector> Driver<C> {
         self.bad_servers = 0;
         match self.backoff.next(Instant::now()) {
             Some(at) => {
-                self.state = State::Backoff(Box::pin(time::sleep_until(at)));
+                self.state = DriverState::Backoff(Box::pin(time::sleep_until(at)));
                 self.shared.set_state(ConnectionState::Disconnected);
             }
             None => self.on_closed(Some(fault)),
@@ -501,7 +506,7 @@ impl<C: Connector> Driver<C> {
     }
 
     fn on_closed(&mut self, fault: Option<&Arc<ConnectionError>>) {
-        self.state = State::Closed;
+        self.state = DriverState::Closed;
         self.shared.pipeline().close_now(fault, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.shared.set_state(ConnectionState::Closed);
@@ -515,13 +520,13 @@ impl<C: Connector> Future for Driver<C> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         driver.is_polled = true;
-        if let State::Connected(connection) = &mut driver.state {
+        if let DriverState::Connected(connection) = &mut driver.state {
             connection.renew_budget();
         }
         let polled = loop {
             driver.poll_timer(cx);
             driver.poll_retired(cx);
-            if let State::Closed = driver.state {
+            if let DriverState::Closed = driver.state {
                 break Poll::Ready(());
             }
             if driver.poll_state(cx).is_pending() {
@@ -536,7 +541,7 @@ impl<C: Connector> Future for Driver<C> {
 /// Ends all calls, also when the driver panics or its runtime is dropped.
 impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
-        if !matches!(self.state, State::Closed) {
+        if !matches!(self.state, DriverState::Closed) {
             if !self.is_polled {
                 self.shared.pipeline().orphan();
             }

@@ -27,11 +27,11 @@ type LookUp = dyn Fn(&HostPort) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 struct Pending {
     address: HostPort,
-    outcome: watch::Receiver<Option<Outcome>>,
+    outcome: watch::Receiver<Option<LookupOutcome>>,
 }
 
 /// What a look-up has found, or the kind and the text of its error.
-type Outcome = Result<Arc<[SocketAddr]>, (io::ErrorKind, Arc<str>)>;
+type LookupOutcome = Result<Arc<[SocketAddr]>, (io::ErrorKind, Arc<str>)>;
 
 impl Resolver {
     pub(super) fn new(
@@ -63,7 +63,10 @@ impl Resolver {
 
     /// Returns the running look-up, which this starts if necessary, and true if it is for
     /// `address`.
-    fn join(&self, address: &HostPort) -> io::Result<(watch::Receiver<Option<Outcome>>, bool)> {
+    fn join(
+        &self,
+        address: &HostPort,
+    ) -> io::Result<(watch::Receiver<Option<LookupOutcome>>, bool)> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pending) = last.as_ref().filter(|pending| pending.is_under_way()) {
             return Ok((pending.outcome.clone(), pending.address == *address));

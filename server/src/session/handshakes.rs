@@ -31,7 +31,8 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::{conn_limit::source_of, scheduler::Usage};
+use super::scheduler::Usage;
+use crate::net::source_of;
 
 /// Admits handshakes to signing. All clones of a [`TlsAcceptor`](super::TlsAcceptor) share one, also
 /// in several servers.

@@ -17,7 +17,6 @@ use tracing::{debug, field::DisplayValue, info};
 use crate::store::{PutBatch, Store};
 
 mod close_reason;
-mod conn_limit;
 mod deadline;
 #[cfg(unix)]
 pub(crate) mod descriptors;

@@ -14,7 +14,7 @@ use std::{
 use metrics_client::internal::wake::wake_each;
 use tokio::{runtime::Handle, sync::Notify, task::yield_now};
 
-use super::conn_limit::ConnectionPermit;
+use crate::net::ConnectionPermit;
 
 /// Start-time fair queueing of all sessions (P. Goyal, H. Vin and H. Cheng, SIGCOMM 1996).
 ///

@@ -24,7 +24,10 @@ mod tee;
 pub use batch::{Iter, PutBatch};
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
-pub use disk::{DiskSnapshot, DiskStats, DiskStore, DiskStoreBuilder, Fsync, OpenError};
+pub use disk::{
+    Backup, BackupError, BackupWriter, CheckReport, Damage, Deleted, Deletion, DiskSnapshot,
+    DiskStats, DiskStore, DiskStoreBuilder, Fsync, OpenError, Progress, check,
+};
 #[cfg(feature = "disk")]
 #[doc(hidden)]
 pub use disk::{fuzz_block, fuzz_record};

@@ -5,7 +5,7 @@ use std::{net::IpAddr, task::Wake, time::Duration};
 use tokio::time::timeout;
 
 use super::*;
-use crate::session::conn_limit::PerSourceLimit;
+use crate::net::PerSourceLimit;
 
 const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 0, 0, 2];
