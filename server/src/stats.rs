@@ -34,13 +34,13 @@ pub struct ServerStats {
 /// Reads the [`ServerStats`] of a server while it serves; returned by
 /// [`Server::stats_handle`](crate::Server::stats_handle).
 #[derive(Clone, Debug)]
-pub struct StatsHandle(pub(crate) Arc<Counters>);
+pub struct StatsHandle(pub(crate) Arc<ServerCounters>);
 
 impl StatsHandle {
     /// Returns the current counters. Each is exact; together they may be a moment apart.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
-        let Counters {
+        let ServerCounters {
             accepted,
             ended,
             rejected_connections,
@@ -69,22 +69,22 @@ impl StatsHandle {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) accepted: Counter,
-    pub(crate) ended: Counter,
-    pub(crate) rejected_connections: Counter,
-    pub(crate) puts: Counter,
-    pub(crate) gets: Counter,
-    pub(crate) invalid_requests: Counter,
-    pub(crate) failed: Counter,
-    pub(crate) incomplete_lines: Counter,
-    pub(crate) failed_handshakes: Counter,
+pub(crate) struct ServerCounters {
+    pub(crate) accepted: EventCounter,
+    pub(crate) ended: EventCounter,
+    pub(crate) rejected_connections: EventCounter,
+    pub(crate) puts: EventCounter,
+    pub(crate) gets: EventCounter,
+    pub(crate) invalid_requests: EventCounter,
+    pub(crate) failed: EventCounter,
+    pub(crate) incomplete_lines: EventCounter,
+    pub(crate) failed_handshakes: EventCounter,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
+pub(crate) struct EventCounter(AtomicU64);
 
-impl Counter {
+impl EventCounter {
     pub(crate) fn add(&self, count: usize) {
         self.0.fetch_add(count as u64, Ordering::Relaxed);
     }

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    oracle::{PROBE, Shared, WRONG_COMMAND},
+    oracle::{PROBE, SharedOracle, WRONG_COMMAND},
     peer::{MockDialer, MockNetwork, with_timeout},
 };
 
@@ -70,7 +70,7 @@ async fn line_framing_server_is_pipelined() {
 async fn serial_server_gets_one_request_per_connection() {
     const CONNECTIONS: usize = 4;
     // No request is answered before each connection has one.
-    let (server, builder) = Server::holding(Framing::FirstOfSegment, CONNECTIONS);
+    let (server, builder) = QuirkyServer::holding(Framing::FirstOfSegment, CONNECTIONS);
     let builder = builder.pipelining(Pipelining::Off).max_connections(CONNECTIONS);
     let client = builder.connect().await.unwrap();
     let mut puts = JoinSet::new();
@@ -92,7 +92,7 @@ async fn serial_server_gets_one_request_per_connection() {
 /// Serves some thousand calls of many tasks, checks each answer, and returns the most requests that
 /// the server had at once.
 async fn most_at_once(framing: Framing) -> usize {
-    let (mut server, builder) = Server::holding(framing, 1);
+    let (mut server, builder) = QuirkyServer::holding(framing, 1);
     let client = builder.connect().await.unwrap();
     let oracle = call(&client, BTreeMap::new()).await;
     // From here on the client knows what the server can do.
@@ -118,13 +118,13 @@ const TASKS: u64 = 32;
 /// How many calls each task makes.
 const CALLS: u64 = 16;
 
-type Series = BTreeMap<i64, f64>;
+type StoredSeries = BTreeMap<i64, f64>;
 
 /// Puts and gets from many tasks, each with keys of its own, on top of what is stored already.
 async fn call(
     client: &MetricsClient,
-    stored: BTreeMap<String, Series>,
-) -> BTreeMap<String, Series> {
+    stored: BTreeMap<String, StoredSeries>,
+) -> BTreeMap<String, StoredSeries> {
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         let keys = (0..2).map(|at| format!("task{task:02}.{at}"));
@@ -157,7 +157,7 @@ async fn call(
     stored
 }
 
-fn points(series: &Series) -> Vec<Point> {
+fn points(series: &StoredSeries) -> Vec<Point> {
     series.iter().map(|(&timestamp, &value)| Point::new(value, timestamp)).collect()
 }
 
@@ -183,12 +183,12 @@ enum Framing {
 }
 
 /// A server behind such framing.
-struct Server {
+struct QuirkyServer {
     most_at_once: Arc<AtomicUsize>,
     probed: watch::Receiver<bool>,
 }
 
-impl Server {
+impl QuirkyServer {
     /// Starts a server that withholds its first answers until `connections` connections have a request.
     fn holding(framing: Framing, connections: usize) -> (Self, ClientBuilder<MockDialer>) {
         let (mut network, builder) = MockNetwork::new();
@@ -197,7 +197,7 @@ impl Server {
         let (probe_ended, probed) = watch::channel(false);
         let most = Arc::clone(&most_at_once);
         tokio::spawn(async move {
-            let oracle = Shared::default();
+            let oracle = SharedOracle::default();
             for number in 0.. {
                 let session = Session {
                     io: network.accept().await.into_io(),
@@ -229,7 +229,7 @@ struct Session {
     io: DuplexStream,
     number: usize,
     framing: Framing,
-    oracle: Shared,
+    oracle: SharedOracle,
     most_at_once: Arc<AtomicUsize>,
     all_asked: Arc<Barrier>,
 }

@@ -38,11 +38,11 @@ use crate::net::source_of;
 /// in several servers.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes {
-    queue: Mutex<Queue>,
+    queue: Mutex<HandshakeQueue>,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct HandshakeQueue {
     /// How many handshakes are admitted and not over.
     running: usize,
     /// The start tag of the latest admitted handshake, in nanoseconds of signing.
@@ -107,13 +107,13 @@ impl Handshakes {
         handshake.await.map_err(|(error, io)| (error, Some(io)))
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, HandshakeQueue> {
         // No panic can leave the queue inconsistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Queue {
+impl HandshakeQueue {
     /// Admits handshakes while fewer than `limit` are running. Their wakers are pushed to `wakers`.
     fn admit(&mut self, limit: usize, wakers: &mut Vec<Waker>) {
         while self.running < limit

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{HANG, SHORT, builder, is_late, is_reset, with_timeout, works_again};
-use crate::oracle::{self, Shared};
+use crate::oracle::{self, SharedOracle};
 
 /// A server whose first connection the test plays. The others find one that does its part.
 async fn listen(buffer: Option<u32>) -> TcpListener {
@@ -75,7 +75,7 @@ async fn reset_in_a_response_retries_the_put_if_allowed() {
         let server = async {
             let (io, _) = listener.accept().await.unwrap();
             reset_after(io, "put a 1.0 1\n", "ok").await;
-            tokio::spawn(oracle::serve(listener, Shared::default()));
+            tokio::spawn(oracle::serve(listener, SharedOracle::default()));
         };
         let (put, ()) = with_timeout(async { join!(client.put_at("a", 1.0, 1), server) }).await;
         match put {
@@ -133,7 +133,7 @@ async fn silent_server_fails_calls_in_time() {
         let sent = errors.iter().filter(|error| is_late(error)).count();
         let unsent = errors.iter().filter(|error| error.delivery() == Delivery::NotSent).count();
         assert_eq!((sent, unsent), (50, 150));
-        tokio::spawn(oracle::serve(listener, Shared::default()));
+        tokio::spawn(oracle::serve(listener, SharedOracle::default()));
         works_again(&client).await;
         silent.abort();
     }
@@ -165,7 +165,7 @@ async fn zero_window_ends_the_connection_and_retries() {
         let (client, key) = (client.clone(), Arc::clone(&key));
         calls.spawn(async move { client.put_at(key, 1.0, at).await.unwrap() });
     }
-    let oracle = Shared::default();
+    let oracle = SharedOracle::default();
     let _silent = with_timeout(listener.accept()).await.unwrap();
     tokio::spawn(oracle::serve(listener, Arc::clone(&oracle)));
     with_timeout(calls.join_all()).await;
