@@ -70,21 +70,21 @@ impl StatsHandle {
 
 #[derive(Debug, Default)]
 pub(crate) struct ServerCounters {
-    pub(crate) accepted: EventCounter,
-    pub(crate) ended: EventCounter,
-    pub(crate) rejected_connections: EventCounter,
-    pub(crate) puts: EventCounter,
-    pub(crate) gets: EventCounter,
-    pub(crate) invalid_requests: EventCounter,
-    pub(crate) failed: EventCounter,
-    pub(crate) incomplete_lines: EventCounter,
-    pub(crate) failed_handshakes: EventCounter,
+    pub(crate) accepted: Counter,
+    pub(crate) ended: Counter,
+    pub(crate) rejected_connections: Counter,
+    pub(crate) puts: Counter,
+    pub(crate) gets: Counter,
+    pub(crate) invalid_requests: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) incomplete_lines: Counter,
+    pub(crate) failed_handshakes: Counter,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct EventCounter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
-impl EventCounter {
+impl Counter {
     pub(crate) fn add(&self, count: usize) {
         self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
