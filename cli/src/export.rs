@@ -10,7 +10,7 @@ use crate::{
 
 /// Prints everything that is stored, as lines that `import` reads
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ExportArgs {
     /// A key, or * for all keys
     #[arg(default_value = "*")]
     selector: String,
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     server: ServerArgs,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &ExportArgs) -> Result<(), Failure> {
     args.range.check()?;
     block_on(async {
         let client = args.server.connect().await?;

@@ -9,7 +9,7 @@ use crate::{
 
 /// Prints what is stored for a key, or for all keys
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct GetArgs {
     /// A key, or * for all keys
     selector: String,
     #[command(flatten)]
@@ -23,7 +23,7 @@ pub(crate) struct Args {
     server: ServerArgs,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
     args.range.check()?;
     let count = block_on(async {
         let client = args.server.connect().await?;

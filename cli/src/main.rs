@@ -2,10 +2,12 @@
 
 mod bench;
 mod bulk;
+mod checkpoint;
 mod completions;
 mod config;
 mod connect;
 mod demo;
+mod embedded;
 mod export;
 mod failure;
 mod get;
@@ -13,16 +15,18 @@ mod host;
 mod import;
 mod lines;
 mod man;
+mod memory;
 mod output;
 mod progress;
 mod put;
 mod serve;
 mod signals;
+mod size;
 mod times;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::Failure;
 
@@ -39,27 +43,30 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Args),
-    Put(put::Args),
-    Get(get::Args),
-    Import(import::Args),
-    Export(export::Args),
-    Demo(demo::Args),
-    Bench(bench::Args),
-    Completions(completions::Args),
-    Man(man::Args),
+    Serve(serve::ServeArgs),
+    Put(put::PutArgs),
+    Get(get::GetArgs),
+    Import(import::ImportArgs),
+    Export(export::ExportArgs),
+    Demo(demo::DemoArgs),
+    Bench(bench::BenchArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(cli, &matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(args, matches),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Import(args) => import::run(&args),

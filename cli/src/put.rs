@@ -8,7 +8,7 @@ use crate::{
 
 /// Stores one value
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct PutArgs {
     /// The key, such as palm.cpu
     key: String,
     /// The value, a finite number
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     server: ServerArgs,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &PutArgs) -> Result<(), Failure> {
     block_on(async {
         let client = args.server.connect().await?;
         let put = client.put_at(&args.key, args.value, args.timestamp).await;

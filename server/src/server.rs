@@ -1,7 +1,6 @@
 //! [`Server`]: listens, and serves every connection from a [`Store`] within [`Limits`].
 
 use std::{
-    collections::HashSet,
     fmt,
     future::{Future, pending},
     io,
@@ -11,7 +10,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host},
+    net::{TcpListener, ToSocketAddrs},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -19,8 +18,9 @@ use tracing::info;
 #[cfg(feature = "tls")]
 use crate::session::TlsAcceptor;
 use crate::{
-    session::{self, Limits, Shared, Usage, listener},
-    stats::{Counters, StatsHandle},
+    net::{self, Listeners},
+    session::{self, Limits, SessionShared, Usage, listener},
+    stats::{ServerCounters, StatsHandle},
     store::{MemoryStore, Store},
 };
 
@@ -54,7 +54,7 @@ pub struct Server<S = MemoryStore> {
     local_addrs: Vec<SocketAddr>,
     store: S,
     limits: Limits,
-    counters: Arc<Counters>,
+    counters: Arc<ServerCounters>,
     #[cfg(feature = "tls")]
     tls: Option<TlsAcceptor>,
 }
@@ -71,23 +71,7 @@ impl Server {
     /// If `addr` cannot be resolved, if one of its addresses is in use or forbidden, or if this machine has
     /// none of them.
     pub async fn bind(addr: impl ToSocketAddrs) -> io::Result<Self> {
-        let mut addrs: Vec<_> = lookup_host(addr).await?.collect();
-        let mut seen = HashSet::new();
-        addrs.retain(|&addr| seen.insert(addr));
-        let mut attempts = 0;
-        loop {
-            match listen_on_all(&addrs) {
-                // The port that was free at one address is in use at another.
-                Err(error)
-                    if error.kind() == io::ErrorKind::AddrInUse
-                        && attempts < MAX_PORT_ATTEMPTS
-                        && addrs.iter().all(|addr| addr.port() == 0) =>
-                {
-                    attempts += 1;
-                }
-                listeners => return Self::from_listeners(listeners?),
-            }
-        }
+        Self::from_listeners(net::listen(addr).await?)
     }
 
     /// Creates a server from a listening socket, such as one from socket activation.
@@ -216,13 +200,13 @@ impl<S: Store> Server<S> {
         let limits = self.limits;
         #[cfg(unix)]
         let limits = session::descriptors::fit(limits);
-        let shared = Shared::new(self.store, limits, self.counters);
+        let shared = SessionShared::new(self.store, limits, self.counters);
         #[cfg(feature = "tls")]
         let shared = shared.tls(self.tls);
         for local_addr in self.local_addrs {
             info!(%local_addr, "serving");
         }
-        listener::run(listener::Listeners::new(self.listeners), Arc::new(shared), shutdown).await;
+        listener::run(Listeners::new(self.listeners), Arc::new(shared), shutdown).await;
     }
 }
 
@@ -309,55 +293,7 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send,
     S: Store,
 {
-    let shared = Arc::new(Shared::new(store, limits, Arc::default()));
+    let shared = Arc::new(SessionShared::new(store, limits, Arc::default()));
     session::run(io, None, Arc::clone(&shared), Usage::default(), CancellationToken::new()).await;
     shared.log_limits.log_suppressed();
 }
-
-/// Listens on all addresses that this machine has, on one port for those with port 0.
-fn listen_on_all(addrs: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    let mut listeners: Vec<TcpListener> = Vec::new();
-    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on");
-    let mut free_port = 0;
-    for &(mut addr) in addrs {
-        if addr.port() == 0 {
-            addr.set_port(free_port);
-        }
-        match listen(addr) {
-            Ok(listener) => {
-                if addr.port() == 0 {
-                    free_port = listener.local_addr()?.port();
-                }
-                listeners.push(listener);
-            }
-            Err(error) if is_absent(&error) => failure = error,
-            Err(error) => return Err(error),
-        }
-    }
-    if listeners.is_empty() { Err(failure) } else { Ok(listeners) }
-}
-
-/// Returns true if the machine does not have the address, or no addresses of its family.
-fn is_absent(error: &io::Error) -> bool {
-    // `EAFNOSUPPORT`, which has no `ErrorKind`.
-    const EAFNOSUPPORT: [i32; 3] = [97, 47, 10047];
-    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
-        || error.raw_os_error().is_some_and(|code| EAFNOSUPPORT.contains(&code))
-}
-
-/// How often another free port is tried if the first one is in use at another address.
-const MAX_PORT_ATTEMPTS: u32 = 16;
-
-fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Otherwise a restart would have to wait for connections in TIME_WAIT. On Windows the same option
-    // would let two servers share a port.
-    #[cfg(not(windows))]
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)
-}
-
-/// The listen backlog: the default maximum of Linux (`net.core.somaxconn`), so that thousands of clients
-/// can reconnect at once.
-const BACKLOG: u32 = 4096;

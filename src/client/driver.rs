@@ -5,8 +5,6 @@
 //! decides.
 
 use std::{
-    error::Error as _,
-    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -22,21 +20,22 @@ use super::{
     connector::Connector,
     dialer::{BoxFuture, Connected, Dialer},
     distrust::Distrust,
-    driver_log::DriverLog,
-    hangup::{self, Dialed, Loss},
+    driver_log::{DriverLog, ErrorChain},
+    hangup::{self, ConnectionLoss, Dialed},
     probe,
-    retirement::Retirement,
+    retirement::{ClosingConnection, ConnectionLimits, Retirement},
     settings::{ConnectionConfig, Pipelining},
     shared::{Shared, wake_all},
     state::ConnectionState,
+    timer::Timer,
 };
 use crate::error::{ConnectionError, Delivery, Error};
 
 pub(super) struct Driver<C: Connector> {
     shared: Arc<Shared>,
-    plan: ConnectionConfig,
+    config: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
-    state: State<C::Io>,
+    state: DriverState<C::Io>,
     /// The index of the server that the connection leads to, or the last one did.
     server: usize,
     /// How many servers in a row have been connected to and have not answered.
@@ -44,12 +43,7 @@ pub(super) struct Driver<C: Connector> {
     /// How many connections in a row to this server have ended with requests unanswered.
     unanswered_losses: u32,
     backoff: Backoff,
-    /// The limits of the connection's age, if it has any.
-    retirement: Option<Retirement>,
-    /// Whether the connection sends no more requests, because it has reached a limit.
-    is_retiring: bool,
-    /// A connection that is being closed while there is another, or none is needed, and the time that it has.
-    retired: Option<Closing<C::Io>>,
+    retirement: Retirement<C::Io>,
     timer: Timer,
     distrust: Distrust,
     /// Whether it is being polled, and so has panicked if it is dropped.
@@ -62,24 +56,18 @@ pub(super) struct Driver<C: Connector> {
     log: DriverLog,
 }
 
-/// A connection that is shut down, and the time that this may take.
-type Closing<Io> = (Box<Connection<Io>>, Pin<Box<Sleep>>);
-
 /// The state of the driver's connection.
-enum State<Io> {
+enum DriverState<Io> {
     /// There is no connection, and no request waits.
     Idle,
     Dialing(BoxFuture<Result<Dialed<Io>, ConnectionError>>),
     /// Waits before the next attempt to connect.
     Backoff(Pin<Box<Sleep>>),
     Connected(Box<Connection<Io>>),
-    /// All requests are answered, and the connection is shut down, for at most the time of the timer.
-    Closing(Box<Connection<Io>>, Pin<Box<Sleep>>),
+    /// All requests are answered.
+    Closing(ClosingConnection<Io>),
     Closed,
 }
-
-/// How long the shutdown of a connection may take on which everything is answered.
-const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the look at the connection may take before something is judged late. It takes a turn or two of
 /// the runtime, unless a connector claims that there is input which never comes.
@@ -89,22 +77,20 @@ impl<C: Connector> Driver<C> {
     /// Creates a driver, with the connection if there is one already.
     pub(super) fn new(
         shared: Arc<Shared>,
-        plan: ConnectionConfig,
+        config: ConnectionConfig,
         dialer: Arc<Dialer<C>>,
         connected: Option<Connected<C::Io>>,
     ) -> Self {
         let mut driver = Self {
             shared,
             dialer,
-            state: State::Idle,
+            state: DriverState::Idle,
             server: 0,
             bad_servers: 0,
             unanswered_losses: 0,
-            backoff: Backoff::new(plan.reconnect),
-            plan,
-            retirement: None,
-            is_retiring: false,
-            retired: None,
+            backoff: Backoff::new(config.reconnect),
+            config,
+            retirement: Retirement::default(),
             timer: Timer::new(),
             distrust: Distrust::default(),
             is_polled: false,
@@ -121,43 +107,41 @@ impl<C: Connector> Driver<C> {
 
     fn poll_state(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.state {
-            State::Idle => {
+            DriverState::Idle => {
                 if self.shared.pipeline().is_drained() {
                     return self.poll_disconnected(cx);
                 }
                 self.dial();
             }
-            State::Dialing(dialling) => match dialling.as_mut().poll(cx) {
+            DriverState::Dialing(dialling) => match dialling.as_mut().poll(cx) {
                 Poll::Ready(Ok(dialed)) => self.on_connected(dialed),
                 Poll::Ready(Err(fault)) => self.on_connect_failed(fault),
                 Poll::Pending => return self.poll_disconnected(cx),
             },
-            State::Backoff(wait) => match wait.as_mut().poll(cx) {
+            DriverState::Backoff(wait) => match wait.as_mut().poll(cx) {
                 Poll::Ready(()) => self.dial(),
                 Poll::Pending => return self.poll_disconnected(cx),
             },
-            State::Connected(_) => return self.poll_connected(cx),
-            State::Closing(connection, limit) => {
-                if connection.poll_close(cx).is_pending() && limit.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
+            DriverState::Connected(_) => return self.poll_connected(cx),
+            DriverState::Closing(connection) => {
+                ready!(connection.poll(cx));
                 self.on_closed(None);
             }
-            State::Closed => return Poll::Pending,
+            DriverState::Closed => return Poll::Pending,
         }
         Poll::Ready(())
     }
 
     fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let State::Connected(connection) = &mut self.state else {
+        let DriverState::Connected(connection) = &mut self.state else {
             return Poll::Ready(());
         };
         if let Poll::Ready(can_pipeline) = connection.poll_probe(cx) {
             let address = self.dialer.address(self.server).as_str();
             tracing::debug!(address, can_pipeline, "probed the server for pipelining");
             if can_pipeline {
-                self.window = self.plan.max_in_flight;
-                if !self.search.is_on() && !self.is_retiring {
+                self.window = self.config.max_in_flight;
+                if !self.search.is_on() && !self.retirement.is_retiring() {
                     self.shared.pipeline().set_window(self.window);
                 }
             }
@@ -175,14 +159,15 @@ impl<C: Connector> Driver<C> {
                 return Poll::Ready(());
             }
         }
-        if self.poll_retirement(cx).is_ready() {
+        if self.retirement.poll_due(cx, &self.shared).is_ready() {
+            self.retire();
             return Poll::Ready(());
         }
-        let State::Connected(connection) = &mut self.state else {
+        let DriverState::Connected(connection) = &mut self.state else {
             return Poll::Ready(());
         };
         let mut pipeline = self.shared.pipeline();
-        if self.search.is_on() && !self.is_retiring {
+        if self.search.is_on() && !self.retirement.is_retiring() {
             let oldest = pipeline.oldest().map(|(request, _)| request);
             let window = self.search.window(self.window, oldest, pipeline.finished());
             pipeline.set_window(window);
@@ -190,10 +175,10 @@ impl<C: Connector> Driver<C> {
         }
         if !pipeline.is_open() && pipeline.is_drained() {
             drop(pipeline);
-            if let State::Connected(connection) = std::mem::replace(&mut self.state, State::Closed)
+            if let DriverState::Connected(connection) =
+                std::mem::replace(&mut self.state, DriverState::Closed)
             {
-                let limit = Box::pin(time::sleep(CLOSE_TIME_LIMIT));
-                self.state = State::Closing(connection, limit);
+                self.state = DriverState::Closing(ClosingConnection::new(connection));
             }
             return Poll::Ready(());
         }
@@ -212,46 +197,18 @@ impl<C: Connector> Driver<C> {
         Poll::Pending
     }
 
-    /// Stops sending over a connection that has reached a limit. Ready once it has been replaced, or been closed
-    /// because no request waits: that is when nothing is in flight.
-    fn poll_retirement(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(retirement) = &mut self.retirement else {
-            return Poll::Pending;
-        };
-        if !self.is_retiring {
-            let is_idle = self.shared.pipeline().is_drained();
-            ready!(retirement.poll(cx, is_idle));
-            self.is_retiring = true;
-        }
-        let mut pipeline = self.shared.pipeline();
-        if pipeline.in_flight() > 0 {
-            pipeline.set_window(0);
-            return Poll::Pending;
-        }
-        if !pipeline.is_open() && pipeline.is_drained() {
-            return Poll::Pending;
-        }
-        pipeline.set_window(1);
-        let wanted = !pipeline.is_drained();
-        drop(pipeline);
-        if let State::Connected(connection) = std::mem::replace(&mut self.state, State::Idle) {
-            self.retired = Some((connection, Box::pin(time::sleep(CLOSE_TIME_LIMIT))));
+    /// Replaces the connection, on which nothing is in flight; or closes it, if no request waits.
+    fn retire(&mut self) {
+        if let DriverState::Connected(connection) =
+            std::mem::replace(&mut self.state, DriverState::Idle)
+        {
+            self.retirement.retire(connection);
         }
         tracing::debug!(address = self.dialer.address(self.server).as_str(), "connection retired");
-        if wanted {
-            self.dial();
-        } else {
+        if self.shared.pipeline().is_drained() {
             self.shared.set_state(ConnectionState::Disconnected);
-        }
-        Poll::Ready(())
-    }
-
-    /// Closes the connection that has been retired.
-    fn poll_retired(&mut self, cx: &mut Context<'_>) {
-        if let Some((connection, limit)) = &mut self.retired
-            && (connection.poll_close(cx).is_ready() || limit.as_mut().poll(cx).is_ready())
-        {
-            self.retired = None;
+        } else {
+            self.dial();
         }
     }
 
@@ -265,7 +222,7 @@ impl<C: Connector> Driver<C> {
             return Poll::Ready(());
         }
         pipeline.park(cx.waker(), false);
-        let idle = matches!(self.state, State::Idle) && !pipeline.is_drained();
+        let idle = matches!(self.state, DriverState::Idle) && !pipeline.is_drained();
         if idle || self.timer.set_if_earlier(pipeline.next_expiry()) {
             return Poll::Ready(());
         }
@@ -282,7 +239,7 @@ impl<C: Connector> Driver<C> {
             }
             let now = Instant::now();
             let is_late = self.shared.pipeline().next_expiry().is_some_and(|at| at <= now);
-            if is_late && let State::Connected(connection) = &mut self.state {
+            if is_late && let DriverState::Connected(connection) = &mut self.state {
                 let connector = &self.dialer.connector;
                 match connection.poll_before_judging(cx, connector, &self.shared, &mut self.wakers)
                 {
@@ -300,11 +257,11 @@ impl<C: Connector> Driver<C> {
                 if self.shared.pipeline().in_flight() > 1 {
                     self.distrust.stalled(now);
                 }
-                if let State::Connected(connection) = &self.state {
+                if let DriverState::Connected(connection) = &self.state {
                     self.dialer.connector.abort(connection.io());
                 }
                 self.leave_server();
-                let after = self.plan.settings.stall_timeout();
+                let after = self.config.settings.stall_timeout();
                 self.on_disconnected(ConnectionError::Stalled { timeout: after });
             }
             let is_quiet = self.shared.pipeline().trim(now);
@@ -312,7 +269,7 @@ impl<C: Connector> Driver<C> {
             wake_all(&mut self.wakers);
             if is_quiet {
                 self.wakers = Vec::new();
-                if let State::Connected(connection) = &mut self.state {
+                if let DriverState::Connected(connection) = &mut self.state {
                     connection.trim();
                 }
             }
@@ -334,11 +291,11 @@ impl<C: Connector> Driver<C> {
         pipeline.set_wanted_puts(self.search.wanted_puts(), &mut self.wakers);
         drop(pipeline);
         wake_all(&mut self.wakers);
-        let limits = hangup::Limits {
-            time: self.plan.settings.stall_timeout(),
-            bytes: self.plan.max_response_bytes,
+        let limits = hangup::CheckLimits {
+            time: self.config.settings.stall_timeout(),
+            bytes: self.config.max_response_bytes,
         };
-        self.state = State::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
+        self.state = DriverState::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
     }
 
     fn on_connected(&mut self, dialed: Dialed<C::Io>) {
@@ -348,17 +305,13 @@ impl<C: Connector> Driver<C> {
             // Another server may be able to do what the last one was not.
             self.distrust = Distrust::default();
         }
-        let (window, may_probe) = match self.plan.pipelining {
-            Pipelining::On => (self.plan.max_in_flight, false),
+        let (window, may_probe) = match self.config.pipelining {
+            Pipelining::On => (self.config.max_in_flight, false),
             Pipelining::Off => (1, false),
-            Pipelining::Auto => (1, self.plan.max_in_flight > 1),
+            Pipelining::Auto => (1, self.config.max_in_flight > 1),
         };
-        self.is_retiring = false;
-        self.retirement = if self.backoff.is_enabled() {
-            Retirement::new(&self.plan, Instant::now())
-        } else {
-            None
-        };
+        let limits = ConnectionLimits::new(&self.config, Instant::now());
+        self.retirement.watch(limits.filter(|_| self.backoff.is_enabled()));
         let probe_after = may_probe.then(|| self.distrust.ends_at());
         self.window = window;
         let mut pipeline = self.shared.pipeline();
@@ -366,8 +319,8 @@ impl<C: Connector> Driver<C> {
         pipeline.on_connected(if self.search.is_on() { 1 } else { window });
         drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
-        let limit = self.plan.max_response_bytes;
-        self.state = State::Connected(Box::new(Connection::new(
+        let limit = self.config.max_response_bytes;
+        self.state = DriverState::Connected(Box::new(Connection::new(
             dialed,
             limit,
             probe_after,
@@ -408,7 +361,9 @@ impl<C: Connector> Driver<C> {
             self.log.disconnected(address, ErrorChain(&fault), retried);
         }
         let (has_responded, is_probing) = match &self.state {
-            State::Connected(connection) => (connection.has_responded(), connection.is_probing()),
+            DriverState::Connected(connection) => {
+                (connection.has_responded(), connection.is_probing())
+            }
             _ => (false, false),
         };
         if is_probing {
@@ -428,7 +383,7 @@ impl<C: Connector> Driver<C> {
             self.back_off(&fault);
         } else {
             // No request needs a connection, so this is not a failure: servers close idle ones.
-            self.state = State::Idle;
+            self.state = DriverState::Idle;
             self.shared.set_state(ConnectionState::Disconnected);
         }
     }
@@ -461,11 +416,11 @@ impl<C: Connector> Driver<C> {
 
     /// Fails the request that ended the connection, if it is known to have done so: says whether.
     fn search_for_cause(&mut self, fault: &ConnectionError) -> bool {
-        let State::Connected(connection) = &self.state else {
+        let DriverState::Connected(connection) = &self.state else {
             return false;
         };
         let mut pipeline = self.shared.pipeline();
-        let loss = Loss {
+        let loss = ConnectionLoss {
             due: pipeline.due_next(),
             last: pipeline.sent_last(),
             was_alone: pipeline.in_flight() == 1,
@@ -493,7 +448,7 @@ impl<C: Connector> Driver<C> {
         self.bad_servers = 0;
         match self.backoff.next(Instant::now()) {
             Some(at) => {
-                self.state = State::Backoff(Box::pin(time::sleep_until(at)));
+                self.state = DriverState::Backoff(Box::pin(time::sleep_until(at)));
                 self.shared.set_state(ConnectionState::Disconnected);
             }
             None => self.on_closed(Some(fault)),
@@ -501,7 +456,7 @@ impl<C: Connector> Driver<C> {
     }
 
     fn on_closed(&mut self, fault: Option<&Arc<ConnectionError>>) {
-        self.state = State::Closed;
+        self.state = DriverState::Closed;
         self.shared.pipeline().close_now(fault, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.shared.set_state(ConnectionState::Closed);
@@ -515,13 +470,13 @@ impl<C: Connector> Future for Driver<C> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         driver.is_polled = true;
-        if let State::Connected(connection) = &mut driver.state {
+        if let DriverState::Connected(connection) = &mut driver.state {
             connection.renew_budget();
         }
         let polled = loop {
             driver.poll_timer(cx);
-            driver.poll_retired(cx);
-            if let State::Closed = driver.state {
+            driver.retirement.poll_retired(cx);
+            if let DriverState::Closed = driver.state {
                 break Poll::Ready(());
             }
             if driver.poll_state(cx).is_pending() {
@@ -536,7 +491,7 @@ impl<C: Connector> Future for Driver<C> {
 /// Ends all calls, also when the driver panics or its runtime is dropped.
 impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
-        if !matches!(self.state, State::Closed) {
+        if !matches!(self.state, DriverState::Closed) {
             if !self.is_polled {
                 self.shared.pipeline().orphan();
             }
@@ -549,68 +504,5 @@ async fn probe<C: Connector>(dialer: Arc<Dialer<C>>, server: usize) -> bool {
     match dialer.dial_server(server).await {
         Ok(io) => probe::can_pipeline(io).await,
         Err(_) => false,
-    }
-}
-
-/// The one timer of a driver, for everything that has a deadline.
-struct Timer {
-    sleep: Pin<Box<Sleep>>,
-    /// When it expires, if it is set.
-    at: Option<Instant>,
-    /// Whether it has expired, and the verdict is open.
-    is_held: bool,
-}
-
-impl Timer {
-    fn new() -> Self {
-        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None, is_held: false }
-    }
-
-    fn set(&mut self, at: Instant) {
-        self.sleep.as_mut().reset(at);
-        self.at = Some(at);
-        self.is_held = false;
-    }
-
-    /// Postpones the verdict on a timer that has expired to `until` at the latest.
-    fn hold(&mut self, until: Instant) {
-        self.set(until);
-        self.is_held = true;
-    }
-
-    /// Sets the timer if it would expire later than `at`, and returns true if it has to be polled again.
-    fn set_if_earlier(&mut self, at: Option<Instant>) -> bool {
-        match at {
-            Some(at) if !self.is_held && self.at.is_none_or(|set| at < set) => {
-                self.set(at);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn stop(&mut self) {
-        self.at = None;
-        self.is_held = false;
-    }
-
-    /// Ready when it has expired, or is not set.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.at.is_some() { self.sleep.as_mut().poll(cx) } else { Poll::Ready(()) }
-    }
-}
-
-/// An error with its sources, in one line.
-struct ErrorChain<'a>(&'a ConnectionError);
-
-impl fmt::Display for ErrorChain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

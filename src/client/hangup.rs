@@ -59,7 +59,7 @@ const MAX_SKIPS: u32 = 10;
 /// Which request is suspected, and how the search for it goes on.
 #[derive(Debug, Default)]
 pub(super) struct Search {
-    suspect: Option<Suspect>,
+    suspect: Option<SuspectRequest>,
     /// Up to this request, few may be in flight at once.
     narrow_until: Option<RequestId>,
     /// How many requests had been finished when the connection was made.
@@ -69,7 +69,7 @@ pub(super) struct Search {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Suspect {
+struct SuspectRequest {
     request: RequestId,
     losses: u32,
     /// How many connections in a row it has ended, alone, after the server had answered others.
@@ -80,7 +80,7 @@ struct Suspect {
 
 /// A connection that has ended, as the search sees it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Loss {
+pub(super) struct ConnectionLoss {
     /// The request whose answer was due.
     pub(super) due: Option<RequestId>,
     /// The request that was sent last.
@@ -114,7 +114,7 @@ pub(super) struct Dialed<Io> {
 impl Search {
     /// Takes note of a connection that has ended. Returns true if the request that was due is the
     /// one at which the server closes.
-    pub(super) fn lost(&mut self, fault: &ConnectionError, loss: Loss) -> bool {
+    pub(super) fn lost(&mut self, fault: &ConnectionError, loss: ConnectionLoss) -> bool {
         let was_rejected = matches!(fault, ConnectionError::Rejected { .. });
         let is_hangup = matches!(fault, ConnectionError::Closed | ConnectionError::Io(_));
         if !is_hangup && !was_rejected {
@@ -140,7 +140,7 @@ impl Search {
         // rejection, for it may be final.
         let weight = if is_proof || was_rejected { ENOUGH_LOSSES } else { 1 };
         let losses = losses.saturating_add(weight);
-        self.suspect = Some(Suspect { request, losses, proofs, was_rejected });
+        self.suspect = Some(SuspectRequest { request, losses, proofs, was_rejected });
         if losses >= ENOUGH_LOSSES {
             self.narrow_until = self.narrow_until.max(loss.last);
         }
@@ -218,7 +218,7 @@ impl Search {
 
 /// How long an answer may take, and how many bytes it may have.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct CheckLimits {
     pub(super) time: Duration,
     pub(super) bytes: usize,
 }
@@ -228,7 +228,7 @@ pub(super) async fn dial<C: Connector>(
     dialer: Arc<Dialer<C>>,
     shared: Arc<Shared>,
     check: Option<Check>,
-    limits: Limits,
+    limits: CheckLimits,
 ) -> Result<Dialed<C::Io>, ConnectionError> {
     let Connected { mut io, server } = dialer.dial().await.map_err(|cause| dialer.fault(cause))?;
     let redial = async || dialer.dial_server(server).await.map_err(|cause| dialer.fault(cause));
@@ -284,7 +284,7 @@ fn harmless() -> Box<[u8]> {
 async fn ask(
     io: &mut (impl AsyncRead + AsyncWrite + Unpin),
     question: &[u8],
-    limits: Limits,
+    limits: CheckLimits,
 ) -> Result<ReceivedResponse, ConnectionError> {
     let conversation = async {
         // A server that rejects the connection may have said why before it closed.
@@ -318,9 +318,9 @@ mod tests {
         RequestId::new(seq, 0)
     }
 
-    fn loss(due: u64, last: u64, had_proof: bool) -> Loss {
+    fn loss(due: u64, last: u64, had_proof: bool) -> ConnectionLoss {
         let (due, last) = (request(due), request(last));
-        Loss { due: Some(due), last: Some(last), was_alone: due == last, had_proof }
+        ConnectionLoss { due: Some(due), last: Some(last), was_alone: due == last, had_proof }
     }
 
     fn check(search: &Search, oldest: u64, kind: RequestKind) -> Option<Check> {

@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(60 * 60);
 const START: u64 = 1_000_000;
 
 /// A provider that exports on demand.
-struct World {
+struct ExporterFixture {
     sink: Sink,
     reporter: Reporter,
     provider: SdkMeterProvider,
@@ -24,7 +24,7 @@ struct World {
     clock: Arc<AtomicU64>,
 }
 
-impl World {
+impl ExporterFixture {
     fn new(tell: impl FnOnce(MetricExporter) -> MetricExporter) -> Self {
         let (sink, client) = Sink::connected();
         let reporter = Reporter::new(client);
@@ -57,7 +57,7 @@ impl World {
 #[tokio::test(flavor = "multi_thread")]
 async fn exports_of_one_second_are_merged() {
     for temporality in [Temporality::Delta, Temporality::Cumulative] {
-        let world = World::new(|exporter| exporter.temporality(temporality));
+        let world = ExporterFixture::new(|exporter| exporter.temporality(temporality));
         let requests = world.meter().u64_counter("requests").build();
         let open = world.meter().i64_up_down_counter("open").build();
         let load = world.meter().f64_gauge("load").build();
@@ -100,7 +100,7 @@ async fn exports_of_one_second_are_merged() {
 // FAULTS A2, A6
 #[tokio::test(flavor = "multi_thread")]
 async fn export_after_clock_set_back_has_the_right_second() {
-    let world = World::new(|exporter| exporter);
+    let world = ExporterFixture::new(|exporter| exporter);
     let requests = world.meter().u64_counter("requests").build();
     requests.add(1, &[]);
     world.export().await;
@@ -117,7 +117,7 @@ fn instruments_sharing_a_key_are_kept_apart_by_scope() {
     runtime.block_on(async {
         for (is_on, expected) in [(false, 3), (true, 2)] {
             let mut kept = None;
-            let world = World::new(|exporter| {
+            let world = ExporterFixture::new(|exporter| {
                 let exporter = exporter.scope_labels(is_on);
                 kept = Some(exporter.clone());
                 exporter
@@ -152,7 +152,7 @@ fn instruments_sharing_a_key_are_kept_apart_by_scope() {
 #[tokio::test(flavor = "multi_thread")]
 async fn points_without_a_key_are_counted() {
     let mut kept = None;
-    let world = World::new(|exporter| {
+    let world = ExporterFixture::new(|exporter| {
         kept = Some(exporter.clone());
         exporter
     });

@@ -73,7 +73,7 @@ pub(crate) enum End {
 /// Reads answers out of a buffer, however they are cut into pieces.
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    state: State,
+    state: DecoderState,
     /// How much of the buffer has been searched for the end of what is being read.
     searched: usize,
     /// How many bytes of the current answer have left the buffer.
@@ -87,7 +87,7 @@ pub(crate) struct Decoder {
 }
 
 #[derive(Debug)]
-enum State {
+enum DecoderState {
     Status,
     Records,
     /// A record could not be read; the rest of the answer is passed over.
@@ -104,17 +104,24 @@ enum State {
 
 impl Decoder {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { state: State::Status, searched: 0, taken: 0, decoded: 0, limit, prefix: Vec::new() }
+        Self {
+            state: DecoderState::Status,
+            searched: 0,
+            taken: 0,
+            decoded: 0,
+            limit,
+            prefix: Vec::new(),
+        }
     }
 
     /// Whether the next byte would begin a new answer.
     pub(crate) fn is_between_answers(&self) -> bool {
-        matches!(self.state, State::Status)
+        matches!(self.state, DecoderState::Status)
     }
 
     /// Whether the rest of an answer is passed over because it is too large.
     pub(crate) fn is_oversized(&self) -> bool {
-        matches!(self.state, State::Oversized | State::LongMessage { .. })
+        matches!(self.state, DecoderState::Oversized | DecoderState::LongMessage { .. })
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -162,8 +169,10 @@ impl Decoder {
         let before = src.len();
         let end = self.decode_on(src, sink);
         self.decoded += (before - src.len()) as u64;
-        if let (Ok(None), State::Records | State::Skipping(_) | State::Oversized) =
-            (&end, &self.state)
+        if let (
+            Ok(None),
+            DecoderState::Records | DecoderState::Skipping(_) | DecoderState::Oversized,
+        ) = (&end, &self.state)
         {
             // Without this, each read would be no larger than what the last one left free.
             src.reserve(READ_AHEAD_BYTES);
@@ -176,17 +185,17 @@ impl Decoder {
         src: &mut BytesMut,
         sink: &mut impl RecordSink,
     ) -> Result<Option<End>, CodecError> {
-        if let State::Status = self.state
+        if let DecoderState::Status = self.state
             && !self.status(src)?
         {
             return Ok(None);
         }
         let end = match self.state {
-            State::Message | State::LongMessage { .. } => self.message(src),
+            DecoderState::Message | DecoderState::LongMessage { .. } => self.message(src),
             _ => self.records(src, sink)?,
         };
         if end.is_some() {
-            self.state = State::Status;
+            self.state = DecoderState::Status;
             self.searched = 0;
             self.prefix.clear();
         }
@@ -197,7 +206,7 @@ impl Decoder {
     fn status(&mut self, src: &mut BytesMut) -> Result<bool, CodecError> {
         let blank = src.iter().position(|&byte| byte != b'\n').unwrap_or(src.len());
         src.advance(blank);
-        for (status, state) in [(OK, State::Records), (ERROR, State::Message)] {
+        for (status, state) in [(OK, DecoderState::Records), (ERROR, DecoderState::Message)] {
             if src.starts_with(status) {
                 src.advance(status.len());
                 self.taken = status.len();
@@ -230,9 +239,9 @@ impl Decoder {
             self.searched = src.len();
             return Ok(None);
         }
-        Ok(Some(match std::mem::replace(&mut self.state, State::Status) {
-            State::Skipping(fault) => End::Malformed(fault),
-            State::Oversized => End::TooLarge,
+        Ok(Some(match std::mem::replace(&mut self.state, DecoderState::Status) {
+            DecoderState::Skipping(fault) => End::Malformed(fault),
+            DecoderState::Oversized => End::TooLarge,
             _ => End::Ok,
         }))
     }
@@ -250,7 +259,7 @@ impl Decoder {
             let rest = &text[at..];
             // A line that came in pieces is left to the search, which goes on where it stopped.
             if searched == 0
-                && let State::Records = self.state
+                && let DecoderState::Records = self.state
                 && let Some((point, len)) = same_key(rest, &self.prefix)
             {
                 sink.push(point);
@@ -272,7 +281,7 @@ impl Decoder {
 
     /// Reads one record with whatever it takes.
     fn line(&mut self, line: &[u8], sink: &mut impl RecordSink) {
-        if !matches!(self.state, State::Records) {
+        if !matches!(self.state, DecoderState::Records) {
             return;
         }
         let record =
@@ -285,7 +294,7 @@ impl Decoder {
                 sink.push(point);
                 self.check_memory(sink);
             }
-            None => self.state = State::Skipping(InvalidRecord::of(line)),
+            None => self.state = DecoderState::Skipping(InvalidRecord::of(line)),
         }
     }
 
@@ -295,7 +304,7 @@ impl Decoder {
 
     /// Reads the message of an error, up to the blank line.
     fn message(&mut self, src: &mut BytesMut) -> Option<End> {
-        if let State::LongMessage { .. } = self.state {
+        if let DecoderState::LongMessage { .. } = self.state {
             return self.rest_of_message(src);
         }
         let limit = self.limit.min(MAX_ERROR_BYTES);
@@ -310,7 +319,7 @@ impl Decoder {
             let len = limit.saturating_sub(self.taken);
             let beginning = src[..len].trim_ascii_end();
             let beginning = String::from_utf8_lossy(beginning).into_owned();
-            self.state = State::LongMessage { beginning, at_line_start: true };
+            self.state = DecoderState::LongMessage { beginning, at_line_start: true };
             return self.rest_of_message(src);
         }
         let Some(at) = over else {
@@ -324,7 +333,7 @@ impl Decoder {
 
     /// Passes over a message whose beginning is known, up to the blank line.
     fn rest_of_message(&mut self, src: &mut BytesMut) -> Option<End> {
-        let State::LongMessage { beginning, at_line_start } = &mut self.state else {
+        let DecoderState::LongMessage { beginning, at_line_start } = &mut self.state else {
             return None;
         };
         while let Some(at) = line_break(src, 0) {
@@ -349,7 +358,7 @@ impl Decoder {
         sink: &mut impl RecordSink,
     ) -> Result<(), CodecError> {
         if self.limit.checked_sub(before).is_none_or(|left| len > left) {
-            self.state = State::Oversized;
+            self.state = DecoderState::Oversized;
             sink.clear();
         }
         if len > MAX_LINE_BYTES {
@@ -360,10 +369,10 @@ impl Decoder {
 
     /// Drops the records if they take more memory than they may.
     fn check_memory(&mut self, sink: &mut impl RecordSink) {
-        if let State::Records = self.state
+        if let DecoderState::Records = self.state
             && sink.memory() > self.limit.saturating_mul(MEMORY_FACTOR).max(MIN_MEMORY_BYTES)
         {
-            self.state = State::Oversized;
+            self.state = DecoderState::Oversized;
             sink.clear();
         }
     }

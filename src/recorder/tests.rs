@@ -36,13 +36,13 @@ impl Wall {
     }
 }
 
-struct World {
+struct RecorderFixture {
     recorder: MetricsRecorder,
     sink: Sink,
     wall: Wall,
 }
 
-impl World {
+impl RecorderFixture {
     fn new(tell: impl FnOnce(RecorderBuilder) -> RecorderBuilder) -> Self {
         let (sink, client) = Sink::connected();
         let wall = Wall::starting();
@@ -79,7 +79,7 @@ fn by_hand(builder: RecorderBuilder) -> RecorderBuilder {
 
 #[tokio::test(start_paused = true)]
 async fn each_interval_is_reported_by_itself() {
-    let world = World::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     world.run(|| counter!("jobs").increment(2));
     world.pass(1).await;
     world.run(|| counter!("jobs").increment(3));
@@ -91,7 +91,7 @@ async fn each_interval_is_reported_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn reports_of_one_second_are_merged() {
     for counters in [CounterMode::Cumulative, CounterMode::Rate] {
-        let world = World::new(|builder| {
+        let world = RecorderFixture::new(|builder| {
             builder.interval(SECOND).unwrap().counter_mode(counters).quantiles([0.0, 1.0]).unwrap()
         });
         for step in 1..=200 {
@@ -130,7 +130,7 @@ async fn reports_of_one_second_are_merged() {
 // FAULTS A6
 #[tokio::test(start_paused = true)]
 async fn stamps_are_right_an_interval_after_clock_set_back() {
-    let world = World::new(|builder| builder.interval(SECOND).unwrap());
+    let world = RecorderFixture::new(|builder| builder.interval(SECOND).unwrap());
     world.run(|| gauge!("load").set(1.0));
     time::sleep(3 * SECOND).await;
     world.settle().await;
@@ -150,7 +150,7 @@ async fn stamps_are_right_an_interval_after_clock_set_back() {
 // FAULTS A6
 #[tokio::test(start_paused = true)]
 async fn clock_that_is_set_forward_costs_nothing() {
-    let world = World::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     world.run(|| counter!("jobs").increment(1));
     world.pass(1).await;
     world.wall.set(world.wall.now() + 1000 * SECOND);
@@ -163,7 +163,7 @@ async fn clock_that_is_set_forward_costs_nothing() {
 // FAULTS A22
 #[tokio::test(start_paused = true)]
 async fn each_second_has_its_point_also_under_load() {
-    let world = World::new(|builder| builder.interval(SECOND).unwrap());
+    let world = RecorderFixture::new(|builder| builder.interval(SECOND).unwrap());
     advance(Duration::from_millis(300)).await;
     world.run(|| counter!("jobs").increment(1));
     // The runtime stands still for up to 0.9 seconds at a time, which are no parts of a second.
@@ -186,7 +186,7 @@ async fn counter_is_a_total_or_a_rate() {
     let reported =
         [(CounterMode::Cumulative, [30.0, 30.0, 40.0]), (CounterMode::Rate, [3.0, 0.0, 1.0])];
     for (counters, expected) in reported {
-        let world = World::new(|builder| builder.counter_mode(counters));
+        let world = RecorderFixture::new(|builder| builder.counter_mode(counters));
         for count in [30, 0, 10] {
             world.run(|| counter!("jobs").increment(count));
             world.pass(1).await;
@@ -198,7 +198,7 @@ async fn counter_is_a_total_or_a_rate() {
 // FAULTS A13
 #[tokio::test(start_paused = true)]
 async fn rate_is_over_the_interval() {
-    let world = World::new(|builder| builder.counter_mode(CounterMode::Rate));
+    let world = RecorderFixture::new(|builder| builder.counter_mode(CounterMode::Rate));
     world.run(|| counter!("jobs").increment(0));
     world.pass(1).await;
     world.run(|| counter!("jobs").increment(20));
@@ -222,7 +222,7 @@ async fn rate_is_over_the_interval() {
 // FAULTS A13
 #[tokio::test(start_paused = true)]
 async fn first_absolute_value_is_no_increase() {
-    let world = World::new(|builder| builder.counter_mode(CounterMode::Rate));
+    let world = RecorderFixture::new(|builder| builder.counter_mode(CounterMode::Rate));
     let bytes = world.run(|| counter!("bytes"));
     bytes.absolute(5_000_000_000_000);
     world.pass(1).await;
@@ -237,7 +237,7 @@ async fn first_absolute_value_is_no_increase() {
     assert_eq!(world.sink.values("jobs"), [5.0]);
 
     // It is reported, however soon a series is idle.
-    let world = World::new(|builder| builder.idle_timeout(SECOND));
+    let world = RecorderFixture::new(|builder| builder.idle_timeout(SECOND));
     world.run(|| counter!("bytes").absolute(5_000_000_000_000));
     world.pass(1).await;
     assert_eq!(world.sink.values("bytes"), [5e12]);
@@ -245,7 +245,7 @@ async fn first_absolute_value_is_no_increase() {
 
 #[tokio::test(start_paused = true)]
 async fn gauge_is_reported_from_its_first_value_on() {
-    let world = World::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     let queue = world.run(|| gauge!("queue"));
     world.pass(1).await;
     assert!(world.sink.values("queue").is_empty());
@@ -258,7 +258,7 @@ async fn gauge_is_reported_from_its_first_value_on() {
 
 #[tokio::test(start_paused = true)]
 async fn histogram_covers_samples_since_the_last_report() {
-    let world = World::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     let latency = world.run(|| histogram!("latency"));
     (1..=1000).for_each(|value| latency.record(f64::from(value)));
     world.pass(1).await;
@@ -276,7 +276,7 @@ async fn histogram_covers_samples_since_the_last_report() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_series_is_forgotten_unless_a_handle_is_held() {
-    let world = World::new(|builder| builder.idle_timeout(3 * INTERVAL));
+    let world = RecorderFixture::new(|builder| builder.idle_timeout(3 * INTERVAL));
     let held = world.run(|| counter!("held"));
     let also_held = world.run(|| (gauge!("held.gauge"), histogram!("held.histogram")));
     held.increment(1);
@@ -305,8 +305,9 @@ async fn idle_series_is_forgotten_unless_a_handle_is_held() {
 
 #[tokio::test(start_paused = true)]
 async fn gauge_that_is_set_to_the_same_value_is_not_idle() {
-    let world =
-        World::new(|builder| builder.idle_timeout(3 * INTERVAL).gauge_idle_timeout(3 * INTERVAL));
+    let world = RecorderFixture::new(|builder| {
+        builder.idle_timeout(3 * INTERVAL).gauge_idle_timeout(3 * INTERVAL)
+    });
     for _ in 0..10 {
         world.run(|| gauge!("queue").set(1.0));
         world.pass(1).await;
@@ -318,7 +319,7 @@ async fn gauge_that_is_set_to_the_same_value_is_not_idle() {
 // FAULTS A11
 #[tokio::test(start_paused = true)]
 async fn gauge_that_is_not_zero_is_reported_for_ever() {
-    let world = World::new(|builder| builder.idle_timeout(3 * INTERVAL));
+    let world = RecorderFixture::new(|builder| builder.idle_timeout(3 * INTERVAL));
     world.run(|| gauge!("open").increment(2.0));
     world.pass(20).await;
     assert_eq!(world.sink.values("open"), [2.0; 20]);
@@ -328,7 +329,7 @@ async fn gauge_that_is_not_zero_is_reported_for_ever() {
     let values = world.sink.values("open");
     assert_eq!((values[20], values.len()), (0.0, 24));
 
-    let world = World::new(|builder| builder.gauge_idle_timeout(3 * INTERVAL));
+    let world = RecorderFixture::new(|builder| builder.gauge_idle_timeout(3 * INTERVAL));
     world.run(|| gauge!("temperature").set(2.0));
     world.pass(8).await;
     assert_eq!(world.recorder.stats().series, 0);
@@ -337,7 +338,7 @@ async fn gauge_that_is_not_zero_is_reported_for_ever() {
 // FAULTS A7
 #[tokio::test(start_paused = true)]
 async fn flush_of_a_report_that_is_dropped_says_so() {
-    let world = World::new(by_hand);
+    let world = RecorderFixture::new(by_hand);
     world.run(|| {
         counter!("jobs").increment(1);
         gauge!("queue").set(1.0);
@@ -370,7 +371,7 @@ async fn interval_of_less_than_a_second_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn global_labels_give_way_to_those_of_a_metric() {
-    let world = World::new(|builder| {
+    let world = RecorderFixture::new(|builder| {
         let builder = builder.prefix("shop;env=test;zone=a").unwrap();
         by_hand(builder).global_label("env", "prod").global_label("host", "a b")
     });

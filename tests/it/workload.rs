@@ -1,7 +1,9 @@
-//! The calls of random callers, each with the checks of its suite.
+//! Random calls of a client, for all suites that make some: `chaos`, `simulation` and the soak.
 //!
-//! `chaos`, `simulation` and the soak choose the calls, and say as a [`Checker`] what may come of them.
+//! Each suite checks in a [`Checker`] how its calls end. The callers of `fuzz/client` are not random: a
+//! script says when a call begins and when it is dropped.
 
+use fastrand::Rng;
 use metrics_client::{Error, Metrics, MetricsClient, Sample};
 use tokio::{join, select};
 
@@ -17,6 +19,24 @@ pub(crate) enum Call {
     PutAll(usize),
     /// A get of the key, or of everything.
     Get(Option<String>),
+}
+
+impl Call {
+    /// Returns a random call, with at most `max_batch` samples and one of `keys`.
+    pub(crate) fn random(
+        rng: &mut Rng,
+        max_batch: usize,
+        keys: impl IntoIterator<Item = String>,
+    ) -> Self {
+        match rng.u8(..14) {
+            0..4 => Self::Put,
+            4 => Self::TwoPuts,
+            5 => Self::PutRace,
+            6..8 => Self::PutAll(rng.usize(..=max_batch)),
+            8..12 => Self::Get(rng.choice(keys.into_iter().collect::<Vec<_>>())),
+            _ => Self::Get(None),
+        }
+    }
 }
 
 /// Makes the samples of a caller, and checks how its calls end.

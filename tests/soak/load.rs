@@ -18,7 +18,10 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::world::{Clients, HANG, Harness, KEYS, SECONDS, impatient, key, value};
+use crate::{
+    workload::{self, Call, Checker},
+    world::{Clients, HANG, Harness, KEYS, SECONDS, impatient, key, value},
+};
 
 /// What callers have seen so far.
 #[derive(Debug, Default)]
@@ -41,6 +44,14 @@ pub(crate) struct Caller {
     is_direct: bool,
     server: SocketAddr,
     proxy: SocketAddr,
+    rng: Rng,
+    tally: &'static Tally,
+}
+
+/// The calls of one caller to one client.
+struct Calls {
+    /// Whether the network of the client is bad.
+    may_fail: bool,
     rng: Rng,
     tally: &'static Tally,
 }
@@ -71,22 +82,16 @@ impl Caller {
             0 => self.churn().await,
             1 => self.misbehave().await,
             2 | 3 => self.stream().await,
-            4..8 => {
-                // Some of these are over before the patience is.
-                let patience = Duration::from_micros(self.rng.u64(..5000));
-                let client = self.client();
-                let call = call(&client, &mut self.rng, self.tally);
-                match time::timeout(patience, call).await {
-                    Ok(outcome) => self.check_outcome(outcome),
-                    Err(_) => count(&self.tally.dropped),
-                }
-            }
             _ => {
                 let client = self.client();
-                let outcome = call(&client, &mut self.rng, self.tally).await;
-                self.check_outcome(outcome);
+                let mut calls = self.calls(!self.is_direct);
+                calls.call(&client).await;
             }
         }
+    }
+
+    fn calls(&mut self, may_fail: bool) -> Calls {
+        Calls { may_fail, rng: self.rng.fork(), tally: self.tally }
     }
 
     fn client(&mut self) -> MetricsClient {
@@ -94,24 +99,6 @@ impl Caller {
             return self.clients.direct.clone();
         }
         self.rng.choice(&self.clients.disturbed).expect("there are some").clone()
-    }
-
-    fn check_outcome(&self, outcome: Result<(), Error>) {
-        if let Err(error) = outcome {
-            assert!(!self.is_direct, "nothing is in this client's way but restarts: {error:?}");
-            self.check_error(&error);
-        }
-    }
-
-    /// The network may fail, but the server is sound.
-    fn check_error(&self, error: &Error) {
-        count(&self.tally.failed);
-        let error = if let Error::Batch(batch) = error { batch.first_error().1 } else { error };
-        match error {
-            Error::Timeout { .. } | Error::QueueFull { .. } | Error::Connect { .. } => {}
-            Error::Connection { source: fault, .. } if !fault.is_protocol_violation() => {}
-            _ => panic!("{error:?}"),
-        }
     }
 
     /// Reads everything, or leaves in the middle.
@@ -123,13 +110,13 @@ impl Caller {
         let mut samples = match client.stream("*").await {
             Ok(samples) => samples,
             // It has a connection of its own, which a restart of the server may end.
-            Err(error) => return self.check_error(&error),
+            Err(error) => return self.tally.check_error(&error),
         };
         let mut seen = 0;
         while seen < wanted {
             match samples.next().await {
                 Some(Ok(_)) => seen += 1,
-                Some(Err(error)) => return self.check_error(&error),
+                Some(Err(error)) => return self.tally.check_error(&error),
                 None => {
                     assert_eq!(seen, all, "a stream ended early, and said nothing");
                     return;
@@ -147,12 +134,8 @@ impl Caller {
         // A name, which is resolved on a thread beside the runtime's.
         let address = format!("localhost:{}", self.proxy.port());
         let client = impatient(address, pipelining, WhenFull::Wait);
-        let mut other = self.rng.fork();
-        let (first, second) =
-            join!(call(&client, &mut self.rng, self.tally), call(&client, &mut other, self.tally));
-        for error in [first, second].into_iter().filter_map(Result::err) {
-            self.check_error(&error);
-        }
+        let (mut first, mut second) = (self.calls(true), self.calls(true));
+        join!(first.call(&client), second.call(&client));
         if self.rng.bool() {
             let _ = client.close().await;
         }
@@ -178,33 +161,96 @@ impl Caller {
     }
 }
 
-/// Puts or gets, and looks at what it is given.
-async fn call(client: &MetricsClient, rng: &mut Rng, tally: &Tally) -> Result<(), Error> {
-    count(&tally.calls);
-    let at = rng.usize(..KEYS);
-    match rng.u8(..8) {
-        0..4 => {
-            let (part, second) = (rng.f64(), rng.i64(0..SECONDS));
-            client.put_at(key(at), value(at, part), second).await
+impl Calls {
+    /// Makes one call.
+    async fn call(&mut self, client: &MetricsClient) {
+        count(&self.tally.calls);
+        let call = Call::random(&mut self.rng, SECONDS as usize, (0..KEYS).map(key));
+        workload::make(call, client, self).await;
+    }
+
+    /// Counts a call that failed or was dropped, and returns the result of any other.
+    fn check_outcome<T>(&self, outcome: Option<Result<T, Error>>) -> Option<T> {
+        match outcome {
+            Some(Ok(value)) => return Some(value),
+            Some(Err(error)) => {
+                assert!(self.may_fail, "only restarts disturb this client: {error:?}");
+                self.tally.check_error(&error);
+            }
+            None => count(&self.tally.dropped),
         }
-        4 => {
-            let samples = (0..rng.i64(1..=SECONDS))
-                .map(|second| Sample::new(key(at), value(at, rng.f64()), second).unwrap());
-            client.put_all(samples.collect::<Vec<_>>()).await
-        }
-        5 | 6 => client.get(key(at)).await.map(|metrics| check(&metrics, at..=at)),
-        _ => client.get_all().await.map(|metrics| check(&metrics, 0..=KEYS - 1)),
+        None
     }
 }
 
-/// No call gets the answer of another: the keys are those asked for, each with every second, and
-/// each value is its key's.
-fn check(metrics: &Metrics, keys: std::ops::RangeInclusive<usize>) {
-    assert_eq!(metrics.keys().count(), keys.clone().count(), "{metrics:?}");
-    for at in keys {
-        let points = metrics.points(&key(at));
-        assert!(points.iter().map(|point| point.timestamp).eq(0..SECONDS), "{at} in {metrics:?}");
-        assert!(points.iter().all(|point| point.value.floor() == at as f64), "{at}: {points:?}");
+impl Checker for Calls {
+    /// All puts are alike: each replaces a value of its key.
+    type Put = ();
+    /// The key, unless it is a get of everything.
+    type Get = Option<String>;
+
+    fn begin_put(&mut self) -> ((), Sample) {
+        let (at, second) = (self.rng.usize(..KEYS), self.rng.i64(0..SECONDS));
+        ((), Sample::new(key(at), value(at, self.rng.f64()), second).unwrap())
+    }
+
+    fn end_put(&mut self, (): (), result: Option<Result<(), Error>>) {
+        self.check_outcome(result);
+    }
+
+    fn end_put_all(&mut self, _: &[()], result: Option<Result<(), Error>>) {
+        self.check_outcome(result);
+    }
+
+    fn begin_get(&mut self, key: Option<&str>) -> Option<String> {
+        key.map(str::to_owned)
+    }
+
+    /// No call gets the answer of another: the keys are those asked for, each with every second, and
+    /// each value is its key's.
+    fn end_get(&mut self, asked: Option<String>, result: Option<Result<Metrics, Error>>) {
+        let Some(metrics) = self.check_outcome(result) else { return };
+        let keys = (0..KEYS).filter(|&at| asked.as_ref().is_none_or(|asked| *asked == key(at)));
+        assert_eq!(metrics.keys().count(), keys.clone().count(), "{metrics:?}");
+        for at in keys {
+            let points = metrics.points(&key(at));
+            let seconds = points.iter().map(|point| point.timestamp);
+            assert!(seconds.eq(0..SECONDS), "{at} in {metrics:?}");
+            assert!(
+                points.iter().all(|point| point.value.floor() == at as f64),
+                "{at}: {points:?}"
+            );
+        }
+    }
+
+    async fn in_time<T: Send>(&mut self, call: impl Future<Output = T> + Send) -> T {
+        time::timeout(HANG, call).await.expect("a call never ends")
+    }
+
+    async fn patiently<T: Send>(
+        &mut self,
+        _: u32,
+        call: impl Future<Output = T> + Send,
+    ) -> Option<T> {
+        if self.rng.u8(..4) == 0 {
+            // Some calls end earlier.
+            let patience = Duration::from_micros(self.rng.u64(..5000));
+            return time::timeout(patience, call).await.ok();
+        }
+        Some(self.in_time(call).await)
+    }
+}
+
+impl Tally {
+    /// Counts a failed call. The network may fail, but the server is sound.
+    fn check_error(&self, error: &Error) {
+        count(&self.failed);
+        let error = if let Error::Batch(batch) = error { batch.first_error().1 } else { error };
+        match error {
+            Error::Timeout { .. } | Error::QueueFull { .. } | Error::Connect { .. } => {}
+            Error::Connection { source: fault, .. } if !fault.is_protocol_violation() => {}
+            _ => panic!("{error:?}"),
+        }
     }
 }
 

@@ -27,6 +27,8 @@ mod load;
 #[path = "../it/chaos/proxy.rs"]
 mod proxy;
 mod usage;
+#[path = "../it/workload.rs"]
+mod workload;
 mod world;
 
 /// The variable that says how long the load lasts, in seconds. Without it the soak is skipped.

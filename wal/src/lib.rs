@@ -21,5 +21,7 @@ pub use fs::{FileSystem, Identity, OsFileSystem};
 pub use fsync::Fsync;
 pub use lock::DirLock;
 pub use log::{OpenError, Options, Wal};
-pub use record::{MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, salvage};
+pub use record::{
+    MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, damaged_ranges, salvage,
+};
 pub use stats::{IoErrors, WalStats};

@@ -168,24 +168,46 @@ pub(crate) fn encode_record(
 /// bytes hold no valid record. For quarantined files, and for tools.
 ///
 /// `visit` returns false for a record whose payload it cannot use: it then counts as damaged.
-pub fn salvage(segment: &[u8], mut visit: impl FnMut(Record<'_>) -> bool) -> usize {
+pub fn salvage(segment: &[u8], visit: impl FnMut(Record<'_>) -> bool) -> usize {
+    damaged_ranges(segment, visit).iter().map(Range::len).sum()
+}
+
+/// Visits the valid records of a segment's bytes as [`salvage`] does, and returns where no valid record is.
+///
+/// Zeros at the end, with which segments are filled, are no damage. What is behind the last record of the last
+/// segment is neither: a record that was not written completely.
+pub fn damaged_ranges(
+    segment: &[u8],
+    mut visit: impl FnMut(Record<'_>) -> bool,
+) -> Vec<Range<usize>> {
+    let mut damaged = Vec::new();
     let mut used = match SegmentHeader::decode(segment) {
         SegmentHeader::Valid => SEGMENT_HEADER_BYTES,
         SegmentHeader::Newer { .. } | SegmentHeader::Damaged => 0,
     };
-    let mut rest = &segment[used..];
-    while let Some(at) = RecordHeader::find(rest) {
-        let Some(header) = RecordHeader::decode(&rest[at..]) else { break };
+    let mut from = used;
+    while let Some(at) = segment.get(from..).and_then(RecordHeader::find) {
+        let begin = from + at;
         // If the payload is damaged, its length is not to be trusted either.
-        rest = &rest[at + RECORD_HEADER_BYTES..];
-        if let Some(payload) = header.payload(rest)
+        from = begin + RECORD_HEADER_BYTES;
+        let Some(header) = RecordHeader::decode(&segment[begin..]) else { break };
+        if let Some(payload) = segment.get(from..).and_then(|rest| header.payload(rest))
             && visit(Record::new(&header, header.first..header.end(), payload))
         {
-            used += RECORD_HEADER_BYTES + header.len;
-            rest = &rest[header.len..];
+            if used < begin {
+                damaged.push(used..begin);
+            }
+            from += header.len;
+            used = from;
         }
     }
-    segment.len() - used
+    // A segment may be filled with zeros ahead of its records.
+    let zeros = segment.iter().rev().take_while(|&&byte| byte == 0).count();
+    let end = segment.len() - zeros;
+    if used < end {
+        damaged.push(used..end);
+    }
+    damaged
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {

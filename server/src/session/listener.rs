@@ -1,87 +1,35 @@
 //! Accepts connections up to the limits, spawns their sessions, and stops them.
 
 use std::{
-    future::{Future, poll_fn},
-    io,
-    net::SocketAddr,
+    future::Future,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
-    task::Poll,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
 
-use metrics_client::internal::log_limit::{self, Lasting};
+use metrics_client::internal::log_limit;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
     sync::Notify,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
-use super::{Shared, conn_limit::PerSourceLimit, scheduler::Usage, serve_accepted};
-use crate::{stats::Counters, store::Store};
-
-/// A source of connections.
-pub(crate) trait Accept: Send + Sync {
-    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    /// Returns the next connection.
-    ///
-    /// # Cancel safety
-    ///
-    /// No connection is lost.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
-}
-
-/// The listening sockets of a server.
-pub(crate) struct Listeners {
-    listeners: Vec<TcpListener>,
-    /// The index of the socket that is polled first; it rotates, so that no socket starves another.
-    first: AtomicUsize,
-}
-
-impl Listeners {
-    pub(crate) fn new(listeners: Vec<TcpListener>) -> Self {
-        Self { listeners, first: AtomicUsize::new(0) }
-    }
-}
-
-impl Accept for Listeners {
-    type Io = tokio::net::TcpStream;
-
-    async fn accept(&self) -> io::Result<(Self::Io, SocketAddr)> {
-        let (io, peer) = poll_fn(|cx| {
-            let first = self.first.fetch_add(1, Ordering::Relaxed);
-            let count = self.listeners.len();
-            for offset in 0..count {
-                let listener = &self.listeners[first.wrapping_add(offset) % count];
-                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
-                    return Poll::Ready(accepted);
-                }
-            }
-            Poll::Pending
-        })
-        .await?;
-        // Fails only if the peer has disconnected, which the session will notice.
-        let _ = io.set_nodelay(true);
-        Ok((io, peer))
-    }
-}
+use super::{SessionShared, scheduler::Usage, serve_accepted};
+use crate::{
+    net::{Accept, Acceptor, PerSourceLimit},
+    stats::ServerCounters,
+    store::Store,
+};
 
 /// Serves every connection until `shutdown` completes, then lets the sessions end.
 pub(crate) async fn run<A, S>(
     listener: A,
-    shared: Arc<Shared<S>>,
+    shared: Arc<SessionShared<S>>,
     shutdown: impl Future<Output = ()>,
 ) where
     A: Accept,
@@ -93,8 +41,7 @@ pub(crate) async fn run<A, S>(
     // No session and no scheduler outlives this future.
     let _abort_on_drop = abort.clone().drop_guard();
     let _scheduler = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&shared.scheduler).run()));
-    let mut acceptor =
-        Acceptor { listener, pause: Duration::ZERO, retry_at: None, shared: Arc::clone(&shared) };
+    let mut acceptor = Acceptor::new(listener, Arc::clone(&shared.log_limits.accept_failing));
     let conn_limit = PerSourceLimit::new(shared.limits.max_connections_per_address);
     let mut log_timer = interval(log_limit::WINDOW);
     log_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -156,7 +103,7 @@ pub(crate) async fn run<A, S>(
 }
 
 /// Counts a session as ended when it is dropped, also by a panic.
-struct EndGuard(Arc<Counters>);
+struct EndGuard(Arc<ServerCounters>);
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
@@ -207,77 +154,20 @@ impl Alarm {
 /// How long aborted sessions may take to end. They end at once, unless the store blocks their thread.
 const MAX_ABORT_TIME: Duration = Duration::from_millis(100);
 
-/// Accepts connections, and backs off while `accept` fails: without free file descriptors it fails at
-/// once, again and again, while the connection stays in the kernel's queue.
-struct Acceptor<A, S> {
-    listener: A,
-    /// How long the last pause was; zero after a success.
-    pause: Duration,
-    retry_at: Option<Instant>,
-    shared: Arc<Shared<S>>,
-}
-
-impl<A: Accept, S: Store> Acceptor<A, S> {
-    const MIN_PAUSE: Duration = Duration::from_millis(10);
-    /// Shorter than the connect timeout of a usual client.
-    const MAX_PAUSE: Duration = Duration::from_secs(1);
-
-    /// Returns the next connection, however long that takes.
-    async fn next(&mut self) -> (A::Io, SocketAddr) {
-        loop {
-            if let Some(retry_at) = self.retry_at {
-                sleep_until(retry_at).await;
-                self.retry_at = None;
-            }
-            match self.listener.accept().await {
-                Ok(connection) => {
-                    self.pause = Duration::ZERO;
-                    if let Some(Lasting { since, times }) =
-                        self.shared.log_limits.accept_failing.ends()
-                    {
-                        info!(failed_for = ?since, times, "accept recovered");
-                    }
-                    return connection;
-                }
-                Err(error) if is_per_connection_error(&error) => {
-                    debug!(%error, "connection closed before it was accepted");
-                }
-                Err(error) => {
-                    self.pause = (self.pause * 2).clamp(Self::MIN_PAUSE, Self::MAX_PAUSE);
-                    self.retry_at = Some(Instant::now() + self.pause);
-                    if let Some(Lasting { since, times }) =
-                        self.shared.log_limits.accept_failing.holds()
-                    {
-                        let pause = self.pause;
-                        warn!(%error, ?pause, failed_for = ?since, times, "accept failed; retrying");
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Returns true if `accept` failed because of the connection that it would have returned; `man 2
-/// accept` asks to retry then.
-fn is_per_connection_error(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{io, net::SocketAddr, sync::Mutex};
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
         sync::{mpsc, oneshot},
         task::JoinHandle,
-        time::timeout,
+        time::{Instant, timeout},
     };
 
     use super::super::Limits;
     use super::*;
-    use crate::stats::{Counters, StatsHandle};
+    use crate::stats::{ServerCounters, StatsHandle};
     use crate::store::MemoryStore;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -310,8 +200,8 @@ mod tests {
             let (events, script) = mpsc::unbounded_channel();
             let accepts = Arc::new(Mutex::new(Vec::new()));
             let (stop, stopped) = oneshot::channel();
-            let counters = Arc::new(Counters::default());
-            let shared = Shared::new(MemoryStore::new(), limits, Arc::clone(&counters));
+            let counters = Arc::new(ServerCounters::default());
+            let shared = SessionShared::new(MemoryStore::new(), limits, Arc::clone(&counters));
             let script = Script(tokio::sync::Mutex::new(script), Arc::clone(&accepts));
             let serving = tokio::spawn(run(script, Arc::new(shared), async {
                 _ = stopped.await;
@@ -406,7 +296,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn log_shows_a_few_peers_and_counts_the_rest() {
-        let lines = Lines::default();
+        let lines = LogLines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::INFO)
@@ -462,15 +352,15 @@ mod tests {
 
     /// Collects what is logged.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct LogLines(Arc<Mutex<Vec<u8>>>);
 
-    impl Lines {
+    impl LogLines {
         fn take(&self) -> String {
             String::from_utf8(std::mem::take(&mut self.0.lock().unwrap())).unwrap()
         }
     }
 
-    impl io::Write for Lines {
+    impl io::Write for LogLines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())

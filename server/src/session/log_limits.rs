@@ -4,23 +4,26 @@
 
 use std::{
     error::Error,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use metrics_client::{
     codec::Escaped,
-    internal::log_limit::{Lasting, LogCondition, LogLimiter},
+    internal::log_limit::{Lasting, LogLimiter},
 };
 use tracing::{Value, debug, error, info, warn};
 
-use crate::store::StoreError;
+use crate::{log_condition::LimitedCondition, store::StoreError};
 
 /// The log limiters of a server, one for each kind of message that a peer or the store can cause.
 #[derive(Debug)]
 pub(crate) struct LogLimits {
     pub(super) closing: LogLimiter,
     pub(super) rejected_connections: LogLimiter,
-    pub(super) accept_failing: LimitedCondition,
+    pub(super) accept_failing: Arc<LimitedCondition>,
     pub(super) invalid_requests: LogLimiter,
     pub(super) failed_handshakes: LogLimiter,
     /// Puts and gets fail for different reasons: a full store can be read.
@@ -46,7 +49,7 @@ impl LogLimits {
         if let Some(suppressed) = rejected_connections.take_suppressed() {
             warn!(suppressed, "connection rejected: messages suppressed");
         }
-        if let Some(suppressed) = accept_failing.changes.take_suppressed() {
+        if let Some(suppressed) = accept_failing.take_suppressed() {
             warn!(suppressed, "accept failed or recovered: messages suppressed");
         }
         if let Some(suppressed) = invalid_requests.take_suppressed() {
@@ -66,36 +69,12 @@ impl Default for LogLimits {
         Self {
             closing: LogLimiter::new(),
             rejected_connections: LogLimiter::new(),
-            accept_failing: LimitedCondition::new(),
+            accept_failing: Arc::new(LimitedCondition::new()),
             invalid_requests: LogLimiter::new(),
             failed_handshakes: LogLimiter::new(),
             puts: StoreLog::new("puts"),
             gets: StoreLog::new("gets"),
         }
-    }
-}
-
-/// A condition that is logged when it begins, while it lasts, and when it ends.
-#[derive(Debug)]
-pub(super) struct LimitedCondition {
-    condition: LogCondition,
-    /// Limits beginnings and ends too, for a condition that comes and goes.
-    changes: LogLimiter,
-}
-
-impl LimitedCondition {
-    const fn new() -> Self {
-        Self { condition: LogCondition::new(), changes: LogLimiter::new() }
-    }
-
-    /// Notes that the condition holds. Returns `Some` if a message is due.
-    pub(super) fn holds(&self) -> Option<Lasting> {
-        self.condition.holds().filter(|_| self.changes.should_log())
-    }
-
-    /// Notes that the condition has ended. Returns `Some` if a message is due.
-    pub(super) fn ends(&self) -> Option<Lasting> {
-        self.condition.is_over().filter(|_| self.changes.should_log())
     }
 }
 
@@ -167,7 +146,7 @@ impl StoreLog {
 
     fn log_suppressed(&self) {
         let operation = self.operation;
-        if let Some(suppressed) = self.failing.changes.take_suppressed() {
+        if let Some(suppressed) = self.failing.take_suppressed() {
             error!(suppressed, operation, "store failed or recovered: messages suppressed");
         }
         if let Some(suppressed) = self.rejected.take_suppressed() {

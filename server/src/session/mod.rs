@@ -17,7 +17,6 @@ use tracing::{debug, field::DisplayValue, info};
 use crate::store::{PutBatch, Store};
 
 mod close_reason;
-mod conn_limit;
 mod deadline;
 #[cfg(unix)]
 pub(crate) mod descriptors;
@@ -37,7 +36,7 @@ mod unsent_budget;
 use close_reason::CloseReason;
 pub use limits::Limits;
 pub(crate) use scheduler::Usage;
-pub(crate) use shared::Shared;
+pub(crate) use shared::SessionShared;
 #[cfg(feature = "tls")]
 pub use tls::TlsAcceptor;
 use transport::{Input, MAX_READ, MIN_READ, Transport};
@@ -47,7 +46,7 @@ use unsent_budget::BudgetEntry;
 async fn serve_accepted<Io, S>(
     io: Io,
     peer: SocketAddr,
-    shared: Arc<Shared<S>>,
+    shared: Arc<SessionShared<S>>,
     usage: Usage,
     stop: CancellationToken,
 ) where
@@ -85,7 +84,7 @@ async fn serve_accepted<Io, S>(
 pub(crate) async fn run<Io, S>(
     io: Io,
     peer: Option<SocketAddr>,
-    shared: Arc<Shared<S>>,
+    shared: Arc<SessionShared<S>>,
     usage: Usage,
     stop: CancellationToken,
 ) where
@@ -127,7 +126,7 @@ struct Session<Io, S> {
     /// How many bytes were read in this time slice.
     slice_bytes: usize,
     peer: Option<DisplayValue<SocketAddr>>,
-    shared: Arc<Shared<S>>,
+    shared: Arc<SessionShared<S>>,
 }
 
 impl<Io, S> Session<Io, S>

@@ -120,18 +120,18 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Copy, Debug)]
-    enum Event {
+    enum WaitQueueOp {
         Push,
         Pop,
         /// The member of this number leaves, if it is one.
         Remove(u64),
     }
 
-    fn event() -> impl Strategy<Value = Event> {
+    fn event() -> impl Strategy<Value = WaitQueueOp> {
         prop_oneof![
-            3 => Just(Event::Push),
-            1 => Just(Event::Pop),
-            2 => (0_u64..60).prop_map(Event::Remove),
+            3 => Just(WaitQueueOp::Push),
+            1 => Just(WaitQueueOp::Pop),
+            2 => (0_u64..60).prop_map(WaitQueueOp::Remove),
         ]
     }
 
@@ -143,14 +143,14 @@ mod tests {
             let (mut queue, mut model) = (WaitQueue::new(), BTreeMap::new());
             for (next, event) in events.into_iter().enumerate() {
                 match event {
-                    Event::Push => {
+                    WaitQueueOp::Push => {
                         queue.push(next as u64, next);
                         model.insert(next as u64, next);
                     }
-                    Event::Pop => {
+                    WaitQueueOp::Pop => {
                         assert_eq!(queue.pop(), model.pop_first().map(|(_, value)| value));
                     }
-                    Event::Remove(seq) => {
+                    WaitQueueOp::Remove(seq) => {
                         assert_eq!(queue.contains(seq), model.contains_key(&seq));
                         assert_eq!(queue.get_mut(seq), model.get_mut(&seq));
                         assert_eq!(queue.remove(seq), model.remove(&seq));

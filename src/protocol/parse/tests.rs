@@ -54,12 +54,12 @@ fn an_empty_line_is_no_request() {
 #[test]
 fn every_kind_of_bad_request_is_refused() {
     use InvalidRequest as Fault;
-    type Kind = fn(&Fault) -> bool;
-    let command: Kind = |fault| matches!(fault, Fault::Command(_));
-    let fields: Kind = |fault| matches!(fault, Fault::Fields(_));
-    let key: Kind = |fault| matches!(fault, Fault::Key(_));
-    let value: Kind = |fault| matches!(fault, Fault::Value(_));
-    let timestamp: Kind = |fault| matches!(fault, Fault::Timestamp(_));
+    type IsFault = fn(&Fault) -> bool;
+    let command: IsFault = |fault| matches!(fault, Fault::Command(_));
+    let fields: IsFault = |fault| matches!(fault, Fault::Fields(_));
+    let key: IsFault = |fault| matches!(fault, Fault::Key(_));
+    let value: IsFault = |fault| matches!(fault, Fault::Value(_));
+    let timestamp: IsFault = |fault| matches!(fault, Fault::Timestamp(_));
     for (line, kind) in [
         ("got test_key", command),
         ("PUT a 1 1", command),

@@ -19,7 +19,7 @@ struct Walk {
     batch: Vec<Sample>,
     /// What is being written to the spool.
     spill: Vec<Sample>,
-    mark: Mark,
+    mark: ModelMark,
     /// What a server has.
     stored: HashMap<(Key, i64), f64>,
     /// What was recorded last.
@@ -28,7 +28,7 @@ struct Walk {
 
 /// What a flush would remember.
 #[derive(Default)]
-struct Mark {
+struct ModelMark {
     before: u64,
     shifted: u64,
     recorded: u64,
@@ -49,7 +49,7 @@ impl Walk {
             dropped: 0,
             batch: Vec::new(),
             spill: Vec::new(),
-            mark: Mark::default(),
+            mark: ModelMark::default(),
             stored: HashMap::new(),
             last: HashMap::new(),
         }
@@ -100,7 +100,7 @@ impl Walk {
     }
 
     fn set_mark(&mut self) {
-        self.mark = Mark {
+        self.mark = ModelMark {
             before: self.queue.end(),
             shifted: self.queue.shifted(),
             recorded: self.recorded,
@@ -143,7 +143,7 @@ impl Walk {
         assert_eq!(waiting, (queue.len() + self.batch.len() + self.spill.len()) as u64);
         assert_eq!(queue.waiting_before(queue.end()), waiting);
         if self.dropped == self.mark.dropped {
-            let Mark { before, shifted, recorded, .. } = self.mark;
+            let ModelMark { before, shifted, recorded, .. } = self.mark;
             let is_before = |sample: &&Sample| sample.point.value < recorded as f64;
             let truth = all().filter(is_before).count();
             let waiting = queue.waiting_before(before + queue.shifted() - shifted);

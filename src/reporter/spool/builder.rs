@@ -9,7 +9,7 @@ use metrics_wal::{Fsync, OsFileSystem};
 
 use super::{
     error::SpoolError,
-    sample_log::{Limits, SampleLog},
+    sample_log::{SampleLog, SpoolLimits},
     samples::salvage,
 };
 use crate::metric::{Sample, unix_now};
@@ -47,7 +47,7 @@ use crate::metric::{Sample, unix_now};
 #[derive(Clone, Debug)]
 pub struct Spool {
     dir: PathBuf,
-    limits: Limits,
+    limits: SpoolLimits,
     pub(in crate::reporter) spill_after: Duration,
     pub(in crate::reporter) replay_rate: u32,
     max_age: Option<Duration>,
@@ -64,7 +64,7 @@ impl Spool {
         Self {
             // Without a working directory, and for an empty path, opening fails.
             dir: path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-            limits: Limits {
+            limits: SpoolLimits {
                 max_bytes: 256 * 1024 * 1024,
                 fsync: Fsync::Every(Duration::from_secs(1)),
             },
@@ -81,7 +81,7 @@ impl Spool {
     /// are not counted. Default: 256 MiB, about six million samples with keys of 24 bytes.
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Self {
-        self.limits.max_bytes = bytes.max(Limits::MIN_BYTES);
+        self.limits.max_bytes = bytes.max(SpoolLimits::MIN_BYTES);
         self
     }
 

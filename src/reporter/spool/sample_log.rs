@@ -14,13 +14,13 @@ use crate::metric::Sample;
 
 /// How much a log may hold, and when it is synced.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct SpoolLimits {
     /// The space of its segments, in bytes, counted in disk blocks.
     pub(crate) max_bytes: u64,
     pub(crate) fsync: Fsync,
 }
 
-impl Limits {
+impl SpoolLimits {
     /// Sixteen segments of two records.
     pub(crate) const MIN_BYTES: u64 = 16 * 2 * MAX_RECORD_BYTES as u64;
 
@@ -35,11 +35,11 @@ impl Limits {
 /// An open log of samples, each of which is an entry of a [`Wal`].
 ///
 /// What was appended survives the end of this process, however it ends. It survives a loss of power if it
-/// was synced: as [`Limits::fsync`] says, if [`sync`](Self::sync) is called as often.
+/// was synced: as [`SpoolLimits::fsync`] says, if [`sync`](Self::sync) is called as often.
 #[derive(Debug)]
 pub(crate) struct SampleLog<F: FileSystem = OsFileSystem> {
     pub(super) wal: Wal<F>,
-    limits: Limits,
+    limits: SpoolLimits,
     in_hand: Option<InHand>,
     unsynced_since: Option<Instant>,
     payload: Vec<u8>,
@@ -74,7 +74,7 @@ impl<F: FileSystem> SampleLog<F> {
     /// # Errors
     ///
     /// [`SpoolError`]. Damaged segments are no error: what can be read of them is.
-    pub(crate) fn open(fs: F, dir: &Path, limits: Limits) -> Result<Self, SpoolError> {
+    pub(crate) fn open(fs: F, dir: &Path, limits: SpoolLimits) -> Result<Self, SpoolError> {
         let wal = Wal::open(fs, dir, limits.options()).map_err(|failed| {
             let notices = failed.events.into_iter().filter_map(notice).collect();
             SpoolLogger::default().write(dir, notices, Health::default());
@@ -116,7 +116,7 @@ impl<F: FileSystem> SampleLog<F> {
         Ok(count as usize)
     }
 
-    /// Syncs what was appended, if [`Limits::fsync`] says so.
+    /// Syncs what was appended, if [`SpoolLimits::fsync`] says so.
     pub(super) fn sync_if_due(&mut self, now: Instant) {
         let unsynced = self.unsynced_since.map(|since| now.saturating_duration_since(since));
         let is_due = match self.limits.fsync {

@@ -12,7 +12,7 @@ const MAX_WITNESSES: usize = 4096;
 
 /// The oldest sample in the spool, if the server may close the connection because of it.
 #[derive(Debug, Default)]
-pub(super) struct Suspect {
+pub(super) struct SuspectSample {
     /// True if the server has closed the connection at several samples, so that the oldest is sent alone.
     is_isolating: bool,
     /// True if the server has closed the connection at it alone.
@@ -37,7 +37,7 @@ pub(super) struct Trial {
     pub(super) is_accused: bool,
 }
 
-impl Suspect {
+impl SuspectSample {
     /// Returns how many samples are to be read from the spool, `batch` if there is no suspect.
     pub(super) fn batch(&self, batch: usize) -> usize {
         match self {

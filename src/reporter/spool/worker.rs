@@ -21,7 +21,7 @@ use super::{
     disk_retry::{DiskRetry, IO_RETRY_DELAY},
     handle::{self, SpillGuard, SpoolHandle},
     pacer::Pacer,
-    suspect::{Suspect, Trial},
+    suspect::{SuspectSample, Trial},
 };
 use crate::{
     error::Error,
@@ -51,7 +51,7 @@ struct SpoolWorker {
     /// True if the last batch of new samples failed, or was recalled to be moved to the spool.
     has_failed: Arc<AtomicBool>,
     pacer: Pacer,
-    suspect: Suspect,
+    suspect: SuspectSample,
     /// A position in the queue, and a time by which everything before it had been recorded.
     oldest_seen: (u64, Instant),
     writes: DiskRetry,
@@ -173,7 +173,7 @@ impl SpoolWorker {
             spill_threshold: worker.flush_threshold,
             has_failed,
             pacer: Pacer::new(handle.settings.replay_rate, now),
-            suspect: Suspect::default(),
+            suspect: SuspectSample::default(),
             oldest_seen: (0, now),
             writes: DiskRetry::new(now),
             reads: DiskRetry::new(now),
@@ -287,7 +287,7 @@ impl SpoolWorker {
         let now = Instant::now();
         match &batch_outcome {
             SendOutcome::Complete => {
-                self.suspect = Suspect::default();
+                self.suspect = SuspectSample::default();
                 self.pacer.on_success(total, sent, now);
             }
             SendOutcome::Interrupted(error) if is_hangup(error) => {

@@ -14,7 +14,7 @@ use crate::{
 /// One task's puts: the `n`th has a value that says whose it is and which, and shares key and
 /// second with the one beside it.
 #[derive(Debug)]
-pub(crate) struct Agent {
+pub(crate) struct ChaosAgent {
     client: MetricsClient,
     id: u32,
     rng: Rng,
@@ -39,24 +39,15 @@ const MANY: u32 = 1_000_000;
 
 const KEYS: usize = 3;
 
-impl Agent {
+impl ChaosAgent {
     pub(crate) fn new(client: MetricsClient, id: u32, rng: Rng) -> Self {
         Self { client, id, rng, puts: Vec::new(), gets: 0 }
     }
 
     /// Makes one call, or a few, which may fail only with errors that the network explains.
     pub(crate) async fn call(&mut self) {
-        let call = match self.rng.u8(..12) {
-            0..4 => Call::Put,
-            4 => Call::TwoPuts,
-            5 => Call::PutRace,
-            6 => Call::PutAll(self.rng.usize(1..30)),
-            7..11 => {
-                let at = self.rng.usize(..KEYS);
-                Call::Get(Some(self.key(at)))
-            }
-            _ => Call::Get(None),
-        };
+        let keys = (0..KEYS).map(|at| self.key(at)).collect::<Vec<_>>();
+        let call = Call::random(&mut self.rng, 30, keys);
         let client = self.client.clone();
         workload::make(call, &client, self).await;
     }
@@ -148,7 +139,7 @@ impl Agent {
     }
 }
 
-impl Checker for Agent {
+impl Checker for ChaosAgent {
     type Put = usize;
     /// The key, unless it is a get of everything.
     type Get = Option<String>;

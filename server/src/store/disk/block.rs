@@ -1,14 +1,15 @@
 //! The format of a block: up to 500 points of one key as bytes.
 //!
 //! ```text
-//! block   = crc:u32  codecs:u8  count:u16  last:i64  seconds  values
+//! block   = crc:u32  codecs:u8  count:u16  last:i64  generation:u32  seconds  values
 //! seconds = step:u64 (constant step) | len:u16 pco | second:i64 *count
 //! values  = value:f64 (constant) | pco | value:f64 *count
 //! ```
 //!
 //! Integers are little-endian. The CRC-32 is that of the key id and the first second, which the block is
 //! stored under, and of the bytes behind it: a block in the wrong place is damaged too. `codecs` has the
-//! codec of the seconds in its upper half, and that of the values in its lower half.
+//! codec of the seconds in its upper half, and that of the values in its lower half. `generation` is the
+//! number of the transaction that wrote the block: of two copies in a damaged database, the higher is newer.
 //!
 //! `pco` (<https://docs.rs/pco>) promises that later versions read what earlier ones wrote. What it wrote is
 //! decoded and compared bit by bit before it is used.
@@ -29,7 +30,7 @@ pub(crate) const MAX_POINTS: usize = 500;
 pub(crate) struct Damaged;
 
 /// Encodes points, at least one and at most [`MAX_POINTS`], strictly ascending by timestamp.
-pub(crate) fn encode(key: u32, points: &[Point]) -> Vec<u8> {
+pub(crate) fn encode(key: u32, generation: u32, points: &[Point]) -> Vec<u8> {
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return Vec::new() };
     debug_assert!(points.len() <= MAX_POINTS, "a block has at most {MAX_POINTS} points");
     let mut seconds = Vec::new();
@@ -41,11 +42,29 @@ pub(crate) fn encode(key: u32, points: &[Point]) -> Vec<u8> {
     block.push((seconds_codec << 4) | values_codec);
     block.extend_from_slice(&(points.len() as u16).to_le_bytes());
     block.extend_from_slice(&last.timestamp.to_le_bytes());
+    block.extend_from_slice(&generation.to_le_bytes());
     block.extend_from_slice(&seconds);
     block.extend_from_slice(&values);
     let crc = crc(key, first.timestamp, &block[CRC_BYTES..]);
     block[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
     block
+}
+
+/// Returns an intact block with another key id and generation.
+pub(crate) fn with_key(block: &[u8], key: u32, first: i64, generation: u32) -> Vec<u8> {
+    let mut block = block.to_vec();
+    block[HEADER_BYTES - GENERATION_BYTES..HEADER_BYTES].copy_from_slice(&generation.to_le_bytes());
+    let crc = crc(key, first, &block[CRC_BYTES..]);
+    block[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+    block
+}
+
+/// Returns whether a block is intact that is stored under `key` and its first second, without decoding its
+/// points.
+pub(crate) fn is_intact(key: u32, first: i64, block: &[u8]) -> bool {
+    block.split_first_chunk::<CRC_BYTES>().is_some_and(|(expected, checked)| {
+        block.len() >= HEADER_BYTES && crc(key, first, checked) == u32::from_le_bytes(*expected)
+    })
 }
 
 /// Decodes the block that is stored under `key` and its first second, and appends its points to `points`.
@@ -80,6 +99,8 @@ pub(crate) struct Header {
     pub(crate) count: usize,
     /// The second of the last point.
     pub(crate) last: i64,
+    /// The number of the transaction that wrote the block.
+    pub(crate) generation: u32,
 }
 
 impl Header {
@@ -87,10 +108,12 @@ impl Header {
         let (_, header) = block.split_first_chunk::<CRC_BYTES>()?;
         let (&[codecs], header) = header.split_first_chunk::<1>()?;
         let (count, header) = header.split_first_chunk::<2>()?;
-        let (last, _) = header.split_first_chunk::<8>()?;
+        let (last, header) = header.split_first_chunk::<8>()?;
+        let (generation, _) = header.split_first_chunk::<GENERATION_BYTES>()?;
         let count = usize::from(u16::from_le_bytes(*count));
         let last = i64::from_le_bytes(*last);
-        (1..=MAX_POINTS).contains(&count).then_some(Self { codecs, count, last })
+        let generation = u32::from_le_bytes(*generation);
+        (1..=MAX_POINTS).contains(&count).then_some(Self { codecs, count, last, generation })
     }
 }
 
@@ -209,7 +232,8 @@ const PCO: u8 = 1;
 const RAW: u8 = 2;
 
 const CRC_BYTES: usize = 4;
-const HEADER_BYTES: usize = CRC_BYTES + 1 + 2 + 8;
+const GENERATION_BYTES: usize = 4;
+const HEADER_BYTES: usize = CRC_BYTES + 1 + 2 + 8 + GENERATION_BYTES;
 
 /// Twice as fast as the default of 8, for 2 % more space.
 const COMPRESSION_LEVEL: usize = 4;
@@ -239,7 +263,7 @@ pub fn fuzz(bytes: &[u8]) {
         return;
     }
     let mut again = Vec::new();
-    let encoded = encode(key, &points);
+    let encoded = encode(key, 0, &points);
     assert_eq!(decode(key, first, &encoded, &mut again), Ok(()), "an encoded block is damaged");
     let bits = |points: &[Point]| -> Vec<_> {
         points.iter().map(|point| (point.timestamp, point.value.to_bits())).collect()
@@ -254,7 +278,7 @@ mod tests {
     use super::*;
 
     fn round_trip(points: &[Point]) -> Vec<u8> {
-        let block = encode(7, points);
+        let block = encode(7, 3, points);
         let mut decoded = Vec::new();
         decode(7, points[0].timestamp, &block, &mut decoded).unwrap();
         let bits = |points: &[Point]| -> Vec<_> {
@@ -263,6 +287,10 @@ mod tests {
         assert_eq!(bits(&decoded), bits(points));
         let header = Header::decode(&block).unwrap();
         assert_eq!((header.count, header.last), (points.len(), points.last().unwrap().timestamp));
+        assert!(is_intact(7, points[0].timestamp, &block) && header.generation == 3);
+        let moved = with_key(&block, 8, points[0].timestamp, 4);
+        assert!(!is_intact(7, points[0].timestamp, &moved));
+        assert_eq!(decode(8, points[0].timestamp, &moved, &mut Vec::new()), Ok(()));
         block
     }
 
@@ -274,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn constant_step_and_value_take_31_bytes() {
+    fn constant_step_and_value_take_35_bytes() {
         let block = round_trip(&points(0..500, |_| 0.5));
         assert_eq!(block.len(), HEADER_BYTES + 8 + 8);
         round_trip(&points([7].into_iter(), |_| -0.0));
@@ -299,7 +327,7 @@ mod tests {
     #[test]
     fn block_is_damaged_under_another_key_or_second() {
         let points = points(0..10, |index| index as f64);
-        let block = encode(1, &points);
+        let block = encode(1, 0, &points);
         let mut decoded = Vec::new();
         assert_eq!(decode(2, 0, &block, &mut decoded), Err(Damaged));
         assert_eq!(decode(1, 1, &block, &mut decoded), Err(Damaged));
@@ -333,7 +361,7 @@ mod tests {
         #[test]
         fn one_damaged_bit_is_found(bit in 0usize..1000, count in 1usize..300) {
             let points = points((0..count as i64).map(|at| at * at), |at| (at as f64).sqrt());
-            let mut block = encode(1, &points);
+            let mut block = encode(1, 0, &points);
             let bit = bit % (8 * block.len());
             block[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(decode(1, 0, &block, &mut Vec::new()), Err(Damaged));
@@ -351,7 +379,7 @@ mod tests {
             values in prop::collection::vec(value(), 2..300),
         ) {
             let seconds = (0..values.len() as i64).map(|at| at * at);
-            let mut block = encode(0, &points(seconds, |index| values[index]));
+            let mut block = encode(0, 0, &points(seconds, |index| values[index]));
             let at = CRC_BYTES + at % (block.len() - CRC_BYTES);
             block[at] = byte;
             fuzz(&[&[1][..], &[0; 12], &block].concat());

@@ -1,14 +1,20 @@
 //! The blocks on disk: a redb database of keys, blocks and the position of the log.
 //!
 //! ```text
-//! keys     id:u32 -> name                        the id is the order of the first put
+//! keys     id:u32 -> crc:u32 name                the id is the order of the first put
+//! names    id:u32 -> crc:u32 name                the same, for a database that is damaged
 //! blocks   (id:u32, first second:i64) -> block   see `block`
-//! damaged  (id:u32, first second:i64) -> block   damaged blocks that a merge has moved here
-//! meta     "sealed" -> the number of the first log entry that is not in blocks
-//!          "points" -> the number of points in blocks
+//! meta     "sealed"     -> the number of the first log entry that is not in blocks
+//!          "points"     -> the number of points in blocks
+//!          "generation" -> that of the last transaction
 //! ```
+//!
+//! The CRC-32 of a name covers its id too, so that `salvage` can tell both from other bytes.
 
-use std::path::PathBuf;
+use std::{
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+};
 
 use imbl::Vector;
 use metrics_client::{Key, Point};
@@ -20,15 +26,16 @@ use redb::{
 use super::{
     block,
     head::Head,
-    seal::{BlockTables, SealOutcome},
+    seal::{BlockTable, DamagedBlock},
 };
 
-const KEYS: TableDefinition<'_, u32, &str> = TableDefinition::new("keys");
-const BLOCKS: TableDefinition<'_, (u32, i64), &[u8]> = TableDefinition::new("blocks");
-const DAMAGED: TableDefinition<'_, (u32, i64), &[u8]> = TableDefinition::new("damaged");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const SEALED: &str = "sealed";
-const POINTS: &str = "points";
+pub(super) const KEYS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("keys");
+pub(super) const NAMES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("names");
+pub(super) const BLOCKS: TableDefinition<'_, (u32, i64), &[u8]> = TableDefinition::new("blocks");
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(super) const SEALED: &str = "sealed";
+pub(super) const POINTS: &str = "points";
+pub(super) const GENERATION: &str = "generation";
 
 /// The database.
 #[derive(Debug)]
@@ -46,6 +53,17 @@ pub(super) enum Database {
     /// A file that fails when a test says so.
     #[cfg(test)]
     Double(super::tests::FaultyFile),
+}
+
+impl Database {
+    /// Returns where the file is.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            #[cfg(test)]
+            Self::Double(_) => None,
+        }
+    }
 }
 
 /// What the database holds when it is opened.
@@ -78,8 +96,8 @@ impl Blocks {
         let transaction = blocks.database()?.begin_write()?;
         let contents = {
             let keys = transaction.open_table(KEYS)?;
+            let copies = transaction.open_table(NAMES)?;
             transaction.open_table(BLOCKS)?;
-            transaction.open_table(DAMAGED)?;
             let meta = transaction.open_table(META)?;
             let number = |name| -> Result<u64, StorageError> {
                 Ok(meta.get(name)?.map_or(0, |number| number.value()))
@@ -88,7 +106,12 @@ impl Blocks {
             let mut names = Vec::new();
             for (index, entry) in keys.iter()?.enumerate() {
                 let (id, name) = entry?;
-                let name = Key::new(name.value()).ok().filter(|_| id.value() as usize == index);
+                let id = id.value();
+                let mut name = decode_name(id, name.value()).filter(|_| id as usize == index);
+                if name.is_none() {
+                    let copy = copies.get(index as u32)?;
+                    name = copy.and_then(|copy| decode_name(index as u32, copy.value()));
+                }
                 let name = name.ok_or_else(|| {
                     StorageError::Corrupted(format!("the table of keys has no key {index}"))
                 })?;
@@ -126,45 +149,51 @@ impl Blocks {
     }
 
     /// Merges a head into the blocks, and removes blocks whose points are all older than `cutoff`, in one
-    /// transaction. Returns the number of points in blocks too.
+    /// transaction. Returns the number of points in blocks. Damaged blocks that are in the way are removed,
+    /// and passed to `set_aside` before.
     pub(super) fn seal(
         &self,
         sealing: &Sealing,
         cutoff: i64,
-    ) -> Result<(SealOutcome, u64), redb::Error> {
+        set_aside: impl FnOnce(&[DamagedBlock]),
+    ) -> Result<u64, redb::Error> {
         let transaction = self.database()?.begin_write()?;
-        let (outcome, points) = {
-            let mut keys = transaction.open_table(KEYS)?;
-            let known = keys.len()? as usize;
-            for (index, key) in sealing.names.iter().enumerate().skip(known) {
-                keys.insert(index as u32, key.as_str())?;
-            }
-            let mut tables = BlockTables {
-                blocks: transaction.open_table(BLOCKS)?,
-                damaged: transaction.open_table(DAMAGED)?,
-                outcome: SealOutcome::default(),
+        let points = {
+            let mut meta = transaction.open_table(META)?;
+            let number = |meta: &redb::Table<'_, &str, u64>, name| -> Result<u64, StorageError> {
+                Ok(meta.get(name)?.map_or(0, |number| number.value()))
             };
+            let generation = number(&meta, GENERATION)?.saturating_add(1);
+            insert_keys(&transaction, sealing.names.iter())?;
+            let mut table = BlockTable::new(transaction.open_table(BLOCKS)?, generation as u32);
             let mut buffer = Vec::new();
             for (id, points) in sealing.head.series() {
                 buffer.clear();
                 buffer.extend(points.skip_while(|point| point.timestamp < cutoff));
-                tables.merge(id, &buffer)?;
+                table.merge(id, &buffer)?;
             }
             if cutoff > i64::MIN {
                 for id in 0..sealing.names.len() as u32 {
-                    tables.expire(id, cutoff)?;
+                    table.expire(id, cutoff)?;
                 }
             }
-            let outcome = tables.outcome;
-            let mut meta = transaction.open_table(META)?;
-            let before = meta.get(POINTS)?.map_or(0, |points| points.value());
-            let points = before.saturating_add_signed(outcome.points);
+            if !table.damaged.is_empty() {
+                set_aside(&table.damaged);
+            }
+            let points = number(&meta, POINTS)?.saturating_add_signed(table.points);
             meta.insert(POINTS, points)?;
             meta.insert(SEALED, sealing.log_end)?;
-            (outcome, points)
+            meta.insert(GENERATION, generation)?;
+            points
         };
         commit(transaction)?;
-        Ok((outcome, points))
+        Ok(points)
+    }
+
+    /// Returns the generation of the last transaction.
+    pub(super) fn generation(&self) -> Result<u32, redb::Error> {
+        let meta = self.database()?.begin_read()?.open_table(META)?;
+        Ok(meta.get(GENERATION)?.map_or(0, |generation| generation.value()) as u32)
     }
 
     /// Returns a view of the blocks as they are now.
@@ -174,7 +203,52 @@ impl Blocks {
     }
 }
 
-fn commit(mut transaction: redb::WriteTransaction) -> Result<(), redb::Error> {
+/// Inserts the keys that are new: the ids of all are their indices in `names`.
+pub(super) fn insert_keys<'a>(
+    transaction: &redb::WriteTransaction,
+    names: impl Iterator<Item = &'a Key>,
+) -> Result<(), redb::Error> {
+    let mut keys = transaction.open_table(KEYS)?;
+    let mut copies = transaction.open_table(NAMES)?;
+    let known = keys.len()? as usize;
+    for (index, key) in names.enumerate().skip(known) {
+        let (id, name) = (index as u32, encode_name(index as u32, key.as_str()));
+        keys.insert(id, &*name)?;
+        copies.insert(id, &*name)?;
+    }
+    Ok(())
+}
+
+fn encode_name(id: u32, name: &str) -> Vec<u8> {
+    [&name_crc(id, name.as_bytes()).to_le_bytes(), name.as_bytes()].concat()
+}
+
+/// Returns a key, if its bytes are intact.
+pub(super) fn decode_name(id: u32, bytes: &[u8]) -> Option<Key> {
+    let (crc, name) = bytes.split_first_chunk::<4>()?;
+    if name_crc(id, name) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    Key::new(std::str::from_utf8(name).ok()?).ok()
+}
+
+fn name_crc(id: u32, name: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&id.to_le_bytes());
+    crc.update(name);
+    crc.finalize()
+}
+
+/// Calls redb, which may panic if its file is damaged.
+pub(super) fn catch_panic<T>(
+    call: impl FnOnce() -> Result<T, redb::Error>,
+) -> Result<T, redb::Error> {
+    // The database is opened again after an error, whatever state it is in.
+    panic::catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database panicked".into())))
+}
+
+pub(super) fn commit(mut transaction: redb::WriteTransaction) -> Result<(), redb::Error> {
     // Otherwise one flipped bit after a kill can keep the file from opening.
     transaction.set_quick_repair(true);
     Ok(transaction.commit()?)
@@ -182,7 +256,7 @@ fn commit(mut transaction: redb::WriteTransaction) -> Result<(), redb::Error> {
 
 /// The blocks at one moment.
 pub(super) struct BlocksView {
-    blocks: ReadOnlyTable<(u32, i64), &'static [u8]>,
+    pub(super) blocks: ReadOnlyTable<(u32, i64), &'static [u8]>,
 }
 
 /// An error of reading blocks.

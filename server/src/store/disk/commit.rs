@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::{
     record,
-    shared::{Closing, Pending, Sealing, Shared},
+    shared::{Closing, Counters, Pending, Sealing, Shared},
 };
 use crate::store::StoreError;
 
@@ -211,7 +211,7 @@ impl<F: FileSystem> Committer<F> {
     }
 
     fn report_events(&mut self) {
-        self.log.take_events().iter().for_each(|event| report(event, &self.shared));
+        self.log.take_events().iter().for_each(|event| report(event, &self.shared.counters));
     }
 }
 
@@ -224,7 +224,7 @@ fn reject(batches: Vec<Pending>) {
 }
 
 /// Logs and counts an event of the log.
-pub(super) fn report(event: &Event, shared: &Shared) {
+pub(super) fn report(event: &Event, counters: &Counters) {
     match event {
         Event::UnknownFile { name } => warn!(name, "unknown file in the log ignored"),
         Event::TornTail { segment, bytes } => {
@@ -238,7 +238,7 @@ pub(super) fn report(event: &Event, shared: &Shared) {
         }
         Event::Lost { entries } => {
             let points = entries.end - entries.start;
-            shared.counters.lost.add(points);
+            counters.lost.add(points);
             error!(points, first = entries.start, "points of the log lost");
         }
         Event::Failed(error) | Event::PositionNotSaved(error) => {

@@ -14,25 +14,37 @@ use metrics_client::{Key, Selector};
 use metrics_wal::{FileSystem, OsFileSystem};
 use tokio::{sync::oneshot, task::spawn_blocking};
 
+mod backup;
 mod block;
 mod blocks;
+mod check;
 mod commit;
+mod copy;
+mod damaged;
+mod delete;
 mod head;
 mod open;
 mod options;
+mod overlay;
 mod record;
+mod repair;
+mod salvage;
 mod seal;
 mod sealer;
 mod shared;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 #[doc(hidden)]
 pub use block::fuzz as fuzz_block;
 #[doc(hidden)]
 pub use record::fuzz as fuzz_record;
 
+pub use backup::{Backup, BackupError, BackupWriter};
+pub use check::{CheckReport, Damage, Progress, check};
+pub use delete::{Deleted, Deletion};
 pub use metrics_wal::Fsync;
 pub use open::OpenError;
 pub use snapshot::DiskSnapshot;

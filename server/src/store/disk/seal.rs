@@ -5,22 +5,24 @@ use redb::{ReadableTable, StorageError, Table};
 
 use super::block::{self, Header, MAX_POINTS};
 
-/// What a merge has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SealOutcome {
-    /// Points in blocks that are new, minus those in blocks that were removed.
-    pub(super) points: i64,
-    /// Damaged blocks that were moved out of the way.
-    pub(super) damaged: u64,
-}
-
-/// The tables that a merge writes.
-pub(super) struct BlockTables<'txn> {
+/// A table of blocks that is written.
+pub(super) struct BlockTable<'txn> {
     /// The blocks by key id and first second. Those of one key do not overlap.
     pub(super) blocks: Table<'txn, (u32, i64), &'static [u8]>,
-    /// Damaged blocks, as they were.
-    pub(super) damaged: Table<'txn, (u32, i64), &'static [u8]>,
-    pub(super) outcome: SealOutcome,
+    /// That of the blocks that are written.
+    pub(super) generation: u32,
+    /// Points in blocks that are new, minus those in blocks that were removed.
+    pub(super) points: i64,
+    /// Damaged blocks that were in the way, and were removed.
+    pub(super) damaged: Vec<DamagedBlock>,
+}
+
+/// A damaged block, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DamagedBlock {
+    pub(super) id: u32,
+    pub(super) first: i64,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// A block and where the next one of its key begins.
@@ -31,7 +33,12 @@ struct Slot {
     next: Option<i64>,
 }
 
-impl BlockTables<'_> {
+impl<'txn> BlockTable<'txn> {
+    /// Creates one for the transaction that writes blocks of this generation.
+    pub(super) fn new(blocks: Table<'txn, (u32, i64), &'static [u8]>, generation: u32) -> Self {
+        Self { blocks, generation, points: 0, damaged: Vec::new() }
+    }
+
     /// Merges points, ascending by second, into the blocks of a key. They replace those of the same second.
     pub(super) fn merge(&mut self, id: u32, mut points: &[Point]) -> Result<(), StorageError> {
         while let Some(first) = points.first() {
@@ -57,7 +64,7 @@ impl BlockTables<'_> {
                 Some(Header { last, .. }) if last >= cutoff => return Ok(()),
                 Some(Header { count, .. }) => {
                     self.blocks.remove((id, first))?;
-                    self.outcome.points -= count as i64;
+                    self.points -= count as i64;
                 }
                 None => self.set_aside(id, first)?,
             }
@@ -96,7 +103,7 @@ impl BlockTables<'_> {
                 self.set_aside(id, first)?;
             } else {
                 self.blocks.remove((id, first))?;
-                self.outcome.points -= old.len() as i64;
+                self.points -= old.len() as i64;
                 merge(&old, new, &mut merged);
                 points = &merged;
             }
@@ -108,20 +115,20 @@ impl BlockTables<'_> {
         };
         for points in points.chunks(size) {
             let Some(first) = points.first() else { continue };
-            self.blocks.insert((id, first.timestamp), &*block::encode(id, points))?;
-            self.outcome.points += points.len() as i64;
+            let block = block::encode(id, self.generation, points);
+            self.blocks.insert((id, first.timestamp), &*block)?;
+            self.points += points.len() as i64;
         }
         Ok(())
     }
 
-    /// Moves a damaged block to the table of damaged ones.
+    /// Removes a damaged block.
     fn set_aside(&mut self, id: u32, first: i64) -> Result<(), StorageError> {
         if let Some(block) = self.blocks.remove((id, first))? {
             let count = Header::decode(block.value()).map_or(0, |header| header.count);
-            self.outcome.points -= count as i64;
-            self.damaged.insert((id, first), block.value())?;
+            self.points -= count as i64;
+            self.damaged.push(DamagedBlock { id, first, bytes: block.value().to_vec() });
         }
-        self.outcome.damaged += 1;
         Ok(())
     }
 }
@@ -150,16 +157,11 @@ mod tests {
     use super::*;
 
     const BLOCKS: TableDefinition<'_, (u32, i64), &[u8]> = TableDefinition::new("blocks");
-    const DAMAGED: TableDefinition<'_, (u32, i64), &[u8]> = TableDefinition::new("damaged");
 
-    fn with_tables<T>(test: impl FnOnce(&mut BlockTables<'_>) -> T) -> T {
+    fn with_tables<T>(test: impl FnOnce(&mut BlockTable<'_>) -> T) -> T {
         let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         let transaction = database.begin_write().unwrap();
-        let mut tables = BlockTables {
-            blocks: transaction.open_table(BLOCKS).unwrap(),
-            damaged: transaction.open_table(DAMAGED).unwrap(),
-            outcome: SealOutcome::default(),
-        };
+        let mut tables = BlockTable::new(transaction.open_table(BLOCKS).unwrap(), 1);
         let outcome = test(&mut tables);
         drop(tables);
         transaction.abort().unwrap();
@@ -167,7 +169,7 @@ mod tests {
     }
 
     /// Returns the points of a key, and how many each of its blocks has. Checks that they do not overlap.
-    fn stored(tables: &BlockTables<'_>, id: u32) -> (Vec<Point>, Vec<usize>) {
+    fn stored(tables: &BlockTable<'_>, id: u32) -> (Vec<Point>, Vec<usize>) {
         let (mut points, mut lens) = (Vec::<Point>::new(), Vec::new());
         for entry in tables.blocks.range((id, i64::MIN)..=(id, i64::MAX)).unwrap() {
             let (key, block) = entry.unwrap();
@@ -225,7 +227,7 @@ mod tests {
                 tables.expire(id, 1100).unwrap();
             }
             assert_eq!((stored(tables, 1).1, stored(tables, 2).1), (vec![500, 100], vec![]));
-            assert_eq!(tables.outcome, SealOutcome { points: 600, damaged: 0 });
+            assert_eq!((tables.points, tables.damaged.len()), (600, 0));
         });
     }
 
@@ -238,8 +240,8 @@ mod tests {
             tables.blocks.insert((1, 500), &*block).unwrap();
             tables.merge(1, &points(550..560, 1.5)).unwrap();
             assert_eq!(stored(tables, 1).1, [500, 10]);
-            assert_eq!(tables.outcome, SealOutcome { points: 510, damaged: 1 });
-            assert_eq!(tables.damaged.get((1, 500)).unwrap().unwrap().value(), &*block);
+            let damaged = DamagedBlock { id: 1, first: 500, bytes: block };
+            assert_eq!((tables.points, &*tables.damaged), (510, &[damaged][..]));
             // It is in the way no more, whatever its header says.
             tables.blocks.insert((1, 100_000), &[1, 2, 3][..]).unwrap();
             tables.expire(1, 200_000).unwrap();
@@ -272,7 +274,7 @@ mod tests {
                     assert_eq!(points, expected);
                     assert!(lens.iter().all(|len| (1..=MAX_POINTS).contains(len)));
                 }
-                assert_eq!(tables.outcome.points, model.len() as i64);
+                assert_eq!(tables.points, model.len() as i64);
             });
         }
     }

@@ -1,25 +1,24 @@
 //! The thread that merges heads into blocks.
 
-use std::{
-    error::Error,
-    panic::{self, AssertUnwindSafe},
-    sync::Arc,
-};
+use std::{error::Error, sync::Arc};
 
 use metrics_client::internal::log_limit::{Lasting, LogCondition};
+use metrics_wal::FileSystem;
 use tracing::{debug, error, info};
 
 use super::{
-    blocks::{Blocks, BlocksView, Sealing},
+    blocks::{Blocks, BlocksView, Sealing, catch_panic},
+    damaged::DamagedFolder,
     shared::Shared,
 };
 
-pub(super) struct Sealer {
+pub(super) struct Sealer<F> {
     pub(super) blocks: Blocks,
     pub(super) shared: Arc<Shared>,
+    pub(super) damaged: DamagedFolder<F>,
 }
 
-impl Sealer {
+impl<F: FileSystem> Sealer<F> {
     /// Runs until the store is closed.
     pub(super) fn run(mut self) {
         let failing = LogCondition::new();
@@ -49,14 +48,13 @@ impl Sealer {
     }
 
     fn seal(&self, sealing: &Sealing) -> Result<(Option<Arc<BlocksView>>, u64), redb::Error> {
-        let (outcome, points) = self.blocks.seal(sealing, self.shared.cutoff())?;
+        let points = self.blocks.seal(sealing, self.shared.cutoff(), |blocks| {
+            self.shared.counters.damaged_blocks.add(blocks.len() as u64);
+            self.damaged.keep_blocks(blocks);
+        })?;
         // Should this fail, the same points are merged once more.
         let view = view(&self.blocks)?;
         debug!(points = sealing.head.puts(), "head sealed");
-        if outcome.damaged > 0 {
-            self.shared.counters.damaged_blocks.add(outcome.damaged);
-            error!(blocks = outcome.damaged, "damaged blocks set aside; their points are lost");
-        }
         Ok((view, points))
     }
 
@@ -70,13 +68,6 @@ impl Sealer {
             }
         }
     }
-}
-
-/// Calls redb, which may panic if its file is damaged.
-fn catch_panic<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-    // The database is opened again after an error, whatever state it is in.
-    panic::catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|_| Err(redb::Error::Corrupted("the database panicked".into())))
 }
 
 /// Returns a view of the current blocks; `None` if there is no block.

@@ -57,17 +57,19 @@ pub(super) struct Work {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) syncs: Counter,
-    pub(super) seals: Counter,
-    pub(super) failed_seals: Counter,
-    pub(super) damaged_blocks: Counter,
-    pub(super) lost: Counter,
+    pub(super) syncs: DiskCounter,
+    pub(super) seals: DiskCounter,
+    pub(super) failed_seals: DiskCounter,
+    pub(super) damaged_blocks: DiskCounter,
+    pub(super) lost: DiskCounter,
+    /// Databases that were damaged, and written anew from what was left.
+    pub(super) rebuilt: DiskCounter,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
+pub(super) struct DiskCounter(AtomicU64);
 
-impl Counter {
+impl DiskCounter {
     pub(super) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
@@ -210,23 +212,14 @@ impl Shared {
     ) -> Result<DiskSnapshot, StoreError> {
         let from = self.cutoff().max(*seconds.start());
         let mut state = self.state();
-        if state.threads < THREADS {
-            return Err(StoreError::transient("store closed"));
-        }
+        state.check_open()?;
         let ids = match selector {
             Selector::Key(key) => state.keys.get(key.as_str()).map_or(0..0, |id| id..id + 1),
             Selector::All => 0..state.keys.names().len() as u32,
             // The protocol has no other selector, so no session asks for one.
             _ => 0..0,
         };
-        let parts = Parts {
-            names: state.keys.names().clone(),
-            head: state.head.clone(),
-            sealing: state.sealing.as_ref().map(|sealing| sealing.head.clone()),
-            seals: state.seals,
-            blocks: state.blocks.clone(),
-        };
-        let data = Arc::new(SnapshotData::new(parts));
+        let data = Arc::new(SnapshotData::new(state.parts()));
         if state.snapshots.len() >= state.sweep_threshold {
             state.snapshots.retain(|data| data.strong_count() > 0);
             // Amortized: each snapshot pays for checking two entries.
@@ -235,6 +228,13 @@ impl Shared {
         state.snapshots.push_back(Arc::downgrade(&data));
         drop(state);
         Ok(DiskSnapshot::new(Arc::clone(self) as Arc<dyn Source>, data, ids, from..=*seconds.end()))
+    }
+
+    /// Returns all that is stored at this moment. It is not evicted.
+    pub(super) fn parts(&self) -> Result<Parts, StoreError> {
+        let state = self.state();
+        state.check_open()?;
+        Ok(state.parts())
     }
 
     /// Returns all keys.
@@ -475,6 +475,22 @@ impl Shared {
     pub(super) fn thread_guard(self: &Arc<Self>) -> ThreadGuard {
         self.state().threads += 1;
         ThreadGuard(Arc::clone(self))
+    }
+}
+
+impl State {
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.threads < THREADS { Err(StoreError::transient("store closed")) } else { Ok(()) }
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            names: self.keys.names().clone(),
+            head: self.head.clone(),
+            sealing: self.sealing.as_ref().map(|sealing| sealing.head.clone()),
+            seals: self.seals,
+            blocks: self.blocks.clone(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{client::pipeline::admission::ReservationId, protocol::MAX_REQUEST_LE
 
 /// A service that wants a place.
 #[derive(Default)]
-struct Service {
+struct ReservingService {
     reservation: Option<ReservationId>,
     task: Arc<Task>,
     /// Whether it has been told to wait.
@@ -21,7 +21,7 @@ struct Service {
     since: Option<Instant>,
 }
 
-impl Service {
+impl ReservingService {
     /// Whether it has a place.
     fn is_ready(&mut self, bench: &mut Bench) -> bool {
         let waker = Waker::from(Arc::clone(&self.task));
@@ -45,7 +45,7 @@ impl Service {
         let mut wakers = Vec::new();
         let submitted = bench.pipeline.submit_reserved(
             &mut self.reservation,
-            RequestKind::Put,
+            (RequestKind::Put, None),
             caller,
             encode,
             &mut wakers,
@@ -81,7 +81,7 @@ fn long() -> String {
 #[test]
 fn a_place_is_kept_until_it_is_filled_or_given_back() {
     let mut bench = bench(2);
-    let [mut one, mut two, mut three] = <[Service; 3]>::default();
+    let [mut one, mut two, mut three] = <[ReservingService; 3]>::default();
     assert!(one.is_ready(&mut bench) && two.is_ready(&mut bench));
     assert!(!three.is_ready(&mut bench));
     assert!(one.is_ready(&mut bench) && two.is_ready(&mut bench), "asked again");
@@ -97,7 +97,7 @@ fn a_place_is_kept_until_it_is_filled_or_given_back() {
 #[test]
 fn a_request_is_accepted_in_its_place_also_while_others_wait() {
     let mut bench = bench(1);
-    let mut service = Service::default();
+    let mut service = ReservingService::default();
     assert!(service.is_ready(&mut bench));
     // One may always wait, and the other one finds no room.
     bench.put(&long());
@@ -118,7 +118,7 @@ fn a_request_is_accepted_in_its_place_also_while_others_wait() {
 /// a service has put in its place afterwards.
 fn filled_while_another_waits() -> (Bench, WaiterId, WaiterId) {
     let mut bench = bench(1);
-    let mut service = Service::default();
+    let mut service = ReservingService::default();
     bench.put("flying");
     bench.take();
     assert!(service.is_ready(&mut bench));
@@ -169,7 +169,7 @@ fn who_waited_while_a_place_was_filled_has_a_deadline_of_its_own() {
 #[test]
 fn callers_and_those_who_want_a_place_go_in_the_order_in_which_they_came() {
     let mut bench = bench(1);
-    let [mut one, mut two] = <[Service; 2]>::default();
+    let [mut one, mut two] = <[ReservingService; 2]>::default();
     bench.put(&long());
     bench.put("small");
     assert!(!one.is_ready(&mut bench));
@@ -197,7 +197,7 @@ fn behind_seq(bench: &Bench) -> u64 {
 #[test]
 fn who_holds_a_place_keeps_no_request_waiting_while_nothing_else_waits() {
     let mut bench = bench(1);
-    let [mut holder, mut other] = <[Service; 2]>::default();
+    let [mut holder, mut other] = <[ReservingService; 2]>::default();
     assert!(holder.is_ready(&mut bench));
     assert!(!other.is_ready(&mut bench));
     for key in ["a", "b", "c"] {
@@ -223,7 +223,7 @@ fn who_holds_a_place_keeps_no_request_waiting_while_nothing_else_waits() {
 #[test]
 fn a_place_does_not_overtake_a_batch_that_found_no_room() {
     let mut bench = bench(2);
-    let mut service = Service::default();
+    let mut service = ReservingService::default();
     bench.put(&long());
     bench.batch(200);
     assert!(bench.pipeline.can_reserve() && !bench.pipeline.wait_queue.is_empty());
@@ -235,7 +235,7 @@ fn a_place_does_not_overtake_a_batch_that_found_no_room() {
 #[test]
 fn a_queue_that_is_smaller_than_a_place_has_one() {
     let mut bench = Bench::with(Settings { max_buffered_bytes: 1, ..settings() }, 1);
-    let [mut one, mut two] = <[Service; 2]>::default();
+    let [mut one, mut two] = <[ReservingService; 2]>::default();
     assert!(one.is_ready(&mut bench));
     assert!(!two.is_ready(&mut bench));
     one.put(&mut bench, "a");
@@ -247,7 +247,7 @@ fn a_queue_that_is_smaller_than_a_place_has_one() {
 #[test]
 fn the_task_that_asked_last_is_woken() {
     let mut bench = bench(1);
-    let [mut holder, mut other] = <[Service; 2]>::default();
+    let [mut holder, mut other] = <[ReservingService; 2]>::default();
     assert!(holder.is_ready(&mut bench) && !other.is_ready(&mut bench));
     let before = std::mem::take(&mut other.task);
     assert!(!other.is_ready(&mut bench));
@@ -258,7 +258,7 @@ fn the_task_that_asked_last_is_woken() {
 #[test]
 fn whoever_is_late_leaves_the_line_and_the_others_keep_their_order() {
     let mut bench = bench(1);
-    let mut services = <[Service; 3]>::default();
+    let mut services = <[ReservingService; 3]>::default();
     bench.put(&long());
     let late = bench.put(&long());
     for service in &mut services {
@@ -277,7 +277,7 @@ fn whoever_is_late_leaves_the_line_and_the_others_keep_their_order() {
 fn the_end_tells_those_in_line() {
     for is_orderly in [true, false] {
         let mut bench = bench(1);
-        let [mut one, mut two] = <[Service; 2]>::default();
+        let [mut one, mut two] = <[ReservingService; 2]>::default();
         assert!(one.is_ready(&mut bench) && !two.is_ready(&mut bench));
         let mut wakers = Vec::new();
         if is_orderly {
@@ -304,7 +304,7 @@ fn the_end_tells_those_in_line() {
 #[test]
 fn a_reservation_held_too_long_is_taken_back_for_others() {
     let mut bench = bench(2);
-    let [mut idle, mut fresh, mut other, mut last] = <[Service; 4]>::default();
+    let [mut idle, mut fresh, mut other, mut last] = <[ReservingService; 4]>::default();
     bench.park();
     assert!(idle.is_ready(&mut bench));
     bench.now += 2 * SECOND;
@@ -327,7 +327,7 @@ fn a_reservation_held_too_long_is_taken_back_for_others() {
 #[test]
 fn a_reservation_is_kept_while_no_one_waits() {
     let mut bench = bench(1);
-    let [mut idle, mut other] = <[Service; 2]>::default();
+    let [mut idle, mut other] = <[ReservingService; 2]>::default();
     assert!(idle.is_ready(&mut bench));
     bench.now += 60 * SECOND;
     assert_eq!(bench.expire(), None);
@@ -340,7 +340,7 @@ fn a_call_whose_reservation_was_taken_back_is_accepted() {
     for when_full in [WhenFull::Wait, WhenFull::Fail] {
         let max_buffered_bytes = MAX_REQUEST_LEN;
         let mut bench = Bench::with(Settings { max_buffered_bytes, when_full, ..settings() }, 1);
-        let [mut idle, mut other] = <[Service; 2]>::default();
+        let [mut idle, mut other] = <[ReservingService; 2]>::default();
         assert!(idle.is_ready(&mut bench));
         bench.now += 5 * SECOND;
         assert!(other.is_ready(&mut bench));
@@ -359,7 +359,7 @@ fn a_call_whose_reservation_was_taken_back_is_accepted() {
 #[test]
 fn a_request_in_line_gets_the_room_of_an_idle_reservation() {
     let mut bench = bench(1);
-    let mut idle = Service::default();
+    let mut idle = ReservingService::default();
     assert!(idle.is_ready(&mut bench));
     bench.now += 4 * SECOND;
     bench.put("a");
@@ -374,7 +374,7 @@ fn a_request_in_line_gets_the_room_of_an_idle_reservation() {
 
 /// What may happen around a queue.
 #[derive(Clone, Copy, Debug)]
-enum Event {
+enum QueueOp {
     /// One of the services asks for a place.
     Ask(usize),
     /// Fills it, if it has one, with a request of about this many bytes.
@@ -394,18 +394,18 @@ enum Event {
 
 const SERVICES: usize = 6;
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = QueueOp> {
     let service = 0..SERVICES;
     prop_oneof![
-        4 => service.clone().prop_map(Event::Ask),
-        3 => (service.clone(), 1_usize..1024).prop_map(|(service, len)| Event::Fill(service, len)),
-        1 => (service.clone(), 1_usize..1024).prop_map(|(service, len)| Event::Call(service, len)),
-        1 => service.prop_map(Event::Leave),
-        3 => (1_usize..1024).prop_map(Event::Put),
-        1 => Just(Event::Abandon),
-        3 => Just(Event::Take),
-        3 => Just(Event::Reply),
-        1 => (1_u32..4).prop_map(Event::Wait),
+        4 => service.clone().prop_map(QueueOp::Ask),
+        3 => (service.clone(), 1_usize..1024).prop_map(|(service, len)| QueueOp::Fill(service, len)),
+        1 => (service.clone(), 1_usize..1024).prop_map(|(service, len)| QueueOp::Call(service, len)),
+        1 => service.prop_map(QueueOp::Leave),
+        3 => (1_usize..1024).prop_map(QueueOp::Put),
+        1 => Just(QueueOp::Abandon),
+        3 => Just(QueueOp::Take),
+        3 => Just(QueueOp::Reply),
+        1 => (1_u32..4).prop_map(QueueOp::Wait),
     ]
 }
 
@@ -418,33 +418,33 @@ proptest! {
         events in proptest::collection::vec(event(), 1..at_most(200)),
     ) {
         let mut bench = Bench::with(Settings { max_buffered_bytes: limit, ..settings() }, 1);
-        let mut services = <[Service; SERVICES]>::default();
+        let mut services = <[ReservingService; SERVICES]>::default();
         let mut calls = VecDeque::new();
         let mut timer = None;
         bench.park();
         for event in events {
-            let is_drivers = matches!(event, Event::Take | Event::Reply | Event::Wait(_));
+            let is_drivers = matches!(event, QueueOp::Take | QueueOp::Reply | QueueOp::Wait(_));
             match event {
-                Event::Ask(service) => _ = services[service].is_ready(&mut bench),
-                Event::Fill(service, len) => {
+                QueueOp::Ask(service) => _ = services[service].is_ready(&mut bench),
+                QueueOp::Fill(service, len) => {
                     let service = &mut services[service];
                     if service.reservation.is_some() && service.is_ready(&mut bench) {
                         calls.push_back(service.put(&mut bench, &"k".repeat(len)));
                     }
                 }
-                Event::Call(service, len) => {
+                QueueOp::Call(service, len) => {
                     let service = &mut services[service];
                     if service.reservation.is_some() && !service.waits {
                         calls.push_back(service.put(&mut bench, &"k".repeat(len)));
                     }
                 }
-                Event::Leave(service) => services[service].leave(&mut bench),
-                Event::Put(len) => calls.push_back(bench.put(&"k".repeat(len))),
-                Event::Abandon => calls.pop_front().into_iter().for_each(|call| bench.cancel(call)),
-                Event::Take => _ = bench.take(),
-                Event::Reply if bench.pipeline.in_flight() > 0 => bench.answer([Response::ok()]),
-                Event::Reply => {}
-                Event::Wait(seconds) => {
+                QueueOp::Leave(service) => services[service].leave(&mut bench),
+                QueueOp::Put(len) => calls.push_back(bench.put(&"k".repeat(len))),
+                QueueOp::Abandon => calls.pop_front().into_iter().for_each(|call| bench.cancel(call)),
+                QueueOp::Take => _ = bench.take(),
+                QueueOp::Reply if bench.pipeline.in_flight() > 0 => bench.answer([Response::ok()]),
+                QueueOp::Reply => {}
+                QueueOp::Wait(seconds) => {
                     bench.now += seconds * SECOND;
                     timer = bench.expire();
                     let is_later = timer.is_none_or(|at| at > bench.now);
@@ -482,10 +482,10 @@ proptest! {
     }
 }
 
-fn check(bench: &Bench, services: &mut [Service]) {
+fn check(bench: &Bench, services: &mut [ReservingService]) {
     let pipeline = &bench.pipeline;
     let limit = pipeline.settings.max_buffered_bytes;
-    let has_place = |service: &Service| {
+    let has_place = |service: &ReservingService| {
         service
             .reservation
             .as_ref()

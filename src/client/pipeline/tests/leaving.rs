@@ -45,7 +45,7 @@ impl Crowd for PutAll {
             for index in [2, 4] {
                 let now = bench.now;
                 let puts = b"put k 0.5 7\nput k 0.5 8\n";
-                bench.pipeline.extend_batch(batch, index, 2, puts, now).unwrap();
+                bench.pipeline.extend_batch(batch, index, 2, puts, None, now).unwrap();
             }
             batches.push(Self(batch));
         }
@@ -121,9 +121,9 @@ mod services {
     use crate::client::pipeline::ReservationId;
 
     /// A service in line for a reservation.
-    struct Service(Option<ReservationId>);
+    struct WaitingService(Option<ReservationId>);
 
-    impl Crowd for Service {
+    impl Crowd for WaitingService {
         fn gather(bench: &mut Bench, number: usize) -> Vec<Self> {
             let ask = |_| {
                 let mut reservation = None;
@@ -141,6 +141,6 @@ mod services {
 
     #[test]
     fn services_leave_at_the_same_cost_in_any_order() {
-        check::<Service>();
+        check::<WaitingService>();
     }
 }

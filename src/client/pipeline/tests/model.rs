@@ -6,7 +6,7 @@ use super::*;
 pub(super) struct Model {
     settings: Settings,
     /// All that were ever accepted, in their order.
-    requests: Vec<Request>,
+    requests: Vec<ModelRequest>,
     blocks: usize,
     pub(super) window: usize,
     pub(super) is_open: bool,
@@ -16,7 +16,7 @@ pub(super) struct Model {
 }
 
 #[derive(Debug)]
-struct Request {
+struct ModelRequest {
     call: usize,
     /// Its place in the batch.
     index: usize,
@@ -42,7 +42,7 @@ enum Stage {
 
 /// How far a batch has come.
 #[derive(Debug, PartialEq)]
-pub(super) struct BatchState {
+pub(super) struct ModelBatch {
     pub(super) unfinished: usize,
     pub(super) acknowledged: usize,
     pub(super) first_failed: Option<usize>,
@@ -72,7 +72,7 @@ impl Model {
         kind: RequestKind,
         texts: &[String],
         when_full: WhenFull,
-        now: Instant,
+        deadline: Instant,
     ) -> bool {
         let len = texts.iter().map(String::len).sum::<usize>();
         let waiting = self.queued_bytes();
@@ -84,13 +84,13 @@ impl Model {
             (false, _) => return false,
         };
         let before = self.requests.iter().filter(|request| request.call == call).count();
-        self.requests.extend(texts.iter().enumerate().map(|(at, text)| Request {
+        self.requests.extend(texts.iter().enumerate().map(|(at, text)| ModelRequest {
             call,
             index: before + at,
             kind,
             text: text.clone(),
             block: self.blocks,
-            deadline: now + self.settings.request_timeout,
+            deadline,
             stage,
             retried: false,
             outcome: None,
@@ -198,13 +198,13 @@ impl Model {
         request.outcome.as_ref()
     }
 
-    pub(super) fn batch(&self, call: usize) -> BatchState {
+    pub(super) fn batch(&self, call: usize) -> ModelBatch {
         let requests = || self.requests.iter().filter(move |request| request.call == call);
         let failed =
             || requests().filter_map(|r| Some((r.index, r.outcome.as_ref()?.of_failed_put()?)));
         let (refused, broken) =
             failed().partition::<Vec<_>, _>(|&(_, delivery)| delivery == Delivery::Rejected);
-        BatchState {
+        ModelBatch {
             unfinished: requests().filter(|request| request.is_open()).count(),
             acknowledged: requests().filter(|r| r.outcome == Some(Outcome::Stored)).count(),
             first_failed: failed().map(|(index, _)| index).min(),
@@ -215,7 +215,7 @@ impl Model {
     }
 
     pub(super) fn stats(&self) -> ClientStats {
-        let count = |wanted: fn(&Request) -> bool| {
+        let count = |wanted: fn(&ModelRequest) -> bool| {
             self.requests.iter().filter(|request| wanted(request)).count() as u64
         };
         ClientStats {
@@ -293,7 +293,7 @@ impl Model {
     }
 }
 
-impl Request {
+impl ModelRequest {
     fn is_open(&self) -> bool {
         self.outcome.is_none()
     }

@@ -12,19 +12,20 @@ use crate::{
 };
 
 #[derive(Clone, Debug)]
-pub(super) enum Event {
-    Put,
-    Get,
+pub(super) enum PipelineOp {
+    /// A put, and its own timeout in milliseconds, if it has one.
+    Put(Option<u32>),
+    Get(Option<u32>),
     /// A new batch, with this many requests.
     Batch(usize),
-    /// More requests of a batch.
-    Extend(Index, usize),
+    /// More requests of a batch, which may have their own timeout.
+    Extend(Index, usize, Option<u32>),
     /// A caller leaves.
     Abandon(Index),
     /// A caller looks for its outcome; one with a batch waits until at most this many are unfinished.
     Poll(Index, usize),
     Take,
-    Reply(Vec<Reply>),
+    Reply(Vec<ServerReply>),
     /// The server sends the beginning of an answer.
     Amid,
     Width(usize),
@@ -38,22 +39,22 @@ pub(super) enum Event {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Reply {
+pub(super) enum ServerReply {
     Ok,
     Data,
     Unreadable,
     Error,
 }
 
-impl Event {
+impl PipelineOp {
     /// Whether it is the driver that does this, and so is awake.
     pub(super) fn is_drivers(&self) -> bool {
-        use Event::{Amid, Connect, Expire, Lose, Reply, Take, Width};
+        use PipelineOp::{Amid, Connect, Expire, Lose, Reply, Take, Width};
         matches!(self, Take | Reply(_) | Amid | Width(_) | Expire | Lose | Connect(_))
     }
 }
 
-impl Reply {
+impl ServerReply {
     /// The answer to a request, and what it means to who asked.
     pub(super) fn to(self, request: &str) -> (ReceivedResponse, Outcome) {
         let key = request.split(' ').nth(1).unwrap_or("nobody");
@@ -72,31 +73,33 @@ impl Reply {
     }
 }
 
-pub(super) fn event() -> impl Strategy<Value = Event> {
+pub(super) fn event() -> impl Strategy<Value = PipelineOp> {
     let reply = prop_oneof![
-        8 => Just(Reply::Ok),
-        2 => Just(Reply::Data),
-        1 => Just(Reply::Unreadable),
-        4 => Just(Reply::Error),
+        8 => Just(ServerReply::Ok),
+        2 => Just(ServerReply::Data),
+        1 => Just(ServerReply::Unreadable),
+        4 => Just(ServerReply::Error),
     ];
     let replies = proptest::collection::vec(reply, 1..4);
+    let timeout = || prop_oneof![3 => Just(None), 2 => (1_u32..300).prop_map(Some)];
     prop_oneof![
-        20 => Just(Event::Put),
-        10 => Just(Event::Get),
-        6 => (1_usize..6).prop_map(Event::Batch),
-        6 => (any::<Index>(), 1_usize..6).prop_map(|(batch, len)| Event::Extend(batch, len)),
-        16 => any::<Index>().prop_map(Event::Abandon),
-        30 => (any::<Index>(), 0_usize..4).prop_map(|(call, at)| Event::Poll(call, at)),
-        24 => Just(Event::Take),
-        24 => replies.prop_map(Event::Reply),
-        1 => Just(Event::Amid),
-        4 => (1_usize..6).prop_map(Event::Width),
-        8 => (1_u32..60).prop_map(Event::Pass),
-        6 => Just(Event::Expire),
-        4 => Just(Event::Lose),
-        12 => (1_usize..6).prop_map(Event::Connect),
-        8 => Just(Event::Park),
-        1 => Just(Event::Close),
+        20 => timeout().prop_map(PipelineOp::Put),
+        10 => timeout().prop_map(PipelineOp::Get),
+        6 => (1_usize..6).prop_map(PipelineOp::Batch),
+        6 => (any::<Index>(), 1_usize..6, timeout())
+            .prop_map(|(batch, len, timeout)| PipelineOp::Extend(batch, len, timeout)),
+        16 => any::<Index>().prop_map(PipelineOp::Abandon),
+        30 => (any::<Index>(), 0_usize..4).prop_map(|(call, at)| PipelineOp::Poll(call, at)),
+        24 => Just(PipelineOp::Take),
+        24 => replies.prop_map(PipelineOp::Reply),
+        1 => Just(PipelineOp::Amid),
+        4 => (1_usize..6).prop_map(PipelineOp::Width),
+        8 => (1_u32..60).prop_map(PipelineOp::Pass),
+        6 => Just(PipelineOp::Expire),
+        4 => Just(PipelineOp::Lose),
+        12 => (1_usize..6).prop_map(PipelineOp::Connect),
+        8 => Just(PipelineOp::Park),
+        1 => Just(PipelineOp::Close),
     ]
 }
 

@@ -5,8 +5,8 @@ use std::iter;
 use proptest::{prelude::ProptestConfig, proptest, sample::Index};
 
 use super::{
-    model::{BatchState, Model},
-    ops::{Event, Reply, event, settings},
+    model::{Model, ModelBatch},
+    ops::{PipelineOp, ServerReply, event, settings},
     *,
 };
 
@@ -21,7 +21,7 @@ proptest! {
         settings in settings(),
         events in proptest::collection::vec(event(), 1..at_most(150)),
     ) {
-        let mut world = World::new(settings);
+        let mut world = PipelineWalk::new(settings);
         for event in events {
             world.happen(event);
             world.check();
@@ -31,7 +31,7 @@ proptest! {
 }
 
 /// A pipeline with all that is around it, and the model of it.
-struct World {
+struct PipelineWalk {
     pipeline: Pipeline,
     model: Model,
     now: Instant,
@@ -56,7 +56,7 @@ struct Caller {
     has_left: bool,
 }
 
-impl World {
+impl PipelineWalk {
     fn new(settings: Settings) -> Self {
         Self {
             pipeline: Pipeline::new(settings.clone()),
@@ -71,52 +71,53 @@ impl World {
         }
     }
 
-    fn happen(&mut self, event: Event) {
+    fn happen(&mut self, event: PipelineOp) {
         if event.is_drivers() {
             self.asleep_until = None;
         }
         match event {
-            Event::Put | Event::Get => self.submit(&event),
-            Event::Batch(len) => {
+            PipelineOp::Put(timeout) => self.submit(RequestKind::Put, timeout),
+            PipelineOp::Get(timeout) => self.submit(RequestKind::Get, timeout),
+            PipelineOp::Batch(len) => {
                 let waiter = self.pipeline.open_batch();
                 self.calls.push(Caller::new(waiter, true));
-                self.extend(self.calls.len() - 1, len);
+                self.extend(self.calls.len() - 1, len, None);
             }
-            Event::Extend(at, len) => {
+            PipelineOp::Extend(at, len, timeout) => {
                 if let Some(batch) = self.pick(at, |call| call.is_batch) {
-                    self.extend(batch, len);
+                    self.extend(batch, len, timeout);
                 }
             }
-            Event::Abandon(at) => {
+            PipelineOp::Abandon(at) => {
                 if let Some(call) = self.pick(at, |_| true) {
                     self.cancel(call);
                 }
             }
-            Event::Poll(at, unfinished) => {
+            PipelineOp::Poll(at, unfinished) => {
                 if let Some(call) = self.pick(at, |_| true) {
                     self.poll(call, unfinished);
                 }
             }
-            Event::Take if self.is_connected => self.take(),
-            Event::Reply(replies) if self.is_connected => self.answer(&replies, false),
-            Event::Amid if self.is_connected => self.answer(&[], true),
-            Event::Width(window) if self.is_connected => {
+            PipelineOp::Take if self.is_connected => self.take(),
+            PipelineOp::Reply(replies) if self.is_connected => self.answer(&replies, false),
+            PipelineOp::Amid if self.is_connected => self.answer(&[], true),
+            PipelineOp::Width(window) if self.is_connected => {
                 self.pipeline.set_window(window);
                 self.model.window = window;
             }
-            Event::Pass(milliseconds) => self.now += milliseconds * MILLISECOND,
-            Event::Expire => self.expire(),
-            Event::Lose if self.is_connected => self.lose(ConnectionError::Closed),
-            Event::Connect(window) if !self.is_connected => {
+            PipelineOp::Pass(milliseconds) => self.now += milliseconds * MILLISECOND,
+            PipelineOp::Expire => self.expire(),
+            PipelineOp::Lose if self.is_connected => self.lose(ConnectionError::Closed),
+            PipelineOp::Connect(window) if !self.is_connected => {
                 self.pipeline.on_connected(window);
                 self.model.connected(window);
                 self.is_connected = true;
             }
-            Event::Park if !self.can_work() => {
+            PipelineOp::Park if !self.can_work() => {
                 self.pipeline.park(&Waker::from(Arc::clone(&self.driver)), false);
                 self.asleep_until = Some(self.pipeline.next_expiry());
             }
-            Event::Close => {
+            PipelineOp::Close => {
                 let driver = self.pipeline.close();
                 self.model.is_open = false;
                 self.on_woken(driver);
@@ -125,27 +126,24 @@ impl World {
         }
     }
 
-    fn submit(&mut self, event: &Event) {
+    /// The timeout of a request, and its deadline.
+    fn timeout(&self, own: Option<u32>) -> (Option<CallTimeout>, Instant) {
+        let own = own.map(|timeout| timeout * MILLISECOND);
+        let limit = own.unwrap_or(self.pipeline.settings.request_timeout);
+        (own.map(CallTimeout::new), self.now + limit)
+    }
+
+    fn submit(&mut self, kind: RequestKind, timeout: Option<u32>) {
         let key = format!("k{}", self.calls.len());
-        let (text, kind, submitted) = match event {
-            Event::Get => {
-                let selector = Selector::new(&key).unwrap();
-                (
-                    format!("get {key}\n"),
-                    RequestKind::Get,
-                    self.pipeline.get(&selector, Waker::noop().clone(), self.now),
-                )
-            }
-            _ => {
-                let put = self.pipeline.put(
-                    &key,
-                    &PutSuffix::new("k", Point::new(0.5, 7)).unwrap(),
-                    Waker::noop().clone(),
-                    self.now,
-                );
-                (format!("put {key} 0.5 7\n"), RequestKind::Put, put)
-            }
+        let text = match kind {
+            RequestKind::Put => format!("put {key} 0.5 7\n"),
+            RequestKind::Get => format!("get {key}\n"),
         };
+        let (timeout, deadline) = self.timeout(timeout);
+        let encode = |bytes: &mut BytesMut| bytes.extend_from_slice(text.as_bytes());
+        let submitted =
+            self.pipeline.submit(kind, timeout, Waker::noop().clone(), self.now, encode);
+        let submitted = submitted.map_err(|refused| refused.error);
         let texts = [text];
         match submitted {
             Ok(Submitted { waiter, driver }) => {
@@ -155,7 +153,7 @@ impl World {
                     kind,
                     &texts,
                     self.pipeline.settings.when_full,
-                    self.now
+                    deadline
                 ));
                 self.calls.push(Caller { texts: texts.into(), ..Caller::new(waiter, false) });
                 self.on_woken(driver);
@@ -167,20 +165,23 @@ impl World {
                     kind,
                     &texts,
                     self.pipeline.settings.when_full,
-                    self.now
+                    deadline
                 ));
             }
             Err(error) => panic!("{error:?}"),
         }
     }
 
-    fn extend(&mut self, batch: usize, len: usize) {
+    fn extend(&mut self, batch: usize, len: usize, timeout: Option<u32>) {
+        let (timeout, deadline) = self.timeout(timeout);
         let call = &mut self.calls[batch];
         let index = call.texts.len();
         let texts = (index..index + len).map(|at| format!("put k{batch} 0.5 {at}\n"));
         let texts = texts.collect::<Vec<_>>();
         let puts = texts.concat();
-        match self.pipeline.extend_batch(call.waiter, index, len, puts.as_bytes(), self.now) {
+        let extended =
+            self.pipeline.extend_batch(call.waiter, index, len, puts.as_bytes(), timeout, self.now);
+        match extended {
             Ok(driver) => {
                 assert!(self.model.is_open);
                 assert!(self.model.accept(
@@ -188,7 +189,7 @@ impl World {
                     RequestKind::Put,
                     &texts,
                     WhenFull::Wait,
-                    self.now
+                    deadline
                 ));
                 call.texts.extend(texts);
                 self.on_woken(driver);
@@ -210,7 +211,7 @@ impl World {
         let waker = Waker::from(Arc::clone(&call.task));
         call.asleep_at = None;
         if call.is_batch {
-            let BatchState { unfinished: left, broken_at, .. } = self.model.batch(at);
+            let ModelBatch { unfinished: left, broken_at, .. } = self.model.batch(at);
             let is_ready = left <= unfinished || (broken_at.is_some() && unfinished > 0);
             match self.pipeline.poll_batch(call.waiter, unfinished, &waker).0 {
                 Poll::Ready(progress) => {
@@ -251,7 +252,7 @@ impl World {
     }
 
     /// The server answers what it has read, whatever the model thinks that is.
-    fn answer(&mut self, replies: &[Reply], mid_response: bool) {
+    fn answer(&mut self, replies: &[ServerReply], mid_response: bool) {
         let asked = self.read.drain(..replies.len().min(self.read.len())).map(Some);
         let asked = asked.chain(iter::repeat(None));
         let mut responses = Vec::new();
@@ -262,7 +263,8 @@ impl World {
             responses.push(response);
             // What comes after a violation is not looked at.
             is_violation |= match (self.model.due(), reply) {
-                (None, _) | (Some(RequestKind::Put), Reply::Data | Reply::Unreadable) => true,
+                (None, _)
+                | (Some(RequestKind::Put), ServerReply::Data | ServerReply::Unreadable) => true,
                 (Some(kind), _) if !is_violation => {
                     let stored = kind == RequestKind::Put && outcome == Outcome::Found(None);
                     self.model.answer(if stored { Outcome::Stored } else { outcome }, self.now);
@@ -420,7 +422,7 @@ fn check_batch(progress: &Progress, model: &Model, call: usize) {
     let first_failed = failure.as_ref().map(|&(index, _)| index);
     let broken_at = interrupted.map(|(index, _)| index);
     let rejected = rejected.clone();
-    let state = BatchState {
+    let state = ModelBatch {
         unfinished: outstanding,
         acknowledged,
         first_failed,

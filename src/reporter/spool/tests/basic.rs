@@ -135,7 +135,7 @@ fn directory_has_one_owner() {
 #[test]
 fn appended_samples_are_synced_when_due() {
     let fs = FaultyFs::default();
-    let limits = Limits { fsync: Fsync::Every(Duration::from_secs(1)), ..LIMITS };
+    let limits = SpoolLimits { fsync: Fsync::Every(Duration::from_secs(1)), ..LIMITS };
     let mut spool = SampleLog::open(fs.clone(), dir(), limits).unwrap();
     let start = Instant::now();
     spool.append(start, &samples(0..1)).unwrap();
@@ -227,7 +227,7 @@ fn samples_in_hand_of_dropped_segments_count_once() {
 #[test]
 fn smaller_bound_trims_at_start_oldest_first() {
     let fs = FaultyFs::default();
-    let wide = Limits { max_bytes: 128 * 1024 * 1024, ..LIMITS };
+    let wide = SpoolLimits { max_bytes: 128 * 1024 * 1024, ..LIMITS };
     let mut spool = SampleLog::open(fs.clone(), dir(), wide).unwrap();
     append(&mut spool, 0..100_000).unwrap();
     drop(spool);

@@ -65,7 +65,7 @@ impl Known {
 fn live(seed: u64, fs: &FaultyFs, fsync: Fsync) -> Known {
     let mut rng = Rng::with_seed(seed);
     let mut known = Known::default();
-    let limits = Limits { fsync, ..LIMITS };
+    let limits = SpoolLimits { fsync, ..LIMITS };
     let Ok(mut spool) = SampleLog::open(fs.clone(), dir(), limits) else { return known };
     for _ in 0..25 {
         known.step(&mut rng, fs, &mut spool);
@@ -282,8 +282,8 @@ fn segments_that_cannot_be_removed_are_removed_later() {
 // stay, and those that were dropped are known to be.
 #[test]
 fn fault_at_any_operation_of_trimming_keeps_the_newest() {
-    let wide = Limits { max_bytes: 128 * 1024 * 1024, fsync: Fsync::Always };
-    let narrow = Limits { max_bytes: 256 * 1024, fsync: Fsync::Always };
+    let wide = SpoolLimits { max_bytes: 128 * 1024 * 1024, fsync: Fsync::Always };
+    let narrow = SpoolLimits { max_bytes: 256 * 1024, fsync: Fsync::Always };
     // Long keys, so that few samples have many bytes.
     let sample =
         |n: u64| Sample::new(format!("{}{n}", "k".repeat(1000)), n as f64, 1_150_864_247).unwrap();

@@ -19,12 +19,12 @@ use metrics_wal::{
 
 use super::{
     error::SpoolError,
-    sample_log::{Limits, SampleLog},
+    sample_log::{SampleLog, SpoolLimits},
     samples::MAX_RECORD_BYTES,
 };
 use crate::metric::Sample;
 
-const LIMITS: Limits = Limits { max_bytes: Limits::MIN_BYTES, fsync: Fsync::Never };
+const LIMITS: SpoolLimits = SpoolLimits { max_bytes: SpoolLimits::MIN_BYTES, fsync: Fsync::Never };
 
 fn dir() -> &'static Path {
     Path::new("/agent/spool")

@@ -11,7 +11,7 @@ use std::{
 
 /// Counts connections by source.
 #[derive(Debug)]
-pub(super) struct PerSourceLimit {
+pub(crate) struct PerSourceLimit {
     limit: usize,
     /// Only sources with connections. Hashed with a secret, since peers can choose among addresses. A
     /// count is changed under the lock and read without it.
@@ -19,13 +19,13 @@ pub(super) struct PerSourceLimit {
 }
 
 impl PerSourceLimit {
-    pub(super) fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, counts: Mutex::default() })
     }
 
     /// Counts a connection from `addr` until the permit is dropped. Returns `None` if the limit is
     /// reached.
-    pub(super) fn try_acquire(self: &Arc<Self>, addr: IpAddr) -> Option<ConnectionPermit> {
+    pub(crate) fn try_acquire(self: &Arc<Self>, addr: IpAddr) -> Option<ConnectionPermit> {
         let source = source_of(addr);
         let mut counts = self.counts();
         let count = Arc::clone(counts.entry(source).or_default());
@@ -48,7 +48,7 @@ impl PerSourceLimit {
 
 /// A counted connection.
 #[derive(Debug)]
-pub(super) struct ConnectionPermit {
+pub(crate) struct ConnectionPermit {
     conn_limit: Arc<PerSourceLimit>,
     source: IpAddr,
     count: Arc<AtomicUsize>,
@@ -56,7 +56,7 @@ pub(super) struct ConnectionPermit {
 
 impl ConnectionPermit {
     /// Returns how many connections this source has, this one included.
-    pub(super) fn connections_from_source(&self) -> usize {
+    pub(crate) fn connections_from_source(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 }
@@ -74,7 +74,7 @@ impl Drop for ConnectionPermit {
 
 /// Returns what counts as one source: an IPv4 address, or the network part (64 bits) of an IPv6 address,
 /// since a host may use every address of its network (RFC 6177).
-pub(super) fn source_of(addr: IpAddr) -> IpAddr {
+pub(crate) fn source_of(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {
         IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64).into(),
         v4 => v4,

@@ -1,0 +1,639 @@
+//! The line protocol of InfluxDB: `measurement,tag=value field=value timestamp`, read into keys and points.
+//!
+//! The rules are those of [InfluxDB 1.x](https://docs.influxdata.com/influxdb/v1/write_protocols/line_protocol_reference/),
+//! with its unsigned integers of 2.x, and its error texts, which agents look for.
+
+use std::{borrow::Cow, ops::Range};
+
+use memchr::memchr2;
+use metrics_client::{Key, Point};
+
+/// The unit of the timestamps of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Precision {
+    #[default]
+    Nanoseconds,
+    Microseconds,
+    Milliseconds,
+    Seconds,
+    Minutes,
+    Hours,
+}
+
+impl Precision {
+    /// Returns the precision of a query parameter, in the spelling of either version.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "n" | "ns" => Self::Nanoseconds,
+            "u" | "us" | "µ" | "µs" => Self::Microseconds,
+            "ms" => Self::Milliseconds,
+            "s" => Self::Seconds,
+            "m" => Self::Minutes,
+            "h" => Self::Hours,
+            _ => return None,
+        })
+    }
+
+    /// Returns true if no two timestamps fall into one second.
+    pub(crate) fn is_coarse(self) -> bool {
+        matches!(self, Self::Seconds | Self::Minutes | Self::Hours)
+    }
+
+    /// Converts a timestamp to seconds, rounded down.
+    fn seconds(self, timestamp: i64) -> Option<i64> {
+        match self {
+            Self::Nanoseconds => Some(timestamp.div_euclid(1_000_000_000)),
+            Self::Microseconds => Some(timestamp.div_euclid(1_000_000)),
+            Self::Milliseconds => Some(timestamp.div_euclid(1_000)),
+            Self::Seconds => Some(timestamp),
+            Self::Minutes => timestamp.checked_mul(60),
+            Self::Hours => timestamp.checked_mul(3600),
+        }
+    }
+}
+
+/// Why a line cannot be read, in the words of influxd 1.6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LineError {
+    #[error("invalid UTF-8")]
+    NotUtf8,
+    #[error("missing measurement")]
+    MissingMeasurement,
+    #[error("missing tag key")]
+    MissingTagKey,
+    #[error("missing tag value")]
+    MissingTagValue,
+    #[error("invalid tag format")]
+    InvalidTag,
+    #[error("duplicate tags")]
+    DuplicateTags,
+    #[error("missing fields")]
+    MissingFields,
+    #[error("missing field key")]
+    MissingFieldKey,
+    #[error("missing field value")]
+    MissingFieldValue,
+    #[error("invalid field format")]
+    InvalidField,
+    #[error("invalid number")]
+    InvalidNumber,
+    #[error("invalid boolean")]
+    InvalidBoolean,
+    #[error("unbalanced quotes")]
+    UnbalancedQuotes,
+    #[error("bad timestamp")]
+    BadTimestamp,
+    #[error("key is longer than {} bytes", Key::MAX_LEN)]
+    KeyTooLong,
+}
+
+/// What was left out of lines that are fine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OmittedFields {
+    /// Fields whose value is a string.
+    pub(crate) strings: u64,
+    /// Integers beyond 2^53, which an f64 holds only rounded.
+    pub(crate) rounded: u64,
+}
+
+/// Reads lines; keeps its memory from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct LineParser {
+    /// The measurement, as in a key.
+    name: String,
+    /// The tags, as in a key: `;tag=value;tag=value`.
+    labels: String,
+    /// The key of one field.
+    key: String,
+    /// The fields of the line: the key in the line, and the value.
+    fields: Vec<(Range<usize>, f64)>,
+    pub(crate) omitted: OmittedFields,
+}
+
+impl LineParser {
+    /// Reads a line without its line break, and calls `put` with the key and the point of each field. A line
+    /// without a timestamp is of `now`.
+    ///
+    /// Nothing is put if the line has an error. A blank line or a comment has no field.
+    pub(crate) fn parse(
+        &mut self,
+        line: &[u8],
+        precision: Precision,
+        now: i64,
+        mut put: impl FnMut(&str, Point),
+    ) -> Result<(), LineError> {
+        let line = line.trim_ascii_start();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if matches!(line.first(), None | Some(b'#')) {
+            return Ok(());
+        }
+        let line = str::from_utf8(line).map_err(|_| LineError::NotUtf8)?;
+        let before = self.omitted;
+        let read = self.read(line, precision, now);
+        let timestamp = read.inspect_err(|_| self.omitted = before)?;
+        for (field, value) in &self.fields {
+            let point = Point { timestamp, value: *value };
+            put(key(&mut self.key, &self.name, &line[field.clone()], &self.labels)?, point);
+        }
+        Ok(())
+    }
+
+    /// Reads the parts of a line. Returns its second.
+    fn read(&mut self, line: &str, precision: Precision, now: i64) -> Result<i64, LineError> {
+        let at = self.read_series(line)?;
+        let at = self.read_fields(line, at)?;
+        let rest = line[at..].trim_matches([' ', '\t']);
+        if rest.is_empty() {
+            return Ok(now);
+        }
+        let timestamp = rest.parse().ok().and_then(|timestamp| precision.seconds(timestamp));
+        timestamp.ok_or(LineError::BadTimestamp)
+    }
+
+    /// Reads the measurement and the tags. Returns where the fields begin.
+    fn read_series(&mut self, line: &str) -> Result<usize, LineError> {
+        self.name.clear();
+        self.labels.clear();
+        let bytes = line.as_bytes();
+        let (end, is_plain) = scan(bytes, 0, |byte| matches!(byte, b',' | b' '));
+        if end == 0 {
+            return Err(LineError::MissingMeasurement);
+        }
+        self.name.push_str(&label_text(&line[..end], is_plain, Part::Name));
+        if bytes.get(end) != Some(&b',') {
+            return skip_spaces(bytes, end).ok_or(LineError::MissingFields);
+        }
+        // Tags are mostly sorted already, and have nothing to be escaped: then they are copied.
+        let (mut at, mut is_sorted, mut last) = (end, true, None);
+        while bytes.get(at) == Some(&b',') {
+            let begin = at + 1;
+            let (equals, is_plain_key) =
+                scan(bytes, begin, |byte| matches!(byte, b'=' | b',' | b' '));
+            if equals == begin {
+                return Err(LineError::MissingTagKey);
+            }
+            if bytes.get(equals) != Some(&b'=') {
+                return Err(LineError::MissingTagValue);
+            }
+            let (end, is_plain) =
+                scan(bytes, equals + 1, |byte| matches!(byte, b'=' | b',' | b' '));
+            if end == equals + 1 {
+                return Err(LineError::MissingTagValue);
+            }
+            if bytes.get(end) == Some(&b'=') {
+                return Err(LineError::InvalidTag);
+            }
+            let (tag, value) = (&line[begin..equals], &line[equals + 1..end]);
+            is_sorted &= is_plain_key && last.is_none_or(|last| last < tag);
+            last = Some(tag);
+            self.labels.push(';');
+            self.labels.push_str(&label_text(tag, is_plain_key, Part::Label));
+            self.labels.push('=');
+            self.labels.push_str(&label_text(value, is_plain, Part::Value));
+            at = end;
+        }
+        if !is_sorted {
+            self.sort_labels()?;
+        }
+        skip_spaces(bytes, at).ok_or(LineError::MissingFields)
+    }
+
+    /// Sorts the tags by their names.
+    fn sort_labels(&mut self) -> Result<(), LineError> {
+        let key = Key::new(format!("x{}", self.labels)).map_err(|_| LineError::KeyTooLong)?;
+        let (name, mut labels) = key.labels().into_parts();
+        labels.sort();
+        if labels.windows(2).any(|two| two[0].0 == two[1].0) {
+            return Err(LineError::DuplicateTags);
+        }
+        let sorted = Key::with_labels(name, labels).map_err(|_| LineError::KeyTooLong)?;
+        sorted.as_str()[1..].clone_into(&mut self.labels);
+        Ok(())
+    }
+
+    /// Reads the fields, which begin at `at`. Returns where they end.
+    fn read_fields(&mut self, line: &str, mut at: usize) -> Result<usize, LineError> {
+        self.fields.clear();
+        let bytes = line.as_bytes();
+        loop {
+            let (equals, is_plain) = scan(bytes, at, |byte| matches!(byte, b'=' | b',' | b' '));
+            if bytes.get(equals) != Some(&b'=') {
+                return Err(match bytes.get(at) {
+                    None => LineError::MissingFields,
+                    Some(_) => LineError::InvalidField,
+                });
+            }
+            if equals == at {
+                return Err(LineError::MissingFieldKey);
+            }
+            let field = at..equals;
+            let begin = equals + 1;
+            let end = match bytes.get(begin) {
+                Some(b'"') => {
+                    self.omitted.strings += 1;
+                    end_of_string(bytes, begin).ok_or(LineError::UnbalancedQuotes)?
+                }
+                _ => {
+                    let rest = &bytes[begin..];
+                    let len = rest.iter().position(|byte| matches!(byte, b',' | b' '));
+                    let end = begin + len.unwrap_or(rest.len());
+                    let value = self.value(&line[begin..end])?;
+                    // The length of a key is checked before any field is put.
+                    let growth = if is_plain { 1 } else { 3 };
+                    let len = self.name.len() + self.labels.len() + 1 + growth * field.len();
+                    if len > Key::MAX_LEN {
+                        key(&mut self.key, &self.name, &line[field.clone()], &self.labels)?;
+                    }
+                    self.fields.push((field, value));
+                    end
+                }
+            };
+            match bytes.get(end) {
+                Some(b',') => at = end + 1,
+                None | Some(b' ') => return Ok(end),
+                Some(_) => return Err(LineError::InvalidField),
+            }
+        }
+    }
+
+    /// Reads the value of a field that is not a string.
+    fn value(&mut self, text: &str) -> Result<f64, LineError> {
+        let (first, last) = match text.as_bytes() {
+            [] => return Err(LineError::MissingFieldValue),
+            [first, .., last] => (*first, *last),
+            [only] => (*only, *only),
+        };
+        if !matches!(first, b'0'..=b'9' | b'-' | b'+' | b'.') {
+            return match text {
+                "t" | "T" | "true" | "True" | "TRUE" => Ok(1.0),
+                "f" | "F" | "false" | "False" | "FALSE" => Ok(0.0),
+                _ if matches!(first, b't' | b'T' | b'f' | b'F') => Err(LineError::InvalidBoolean),
+                _ => Err(LineError::InvalidNumber),
+            };
+        }
+        let integer = &text[..text.len() - 1];
+        let value = match last {
+            b'i' => integer.parse::<i64>().map(|integer| (integer as f64, integer.unsigned_abs())),
+            b'u' => integer.parse::<u64>().map(|integer| (integer as f64, integer)),
+            _ => {
+                // Names of infinity and of what is not a number have other letters.
+                let is_number = text
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
+                let value = text.parse().ok().filter(|value: &f64| is_number && value.is_finite());
+                return value.ok_or(LineError::InvalidNumber);
+            }
+        };
+        let (value, size) = value.map_err(|_| LineError::InvalidNumber)?;
+        self.omitted.rounded += u64::from(size > 1 << f64::MANTISSA_DIGITS);
+        Ok(value)
+    }
+}
+
+/// Splits a body into lines. A line break in the string of a field does not end a line.
+pub(crate) fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = body;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = end_of_line(rest);
+        let line = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
+        Some(line)
+    })
+}
+
+/// Returns the index of the line break that ends the first line.
+fn end_of_line(body: &[u8]) -> usize {
+    // Quotes have a meaning only where the value of a field begins. A comment has no fields.
+    let mut fields_at = None;
+    let mut at = 0;
+    while let Some(found) = memchr2(b'\n', b'"', &body[at..]).map(|found| at + found) {
+        if body[found] == b'\n' {
+            return found;
+        }
+        let fields_at = *fields_at.get_or_insert_with(|| fields_of(body));
+        let is_value = found > fields_at && body[..found].last() == Some(&b'=');
+        // A string that does not end is an error of this line only.
+        at = Some(found)
+            .filter(|_| is_value)
+            .and_then(|found| end_of_string(body, found))
+            .unwrap_or(found + 1);
+    }
+    body.len()
+}
+
+/// Returns the index behind which the fields of the first line are.
+fn fields_of(body: &[u8]) -> usize {
+    let begin =
+        body.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r')).unwrap_or(body.len());
+    match body.get(begin) {
+        None | Some(b'#') => usize::MAX,
+        Some(_) => scan(body, begin, |byte| matches!(byte, b' ' | b'\n')).0,
+    }
+}
+
+/// Returns the index behind the closing quote of the string that begins at `begin`.
+fn end_of_string(bytes: &[u8], begin: usize) -> Option<usize> {
+    let mut at = begin + 1;
+    loop {
+        at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        if bytes[at] == b'"' {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
+}
+
+/// Returns the index of the first byte from `at` on that is a separator and not escaped, and true if there is
+/// nothing that a key has to escape before it.
+fn scan(bytes: &[u8], mut at: usize, is_separator: impl Fn(u8) -> bool) -> (usize, bool) {
+    let mut is_plain = true;
+    while let Some(&byte) = bytes.get(at) {
+        if is_separator(byte) {
+            break;
+        }
+        if !PLAIN[usize::from(byte)] {
+            is_plain = false;
+            // What follows a backslash is no separator.
+            at += usize::from(byte == b'\\' && at + 1 < bytes.len());
+        }
+        at += 1;
+    }
+    (at, is_plain)
+}
+
+/// The bytes that are the same in a line and in every part of a key.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        plain[byte as usize] =
+            !matches!(byte, b'\\' | b'%' | b';' | b'=' | b'!' | b'^' | b'~' | b'*');
+        byte += 1;
+    }
+    plain
+};
+
+fn skip_spaces(bytes: &[u8], at: usize) -> Option<usize> {
+    let spaces = bytes.get(at..)?.iter().position(|&byte| byte != b' ')?;
+    Some(at + spaces)
+}
+
+/// A part of a key with labels.
+#[derive(Clone, Copy)]
+enum Part {
+    Name,
+    Label,
+    Value,
+}
+
+/// Returns a part of a line as it is written in a key: without the line's escapes, with those of a key.
+fn label_text(text: &str, is_plain: bool, part: Part) -> Cow<'_, str> {
+    if is_plain {
+        return Cow::Borrowed(text);
+    }
+    let unescaped = unescape(text);
+    // As a key with one label, which has the rules of all parts.
+    let none: [(&str, &str); 0] = [];
+    let written = match part {
+        Part::Name => Key::with_labels(&unescaped, none).map(|key| key.as_str().to_owned()),
+        Part::Label => Key::with_labels("", [(&*unescaped, "")])
+            .map(|key| key.as_str().trim_start_matches(';').trim_end_matches('=').to_owned()),
+        Part::Value => Key::with_labels("", [("", &*unescaped)])
+            .map(|key| key.as_str().trim_start_matches(";=").to_owned()),
+    };
+    // Too long: so is the whole key.
+    Cow::Owned(written.unwrap_or_else(|_| "x".repeat(Key::MAX_LEN + 1)))
+}
+
+/// Removes the backslashes before commas, spaces and equals signs.
+fn unescape(text: &str) -> String {
+    let mut unescaped = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(char) = chars.next() {
+        let escaped = (char == '\\').then(|| chars.next_if(|next| matches!(next, ',' | ' ' | '=')));
+        unescaped.push(escaped.flatten().unwrap_or(char));
+    }
+    unescaped
+}
+
+/// Writes the key of a field: `measurement.field;tag=value`, and `measurement;tag=value` for the field `value`.
+fn key<'a>(
+    key: &'a mut String,
+    name: &str,
+    field: &str,
+    labels: &str,
+) -> Result<&'a str, LineError> {
+    key.clear();
+    key.push_str(name);
+    if field != "value" {
+        key.push('.');
+        let is_plain = field.bytes().all(|byte| PLAIN[usize::from(byte)]);
+        key.push_str(&label_text(field, is_plain, Part::Name));
+    }
+    key.push_str(labels);
+    if key.len() > Key::MAX_LEN { Err(LineError::KeyTooLong) } else { Ok(key) }
+}
+
+/// Reads any bytes as a body: the body of a fuzz target.
+///
+/// # Panics
+///
+/// If a key that was read is not valid, or if a value is not finite.
+#[doc(hidden)]
+pub fn fuzz(body: &[u8]) {
+    let mut parser = LineParser::default();
+    let mut bytes = 0;
+    for line in lines(body) {
+        bytes += line.len() + 1;
+        let mut count = 0;
+        let read = parser.parse(line, Precision::Nanoseconds, 7, |key, point| {
+            assert!(Key::new(key).is_ok() && point.value.is_finite(), "{key:?} {point:?}");
+            count += 1;
+        });
+        assert!(read.is_ok() || count == 0, "a line with an error was put");
+    }
+    assert!((body.len()..=body.len() + 1).contains(&bytes), "bytes between the lines");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: i64 = 7;
+
+    fn read(line: &str) -> Result<Vec<(String, f64, i64)>, LineError> {
+        let mut puts = Vec::new();
+        let mut put =
+            |key: &str, point: Point| puts.push((key.into(), point.value, point.timestamp));
+        LineParser::default().parse(line.as_bytes(), Precision::Seconds, NOW, &mut put)?;
+        Ok(puts)
+    }
+
+    fn one(line: &str) -> (String, f64, i64) {
+        let puts = read(line).unwrap();
+        let [put] = &*puts else { panic!("{line}: {puts:?}") };
+        put.clone()
+    }
+
+    #[test]
+    fn fields_become_keys() {
+        let puts = read("cpu,host=palm usage=1,value=2,busy=true 1150864247").unwrap();
+        let put = |key: &str, value| (key.into(), value, 1150864247);
+        let expected = [
+            put("cpu.usage;host=palm", 1.0),
+            put("cpu;host=palm", 2.0),
+            put("cpu.busy;host=palm", 1.0),
+        ];
+        assert_eq!(puts, expected);
+        assert_eq!(one("cpu value=2"), ("cpu".into(), 2.0, NOW));
+        assert_eq!(one("  cpu   value=2   5  \r"), ("cpu".into(), 2.0, 5));
+        assert_eq!(read("\t \r").unwrap(), []);
+        assert_eq!(read("# cpu value=2").unwrap(), []);
+    }
+
+    #[test]
+    fn values_are_read_in_every_form() {
+        for (text, value) in [
+            ("1", 1.0),
+            ("-1.5e3", -1500.0),
+            (".5", 0.5),
+            ("1.", 1.0),
+            ("3i", 3.0),
+            ("-3i", -3.0),
+            ("18446744073709551615u", 18446744073709551615.0),
+            ("t", 1.0),
+            ("False", 0.0),
+        ] {
+            assert_eq!(one(&format!("cpu value={text}")).1, value, "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_are_omitted_and_counted() {
+        let mut parser = LineParser::default();
+        let mut keys = Vec::new();
+        let line = br#"cpu s="x, \"y=\" \\",n=9007199254740993i,e="" 3"#;
+        parser.parse(line, Precision::Seconds, NOW, |key, _| keys.push(key.to_owned())).unwrap();
+        assert_eq!(keys, ["cpu.n"]);
+        assert_eq!(parser.omitted, OmittedFields { strings: 2, rounded: 1 });
+        assert!(parser.parse(br#"cpu s="x",n=x"#, Precision::Seconds, NOW, |_, _| ()).is_err());
+        assert_eq!(parser.omitted.strings, 2, "a bad line counts nothing");
+    }
+
+    #[test]
+    fn labels_are_sorted_and_escaped() {
+        assert_eq!(one("cpu,b=1,a=2 value=1").0, "cpu;a=2;b=1");
+        let key = one(r"a\ b\,c,x\=y=1\ 2,h=~%; f\ g=1").0;
+        let labels = [("x=y", "1 2"), ("h", "~%;")];
+        assert_eq!(key, Key::with_labels("a b,c.f g", labels).unwrap());
+        assert_eq!(one("* value=1").0, "%2A");
+        assert_eq!(one("ключ,β=γ value=1").0, "ключ;β=γ");
+    }
+
+    #[test]
+    fn errors_are_those_of_influxd() {
+        for (line, error) in [
+            (",a=b value=1", LineError::MissingMeasurement),
+            ("cpu", LineError::MissingFields),
+            ("cpu ", LineError::MissingFields),
+            ("cpu,host=a", LineError::MissingFields),
+            ("cpu,=a value=1", LineError::MissingTagKey),
+            ("cpu,a value=1", LineError::MissingTagValue),
+            ("cpu,a= value=1", LineError::MissingTagValue),
+            ("cpu,a=b=c value=1", LineError::InvalidTag),
+            ("cpu,a=1,a=2 value=1", LineError::DuplicateTags),
+            ("cpu =1", LineError::MissingFieldKey),
+            ("cpu value=", LineError::MissingFieldValue),
+            ("bad line here x", LineError::InvalidField),
+            ("cpu value=1,", LineError::MissingFields),
+            ("cpu value=inf", LineError::InvalidNumber),
+            ("cpu value=-infinity", LineError::InvalidNumber),
+            ("cpu value=nan", LineError::InvalidNumber),
+            ("cpu value=1e400", LineError::InvalidNumber),
+            ("cpu value=9223372036854775808i", LineError::InvalidNumber),
+            ("cpu value=tru", LineError::InvalidBoolean),
+            ("cpu value=\"x", LineError::UnbalancedQuotes),
+            ("cpu value=\"x\"y", LineError::InvalidField),
+            ("cpu value=1 x", LineError::BadTimestamp),
+            ("cpu value=1 1.5", LineError::BadTimestamp),
+            ("cpu value=1 1 2", LineError::BadTimestamp),
+        ] {
+            assert_eq!(read(line), Err(error), "{line}");
+        }
+        let long = "x".repeat(1025);
+        for line in [
+            format!("{long} value=1"),
+            format!("a {long}=1"),
+            format!("a,b={long} value=1"),
+            format!("a,c=1,b={long} value=1"),
+        ] {
+            assert_eq!(read(&line), Err(LineError::KeyTooLong));
+        }
+        assert_eq!(one(&format!("a {}=1", &long[..1022])).0.len(), 1024);
+    }
+
+    #[test]
+    fn timestamps_are_rounded_down_to_seconds() {
+        for (precision, timestamp, second) in [
+            ("ns", "1150864247999999999", Some(1150864247)),
+            ("n", "-1", Some(-1)),
+            ("u", "1999999", Some(1)),
+            ("ms", "1999", Some(1)),
+            ("m", "2", Some(120)),
+            ("h", "-2", Some(-7200)),
+            ("h", "9223372036854775807", None),
+        ] {
+            let mut seconds = Vec::new();
+            let precision = Precision::parse(precision).unwrap();
+            let line = format!("cpu value=1 {timestamp}");
+            let _ = LineParser::default().parse(line.as_bytes(), precision, NOW, |_, point| {
+                seconds.push(point.timestamp);
+            });
+            assert_eq!(seconds, Vec::from_iter(second));
+        }
+        assert_eq!(Precision::parse("parsec"), None);
+    }
+
+    #[test]
+    fn line_breaks_in_strings_end_no_line() {
+        let split = |body: &'static str| {
+            lines(body.as_bytes()).map(|line| str::from_utf8(line).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(split("a b=1\n\nc d=2\n"), ["a b=1", "", "c d=2"]);
+        assert_eq!(split("a b=\"x\ny\",c=1\nd e=2"), ["a b=\"x\ny\",c=1", "d e=2"]);
+        assert_eq!(split("a\\ b=\"x\nd e=2"), ["a\\ b=\"x", "d e=2"]);
+        assert_eq!(split("# a b=\"x\nd e=2"), ["# a b=\"x", "d e=2"]);
+        assert_eq!(split("a b=\"x\nd e=2"), ["a b=\"x", "d e=2"]);
+        assert_eq!(split("a b=x\"y\nd e=2"), ["a b=x\"y", "d e=2"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_an_error(body in "[ab,= \\n\"\\\\#1it;%é]{0,60}") {
+            fuzz(body.as_bytes());
+        }
+
+        #[test]
+        fn labels_are_written_as_a_key_writes_them(
+            name in "[a-c,= ;%~*é]{1,5}",
+            tags in prop::collection::btree_map("[a-c,= ;!^é]{1,4}", "[a-c,= ;~%é]{1,4}", 0..4),
+        ) {
+            let escape = |text: &str| text.replace(',', "\\,").replace(' ', "\\ ").replace('=', "\\=");
+            let measurement = name.replace(',', "\\,").replace(' ', "\\ ");
+            prop_assume!(!measurement.starts_with([' ', '#']));
+            let mut line = measurement;
+            for (tag, value) in tags.iter().rev() {
+                line += &format!(",{}={}", escape(tag), escape(value));
+            }
+            line += " value=1";
+            let (key, ..) = one(&line);
+            let key = Key::new(key).unwrap();
+            prop_assert_eq!(key.labels().into_parts(), (name, tags.into_iter().collect()));
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What becomes of a database that is damaged.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use metrics_wal::{FileSystem, OsFileSystem};
+use redb::{Error, ReadableDatabase};
+use tracing::{error, info};
+
+use super::{
+    blocks::{META, POINTS, SEALED, catch_panic},
+    damaged::DamagedFolder,
+    overlay::Overlay,
+    salvage::{Salvaged, salvage},
+};
+
+/// Returns what is wrong with a database file, or `None`. The file is only read.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub(super) fn find_damage(
+    path: &Path,
+    cache_bytes: usize,
+    committed: u64,
+) -> Result<Option<Error>, Error> {
+    let len = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        Ok(_) => return Err(Error::Io(io::Error::other("not a file"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(Error::Io(error)),
+    };
+    // A new store. If it is not new, the log says what is missing.
+    if len == 0 {
+        return Ok(None);
+    }
+    let begin = Instant::now();
+    let verified = catch_panic(|| verify(path, cache_bytes, committed, len <= MAX_VERIFIED_BYTES));
+    match verified {
+        Ok(()) => {
+            info!(bytes = len, time = ?begin.elapsed(), "blocks verified");
+            Ok(None)
+        }
+        Err(error) if is_damage(&error) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+fn verify(path: &Path, cache_bytes: usize, committed: u64, is_thorough: bool) -> Result<(), Error> {
+    let mut database = redb::Database::builder()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(Overlay::open(path)?)?;
+    if is_thorough && !database.check_integrity()? {
+        return Err(Error::Corrupted("its pages do not match their checksums".into()));
+    }
+    let sealed = match database.begin_read()?.open_table(META) {
+        Ok(meta) => meta.get(SEALED)?.map_or(0, |sealed| sealed.value()),
+        // It was created, and nothing was committed.
+        Err(redb::TableError::TableDoesNotExist(_)) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    if sealed < committed {
+        let what = format!("it ends at entry {sealed} of the log, and was written to {committed}");
+        return Err(Error::Corrupted(what));
+    }
+    Ok(())
+}
+
+/// Returns true if an error says that the file is damaged, and not that it cannot be read now.
+pub(super) fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Corrupted(_)
+        | Error::UpgradeRequired(_)
+        | Error::RepairAborted
+        | Error::TableTypeMismatch { .. }
+        | Error::TableIsMultimap(_)
+        | Error::TypeDefinitionChanged { .. }
+        | Error::TableDoesNotExist(_) => true,
+        Error::Io(error) => {
+            matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        }
+        _ => false,
+    }
+}
+
+/// Writes what is left of a damaged database to a new one, and keeps the old one in `damaged/`.
+pub(super) fn rebuild(path: &Path, cache_bytes: usize, sealed: u64) -> Result<Salvaged, Error> {
+    let new = new_path(path);
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let points = catch_panic(|| points(path, cache_bytes)).ok();
+    let salvaged = salvage(path, &new, cache_bytes, sealed)?;
+    let folder = DamagedFolder::new(OsFileSystem, dir);
+    let kept = folder.new_path("blocks.redb")?;
+    // So that the name is never missing.
+    if fs::hard_link(path, &kept).is_err() {
+        fs::copy(path, &kept)?;
+    }
+    fs::rename(&new, path)?;
+    OsFileSystem.sync_dir(dir)?;
+    folder.make_room();
+    let Salvaged { keys, points: found, nameless } = salvaged;
+    let missing = points.map(|points| points.saturating_sub(found));
+    error!(
+        kept = %kept.display(), keys, points = found, missing, blocks_without_key = nameless,
+        "database was damaged; what was left of it is used"
+    );
+    Ok(salvaged)
+}
+
+/// Returns how many points a damaged database says that it has.
+fn points(path: &Path, cache_bytes: usize) -> Result<u64, Error> {
+    let database = redb::Database::builder()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(Overlay::open(path)?)?;
+    let meta = database.begin_read()?.open_table(META)?;
+    Ok(meta.get(POINTS)?.map_or(0, |points| points.value()))
+}
+
+/// Returns where the new database is written.
+pub(super) fn new_path(path: &Path) -> PathBuf {
+    path.with_extension("redb.new")
+}
+
+/// Larger databases are not verified each time they are opened: it takes about a second for each gigabyte.
+const MAX_VERIFIED_BYTES: u64 = 1024 * 1024 * 1024;
