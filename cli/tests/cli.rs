@@ -92,6 +92,21 @@ fn exit_status_says_what_went_wrong() {
 }
 
 #[test]
+fn invalid_key_or_value_is_named_without_a_server() {
+    for (args, named) in [
+        (["put", "palm cpu", "1"].as_slice(), "white space"),
+        (&["put", "palm.cpu", "nan"], "finite"),
+        (&["put", "palm.cpu", "a lot"], "finite"),
+        (&["get", "palm cpu"], "white space"),
+        (&["export", "palm cpu"], "white space"),
+    ] {
+        let output = metrics().args(args).args(["--server", "127.0.0.1:1"]).output().unwrap();
+        assert_status(&output, 2);
+        assert!(stderr(&output).contains(named), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_server_that_refuses_is_status_1() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
