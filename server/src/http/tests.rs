@@ -194,7 +194,7 @@ async fn bad_request_is_named_with_a_remedy() {
 
 #[tokio::test]
 async fn page_is_served_and_uses_no_other_host() {
-    let server = Running::start().await;
+    let server = RunningHttp::start().await;
     let (status, head, page) = server.send_for_head("GET /", b"").await;
     assert!(
         status == 200 && head.contains("content-security-policy: default-src 'self'"),
