@@ -25,3 +25,12 @@ pub(crate) fn bar(len: Option<u64>, what: &'static str) -> ProgressBar {
     }
     bar.with_prefix(what)
 }
+
+/// Returns a bar of keys, whose number is set later.
+pub(crate) fn keys(what: &'static str) -> ProgressBar {
+    let bar = bar(Some(0), what);
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} keys") {
+        bar.set_style(style);
+    }
+    bar
+}

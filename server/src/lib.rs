@@ -6,6 +6,13 @@
 pub mod influx;
 mod log_condition;
 mod net;
+/// The pages of documentation, whose examples are tested.
+#[cfg(all(doctest, feature = "disk"))]
+mod docs {
+    #[doc = include_str!("../../docs/disk-store.md")]
+    mod disk_store {}
+}
+
 mod server;
 mod session;
 pub mod stats;

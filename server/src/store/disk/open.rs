@@ -15,6 +15,7 @@ use super::{
     blocks::{Blocks, Contents, Database, Sealing, catch_panic},
     commit::{Committer, report},
     damaged::DamagedFolder,
+    folder::Folder,
     head::{Head, Keys},
     options::Options,
     record, repair,
@@ -132,8 +133,7 @@ where
     F: FileSystem + Clone + Send + 'static,
     F::File: Send,
 {
-    let recovered = Recovered::new(fs.clone(), dir, database, options)?;
-    recovered.start(DamagedFolder::new(fs, dir), dir)
+    Recovered::new(fs.clone(), dir, database, options)?.start(fs, dir)
 }
 
 /// A store whose folder is locked and read, without threads.
@@ -164,6 +164,10 @@ where
         database: Database,
         options: Options,
     ) -> Result<Self, OpenError> {
+        // Before the lock, which creates a folder.
+        if !options.creates_missing && !has_format(&fs, dir)? {
+            return Err(OpenError::NotAStore { dir: dir.into() });
+        }
         let lock = DirLock::acquire(&fs, dir).map_err(OpenError::lock)?;
         check_format(&fs, dir)?;
         let damaged = DamagedFolder::new(fs.clone(), dir);
@@ -172,7 +176,7 @@ where
             .map_err(|error| OpenError::log(error.error))?;
         events.extend(log.take_events());
         let counters = Counters::default();
-        let (blocks, Contents { keys, mut sealed, points }) =
+        let (mut blocks, Contents { keys, mut sealed, points }) =
             open_blocks(database, &options, log.committed(), &counters)?;
         if log.next() < sealed {
             // New entries must not have numbers that count as sealed.
@@ -238,6 +242,7 @@ where
             head: std::mem::replace(&mut self.head, Head::new(&self.accounting)),
             names: self.keys.names().clone(),
             log_end: self.log.next(),
+            since: None,
         };
         let keep = |blocks: &[DamagedBlock]| damaged.keep_blocks(blocks);
         catch_panic(|| self.blocks.seal(&sealing, i64::MIN, keep)).map_err(OpenError::blocks)?;
@@ -256,15 +261,19 @@ where
     }
 
     /// Starts the threads of the store.
-    fn start(self, damaged: DamagedFolder<F>, dir: &Path) -> Result<Arc<Shared>, OpenError> {
+    fn start(self, fs: F, dir: &Path) -> Result<Arc<Shared>, OpenError> {
+        let damaged = DamagedFolder::new(fs.clone(), dir);
         let Self { lock, log, blocks, keys, head, head_bytes, points, .. } = self;
         let head_since = (!head.is_empty()).then(std::time::Instant::now);
         let shown = view(&blocks).map_err(OpenError::blocks)?;
         let mut shared = Shared::new(self.options, self.accounting, keys, head, shown, points);
         shared.counters = self.counters;
+        shared.counters.block_bytes.set(blocks.bytes());
+        shared.counters.damaged_bytes.set(damaged.bytes());
         let shared = Arc::new(shared);
         let committer = Committer {
             log,
+            folder: Folder { fs, dir: dir.into(), lock },
             shared: Arc::clone(&shared),
             sync_at: None,
             head_bytes,
@@ -284,7 +293,6 @@ where
         let guard = shared.thread_guard();
         let committing = thread::Builder::new().name("metrics-commit".into()).spawn(move || {
             let _guard = guard;
-            let _lock = lock;
             committer.run();
         });
         if let Err(error) = committing {
@@ -322,7 +330,7 @@ fn open_blocks(
         return Err(OpenError::DamagedBlocks { path, source: Box::new(damage) });
     }
     error!(path = %path.display(), error = &damage as &dyn std::error::Error, "blocks damaged");
-    repair::rebuild(&path, cache_bytes, committed).map_err(OpenError::blocks)?;
+    repair::rebuild(&path, cache_bytes, committed, None).map_err(OpenError::blocks)?;
     counters.rebuilt.add(1);
     Blocks::open(Database::File(path), cache_bytes).map_err(OpenError::blocks)
 }

@@ -6,12 +6,14 @@ use std::{
     time::Instant,
 };
 
+use imbl::Vector;
+use metrics_client::Key;
 use metrics_wal::{FileSystem, OsFileSystem};
 use redb::{Error, ReadableDatabase};
 use tracing::{error, info};
 
 use super::{
-    blocks::{META, POINTS, SEALED, catch_panic},
+    blocks::{Blocks, META, POINTS, SEALED, catch_panic},
     damaged::DamagedFolder,
     overlay::Overlay,
     salvage::{Salvaged, salvage},
@@ -86,12 +88,18 @@ pub(super) fn is_damage(error: &Error) -> bool {
     }
 }
 
-/// Writes what is left of a damaged database to a new one, and keeps the old one in `damaged/`.
-pub(super) fn rebuild(path: &Path, cache_bytes: usize, sealed: u64) -> Result<Salvaged, Error> {
+/// Writes what is left of a damaged database to a new one, and keeps the old one in `damaged/`. If keys are
+/// `known`, they keep their ids.
+pub(super) fn rebuild(
+    path: &Path,
+    cache_bytes: usize,
+    sealed: u64,
+    known: Option<&Vector<Key>>,
+) -> Result<Salvaged, Error> {
     let new = new_path(path);
     let dir = path.parent().unwrap_or(Path::new("."));
     let points = catch_panic(|| points(path, cache_bytes)).ok();
-    let salvaged = salvage(path, &new, cache_bytes, sealed)?;
+    let salvaged = salvage(path, &new, cache_bytes, sealed, known)?;
     let folder = DamagedFolder::new(OsFileSystem, dir);
     let kept = folder.new_path("blocks.redb")?;
     // So that the name is never missing.
@@ -108,6 +116,21 @@ pub(super) fn rebuild(path: &Path, cache_bytes: usize, sealed: u64) -> Result<Sa
         "database was damaged; what was left of it is used"
     );
     Ok(salvaged)
+}
+
+/// Opens a database again after it was found damaged. If it is, what is left of it is written to a new one, with the
+/// ids of `names`. Returns true then.
+pub(super) fn reopen(blocks: &mut Blocks, names: &Vector<Key>) -> Result<bool, Error> {
+    let mut is_rebuilt = false;
+    if let Some((path, cache_bytes, sealed)) = blocks.close()
+        && let Some(damage) = find_damage(path, cache_bytes, sealed)?
+    {
+        error!(path = %path.display(), error = &damage as &dyn std::error::Error, "blocks damaged");
+        rebuild(path, cache_bytes, sealed, Some(names))?;
+        is_rebuilt = true;
+    }
+    blocks.reopen()?;
+    Ok(is_rebuilt)
 }
 
 /// Returns how many points a damaged database says that it has.
