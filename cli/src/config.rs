@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, size::Size};
 
 /// What `metrics serve` reads from its file; the command line and the environment come before it.
 #[derive(Debug, Default, Deserialize, PartialEq)]
@@ -22,6 +22,7 @@ pub(crate) struct ConfigFile {
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) tls_client_ca: Option<PathBuf>,
+    pub(crate) max_memory: Option<Size>,
     pub(crate) max_connections: Option<usize>,
 }
 

@@ -10,9 +10,16 @@ use crate::failure::Failure;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ServerArgs {
-    /// Sets the server that the command talks to
+    /// Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as
+    /// `metrics+tls://HOST:PORT`, or several with commas between them
     #[arg(long, env = "METRICS_SERVER", default_value = "127.0.0.1:8888", value_name = "ADDRESS")]
     pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) timeout: TimeoutArgs,
+}
+
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct TimeoutArgs {
     /// Sets how many seconds one request may take
     #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
     timeout: f64,
@@ -20,9 +27,9 @@ pub(crate) struct ServerArgs {
 
 impl ServerArgs {
     pub(crate) fn builder(&self) -> Result<ClientBuilder, Failure> {
-        let timeout = Duration::try_from_secs_f64(self.timeout).map_err(|error| {
-            Failure::usage(format!("invalid --timeout {}: {error}", self.timeout))
-        })?;
+        let TimeoutArgs { timeout } = self.timeout;
+        let timeout = Duration::try_from_secs_f64(timeout)
+            .map_err(|error| Failure::usage(format!("invalid --timeout {timeout}: {error}")))?;
         Ok(MetricsClient::builder(&self.server).request_timeout(timeout).connect_timeout(timeout))
     }
 

@@ -2,19 +2,14 @@
 
 use std::{
     io::{self, Write},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
+use indicatif::BinaryBytes;
 use metrics_client::{Key, Metrics, MetricsClient, Point};
-use metrics_server::{Server, store::DiskStore};
-use tokio::{sync::oneshot, time};
+use tokio::time;
 
-use crate::{
-    connect::block_on,
-    failure::{Failure, chain},
-    host::Host,
-};
+use crate::{connect::block_on, embedded::EmbeddedServer, failure::Failure, host::Host};
 
 /// Measures this host for some seconds, stores that in a server of its own, and shows what is stored
 #[derive(Debug, clap::Args)]
@@ -27,19 +22,10 @@ pub(crate) struct DemoArgs {
 pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     block_on(async {
         let mut out = io::stdout();
-        let dir = tempfile::tempdir()?;
-        let store = Arc::new(DiskStore::open(dir.path()).await.map_err(|error| {
-            Failure::usage(format!("cannot open {}: {}", dir.path().display(), chain(&error)))
-        })?);
-        let server = Server::bind("127.0.0.1:0").await?.store(Arc::clone(&store));
-        let address = server.local_addr();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let server = tokio::spawn(server.serve_until(async {
-            let _ = stopped.await;
-        }));
-        let client = MetricsClient::connect(address).await?;
-        writeln!(out, "A server in this process listens at {address}.")?;
-        writeln!(out, "It keeps what it acknowledges in {}.", dir.path().display())?;
+        let server = EmbeddedServer::start().await?;
+        let client = MetricsClient::connect(server.address()).await?;
+        writeln!(out, "A server in this process listens at {}.", server.address())?;
+        writeln!(out, "It keeps what it acknowledges in {}.", server.dir().display())?;
         writeln!(out, "Measuring cpu, memory, disks and network, once a second:")?;
 
         let mut host = Host::new();
@@ -52,45 +38,45 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
             let start = Instant::now();
             client.put_all(&samples).await?;
             spent += start.elapsed();
-            writeln!(out, "  {second}: {} samples sent and acknowledged", samples.len())?;
+            writeln!(
+                out,
+                "  {second}: {} samples sent, synced to disk and acknowledged",
+                samples.len()
+            )?;
         }
 
         let metrics = client.get_all().await?;
-        writeln!(
-            out,
-            "\nRead back with `get *`: {} keys, {} points\n",
-            metrics.len(),
-            metrics.point_count()
-        )?;
+        let (keys, points) = (metrics.len(), metrics.point_count());
+        writeln!(out, "\nRead back with `get *`: {keys} keys, {points} points\n")?;
         show(&mut out, &metrics)?;
         let stats = client.stats();
+        client.close().await?;
+        let disk_bytes = server.stop().await?;
+        let each = spent / u32::try_from(args.seconds).unwrap_or(u32::MAX);
+        writeln!(out, "\nWhat it cost:")?;
+        writeln!(out, "  time     {each:.1?} a second until its samples were acknowledged")?;
         writeln!(
             out,
-            "\nOne connection carried {} requests: {} bytes out, {} bytes in; the puts of a second took {:.2?}.",
+            "  network  {} requests on one connection: {} out, {} in",
             stats.accepted,
-            stats.bytes_sent,
-            stats.bytes_received,
-            spent / u32::try_from(args.seconds).unwrap_or(u32::MAX)
+            BinaryBytes(stats.bytes_sent),
+            BinaryBytes(stats.bytes_received)
         )?;
-        client.close().await?;
-        drop(stop);
-        server
-            .await
-            .map_err(|error| Failure::usage(format!("the server has panicked: {error}")))?;
-        store.close().await;
+        writeln!(out, "  disk     {} for the folder, which is removed", BinaryBytes(disk_bytes))?;
         Ok(())
     })
 }
+
+/// How wide the table is, if keys allow it: as wide as the smallest usual terminal.
+const TABLE_WIDTH: usize = 80;
 
 /// Prints a line for each key, with a chart of its points.
 fn show(out: &mut impl Write, metrics: &Metrics) -> io::Result<()> {
     let keys = metrics.keys().collect::<Vec<&Key>>();
     let width = keys.iter().map(|key| key.as_str().chars().count()).max().unwrap_or_default();
-    writeln!(
-        out,
-        "{:width$}  {:>10}  {:>10}  {:>10}  {:>10}  chart",
-        "key", "min", "mean", "max", "latest"
-    )?;
+    let titles = ["min", "mean", "max", "latest"].map(|title| format!("  {title:>9}"));
+    let chart_width = TABLE_WIDTH.saturating_sub(width + 4 * 11 + 2).clamp(6, 40);
+    writeln!(out, "{:width$}{}  chart", "key", titles.concat())?;
     for key in keys {
         let points = metrics.points(key.as_str());
         let values = points.iter().map(|point| point.value);
@@ -100,23 +86,22 @@ fn show(out: &mut impl Write, metrics: &Metrics) -> io::Result<()> {
             });
         let mean = values.sum::<f64>() / points.len().max(1) as f64;
         let latest = points.last().map_or(f64::NAN, |point| point.value);
-        writeln!(
-            out,
-            "{:width$}  {min:>10.2}  {mean:>10.2}  {max:>10.2}  {latest:>10.2}  {}",
-            key.as_str(),
-            chart(points, min, max)
-        )?;
+        let numbers = [min, mean, max, latest].map(|number| {
+            let decimals = if number.abs() < 100_000.0 { 2 } else { 0 };
+            format!("  {number:>9.decimals$}")
+        });
+        let recent = &points[points.len().saturating_sub(chart_width)..];
+        writeln!(out, "{:width$}{}  {}", key.as_str(), numbers.concat(), chart(recent, min, max))?;
     }
     Ok(())
 }
 
-/// Draws the last points as bars, the lowest value lowest.
+/// Draws points as bars, the lowest value lowest.
 fn chart(points: &[Point], min: f64, max: f64) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let recent = &points[points.len().saturating_sub(40)..];
     let bar = |point: &Point| {
         let height = if max > min { (point.value - min) / (max - min) } else { 0.0 };
         BARS[((height * 7.0).round() as usize).min(7)]
     };
-    recent.iter().map(bar).collect()
+    points.iter().map(bar).collect()
 }

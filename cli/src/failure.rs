@@ -4,6 +4,8 @@ use std::{error, fmt, io, process::ExitCode};
 
 use metrics_client::Error;
 
+use crate::signals;
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -20,6 +22,10 @@ pub(crate) enum Status {
     Usage = 2,
     Unreachable = 3,
     NotFound = 4,
+    /// What a shell gives a process that SIGINT ends.
+    Interrupted = 130,
+    /// The same for SIGTERM.
+    Terminated = 143,
 }
 
 impl Failure {
@@ -29,6 +35,13 @@ impl Failure {
 
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
         Self::new(Status::Usage, message)
+    }
+
+    /// Returns the failure of a command that this signal ends.
+    pub(crate) fn interrupted(signal: i32) -> Self {
+        let is_interrupt = signal == signals::INTERRUPT;
+        let status = if is_interrupt { Status::Interrupted } else { Status::Terminated };
+        Self::new(status, if is_interrupt { "interrupted" } else { "terminated" })
     }
 
     /// Returns the failure with `context` in front of its message.

@@ -4,22 +4,23 @@
 //! acknowledged the file is kept in a small file beside it, so that `--resume` can go on from there.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    path::PathBuf,
+    pin::pin,
     thread,
-    time::{Duration, Instant},
 };
 
-use metrics_client::{Error, Sample};
-use serde::{Deserialize, Serialize};
+use indicatif::ProgressBar;
+use metrics_client::{Error, MetricsClient, Sample, error::BatchError};
 use tokio::sync::mpsc;
 
 use crate::{
-    connect::ServerArgs,
+    checkpoint::{Checkpoint, Checkpoints, Position},
+    connect::{ServerArgs, block_on},
     failure::{Failure, Status, chain},
     lines::LineParser,
-    progress,
+    progress, signals,
 };
 
 /// Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put
@@ -41,14 +42,11 @@ const BATCH_SAMPLES: usize = 32 * 1024;
 /// How many parsed batches wait for the one that is being sent.
 const BATCHES_AHEAD: usize = 2;
 
-/// How many invalid lines are shown, of each kind of fault. The others are counted.
+/// How many invalid lines are shown. The others are counted.
 const MAX_SHOWN: u64 = 10;
 
 /// How long a line may be: a request that is longer is no request.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
-
-/// How often it is written down how far the import has come.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Samples that were parsed, and where in the file that was.
 struct Batch {
@@ -58,21 +56,6 @@ struct Batch {
     end: Position,
 }
 
-/// How far the file has been read.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
-struct Position {
-    bytes: u64,
-    lines: u64,
-}
-
-/// What is kept beside the file.
-#[derive(Debug, Deserialize, PartialEq, Eq, Serialize)]
-struct Checkpoint {
-    acknowledged: Position,
-    /// The length of the file then: it may only have grown.
-    file_len: u64,
-}
-
 #[derive(Default)]
 struct Counts {
     stored: u64,
@@ -80,59 +63,50 @@ struct Counts {
     refused: u64,
 }
 
+/// What an import has done so far.
+struct Import {
+    checkpoint: Checkpoints,
+    counts: Counts,
+    progress: ProgressBar,
+    /// Progress is counted in bytes, not in points.
+    counts_bytes: bool,
+}
+
 pub(crate) fn run(args: &ImportArgs) -> Result<(), Failure> {
     let source = Source::open(args)?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(import(args, source))
+    block_on(import(args, source))
 }
 
 async fn import(args: &ImportArgs, source: Source) -> Result<(), Failure> {
+    // Before anything is sent: what is acknowledged is written down also when the import is interrupted.
+    let mut stop = pin!(signals::stop()?);
     let client = args.server.connect().await?;
     let progress = progress::bar(source.len, "importing");
     progress.set_position(source.start.bytes);
-    let (mut checkpoint, counts_bytes) = (source.checkpoint(), source.len.is_some());
+    let mut import = Import {
+        checkpoint: source.checkpoint(),
+        counts: Counts::default(),
+        counts_bytes: source.len.is_some(),
+        progress: progress.clone(),
+    };
     let (sender, mut batches) = mpsc::channel(BATCHES_AHEAD);
-    let reader =
-        thread::Builder::new().name("import".into()).spawn(move || read(source, &sender))?;
+    let shown = progress.clone();
+    let reader = thread::Builder::new()
+        .name("import".into())
+        .spawn(move || read(source, &sender, &shown))?;
 
-    let mut counts = Counts::default();
-    while let Some(Batch { samples, lines, end }) = batches.recv().await {
-        match client.put_all(&samples).await {
-            Ok(()) => counts.stored += samples.len() as u64,
-            // Each line has an outcome: the server has refused some of them.
-            Err(Error::Batch(error)) if error.resume_from() == error.total() => {
-                let refused = error.total() - error.acknowledged();
-                counts.stored += error.acknowledged() as u64;
-                counts.refused += refused as u64;
-                let (first_failed, cause) = error.first_error();
-                let (line, cause) = (lines[first_failed], chain(cause));
-                progress.suspend(|| {
-                    eprintln!(
-                        "line {line}: refused: {cause} ({refused} of {} lines)",
-                        error.total()
-                    );
-                });
-            }
-            Err(error) => {
-                checkpoint.save(true);
-                progress.abandon();
-                let stopped = Failure::from(error).context(&args.server.server);
-                return Err(stopped.context(format_args!(
-                    "stopped after {} points{}",
-                    counts.stored,
-                    checkpoint.remedy()
-                )));
-            }
+    let sent = tokio::select! {
+        sent = import.send_all(&client, &mut batches) => {
+            sent.map_err(|error| Failure::from(error).context(&args.server.server))
         }
-        checkpoint.acknowledged = end;
-        checkpoint.save(false);
-        if counts_bytes {
-            progress.set_position(end.bytes);
-        } else {
-            progress.inc(samples.len() as u64);
-        }
+        signal = &mut stop => Err(Failure::interrupted(signal)),
+    };
+    let Import { mut checkpoint, mut counts, .. } = import;
+    if let Err(failure) = sent {
+        checkpoint.save(true);
+        progress.abandon();
+        let (stored, remedy) = (counts.stored, checkpoint.remedy());
+        return Err(failure.context(format_args!("stopped after {stored} points{remedy}")));
     }
     counts.invalid = reader.join().map_err(|_| Failure::usage("the reader has panicked"))??;
     progress.finish_and_clear();
@@ -147,8 +121,60 @@ async fn import(args: &ImportArgs, source: Source) -> Result<(), Failure> {
     Ok(())
 }
 
+impl Import {
+    /// Sends all batches, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first error that is not a refusal of the server.
+    ///
+    /// # Cancel safety
+    ///
+    /// The checkpoint is what has been acknowledged until then.
+    async fn send_all(
+        &mut self,
+        client: &MetricsClient,
+        batches: &mut mpsc::Receiver<Batch>,
+    ) -> Result<(), Error> {
+        while let Some(Batch { samples, lines, end }) = batches.recv().await {
+            match client.put_all(&samples).await {
+                Ok(()) => self.counts.stored += samples.len() as u64,
+                // Each line has an outcome: the server has refused some of them.
+                Err(Error::Batch(error)) if error.resume_from() == error.total() => {
+                    self.refused(&error, &lines);
+                }
+                Err(error) => return Err(error),
+            }
+            self.checkpoint.acknowledged = end;
+            self.checkpoint.save(false);
+            if self.counts_bytes {
+                self.progress.set_position(end.bytes);
+            } else {
+                self.progress.inc(samples.len() as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what the server has refused of a batch, and tells the first of it.
+    fn refused(&mut self, error: &BatchError, lines: &[u64]) {
+        let refused = (error.total() - error.acknowledged()) as u64;
+        self.counts.stored += error.acknowledged() as u64;
+        let (first_failed, cause) = error.first_error();
+        let (line, cause) = (lines[first_failed], chain(cause));
+        if self.counts.refused == 0 {
+            self.progress.suspend(|| eprintln!("line {line}: refused: {cause}"));
+        }
+        self.counts.refused += refused;
+    }
+}
+
 /// Reads and parses to the end, and returns how many lines were invalid.
-fn read(source: Source, batches: &mpsc::Sender<Batch>) -> Result<u64, Failure> {
+fn read(
+    source: Source,
+    batches: &mpsc::Sender<Batch>,
+    progress: &ProgressBar,
+) -> Result<u64, Failure> {
     let Source { mut input, name, start: mut at, .. } = source;
     let (mut parser, mut invalid, mut line) = (LineParser::default(), 0, Vec::new());
     loop {
@@ -189,7 +215,9 @@ fn read(source: Source, batches: &mpsc::Sender<Batch>) -> Result<u64, Failure> {
                 Err(error) => {
                     invalid += 1;
                     if invalid <= MAX_SHOWN {
-                        eprintln!("line {}: {error}", at.lines);
+                        progress.suspend(|| eprintln!("line {}: {error}", at.lines));
+                    } else if invalid == MAX_SHOWN + 1 {
+                        progress.suspend(|| eprintln!("further invalid lines are counted only"));
                     }
                 }
             }
@@ -250,77 +278,6 @@ impl Source {
     }
 
     fn checkpoint(&self) -> Checkpoints {
-        let path = self.path.as_deref().map(Checkpoint::path);
-        Checkpoints {
-            path,
-            file_len: self.len.unwrap_or_default(),
-            acknowledged: self.start,
-            saved: Instant::now(),
-        }
-    }
-}
-
-impl Checkpoint {
-    fn path(file: &Path) -> PathBuf {
-        let mut name = file.file_name().unwrap_or_default().to_os_string();
-        name.push(".import");
-        file.with_file_name(name)
-    }
-
-    /// Returns where the file's import stopped.
-    fn load(file: &Path, len: u64) -> Result<Position, Failure> {
-        let path = Self::path(file);
-        let cannot =
-            |why: String| Failure::usage(format!("cannot resume {}: {why}", file.display()));
-        let text = fs::read_to_string(&path).map_err(|error| {
-            cannot(format!("{}: {error}; import it without --resume", path.display()))
-        })?;
-        let checkpoint = serde_json::from_str::<Self>(&text)
-            .map_err(|error| cannot(format!("{} is damaged: {error}", path.display())))?;
-        if len < checkpoint.file_len || len < checkpoint.acknowledged.bytes {
-            return Err(cannot(
-                "the file is shorter than it was; import it without --resume".into(),
-            ));
-        }
-        Ok(checkpoint.acknowledged)
-    }
-}
-
-/// Writes down how far the import has come.
-struct Checkpoints {
-    /// `None` if it cannot be resumed.
-    path: Option<PathBuf>,
-    file_len: u64,
-    acknowledged: Position,
-    saved: Instant,
-}
-
-impl Checkpoints {
-    /// Saves the position, at once or if it is time.
-    fn save(&mut self, at_once: bool) {
-        let Some(path) =
-            self.path.as_deref().filter(|_| at_once || self.saved.elapsed() >= CHECKPOINT_INTERVAL)
-        else {
-            return;
-        };
-        self.saved = Instant::now();
-        let checkpoint = Checkpoint { acknowledged: self.acknowledged, file_len: self.file_len };
-        let new = path.with_extension("import-new");
-        let text = serde_json::to_vec(&checkpoint).unwrap_or_default();
-        if let Err(error) = fs::write(&new, text).and_then(|()| fs::rename(&new, path)) {
-            eprintln!("cannot write {}: {error}; this import cannot be resumed", path.display());
-            self.path = None;
-        }
-    }
-
-    fn remedy(&self) -> &'static str {
-        if self.path.is_some() { " (--resume goes on from here)" } else { "" }
-    }
-
-    fn remove(&self) {
-        if let Some(path) = &self.path {
-            // Most imports have none: they take less than a second.
-            let _ = fs::remove_file(path);
-        }
+        Checkpoints::new(self.path.as_deref(), self.len.unwrap_or_default(), self.start)
     }
 }

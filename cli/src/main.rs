@@ -4,11 +4,13 @@ mod backup;
 mod bench;
 mod bulk;
 mod check;
+mod checkpoint;
 mod completions;
 mod config;
 mod connect;
 mod delete;
 mod demo;
+mod embedded;
 mod export;
 mod failure;
 mod folder;
@@ -17,16 +19,18 @@ mod host;
 mod import;
 mod lines;
 mod man;
+mod memory;
 mod output;
 mod progress;
 mod put;
 mod serve;
 mod signals;
+mod size;
 mod times;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::Failure;
 
@@ -58,15 +62,18 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(cli, &matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(args, matches),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Import(args) => import::run(&args),

@@ -1,6 +1,9 @@
 //! What a command prints: samples as a table, JSON, CSV, or lines that `import` reads.
 
-use std::io::{self, BufWriter, IsTerminal, Stdout, StdoutLock, Write};
+use std::{
+    fmt,
+    io::{self, BufWriter, IsTerminal, Stdout, StdoutLock, Write},
+};
 
 use clap::{Args, ValueEnum};
 use metrics_client::{Key, Point};
@@ -53,6 +56,17 @@ struct Row<'a> {
     timestamp: i64,
 }
 
+/// A number that fits into a column of a table: with an exponent where it would be too long without.
+pub(crate) struct Columned(pub(crate) f64);
+
+impl fmt::Display for Columned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(value) = self;
+        let plain = value.to_string();
+        f.pad(&if plain.len() <= 16 { plain } else { format!("{value:e}") })
+    }
+}
+
 impl Printer {
     pub(crate) fn new(format: Format) -> Self {
         let stdout: Stdout = io::stdout();
@@ -76,7 +90,7 @@ impl Printer {
                     self.out,
                     "{:<20}  {:>16}  {}",
                     times::show(row.timestamp),
-                    row.value,
+                    Columned(row.value),
                     row.key
                 )?;
             }
@@ -104,5 +118,25 @@ impl Printer {
     /// Returns an error if standard output cannot be written to.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
         Ok(self.out.flush()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_numbers_have_exponents_in_columns() {
+        for (value, expected) in [
+            (23.7, "  23.7"),
+            (-0.5, "  -0.5"),
+            (1e300, " 1e300"),
+            (5e-324, "5e-324"),
+            (1e6, "1000000"),
+            (123_456_789.123, "123456789.123"),
+            (0.1 + 0.2, "3.0000000000000004e-1"),
+        ] {
+            assert_eq!(format!("{:>6}", Columned(value)), expected);
+        }
     }
 }

@@ -7,18 +7,27 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// Returns a bar of `len` bytes, or a spinner that counts points if the length is unknown. Draws nothing
 /// where standard error is no terminal.
 pub(crate) fn bar(len: Option<u64>, what: &'static str) -> ProgressBar {
+    match len {
+        Some(len) => {
+            let style = "{prefix} {wide_bar} {percent:>3} %  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
+            styled(ProgressBar::new(len), style, what)
+        }
+        None => {
+            let style = "{prefix} {spinner} {human_pos} points  {per_sec}";
+            styled(ProgressBar::new_spinner(), style, what)
+        }
+    }
+}
+
+/// Returns a bar of this many seconds.
+pub(crate) fn seconds(seconds: u64, what: &'static str) -> ProgressBar {
+    styled(ProgressBar::new(seconds), "{prefix} {wide_bar} {pos}/{len} s", what)
+}
+
+fn styled(bar: ProgressBar, style: &str, what: &'static str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let (bar, style) = match len {
-        Some(len) => (
-            ProgressBar::new(len),
-            "{prefix} {bar:40} {percent:>3} %  {bytes}/{total_bytes}  {bytes_per_sec}  {msg}  {eta} left",
-        ),
-        None => {
-            (ProgressBar::new_spinner(), "{prefix} {spinner} {human_pos} points  {per_sec}  {msg}")
-        }
-    };
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     if let Ok(style) = ProgressStyle::with_template(style) {
         bar.set_style(style);

@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
+use clap::{ArgMatches, parser::ValueSource};
 use metrics_server::{
     Limits, Server, Store,
-    store::{DiskStore, DiskStoreBuilder, Fsync},
+    store::{DiskStore, DiskStoreBuilder, Fsync, MemoryStore},
     tls::TlsAcceptor,
 };
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
@@ -19,7 +20,10 @@ use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::Subsc
 use crate::{
     config::ConfigFile,
     failure::{Failure, chain},
-    signals, times,
+    memory::MemoryBudget,
+    signals,
+    size::Size,
+    times,
 };
 
 /// Serves metrics until SIGTERM or SIGINT; a second signal ends it at once
@@ -32,7 +36,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
     /// Keeps points in this folder: the same as --store disk:DIR
-    #[arg(long, env = "METRICS_DATA", value_name = "DIR", conflicts_with = "store")]
+    #[arg(long, env = "METRICS_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// Sets where points are kept: memory: or disk:DIR [default: memory:]
     #[arg(long, env = "METRICS_STORE", value_name = "STORE")]
@@ -53,7 +57,13 @@ pub(crate) struct ServeArgs {
     /// Accepts only clients with a certificate of this authority (PEM)
     #[arg(long, env = "METRICS_TLS_CLIENT_CA", value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
-    /// Sets how many connections there may be [default: 10,000, and what the process may open]
+    /// Bounds the memory, such as 1GiB: half of it for points and snapshots, an eighth for answers that are not read, an
+    /// eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except
+    /// that of a store in memory [default: 1GiB of points in memory, about 1.3GiB in all with points on disk]
+    #[arg(long, env = "METRICS_MAX_MEMORY", value_name = "SIZE")]
+    max_memory: Option<Size>,
+    /// Sets how many connections there may be [default: 10,000, and what --max-memory and the process's limit of open
+    /// files allow]
     #[arg(long, env = "METRICS_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
     /// Reads what is not set otherwise from this file (TOML, the names of these options)
@@ -74,13 +84,14 @@ struct Config {
 
 /// Where points are kept.
 enum StoreConfig {
-    Memory,
+    Memory(MemoryStore),
     Disk { dir: PathBuf, store: DiskStoreBuilder },
 }
 
-pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
+/// Runs the server. `matches` says what is from the command line and what from the environment.
+pub(crate) fn run(args: ServeArgs, matches: &ArgMatches) -> Result<(), Failure> {
     let is_check = args.check_config;
-    let config = Config::new(args)?;
+    let config = Config::new(args, matches)?;
     if is_check {
         return Ok(());
     }
@@ -89,16 +100,28 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
 }
 
 impl Config {
-    fn new(args: ServeArgs) -> Result<Self, Failure> {
+    fn new(args: ServeArgs, matches: &ArgMatches) -> Result<Self, Failure> {
         let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
-        // What the command line says of the store comes before all that the file says of it.
+        // Both say where points are kept, so that the one of a lower level does not count.
+        let is_flag = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
         let (data, store) = match (args.data, args.store) {
             (None, None) => (file.data, file.store),
+            (data, Some(_)) if is_flag("data") && !is_flag("store") => (data, None),
+            (Some(_), store) if is_flag("store") && !is_flag("data") => (None, store),
             said => said,
         };
-        let store =
-            StoreConfig::new(data, store, args.keep.or(file.keep), args.sync.or(file.sync))?;
+        let memory = args.max_memory.or(file.max_memory).map(MemoryBudget::new).transpose();
+        let memory = memory.map_err(|error| Failure::usage(error).context("--max-memory"))?;
+        let store = StoreConfig::new(
+            (data, store),
+            args.keep.or(file.keep),
+            args.sync.or(file.sync),
+            memory,
+        )?;
         let mut limits = Limits::default();
+        if let Some(memory) = memory {
+            limits = memory.limits(limits);
+        }
         if let Some(connections) = args.max_connections.or(file.max_connections) {
             limits = limits.max_connections(connections);
         }
@@ -115,10 +138,10 @@ impl Config {
 
 impl StoreConfig {
     fn new(
-        data: Option<PathBuf>,
-        store: Option<String>,
+        (data, store): (Option<PathBuf>, Option<String>),
         keep: Option<String>,
         sync: Option<String>,
+        memory: Option<MemoryBudget>,
     ) -> Result<Self, Failure> {
         let dir = match (data, store.as_deref()) {
             (Some(_), Some(_)) => {
@@ -130,7 +153,11 @@ impl StoreConfig {
                     let message = "--keep and --sync are for points on disk: set --data DIR";
                     return Err(Failure::usage(message));
                 }
-                return Ok(Self::Memory);
+                let store = MemoryStore::new();
+                return Ok(Self::Memory(match memory {
+                    Some(memory) => memory.memory(store),
+                    None => store,
+                }));
             }
             (None, Some(store)) => {
                 match store.strip_prefix("disk:").filter(|dir| !dir.is_empty()) {
@@ -143,6 +170,9 @@ impl StoreConfig {
             }
         };
         let mut store = DiskStore::builder();
+        if let Some(memory) = memory {
+            store = memory.disk(store);
+        }
         if let Some(keep) = keep {
             store = store.keep(length("--keep", &keep)?);
         }
@@ -201,9 +231,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
     // Caught from here on: opening a store can take a moment.
     let stop = signals::stop()?;
     match config.store {
-        StoreConfig::Memory => {
+        StoreConfig::Memory(store) => {
             let from = "memory: what is stored is lost when the server stops";
-            let server = bind(config.listen).await?.limits(config.limits);
+            let server = bind(config.listen).await?.limits(config.limits).store(store);
             serve_until(server, config.tls, from, stop).await
         }
         StoreConfig::Disk { dir, store } => {
@@ -231,7 +261,7 @@ async fn serve_until<S: Store>(
     mut server: Server<S>,
     tls: Option<TlsAcceptor>,
     from: impl std::fmt::Display,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = i32>,
 ) -> Result<(), Failure> {
     let scheme = if tls.is_some() { "metrics+tls" } else { "metrics" };
     if let Some(acceptor) = tls {

@@ -4,7 +4,13 @@ use std::{future::Future, io, process, thread};
 
 use tokio::{runtime, sync::oneshot};
 
-/// Catches SIGTERM and SIGINT (Ctrl-C) from now on. Ready when the first of them comes; at the second the
+/// The number of SIGINT.
+pub(crate) const INTERRUPT: i32 = 2;
+
+/// The number of SIGTERM.
+const TERMINATE: i32 = 15;
+
+/// Catches SIGTERM and SIGINT (Ctrl-C) from now on. Returns the number of the first of them; at the second the
 /// process exits at once, with the status that a shell gives such an end: 143 or 130.
 ///
 /// `docker stop` and systemd send SIGTERM, which a process without a handler ignores if it is the first of
@@ -14,7 +20,7 @@ use tokio::{runtime, sync::oneshot};
 /// # Errors
 ///
 /// If the signals cannot be caught, or there can be no thread.
-pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
+pub(crate) fn stop() -> io::Result<impl Future<Output = i32>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = {
         let _on = runtime.enter();
@@ -23,15 +29,19 @@ pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
     let (sender, stopped) = oneshot::channel();
     let wait = move || {
         runtime.block_on(async {
-            signals.next().await;
+            let first = signals.next().await;
             // Fails if the program is ending already.
-            let _ = sender.send(());
+            let _ = sender.send(first);
             process::exit(128 + signals.next().await);
         });
     };
     thread::Builder::new().name("signals".into()).spawn(wait)?;
     Ok(async {
-        let _ = stopped.await;
+        match stopped.await {
+            Ok(signal) => signal,
+            // The thread has ended without a signal: it cannot, and there is nothing to stop for.
+            Err(_) => std::future::pending().await,
+        }
     })
 }
 
@@ -53,8 +63,8 @@ impl Signals {
     /// The number of the next one.
     async fn next(&mut self) -> i32 {
         tokio::select! {
-            _ = self.terminate.recv() => 15,
-            _ = self.interrupt.recv() => 2,
+            _ = self.terminate.recv() => TERMINATE,
+            _ = self.interrupt.recv() => INTERRUPT,
         }
     }
 }
@@ -77,9 +87,9 @@ impl Signals {
 
     async fn next(&mut self) -> i32 {
         tokio::select! {
-            _ = self.ctrl_c.recv() => 2,
-            _ = self.ctrl_break.recv() => 2,
-            _ = self.shutdown.recv() => 15,
+            _ = self.ctrl_c.recv() => INTERRUPT,
+            _ = self.ctrl_break.recv() => INTERRUPT,
+            _ = self.shutdown.recv() => TERMINATE,
         }
     }
 }

@@ -6,93 +6,12 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
-    process::{Child, Command, Output, Stdio},
+    process::Stdio,
 };
 
-/// A `metrics serve` of its own, which ends with the test.
-struct Server {
-    process: Child,
-    address: String,
-}
+use support::{Server, assert_status, metrics, stderr, stdout};
 
-impl Server {
-    fn start() -> Self {
-        Self::start_with(&[])
-    }
-
-    fn start_with(args: &[&str]) -> Self {
-        let mut process = metrics()
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address =
-            line.split_whitespace().nth(1).unwrap().rsplit('/').next().unwrap().to_owned();
-        Self { process, address }
-    }
-
-    /// Runs a command against this server.
-    fn run(&self, args: &[&str]) -> Output {
-        metrics().args(args).env("METRICS_SERVER", &self.address).output().unwrap()
-    }
-
-    /// Runs a command that reads this from standard input.
-    fn run_with(&self, args: &[&str], input: &[u8]) -> Output {
-        let mut process = metrics()
-            .args(args)
-            .env("METRICS_SERVER", &self.address)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        process.stdin.take().unwrap().write_all(input).unwrap();
-        process.wait_with_output().unwrap()
-    }
-
-    fn signal(&self, signal: &str) {
-        let kill =
-            Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
-        assert!(kill.success());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn metrics() -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("metrics"));
-    command.env_remove("METRICS_SERVER").env_remove("RUST_LOG");
-    command
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
-}
-
-#[track_caller]
-fn assert_status(output: &Output, status: i32) {
-    assert_eq!(
-        output.status.code(),
-        Some(status),
-        "stdout: {}\nstderr: {}",
-        stdout(output),
-        stderr(output)
-    );
-}
+mod support;
 
 #[test]
 fn put_then_get_prints_the_point() {
@@ -384,11 +303,34 @@ fn demo_reads_back_what_it_sent() {
 }
 
 #[test]
-fn bench_says_how_many_puts_a_second() {
+fn bench_measures_a_server_by_address() {
     let server = Server::start();
-    let output = server.run(&["bench", "--seconds", "1", "--callers", "8"]);
+    let output = server.run(&["bench", "--seconds", "1", "--callers", "8", "-o", "json"]);
     assert_status(&output, 0);
-    assert!(stdout(&output).contains("a second"), "{}", stdout(&output));
+    let report = serde_json::from_str::<serde_json::Value>(stdout(&output)).unwrap();
+    assert_eq!(report["server"], server.address.as_str());
+    assert_eq!(report["callers"], 8);
+    let puts = report["puts"].as_u64().unwrap();
+    let stored = stdout(&server.run(&["export"])).lines().count() as u64;
+    assert!(0 < stored && stored <= puts, "{stored} of {puts}");
+    assert!(report["p50_us"].as_u64() <= report["max_us"].as_u64(), "{report}");
+    // What it prints into a pipe can be imported.
+    let lines = server.run(&["bench", "--seconds", "1"]);
+    assert_status(&server.run_with(&["import"], &lines.stdout), 0);
+    let stored = server.run(&["get", "metrics-bench.puts_per_second"]);
+    assert_eq!(stdout(&stored).lines().count(), 1, "{}", stdout(&stored));
+}
+
+#[test]
+fn bench_without_a_server_brings_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["bench", "--seconds", "1", "-o", "table"];
+    let output = metrics().args(args).env("TMPDIR", dir.path()).output().unwrap();
+    assert_status(&output, 0);
+    for part in ["server   in this process", "64 callers on 1 connection", "a second", "p99.9"] {
+        assert!(stdout(&output).contains(part), "{part} is not in: {}", stdout(&output));
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "its folder is removed");
 }
 
 #[test]

@@ -4,84 +4,36 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::Output,
 };
 
 use tempfile::TempDir;
 
+mod support;
+
+use self::support::{Server, assert_status, stderr, stdout};
+
 fn metrics(args: &[&str]) -> Output {
-    command(args).output().unwrap()
+    support::metrics().args(args).output().unwrap()
 }
 
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("metrics"));
-    command.args(args).env_remove("METRICS_SERVER").env_remove("RUST_LOG");
-    command
+fn start(dir: &Path) -> Server {
+    Server::start_with(&["--data", dir.to_str().unwrap()])
 }
 
-/// A server of a folder.
-struct Server {
-    process: Child,
-    address: String,
+fn import(server: &Server, lines: &str) {
+    assert_status(&server.run_with(&["import"], lines.as_bytes()), 0);
 }
 
-impl Server {
-    fn start(dir: &Path) -> Self {
-        let mut process =
-            command(&["serve", "--listen", "127.0.0.1:0", "--data", dir.to_str().unwrap()])
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split_whitespace().nth(1).unwrap().rsplit('/').next().unwrap();
-        Self { address: address.to_owned(), process }
-    }
-
-    fn import(&self, lines: &str) {
-        let mut import = command(&["import", "--server", &self.address])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        import.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        assert!(import.wait().unwrap().success());
-    }
-
-    fn export(&self) -> String {
-        stdout(&metrics(&["export", "--server", &self.address])).to_owned()
-    }
-
-    fn stop(mut self) {
-        let kill = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
-        assert!(kill.unwrap().success() && self.process.wait().unwrap().success());
-    }
+fn export(server: &Server) -> String {
+    stdout(&server.run(&["export"])).to_owned()
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
-}
-
-#[track_caller]
-fn assert_status(output: &Output, status: i32) {
-    let (out, err) = (stdout(output), stderr(output));
-    assert_eq!(output.status.code(), Some(status), "stdout: {out}\nstderr: {err}");
+fn stop(mut server: Server) {
+    server.signal("-TERM");
+    assert!(server.process.wait().unwrap().success());
 }
 
 const LINES: usize = 3000;
@@ -96,16 +48,16 @@ fn lines() -> String {
 fn data() -> (TempDir, PathBuf) {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");
-    let server = Server::start(&dir);
-    server.import(&lines());
-    server.stop();
+    let server = start(&dir);
+    import(&server, &lines());
+    stop(server);
     (parent, dir)
 }
 
 fn served(dir: &Path) -> String {
-    let server = Server::start(dir);
-    let lines = server.export();
-    server.stop();
+    let server = start(dir);
+    let lines = export(&server);
+    stop(server);
     lines
 }
 
@@ -168,7 +120,7 @@ fn folders_that_cannot_be_used_are_status_2() {
     assert_status(&output, 2);
     assert!(stderr(&output).contains("metrics 9"), "{}", stderr(&output));
 
-    let server = Server::start(&dir);
+    let server = start(&dir);
     let path = dir.to_str().unwrap();
     let pid = server.process.id().to_string();
     for (args, remedy) in [
@@ -192,8 +144,8 @@ fn backup_of_a_folder_or_a_server_is_served() {
     assert_status(&backup, 0);
     assert!(stderr(&backup).contains("backed up 3000 points of 2 keys"), "{}", stderr(&backup));
 
-    let server = Server::start(&dir);
-    server.import("put new 1 1\n");
+    let server = start(&dir);
+    import(&server, "put new 1 1\n");
     let two = dest("two");
     let args = ["backup", "--server", &server.address, two.to_str().unwrap()];
     assert_status(&metrics(&args), 0);
@@ -201,8 +153,8 @@ fn backup_of_a_folder_or_a_server_is_served() {
     let again = metrics(&args);
     assert_status(&again, 2);
     assert!(stderr(&again).contains("not an empty folder"), "{}", stderr(&again));
-    let lines = server.export();
-    server.stop();
+    let lines = export(&server);
+    stop(server);
     assert_eq!(served(&two), lines);
     assert_eq!(
         served(&one),

@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "graphite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "graphite")))]
+pub mod graphite;
 #[cfg(feature = "influx")]
 #[doc(hidden)]
 pub mod influx;

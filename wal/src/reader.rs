@@ -90,6 +90,27 @@ impl<F> SegmentReader<F> {
         Ok(found.header.payload(bytes))
     }
 
+    /// Returns the offset behind the last byte from `from` to `end` that is not zero, or `from`.
+    pub(crate) fn last_byte(
+        &mut self,
+        fs: &impl FileSystem<File = F>,
+        from: u64,
+        end: u64,
+    ) -> io::Result<u64> {
+        let (mut at, mut last) = (from, from);
+        while at < end {
+            let bytes = self.bytes(fs, at, READ_BYTES, end)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if let Some(found) = bytes.iter().rposition(|&byte| byte != 0) {
+                last = at + found as u64 + 1;
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(last)
+    }
+
     /// Returns the bytes from `from` to `end`, at most `len`.
     pub(crate) fn bytes(
         &mut self,

@@ -174,7 +174,8 @@ pub fn salvage(segment: &[u8], visit: impl FnMut(Record<'_>) -> bool) -> usize {
 
 /// Visits the valid records of a segment's bytes as [`salvage`] does, and returns where no valid record is.
 ///
-/// What is behind the last record of the last segment is no damage: a record that was not written completely.
+/// Zeros at the end, with which segments are filled, are no damage. What is behind the last record of the last
+/// segment is neither: a record that was not written completely.
 pub fn damaged_ranges(
     segment: &[u8],
     mut visit: impl FnMut(Record<'_>) -> bool,
@@ -200,8 +201,11 @@ pub fn damaged_ranges(
             used = from;
         }
     }
-    if used < segment.len() {
-        damaged.push(used..segment.len());
+    // A segment may be filled with zeros ahead of its records.
+    let zeros = segment.iter().rev().take_while(|&&byte| byte == 0).count();
+    let end = segment.len() - zeros;
+    if used < end {
+        damaged.push(used..end);
     }
     damaged
 }

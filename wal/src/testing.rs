@@ -238,6 +238,13 @@ impl FaultyFs {
             let mut content = locked(content);
             let unsynced = content.now.len().saturating_sub(content.synced.len());
             let mut left = content.synced.clone();
+            // A sector that was overwritten is on the device as it was, or as it is.
+            for (left, now) in left.chunks_mut(SECTOR_BYTES).zip(content.now.chunks(SECTOR_BYTES)) {
+                let len = left.len().min(now.len());
+                if left[..len] != now[..len] && rng.bool() {
+                    left[..len].copy_from_slice(&now[..len]);
+                }
+            }
             let more = if unsynced == 0 { 0 } else { rng.usize(..=unsynced) };
             for at in left.len()..left.len() + more {
                 // Blocks reach the device in any order; those that have not are zeros.
@@ -432,3 +439,7 @@ fn identity(content: &Arc<Mutex<Content>>) -> Identity {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// What a device writes as a whole, or not at all: less than the 512 bytes of a real one, so that short
+/// records are torn too.
+const SECTOR_BYTES: usize = 64;

@@ -82,10 +82,34 @@ impl<F: FileSystem> Wal<F> {
         if let Err(error) = self.fs.write_at(file, segment.bytes, record) {
             // If it cannot be cut now, it is overwritten, or cut when the segment ends.
             self.has_torn_end = self.fs.truncate(file, segment.bytes).is_err();
+            self.filled = 0;
             let path = segment.path.clone();
             return Err(self.failed("write", &path, error));
         }
+        let end = segment.bytes + len;
+        if self.options.max_fill_bytes > 0 && end >= self.filled {
+            self.fill(end);
+        }
         Ok(())
+    }
+
+    /// Fills the active segment with zeros behind `end`. The zeros are of use only, so an error is none.
+    fn fill(&mut self, end: u64) {
+        let Some(file) = &mut self.active else { return };
+        let room = self.options.segment_bytes.saturating_sub(end);
+        let step = end.max(MIN_FILL_BYTES).min(self.options.max_fill_bytes).min(room);
+        let mut filled = end;
+        while filled < end + step {
+            let zeros = ZEROS.len().min((end + step - filled) as usize);
+            if self.fs.write_at(file, filled, &ZEROS[..zeros]).is_err() {
+                // The record may have taken the last space.
+                self.has_torn_end |= self.fs.truncate(file, end).is_err();
+                filled = end;
+                break;
+            }
+            filled += zeros as u64;
+        }
+        self.filled = filled;
     }
 
     /// Syncs and ends the current segment: the next record begins a new one.
@@ -108,8 +132,9 @@ impl<F: FileSystem> Wal<F> {
     /// Ends the active segment, of which nothing is unsynced or can be synced.
     fn retire_active(&mut self) {
         let is_torn = std::mem::take(&mut self.has_torn_end);
-        if let (Some(mut file), Some(segment), true) =
-            (self.active.take(), self.segments.back(), is_torn)
+        let filled = std::mem::take(&mut self.filled);
+        if let (Some(mut file), Some(segment)) = (self.active.take(), self.segments.back())
+            && (is_torn || filled > segment.bytes)
             && let Err(error) = self.fs.truncate(&mut file, segment.bytes)
         {
             // Its numbers are those of the next segment, which recovery prefers.
@@ -134,7 +159,7 @@ impl<F: FileSystem> Wal<F> {
     }
 
     fn start_segment(&mut self) -> Result<(), Error> {
-        self.has_torn_end = false;
+        (self.has_torn_end, self.filled) = (false, 0);
         self.has_unsynced = false;
         let path = self.dir.join(segment_name(self.next));
         // A file of this name is an empty segment of ours, or was put there by another process.
@@ -256,3 +281,8 @@ impl<F: FileSystem> Wal<F> {
         self.next
     }
 }
+
+/// The least that a segment is filled by, in bytes.
+const MIN_FILL_BYTES: u64 = 64 * 1024;
+
+static ZEROS: [u8; MIN_FILL_BYTES as usize] = [0; MIN_FILL_BYTES as usize];

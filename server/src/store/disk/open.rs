@@ -172,7 +172,8 @@ where
         check_format(&fs, dir)?;
         let damaged = DamagedFolder::new(fs.clone(), dir);
         let mut events = Vec::new();
-        let mut log = Wal::open(fs.clone(), dir.join(LOG), metrics_wal::Options::new())
+        let log_options = metrics_wal::Options::new().max_fill_bytes(MAX_FILL_BYTES);
+        let mut log = Wal::open(fs.clone(), dir.join(LOG), log_options)
             .map_err(|error| OpenError::log(error.error))?;
         events.extend(log.take_events());
         let counters = Counters::default();
@@ -399,3 +400,5 @@ pub(super) const LOG: &str = "log";
 const LOCK: &str = "lock";
 /// The database of blocks.
 pub(super) const DATABASE: &str = "blocks.redb";
+/// How far the log is filled with zeros: a fill of this size takes some milliseconds.
+const MAX_FILL_BYTES: u64 = 1024 * 1024;

@@ -324,8 +324,10 @@ async fn full_disk_is_transient_and_over_when_there_is_space() {
     put(&store, &[("a", 1, 1.0)]).await;
     let used: usize = disk.fs.files().values().map(Vec::len).sum();
     disk.fs.set_capacity(Some(used + 10));
+    // More than the log is filled with zeros.
+    let many: Vec<_> = (0..10_000).map(|second| ("b", second, 2.0)).collect();
     for _ in 0..3 {
-        let error = store.apply(&batch(&[("a", 2, 2.0)])).await.unwrap_err();
+        let error = store.apply(&batch(&many)).await.unwrap_err();
         assert!(error.is_transient());
         assert_eq!(error.to_string(), "disk full");
     }

@@ -33,7 +33,10 @@ fn segment_cut_anywhere_keeps_the_records_before() {
         fs.put(dir().join(&name), &bytes[..len]);
         let mut spool = open(&fs);
         let whole = (len.saturating_sub(20) / block) as u64;
-        assert_eq!(spool.stats().torn_bytes + spool.stats().bytes, len as u64);
+        // Zeros at the end need not be a part of a record.
+        let zeros = bytes[..len].iter().rev().take_while(|&&byte| byte == 0).count() as u64;
+        let counted = spool.stats().torn_bytes + spool.stats().bytes;
+        assert!((len as u64 - zeros..=len as u64).contains(&counted), "{counted} of {len}");
         append(&mut spool, 100..101).unwrap();
         let expected: Vec<u64> = (0..3 * whole).chain([100]).collect();
         assert_eq!(drain(&mut spool), expected, "cut at {len}");
