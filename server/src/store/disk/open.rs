@@ -173,7 +173,7 @@ where
         let damaged = DamagedFolder::new(fs.clone(), dir);
         let mut events = Vec::new();
         let log_options = metrics_wal::Options::new().max_fill_bytes(MAX_FILL_BYTES);
-        let mut log = Wal::open(fs.clone(), dir.join(LOG), log_options)
+        let mut log = Wal::open(fs, dir.join(LOG), log_options)
             .map_err(|error| OpenError::log(error.error))?;
         events.extend(log.take_events());
         let counters = Counters::default();
@@ -282,7 +282,7 @@ where
             is_failing: false,
             sync_failures: LogLimiter::new(),
         };
-        let sealer = Sealer { blocks, shared: Arc::clone(&shared), damaged };
+        let sealer = Sealer { blocks, shared: Arc::clone(&shared), damaged, is_damaged: false };
         let spawn_failed =
             |source| OpenError::Io { action: "start a thread for", path: dir.into(), source };
         let guard = shared.thread_guard();
@@ -327,6 +327,12 @@ fn open_blocks(
         Ok(Some(damage)) => damage,
         Err(error) => return Err(OpenError::blocks(error)),
     };
+    if repair::is_blank(&path).unwrap_or(false) {
+        // If it was not new, the log says what is missing.
+        warn!(path = %path.display(), "unfinished database created again");
+        std::fs::remove_file(&path).map_err(|error| OpenError::blocks(error.into()))?;
+        return Blocks::open(Database::File(path), cache_bytes).map_err(OpenError::blocks);
+    }
     if options.is_strict {
         return Err(OpenError::DamagedBlocks { path, source: Box::new(damage) });
     }

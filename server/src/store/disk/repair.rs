@@ -51,6 +51,24 @@ pub(super) fn find_damage(
     }
 }
 
+/// Returns true if a file has nothing behind its first page, as a process leaves it that is killed while it creates
+/// the database.
+pub(super) fn is_blank(path: &Path) -> io::Result<bool> {
+    let mut file = fs::File::open(path)?;
+    let mut buffer = vec![0; 1024 * 1024];
+    let mut offset = 4096;
+    loop {
+        let read = OsFileSystem.read_at(&mut file, offset, &mut buffer)?;
+        if buffer[..read].iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        if read < buffer.len() {
+            return Ok(true);
+        }
+        offset += read as u64;
+    }
+}
+
 fn verify(path: &Path, cache_bytes: usize, committed: u64, is_thorough: bool) -> Result<(), Error> {
     let mut database = redb::Database::builder()
         .set_cache_size(cache_bytes)
@@ -147,5 +165,5 @@ pub(super) fn new_path(path: &Path) -> PathBuf {
     path.with_extension("redb.new")
 }
 
-/// Larger databases are not verified each time they are opened: it takes about a second for each gigabyte.
+/// Larger databases are not verified each time they are opened: all of the file is read.
 const MAX_VERIFIED_BYTES: u64 = 1024 * 1024 * 1024;

@@ -21,6 +21,8 @@ pub(super) struct Sealer<F> {
     pub(super) blocks: Blocks,
     pub(super) shared: Arc<Shared>,
     pub(super) damaged: DamagedFolder<F>,
+    /// The database has said that it is damaged since it was opened.
+    pub(super) is_damaged: bool,
 }
 
 impl<F: FileSystem> Sealer<F> {
@@ -49,7 +51,8 @@ impl<F: FileSystem> Sealer<F> {
                     if !self.shared.seal_failed(self.shared.options.retry_delay) {
                         return;
                     }
-                    self.reopen(repair::is_damage(&error).then_some(&sealing.names));
+                    self.is_damaged |= repair::is_damage(&error);
+                    self.reopen(&sealing.names);
                 }
             }
         }
@@ -68,15 +71,16 @@ impl<F: FileSystem> Sealer<F> {
     }
 
     /// redb refuses to work after an error of the disk until it is opened again. After an error that says that it is
-    /// damaged, with the names of `keys`, it is looked at.
-    fn reopen(&mut self, keys: Option<&Vector<Key>>) {
+    /// damaged, it is looked at, and rebuilt if it is, with the ids of `names`.
+    fn reopen(&mut self, names: &Vector<Key>) {
         let reopened = catch_panic(|| {
-            let is_rebuilt = match keys {
-                Some(names) => repair::reopen(&mut self.blocks, names)?,
-                None => self.blocks.reopen().map(|()| false)?,
+            let is_rebuilt = match self.is_damaged {
+                true => repair::reopen(&mut self.blocks, names)?,
+                false => self.blocks.reopen().map(|()| false)?,
             };
             Ok((is_rebuilt, view(&self.blocks)?))
         });
+        self.is_damaged = reopened.as_ref().is_err_and(repair::is_damage);
         match reopened {
             Ok((is_rebuilt, view)) => {
                 self.shared.counters.rebuilt.add(u64::from(is_rebuilt));

@@ -195,7 +195,7 @@ async fn truncated_empty_or_missing_database_is_reported() {
         match keep {
             None => fs::remove_file(&path).unwrap(),
             Some(keep) => {
-                fs::File::options().write(true).open(&path).unwrap().set_len(keep).unwrap()
+                fs::File::options().write(true).open(&path).unwrap().set_len(keep).unwrap();
             }
         }
         let strict = DiskStore::builder().strict(true).open(dir.path()).await;
@@ -208,6 +208,26 @@ async fn truncated_empty_or_missing_database_is_reported() {
         let stats = store.stats();
         assert_eq!((stats.lost_points, stats.rebuilt_databases), (0, 0));
         kill(store).await;
+    }
+}
+
+#[tokio::test]
+async fn database_that_was_being_created_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("blocks.redb");
+    let open = || DiskStore::builder().strict(true).open(dir.path());
+    open().await.unwrap().close().await;
+    let header = fs::read(&path).unwrap()[..100].to_vec();
+    for (header, len) in [(&header[..], 1 << 20), (&header[..40], 3 << 20), (&[], 4096), (&[], 9)] {
+        let mut content = header.to_vec();
+        content.resize(len, 0);
+        fs::write(&path, content).unwrap();
+        let store = open().await.unwrap();
+        assert_eq!(store.stats().rebuilt_databases, 0);
+        put(&store, &[("a", 1, 1.0)]).await;
+        assert_eq!(all(&store).await, [row("a", 1, 1.0)]);
+        kill(store).await;
+        fs::remove_dir_all(dir.path().join("log")).unwrap();
     }
 }
 

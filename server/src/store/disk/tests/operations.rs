@@ -86,7 +86,7 @@ async fn check_names_what_is_damaged_and_changes_nothing() {
     assert!(disk.fs.files() == files && fs::read(disk.database()).unwrap() == database);
 
     // A page that does not match its checksum.
-    let (found, _) = database.iter().enumerate().filter(|&(_, byte)| *byte != 0).last().unwrap();
+    let (found, _) = database.iter().enumerate().rfind(|&(_, byte)| *byte != 0).unwrap();
     damage(&disk.database(), found);
     let report = check(&disk);
     assert!(report.damage.iter().any(|damage| damage.file == Path::new("blocks.redb")));
