@@ -4,8 +4,11 @@
 #[cfg(feature = "graphite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "graphite")))]
 pub mod graphite;
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod http;
 #[cfg(feature = "influx")]
-#[doc(hidden)]
+#[cfg_attr(docsrs, doc(cfg(feature = "influx")))]
 pub mod influx;
 mod log_condition;
 mod net;

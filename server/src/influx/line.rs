@@ -1,4 +1,4 @@
-//! The line protocol of `InfluxDB`: `measurement,tag=value field=value timestamp`, read into keys and points.
+//! The line protocol of InfluxDB: `measurement,tag=value field=value timestamp`, read into keys and points.
 //!
 //! The rules are those of [InfluxDB 1.x](https://docs.influxdata.com/influxdb/v1/write_protocols/line_protocol_reference/),
 //! with its unsigned integers of 2.x, and its error texts, which agents look for.
@@ -32,6 +32,11 @@ impl Precision {
             "h" => Self::Hours,
             _ => return None,
         })
+    }
+
+    /// Returns true if no two timestamps fall into one second.
+    pub(crate) fn is_coarse(self) -> bool {
+        matches!(self, Self::Seconds | Self::Minutes | Self::Hours)
     }
 
     /// Converts a timestamp to seconds, rounded down.

@@ -87,6 +87,15 @@ impl TlsAcceptor {
         Ok(Self::with_config(Arc::new(config)))
     }
 
+    /// Does the handshake of a connection of another listener, which limits their number and time.
+    #[cfg(feature = "http")]
+    pub(crate) async fn accept_io<Io>(&self, io: Io) -> std::io::Result<TlsStream<Io>>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config)).accept(io).await
+    }
+
     /// Does the handshake of a connection, within the line timeout, unless `stop` is cancelled.
     pub(super) async fn accept<Io>(
         &self,

@@ -133,6 +133,24 @@ pub trait Store: Send + Sync + 'static {
             Ok(keys)
         }
     }
+
+    /// Returns the point of `key` with the latest second; `None` if there is no point.
+    ///
+    /// The default reads every point of the key; a store that can seek should override it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    fn last(&self, key: &Key) -> impl Future<Output = Result<Option<Point>, StoreError>> + Send {
+        async move {
+            let mut snapshot = self.get(&Selector::Key(key.clone())).await?;
+            let mut last = None;
+            while let Some(block) = snapshot.next_block().await? {
+                last = block.points.last().copied().or(last);
+            }
+            Ok(last)
+        }
+    }
 }
 
 impl<S: Store> Store for Arc<S> {
@@ -162,6 +180,10 @@ impl<S: Store> Store for Arc<S> {
         pattern: &KeyPattern,
     ) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send {
         S::keys(self, pattern)
+    }
+
+    fn last(&self, key: &Key) -> impl Future<Output = Result<Option<Point>, StoreError>> + Send {
+        S::last(self, key)
     }
 }
 
