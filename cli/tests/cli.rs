@@ -339,8 +339,20 @@ fn man_and_completions_name_each_command() {
         metrics().arg("man").output().unwrap(),
         metrics().args(["completions", "bash"]).output().unwrap(),
     );
-    for command in ["serve", "put", "get", "import", "export", "demo", "bench", "completions"] {
-        assert!(stdout(&man).contains(&command.to_uppercase()), "{command}");
+    for command in [
+        "serve",
+        "put",
+        "get",
+        "import",
+        "export",
+        "check",
+        "backup",
+        "delete",
+        "demo",
+        "bench",
+        "completions",
+    ] {
+        assert!(stdout(&man).contains(&format!("metrics {command}")), "{command}");
         assert!(stdout(&bash).contains(command), "{command}");
     }
 }
