@@ -57,28 +57,28 @@ pub(super) struct Work {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) syncs: Counter,
-    pub(super) seals: Counter,
-    pub(super) failed_seals: Counter,
-    pub(super) damaged_blocks: Counter,
-    pub(super) lost: Counter,
+    pub(super) syncs: DiskCounter,
+    pub(super) seals: DiskCounter,
+    pub(super) failed_seals: DiskCounter,
+    pub(super) damaged_blocks: DiskCounter,
+    pub(super) lost: DiskCounter,
     /// Databases that were damaged, and rebuilt from what was left.
-    pub(super) rebuilt: Counter,
+    pub(super) rebuilt: DiskCounter,
     /// Puts that were rejected because they are older than what is kept.
-    pub(super) too_old: Counter,
+    pub(super) too_old: DiskCounter,
     /// How long syncs of the log took, in all and the last one.
-    pub(super) sync_nanos: Counter,
-    pub(super) last_sync_nanos: Counter,
+    pub(super) sync_nanos: DiskCounter,
+    pub(super) last_sync_nanos: DiskCounter,
     /// The sizes of files.
-    pub(super) log_bytes: Counter,
-    pub(super) block_bytes: Counter,
-    pub(super) damaged_bytes: Counter,
+    pub(super) log_bytes: DiskCounter,
+    pub(super) block_bytes: DiskCounter,
+    pub(super) damaged_bytes: DiskCounter,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
+pub(super) struct DiskCounter(AtomicU64);
 
-impl Counter {
+impl DiskCounter {
     pub(super) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
