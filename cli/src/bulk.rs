@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use metrics_client::{MetricsClient, Sample};
+use metrics_client::{MetricsClient, Sample, Selector};
 
 use crate::{connect::ServerArgs, failure::Failure, times};
 
@@ -48,7 +48,7 @@ impl RangeArgs {
 pub(crate) async fn read(
     client: &MetricsClient,
     server: &ServerArgs,
-    (selector, range): (&str, RangeArgs),
+    (selector, range): (&Selector, RangeArgs),
     mut each: impl FnMut(Sample) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     let mut samples = client.stream(selector).await.map_err(|error| server.failure(error))?;

@@ -109,7 +109,7 @@ pub(super) async fn backup(
     }
 }
 
-/// Ends a copy whose caller has left.
+/// Cancels a copy when the future that waits for it is dropped.
 struct CancelOnDrop(Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {

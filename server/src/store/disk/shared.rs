@@ -62,7 +62,7 @@ pub(super) struct Counters {
     pub(super) failed_seals: DiskCounter,
     pub(super) damaged_blocks: DiskCounter,
     pub(super) lost: DiskCounter,
-    /// Databases that were damaged, and rebuilt from what was left.
+    /// Damaged databases that were rebuilt from their intact blocks.
     pub(super) rebuilt: DiskCounter,
     /// Puts that were rejected because they are older than what is kept.
     pub(super) too_old: DiskCounter,
