@@ -43,7 +43,7 @@ use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 /// ```
 #[derive(Debug)]
 pub struct ClientCodec {
-    decoder: decoder::Decoder,
+    pub(crate) decoder: decoder::Decoder,
     records: MetricsBuilder,
     /// True if the caller sorts a long answer, in steps.
     sorts_in_steps: bool,
@@ -80,17 +80,6 @@ impl ClientCodec {
     /// Leaves it to [`Metrics::sort_some`] to sort a long answer.
     pub(crate) fn sorting_in_steps(self) -> Self {
         Self { sorts_in_steps: true, ..self }
-    }
-
-    /// Takes the answers that `src` begins with as long as they are plain acknowledgements, without
-    /// looking into them one by one, and says how many there were.
-    pub(crate) fn skip_acknowledgements(&mut self, src: &mut BytesMut) -> usize {
-        self.decoder.skip_acknowledgements(src)
-    }
-
-    /// How many bytes have been decoded.
-    pub(crate) fn decoded(&self) -> u64 {
-        self.decoder.decoded()
     }
 
     /// Whether the rest of a response is passed over because it is too large, and the limit.
