@@ -2,14 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{error::InvalidRecord, number::Number, parse::parse_record};
+use super::{error::InvalidRecord, number::PyFloat, parse::parse_record};
 use crate::metric::{Key, Point, Sample};
 
 /// Shows the sample as a record of the protocol: `palm.cpu 23.7 1150864247`.
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, point: Point { timestamp, value } } = self;
-        write!(f, "{key} {} {timestamp}", Number(*value))
+        write!(f, "{key} {} {timestamp}", PyFloat(*value))
     }
 }
 

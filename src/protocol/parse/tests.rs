@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{super::number::Number, *};
+use super::{super::number::PyFloat, *};
 
 fn parse(line: &str) -> Result<Option<RequestRef<'_>>, InvalidRequest> {
     RequestRef::parse(line.as_bytes())
@@ -181,7 +181,7 @@ proptest! {
         piece in piece(),
         removed in 0..3usize,
     ) {
-        let mut put = format!("put {key} {} {timestamp}\n", Number(value)).into_bytes();
+        let mut put = format!("put {key} {} {timestamp}\n", PyFloat(value)).into_bytes();
         check_quick_way(&put);
         let at = at.index(put.len());
         put.splice(at..(at + removed).min(put.len()), piece);
