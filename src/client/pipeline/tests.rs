@@ -48,7 +48,7 @@ impl Pipeline {
     ) -> Result<Submitted, Error> {
         let submitted =
             self.submit(Admission::ByPolicy, RequestKind::Put, None, waker, now, |bytes| {
-                numbers.append_put(bytes, key)
+                numbers.append_put(bytes, key);
             });
         submitted.map_err(|refused| refused.error)
     }
@@ -57,7 +57,7 @@ impl Pipeline {
     fn get(&mut self, selector: &Selector, waker: Waker, now: Instant) -> Result<Submitted, Error> {
         let submitted =
             self.submit(Admission::ByPolicy, RequestKind::Get, None, waker, now, |bytes| {
-                encode_get(bytes, selector)
+                encode_get(bytes, selector);
             });
         submitted.map_err(|refused| refused.error)
     }
