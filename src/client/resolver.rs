@@ -182,8 +182,10 @@ pub(super) mod tests {
             let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dial.as_mut().poll(cx)));
             assert!(polled.await.is_pending());
         }
-        hanging.answers.send(Ok(Vec::new())).unwrap();
-        assert!(resolver.resolve(&name).await.unwrap().is_empty());
+        // It has joined before the answer comes; after it, another look-up would begin.
+        let answer = async { hanging.answers.send(Ok(Vec::new())).unwrap() };
+        let (found, ()) = join!(resolver.resolve(&name), answer);
+        assert!(found.unwrap().is_empty());
         assert_eq!(hanging.begun.load(Ordering::SeqCst), 1);
     }
 
