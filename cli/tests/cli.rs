@@ -432,7 +432,19 @@ fn man_and_completions_name_each_command() {
         metrics().arg("man").output().unwrap(),
         metrics().args(["completions", "bash"]).output().unwrap(),
     );
-    for command in ["serve", "put", "get", "import", "export", "demo", "bench", "completions"] {
+    for command in [
+        "serve",
+        "put",
+        "get",
+        "import",
+        "export",
+        "check",
+        "backup",
+        "delete",
+        "demo",
+        "bench",
+        "completions",
+    ] {
         assert!(stdout(&man).contains(&format!(".SS \"metrics {command}")), "{command}");
         assert!(stdout(&bash).contains(command), "{command}");
     }
