@@ -75,6 +75,7 @@ async fn evaluate_call<S: Store>(
         return series_by_tag(store, scope, call).await;
     }
     let args = Args::new(function, args, named).map_err(of_function)?;
+    scope.budget.charge_work(CALL_WORK.saturating_add(args.points()))?;
     // Functions compute without waiting; others get their turn between two of them.
     tokio::task::yield_now().await;
     match function.run {
@@ -93,6 +94,10 @@ async fn evaluate_call<S: Store>(
         Run::SeriesByTag => unreachable!("returned above"),
     }
 }
+
+/// What a call costs besides the values of its arguments: functions that evaluate their arguments again, nested in
+/// each other, are called very often.
+const CALL_WORK: usize = 1_000;
 
 async fn series_by_tag<S: Store>(
     store: &S,

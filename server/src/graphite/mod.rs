@@ -35,6 +35,7 @@ mod fetch;
 mod find;
 mod functions;
 mod limits;
+mod listener;
 mod path;
 mod python;
 mod render;
@@ -53,6 +54,9 @@ pub use find::{
 pub use functions::{FunctionInfo, ParamInfo, functions};
 pub use jiff::tz::TimeZone;
 pub use limits::RenderLimits;
+#[doc(hidden)]
+pub use listener::fuzz_line;
+pub use listener::{GraphiteLimits, GraphiteListener, GraphiteStats, GraphiteStatsHandle};
 pub use path::InvalidPattern;
 pub use render::{RenderFormat, RenderRequest, render};
 pub use series::{Series, Tags};

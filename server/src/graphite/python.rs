@@ -50,10 +50,10 @@ pub(super) fn round_6(value: f64) -> f64 {
 
 /// A replacement of `re.sub`, parsed.
 #[derive(Debug)]
-pub(super) struct Replacement(Vec<Part>);
+pub(super) struct Replacement(Vec<ReplacementPart>);
 
 #[derive(Debug)]
-enum Part {
+enum ReplacementPart {
     Text(String),
     Group(usize),
     Named(String),
@@ -72,11 +72,12 @@ impl Replacement {
             let digits = rest.bytes().take(2).take_while(u8::is_ascii_digit).count();
             let part = if let Some((name, after)) = group {
                 rest = after;
-                name.parse().map_or_else(|_| Part::Named(name.into()), Part::Group)
+                name.parse()
+                    .map_or_else(|_| ReplacementPart::Named(name.into()), ReplacementPart::Group)
             } else if digits > 0 {
                 let (number, after) = rest.split_at(digits);
                 rest = after;
-                Part::Group(number.parse().unwrap_or(0))
+                ReplacementPart::Group(number.parse().unwrap_or(0))
             } else {
                 let mut chars = rest.chars();
                 match chars.next() {
@@ -90,12 +91,12 @@ impl Replacement {
                 continue;
             };
             if !literal.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut literal)));
+                parts.push(ReplacementPart::Text(std::mem::take(&mut literal)));
             }
             parts.push(part);
         }
         literal.push_str(rest);
-        parts.push(Part::Text(literal));
+        parts.push(ReplacementPart::Text(literal));
         Self(parts)
     }
 
@@ -110,11 +111,11 @@ impl Replacement {
             result.push_str(&text[copied..found.start()]);
             for part in &self.0 {
                 match part {
-                    Part::Text(literal) => result.push_str(literal),
-                    Part::Group(group) => {
+                    ReplacementPart::Text(literal) => result.push_str(literal),
+                    ReplacementPart::Group(group) => {
                         result.push_str(captures.get(*group).map_or("", |group| group.as_str()));
                     }
-                    Part::Named(name) => {
+                    ReplacementPart::Named(name) => {
                         result.push_str(captures.name(name).map_or("", |group| group.as_str()));
                     }
                 }

@@ -19,7 +19,7 @@ pub struct RenderRequest {
     pub until: i64,
     /// The current second: no later point is shown.
     pub now: i64,
-    /// The time zone of days in [`timeShift`](functions) and in CSV.
+    /// The time zone of summer time in `timeShift`, and of CSV.
     pub tz: TimeZone,
     /// Which part of the points must have a value, from 0 to 1, for a consolidated one.
     pub x_files_factor: f64,
@@ -202,3 +202,165 @@ pub async fn render<S: Store>(
 /// The years 1 and 9999: what a date can be.
 const MIN_SECOND: i64 = -62_135_596_800;
 const MAX_SECOND: i64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, time::Duration};
+
+    use metrics_client::{Key, Point, Selector};
+
+    use super::*;
+    use crate::store::{MemorySnapshot, MemoryStore, PutBatch, StoreError};
+
+    const NOW: i64 = 1_150_864_240;
+
+    /// Three series of 100 points, ten seconds apart.
+    async fn store() -> MemoryStore {
+        let store = MemoryStore::new();
+        let mut puts = PutBatch::new();
+        for key in ["palm.a", "palm.b", "palm.c"] {
+            for index in 0..100 {
+                puts.push(&Key::new(key).unwrap(), Point::new(index as f64, NOW - index * 10));
+            }
+        }
+        store.apply(&puts).await.unwrap();
+        store
+    }
+
+    async fn error(target: &str, limits: RenderLimits) -> String {
+        let request =
+            RenderRequest { from: NOW - 600, ..RenderRequest::new(vec![target.into()], NOW) };
+        let error = render(&store().await, &request, &limits).await.unwrap_err();
+        assert!(error.is_request());
+        error.to_string()
+    }
+
+    #[tokio::test]
+    async fn limits_are_errors_that_name_them() {
+        let limits = RenderLimits::default();
+        for (target, limits, expected) in [
+            ("palm.*", limits.max_series(2), "request exceeds max_series (2)"),
+            ("palm.*", limits.max_points(150), "request exceeds max_points (150)"),
+            ("sum(palm.*)", limits.max_work(100), "request exceeds max_work (100)"),
+            (
+                "scale(palm.a, 10)",
+                limits.max_target_bytes(10),
+                "request exceeds max_target_bytes (10)",
+            ),
+            ("palm.a", limits.max_targets(0), "request exceeds max_targets (0)"),
+            (
+                "sum(sum(palm.a))",
+                limits.max_depth(1),
+                "invalid target at byte 8: too many nested calls",
+            ),
+            // A window over years at a step of ten seconds.
+            ("movingMedian(palm.*, '9y')", limits, "request exceeds max_points (20000000)"),
+            ("movingAverage(palm.*, '99y')", limits, "movingAverage: the window is too large"),
+            (
+                "summarize(constantLine(1), '1s')|sum()|movingMedian(500)",
+                limits.max_work(10_000),
+                "request exceeds max_work (10000)",
+            ),
+        ] {
+            assert_eq!(error(target, limits).await, expected, "{target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_arguments_are_named() {
+        for (target, expected) in [
+            ("nosuch(palm.a)", "unknown function: nosuch"),
+            ("scale(palm.a)", "scale: factor is missing"),
+            ("scale(palm.a, 'x')", "scale: factor is not of type float"),
+            ("scale(palm.a, 1, 2)", "scale: too many arguments"),
+            ("scale(palm.a, 1, factor=2)", "scale: factor is given twice"),
+            ("scale(palm.a, by=2)", "scale: unknown argument \"by\""),
+            ("scale(1, 2)", "scale: seriesList is not of type seriesList"),
+            ("limit(palm.a, 1.5)", "limit: n is not of type integer"),
+            ("aggregate(palm.*, 'mode')", "aggregate: func is not of type aggFunc"),
+            ("grep(palm.a, '(')", "grep: invalid or too large regular expression \"(\""),
+            ("movingAverage(palm.a, 0)", "movingAverage: the window must have at least one point"),
+            ("summarize(palm.a, '-1h')", "summarize: the interval must be positive"),
+            (
+                "divideSeries(palm.a, palm.*)",
+                "divideSeries: the divisor must be one series, and is 3",
+            ),
+            ("seriesByTag('host')", "seriesByTag: invalid tag expression \"host\""),
+            ("palm.{a,b", "invalid target at byte 0: brace without closing brace"),
+        ] {
+            assert_eq!(error(target, RenderLimits::default()).await, expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_a_form_become_a_request() {
+        // As Grafana sends them.
+        let params = [
+            ("target", r#"aliasSub(palm.a, "(^.*$)", "\1 A")"#),
+            ("target", "palm.b"),
+            ("from", "-6h"),
+            ("until", "now"),
+            ("format", "json"),
+            ("maxDataPoints", "1200"),
+            ("cacheTimeout", "60"),
+        ];
+        let request = RenderRequest::from_params(params, NOW).unwrap();
+        assert_eq!((request.from, request.until, request.targets.len()), (NOW - 21_600, NOW, 2));
+        assert_eq!(
+            (request.max_data_points, request.content_type()),
+            (Some(1200), "application/json")
+        );
+        let request = |name, value| RenderRequest::from_params([(name, value)], NOW);
+        assert_eq!(request("maxDataPoints", "NaN").unwrap().max_data_points, None);
+        assert_eq!(request("now", "1000").unwrap().from, 1000 - 86_400);
+        assert_eq!(request("jsonp", "f.x").unwrap().content_type(), "text/javascript");
+        for (name, value) in
+            [("from", "whenever"), ("format", "png"), ("jsonp", "alert(1)"), ("xFilesFactor", "x")]
+        {
+            assert!(request(name, value).unwrap_err().is_request(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn range_without_a_second_is_an_error() {
+        let request = RenderRequest { from: NOW, ..RenderRequest::new(vec!["a".into()], NOW) };
+        let error = render(&store().await, &request, &RenderLimits::default()).await.unwrap_err();
+        assert_eq!(error.to_string(), "from: is an empty range");
+        // Both ends are accepted in either order.
+        let request = RenderRequest { from: NOW, until: NOW - 60, ..request };
+        assert!(render(&store().await, &request, &RenderLimits::default()).await.is_ok());
+        let request = RenderRequest { from: i64::MIN, until: i64::MAX, ..request };
+        assert!(render(&store().await, &request, &RenderLimits::default()).await.is_err());
+    }
+
+    /// A store that fails, or never answers.
+    struct BrokenStore(Option<StoreError>);
+
+    impl Store for BrokenStore {
+        type Snapshot = MemorySnapshot;
+
+        async fn apply(&self, _: &PutBatch) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn get(&self, _: &Selector) -> Result<MemorySnapshot, StoreError> {
+            match &self.0 {
+                Some(error) => Err(error.clone()),
+                None => pending().await,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failure_of_the_store_is_not_the_request() {
+        let request = RenderRequest::new(vec!["palm.*".into()], NOW);
+        let limits = RenderLimits::default().timeout(Duration::from_secs(3));
+        let broken = BrokenStore(Some(StoreError::transient("disk full")));
+        let error = render(&broken, &request, &limits).await.unwrap_err();
+        assert!(!error.is_request());
+        assert_eq!(error.to_string(), "store failed: disk full");
+        let error = render(&BrokenStore(None), &request, &limits).await.unwrap_err();
+        assert!(!error.is_request());
+        assert_eq!(error.to_string(), "request took longer than 3s");
+    }
+}

@@ -4,7 +4,7 @@ use metrics_client::Point;
 
 /// How the values of several points become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Aggregation {
+pub(super) enum PointAggregate {
     #[default]
     Average,
     Min,
@@ -13,7 +13,7 @@ pub(super) enum Aggregation {
     Sum,
 }
 
-impl Aggregation {
+impl PointAggregate {
     pub(super) const NAMES: [&str; 5] = ["avg", "min", "max", "last", "sum"];
 
     pub(super) fn parse(name: &str) -> Option<Self> {
@@ -34,7 +34,7 @@ impl Aggregation {
 #[derive(Debug)]
 pub(super) struct Consolidator {
     max: usize,
-    aggregation: Aggregation,
+    aggregation: PointAggregate,
     /// How many seconds one point stands for.
     width: i64,
     buckets: Vec<Bucket>,
@@ -52,7 +52,7 @@ struct Bucket {
 
 impl Consolidator {
     /// `span` is the number of seconds that were asked for, if it is known.
-    pub(super) fn new(max: usize, aggregation: Aggregation, span: Option<i64>) -> Self {
+    pub(super) fn new(max: usize, aggregation: PointAggregate, span: Option<i64>) -> Self {
         let max = max.max(1);
         let width = span.map_or(1, |span| {
             let max = i64::try_from(max).unwrap_or(i64::MAX);
@@ -93,10 +93,10 @@ impl Consolidator {
             Some(last) => {
                 last.count += new.count;
                 last.value = match self.aggregation {
-                    Aggregation::Average | Aggregation::Sum => last.value + new.value,
-                    Aggregation::Min => last.value.min(new.value),
-                    Aggregation::Max => last.value.max(new.value),
-                    Aggregation::Last => new.value,
+                    PointAggregate::Average | PointAggregate::Sum => last.value + new.value,
+                    PointAggregate::Min => last.value.min(new.value),
+                    PointAggregate::Max => last.value.max(new.value),
+                    PointAggregate::Last => new.value,
                 };
             }
         }
@@ -107,7 +107,7 @@ impl Consolidator {
         let aggregation = self.aggregation;
         std::mem::take(&mut self.buckets).into_iter().map(move |bucket| {
             let value = match aggregation {
-                Aggregation::Average => bucket.value / bucket.count as f64,
+                PointAggregate::Average => bucket.value / bucket.count as f64,
                 _ => bucket.value,
             };
             Point { timestamp: bucket.first, value }
@@ -123,7 +123,7 @@ mod tests {
 
     fn merged(
         max: usize,
-        aggregation: Aggregation,
+        aggregation: PointAggregate,
         span: Option<i64>,
         points: impl IntoIterator<Item = (i64, f64)>,
     ) -> Vec<(i64, f64)> {
@@ -135,9 +135,9 @@ mod tests {
     #[test]
     fn few_points_stay_as_they_are() {
         let points = [(1, 0.5), (7, 1.5), (1_000_000, -2.0)];
-        assert_eq!(merged(3, Aggregation::Average, None, points), points);
+        assert_eq!(merged(3, PointAggregate::Average, None, points), points);
         assert_eq!(
-            merged(3, Aggregation::Average, Some(3_000_000), points),
+            merged(3, PointAggregate::Average, Some(3_000_000), points),
             [(1, 1.0), (1_000_000, -2.0)]
         );
     }
@@ -152,10 +152,10 @@ mod tests {
             ("last", [5.0, 2.0]),
             ("sum", [6.0, 5.0]),
         ] {
-            let merged = merged(2, Aggregation::parse(aggregation).unwrap(), Some(4), points);
+            let merged = merged(2, PointAggregate::parse(aggregation).unwrap(), Some(4), points);
             assert_eq!(merged, [(0, expected[0]), (2, expected[1])], "{aggregation}");
         }
-        assert!(Aggregation::NAMES.iter().all(|name| Aggregation::parse(name).is_some()));
+        assert!(PointAggregate::NAMES.iter().all(|name| PointAggregate::parse(name).is_some()));
     }
 
     proptest! {
@@ -166,7 +166,7 @@ mod tests {
             span in prop::option::of(1i64..),
         ) {
             let points: Vec<_> = seconds.iter().map(|&second| (second, 1.0)).collect();
-            let merged = merged(max, Aggregation::Sum, span, points.iter().copied());
+            let merged = merged(max, PointAggregate::Sum, span, points.iter().copied());
             // Seconds before and after 1970 are never merged.
             prop_assert!(merged.len() <= max.max(2));
             prop_assert!(merged.is_sorted_by(|a, b| a.0 < b.0));

@@ -15,7 +15,7 @@ use crate::store::{KeyPattern, Store};
 
 #[derive(Serialize)]
 struct Answer<'a> {
-    keys: Vec<Row<'a>>,
+    keys: Vec<KeyRow<'a>>,
     /// How many keys match.
     total: usize,
     truncated: bool,
@@ -23,7 +23,7 @@ struct Answer<'a> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Row<'a> {
+enum KeyRow<'a> {
     Name(&'a str),
     Last { key: &'a str, last: Option<(i64, f64)> },
 }
@@ -42,9 +42,9 @@ pub(super) async fn keys<S: Store>(
     let mut rows = Vec::with_capacity(shown.len());
     for key in shown {
         rows.push(if with_last {
-            Row::Last { key: key.as_str(), last: last(&app, key).await? }
+            KeyRow::Last { key: key.as_str(), last: last(&app, key).await? }
         } else {
-            Row::Name(key.as_str())
+            KeyRow::Name(key.as_str())
         });
     }
     let (total, truncated) = (matching.len(), shown.len() < matching.len());

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{
     App,
-    consolidate::{Aggregation, Consolidator},
+    consolidate::{Consolidator, PointAggregate},
     error::ApiError,
     params::Params,
     time,
@@ -43,9 +43,9 @@ pub(super) async fn points<S: Store>(
         }
     };
     let aggregation = match params.get("agg") {
-        None => Aggregation::default(),
-        Some(name) => Aggregation::parse(name).ok_or_else(|| {
-            let names = Aggregation::NAMES.join(", ");
+        None => PointAggregate::default(),
+        Some(name) => PointAggregate::parse(name).ok_or_else(|| {
+            let names = PointAggregate::NAMES.join(", ");
             ApiError::bad_request(format!("invalid agg {name:?}: expected one of {names}"))
         })?,
     };
@@ -53,7 +53,7 @@ pub(super) async fn points<S: Store>(
     let span = from.zip(until).and_then(|(from, until)| until.checked_sub(from)?.checked_add(1));
     let max = params.parsed::<usize>("max")?;
     let (keys, is_truncated) = keys(&app, &params).await?;
-    let writer = Writer {
+    let writer = PointsWriter {
         keys: keys.into_iter(),
         seconds: from.unwrap_or(i64::MIN)..=until.unwrap_or(i64::MAX),
         consolidator: max.map(|max| Consolidator::new(max, aggregation, span)),
@@ -62,7 +62,7 @@ pub(super) async fn points<S: Store>(
         format,
         is_truncated,
         buffer: Vec::new(),
-        state: Progress::Begin,
+        state: WriteProgress::Begin,
         app,
     };
     let body = stream::try_unfold(writer, |mut writer| async {
@@ -111,7 +111,7 @@ async fn keys<S: Store>(app: &App<S>, params: &Params<'_>) -> Result<(Vec<Key>, 
 }
 
 /// Writes an answer piece by piece.
-struct Writer<S: Store> {
+struct PointsWriter<S: Store> {
     app: Arc<App<S>>,
     keys: vec::IntoIter<Key>,
     seconds: RangeInclusive<i64>,
@@ -122,11 +122,11 @@ struct Writer<S: Store> {
     format: Format,
     is_truncated: bool,
     buffer: Vec<u8>,
-    state: Progress<S>,
+    state: WriteProgress<S>,
 }
 
-/// How far a [`Writer`] is.
-enum Progress<S: Store> {
+/// How far a [`PointsWriter`] is.
+enum WriteProgress<S: Store> {
     Begin,
     /// In the points of a key.
     Series {
@@ -139,20 +139,20 @@ enum Progress<S: Store> {
     End,
 }
 
-impl<S: Store> Writer<S> {
+impl<S: Store> PointsWriter<S> {
     /// Returns the next piece; `None` at the end.
     async fn next_piece(&mut self) -> Result<Option<Bytes>, StoreError> {
         while self.buffer.len() < PIECE_BYTES {
-            match std::mem::replace(&mut self.state, Progress::End) {
-                Progress::Begin => {
+            match std::mem::replace(&mut self.state, WriteProgress::End) {
+                WriteProgress::Begin => {
                     self.buffer.extend_from_slice(match self.format {
                         Format::Json => b"{\"series\":[",
                         Format::Csv => b"key,timestamp,value\n",
                     });
                     self.begin_series(true).await?;
                 }
-                Progress::Between => self.begin_series(false).await?,
-                Progress::Series { key, mut snapshot, mut count } => {
+                WriteProgress::Between => self.begin_series(false).await?,
+                WriteProgress::Series { key, mut snapshot, mut count } => {
                     let next = timeout(self.app.limits.store_timeout, snapshot.next_block());
                     let block = next.await.map_err(|_| slow_store())??;
                     match block {
@@ -178,16 +178,16 @@ impl<S: Store> Writer<S> {
                                 }
                             };
                             self.is_truncated |= is_over;
-                            self.state = Progress::Series { key, snapshot, count };
+                            self.state = WriteProgress::Series { key, snapshot, count };
                         }
                         rest => {
                             self.is_truncated |= rest.is_some();
                             self.end_series(&key, count);
-                            self.state = Progress::Between;
+                            self.state = WriteProgress::Between;
                         }
                     }
                 }
-                Progress::End => break,
+                WriteProgress::End => break,
             }
         }
         let piece = std::mem::take(&mut self.buffer);
@@ -217,7 +217,7 @@ impl<S: Store> Writer<S> {
         let snapshot = self.app.store.get_range(&selector, self.seconds.clone());
         let snapshot =
             timeout(self.app.limits.store_timeout, snapshot).await.map_err(|_| slow_store())??;
-        self.state = Progress::Series { key, snapshot, count: 0 };
+        self.state = WriteProgress::Series { key, snapshot, count: 0 };
         Ok(())
     }
 

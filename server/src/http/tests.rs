@@ -41,14 +41,14 @@ impl Store for Fallible {
     }
 }
 
-struct Running {
+struct RunningHttp {
     addr: std::net::SocketAddr,
     store: Tee<Arc<Fallible>>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
 
-impl Running {
+impl RunningHttp {
     async fn start() -> Self {
         Self::with(Access::Loopback, HttpLimits::default()).await
     }
@@ -115,7 +115,7 @@ fn unchunk(mut body: &str) -> String {
 
 #[tokio::test]
 async fn points_are_returned_as_json_and_csv() {
-    let server = Running::start().await;
+    let server = RunningHttp::start().await;
     server.put(&[("a", 1, 0.5), ("a", 2, 1e22), ("b,\"c", 1, -2.0)]).await;
     let answer = server.get("/api/v1/points?key=a&key=b%2C%22c").await;
     let expected = r#"{"series":[{"key":"a","points":[[1,0.5],[2,1e+22]]},{"key":"b,\"c","points":[[1,-2.0]]}],"truncated":false}"#;
@@ -135,7 +135,7 @@ async fn points_are_returned_as_json_and_csv() {
 
 #[tokio::test]
 async fn points_are_merged_to_the_number_asked_for() {
-    let server = Running::start().await;
+    let server = RunningHttp::start().await;
     let points: Vec<_> = (0..1000).map(|at| ("a", at, at as f64)).collect();
     server.put(&points).await;
     let answer = server.get("/api/v1/points?key=a&from=0&until=999&max=2&agg=max").await.1;
@@ -148,7 +148,7 @@ async fn points_are_merged_to_the_number_asked_for() {
 #[tokio::test]
 async fn answer_over_a_limit_is_truncated_and_says_so() {
     let limits = HttpLimits::default().max_points(3).max_keys(2);
-    let server = Running::with(Access::Loopback, limits).await;
+    let server = RunningHttp::with(Access::Loopback, limits).await;
     server.put(&[("a", 1, 1.0), ("a", 2, 1.0), ("b", 1, 1.0), ("b", 2, 1.0), ("c", 1, 1.0)]).await;
     let answer = server.get("/api/v1/points?match=*&format=csv").await.1;
     assert_eq!(answer, "key,timestamp,value\na,1,1.0\na,2,1.0\nb,1,1.0\n");
@@ -159,7 +159,7 @@ async fn answer_over_a_limit_is_truncated_and_says_so() {
 
 #[tokio::test]
 async fn keys_have_their_last_points() {
-    let server = Running::start().await;
+    let server = RunningHttp::start().await;
     server.put(&[("cpu.0", 5, 1.5), ("cpu.1", 7, 2.5), ("load", 1, 1.0), ("cpu.0", 3, 9.0)]).await;
     let answer = server.get("/api/v1/keys?match=cpu.*&last=true").await.1;
     let expected = r#"{"keys":[{"key":"cpu.0","last":[5,1.5]},{"key":"cpu.1","last":[7,2.5]}],"total":2,"truncated":false}"#;
@@ -168,7 +168,7 @@ async fn keys_have_their_last_points() {
 
 #[tokio::test]
 async fn bad_request_is_named_with_a_remedy() {
-    let server = Running::start().await;
+    let server = RunningHttp::start().await;
     for (path, reason) in [
         ("/api/v1/points", "no key: add key=KEY or match=PATTERN"),
         (
@@ -195,7 +195,7 @@ async fn bad_request_is_named_with_a_remedy() {
 #[tokio::test]
 async fn token_is_required_but_for_probes() {
     let token = Token::new("s3cret-token").unwrap();
-    let server = Running::with(Access::Token(token), HttpLimits::default()).await;
+    let server = RunningHttp::with(Access::Token(token), HttpLimits::default()).await;
     let (status, head, _) = server.send_for_head("GET /api/v1/keys", b"").await;
     assert!(status == 401 && head.contains("www-authenticate: basic"), "{head}");
     assert_eq!(
@@ -215,7 +215,7 @@ async fn token_is_required_but_for_probes() {
 
 #[tokio::test]
 async fn foreign_names_and_sites_are_rejected() {
-    let server = Running::start().await;
+    let server = RunningHttp::start().await;
     server.put(&[("a", 1, 1.0)]).await;
     assert_eq!(server.send("GET /api/v1/keys\nhost: evil.example", b"").await.0, 403);
     assert_eq!(
@@ -228,7 +228,7 @@ async fn foreign_names_and_sites_are_rejected() {
 
 #[tokio::test]
 async fn readiness_follows_the_store() {
-    let server = Running::start().await;
+    let server = RunningHttp::start().await;
     assert_eq!(server.get("/readyz").await, (200, "ok\n".into()));
     server.store.get_ref().is_failing.store(true, Ordering::Relaxed);
     let mut puts = PutBatch::new();
@@ -266,7 +266,7 @@ async fn next_event(peer: &mut TcpStream, text: &mut String) -> String {
     }
 }
 
-async fn watch_live(server: &Running, query: &str, header: &str) -> TcpStream {
+async fn watch_live(server: &RunningHttp, query: &str, header: &str) -> TcpStream {
     let mut peer = TcpStream::connect(server.addr).await.unwrap();
     let request = format!("GET /api/v1/live?{query} HTTP/1.1\r\nhost: localhost\r\n{header}\r\n");
     peer.write_all(request.as_bytes()).await.unwrap();
@@ -280,7 +280,7 @@ async fn watch_live(server: &Running, query: &str, header: &str) -> TcpStream {
 
 #[tokio::test]
 async fn live_points_are_the_newest_of_each_key() {
-    let server = Running::start().await;
+    let server = RunningHttp::start().await;
     let mut peer = watch_live(&server, "match=a*&key=c", "").await;
     // In one change: the hub collects for 200 ms, and a batch is applied at once.
     server.put(&[("a1", 1, 1.0), ("a1", 2, 2.0), ("b", 1, 1.0), ("c", 1, 3.0)]).await;
@@ -299,7 +299,7 @@ async fn live_points_are_the_newest_of_each_key() {
 
 #[tokio::test]
 async fn shutdown_ends_live_streams() {
-    let server = Running::start().await;
+    let server = RunningHttp::start().await;
     let mut peer = watch_live(&server, "match=*", "").await;
     server.stop.cancel();
     let mut rest = Vec::new();
@@ -311,7 +311,7 @@ async fn shutdown_ends_live_streams() {
 #[tokio::test]
 async fn connections_over_the_limit_are_closed() {
     let limits = HttpLimits::default().max_connections(1);
-    let server = Running::with(Access::Loopback, limits).await;
+    let server = RunningHttp::with(Access::Loopback, limits).await;
     let viewer = watch_live(&server, "match=*", "").await;
     let mut other = TcpStream::connect(server.addr).await.unwrap();
     let _ = other.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").await;
@@ -322,7 +322,7 @@ async fn connections_over_the_limit_are_closed() {
 #[tokio::test]
 async fn slow_head_ends_the_connection() {
     let limits = HttpLimits::default().header_timeout(Duration::from_millis(20));
-    let server = Running::with(Access::Loopback, limits).await;
+    let server = RunningHttp::with(Access::Loopback, limits).await;
     let mut peer = TcpStream::connect(server.addr).await.unwrap();
     peer.write_all(b"GET /healthz HTTP/1.1\r\nhost: local").await.unwrap();
     let mut rest = Vec::new();
@@ -334,13 +334,13 @@ async fn slow_head_ends_the_connection() {
 mod influx {
     use super::*;
 
-    async fn stored(server: &Running) -> String {
+    async fn stored(server: &RunningHttp) -> String {
         server.get("/api/v1/points?match=*&format=csv").await.1.replace("key,timestamp,value\n", "")
     }
 
     #[tokio::test]
     async fn lines_are_stored() {
-        let server = Running::start().await;
+        let server = RunningHttp::start().await;
         let lines = b"cpu,host=palm usage=1,value=2 1150864247\n\n# comment\nload value=3i 1\n";
         let (status, head, _) = server.send_for_head("POST /write?db=m&precision=s", lines).await;
         assert!(status == 204 && head.contains("x-influxdb-version: 1.8"), "{head}");
@@ -354,7 +354,7 @@ mod influx {
 
     #[tokio::test]
     async fn answers_are_those_of_influxd() {
-        let server = Running::start().await;
+        let server = RunningHttp::start().await;
         for (head, body, status, answer) in [
             ("POST /write", "cpu value=1", 400, r#"{"error":"database is required"}"#),
             (
@@ -406,7 +406,7 @@ mod influx {
 
     #[tokio::test]
     async fn failing_store_is_no_fault_of_the_client() {
-        let server = Running::start().await;
+        let server = RunningHttp::start().await;
         server.store.get_ref().is_failing.store(true, Ordering::Relaxed);
         for path in ["/write?db=m", "/api/v2/write"] {
             let (status, head, body) =
@@ -426,7 +426,7 @@ mod influx {
     #[tokio::test]
     async fn bodies_are_limited_also_decompressed() {
         let limits = HttpLimits::default().max_body_bytes(4096).max_total_body_bytes(0);
-        let server = Running::with(Access::Loopback, limits).await;
+        let server = RunningHttp::with(Access::Loopback, limits).await;
         let gzipped = "POST /write?db=m&precision=s\ncontent-encoding: gzip";
         assert_eq!(server.send(gzipped, &gzip(b"cpu value=1 1")).await.0, 204);
         let bomb = gzip(&vec![b'\n'; 1 << 18]);
@@ -449,7 +449,7 @@ mod influx {
 
     #[tokio::test]
     async fn what_is_left_out_is_counted() {
-        let server = Running::start().await;
+        let server = RunningHttp::start().await;
         let lines = b"a value=1 1000000000\na value=2 1500000000\na s=\"x\",value=9007199254740993i 2000000000\nbad";
         server.send("POST /write?db=m", lines).await;
         let metrics = server.get("/metrics").await.1;

@@ -89,7 +89,7 @@ pub(crate) enum LineError {
 
 /// What was left out of lines that are fine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Omitted {
+pub(crate) struct OmittedFields {
     /// Fields whose value is a string.
     pub(crate) strings: u64,
     /// Integers beyond 2^53, which an f64 holds only rounded.
@@ -107,7 +107,7 @@ pub(crate) struct LineParser {
     key: String,
     /// The fields of the line: the key in the line, and the value.
     fields: Vec<(Range<usize>, f64)>,
-    pub(crate) omitted: Omitted,
+    pub(crate) omitted: OmittedFields,
 }
 
 impl LineParser {
@@ -520,7 +520,7 @@ mod tests {
         let line = br#"cpu s="x, \"y=\" \\",n=9007199254740993i,e="" 3"#;
         parser.parse(line, Precision::Seconds, NOW, |key, _| keys.push(key.to_owned())).unwrap();
         assert_eq!(keys, ["cpu.n"]);
-        assert_eq!(parser.omitted, Omitted { strings: 2, rounded: 1 });
+        assert_eq!(parser.omitted, OmittedFields { strings: 2, rounded: 1 });
         assert!(parser.parse(br#"cpu s="x",n=x"#, Precision::Seconds, NOW, |_, _| ()).is_err());
         assert_eq!(parser.omitted.strings, 2, "a bad line counts nothing");
     }

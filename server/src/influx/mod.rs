@@ -18,7 +18,7 @@ impl<S: Store> HttpServer<S> {
     /// skipped, and timestamps rounded down to seconds.
     #[must_use]
     pub fn influx(self) -> Self {
-        let counters = Arc::new(write::Counters::default());
+        let counters = Arc::new(write::WriteCounters::default());
         let router = write::router(Arc::clone(&counters));
         self.mount(router).figures(move || counters.figures())
     }

@@ -25,7 +25,7 @@ use metrics_client::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::line::{LineParser, Omitted, Precision, lines};
+use super::line::{LineParser, OmittedFields, Precision, lines};
 use crate::{
     http::{App, Figure, body, error::ApiError, params::Params},
     stats::Counter,
@@ -34,7 +34,7 @@ use crate::{
 
 /// What was written.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct WriteCounters {
     points: Counter,
     bad_lines: Counter,
     too_old: Counter,
@@ -43,7 +43,7 @@ pub(super) struct Counters {
     merged: Counter,
 }
 
-impl Counters {
+impl WriteCounters {
     pub(super) fn figures(&self) -> Vec<Figure> {
         let Self { points, bad_lines, too_old, strings, rounded, merged } = self;
         let counter = |name, help, counter: &Counter| Figure::counter(name, help, counter.get());
@@ -90,7 +90,7 @@ enum Version {
 }
 
 /// Returns the paths of InfluxDB.
-pub(super) fn router<S: Store>(counters: Arc<Counters>) -> Router<Arc<App<S>>> {
+pub(super) fn router<S: Store>(counters: Arc<WriteCounters>) -> Router<Arc<App<S>>> {
     Router::new()
         .route("/ping", get(ping))
         .route("/health", get(health))
@@ -132,7 +132,7 @@ async fn health() -> impl IntoResponse {
 
 async fn write_v1<S: Store>(
     State(app): State<Arc<App<S>>>,
-    Extension(counters): Extension<Arc<Counters>>,
+    Extension(counters): Extension<Arc<WriteCounters>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -150,7 +150,7 @@ async fn write_v1<S: Store>(
 
 async fn write_v2<S: Store>(
     State(app): State<Arc<App<S>>>,
-    Extension(counters): Extension<Arc<Counters>>,
+    Extension(counters): Extension<Arc<WriteCounters>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -197,13 +197,13 @@ fn answer(written: Result<(), ApiError>, version: Version) -> Response {
 /// Stores the lines of a body. Lines that are fine are stored beside bad ones.
 async fn write<S: Store>(
     app: &App<S>,
-    counters: &Counters,
+    counters: &WriteCounters,
     precision: Precision,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(), ApiError> {
     let body = body::read(headers, body, &app.limits, &app.body_budget).await?;
-    let mut writer = Writer {
+    let mut writer = BatchWriter {
         app,
         puts: PutBatch::new(),
         counters,
@@ -225,7 +225,7 @@ async fn write<S: Store>(
         }
     }
     writer.apply().await?;
-    let Omitted { strings, rounded } = parser.omitted;
+    let OmittedFields { strings, rounded } = parser.omitted;
     counters.strings.add(strings as usize);
     counters.rounded.add(rounded as usize);
     writer.failures.into_result(writer.stored > 0)
@@ -235,9 +235,9 @@ async fn write<S: Store>(
 const BATCH: usize = 8192;
 
 /// Collects points, and applies them.
-struct Writer<'a, S> {
+struct BatchWriter<'a, S> {
     app: &'a App<S>,
-    counters: &'a Counters,
+    counters: &'a WriteCounters,
     puts: PutBatch,
     stored: usize,
     failures: Failures,
@@ -246,7 +246,7 @@ struct Writer<'a, S> {
     hasher: RandomState,
 }
 
-impl<S: Store> Writer<'_, S> {
+impl<S: Store> BatchWriter<'_, S> {
     fn put(&mut self, key: &str, point: Point) {
         if let Some(seen) = &mut self.seen
             && !seen.insert(self.hasher.hash_one((key, point.timestamp)))

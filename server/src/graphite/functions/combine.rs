@@ -151,7 +151,11 @@ pub(super) fn multiply_series(scope: &Scope<'_>, mut args: Args) -> Outcome {
 pub(super) fn count_series(scope: &Scope<'_>, mut args: Args) -> Outcome {
     let series = args.all_series();
     if series.is_empty() && args.rest(0).is_empty() {
-        return super::special::constant_line_of(scope, 0.0);
+        let mut line = super::special::constant_line_of(scope, 0.0)?;
+        line[0].rename("0".into());
+        line[0].tags.set("name", "0");
+        line[0].path = "countSeries()".into();
+        return Ok(line);
     }
     count(scope, &series)
 }

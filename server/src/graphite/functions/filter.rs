@@ -266,6 +266,9 @@ fn remove(
     let removed = args.series(0).into_iter().map(|mut series| {
         series.rename(format!("{function}({}, {})", series.name, format_g(n)));
         let bound = if is_percentile { percentile(&series.values, n, false) } else { n };
+        if is_percentile && !bound.is_nan() {
+            series.tags.set("nPercentile", str_of_float(n));
+        }
         for value in &mut series.values {
             if is_beyond(*value, bound) {
                 *value = f64::NAN;

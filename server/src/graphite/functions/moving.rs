@@ -169,26 +169,26 @@ fn windows_of(
 #[derive(Debug, Default)]
 struct SlidingWindow {
     /// Totals of the older part: each is that of its value and all newer ones of this part.
-    older: Vec<Totals>,
+    older: Vec<WindowTotals>,
     newer: VecDeque<f64>,
-    newer_totals: Totals,
+    newer_totals: WindowTotals,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Totals {
+struct WindowTotals {
     count: usize,
     sum: f64,
     min: f64,
     max: f64,
 }
 
-impl Default for Totals {
+impl Default for WindowTotals {
     fn default() -> Self {
         Self { count: 0, sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
     }
 }
 
-impl Totals {
+impl WindowTotals {
     fn with(self, value: f64) -> Self {
         if value.is_nan() {
             return self;
@@ -215,12 +215,12 @@ impl SlidingWindow {
     /// Removes the oldest value.
     fn pop(&mut self) {
         if self.older.is_empty() {
-            let mut totals = Totals::default();
+            let mut totals = WindowTotals::default();
             while let Some(value) = self.newer.pop_back() {
                 totals = totals.with(value);
                 self.older.push(totals);
             }
-            self.newer_totals = Totals::default();
+            self.newer_totals = WindowTotals::default();
         }
         self.older.pop();
     }

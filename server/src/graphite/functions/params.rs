@@ -218,6 +218,15 @@ impl Args {
         matches!(self.0.first(), Some(Value::Series(series)) if series.is_empty())
     }
 
+    /// Returns how many values the series have.
+    pub(in super::super) fn points(&self) -> usize {
+        let lists = self.0.iter().map(|value| match value {
+            Value::Series(series) => series.iter().map(|series| series.values.len()).sum(),
+            _ => 0,
+        });
+        lists.sum()
+    }
+
     /// Takes the series at `index`. They are then gone.
     pub(super) fn series(&mut self, index: usize) -> Vec<Series> {
         match self.0.get_mut(index) {

@@ -257,14 +257,14 @@ pub(super) fn derivative(_: &Scope<'_>, mut args: Args) -> Outcome {
 }
 
 pub(super) fn non_negative_derivative(_: &Scope<'_>, mut args: Args) -> Outcome {
-    let counter = Counter { max: args.float(1), min: args.float(2) };
+    let counter = CounterRange { max: args.float(1), min: args.float(2) };
     let name = |name: &str| format!("nonNegativeDerivative({name})");
     let tag = ("nonNegativeDerivative", "1".into());
     derive(args.series(0), tag, name, |series| counter.deltas(&series.values).collect())
 }
 
 pub(super) fn per_second(_: &Scope<'_>, mut args: Args) -> Outcome {
-    let counter = Counter { max: args.float(1), min: args.float(2) };
+    let counter = CounterRange { max: args.float(1), min: args.float(2) };
     let name = |name: &str| format!("perSecond({name})");
     derive(args.series(0), ("perSecond", "1".into()), name, |series| {
         let step = series.step as f64;
@@ -273,12 +273,12 @@ pub(super) fn per_second(_: &Scope<'_>, mut args: Args) -> Outcome {
 }
 
 /// The range of a counter that wraps.
-struct Counter {
+struct CounterRange {
     max: Option<f64>,
     min: Option<f64>,
 }
 
-impl Counter {
+impl CounterRange {
     /// Returns by how much the counter has grown, without what cannot be known.
     fn deltas(&self, values: &[f64]) -> impl Iterator<Item = f64> {
         let mut previous = f64::NAN;
