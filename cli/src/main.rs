@@ -48,7 +48,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     Put(put::PutArgs),
     Get(get::GetArgs),
     Import(import::ImportArgs),
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match cli.command {
-        Command::Serve(args) => serve::run(args, matches),
+        Command::Serve(args) => serve::run(*args, matches),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Import(args) => import::run(&args),

@@ -39,6 +39,8 @@ mod listener;
 mod path;
 mod python;
 mod render;
+#[cfg(feature = "http")]
+mod routes;
 mod series;
 mod step;
 mod tags;

@@ -44,7 +44,7 @@ impl ApiError {
         self
     }
 
-    #[cfg(feature = "influx")]
+    #[cfg(any(feature = "graphite", feature = "influx"))]
     pub(crate) fn header_pair(&self) -> Option<(HeaderName, HeaderValue)> {
         self.header.clone()
     }

@@ -103,7 +103,7 @@ impl HttpLimits {
     }
 
     /// Returns the budget of all bodies, at least that of one.
-    #[cfg(feature = "influx")]
+    #[cfg(any(feature = "graphite", feature = "influx"))]
     pub(super) fn total_body_bytes(&self) -> usize {
         self.max_total_body_bytes.max(self.max_body_bytes)
     }

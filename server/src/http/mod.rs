@@ -1,7 +1,7 @@
 //! Serves what is stored over HTTP: an API, live points, and the state of the server.
 
 mod access;
-#[cfg(feature = "influx")]
+#[cfg(any(feature = "graphite", feature = "influx"))]
 pub(crate) mod body;
 mod consolidate;
 pub(crate) mod error;
@@ -50,7 +50,7 @@ pub(crate) struct App<S> {
     pub(crate) limits: HttpLimits,
     access: Access,
     /// One permit for each byte of a body.
-    #[cfg(feature = "influx")]
+    #[cfg(any(feature = "graphite", feature = "influx"))]
     pub(crate) body_budget: tokio::sync::Semaphore,
     counters: HttpCounters,
     figures: Vec<Arc<dyn Fn() -> Vec<Figure> + Send + Sync>>,
@@ -122,7 +122,7 @@ async fn on_request<S: Store>(
 }
 
 /// Returns an answer of JSON that is not to be cached.
-fn json(value: &impl Serialize) -> impl IntoResponse {
+pub(crate) fn json(value: &impl Serialize) -> impl IntoResponse {
     let body = serde_json::to_vec(value)
         .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
     body.map(|mut body| {

@@ -29,6 +29,12 @@ impl<'a> Params<'a> {
         self.0.iter().rev().find(|(other, _)| other == name).map(|(_, value)| &**value)
     }
 
+    /// Iterates over names and values, in order.
+    #[cfg(feature = "graphite")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
     /// Returns all values of a parameter.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| &**value)

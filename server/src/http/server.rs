@@ -107,7 +107,7 @@ impl<S: Store> HttpServer<S> {
     }
 
     /// Serves the paths of another module too.
-    #[cfg(feature = "influx")]
+    #[cfg(any(feature = "graphite", feature = "influx"))]
     pub(crate) fn mount(self, router: Router<Arc<App<S>>>) -> Self {
         Self { mounted: self.mounted.merge(router), ..self }
     }
@@ -150,7 +150,7 @@ impl<S: Store> HttpServer<S> {
     pub async fn serve_until(self, shutdown: impl Future<Output = ()>) {
         let stopping = CancellationToken::new();
         let app = Arc::new(App {
-            #[cfg(feature = "influx")]
+            #[cfg(any(feature = "graphite", feature = "influx"))]
             body_budget: tokio::sync::Semaphore::new(self.limits.total_body_bytes()),
             store: self.store,
             limits: self.limits,

@@ -58,6 +58,8 @@ impl RunningHttp {
         let server = HttpServer::bind("127.0.0.1:0", store.clone(), access).await.unwrap();
         #[cfg(feature = "influx")]
         let server = server.influx();
+        #[cfg(feature = "graphite")]
+        let server = server.graphite(crate::graphite::RenderLimits::default());
         let (addr, stop) = (server.local_addr(), CancellationToken::new());
         let serving =
             tokio::spawn(server.limits(limits).serve_until(stop.clone().cancelled_owned()));
@@ -483,6 +485,60 @@ mod influx {
                 metrics.contains(&format!("\nmetrics_influx_{figure}\n")),
                 "{figure}: {metrics}"
             );
+        }
+    }
+}
+
+#[cfg(feature = "graphite")]
+mod graphite {
+    use super::*;
+
+    /// The requests of Grafana's data source, as it sends them.
+    #[tokio::test]
+    async fn grafana_is_answered() {
+        let server = RunningHttp::start().await;
+        server.put(&[("palm.cpu", 1150864250, 23.7), ("palm.cpu", 1150864260, 25.0)]).await;
+        server.put(&[("load;core=0", 1150864250, 0.5)]).await;
+        let form = "content-type: application/x-www-form-urlencoded";
+        for (head, body, status, answer) in [
+            (
+                "POST /render".to_owned(),
+                r#"target=aliasSub(palm.cpu%2C%20%22(%5E.*%24)%22%2C%20%22%5C1%20A%22)&from=1150864240&until=1150864260&format=json&maxDataPoints=100"#,
+                200,
+                r#"[{"target": "palm.cpu A", "tags": {"name": "palm.cpu"}, "datapoints": [[23.7, 1150864250], [25.0, 1150864260]]}]"#,
+            ),
+            (
+                "GET /render?target=palm.cpu&from=1150864240&until=1150864260&format=raw".into(),
+                "",
+                200,
+                "palm.cpu,1150864250,1150864270,10|23.7,25.0\n",
+            ),
+            (
+                "GET /render?target=unknown(palm.cpu)".into(),
+                "",
+                400,
+                r#"{"error":"unknown function: unknown"}"#,
+            ),
+            ("GET /render?target=nothing".into(), "", 200, "[]"),
+            (
+                "POST /metrics/find".into(),
+                "query=palm.*",
+                200,
+                r#"[{"text":"cpu","id":"palm.cpu","allowChildren":0,"expandable":0,"leaf":1}]"#,
+            ),
+            ("POST /metrics/find?format=completer".into(), "query=palm.c", 200, r#"{"metrics":["#),
+            ("GET /metrics/find".into(), "", 400, r#"{"error":"missing parameter query"}"#),
+            ("GET /metrics/expand?query=palm.*".into(), "", 200, r#"{"results":["palm.cpu"]}"#),
+            ("GET /metrics/index.json".into(), "", 200, r#"["palm.cpu"]"#),
+            ("GET /functions".into(), "", 200, r#"{"absolute":{"#),
+            ("GET /version".into(), "", 200, "1.1.8"),
+            ("GET /tags".into(), "", 200, r#"[{"tag":"core"},{"tag":"name"}]"#),
+            ("GET /tags/autoComplete/tags?tagPrefix=c".into(), "", 200, r#"["core"]"#),
+            ("GET /tags/autoComplete/values?expr=name%3Dload&tag=core".into(), "", 200, r#"["0"]"#),
+            ("GET /events/get_data?from=-1h&until=now".into(), "", 200, "[]"),
+        ] {
+            let got = server.send(&format!("{head}\n{form}"), body.as_bytes()).await;
+            assert!(got.0 == status && got.1.starts_with(answer), "{head}: {got:?}");
         }
     }
 }
