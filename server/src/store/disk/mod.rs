@@ -1,6 +1,6 @@
 //! A store on disk: a log with group commit, a head in memory, and compressed blocks.
 //!
-//! `commit` writes the log, `head` has the points that are only there, `sealer` merges heads into
+//! `queue` gathers batches, `commit` writes the log, `head` has the points that are only there, `sealer` merges heads into
 //! `blocks`, `open` recovers, and `snapshot` reads.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use metrics_client::{Key, Selector};
 use metrics_wal::{FileSystem, OsFileSystem};
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 mod backup;
 mod block;
@@ -24,8 +24,10 @@ mod damaged;
 mod delete;
 mod head;
 mod open;
+mod open_snapshots;
 mod options;
 mod overlay;
+mod queue;
 mod record;
 mod repair;
 mod salvage;
@@ -49,11 +51,7 @@ pub use metrics_wal::Fsync;
 pub use open::OpenError;
 pub use snapshot::DiskSnapshot;
 
-use self::{
-    blocks::Database,
-    options::Options,
-    shared::{Closing, Pending, Shared},
-};
+use self::{blocks::Database, options::Options, queue::Closing, shared::Shared};
 use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
 
 /// A store that keeps what it acknowledges.
@@ -168,6 +166,16 @@ impl DiskStore {
         }
     }
 
+    /// Returns the indices of the puts that are older than what is kept.
+    fn too_old(&self, puts: &PutBatch) -> Vec<usize> {
+        if self.shared.options.keep.is_none() {
+            return Vec::new();
+        }
+        let cutoff = self.shared.cutoff();
+        let old = puts.iter().enumerate().filter(|(_, (_, point))| point.timestamp < cutoff);
+        old.map(|(index, _)| index).collect()
+    }
+
     /// Returns the statistics of the store.
     #[must_use]
     pub fn stats(&self) -> DiskStats {
@@ -183,18 +191,8 @@ impl DiskStore {
             failed_seals: counters.failed_seals.get(),
             damaged_blocks: counters.damaged_blocks.get(),
             lost_points: counters.lost.get(),
+            rejected_puts: counters.too_old.get(),
         }
-    }
-}
-
-impl DiskStore {
-    async fn commit(&self, puts: PutBatch) -> Result<(), StoreError> {
-        if puts.is_empty() {
-            return Ok(());
-        }
-        let (done, committed) = oneshot::channel();
-        self.shared.submit(Pending { puts, done })?;
-        committed.await.unwrap_or_else(|_| Err(StoreError::transient("store closed")))
     }
 }
 
@@ -230,6 +228,8 @@ pub struct DiskStats {
     pub damaged_blocks: u64,
     /// Points of the log that could not be read.
     pub lost_points: u64,
+    /// Puts that were rejected because they are older than what is [kept](DiskStoreBuilder::keep).
+    pub rejected_puts: u64,
 }
 
 /// Options of a [`DiskStore`].
@@ -336,29 +336,22 @@ impl Store for DiskStore {
     type Snapshot = DiskSnapshot;
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
-        let cutoff = self.shared.cutoff();
-        let is_old = |(_, point): (&str, metrics_client::Point)| point.timestamp < cutoff;
-        let old: Vec<usize> = puts
-            .iter()
-            .enumerate()
-            .filter(|&(_, put)| is_old(put))
-            .map(|(index, _)| index)
-            .collect();
-        let puts = if old.is_empty() {
-            puts.clone()
-        } else {
-            puts.filtered(|index| old.binary_search(&index).is_err())
-        };
-        if puts.bytes() <= MAX_BATCH_BYTES {
-            self.commit(puts).await?;
+        let old = self.too_old(puts);
+        let kept = (!old.is_empty()).then(|| puts.filtered(|put| old.binary_search(&put).is_err()));
+        let puts = kept.as_ref().unwrap_or(puts);
+        if puts.is_empty() {
+            // Nothing to write.
+        } else if puts.bytes() <= MAX_BATCH_BYTES {
+            self.shared.queue.submit(puts)?.await?;
         } else {
             for puts in puts.split(MAX_BATCH_BYTES) {
-                self.commit(puts).await?;
+                self.shared.queue.submit(&puts)?.await?;
             }
         }
         if old.is_empty() {
             return Ok(());
         }
+        self.shared.counters.too_old.add(old.len() as u64);
         let keep = self.shared.options.keep.unwrap_or_default();
         let error = StoreError::new(format!("older than {}", in_words(keep)));
         Err(StoreError::of_puts(old.into_iter().map(|index| (index, error.clone()))))
