@@ -9,3 +9,11 @@ pub mod log_limit {
 pub mod wake {
     pub use crate::wake::wake_each;
 }
+
+/// Numbers as text, as on the wire.
+pub mod number {
+    pub use crate::protocol::{
+        MAX_TIMESTAMP_LEN, MAX_VALUE_LEN, Number, parse_timestamp, parse_value, write_timestamp,
+        write_value,
+    };
+}

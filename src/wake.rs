@@ -42,41 +42,18 @@ pub(crate) fn survives(wake: impl FnOnce()) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
-        task::Wake,
-    };
+    use futures_test::task::{new_count_waker, panic_waker};
 
     use super::*;
-
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    struct Panics;
-
-    impl Wake for Panics {
-        fn wake(self: Arc<Self>) {
-            panic!("a waker that panics")
-        }
-    }
 
     // FAULTS C4
     #[test]
     fn wake_continues_after_a_waker_panics() {
-        let count = Arc::new(Count(AtomicUsize::new(0)));
-        let good = || Waker::from(Arc::clone(&count));
-        let bad = || Waker::from(Arc::new(Panics));
+        let (good, count) = new_count_waker();
+        let (good, bad) = (|| good.clone(), panic_waker);
         let mut wakers = vec![bad(), good(), bad(), bad(), good(), bad()];
         wake_all(&mut wakers);
         assert!(wakers.is_empty());
-        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        assert_eq!(count, 2);
     }
 }

@@ -6,6 +6,7 @@
 //!     cargo bench --bench bench -- overload [ATTACK ..]    hostile peers against a server, and an honest client
 //!     cargo bench --bench bench -- sustained-load [SECONDS [RATE]]
 //!                                                          whether a reporter keeps up
+//!     cargo bench --bench bench -- faults [ROW ..]         what the faults of `docs/faults.md` cost today
 //!
 //! Each takes `--quick` (seconds instead of minutes) and `--test` (each part once). Instructions are
 //! counted by a program of its own, `instructions`, so that nothing else changes its code.
@@ -14,6 +15,8 @@ use std::{env, error::Error};
 
 mod baseline;
 mod compare;
+#[cfg(target_os = "linux")]
+mod faults;
 mod overload;
 mod scaling;
 mod scenario;
@@ -24,16 +27,22 @@ mod throughput;
 /// A subcommand, and what runs it with the arguments behind it.
 type Command = (&'static str, fn(&[String]) -> Result<(), Box<dyn Error>>);
 
-const COMMANDS: [Command; 5] = [
+const COMMANDS: &[Command] = &[
     ("compare", compare::run),
     ("throughput", throughput::run),
     ("scaling", scaling::run),
     ("overload", overload::run),
     ("sustained-load", sustained_load::run),
+    #[cfg(target_os = "linux")]
+    ("faults", faults::run),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     if support::server_process::serve_if_asked()? || scaling::measure_client_if_asked()? {
+        return Ok(());
+    }
+    #[cfg(target_os = "linux")]
+    if faults::run_row_if_asked()? {
         return Ok(());
     }
     let args: Vec<_> = env::args().skip(1).collect();
@@ -55,5 +64,5 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn names() -> String {
-    COMMANDS.map(|(name, _)| name).join(", ")
+    COMMANDS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }

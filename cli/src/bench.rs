@@ -46,14 +46,17 @@ pub(crate) struct BenchArgs {
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let Some(server) = &args.server else {
-            let server = EmbeddedServer::start().await?;
-            let name = format!("in this process, in {}", server.dir().display());
-            let measured = measure(args, &server.address(), name).await;
-            server.stop().await?;
-            return measured?.print(args.output.format());
+        let report = match &args.server {
+            Some(server) => measure(args, server, server.clone()).await?,
+            None => {
+                let measured = EmbeddedServer::run(async |server| {
+                    let name = format!("in this process, in {}", server.dir().display());
+                    measure(args, &server.address(), name).await
+                });
+                measured.await?.0
+            }
         };
-        measure(args, server, server.clone()).await?.print(args.output.format())
+        report.print(args.output.format())
     })
 }
 

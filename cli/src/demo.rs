@@ -6,7 +6,7 @@ use std::{
 };
 
 use indicatif::BinaryBytes;
-use metrics_client::{Key, Metrics, MetricsClient, Point};
+use metrics_client::{Key, Metrics, MetricsClient, Point, client::ClientStats};
 use tokio::time;
 
 use crate::{connect::block_on, embedded::EmbeddedServer, failure::Failure, host::Host};
@@ -21,37 +21,9 @@ pub(crate) struct DemoArgs {
 
 pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     block_on(async {
+        let measured = EmbeddedServer::run(async |server| measure(args, server).await);
+        let ((stats, spent), disk_bytes) = measured.await?;
         let mut out = io::stdout();
-        let server = EmbeddedServer::start().await?;
-        let client = MetricsClient::connect(server.address()).await?;
-        writeln!(out, "A server in this process listens at {}.", server.address())?;
-        writeln!(out, "It keeps what it acknowledges in {}.", server.dir().display())?;
-        writeln!(out, "Measuring cpu, memory, disks and network, once a second:")?;
-
-        let mut host = Host::new();
-        let mut ticks = time::interval(Duration::from_secs(1));
-        ticks.tick().await; // The first comes at once, and a rate needs two looks.
-        let mut spent = Duration::ZERO;
-        for second in 1..=args.seconds {
-            ticks.tick().await;
-            let samples = host.sample().map_err(Failure::usage)?;
-            let start = Instant::now();
-            client.put_all(&samples).await?;
-            spent += start.elapsed();
-            writeln!(
-                out,
-                "  {second}: {} samples sent, synced to disk and acknowledged",
-                samples.len()
-            )?;
-        }
-
-        let metrics = client.get_all().await?;
-        let (keys, points) = (metrics.len(), metrics.point_count());
-        writeln!(out, "\nRead back with `get *`: {keys} keys, {points} points\n")?;
-        show(&mut out, &metrics)?;
-        let stats = client.stats();
-        client.close().await?;
-        let disk_bytes = server.stop().await?;
         let each = spent / u32::try_from(args.seconds).unwrap_or(u32::MAX);
         writeln!(out, "\nWhat it cost:")?;
         writeln!(out, "  time     {each:.1?} a second until its samples were acknowledged")?;
@@ -65,6 +37,43 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
         writeln!(out, "  disk     {} for the folder, which is removed", BinaryBytes(disk_bytes))?;
         Ok(())
     })
+}
+
+/// Measures, stores, reads back and shows. Returns the client's statistics, and for how long it waited.
+async fn measure(
+    args: &DemoArgs,
+    server: &EmbeddedServer,
+) -> Result<(ClientStats, Duration), Failure> {
+    let mut out = io::stdout();
+    let client = MetricsClient::connect(server.address()).await?;
+    writeln!(out, "A server in this process listens at {}.", server.address())?;
+    writeln!(out, "It keeps what it acknowledges in {}.", server.dir().display())?;
+    writeln!(out, "Measuring cpu, memory, disks and network, once a second:")?;
+
+    let mut host = Host::new();
+    let mut ticks = time::interval(Duration::from_secs(1));
+    ticks.tick().await; // The first comes at once, and a rate needs two looks.
+    let mut spent = Duration::ZERO;
+    for second in 1..=args.seconds {
+        ticks.tick().await;
+        let samples = host.sample().map_err(Failure::usage)?;
+        let start = Instant::now();
+        client.put_all(&samples).await?;
+        spent += start.elapsed();
+        writeln!(
+            out,
+            "  {second}: {} samples sent, synced to disk and acknowledged",
+            samples.len()
+        )?;
+    }
+
+    let metrics = client.get_all().await?;
+    let (keys, points) = (metrics.len(), metrics.point_count());
+    writeln!(out, "\nRead back with `get *`: {keys} keys, {points} points\n")?;
+    show(&mut out, &metrics)?;
+    let stats = client.stats();
+    client.close().await?;
+    Ok((stats, spent))
 }
 
 /// How wide the table is, if keys allow it: as wide as the smallest usual terminal.

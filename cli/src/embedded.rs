@@ -6,7 +6,10 @@ use metrics_server::{Server, store::DiskStore};
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::failure::{Failure, chain};
+use crate::{
+    failure::{Failure, chain},
+    signals,
+};
 
 /// A server on a loopback port that keeps what it acknowledges in a temporary folder.
 pub(crate) struct EmbeddedServer {
@@ -23,7 +26,7 @@ impl EmbeddedServer {
     /// # Errors
     ///
     /// If there can be no folder, or no port.
-    pub(crate) async fn start() -> Result<Self, Failure> {
+    async fn start() -> Result<Self, Failure> {
         let dir = tempfile::Builder::new().prefix("metrics-").tempdir()?;
         let store = DiskStore::open(dir.path()).await.map_err(|error| {
             Failure::usage(format!("cannot open {}: {}", dir.path().display(), chain(&error)))
@@ -46,12 +49,31 @@ impl EmbeddedServer {
         self.dir.path()
     }
 
+    /// Runs a command against the server to its end, or to the first signal; then the server stops, and its folder
+    /// is removed. Returns what the command has returned, and how many bytes the folder had.
+    ///
+    /// # Errors
+    ///
+    /// If the command fails, is interrupted, or the server cannot be started.
+    pub(crate) async fn run<T>(
+        command: impl AsyncFnOnce(&Self) -> Result<T, Failure>,
+    ) -> Result<(T, u64), Failure> {
+        let stop = signals::stop()?;
+        let server = Self::start().await?;
+        let done = tokio::select! {
+            done = command(&server) => done,
+            signal = stop => Err(Failure::interrupted(signal)),
+        };
+        let bytes = server.stop().await;
+        Ok((done?, bytes?))
+    }
+
     /// Stops the server, closes the store and removes its folder. Returns how many bytes it had.
     ///
     /// # Errors
     ///
     /// If the server has panicked, or the folder cannot be removed.
-    pub(crate) async fn stop(self) -> Result<u64, Failure> {
+    async fn stop(self) -> Result<u64, Failure> {
         drop(self.stop);
         self.serving
             .await

@@ -1,4 +1,4 @@
-//! Signals that stop a program: the first lets it end, the second ends it.
+//! Shutdown signals: the first stops the program gracefully, the second at once.
 
 use std::{future::Future, io, process, thread};
 
@@ -10,16 +10,15 @@ pub(crate) const INTERRUPT: i32 = 2;
 /// The number of SIGTERM.
 const TERMINATE: i32 = 15;
 
-/// Catches SIGTERM and SIGINT (Ctrl-C) from now on. Returns the number of the first of them; at the second the
-/// process exits at once, with the status that a shell gives such an end: 143 or 130.
+/// Handles SIGTERM and SIGINT (Ctrl-C) from now on. The future returns the number of the first signal; at the second
+/// the process exits with the status that shells use, 143 or 130.
 ///
-/// `docker stop` and systemd send SIGTERM, which a process without a handler ignores if it is the first of
-/// its container. A thread waits for the signals, so that the second one works also where the runtime of
-/// the program stands still.
+/// `docker stop` and systemd send SIGTERM, which the first process of a container ignores without a handler. A
+/// thread waits for the signals, so that the second one works even if the program's runtime is blocked.
 ///
 /// # Errors
 ///
-/// If the signals cannot be caught, or there can be no thread.
+/// If the signal handlers or the thread cannot be created.
 pub(crate) fn stop() -> io::Result<impl Future<Output = i32>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = {
@@ -30,7 +29,7 @@ pub(crate) fn stop() -> io::Result<impl Future<Output = i32>> {
     let wait = move || {
         runtime.block_on(async {
             let first = signals.next().await;
-            // Fails if the program is ending already.
+            // Fails if the program has ended already.
             let _ = sender.send(first);
             process::exit(128 + signals.next().await);
         });
@@ -39,7 +38,7 @@ pub(crate) fn stop() -> io::Result<impl Future<Output = i32>> {
     Ok(async {
         match stopped.await {
             Ok(signal) => signal,
-            // The thread has ended without a signal: it cannot, and there is nothing to stop for.
+            // The thread never ends without a signal, and without a signal nothing is to stop.
             Err(_) => std::future::pending().await,
         }
     })
@@ -60,7 +59,7 @@ impl Signals {
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The number of the next one.
+    /// Waits for the next signal, and returns its number.
     async fn next(&mut self) -> i32 {
         tokio::select! {
             _ = self.terminate.recv() => TERMINATE,
@@ -90,6 +89,62 @@ impl Signals {
             _ = self.ctrl_c.recv() => INTERRUPT,
             _ = self.ctrl_break.recv() => INTERRUPT,
             _ = self.shutdown.recv() => TERMINATE,
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{
+        env,
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    /// Set in the process that [`second_signal_ends_a_blocked_program`] starts.
+    const CHILD: &str = "METRICS_TEST_SIGNALS_CHILD";
+
+    /// Not a test but a program that blocks its only thread at the first signal.
+    #[test]
+    #[ignore = "a process that another test starts"]
+    fn child_program() {
+        if env::var_os(CHILD).is_none() {
+            return;
+        }
+        let stop = stop().unwrap();
+        println!("\nhandles signals");
+        runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+            stop.await;
+            println!("\nis blocked");
+            loop {
+                thread::park();
+            }
+        });
+    }
+
+    #[test]
+    fn second_signal_ends_a_blocked_program() {
+        for (second, status) in [("-TERM", 143), ("-INT", 130)] {
+            let mut child = Command::new(env::current_exe().unwrap())
+                .args(["signals::tests::child_program", "--exact", "--nocapture", "--ignored"])
+                .env(CHILD, "1")
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let pid = child.id().to_string();
+            let kill = |signal| {
+                let kill = Command::new("kill").args([signal, &*pid]).status();
+                assert!(kill.unwrap().success());
+            };
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let mut wait_for = |text| lines.find(|line| line.as_ref().unwrap() == text).unwrap();
+            wait_for("handles signals").unwrap();
+            kill("-TERM");
+            wait_for("is blocked").unwrap();
+            kill(second);
+            assert_eq!(child.wait().unwrap().code(), Some(status));
         }
     }
 }

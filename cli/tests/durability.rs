@@ -16,7 +16,10 @@ use std::{
 use metrics_client::MetricsClient;
 use tokio::{sync::Semaphore, task::JoinSet};
 
-/// How many callers put at the same time.
+/// How many clients put at the same time, each over a connection of its own.
+const CLIENTS: usize = 4;
+
+/// How many callers they have.
 const CALLERS: usize = 16;
 
 fn serve(dir: &Path) -> (Child, String) {
@@ -62,9 +65,8 @@ async fn killed_server_keeps_what_it_acknowledged() {
     let mut next = HashMap::<usize, i64>::new();
     for kill in 0..=kills {
         let (mut process, address) = serve(dir.path());
-        let client =
-            MetricsClient::builder(&address).resend_unacknowledged(false).connect().await.unwrap();
-        let metrics = client.get_all().await.unwrap();
+        let connect = || MetricsClient::builder(&address).resend_unacknowledged(false).connect();
+        let metrics = connect().await.unwrap().get_all().await.unwrap();
         for (&caller, &end) in &next {
             let points = metrics.points(&format!("caller{caller}"));
             assert!(
@@ -86,10 +88,14 @@ async fn killed_server_keeps_what_it_acknowledged() {
         }
         let mut callers = JoinSet::new();
         let acknowledged = Arc::new(Semaphore::new(0));
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(connect().await.unwrap());
+        }
         for caller in 0..CALLERS {
             let first = next.get(&caller).copied().unwrap_or_default();
             callers.spawn(put_until_killed(
-                client.clone(),
+                clients[caller % CLIENTS].clone(),
                 Arc::clone(&acknowledged),
                 caller,
                 first,

@@ -1,8 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "graphite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "graphite")))]
+pub mod graphite;
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod http;
 #[cfg(feature = "influx")]
-#[doc(hidden)]
+#[cfg_attr(docsrs, doc(cfg(feature = "influx")))]
 pub mod influx;
 mod log_condition;
 mod net;

@@ -19,8 +19,8 @@ use tracing::info;
 use crate::session::TlsAcceptor;
 use crate::{
     net::{self, Listeners},
-    session::{self, Limits, Shared, Usage, listener},
-    stats::{Counters, StatsHandle},
+    session::{self, Limits, SessionShared, Usage, listener},
+    stats::{ServerCounters, StatsHandle},
     store::{MemoryStore, Store},
 };
 
@@ -54,7 +54,7 @@ pub struct Server<S = MemoryStore> {
     local_addrs: Vec<SocketAddr>,
     store: S,
     limits: Limits,
-    counters: Arc<Counters>,
+    counters: Arc<ServerCounters>,
     #[cfg(feature = "tls")]
     tls: Option<TlsAcceptor>,
 }
@@ -200,7 +200,7 @@ impl<S: Store> Server<S> {
         let limits = self.limits;
         #[cfg(unix)]
         let limits = session::descriptors::fit(limits);
-        let shared = Shared::new(self.store, limits, self.counters);
+        let shared = SessionShared::new(self.store, limits, self.counters);
         #[cfg(feature = "tls")]
         let shared = shared.tls(self.tls);
         for local_addr in self.local_addrs {
@@ -293,7 +293,7 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send,
     S: Store,
 {
-    let shared = Arc::new(Shared::new(store, limits, Arc::default()));
+    let shared = Arc::new(SessionShared::new(store, limits, Arc::default()));
     session::run(io, None, Arc::clone(&shared), Usage::default(), CancellationToken::new()).await;
     shared.log_limits.log_suppressed();
 }

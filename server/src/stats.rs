@@ -34,13 +34,13 @@ pub struct ServerStats {
 /// Reads the [`ServerStats`] of a server while it serves; returned by
 /// [`Server::stats_handle`](crate::Server::stats_handle).
 #[derive(Clone, Debug)]
-pub struct StatsHandle(pub(crate) Arc<Counters>);
+pub struct StatsHandle(pub(crate) Arc<ServerCounters>);
 
 impl StatsHandle {
     /// Returns the current counters. Each is exact; together they may be a moment apart.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
-        let Counters {
+        let ServerCounters {
             accepted,
             ended,
             rejected_connections,
@@ -69,7 +69,7 @@ impl StatsHandle {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct ServerCounters {
     pub(crate) accepted: Counter,
     pub(crate) ended: Counter,
     pub(crate) rejected_connections: Counter,

@@ -15,6 +15,7 @@ use super::{
     pipeline::{Progress, WaiterId},
     pool::Pool,
     send_window::SendWindow,
+    settings::CallTimeout,
     shared::{Shared, wake_all},
 };
 use crate::{
@@ -29,6 +30,7 @@ pub(super) const BLOCK_SAMPLES: usize = 512;
 
 pub(super) async fn put_all<S: Borrow<Sample>>(
     pool: &Pool,
+    timeout: Option<CallTimeout>,
     samples: &[S],
     outcomes: Option<&Outcomes>,
 ) -> Result<(), Error> {
@@ -42,9 +44,9 @@ pub(super) async fn put_all<S: Borrow<Sample>>(
     let outcome = match pool.connections() {
         [only] => {
             let track = outcomes.map(|outcomes| Track { outcomes, indices: None });
-            store(only, samples.iter().map(Borrow::borrow), samples.len(), track).await
+            store(only, timeout, samples.iter().map(Borrow::borrow), samples.len(), track).await
         }
-        _ => store_by_key(pool, samples, outcomes).await,
+        _ => store_by_key(pool, timeout, samples, outcomes).await,
     };
     outcome.into_result(samples.len(), 0)
 }
@@ -149,6 +151,7 @@ pub(super) fn first_by_index<T>(
 /// Stores each sample over the connection of its key, over all connections concurrently.
 async fn store_by_key<S: Borrow<Sample>>(
     pool: &Pool,
+    timeout: Option<CallTimeout>,
     samples: &[S],
     outcomes: Option<&Outcomes>,
 ) -> BatchOutcome {
@@ -159,7 +162,7 @@ async fn store_by_key<S: Borrow<Sample>>(
             || (0..samples.len()).filter(move |&index| usize::from(shards[index]) == shard);
         let part = indices().map(|index| samples[index].borrow());
         let track = outcomes.map(|outcomes| Track { outcomes, indices: Some(indices().collect()) });
-        let outcome = store(shared, part, indices().count(), track).await;
+        let outcome = store(shared, timeout, part, indices().count(), track).await;
         outcome.into_global_indices(indices(), samples.len())
     });
     let mut parts = parts.map(Box::pin).collect::<Vec<_>>();
@@ -181,11 +184,12 @@ async fn store_by_key<S: Borrow<Sample>>(
 /// Stores `total` samples over one connection.
 async fn store<'a>(
     shared: &Arc<Shared>,
+    timeout: Option<CallTimeout>,
     mut samples: impl Iterator<Item = &'a Sample>,
     total: usize,
     track: Option<Track<'_>>,
 ) -> BatchOutcome {
-    let mut batch = Batch::open(shared, track);
+    let mut batch = Batch::open(shared, timeout, track);
     let mut puts = BytesMut::new();
     let mut accepted = 0;
     let mut failure = None;
@@ -235,15 +239,21 @@ impl BatchOutcome {
 /// A batch in the pipeline of one connection. Dropped, it cancels what has not been sent.
 pub(super) struct Batch<'a> {
     shared: Arc<Shared>,
+    timeout: Option<CallTimeout>,
     waiter: WaiterId,
     window: SendWindow,
     outcomes: Option<&'a Outcomes>,
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn open(shared: &Arc<Shared>, track: Option<Track<'a>>) -> Self {
+    pub(super) fn open(
+        shared: &Arc<Shared>,
+        timeout: Option<CallTimeout>,
+        track: Option<Track<'a>>,
+    ) -> Self {
         let mut pipeline = shared.pipeline();
-        let window = SendWindow::new(pipeline.request_timeout(), Instant::now());
+        let limit = timeout.map_or_else(|| pipeline.request_timeout(), CallTimeout::get);
+        let window = SendWindow::new(limit, Instant::now());
         let waiter = pipeline.open_batch();
         drop(pipeline);
         let outcomes = track.map(|Track { outcomes, indices }| {
@@ -252,7 +262,7 @@ impl<'a> Batch<'a> {
             }
             outcomes
         });
-        Self { shared: Arc::clone(shared), waiter, window, outcomes }
+        Self { shared: Arc::clone(shared), timeout, waiter, window, outcomes }
     }
 
     /// Returns how many samples may follow the `accepted` ones, once any may; `None` if the batch is
@@ -281,8 +291,10 @@ impl<'a> Batch<'a> {
         samples: usize,
         puts: &[u8],
     ) -> Result<(), Error> {
-        let now = Instant::now();
-        let driver = self.shared.pipeline().extend_batch(self.waiter, index, samples, puts, now)?;
+        let (timeout, now) = (self.timeout, Instant::now());
+        let mut pipeline = self.shared.pipeline();
+        let driver = pipeline.extend_batch(self.waiter, index, samples, puts, timeout, now)?;
+        drop(pipeline);
         if let Some(driver) = driver {
             driver.wake();
         }

@@ -147,9 +147,7 @@ impl<C: Connector> ClientBuilder<C> {
     /// For [`put_all`](MetricsClient::put_all) and [`put_stream`](MetricsClient::put_stream) it holds for each block
     /// of samples, for [`stream`](MetricsClient::stream) for each wait.
     ///
-    /// All calls of a client have the same timeout, so deadlines pass in the order of the requests, and each
-    /// connection has one timer. For a call with a shorter limit wrap it in [`tokio::time::timeout`]; for calls with a
-    /// longer one build a second client.
+    /// [`with_timeout`](MetricsClient::with_timeout) returns a handle of the same client whose calls have another one.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.config.settings.request_timeout = timeout.clamp(SHORTEST, MAX_DURATION);
         self

@@ -5,8 +5,6 @@
 //! decides.
 
 use std::{
-    error::Error as _,
-    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -22,19 +20,20 @@ use super::{
     connector::Connector,
     dialer::{BoxFuture, Connected, Dialer},
     distrust::Distrust,
-    driver_log::DriverLog,
+    driver_log::{DriverLog, ErrorChain},
     hangup::{self, ConnectionLoss, Dialed},
     probe,
-    retirement::Retirement,
+    retirement::{ClosingConnection, ConnectionLimits, Retirement},
     settings::{ConnectionConfig, Pipelining},
     shared::{Shared, wake_all},
     state::ConnectionState,
+    timer::Timer,
 };
 use crate::error::{ConnectionError, Delivery, Error};
 
 pub(super) struct Driver<C: Connector> {
     shared: Arc<Shared>,
-    plan: ConnectionConfig,
+    config: ConnectionConfig,
     dialer: Arc<Dialer<C>>,
     state: DriverState<C::Io>,
     /// The index of the server that the connection leads to, or the last one did.
@@ -44,12 +43,7 @@ pub(super) struct Driver<C: Connector> {
     /// How many connections in a row to this server have ended with requests unanswered.
     unanswered_losses: u32,
     backoff: Backoff,
-    /// The limits of the connection's age, if it has any.
-    retirement: Option<Retirement>,
-    /// Whether the connection sends no more requests, because it has reached a limit.
-    is_retiring: bool,
-    /// A connection that is being closed while there is another, or none is needed, and the time that it has.
-    retired: Option<Closing<C::Io>>,
+    retirement: Retirement<C::Io>,
     timer: Timer,
     distrust: Distrust,
     /// Whether it is being polled, and so has panicked if it is dropped.
@@ -62,9 +56,6 @@ pub(super) struct Driver<C: Connector> {
     log: DriverLog,
 }
 
-/// A connection that is shut down, and the time that this may take.
-type Closing<Io> = (Box<Connection<Io>>, Pin<Box<Sleep>>);
-
 /// The state of the driver's connection.
 enum DriverState<Io> {
     /// There is no connection, and no request waits.
@@ -73,13 +64,10 @@ enum DriverState<Io> {
     /// Waits before the next attempt to connect.
     Backoff(Pin<Box<Sleep>>),
     Connected(Box<Connection<Io>>),
-    /// All requests are answered, and the connection is shut down, for at most the time of the timer.
-    Closing(Box<Connection<Io>>, Pin<Box<Sleep>>),
+    /// All requests are answered.
+    Closing(ClosingConnection<Io>),
     Closed,
 }
-
-/// How long the shutdown of a connection may take on which everything is answered.
-const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the look at the connection may take before something is judged late. It takes a turn or two of
 /// the runtime, unless a connector claims that there is input which never comes.
@@ -89,7 +77,7 @@ impl<C: Connector> Driver<C> {
     /// Creates a driver, with the connection if there is one already.
     pub(super) fn new(
         shared: Arc<Shared>,
-        plan: ConnectionConfig,
+        config: ConnectionConfig,
         dialer: Arc<Dialer<C>>,
         connected: Option<Connected<C::Io>>,
     ) -> Self {
@@ -100,11 +88,9 @@ impl<C: Connector> Driver<C> {
             server: 0,
             bad_servers: 0,
             unanswered_losses: 0,
-            backoff: Backoff::new(plan.reconnect),
-            plan,
-            retirement: None,
-            is_retiring: false,
-            retired: None,
+            backoff: Backoff::new(config.reconnect),
+            config,
+            retirement: Retirement::default(),
             timer: Timer::new(),
             distrust: Distrust::default(),
             is_polled: false,
@@ -137,10 +123,8 @@ impl<C: Connector> Driver<C> {
                 Poll::Pending => return self.poll_disconnected(cx),
             },
             DriverState::Connected(_) => return self.poll_connected(cx),
-            DriverState::Closing(connection, limit) => {
-                if connection.poll_close(cx).is_pending() && limit.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
+            DriverState::Closing(connection) => {
+                ready!(connection.poll(cx));
                 self.on_closed(None);
             }
             DriverState::Closed => return Poll::Pending,
@@ -156,8 +140,8 @@ impl<C: Connector> Driver<C> {
             let address = self.dialer.address(self.server).as_str();
             tracing::debug!(address, can_pipeline, "probed the server for pipelining");
             if can_pipeline {
-                self.window = self.plan.max_in_flight;
-                if !self.search.is_on() && !self.is_retiring {
+                self.window = self.config.max_in_flight;
+                if !self.search.is_on() && !self.retirement.is_retiring() {
                     self.shared.pipeline().set_window(self.window);
                 }
             }
@@ -175,14 +159,15 @@ impl<C: Connector> Driver<C> {
                 return Poll::Ready(());
             }
         }
-        if self.poll_retirement(cx).is_ready() {
+        if self.retirement.poll_due(cx, &self.shared).is_ready() {
+            self.retire();
             return Poll::Ready(());
         }
         let DriverState::Connected(connection) = &mut self.state else {
             return Poll::Ready(());
         };
         let mut pipeline = self.shared.pipeline();
-        if self.search.is_on() && !self.is_retiring {
+        if self.search.is_on() && !self.retirement.is_retiring() {
             let oldest = pipeline.oldest().map(|(request, _)| request);
             let window = self.search.window(self.window, oldest, pipeline.finished());
             pipeline.set_window(window);
@@ -193,8 +178,7 @@ impl<C: Connector> Driver<C> {
             if let DriverState::Connected(connection) =
                 std::mem::replace(&mut self.state, DriverState::Closed)
             {
-                let limit = Box::pin(time::sleep(CLOSE_TIME_LIMIT));
-                self.state = DriverState::Closing(connection, limit);
+                self.state = DriverState::Closing(ClosingConnection::new(connection));
             }
             return Poll::Ready(());
         }
@@ -213,48 +197,18 @@ impl<C: Connector> Driver<C> {
         Poll::Pending
     }
 
-    /// Stops sending over a connection that has reached a limit. Ready once it has been replaced, or been closed
-    /// because no request waits: that is when nothing is in flight.
-    fn poll_retirement(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(retirement) = &mut self.retirement else {
-            return Poll::Pending;
-        };
-        if !self.is_retiring {
-            let is_idle = self.shared.pipeline().is_drained();
-            ready!(retirement.poll(cx, is_idle));
-            self.is_retiring = true;
-        }
-        let mut pipeline = self.shared.pipeline();
-        if pipeline.in_flight() > 0 {
-            pipeline.set_window(0);
-            return Poll::Pending;
-        }
-        if !pipeline.is_open() && pipeline.is_drained() {
-            return Poll::Pending;
-        }
-        pipeline.set_window(1);
-        let wanted = !pipeline.is_drained();
-        drop(pipeline);
+    /// Replaces the connection, on which nothing is in flight; or closes it, if no request waits.
+    fn retire(&mut self) {
         if let DriverState::Connected(connection) =
             std::mem::replace(&mut self.state, DriverState::Idle)
         {
-            self.retired = Some((connection, Box::pin(time::sleep(CLOSE_TIME_LIMIT))));
+            self.retirement.retire(connection);
         }
         tracing::debug!(address = self.dialer.address(self.server).as_str(), "connection retired");
-        if wanted {
-            self.dial();
-        } else {
+        if self.shared.pipeline().is_drained() {
             self.shared.set_state(ConnectionState::Disconnected);
-        }
-        Poll::Ready(())
-    }
-
-    /// Closes the connection that has been retired.
-    fn poll_retired(&mut self, cx: &mut Context<'_>) {
-        if let Some((connection, limit)) = &mut self.retired
-            && (connection.poll_close(cx).is_ready() || limit.as_mut().poll(cx).is_ready())
-        {
-            self.retired = None;
+        } else {
+            self.dial();
         }
     }
 
@@ -307,7 +261,7 @@ impl<C: Connector> Driver<C> {
                     self.dialer.connector.abort(connection.io());
                 }
                 self.leave_server();
-                let after = self.plan.settings.stall_timeout();
+                let after = self.config.settings.stall_timeout();
                 self.on_disconnected(ConnectionError::Stalled { timeout: after });
             }
             let is_quiet = self.shared.pipeline().trim(now);
@@ -338,8 +292,8 @@ impl<C: Connector> Driver<C> {
         drop(pipeline);
         wake_all(&mut self.wakers);
         let limits = hangup::CheckLimits {
-            time: self.plan.settings.stall_timeout(),
-            bytes: self.plan.max_response_bytes,
+            time: self.config.settings.stall_timeout(),
+            bytes: self.config.max_response_bytes,
         };
         self.state = DriverState::Dialing(Box::pin(hangup::dial(dialer, shared, check, limits)));
     }
@@ -351,17 +305,13 @@ impl<C: Connector> Driver<C> {
             // Another server may be able to do what the last one was not.
             self.distrust = Distrust::default();
         }
-        let (window, may_probe) = match self.plan.pipelining {
-            Pipelining::On => (self.plan.max_in_flight, false),
+        let (window, may_probe) = match self.config.pipelining {
+            Pipelining::On => (self.config.max_in_flight, false),
             Pipelining::Off => (1, false),
-            Pipelining::Auto => (1, self.plan.max_in_flight > 1),
+            Pipelining::Auto => (1, self.config.max_in_flight > 1),
         };
-        self.is_retiring = false;
-        self.retirement = if self.backoff.is_enabled() {
-            Retirement::new(&self.plan, Instant::now())
-        } else {
-            None
-        };
+        let limits = ConnectionLimits::new(&self.config, Instant::now());
+        self.retirement.watch(limits.filter(|_| self.backoff.is_enabled()));
         let probe_after = may_probe.then(|| self.distrust.ends_at());
         self.window = window;
         let mut pipeline = self.shared.pipeline();
@@ -369,7 +319,7 @@ impl<C: Connector> Driver<C> {
         pipeline.on_connected(if self.search.is_on() { 1 } else { window });
         drop(pipeline);
         self.shared.set_state(ConnectionState::Connected);
-        let limit = self.plan.max_response_bytes;
+        let limit = self.config.max_response_bytes;
         self.state = DriverState::Connected(Box::new(Connection::new(
             dialed,
             limit,
@@ -525,7 +475,7 @@ impl<C: Connector> Future for Driver<C> {
         }
         let polled = loop {
             driver.poll_timer(cx);
-            driver.poll_retired(cx);
+            driver.retirement.poll_retired(cx);
             if let DriverState::Closed = driver.state {
                 break Poll::Ready(());
             }
@@ -554,68 +504,5 @@ async fn probe<C: Connector>(dialer: Arc<Dialer<C>>, server: usize) -> bool {
     match dialer.dial_server(server).await {
         Ok(io) => probe::can_pipeline(io).await,
         Err(_) => false,
-    }
-}
-
-/// The one timer of a driver, for everything that has a deadline.
-struct Timer {
-    sleep: Pin<Box<Sleep>>,
-    /// When it expires, if it is set.
-    at: Option<Instant>,
-    /// Whether it has expired, and the verdict is open.
-    is_held: bool,
-}
-
-impl Timer {
-    fn new() -> Self {
-        Self { sleep: Box::pin(time::sleep(Duration::ZERO)), at: None, is_held: false }
-    }
-
-    fn set(&mut self, at: Instant) {
-        self.sleep.as_mut().reset(at);
-        self.at = Some(at);
-        self.is_held = false;
-    }
-
-    /// Postpones the verdict on a timer that has expired to `until` at the latest.
-    fn hold(&mut self, until: Instant) {
-        self.set(until);
-        self.is_held = true;
-    }
-
-    /// Sets the timer if it would expire later than `at`, and returns true if it has to be polled again.
-    fn set_if_earlier(&mut self, at: Option<Instant>) -> bool {
-        match at {
-            Some(at) if !self.is_held && self.at.is_none_or(|set| at < set) => {
-                self.set(at);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn stop(&mut self) {
-        self.at = None;
-        self.is_held = false;
-    }
-
-    /// Ready when it has expired, or is not set.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.at.is_some() { self.sleep.as_mut().poll(cx) } else { Poll::Ready(()) }
-    }
-}
-
-/// An error with its sources, in one line.
-struct ErrorChain<'a>(&'a ConnectionError);
-
-impl fmt::Display for ErrorChain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

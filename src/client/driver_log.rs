@@ -1,11 +1,16 @@
 //! The log lines of a driver, at a limited rate: a server that cannot be reached, or that
 //! closes each connection at once, must not fill a log.
 
-use std::{fmt::Display, time::Duration};
+use std::{
+    error::Error,
+    fmt::{self, Display},
+    time::Duration,
+};
 
 use tracing::{error, field, info, warn};
 
 use crate::{
+    error::ConnectionError,
     log_limit::{Lasting, LogLimiter},
     log_state::LogState,
 };
@@ -82,5 +87,20 @@ impl DriverLog {
 fn will_send_again(address: &str, requests: usize) {
     if requests > 0 {
         info!(target: TARGET, address, requests, "will send again");
+    }
+}
+
+/// An error with its sources, in one line.
+pub(super) struct ErrorChain<'a>(pub(super) &'a ConnectionError);
+
+impl fmt::Display for ErrorChain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }

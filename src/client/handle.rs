@@ -14,7 +14,7 @@ use super::{
     durations::MAX_DURATION,
     pipeline::{Reply, RequestKind},
     pool::Pool,
-    settings::ConnectionConfig,
+    settings::{CallTimeout, ConnectionConfig},
     shared::cooperative,
     turn::within,
 };
@@ -47,6 +47,8 @@ use crate::{
 #[derive(Clone)]
 pub struct MetricsClient {
     handle: Arc<Handle>,
+    /// The timeout of this handle's requests, if it is not that of the configuration.
+    timeout: Option<CallTimeout>,
 }
 
 struct Handle {
@@ -85,18 +87,53 @@ pub(super) fn spawn_client<C: Connector>(
 
 impl MetricsClient {
     pub(super) fn new(pool: Pool, reconnector: Option<Reconnector>) -> Self {
-        Self { handle: Arc::new(Handle { pool, reconnector }) }
+        Self { handle: Arc::new(Handle { pool, reconnector }), timeout: None }
     }
 
     pub(super) fn pool(&self) -> &Pool {
         &self.handle.pool
     }
 
+    pub(super) fn timeout(&self) -> Option<CallTimeout> {
+        self.timeout
+    }
+
+    /// Returns a handle of the same client whose calls have another
+    /// [`request_timeout`](crate::ClientBuilder::request_timeout): from 1 millisecond to 49 days, rounded up to a
+    /// millisecond.
+    ///
+    /// This is as cheap as a clone, and both handles share connections, queue and state. Clones of the new handle, and
+    /// its services and sinks, keep its timeout; closing it closes the client.
+    ///
+    /// A longer timeout does not keep a connection whose oldest response is later than the
+    /// [`stall_timeout`](crate::ClientBuilder::stall_timeout): that is one limit for all requests of a connection.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = metrics_server::Server::bind("127.0.0.1:0").await?;
+    /// # let address = server.local_addr();
+    /// # tokio::spawn(server.serve_until(std::future::pending::<()>()));
+    /// use std::time::Duration;
+    /// use metrics_client::MetricsClient;
+    ///
+    /// let client = MetricsClient::connect(address).await?;
+    /// client.put("palm.cpu", 23.7).await?;
+    /// client.with_timeout(Duration::from_millis(200)).ping().await?;
+    /// let everything = client.with_timeout(Duration::from_secs(60)).get_all().await?;
+    /// # assert_eq!(everything.len(), 1);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { handle: Arc::clone(&self.handle), timeout: Some(CallTimeout::new(timeout)) }
+    }
+
     /// Returns a client with the same configuration and one connection of its own, driven by the runtime of the
     /// caller; `None` if this one was made from a stream.
     #[cfg(feature = "reporter")]
     pub(crate) fn detached_clone(&self) -> Option<Self> {
-        self.handle.reconnector.as_ref().map(|reconnector| (reconnector.detached)())
+        let detached = self.handle.reconnector.as_ref().map(|it| (it.detached)())?;
+        Some(Self { timeout: self.timeout, ..detached })
     }
 
     /// Stores `value` for `key` at the current second, and returns once the server has
@@ -141,7 +178,8 @@ impl MetricsClient {
         key: impl KeyText,
         point: Point,
     ) -> impl Future<Output = Result<Reply, Error>> {
-        self.handle.pool.connection_for(key.as_str()).call(RequestKind::Put, move || {
+        let connection = self.handle.pool.connection_for(key.as_str());
+        connection.call(RequestKind::Put, self.timeout, move || {
             key.validate()?;
             let suffix = PutSuffix::new(key.as_str(), point)?;
             Ok(move |bytes: &mut BytesMut| suffix.append_put(bytes, key.as_str()))
@@ -188,7 +226,7 @@ impl MetricsClient {
         I::Item: Borrow<Sample>,
     {
         let samples = samples.into_iter().collect::<Vec<_>>();
-        cooperative(batch::put_all(&self.handle.pool, &samples, None)).await
+        cooperative(batch::put_all(&self.handle.pool, self.timeout, &samples, None)).await
     }
 
     /// Checks that the server answers: returns once it has answered a request that stores nothing, a `get` of a
@@ -206,7 +244,7 @@ impl MetricsClient {
     pub async fn ping(&self) -> Result<(), Error> {
         let ping = || Ok(|bytes: &mut BytesMut| bytes.extend_from_slice(PING));
         let connection = self.handle.pool.connection_for_get(&Selector::All);
-        connection.call(RequestKind::Get, ping).await.map(drop)
+        connection.call(RequestKind::Get, self.timeout, ping).await.map(drop)
     }
 
     /// Does what [`put_all`](Self::put_all) does, and notes the outcome of each sample, also when the future is
@@ -217,7 +255,7 @@ impl MetricsClient {
         samples: &[Sample],
         outcomes: &Outcomes,
     ) -> Result<(), Error> {
-        cooperative(batch::put_all(&self.handle.pool, samples, Some(outcomes))).await
+        cooperative(batch::put_all(&self.handle.pool, self.timeout, samples, Some(outcomes))).await
     }
 
     /// Returns the points of one key, or with `"*"` of all keys. A key that the server does not know has no points.
@@ -237,7 +275,7 @@ impl MetricsClient {
             let selector = selector.into_selector()?;
             let get = || Ok(|bytes: &mut BytesMut| encode_get(bytes, &selector));
             let connection = self.handle.pool.connection_for_get(&selector);
-            Ok(match connection.call(RequestKind::Get, get).await? {
+            Ok(match connection.call(RequestKind::Get, self.timeout, get).await? {
                 Reply::Found(metrics) => metrics,
                 Reply::Stored => Metrics::new(),
             })
@@ -281,7 +319,7 @@ impl MetricsClient {
             let limit = {
                 let pipeline = self.handle.pool.connections()[0].pipeline();
                 pipeline.check_open()?;
-                pipeline.request_timeout()
+                self.timeout.map_or_else(|| pipeline.request_timeout(), CallTimeout::get)
             };
             SampleStream::open(Arc::clone(dialer), &selector, limit).await
         })
@@ -390,5 +428,17 @@ impl fmt::Debug for MetricsClient {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.pool.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn future_of_a_put_is_small() {
+        let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
+        let len = size_of_val(&client.put("palm.cpu", 23.7));
+        assert!(len <= 128, "{len} bytes for each put in flight");
     }
 }

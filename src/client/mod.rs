@@ -38,6 +38,7 @@ mod stats;
 mod stream;
 mod sync;
 mod tcp;
+mod timer;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 mod turn;

@@ -44,7 +44,7 @@ pub(crate) struct CallFuture {
     request: Option<(Request, Reservation)>,
     response: PendingResponse<Arc<Shared>>,
     /// Keeps the client open; dropped last.
-    _client: MetricsClient,
+    client: MetricsClient,
 }
 
 impl Reservations {
@@ -96,7 +96,7 @@ impl Reservations {
             }
         }
         let response = PendingResponse::new(Arc::clone(shared), kind);
-        CallFuture { request: Some((request, reservation)), response, _client: client.clone() }
+        CallFuture { request: Some((request, reservation)), response, client: client.clone() }
     }
 }
 
@@ -152,7 +152,8 @@ impl CallFuture {
     ) {
         let Reservation { shared, id } = &mut reservation;
         let (caller, mut wakers) = ((cx.waker().clone(), Instant::now()), Vec::new());
-        let submitted = shared.pipeline().submit_reserved(id, kind, caller, encode, &mut wakers);
+        let request = (kind, self.client.timeout());
+        let submitted = shared.pipeline().submit_reserved(id, request, caller, encode, &mut wakers);
         wake_all(&mut wakers);
         self.response.submitted(submitted);
     }

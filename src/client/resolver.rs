@@ -125,6 +125,7 @@ pub(super) mod tests {
     };
 
     use tokio::join;
+    use tokio_test::{assert_pending, task};
 
     use super::*;
 
@@ -160,12 +161,14 @@ pub(super) mod tests {
         let found = vec![SocketAddr::from(([127, 0, 0, 1], 8888))];
         for round in 1..=3 {
             let answer = async { hanging.answers.send(Ok(found.clone())).unwrap() };
-            let (one, other, ()) = join!(resolver.resolve(&name), resolver.resolve(&name), answer);
+            let (one, other, ()) =
+                join!(biased; resolver.resolve(&name), resolver.resolve(&name), answer);
             assert_eq!((&*one.unwrap(), &*other.unwrap()), (&*found, &*found));
             assert_eq!(hanging.begun.load(Ordering::SeqCst), round);
         }
         let fail = async { drop(hanging.answers) };
-        let (one, other, ()) = join!(resolver.resolve(&name), resolver.resolve(&name), fail);
+        let (one, other, ()) =
+            join!(biased; resolver.resolve(&name), resolver.resolve(&name), fail);
         for error in [one.unwrap_err(), other.unwrap_err()] {
             assert_eq!(error.to_string(), "no name server answers");
         }
@@ -178,12 +181,12 @@ pub(super) mod tests {
         let (hanging, resolver) = Hanging::new();
         let name = address("metrics.internal:8888");
         for _ in 0..3 {
-            let mut dial = std::pin::pin!(resolver.resolve(&name));
-            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dial.as_mut().poll(cx)));
-            assert!(polled.await.is_pending());
+            assert_pending!(task::spawn(resolver.resolve(&name)).poll());
         }
-        hanging.answers.send(Ok(Vec::new())).unwrap();
-        assert!(resolver.resolve(&name).await.unwrap().is_empty());
+        // The last one joins before the answer ends the look-up.
+        let answer = async { hanging.answers.send(Ok(Vec::new())).unwrap() };
+        let (found, ()) = join!(biased; resolver.resolve(&name), answer);
+        assert!(found.unwrap().is_empty());
         assert_eq!(hanging.begun.load(Ordering::SeqCst), 1);
     }
 
@@ -194,9 +197,7 @@ pub(super) mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let name = address("metrics.internal:8888");
-            let mut dial = std::pin::pin!(resolver.resolve(&name));
-            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dial.as_mut().poll(cx)));
-            assert!(polled.await.is_pending());
+            assert_pending!(task::spawn(resolver.resolve(&name)).poll());
         });
         let (ending, ended) = mpsc::channel();
         thread::spawn(move || {
@@ -215,7 +216,7 @@ pub(super) mod tests {
             Ok(vec![SocketAddr::from(([127, 0, 0, name.host().len() as u8], name.port()))])
         });
         let (short, long) = (address("a:1"), address("metrics.internal:2"));
-        let (one, other) = join!(resolver.resolve(&short), resolver.resolve(&long));
+        let (one, other) = join!(biased; resolver.resolve(&short), resolver.resolve(&long));
         assert_eq!(one.unwrap()[0].to_string(), "127.0.0.1:1");
         assert_eq!(other.unwrap()[0].to_string(), "127.0.0.16:2");
     }

@@ -2,17 +2,111 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::time::{self, Instant, Sleep};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{self, Instant, Sleep},
+};
 
-use super::settings::ConnectionConfig;
+use super::{connection::Connection, settings::ConnectionConfig, shared::Shared};
+
+/// The retirement of the connections of one driver, one after the other.
+///
+/// A connection that has reached a limit sends no more requests. Once nothing is in flight it is closed, while the
+/// next one is made if a request waits.
+pub(super) struct Retirement<Io> {
+    /// The limits of the present connection, if it has any.
+    limits: Option<ConnectionLimits>,
+    /// Whether it has reached one of them.
+    is_retiring: bool,
+    retired: Option<ClosingConnection<Io>>,
+}
+
+impl<Io> Default for Retirement<Io> {
+    fn default() -> Self {
+        Self { limits: None, is_retiring: false, retired: None }
+    }
+}
+
+impl<Io> Retirement<Io> {
+    /// Starts to watch another connection, within `limits` if it has any.
+    pub(super) fn watch(&mut self, limits: Option<ConnectionLimits>) {
+        self.is_retiring = false;
+        self.limits = limits;
+    }
+
+    /// Returns true while the connection sends no more requests because it has reached a limit.
+    pub(super) fn is_retiring(&self) -> bool {
+        self.is_retiring
+    }
+
+    /// Stops sending over a connection that has reached a limit. Ready once nothing is in flight, so that it can be
+    /// [retired](Self::retire).
+    pub(super) fn poll_due(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
+        let Some(limits) = &mut self.limits else {
+            return Poll::Pending;
+        };
+        if !self.is_retiring {
+            let is_idle = shared.pipeline().is_drained();
+            ready!(limits.poll(cx, is_idle));
+            self.is_retiring = true;
+        }
+        let mut pipeline = shared.pipeline();
+        if pipeline.in_flight() > 0 {
+            pipeline.set_window(0);
+            return Poll::Pending;
+        }
+        if !pipeline.is_open() && pipeline.is_drained() {
+            return Poll::Pending;
+        }
+        pipeline.set_window(1);
+        Poll::Ready(())
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Retirement<Io> {
+    /// Closes a connection on which nothing is in flight, while there is another or none is needed.
+    pub(super) fn retire(&mut self, connection: Box<Connection<Io>>) {
+        self.retired = Some(ClosingConnection::new(connection));
+    }
+
+    /// Closes the connection that has been retired.
+    pub(super) fn poll_retired(&mut self, cx: &mut Context<'_>) {
+        if self.retired.as_mut().is_some_and(|closing| closing.poll(cx).is_ready()) {
+            self.retired = None;
+        }
+    }
+}
+
+/// A connection on which everything is answered, and which is shut down in limited time.
+pub(super) struct ClosingConnection<Io> {
+    connection: Box<Connection<Io>>,
+    limit: Pin<Box<Sleep>>,
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> ClosingConnection<Io> {
+    pub(super) fn new(connection: Box<Connection<Io>>) -> Self {
+        Self { connection, limit: Box::pin(time::sleep(CLOSE_TIME_LIMIT)) }
+    }
+
+    /// Ready when the connection is shut down, or its time is over.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.connection.poll_close(cx).is_pending() {
+            ready!(self.limit.as_mut().poll(cx));
+        }
+        Poll::Ready(())
+    }
+}
+
+/// How long the shutdown of a connection may take on which everything is answered.
+const CLOSE_TIME_LIMIT: Duration = Duration::from_secs(1);
 
 /// The limits of one connection's age and of the time that it is idle.
 #[derive(Debug)]
-pub(super) struct Retirement {
+pub(super) struct ConnectionLimits {
     expires_at: Option<Instant>,
     idle_timeout: Option<Duration>,
     idle_since: Option<Instant>,
@@ -20,7 +114,7 @@ pub(super) struct Retirement {
     timer: Pin<Box<Sleep>>,
 }
 
-impl Retirement {
+impl ConnectionLimits {
     /// Returns the limits of a connection that is made now, if it has any.
     pub(super) fn new(config: &ConnectionConfig, now: Instant) -> Option<Self> {
         let lifetime =
@@ -73,10 +167,10 @@ mod tests {
     fn limits(
         max_lifetime: impl Into<Option<Duration>>,
         idle_timeout: impl Into<Option<Duration>>,
-    ) -> Option<Retirement> {
+    ) -> Option<ConnectionLimits> {
         let (max_lifetime, idle_timeout) = (max_lifetime.into(), idle_timeout.into());
         let config = ConnectionConfig { max_lifetime, idle_timeout, ..ConnectionConfig::default() };
-        Retirement::new(&config, Instant::now())
+        ConnectionLimits::new(&config, Instant::now())
     }
 
     #[tokio::test(start_paused = true)]

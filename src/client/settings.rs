@@ -1,6 +1,6 @@
 //! The configuration of a client and its connections.
 
-use std::{fmt, time::Duration};
+use std::{fmt, num::NonZeroU32, time::Duration};
 
 use super::backoff::ReconnectPolicy;
 use crate::protocol::ClientCodec;
@@ -108,6 +108,24 @@ impl Default for ConnectionConfig {
             max_lifetime: None,
             idle_timeout: None,
         }
+    }
+}
+
+/// The timeout of the requests of one handle, in place of [`Settings::request_timeout`].
+///
+/// In milliseconds, the resolution of Tokio's timers: a put's future has four bytes left for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CallTimeout(NonZeroU32);
+
+impl CallTimeout {
+    /// Rounds up to a millisecond.
+    pub(super) fn new(timeout: Duration) -> Self {
+        let millis = timeout.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u32::MAX);
+        Self(NonZeroU32::new(millis).unwrap_or(NonZeroU32::MIN))
+    }
+
+    pub(super) fn get(self) -> Duration {
+        Duration::from_millis(self.0.get().into())
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     pipeline::{AckWatermark, Pipeline, Refused, Reply, RequestKind, Slot, Submitted, WaiterId},
-    settings::Settings,
+    settings::{CallTimeout, Settings},
     state::{ConnectionState, StateTracker},
     sync::{Mutex, MutexGuard},
 };
@@ -82,6 +82,7 @@ impl Shared {
     pub(super) fn call<P, E>(
         &self,
         kind: RequestKind,
+        timeout: Option<CallTimeout>,
         prepare: P,
     ) -> impl Future<Output = Result<Reply, Error>>
     where
@@ -97,7 +98,7 @@ impl Shared {
             match prepare() {
                 Ok(encode) => {
                     let (waker, now) = (cx.waker().clone(), Instant::now());
-                    let submitted = self.pipeline().submit(kind, waker, now, encode);
+                    let submitted = self.pipeline().submit(kind, timeout, waker, now, encode);
                     response.submitted(submitted);
                 }
                 Err(error) => response.fail(error),

@@ -144,7 +144,7 @@ impl MetricsClient {
 impl SampleSink {
     pub(super) fn new(client: MetricsClient) -> Self {
         let lane = |shared| SinkLane {
-            batch: Batch::open(shared, None),
+            batch: Batch::open(shared, client.timeout(), None),
             buffer: VecDeque::new(),
             indices: Vec::new(),
             accepted: 0,

@@ -20,6 +20,10 @@ pub use error::{
     CodecError, InvalidRecord, InvalidRequest, InvalidResponse, InvalidSample, LineExcerpt,
     NonFiniteValue,
 };
+pub use number::{
+    MAX_TIMESTAMP_LEN, MAX_VALUE_LEN, Number, parse_timestamp, parse_value, write_timestamp,
+    write_value,
+};
 pub use parse::RequestRef;
 pub use records::encode_records;
 pub use request::Request;

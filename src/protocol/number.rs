@@ -3,12 +3,13 @@
 use std::fmt;
 
 /// The longest text of an f64 in this form: `-2.2250738585072014e-308`.
-pub(crate) const MAX_VALUE_LEN: usize = 24;
+pub const MAX_VALUE_LEN: usize = 24;
 /// The longest text of an i64: `-9223372036854775808`.
-pub(crate) const MAX_TIMESTAMP_LEN: usize = 20;
+pub const MAX_TIMESTAMP_LEN: usize = 20;
 
 /// A value that displays itself as Python's `repr` would: `10.0`, `1e-05`, `1e+22`, `-0.0`, `nan`.
-pub(crate) struct Number(pub(crate) f64);
+#[derive(Clone, Copy, Debug)]
+pub struct Number(pub f64);
 
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,7 +20,7 @@ impl fmt::Display for Number {
 /// Writes a value at the beginning of `dst` and says how long it is. It may write something behind
 /// it, within [`MAX_VALUE_LEN`].
 #[inline]
-pub(crate) fn write_value(dst: &mut [u8], value: f64) -> usize {
+pub fn write_value(dst: &mut [u8], value: f64) -> usize {
     let size = value.abs();
     // A decimal of at most 15 digits that reads back to the same f64 is the shortest that does: no
     // two of them read to the same one (IEEE 754, `DBL_DIG`).
@@ -81,7 +82,7 @@ fn is_python_form(value: f64) -> bool {
 
 /// Writes a timestamp at the beginning of `dst` and says how long it is.
 #[inline(always)] // Left to itself, the compiler calls it: 13 of 275 instructions for a put.
-pub(crate) fn write_timestamp(dst: &mut [u8], timestamp: i64) -> usize {
+pub fn write_timestamp(dst: &mut [u8], timestamp: i64) -> usize {
     dst[0] = b'-';
     let sign = usize::from(timestamp < 0);
     sign + write_integer(&mut dst[sign..], timestamp.unsigned_abs())
@@ -213,8 +214,9 @@ impl ValueText {
 }
 
 /// Reads a whole field as a value, in any form: `10`, `10.0`, `1e+22`, `nan`, `inf`.
+#[must_use]
 #[inline]
-pub(crate) fn parse_value(field: &[u8]) -> Option<f64> {
+pub fn parse_value(field: &[u8]) -> Option<f64> {
     fast_float2::parse(field).ok()
 }
 
@@ -226,7 +228,8 @@ pub(crate) fn scan_value(text: &[u8]) -> Option<(f64, usize)> {
 }
 
 /// Reads a whole field as a timestamp.
-pub(crate) fn parse_timestamp(field: &[u8]) -> Option<i64> {
+#[must_use]
+pub fn parse_timestamp(field: &[u8]) -> Option<i64> {
     match scan_integer(field) {
         Some((timestamp, len)) if len == field.len() => Some(timestamp),
         _ => std::str::from_utf8(field).ok()?.parse().ok(),

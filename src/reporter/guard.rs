@@ -228,6 +228,8 @@ fn is_on_current_thread() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
     use crate::reporter::test_server::TestServer;
 
@@ -235,15 +237,22 @@ mod tests {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// Flushes as a guard that cannot start a thread.
-    fn flush(reporter: &Reporter, limit: Duration) -> Result<(), FlushError> {
+    /// Flushes as a guard that cannot start a thread, and calls `without` when it has found out.
+    fn flush(
+        reporter: &Reporter,
+        limit: Duration,
+        without: impl FnOnce(),
+    ) -> Result<(), FlushError> {
         let (mark, worker) = reporter.shared().dispatcher.outbox().begin_flush();
         if let Some(worker) = worker {
             worker.wake();
         }
         let limits = TimeLimits::new(limit, reporter.shared().has_spool());
         let last = FinalFlush { mark, limits, runtime_blocked: is_on_current_thread() };
-        last.run(reporter.shared(), no_thread)
+        last.run(reporter.shared(), |work| {
+            without();
+            no_thread(work)
+        })
     }
 
     // FAULTS A21
@@ -256,7 +265,18 @@ mod tests {
         let reporter = runtime.block_on(async { Reporter::new(server.client()) });
         reporter.record_at("a", 0.5, 1);
         thread::scope(|scope| {
-            let flushing = scope.spawn(|| flush(&reporter, Duration::from_secs(60)));
+            let (without, is_without) = mpsc::channel();
+            let flushing = scope.spawn(|| {
+                flush(&reporter, Duration::from_secs(60), move || without.send(()).unwrap())
+            });
+            is_without.recv().unwrap();
+            // A guard that does not wait has the time to end.
+            for _ in 0..100 {
+                if flushing.is_finished() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
             server.set_silent(false);
             flushing.join().unwrap().unwrap();
         });
@@ -270,7 +290,7 @@ mod tests {
         runtime.block_on(async {
             let reporter = Reporter::new(TestServer::default().client());
             reporter.record_at("a", 0.5, 1);
-            assert_eq!(flush(&reporter, Duration::MAX).unwrap_err().waiting, 1);
+            assert_eq!(flush(&reporter, Duration::MAX, || ()).unwrap_err().waiting, 1);
         });
     }
 }

@@ -42,7 +42,7 @@ fn flush_without_a_worker_ends_on_resume() {
 
 #[cfg(feature = "spool")]
 mod with_a_spool {
-    use std::{future::poll_fn, pin::pin, task::Poll};
+    use tokio_test::{assert_pending, task};
 
     use super::*;
     use crate::spool::Spool;
@@ -67,8 +67,8 @@ mod with_a_spool {
         assert!(shared.dispatcher.pause_sender());
         paused().block_on(async {
             let client = MetricsClient::builder("127.0.0.1:1").connect_lazy().unwrap();
-            let mut sending = pin!(shared.dispatcher.send(&client, true, 3));
-            assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx).is_pending())).await);
+            let mut sending = task::spawn(shared.dispatcher.send(&client, true, 3));
+            assert_pending!(sending.poll());
             shared.spool.as_ref().unwrap().close(&shared.dispatcher).await;
         });
         shared.dispatcher.discard_all();

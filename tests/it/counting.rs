@@ -71,7 +71,7 @@ impl Subscriber for Counting {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line(String::new());
+        let mut line = EventLine(String::new());
         event.record(&mut line);
         self.lines.0.lock().unwrap().push(line.0);
         let Some(recorder) = &self.recorder else { return };
@@ -91,9 +91,9 @@ impl Subscriber for Counting {
     fn exit(&self, _: &span::Id) {}
 }
 
-struct Line(String);
+struct EventLine(String);
 
-impl Visit for Line {
+impl Visit for EventLine {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         write!(self.0, "{}={value:?} ", field.name()).unwrap();
     }

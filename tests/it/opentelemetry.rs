@@ -32,20 +32,20 @@ async fn client() -> MetricsClient {
 }
 
 /// A provider that exports only on demand.
-struct Fixture {
+struct ExporterFixture {
     client: MetricsClient,
     reporter: Reporter,
     provider: SdkMeterProvider,
 }
 
-async fn world(tell: impl FnOnce(MetricExporter) -> MetricExporter) -> Fixture {
+async fn world(tell: impl FnOnce(MetricExporter) -> MetricExporter) -> ExporterFixture {
     let client = client().await;
     let reporter = Reporter::new(client.clone());
     let provider = provider(tell(MetricExporter::new(reporter.clone())));
-    Fixture { client, reporter, provider }
+    ExporterFixture { client, reporter, provider }
 }
 
-impl Fixture {
+impl ExporterFixture {
     fn meter(&self) -> Meter {
         self.provider.meter("test")
     }

@@ -14,7 +14,7 @@ use crate::mock_server::{self, Reply};
 pub(crate) struct Oracle {
     pub(crate) series: BTreeMap<String, BTreeMap<i64, f64>>,
     /// Every put that was carried out, in order.
-    pub(crate) log: Vec<Put>,
+    pub(crate) log: Vec<StoredPut>,
     /// The connections on which the client looks for a request at which the server closes: there
     /// the first put is a question, and comes again in its turn.
     pub(crate) checked: BTreeSet<usize>,
@@ -23,14 +23,14 @@ pub(crate) struct Oracle {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Put {
+pub(crate) struct StoredPut {
     pub(crate) connection: usize,
     pub(crate) key: String,
     pub(crate) timestamp: i64,
     pub(crate) value: f64,
 }
 
-pub(crate) type Shared = Arc<Mutex<Oracle>>;
+pub(crate) type SharedOracle = Arc<Mutex<Oracle>>;
 
 /// What begins the keys of the question whether a server can pipeline.
 pub(crate) const PROBE: &str = "pipelining-probe.";
@@ -61,7 +61,7 @@ impl Oracle {
                 let (value, timestamp) = (value.parse().ok()?, timestamp.parse().ok()?);
                 self.newest.insert(key.into(), connection);
                 self.series.entry(key.into()).or_default().insert(timestamp, value);
-                self.log.push(Put { connection, key: key.into(), timestamp, value });
+                self.log.push(StoredPut { connection, key: key.into(), timestamp, value });
                 Some("ok\n\n".into())
             }
             ["get", selector] => {
@@ -83,7 +83,7 @@ impl Oracle {
 }
 
 /// Serves by line, for ever.
-pub(crate) async fn serve(listener: TcpListener, oracle: Shared) {
+pub(crate) async fn serve(listener: TcpListener, oracle: SharedOracle) {
     for connection in 0.. {
         let (stream, _) = listener.accept().await.unwrap();
         let oracle = Arc::clone(&oracle);

@@ -21,12 +21,12 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(60);
 
 /// A recorder, and a look at what the server knows.
-struct Fixture {
+struct RecorderFixture {
     recorder: MetricsRecorder,
     client: MetricsClient,
 }
 
-impl Fixture {
+impl RecorderFixture {
     fn new(tell: impl FnOnce(RecorderBuilder) -> RecorderBuilder) -> Self {
         Self::with(|reporter| reporter, tell)
     }
@@ -68,7 +68,7 @@ impl Fixture {
     }
 }
 
-async fn reports(world: &Fixture, count: u32) {
+async fn reports(world: &RecorderFixture, count: u32) {
     for _ in 0..count {
         world.recorder.flush(LONG).await.unwrap();
     }
@@ -76,7 +76,7 @@ async fn reports(world: &Fixture, count: u32) {
 
 #[tokio::test(start_paused = true)]
 async fn absolute_counter_never_goes_back() {
-    let world = Fixture::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     world.run(|| counter!("jobs").absolute(7));
     world.run(|| counter!("jobs").absolute(5));
     reports(&world, 1).await;
@@ -85,7 +85,8 @@ async fn absolute_counter_never_goes_back() {
 
 #[tokio::test(start_paused = true)]
 async fn labels_and_prefix_are_in_the_key() {
-    let world = Fixture::new(|builder| builder.prefix("shop").unwrap().quantiles([]).unwrap());
+    let world =
+        RecorderFixture::new(|builder| builder.prefix("shop").unwrap().quantiles([]).unwrap());
     world.run(|| {
         counter!("hits", "route" => "/a b", "method" => "GET").increment(1);
         counter!("hits", "method" => "GET", "route" => "/a b").increment(1);
@@ -99,7 +100,7 @@ async fn labels_and_prefix_are_in_the_key() {
 
 #[tokio::test(start_paused = true)]
 async fn max_series_is_never_exceeded() {
-    let world = Fixture::new(|builder| builder.max_series(2));
+    let world = RecorderFixture::new(|builder| builder.max_series(2));
     world.run(|| {
         (0..10).for_each(|id| counter!("jobs", "id" => id.to_string()).increment(1));
         gauge!("queue").set(1.0);
@@ -115,7 +116,7 @@ async fn max_series_is_never_exceeded() {
 
 #[tokio::test(start_paused = true)]
 async fn unreportable_values_are_counted() {
-    let world = Fixture::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     world.run(|| {
         counter!("x".repeat(1025)).increment(1);
         histogram!("time").record(f64::NAN);
@@ -190,7 +191,7 @@ fn guard_reports_on_drop_on_a_runtime_thread() {
 // FAULTS A1
 #[tokio::test(flavor = "multi_thread")]
 async fn log_layer_may_record_a_series_without_a_key() {
-    let world = Fixture::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     let recorder = world.recorder.clone();
     let lines = counting::counted(&world.recorder, move || {
         with_local_recorder(&recorder, || {
@@ -209,7 +210,7 @@ async fn log_layer_may_record_a_series_without_a_key() {
 // FAULTS A1
 #[tokio::test(flavor = "multi_thread")]
 async fn log_layer_may_record_into_a_full_queue() {
-    let world = Fixture::with(|reporter| reporter.capacity(1), |builder| builder);
+    let world = RecorderFixture::with(|reporter| reporter.capacity(1), |builder| builder);
     let recorder = world.recorder.clone();
     let lines = counting::counted(&world.recorder, move || {
         with_local_recorder(&recorder, || {
@@ -230,7 +231,7 @@ async fn log_layer_may_record_into_a_full_queue() {
 // FAULTS A1
 #[tokio::test(flavor = "multi_thread")]
 async fn log_layer_may_reach_max_series() {
-    let world = Fixture::new(|builder| builder.max_series(2));
+    let world = RecorderFixture::new(|builder| builder.max_series(2));
     let recorder = world.recorder.clone();
     let lines = counting::counted(&world.recorder, move || {
         with_local_recorder(&recorder, || {
@@ -243,7 +244,7 @@ async fn log_layer_may_reach_max_series() {
 // FAULTS A10
 #[tokio::test(start_paused = true)]
 async fn histogram_records_many_equal_values_at_once() {
-    let world = Fixture::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     let sizes = world.run(|| histogram!("size"));
     // One by one, these would take years.
     sizes.record_many(1.0, 1 << 60);
@@ -262,7 +263,7 @@ async fn histogram_records_many_equal_values_at_once() {
 // FAULTS A15
 #[tokio::test(start_paused = true)]
 async fn quantiles_are_nearest_rank() {
-    let world = Fixture::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     let latency = world.run(|| histogram!("latency"));
     (1..=99).for_each(|_| latency.record(1.0));
     latency.record(1000.0);
@@ -284,7 +285,7 @@ async fn quantiles_are_nearest_rank() {
 // FAULTS A24
 #[tokio::test(start_paused = true)]
 async fn histogram_of_the_greatest_values_saturates() {
-    let world = Fixture::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     let sizes = world.run(|| histogram!("size"));
     sizes.record(f64::MAX);
     sizes.record_many(f64::MAX, 3);
@@ -301,7 +302,7 @@ async fn histogram_of_the_greatest_values_saturates() {
 // FAULTS A14
 #[tokio::test(start_paused = true)]
 async fn handle_beyond_max_series_works_once_there_is_room() {
-    let world = Fixture::new(|builder| builder.max_series(1).idle_timeout(3 * INTERVAL));
+    let world = RecorderFixture::new(|builder| builder.max_series(1).idle_timeout(3 * INTERVAL));
     world.run(|| counter!("first").increment(1));
     let (jobs, queue, time) = world.run(|| (counter!("jobs"), gauge!("queue"), histogram!("time")));
     jobs.increment(2);
@@ -328,7 +329,7 @@ async fn handle_beyond_max_series_works_once_there_is_room() {
 // FAULTS A11
 #[tokio::test(start_paused = true)]
 async fn nonzero_gauge_is_kept() {
-    let world = Fixture::new(|builder| builder.idle_timeout(3 * INTERVAL));
+    let world = RecorderFixture::new(|builder| builder.idle_timeout(3 * INTERVAL));
     world.run(|| gauge!("open").increment(1.0));
     world.run(|| gauge!("closed").increment(1.0));
     world.run(|| gauge!("closed").decrement(1.0));
@@ -342,7 +343,7 @@ async fn nonzero_gauge_is_kept() {
 // FAULTS A9
 #[tokio::test(start_paused = true)]
 async fn two_metrics_with_one_key_are_logged_once() {
-    let world = Fixture::new(|builder| builder);
+    let world = RecorderFixture::new(|builder| builder);
     let ((), lines) = counting::logged(|| {
         world.run(|| {
             for id in 0..10 {
@@ -361,7 +362,7 @@ async fn two_metrics_with_one_key_are_logged_once() {
 // FAULTS A26
 #[tokio::test(start_paused = true)]
 async fn labels_of_a_prefix_are_labels_of_all_series() {
-    let world = Fixture::new(|builder| builder.prefix("shop;env=prod").unwrap());
+    let world = RecorderFixture::new(|builder| builder.prefix("shop;env=prod").unwrap());
     world.run(|| counter!("hits", "method" => "GET").increment(1));
     reports(&world, 1).await;
     assert_eq!(world.keys().await, ["shop.hits;env=prod;method=GET"]);

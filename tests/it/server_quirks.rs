@@ -1,8 +1,10 @@
 //! Servers as they are in the field: a sound store behind framing with quirks.
+//!
+//! A segment is what the client has written before the server answers. The paused clock makes that
+//! independent of the scheduler: it advances only when every task of the client waits.
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,64 +12,67 @@ use std::{
     time::Duration,
 };
 
-use metrics_client::{Metrics, MetricsClient, Point, Sample, client::Pipelining};
+use futures_util::FutureExt;
+use metrics_client::{ClientBuilder, Metrics, MetricsClient, Point, Sample, client::Pipelining};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::{Barrier, watch},
-    task::{self, JoinSet},
+    task::JoinSet,
     time,
 };
 
-use crate::oracle::{PROBE, Shared, WRONG_COMMAND};
+use crate::{
+    oracle::{PROBE, SharedOracle, WRONG_COMMAND},
+    peer::{MockDialer, MockNetwork, with_timeout},
+};
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn one_answer_per_segment_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::FirstOfSegment).await, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn merging_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::Merged).await, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn rejecting_two_at_once_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::OneError).await, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn closing_on_the_second_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::Closes).await, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn segment_framing_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::Segments).await, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn blank_line_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::BlankLine).await, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn silent_when_pipelined_server_is_not_pipelined() {
     assert_eq!(most_at_once(Framing::Wedges).await, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn line_framing_server_is_pipelined() {
     assert!(most_at_once(Framing::Lines).await > 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn serial_server_gets_one_request_per_connection() {
     const CONNECTIONS: usize = 4;
     // No request is answered before each connection has one.
-    let server = Server::holding(Framing::FirstOfSegment, CONNECTIONS).await;
-    let client = MetricsClient::builder(server.address).pipelining(Pipelining::Off);
-    let client = client.max_connections(CONNECTIONS).connect().await.unwrap();
+    let (server, builder) = QuirkyServer::holding(Framing::FirstOfSegment, CONNECTIONS);
+    let builder = builder.pipelining(Pipelining::Off).max_connections(CONNECTIONS);
+    let client = builder.connect().await.unwrap();
     let mut puts = JoinSet::new();
     for key in 0..256 {
         let client = client.clone();
@@ -87,8 +92,8 @@ async fn serial_server_gets_one_request_per_connection() {
 /// Serves some thousand calls of many tasks, checks each answer, and returns the most requests that
 /// the server had at once.
 async fn most_at_once(framing: Framing) -> usize {
-    let mut server = Server::start(framing).await;
-    let client = MetricsClient::connect(server.address).await.unwrap();
+    let (mut server, builder) = QuirkyServer::holding(framing, 1);
+    let client = builder.connect().await.unwrap();
     let oracle = call(&client, BTreeMap::new()).await;
     // From here on the client knows what the server can do.
     server.probed().await;
@@ -105,18 +110,21 @@ async fn most_at_once(framing: Framing) -> usize {
     server.most_at_once.load(Ordering::SeqCst)
 }
 
+/// How long the server takes for an answer.
+const LATENCY: Duration = Duration::from_millis(1);
+
 const TASKS: u64 = 32;
 
 /// How many calls each task makes.
 const CALLS: u64 = 16;
 
-type Series = BTreeMap<i64, f64>;
+type StoredSeries = BTreeMap<i64, f64>;
 
 /// Puts and gets from many tasks, each with keys of its own, on top of what is stored already.
 async fn call(
     client: &MetricsClient,
-    stored: BTreeMap<String, Series>,
-) -> BTreeMap<String, Series> {
+    stored: BTreeMap<String, StoredSeries>,
+) -> BTreeMap<String, StoredSeries> {
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         let keys = (0..2).map(|at| format!("task{task:02}.{at}"));
@@ -149,7 +157,7 @@ async fn call(
     stored
 }
 
-fn points(series: &Series) -> Vec<Point> {
+fn points(series: &StoredSeries) -> Vec<Point> {
     series.iter().map(|(&timestamp, &value)| Point::new(value, timestamp)).collect()
 }
 
@@ -175,31 +183,24 @@ enum Framing {
 }
 
 /// A server behind such framing.
-struct Server {
-    address: SocketAddr,
+struct QuirkyServer {
     most_at_once: Arc<AtomicUsize>,
     probed: watch::Receiver<bool>,
 }
 
-impl Server {
-    async fn start(framing: Framing) -> Self {
-        Self::holding(framing, 1).await
-    }
-
-    /// Withholds its first answers until `connections` connections have a request.
-    async fn holding(framing: Framing, connections: usize) -> Self {
+impl QuirkyServer {
+    /// Starts a server that withholds its first answers until `connections` connections have a request.
+    fn holding(framing: Framing, connections: usize) -> (Self, ClientBuilder<MockDialer>) {
+        let (mut network, builder) = MockNetwork::new();
         let all_asked = Arc::new(Barrier::new(connections));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let most_at_once = Arc::<AtomicUsize>::default();
         let (probe_ended, probed) = watch::channel(false);
         let most = Arc::clone(&most_at_once);
         tokio::spawn(async move {
-            let oracle = Shared::default();
+            let oracle = SharedOracle::default();
             for number in 0.. {
-                let (stream, _) = listener.accept().await.unwrap();
                 let session = Session {
-                    stream,
+                    io: network.accept().await.into_io(),
                     number,
                     framing,
                     oracle: Arc::clone(&oracle),
@@ -214,22 +215,21 @@ impl Server {
                 });
             }
         });
-        Self { address, most_at_once, probed }
+        (Self { most_at_once, probed }, builder)
     }
 
     /// Waits until the client has asked what the server can do.
     async fn probed(&mut self) {
-        let asked = self.probed.wait_for(|&probed| probed);
-        time::timeout(Duration::from_secs(30), asked).await.expect("no probe arrived").unwrap();
+        with_timeout(self.probed.wait_for(|&probed| probed)).await.unwrap();
     }
 }
 
 /// One connection of a server.
 struct Session {
-    stream: TcpStream,
+    io: DuplexStream,
     number: usize,
     framing: Framing,
-    oracle: Shared,
+    oracle: SharedOracle,
     most_at_once: Arc<AtomicUsize>,
     all_asked: Arc<Barrier>,
 }
@@ -253,22 +253,23 @@ impl Session {
             let Some(answers) = self.answers(&mut received) else {
                 break;
             };
-            if self.stream.write_all(answers.as_bytes()).await.is_err() {
+            if self.io.write_all(answers.as_bytes()).await.is_err() {
                 break;
             }
         }
         is_probe
     }
 
-    /// What arrives at once, and what arrives before that could be answered.
+    /// Reads a segment: all that the client sends until it waits for an answer. A probe waits between
+    /// its segments, and each is answered at once.
     async fn read(&mut self) -> Option<String> {
         let mut segment = Vec::with_capacity(64 * 1024);
-        if self.stream.read_buf(&mut segment).await.ok()? == 0 {
+        if self.io.read_buf(&mut segment).await.ok()? == 0 {
             return None;
         }
         if !segment.windows(PROBE.len()).any(|part| part == PROBE.as_bytes()) {
-            task::yield_now().await;
-            let _ = self.stream.try_read_buf(&mut segment);
+            time::sleep(LATENCY).await;
+            let _ = self.io.read_buf(&mut segment).now_or_never();
         }
         String::from_utf8(segment).ok()
     }

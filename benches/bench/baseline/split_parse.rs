@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 /// A timestamp and a value.
-pub(crate) type Row = (i64, f64);
+pub(crate) type ParsedPoint = (i64, f64);
 
 /// Reads a whole `ok` answer. Returns `None` for anything else.
-pub(crate) fn split_and_parse(answer: &[u8]) -> Option<HashMap<String, Vec<Row>>> {
+pub(crate) fn split_and_parse(answer: &[u8]) -> Option<HashMap<String, Vec<ParsedPoint>>> {
     let records = std::str::from_utf8(answer).ok()?.strip_prefix("ok\n")?.strip_suffix('\n')?;
-    let mut series: HashMap<String, Vec<Row>> = HashMap::new();
+    let mut series: HashMap<String, Vec<ParsedPoint>> = HashMap::new();
     for record in records.lines() {
         let mut fields = record.split(' ');
         let key = fields.next()?;

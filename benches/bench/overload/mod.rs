@@ -26,9 +26,9 @@ mod attack;
 /// Runs the attacks that are named, or all.
 pub(crate) fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
     let scale = match Mode::current() {
-        Mode::Test => Scale { peers: 200, time: Duration::from_millis(1000) },
-        Mode::Quick => Scale { peers: 2_000, time: Duration::from_secs(2) },
-        Mode::Full => Scale { peers: 10_000, time: Duration::from_secs(60) },
+        Mode::Test => AttackScale { peers: 200, time: Duration::from_millis(1000) },
+        Mode::Quick => AttackScale { peers: 2_000, time: Duration::from_secs(2) },
+        Mode::Full => AttackScale { peers: 10_000, time: Duration::from_secs(60) },
     };
     // Before a server is started, which inherits it.
     let needed = scale.peers as u64 + 200;
@@ -50,14 +50,14 @@ pub(crate) fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
 }
 
-struct Scale {
+struct AttackScale {
     peers: usize,
     /// How long each attack takes.
     time: Duration,
 }
 
 /// A server of its own, attacked in one way.
-fn withstand(attack: Attack, scale: &Scale) -> Result<Outcome, Box<dyn Error>> {
+fn withstand(attack: Attack, scale: &AttackScale) -> Result<Outcome, Box<dyn Error>> {
     let server = ServerProcess::start(attack.behavior())?;
     // The attack has a thread to itself, as the client has.
     let hostile = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

@@ -6,7 +6,7 @@ use super::{
     Scale,
     chart::{Chart, Line},
     client::Job,
-    memory::Row,
+    memory::MemoryRow,
 };
 use crate::scenario::{
     interleave::Rounds,
@@ -43,12 +43,12 @@ pub(super) fn measure(scale: &Scale) -> Result<Chart, Box<dyn Error>> {
 }
 
 /// What the client needs for each caller that waits.
-pub(super) fn memory(scale: &Scale) -> Result<Option<Row>, Box<dyn Error>> {
+pub(super) fn memory(scale: &Scale) -> Result<Option<MemoryRow>, Box<dyn Error>> {
     let Some(&callers) = scale.callers.last() else {
         return Ok(None);
     };
     let growth = Job::Wait(callers).measure()?;
-    Ok(Some(Row {
+    Ok(Some(MemoryRow {
         what: format!("client, each of {callers} callers that wait, with its Tokio task"),
         measured: growth as f64 / callers as f64,
         unit: "B",

@@ -6,15 +6,15 @@ use super::chart::digits;
 
 /// An amount of memory that a limit may have been set for.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct MemoryRow {
     pub(super) what: String,
     pub(super) measured: f64,
     pub(super) unit: &'static str,
     pub(super) limit: Option<f64>,
 }
 
-/// A line of a Markdown table under [`Row::HEAD`].
-impl fmt::Display for Row {
+/// A line of a Markdown table under [`MemoryRow::HEAD`].
+impl fmt::Display for MemoryRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, measured, unit, limit } = self;
         write!(f, "| {what} | {} {unit} |", digits(*measured))?;
@@ -27,6 +27,6 @@ impl fmt::Display for Row {
     }
 }
 
-impl Row {
+impl MemoryRow {
     pub(super) const HEAD: &str = "| what | memory | at most | met |\n|---|--:|--:|---|";
 }

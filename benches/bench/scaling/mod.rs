@@ -19,7 +19,7 @@ mod points;
 
 use chart::Chart;
 pub(crate) use client::measure_if_asked as measure_client_if_asked;
-use memory::Row;
+use memory::MemoryRow;
 
 /// How far to go.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ fn measure(scale: &Scale, folder: &Path) -> Result<(), Box<dyn Error>> {
     show([callers::measure(scale)?], folder)?;
     rows.extend(callers::memory(scale)?);
     show(connections::measure(scale)?, folder)?;
-    println!("### Memory\n\n{}", Row::HEAD);
+    println!("### Memory\n\n{}", MemoryRow::HEAD);
     for row in rows {
         println!("{row}");
     }

@@ -16,7 +16,7 @@ use super::{
     AGREED_POINTS, Scale, builder,
     chart::{Chart, Line},
     client::Job,
-    memory::Row,
+    memory::MemoryRow,
 };
 use crate::support::{
     memory::Memory,
@@ -30,7 +30,7 @@ const PROBE: &str = "probe";
 const PROBE_POINTS: usize = 100;
 
 /// What was measured, line by line.
-struct Lines {
+struct PointLines {
     appended: Line,
     replaced: Line,
     got: Line,
@@ -39,11 +39,11 @@ struct Lines {
     asked: Line,
     held: Line,
     bare: Line,
-    rows: Vec<Row>,
+    rows: Vec<MemoryRow>,
 }
 
-pub(super) fn measure(scale: &Scale) -> Result<([Chart; 4], Vec<Row>), Box<dyn Error>> {
-    let mut lines = Lines {
+pub(super) fn measure(scale: &Scale) -> Result<([Chart; 4], Vec<MemoryRow>), Box<dyn Error>> {
+    let mut lines = PointLines {
         appended: Line::new("append, store alone"),
         replaced: Line::new("replace, put_all"),
         got: Line::new("get_all"),
@@ -57,7 +57,8 @@ pub(super) fn measure(scale: &Scale) -> Result<([Chart; 4], Vec<Row>), Box<dyn E
     let runtime = super::runtime()?;
     runtime.block_on(lines.measure_store(scale))?;
     runtime.block_on(lines.measure_server(scale))?;
-    let Lines { appended, replaced, got, streamed, looked_up, asked, held, bare, rows } = lines;
+    let PointLines { appended, replaced, got, streamed, looked_up, asked, held, bare, rows } =
+        lines;
     let chart = |file, title, y, lines| Chart { file, title, x: "points stored", y, lines };
     let charts = [
         chart("put-by-points", "A put, by points stored", "ns", vec![appended, replaced]),
@@ -83,7 +84,7 @@ pub(super) fn measure(scale: &Scale) -> Result<([Chart; 4], Vec<Row>), Box<dyn E
     Ok((charts, rows))
 }
 
-impl Lines {
+impl PointLines {
     /// The store alone, for over a connection most of the time goes elsewhere.
     async fn measure_store(&mut self, scale: &Scale) -> Result<(), Box<dyn Error>> {
         for _ in 0..scale.rounds.count {
@@ -161,18 +162,18 @@ impl Filled {
 }
 
 /// What was agreed on, where most points are stored.
-fn rows(largest: &Filled) -> Result<Vec<Row>, Box<dyn Error>> {
+fn rows(largest: &Filled) -> Result<Vec<MemoryRow>, Box<dyn Error>> {
     let &Filled { points, growth, .. } = largest;
     let limit = |limit| (points == AGREED_POINTS).then_some(limit);
     let streaming = Job::Stream(largest.server.addr()).measure()?;
     Ok(vec![
-        Row {
+        MemoryRow {
             what: format!("server, {points} points in {KEYS} keys, against 16 bytes each"),
             measured: growth / (points as f64 * BARE),
             unit: "×",
             limit: limit(1.5),
         },
-        Row {
+        MemoryRow {
             what: format!("client, `stream` of {points} records"),
             measured: streaming as f64 / 1024.0 / 1024.0,
             unit: "MiB",

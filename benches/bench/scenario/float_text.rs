@@ -13,7 +13,7 @@ use super::{Candidate, Comparison, Comparisons};
 use crate::support::values;
 
 // The bench's own copy of the module: it is no part of the crate's API.
-#[allow(dead_code, unused_imports, reason = "only values are measured here")]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "only values are measured here")]
 #[path = "../../../src/protocol/number.rs"]
 mod number;
 

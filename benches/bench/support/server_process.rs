@@ -199,7 +199,7 @@ fn store(tls: Option<TlsAcceptor>) -> io::Result<()> {
 }
 
 fn logged(tls: Option<TlsAcceptor>) -> io::Result<()> {
-    let lines = Lines::default();
+    let lines = LineCounter::default();
     let log = lines.clone();
     tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).init();
     store(tls)?;
@@ -214,9 +214,9 @@ const KEY: &str = include_str!("localhost.key.pem");
 
 /// Counts lines, and keeps none.
 #[derive(Clone, Default)]
-struct Lines(Arc<AtomicUsize>);
+struct LineCounter(Arc<AtomicUsize>);
 
-impl Write for Lines {
+impl Write for LineCounter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.fetch_add(memchr::memchr_iter(b'\n', bytes).count(), Ordering::Relaxed);
         Ok(bytes.len())

@@ -16,13 +16,19 @@ use std::{
     thread,
 };
 
-use metrics_server::{MemoryStore, Server, Store, store::DiskStore};
+use metrics_client::Selector;
+use metrics_server::{
+    MemoryStore, Server, Store,
+    store::{DiskStore, MemorySnapshot, PutBatch, StoreError},
+};
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use crate::Outcome;
 
-/// The environment variable that makes the bench program a server: the folder of its store, or nothing.
+/// The environment variable that makes the bench program a server: the folder of its store, or one of these.
 const STORE: &str = "METRICS_BENCH_STORE";
+const MEMORY: &str = "memory:";
+const NOTHING: &str = "nothing:";
 
 /// A running server; it stops when dropped.
 #[derive(Debug)]
@@ -35,7 +41,12 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts a server with a `MemoryStore`.
     pub(crate) fn memory() -> io::Result<Self> {
-        Self::start(OsString::new())
+        Self::start(MEMORY.into())
+    }
+
+    /// Starts a server with a store that does nothing.
+    pub(crate) fn nothing() -> io::Result<Self> {
+        Self::start(NOTHING.into())
     }
 
     /// Starts a server with a `DiskStore` in a folder.
@@ -100,8 +111,11 @@ impl Drop for Peer {
 pub(crate) fn serve_if_asked() -> Outcome<bool> {
     let Some(dir) = env::var_os(STORE) else { return Ok(false) };
     Runtime::new()?.block_on(async {
-        if dir.is_empty() {
+        if dir == MEMORY {
             return serve(MemoryStore::new()).await;
+        }
+        if dir == NOTHING {
+            return serve(Nothing(MemoryStore::new())).await;
         }
         let store = Arc::new(DiskStore::open(dir).await?);
         serve(Arc::clone(&store)).await?;
@@ -123,4 +137,19 @@ async fn serve(store: impl Store) -> Outcome {
     });
     server.serve_until(async { _ = ended.await }).await;
     Ok(())
+}
+
+/// A store that forgets what it is given: what the server costs without one.
+struct Nothing(MemoryStore);
+
+impl Store for Nothing {
+    type Snapshot = MemorySnapshot;
+
+    async fn apply(&self, _: &PutBatch) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
+        self.0.get(selector).await
+    }
 }

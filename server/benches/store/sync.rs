@@ -110,19 +110,23 @@ fn connections(options: &Options, report: &mut Report) -> Outcome {
     let (rounds, time) = options.choose((1, 0), (3, 500), (9, 1_000));
     let time = Duration::from_millis(time);
     let disk = Peer::disk(dir.path())?;
-    let memory = Peer::memory()?;
-    let mut on_disk = Load::connect(disk.addr(), CONNECTIONS, IN_FLIGHT)?;
-    let mut in_memory = Load::connect(memory.addr(), CONNECTIONS, IN_FLIGHT)?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (memory, nothing) = (Peer::memory()?, Peer::nothing()?);
+    let connect = |peer: &Peer| Load::connect(peer.addr(), CONNECTIONS, IN_FLIGHT);
+    let mut loads = [connect(&disk)?, connect(&memory)?, connect(&nothing)?];
+    let mut rates = [const { Vec::new() }; 3];
     for _ in 0..rounds {
-        theirs.push(in_memory.run(time)?);
-        ours.push(on_disk.run(time)?);
+        for (load, rates) in loads.iter_mut().zip(&mut rates) {
+            rates.push(load.run(time)?);
+        }
     }
+    let [on_disk, in_memory, limit] = rates;
     let what =
         format!("{CONNECTIONS} connections × {IN_FLIGHT} puts in flight, every batch synced");
-    let row = Row::rounds(what, Unit::Rate, &ours, "`MemoryStore`", &theirs);
+    let row = Row::rounds(what, Unit::Rate, &on_disk, "`MemoryStore`", &in_memory);
     report.push(row.bar(Bar::AtLeast(1e6)).bar(Bar::RatioAtLeast(0.6)));
-    drop((on_disk, in_memory));
+    let what = "the same, a store that does nothing";
+    report.push(Row::rounds(what, Unit::Rate, &limit, "`MemoryStore`", &in_memory));
+    drop(loads);
     let stats = disk.stop()?;
     report.note(format!("The store on disk: {} in all rounds.", stats.trim()));
     Ok(())

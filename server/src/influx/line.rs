@@ -1,4 +1,4 @@
-//! The line protocol of `InfluxDB`: `measurement,tag=value field=value timestamp`, read into keys and points.
+//! The line protocol of InfluxDB: `measurement,tag=value field=value timestamp`, read into keys and points.
 //!
 //! The rules are those of [InfluxDB 1.x](https://docs.influxdata.com/influxdb/v1/write_protocols/line_protocol_reference/),
 //! with its unsigned integers of 2.x, and its error texts, which agents look for.
@@ -32,6 +32,11 @@ impl Precision {
             "h" => Self::Hours,
             _ => return None,
         })
+    }
+
+    /// Returns true if no two timestamps fall into one second.
+    pub(crate) fn is_coarse(self) -> bool {
+        matches!(self, Self::Seconds | Self::Minutes | Self::Hours)
     }
 
     /// Converts a timestamp to seconds, rounded down.
@@ -84,7 +89,7 @@ pub(crate) enum LineError {
 
 /// What was left out of lines that are fine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Omitted {
+pub(crate) struct OmittedFields {
     /// Fields whose value is a string.
     pub(crate) strings: u64,
     /// Integers beyond 2^53, which an f64 holds only rounded.
@@ -102,7 +107,7 @@ pub(crate) struct LineParser {
     key: String,
     /// The fields of the line: the key in the line, and the value.
     fields: Vec<(Range<usize>, f64)>,
-    pub(crate) omitted: Omitted,
+    pub(crate) omitted: OmittedFields,
 }
 
 impl LineParser {
@@ -515,7 +520,7 @@ mod tests {
         let line = br#"cpu s="x, \"y=\" \\",n=9007199254740993i,e="" 3"#;
         parser.parse(line, Precision::Seconds, NOW, |key, _| keys.push(key.to_owned())).unwrap();
         assert_eq!(keys, ["cpu.n"]);
-        assert_eq!(parser.omitted, Omitted { strings: 2, rounded: 1 });
+        assert_eq!(parser.omitted, OmittedFields { strings: 2, rounded: 1 });
         assert!(parser.parse(br#"cpu s="x",n=x"#, Precision::Seconds, NOW, |_, _| ()).is_err());
         assert_eq!(parser.omitted.strings, 2, "a bad line counts nothing");
     }

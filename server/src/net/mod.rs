@@ -5,5 +5,7 @@ mod conn_limit;
 mod listen;
 
 pub(crate) use accept::{Accept, Acceptor, Listeners};
-pub(crate) use conn_limit::{ConnectionPermit, PerSourceLimit, source_of};
+#[cfg(feature = "tls")]
+pub(crate) use conn_limit::source_of;
+pub(crate) use conn_limit::{ConnectionPermit, PerSourceLimit};
 pub(crate) use listen::listen;

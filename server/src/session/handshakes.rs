@@ -38,11 +38,11 @@ use crate::net::source_of;
 /// in several servers.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes {
-    queue: Mutex<Queue>,
+    queue: Mutex<HandshakeQueue>,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct HandshakeQueue {
     /// How many handshakes are admitted and not over.
     running: usize,
     /// The start tag of the latest admitted handshake, in nanoseconds of signing.
@@ -107,13 +107,13 @@ impl Handshakes {
         handshake.await.map_err(|(error, io)| (error, Some(io)))
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, HandshakeQueue> {
         // No panic can leave the queue inconsistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Queue {
+impl HandshakeQueue {
     /// Admits handshakes while fewer than `limit` are running. Their wakers are pushed to `wakers`.
     fn admit(&mut self, limit: usize, wakers: &mut Vec<Waker>) {
         while self.running < limit
@@ -232,11 +232,10 @@ const BYTES_PER_MICROSECOND: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::task::Wake;
-
     use metrics_client::tls::provider;
     use tokio::io::{AsyncWriteExt, duplex};
     use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use tokio_test::task::{self, Spawn};
 
     use super::*;
 
@@ -244,35 +243,25 @@ mod tests {
     const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
     const C: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
 
-    #[derive(Default)]
-    struct WakeFlag(AtomicBool);
-
-    impl Wake for WakeFlag {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// One handshake with a waker that records its wakes.
+    /// One handshake, and the task that waits for it.
     struct Peer {
-        admission: Admission,
-        waker: Arc<WakeFlag>,
+        admission: Spawn<Admission>,
     }
 
     impl Peer {
         fn new(handshakes: &Arc<Handshakes>, from: IpAddr) -> Self {
             let admission =
                 Admission { handshakes: Arc::clone(handshakes), source: source_of(from), id: None };
-            Self { admission, waker: Arc::default() }
+            Self { admission: task::spawn(admission) }
         }
 
         fn is_admitted(&mut self, limit: usize) -> bool {
-            let waker = Arc::clone(&self.waker).into();
-            self.admission.poll_admitted(limit, &Context::from_waker(&waker)).is_ready()
+            self.admission.enter(|cx, mut admission| admission.poll_admitted(limit, cx)).is_ready()
         }
 
-        fn was_woken(&self) -> bool {
-            self.waker.0.swap(false, Ordering::Relaxed)
+        /// Returns true if it was woken since the last call of `is_admitted`.
+        fn is_woken(&self) -> bool {
+            self.admission.is_woken()
         }
     }
 
@@ -289,7 +278,7 @@ mod tests {
         let mut other = Peer::new(&handshakes, B);
         assert!(other.is_admitted(4), "there is room for other addresses");
         flood[0].admission.end(MILLISECOND);
-        assert!(flood[1].was_woken() && flood[1].is_admitted(4) && !flood[2].is_admitted(4));
+        assert!(flood[1].is_woken() && flood[1].is_admitted(4) && !flood[2].is_admitted(4));
     }
 
     #[test]
@@ -298,7 +287,7 @@ mod tests {
         let [mut a, mut b, mut c] = [A, B, C].map(|from| Peer::new(&handshakes, from));
         assert!(a.is_admitted(2) && b.is_admitted(2) && !c.is_admitted(2));
         b.admission.end(MILLISECOND);
-        assert!(c.was_woken() && c.is_admitted(2));
+        assert!(c.is_woken() && c.is_admitted(2));
     }
 
     #[test]
@@ -308,14 +297,14 @@ mod tests {
         assert!(flood[0].is_admitted(1));
         flood[1..].iter_mut().for_each(|peer| assert!(!peer.is_admitted(1)));
         flood[0].admission.end(5 * MILLISECOND);
-        assert!(flood[1].was_woken() && flood[1].is_admitted(1));
+        assert!(flood[1].is_woken() && flood[1].is_admitted(1));
         // It arrives after eight others and is next, as long as it has cost less.
         let mut honest = (0..6).map(|_| Peer::new(&handshakes, B)).collect::<Vec<_>>();
         honest.iter_mut().for_each(|peer| assert!(!peer.is_admitted(1)));
         flood[1].admission.end(5 * MILLISECOND);
         for peer in &mut honest[..5] {
-            assert!(peer.was_woken() && peer.is_admitted(1));
-            assert!(!flood[2].was_woken());
+            assert!(peer.is_woken() && peer.is_admitted(1));
+            assert!(!flood[2].is_woken());
             peer.admission.end(MILLISECOND);
         }
     }
@@ -326,9 +315,9 @@ mod tests {
         let [mut first, mut second, mut third] = [A, A, B].map(|from| Peer::new(&handshakes, from));
         assert!(first.is_admitted(1) && !second.is_admitted(1) && !third.is_admitted(1));
         drop(second);
-        assert!(!third.was_woken());
+        assert!(!third.is_woken());
         drop(first);
-        assert!(third.was_woken() && third.is_admitted(1));
+        assert!(third.is_woken() && third.is_admitted(1));
         drop(third);
         let queue = handshakes.queue();
         assert_eq!((queue.running, queue.addresses.len(), queue.ready.len()), (0, 0, 0));

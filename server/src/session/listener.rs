@@ -19,17 +19,17 @@ use tokio_util::{
 };
 use tracing::{error, info, warn};
 
-use super::{Shared, scheduler::Usage, serve_accepted};
+use super::{SessionShared, scheduler::Usage, serve_accepted};
 use crate::{
     net::{Accept, Acceptor, PerSourceLimit},
-    stats::Counters,
+    stats::ServerCounters,
     store::Store,
 };
 
 /// Serves every connection until `shutdown` completes, then lets the sessions end.
 pub(crate) async fn run<A, S>(
     listener: A,
-    shared: Arc<Shared<S>>,
+    shared: Arc<SessionShared<S>>,
     shutdown: impl Future<Output = ()>,
 ) where
     A: Accept,
@@ -103,7 +103,7 @@ pub(crate) async fn run<A, S>(
 }
 
 /// Counts a session as ended when it is dropped, also by a panic.
-struct EndGuard(Arc<Counters>);
+struct EndGuard(Arc<ServerCounters>);
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
@@ -167,7 +167,7 @@ mod tests {
 
     use super::super::Limits;
     use super::*;
-    use crate::stats::{Counters, StatsHandle};
+    use crate::stats::{ServerCounters, StatsHandle};
     use crate::store::MemoryStore;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -200,8 +200,8 @@ mod tests {
             let (events, script) = mpsc::unbounded_channel();
             let accepts = Arc::new(Mutex::new(Vec::new()));
             let (stop, stopped) = oneshot::channel();
-            let counters = Arc::new(Counters::default());
-            let shared = Shared::new(MemoryStore::new(), limits, Arc::clone(&counters));
+            let counters = Arc::new(ServerCounters::default());
+            let shared = SessionShared::new(MemoryStore::new(), limits, Arc::clone(&counters));
             let script = Script(tokio::sync::Mutex::new(script), Arc::clone(&accepts));
             let serving = tokio::spawn(run(script, Arc::new(shared), async {
                 _ = stopped.await;
@@ -296,7 +296,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn log_shows_a_few_peers_and_counts_the_rest() {
-        let lines = Lines::default();
+        let lines = LogLines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::INFO)
@@ -352,15 +352,15 @@ mod tests {
 
     /// Collects what is logged.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct LogLines(Arc<Mutex<Vec<u8>>>);
 
-    impl Lines {
+    impl LogLines {
         fn take(&self) -> String {
             String::from_utf8(std::mem::take(&mut self.0.lock().unwrap())).unwrap()
         }
     }
 
-    impl io::Write for Lines {
+    impl io::Write for LogLines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())

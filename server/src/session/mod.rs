@@ -36,7 +36,7 @@ mod unsent_budget;
 use close_reason::CloseReason;
 pub use limits::Limits;
 pub(crate) use scheduler::Usage;
-pub(crate) use shared::Shared;
+pub(crate) use shared::SessionShared;
 #[cfg(feature = "tls")]
 pub use tls::TlsAcceptor;
 use transport::{Input, MAX_READ, MIN_READ, Transport};
@@ -46,7 +46,7 @@ use unsent_budget::BudgetEntry;
 async fn serve_accepted<Io, S>(
     io: Io,
     peer: SocketAddr,
-    shared: Arc<Shared<S>>,
+    shared: Arc<SessionShared<S>>,
     usage: Usage,
     stop: CancellationToken,
 ) where
@@ -84,7 +84,7 @@ async fn serve_accepted<Io, S>(
 pub(crate) async fn run<Io, S>(
     io: Io,
     peer: Option<SocketAddr>,
-    shared: Arc<Shared<S>>,
+    shared: Arc<SessionShared<S>>,
     usage: Usage,
     stop: CancellationToken,
 ) where
@@ -126,7 +126,7 @@ struct Session<Io, S> {
     /// How many bytes were read in this time slice.
     slice_bytes: usize,
     peer: Option<DisplayValue<SocketAddr>>,
-    shared: Arc<Shared<S>>,
+    shared: Arc<SessionShared<S>>,
 }
 
 impl<Io, S> Session<Io, S>

@@ -35,13 +35,13 @@ pub(super) struct FairScheduler {
     budget: usize,
     /// The number of sessions.
     sessions: AtomicUsize,
-    queue: Mutex<Queue>,
+    queue: Mutex<SliceQueue>,
     /// Notified when a queued session may be dispatched, or when half of the budget is used.
     wanted: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct SliceQueue {
     /// How many scheduled slices are running.
     running: usize,
     budget_left: usize,
@@ -66,7 +66,10 @@ impl FairScheduler {
             limit: threads,
             budget: UNSCHEDULED_BUDGET,
             sessions: AtomicUsize::new(0),
-            queue: Mutex::new(Queue { budget_left: UNSCHEDULED_BUDGET, ..Queue::default() }),
+            queue: Mutex::new(SliceQueue {
+                budget_left: UNSCHEDULED_BUDGET,
+                ..SliceQueue::default()
+            }),
             wanted: Notify::new(),
         }
     }
@@ -117,7 +120,7 @@ impl FairScheduler {
         self.queue().waiting.len()
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, SliceQueue> {
         // No panic can leave the queue inconsistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

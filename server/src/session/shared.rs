@@ -5,13 +5,13 @@ use std::sync::Arc;
 #[cfg(feature = "tls")]
 use super::TlsAcceptor;
 use super::{Limits, log_limits::LogLimits, scheduler::FairScheduler, unsent_budget::UnsentBudget};
-use crate::stats::Counters;
+use crate::stats::ServerCounters;
 
 #[derive(Debug)]
-pub(crate) struct Shared<S> {
+pub(crate) struct SessionShared<S> {
     pub(super) store: S,
     pub(super) limits: Limits,
-    pub(super) counters: Arc<Counters>,
+    pub(super) counters: Arc<ServerCounters>,
     pub(crate) log_limits: LogLimits,
     /// Schedules the sessions. Nothing waits in it if a session runs outside of a server.
     pub(super) scheduler: Arc<FairScheduler>,
@@ -21,8 +21,8 @@ pub(crate) struct Shared<S> {
     pub(super) tls: Option<TlsAcceptor>,
 }
 
-impl<S> Shared<S> {
-    pub(crate) fn new(store: S, limits: Limits, counters: Arc<Counters>) -> Self {
+impl<S> SessionShared<S> {
+    pub(crate) fn new(store: S, limits: Limits, counters: Arc<ServerCounters>) -> Self {
         Self {
             store,
             limits,

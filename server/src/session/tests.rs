@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::stats::Counters;
+use crate::stats::ServerCounters;
 use metrics_client::{Key, Point};
 
 use std::io;
@@ -81,10 +81,10 @@ struct Talk {
 
 impl Talk {
     fn with(store: impl Store, limits: Limits, pipe_bytes: usize) -> Self {
-        Self::among(&Arc::new(Shared::new(store, limits, Arc::default())), pipe_bytes)
+        Self::among(&Arc::new(SessionShared::new(store, limits, Arc::default())), pipe_bytes)
     }
 
-    fn among(shared: &Arc<Shared<impl Store>>, pipe_bytes: usize) -> Self {
+    fn among(shared: &Arc<SessionShared<impl Store>>, pipe_bytes: usize) -> Self {
         let (peer, io) = duplex(pipe_bytes);
         let stop = CancellationToken::new();
         let shared = Arc::clone(shared);
@@ -194,7 +194,7 @@ async fn write_timeout_closes_if_single_bytes_are_read() {
 async fn oldest_unread_answer_is_evicted() {
     // Room for two that wait with 128 KiB of answers, in twice as much memory at most.
     let limits = Limits::default().max_total_unsent_bytes(600 * 1024);
-    let shared = Arc::new(Shared::new(store_of(20_000).await, limits, Arc::default()));
+    let shared = Arc::new(SessionShared::new(store_of(20_000).await, limits, Arc::default()));
     let mut talks = Vec::new();
     for _ in 0..2 {
         let mut talk = Talk::among(&shared, 1024);
@@ -217,7 +217,8 @@ async fn oldest_unread_answer_is_evicted() {
 
 #[tokio::test(start_paused = true)]
 async fn contended_session_answers_in_order() {
-    let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
+    let shared =
+        Arc::new(SessionShared::new(MemoryStore::new(), Limits::default(), Arc::default()));
     shared.scheduler.fill_queue(shared::CONTENTION_THRESHOLD + 1);
     let mut talk = Talk::among(&shared, 256 * 1024);
     // More than one read, cut amid lines.
@@ -270,9 +271,9 @@ async fn error_answers_to_one_batch_are_bounded() {
     let (count, limit, pipe) = (1000, 4096, 16 * 1024);
     let answer = format!("error\n{}\n\n", "x".repeat(200));
     let store = Broken::new(MemoryStore::new(), &vec![Fail::ApplyAtLength; count]);
-    let counters = Arc::<Counters>::default();
+    let counters = Arc::<ServerCounters>::default();
     let limits = Limits::default().max_unsent_bytes(limit);
-    let shared = Arc::new(Shared::new(store, limits, Arc::clone(&counters)));
+    let shared = Arc::new(SessionShared::new(store, limits, Arc::clone(&counters)));
     let mut talk = Talk::among(&shared, pipe);
     talk.send(&"put a 1 1\n".repeat(count)).await;
     sleep(SECOND).await;
@@ -365,8 +366,8 @@ async fn stop_ends_a_session_with_a_busy_peer() {
 async fn stop_is_checked_before_reading() {
     let stop = CancellationToken::new();
     stop.cancel();
-    let counters = Arc::new(Counters::default());
-    let shared = Shared::new(MemoryStore::new(), Limits::default(), Arc::clone(&counters));
+    let counters = Arc::new(ServerCounters::default());
+    let shared = SessionShared::new(MemoryStore::new(), Limits::default(), Arc::clone(&counters));
     // This peer is always ready, so the session never waits.
     let requests = b"put a 1 1\n".repeat(100_000);
     let io = tokio::io::join(&requests[..], tokio::io::sink());

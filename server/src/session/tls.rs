@@ -87,6 +87,15 @@ impl TlsAcceptor {
         Ok(Self::with_config(Arc::new(config)))
     }
 
+    /// Does the handshake of a connection of another listener, which limits their number and time.
+    #[cfg(feature = "http")]
+    pub(crate) async fn accept_io<Io>(&self, io: Io) -> std::io::Result<TlsStream<Io>>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config)).accept(io).await
+    }
+
     /// Does the handshake of a connection, within the line timeout, unless `stop` is cancelled.
     pub(super) async fn accept<Io>(
         &self,
@@ -150,18 +159,18 @@ mod tests {
 
     use super::*;
     use crate::{
-        session::{Shared, serve_accepted},
+        session::{SessionShared, serve_accepted},
         store::MemoryStore,
     };
 
     /// A running handshake, with the peer's end of the pipe.
-    struct Talk {
+    struct HandshakeTalk {
         peer: DuplexStream,
         stop: CancellationToken,
         handshake: JoinHandle<CloseReason>,
     }
 
-    impl Talk {
+    impl HandshakeTalk {
         fn new() -> Self {
             let own = generate_simple_self_signed(["localhost".into()]).unwrap();
             let acceptor = TlsAcceptor::new(own.cert.pem(), own.signing_key.serialize_pem());
@@ -181,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn unfinished_handshake_times_out() {
-        let mut talk = Talk::new();
+        let mut talk = HandshakeTalk::new();
         let begin = Instant::now();
         // The beginning of a long `ClientHello`, and the rest of it byte by byte, each well within
         // any limit.
@@ -209,7 +218,7 @@ mod tests {
         // Without the memory of rustls, all of them stay below this.
         let limits =
             Limits::default().max_unsent_bytes(4 * 1024).max_total_unsent_bytes(400 * 1024);
-        let shared = Shared::new(MemoryStore::new(), limits, Arc::default());
+        let shared = SessionShared::new(MemoryStore::new(), limits, Arc::default());
         let shared = Arc::new(shared.tls(Some(acceptor)));
         let stop = CancellationToken::new();
         let (mut sessions, mut peers) = (JoinSet::new(), JoinSet::new());
@@ -236,7 +245,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn handshake_does_not_delay_shutdown() {
-        let talk = Talk::new();
+        let talk = HandshakeTalk::new();
         sleep(Duration::from_secs(1)).await;
         let begin = Instant::now();
         talk.stop.cancel();
@@ -246,7 +255,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn handshake_failure_sends_an_alert_and_is_logged() {
-        let mut talk = Talk::new();
+        let mut talk = HandshakeTalk::new();
         talk.peer.write_all(b"put a 1 1\n").await.unwrap();
         let mut answer = Vec::new();
         talk.peer.read_to_end(&mut answer).await.unwrap();

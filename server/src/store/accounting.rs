@@ -9,10 +9,10 @@ use super::chunk_pool::ChunkPool;
 
 /// Counts the bytes of a store: without its snapshots, and with the memory that only they reference.
 #[derive(Clone, Debug, Default)]
-pub(super) struct MemoryAccount(Arc<Shared>);
+pub(super) struct MemoryAccount(Arc<MemoryCounters>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct MemoryCounters {
     stored: AtomicUsize,
     bytes: AtomicUsize,
     /// Not counted: bounded in proportion to what is.

@@ -117,9 +117,9 @@ impl PutBatch {
     }
 
     /// Iterates over the puts in order, grouped into runs of one key.
-    pub(super) fn runs(&self) -> impl Iterator<Item = Run<'_>> {
+    pub(super) fn runs(&self) -> impl Iterator<Item = KeyRun<'_>> {
         let runs = self.puts.chunk_by(|(range, _), (next, _)| range == next);
-        runs.map(|puts| Run { key: &self.keys[puts[0].0.clone()], puts })
+        runs.map(|puts| KeyRun { key: &self.keys[puts[0].0.clone()], puts })
     }
 
     /// Iterates over the puts in order; each key is valid for [`Key::new`].
@@ -130,12 +130,12 @@ impl PutBatch {
 }
 
 /// Consecutive puts of one key.
-pub(super) struct Run<'a> {
+pub(super) struct KeyRun<'a> {
     pub(super) key: &'a str,
     puts: &'a [(Range<usize>, Point)],
 }
 
-impl Run<'_> {
+impl KeyRun<'_> {
     pub(super) fn points(&self) -> impl ExactSizeIterator<Item = Point> {
         self.puts.iter().map(|&(_, point)| point)
     }

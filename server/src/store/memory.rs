@@ -42,7 +42,7 @@ use metrics_client::{Key, Selector};
 /// ```
 #[derive(Debug)]
 pub struct MemoryStore {
-    state: Mutex<State>,
+    state: Mutex<MemoryState>,
     accounting: MemoryAccount,
     max_bytes: usize,
 }
@@ -82,7 +82,7 @@ impl MemoryStore {
     }
 
     /// Locks the state, for one batch at most and never across an `await`.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, MemoryState> {
         // Each put leaves the state consistent, so a panic between two of them breaks nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,7 +125,7 @@ impl Default for MemoryStore {
 /// A snapshot of a [`MemoryStore`].
 #[derive(Clone, Debug)]
 pub struct MemorySnapshot {
-    data: Arc<SnapshotData>,
+    data: Arc<MemorySnapshotData>,
     /// The index of the series that is being read.
     series: usize,
     /// The first timestamp of the last block of that series.
@@ -136,10 +136,10 @@ pub struct MemorySnapshot {
 
 /// The series of a snapshot; `None` once it is evicted.
 #[derive(Debug)]
-struct SnapshotData(Mutex<Option<Vector<Series>>>);
+struct MemorySnapshotData(Mutex<Option<Vector<StoredSeries>>>);
 
-impl SnapshotData {
-    fn series(&self) -> MutexGuard<'_, Option<Vector<Series>>> {
+impl MemorySnapshotData {
+    fn series(&self) -> MutexGuard<'_, Option<Vector<StoredSeries>>> {
         // Readers change nothing, and eviction is one step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +153,7 @@ impl Snapshot for MemorySnapshot {
             let message = "snapshot evicted: store full, and this one is the oldest";
             return Err(StoreError::transient(message));
         };
-        while let Some(Series { key, points }) = series.get(self.series) {
+        while let Some(StoredSeries { key, points }) = series.get(self.series) {
             if let Some(chunk) = points.chunk(self.after) {
                 self.after = chunk.points().first().map(|point| point.timestamp);
                 self.block = Some((key.clone(), Arc::clone(chunk)));
@@ -167,25 +167,25 @@ impl Snapshot for MemorySnapshot {
 }
 
 #[derive(Clone, Debug)]
-struct Series {
+struct StoredSeries {
     key: Key,
     points: Points,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     /// In the order of their first put; never removed, so an index stays valid.
-    series: Vector<Series>,
+    series: Vector<StoredSeries>,
     index: ShardedIndex,
     /// Scratch space: the indices of the keys of a batch.
     indices: Vec<usize>,
     /// The open snapshots, the oldest first.
-    snapshots: VecDeque<Weak<SnapshotData>>,
+    snapshots: VecDeque<Weak<MemorySnapshotData>>,
     /// How many entries `snapshots` may have before dropped ones are removed.
     sweep_threshold: usize,
 }
 
-impl State {
+impl MemoryState {
     fn apply(&mut self, puts: &PutBatch, accounting: &MemoryAccount) {
         let mut indices = std::mem::take(&mut self.indices);
         indices.extend(puts.runs().map(|run| self.index_of(run.key, accounting)));
@@ -197,18 +197,18 @@ impl State {
         self.indices = indices;
     }
 
-    fn snapshot(&mut self, selector: &Selector) -> Arc<SnapshotData> {
+    fn snapshot(&mut self, selector: &Selector) -> Arc<MemorySnapshotData> {
         if self.snapshots.len() >= self.sweep_threshold {
             self.snapshots.retain(|data| data.strong_count() > 0);
             // Amortized: each snapshot pays for checking two entries.
             self.sweep_threshold = 64 + 2 * self.snapshots.len();
         }
-        let data = Arc::new(SnapshotData(Mutex::new(Some(self.get(selector)))));
+        let data = Arc::new(MemorySnapshotData(Mutex::new(Some(self.get(selector)))));
         self.snapshots.push_back(Arc::downgrade(&data));
         data
     }
 
-    fn evict_oldest(&mut self) -> Option<Vector<Series>> {
+    fn evict_oldest(&mut self) -> Option<Vector<StoredSeries>> {
         while let Some(data) = self.snapshots.pop_front() {
             if let Some(series) = data.upgrade().and_then(|data| data.series().take()) {
                 return Some(series);
@@ -217,7 +217,7 @@ impl State {
         None
     }
 
-    fn get(&self, selector: &Selector) -> Vector<Series> {
+    fn get(&self, selector: &Selector) -> Vector<StoredSeries> {
         match selector {
             Selector::All => self.series.clone(),
             Selector::Key(key) => {
@@ -235,7 +235,7 @@ impl State {
         self.index.get_or_add(key, || {
             let (key, index) = (Key::new(key).expect("a batch holds valid keys"), series.len());
             accounting.add(KEY_BYTES + key.as_str().len());
-            series.push_back(Series { key: key.clone(), points: Points::new(accounting) });
+            series.push_back(StoredSeries { key: key.clone(), points: Points::new(accounting) });
             (key, index)
         })
     }

@@ -133,6 +133,24 @@ pub trait Store: Send + Sync + 'static {
             Ok(keys)
         }
     }
+
+    /// Returns the point of `key` with the latest second; `None` if there is no point.
+    ///
+    /// The default reads every point of the key; a store that can seek should override it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    fn last(&self, key: &Key) -> impl Future<Output = Result<Option<Point>, StoreError>> + Send {
+        async move {
+            let mut snapshot = self.get(&Selector::Key(key.clone())).await?;
+            let mut last = None;
+            while let Some(block) = snapshot.next_block().await? {
+                last = block.points.last().copied().or(last);
+            }
+            Ok(last)
+        }
+    }
 }
 
 impl<S: Store> Store for Arc<S> {
@@ -162,6 +180,10 @@ impl<S: Store> Store for Arc<S> {
         pattern: &KeyPattern,
     ) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send {
         S::keys(self, pattern)
+    }
+
+    fn last(&self, key: &Key) -> impl Future<Output = Result<Option<Point>, StoreError>> + Send {
+        S::last(self, key)
     }
 }
 
@@ -245,11 +267,11 @@ pub struct Block<'a> {
 pub struct StoreError {
     message: Box<str>,
     source: Option<Arc<dyn Error + Send + Sync>>,
-    kind: Kind,
+    kind: StoreErrorKind,
 }
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum StoreErrorKind {
     Final,
     Transient,
     /// The failed puts of a batch, ascending by index.
@@ -261,7 +283,7 @@ impl StoreError {
     /// do not retry the request.
     #[must_use]
     pub fn new(message: impl Into<Box<str>>) -> Self {
-        Self { message: message.into(), source: None, kind: Kind::Final }
+        Self { message: message.into(), source: None, kind: StoreErrorKind::Final }
     }
 
     /// Creates a transient error, such as `disk full`: the same request may succeed later.
@@ -271,7 +293,7 @@ impl StoreError {
     /// server's log.
     #[must_use]
     pub fn transient(message: impl Into<Box<str>>) -> Self {
-        Self { message: message.into(), source: None, kind: Kind::Transient }
+        Self { message: message.into(), source: None, kind: StoreErrorKind::Transient }
     }
 
     /// Creates the outcome of a batch of which some puts failed: their indices in the [`PutBatch`], in any
@@ -287,7 +309,7 @@ impl StoreError {
             [] => "no put failed".into(),
             [(_, first), ..] => format!("{} puts failed, the first with: {first}", errors.len()),
         };
-        let kind = Kind::OfPuts(errors.into());
+        let kind = StoreErrorKind::OfPuts(errors.into());
         Self { message: message.into(), source: None, kind }
     }
 
@@ -302,9 +324,9 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match &self.kind {
-            Kind::Final => false,
-            Kind::Transient => true,
-            Kind::OfPuts(errors) => {
+            StoreErrorKind::Final => false,
+            StoreErrorKind::Transient => true,
+            StoreErrorKind::OfPuts(errors) => {
                 !errors.is_empty() && errors.iter().all(|(_, error)| error.is_transient())
             }
         }
@@ -315,14 +337,14 @@ impl StoreError {
     /// An error that was not created by [`of_puts`](Self::of_puts) is the outcome of every put.
     #[must_use]
     pub fn of_put(&self, index: usize) -> Option<&Self> {
-        let Kind::OfPuts(errors) = &self.kind else { return Some(self) };
+        let StoreErrorKind::OfPuts(errors) = &self.kind else { return Some(self) };
         let found = errors.binary_search_by_key(&index, |&(index, _)| index).ok()?;
         errors[found].1.of_put(index)
     }
 
     /// Returns true if it is the outcome of every put of its batch.
     pub(crate) fn is_of_all(&self) -> bool {
-        !matches!(self.kind, Kind::OfPuts(_))
+        !matches!(self.kind, StoreErrorKind::OfPuts(_))
     }
 }
 

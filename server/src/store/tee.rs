@@ -1,9 +1,19 @@
 //! A store that passes on what was applied.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{
+    ops::RangeInclusive,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use metrics_client::{Key, Selector};
-use tokio::sync::broadcast::{self, error::RecvError};
+use metrics_client::{Key, Point, Selector};
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::Instant,
+};
 
 use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
 
@@ -34,6 +44,38 @@ use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
 pub struct Tee<S> {
     store: S,
     sender: broadcast::Sender<Arc<PutBatch>>,
+    failing: Arc<Failing>,
+}
+
+/// Whether the store fails.
+#[derive(Debug, Default)]
+struct Failing {
+    /// True if there is an error, so that a success takes no lock.
+    is_failing: AtomicBool,
+    /// The last transient error, and when it came.
+    last: Mutex<Option<(StoreError, Instant)>>,
+}
+
+impl Failing {
+    fn last(&self) -> MutexGuard<'_, Option<(StoreError, Instant)>> {
+        // It is replaced as a whole.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, applied: &Result<(), StoreError>) {
+        match applied {
+            Err(error) if error.is_transient() => {
+                *self.last() = Some((error.clone(), Instant::now()));
+                self.is_failing.store(true, Ordering::Relaxed);
+            }
+            // A final error is about the puts, not about the store.
+            _ if self.is_failing.load(Ordering::Relaxed) => {
+                self.is_failing.store(false, Ordering::Relaxed);
+                *self.last() = None;
+            }
+            _ => {}
+        }
+    }
 }
 
 impl<S> Tee<S> {
@@ -41,13 +83,25 @@ impl<S> Tee<S> {
     /// server's batch has at most 64 KiB of requests.
     #[must_use]
     pub fn new(store: S, capacity: usize) -> Self {
-        Self { store, sender: broadcast::Sender::new(capacity.clamp(1, MAX_CAPACITY)) }
+        Self {
+            store,
+            sender: broadcast::Sender::new(capacity.clamp(1, MAX_CAPACITY)),
+            failing: Arc::default(),
+        }
     }
 
     /// Subscribes to the puts that are applied from now on.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         Subscription(self.sender.subscribe())
+    }
+
+    /// Returns the error of the last batch, if it failed [transiently](StoreError::is_transient) within the last
+    /// 10 seconds: whether a server is ready. After that time nobody knows, and somebody has to try.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        let last = self.failing.last();
+        last.as_ref().filter(|(_, at)| at.elapsed() < FAILURE_SHOWN).map(|(error, _)| error.clone())
     }
 
     /// Returns the wrapped store.
@@ -58,6 +112,8 @@ impl<S> Tee<S> {
 }
 
 const MAX_CAPACITY: usize = 65_536;
+
+const FAILURE_SHOWN: Duration = Duration::from_secs(10);
 
 /// Receives what a [`Tee`] has applied.
 #[derive(Debug)]
@@ -93,6 +149,7 @@ impl<S: Store> Store for Tee<S> {
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
         let applied = self.store.apply(puts).await;
+        self.failing.note(&applied);
         if self.sender.receiver_count() > 0 {
             let stored = match &applied {
                 Ok(()) => puts.clone(),
@@ -127,12 +184,14 @@ impl<S: Store> Store for Tee<S> {
     ) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send {
         self.store.keys(pattern)
     }
+
+    fn last(&self, key: &Key) -> impl Future<Output = Result<Option<Point>, StoreError>> + Send {
+        self.store.last(key)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use metrics_client::Point;
-
     use super::*;
     use crate::store::{MemorySnapshot, MemoryStore};
 

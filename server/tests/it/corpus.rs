@@ -1,14 +1,31 @@
-//! The corpora of the fuzz targets of `DiskStore`, as ordinary tests.
+//! The corpora of the server's fuzz targets, as ordinary tests.
 
 use std::{fs, path::Path};
 
+#[cfg(feature = "graphite")]
+use metrics_server::graphite::{fuzz_line, fuzz_target};
+#[cfg(feature = "disk")]
 use metrics_server::store::{fuzz_block, fuzz_record};
 
+#[cfg(feature = "graphite")]
+#[test]
+fn graphite_line_corpus_passes() {
+    replay("graphite_line", fuzz_line);
+}
+
+#[cfg(feature = "graphite")]
+#[test]
+fn graphite_target_corpus_passes() {
+    replay("graphite_target", fuzz_target);
+}
+
+#[cfg(feature = "disk")]
 #[test]
 fn store_block_corpus_passes() {
     replay("store_block", fuzz_block);
 }
 
+#[cfg(feature = "disk")]
 #[test]
 fn store_record_corpus_passes() {
     replay("store_record", fuzz_record);

@@ -14,11 +14,13 @@ use tokio::{
 };
 
 mod connection;
-#[cfg(feature = "disk")]
+#[cfg(any(feature = "disk", feature = "graphite"))]
 mod corpus;
 #[cfg(feature = "disk")]
 mod durability;
 mod grammar;
+#[cfg(feature = "graphite")]
+mod graphite;
 mod listen;
 mod overload;
 mod pipelining;

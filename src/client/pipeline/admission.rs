@@ -10,7 +10,11 @@ use super::{
     Pipeline, Refused, Submitted,
     send_queue::{Entry, RequestKind},
 };
-use crate::{client::settings::WhenFull, error::Error, protocol::MAX_REQUEST_LEN};
+use crate::{
+    client::settings::{CallTimeout, WhenFull},
+    error::Error,
+    protocol::MAX_REQUEST_LEN,
+};
 
 /// How a request gets into the queue.
 #[derive(Clone, Copy)]
@@ -56,11 +60,12 @@ impl Pipeline {
     /// Moves the request that was pushed last from the queue to the line in front of it, or refuses it.
     #[cold]
     pub(super) fn move_to_wait_queue(&mut self, admission: Admission) -> Result<(), Error> {
-        let Some((entry, bytes)) = self.queue.pop_last() else {
+        let Some((mut entry, bytes)) = self.queue.pop_last() else {
             return Ok(());
         };
         match admission {
             Admission::Reserved | Admission::Policy(WhenFull::Wait) => {
+                self.put_deadline_in_order(&mut entry);
                 self.wait_queue.push(entry.seq, (entry, bytes));
                 Ok(())
             }
@@ -150,7 +155,7 @@ impl Pipeline {
     /// Removes the requests whose deadline has passed from the line.
     pub(super) fn expire_waiting(&mut self, now: Instant) -> Vec<Entry> {
         let mut late = Vec::new();
-        while self.wait_queue.front().is_some_and(|(_, (entry, _))| entry.deadline <= now) {
+        while self.first_waiting().is_some_and(|entry| entry.deadline <= now) {
             late.extend(self.wait_queue.pop().map(|(entry, _)| entry));
         }
         late
@@ -207,7 +212,7 @@ impl Pipeline {
     pub(in crate::client) fn submit_reserved(
         &mut self,
         reservation: &mut Option<ReservationId>,
-        kind: RequestKind,
+        (kind, timeout): (RequestKind, Option<CallTimeout>),
         (waker, now): (Waker, Instant),
         encode: impl FnOnce(&mut BytesMut),
         wakers: &mut Vec<Waker>,
@@ -217,7 +222,7 @@ impl Pipeline {
             Some(_) => Admission::Policy(WhenFull::Wait),
             None => Admission::Policy(self.settings.when_full),
         };
-        let submitted = self.submit_as(admission, kind, waker, now, encode)?;
+        let submitted = self.submit_as(admission, kind, timeout, waker, now, encode)?;
         if let Some(ReservationId(seq)) = reservation.take() {
             wakers.extend(self.reservation_queue.remove(seq));
             if self.reserved.remove(seq).is_some() {

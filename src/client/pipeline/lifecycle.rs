@@ -10,6 +10,7 @@ use super::{
     send_queue::{Entry, RequestKind},
 };
 use crate::{
+    client::settings::CallTimeout,
     error::{ConnectionError, Delivery, Error},
     metric::Metrics,
 };
@@ -27,10 +28,11 @@ impl Pipeline {
     /// Returns when [`expire`](Self::expire) has to be called next.
     pub(in crate::client) fn next_expiry(&mut self) -> Option<Instant> {
         let stalled = self.response_due_since.map(|since| since + self.settings.stall_timeout());
-        let waiting = self.wait_queue.front().map(|(_, (entry, _))| entry.deadline);
-        let deadline = self.queue.first_wanted().map(|entry| entry.deadline).or(waiting);
+        let waiting = self.first_waiting().map(|entry| entry.deadline);
+        let deadline = self.queue.first_expiring().map(|entry| entry.deadline).or(waiting);
+        let own = self.first_own_deadline();
         let idle = if self.reservation_queue.is_empty() { None } else { self.reserved_until() };
-        [stalled, deadline, idle, self.trim_due()].into_iter().flatten().min()
+        [stalled, deadline, own, idle, self.trim_due()].into_iter().flatten().min()
     }
 
     /// Fails the requests whose deadline has passed, and returns when this has to be called again.
@@ -41,9 +43,11 @@ impl Pipeline {
     ) -> Option<Instant> {
         let mut late = self.queue.expire(now);
         late.extend(self.expire_waiting(now));
+        self.expire_own_deadlines(now, &mut late);
         for entry in late {
+            let timeout = entry.own_timeout.map_or(self.settings.request_timeout, CallTimeout::get);
             let error = Error::Timeout {
-                timeout: self.settings.request_timeout,
+                timeout,
                 delivery: delivery(&entry),
                 source: self.last_error.clone(),
             };
@@ -138,7 +142,7 @@ impl Pipeline {
 
     /// Fails every outstanding request. A response that is due for one is dropped when it comes.
     pub(in crate::client) fn abort(&mut self, wakers: &mut Vec<Waker>) {
-        let mut left = self.queue.cancel_while(|_| true);
+        let mut left = self.queue.cancel_all();
         left.extend(self.wait_queue.drain().map(|(entry, _)| entry));
         for entry in left {
             let error = self.closed(delivery(&entry));

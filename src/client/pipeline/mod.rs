@@ -19,13 +19,14 @@ use tokio::time::Instant;
 
 use self::{
     admission::Admission,
+    own_deadlines::OwnDeadlines,
     send_queue::{Completed, Entry, SendQueue},
     trim::Trim,
     wait_queue::WaitQueue,
     waiters::{Cancelled, Waiters},
 };
 use super::{
-    settings::{Settings, WhenFull},
+    settings::{CallTimeout, Settings, WhenFull},
     stats::{ClientStats, Counters},
 };
 use crate::{
@@ -36,6 +37,7 @@ use crate::{
 
 mod admission;
 mod lifecycle;
+mod own_deadlines;
 mod send_queue;
 mod steps;
 mod suspect;
@@ -63,6 +65,7 @@ pub(super) struct Pipeline {
     reservation_queue: WaitQueue<Waker>,
     /// The reservations, each of the longest request, and since when each has been held.
     reserved: WaitQueue<Instant>,
+    own_deadlines: OwnDeadlines,
     waiters: Waiters,
     next_seq: u64,
     /// How many requests may be in flight at once.
@@ -127,6 +130,7 @@ impl Pipeline {
             wait_queue: WaitQueue::new(),
             reservation_queue: WaitQueue::new(),
             reserved: WaitQueue::new(),
+            own_deadlines: OwnDeadlines::default(),
             waiters: Waiters::default(),
             next_seq: 0,
             window: 1,
@@ -144,16 +148,19 @@ impl Pipeline {
         }
     }
 
-    /// Accepts a request, which `encode` appends to the queue's buffer.
+    /// Accepts a request, which `encode` appends to the queue's buffer. Without a `timeout` of its own it has that of
+    /// the settings.
     #[inline]
     pub(super) fn submit(
         &mut self,
         kind: RequestKind,
+        timeout: Option<CallTimeout>,
         waker: Waker,
         now: Instant,
         encode: impl FnOnce(&mut BytesMut),
     ) -> Result<Submitted, Refused> {
-        self.submit_as(Admission::Policy(self.settings.when_full), kind, waker, now, encode)
+        let admission = Admission::Policy(self.settings.when_full);
+        self.submit_as(admission, kind, timeout, waker, now, encode)
     }
 
     #[inline]
@@ -161,6 +168,7 @@ impl Pipeline {
         &mut self,
         admission: Admission,
         kind: RequestKind,
+        timeout: Option<CallTimeout>,
         waker: Waker,
         now: Instant,
         encode: impl FnOnce(&mut BytesMut),
@@ -169,9 +177,9 @@ impl Pipeline {
             return Err(Refused { error, unneeded: Some(waker) });
         }
         let waiter = self.waiters.add_one(self.next_seq, waker);
-        let entry = Entry::new(self.next_seq, waiter, kind, now + self.settings.request_timeout);
+        let entry = self.entry(waiter, kind, timeout, now);
         match self.push(entry, admission, encode) {
-            Ok(()) => Ok(Submitted { waiter, driver: self.driver_to_wake(1) }),
+            Ok(()) => Ok(Submitted { waiter, driver: self.driver_to_wake(1, timeout) }),
             Err(error) => {
                 let (_, slot) = self.waiters.remove(waiter);
                 Err(Refused { error, unneeded: slot.and_then(Slot::into_waker) })
@@ -194,6 +202,7 @@ impl Pipeline {
         index: usize,
         requests: usize,
         puts: &[u8],
+        timeout: Option<CallTimeout>,
         now: Instant,
     ) -> Result<Option<Waker>, Error> {
         self.check_open()?;
@@ -202,8 +211,7 @@ impl Pipeline {
             return Ok(None);
         }
         let seq = self.next_seq;
-        let mut entry =
-            Entry::new(seq, batch, RequestKind::Put, now + self.settings.request_timeout);
+        let mut entry = self.entry(batch, RequestKind::Put, timeout, now);
         (entry.index, entry.requests) = (index, requests);
         // A batch limits by itself what it queues, so it waits for room also where other calls fail.
         self.push(entry, Admission::Policy(WhenFull::Wait), |bytes| bytes.extend_from_slice(puts))?;
@@ -211,7 +219,22 @@ impl Pipeline {
         waiters.add_outstanding(batch, seq, requests, |seq| {
             queue.contains(seq) || wait_queue.contains(seq)
         });
-        Ok(self.driver_to_wake(requests))
+        Ok(self.driver_to_wake(requests, timeout))
+    }
+
+    /// Creates the entry of the next request.
+    #[inline]
+    fn entry(
+        &self,
+        waiter: WaiterId,
+        kind: RequestKind,
+        timeout: Option<CallTimeout>,
+        now: Instant,
+    ) -> Entry {
+        let limit = timeout.map_or(self.settings.request_timeout, CallTimeout::get);
+        let mut entry = Entry::new(self.next_seq, waiter, kind, now + limit);
+        entry.own_timeout = timeout;
+        entry
     }
 
     /// Appends the entry to the queue, or to the line in front of it if there is no room.
@@ -223,10 +246,14 @@ impl Pipeline {
         encode: impl FnOnce(&mut BytesMut),
     ) -> Result<(), Error> {
         let requests = entry.requests as u64;
+        let own_deadline = entry.own_timeout.map(|_| entry.deadline);
         let queued = self.queue.queued_bytes();
         let len = self.queue.push(entry, encode);
         if self.must_wait(admission, queued, len) {
             self.move_to_wait_queue(admission)?;
+        }
+        if let Some(deadline) = own_deadline {
+            self.note_own_deadline(self.next_seq, deadline);
         }
         self.next_seq += 1;
         self.counters.accepted += requests;
@@ -235,13 +262,17 @@ impl Pipeline {
 
     /// Returns the driver if it can send the `requests` that have just been accepted. If it cannot, the
     /// next response will wake it; but if no other request is outstanding, it may not know yet that there is a
-    /// deadline, and the response may never come. If it is to probe the server for pipelining, this is the moment
-    /// as well.
+    /// deadline, and the response may never come. Nor may it know of a deadline that is earlier than those before it,
+    /// because of a `timeout` of its own. If it is to probe the server for pipelining, this is the moment as well.
     #[inline]
-    fn driver_to_wake(&mut self, requests: usize) -> Option<Waker> {
+    fn driver_to_wake(&mut self, requests: usize, timeout: Option<CallTimeout>) -> Option<Waker> {
         let can_send = self.queue.in_flight() < self.window;
         let is_first = self.counters.outstanding() == requests as u64;
-        if can_send || is_first || self.probe_on_queueing { self.driver.take() } else { None }
+        if can_send || is_first || self.probe_on_queueing || timeout.is_some() {
+            self.driver.take()
+        } else {
+            None
+        }
     }
 
     /// Appends to `dst` the requests that may be sent now.

@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
 use super::{steps, trim::KEPT_CALLS, waiters::WaiterId};
-use crate::metric::Metrics;
+use crate::{client::settings::CallTimeout, metric::Metrics};
 
 /// Requests and their bytes, in the order in which they were accepted.
 ///
@@ -29,8 +29,8 @@ pub(super) struct SendQueue {
     dead_bytes: usize,
     /// How many requests have been taken and have no response.
     in_flight: usize,
-    /// How many entries at the front are known to have no caller that waits for them.
-    unwanted: usize,
+    /// How many entries at the front are known to have no caller that waits for them, or a timeout of their own.
+    unexpiring: usize,
     /// The largest capacity that the buffer has had since it was created, in bytes.
     buffer_len: usize,
 }
@@ -44,6 +44,8 @@ pub(super) struct Entry {
     pub(super) waiter: Option<WaiterId>,
     pub(super) kind: RequestKind,
     pub(super) deadline: Instant,
+    /// Set if its deadline is not in order with those of the other entries.
+    pub(super) own_timeout: Option<CallTimeout>,
     /// The index of its first request in the batch.
     pub(super) index: usize,
     pub(super) requests: usize,
@@ -79,6 +81,7 @@ impl Entry {
             waiter: Some(waiter),
             kind,
             deadline,
+            own_timeout: None,
             index: 0,
             requests: 1,
             sent: 0,
@@ -233,13 +236,20 @@ impl SendQueue {
         self.find(seq).is_some()
     }
 
-    /// Returns the first entry that a caller waits for.
-    pub(super) fn first_wanted(&mut self) -> Option<&Entry> {
-        while self.entries.get(self.unwanted).is_some_and(|entry| entry.waiter.is_none()) {
+    /// Returns true if a caller waits for the entry.
+    pub(super) fn is_wanted(&self, seq: u64) -> bool {
+        self.find(seq).is_some_and(|index| self.entries[index].waiter.is_some())
+    }
+
+    /// Returns the entry whose deadline passes first, of those that a caller waits for and that have no timeout of
+    /// their own.
+    pub(super) fn first_expiring(&mut self) -> Option<&Entry> {
+        let is_passed = |entry: &Entry| entry.waiter.is_none() || entry.own_timeout.is_some();
+        while self.entries.get(self.unexpiring).is_some_and(is_passed) {
             steps::count(1);
-            self.unwanted += 1;
+            self.unexpiring += 1;
         }
-        self.entries.get(self.unwanted)
+        self.entries.get(self.unexpiring)
     }
 
     /// Cancels an entry: what of it has not been sent is not sent. Returns it as it was, if a caller waited
@@ -268,21 +278,22 @@ impl SendQueue {
         Some(before)
     }
 
-    /// Cancels and returns the entries whose deadline has passed.
+    /// Cancels and returns the entries without a timeout of their own whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Entry> {
-        self.cancel_while(|entry| entry.deadline <= now)
-    }
-
-    /// Cancels and returns the first entries that a caller waits for, as long as `is_over` accepts them.
-    pub(super) fn cancel_while(&mut self, is_over: impl Fn(&Entry) -> bool) -> Vec<Entry> {
         let mut cancelled = Vec::new();
-        while let Some(entry) = self.first_wanted()
-            && is_over(entry)
+        while let Some(&Entry { seq, .. }) =
+            self.first_expiring().filter(|entry| entry.deadline <= now)
         {
-            let seq = entry.seq;
             cancelled.extend(self.cancel(seq));
         }
         cancelled
+    }
+
+    /// Cancels and returns all entries that a caller waits for.
+    pub(super) fn cancel_all(&mut self) -> Vec<Entry> {
+        let wanted = self.entries.iter().filter(|entry| entry.waiter.is_some());
+        let wanted = wanted.map(|entry| entry.seq).collect::<Vec<_>>();
+        wanted.into_iter().filter_map(|seq| self.cancel(seq)).collect()
     }
 
     /// Rewinds the queue for another connection: nothing is in flight any more, and the entries that `keep`
@@ -343,7 +354,7 @@ impl SendQueue {
     fn compact(&mut self) {
         let waiting = self.bytes.split_off(self.sent_bytes);
         let mut at = 0;
-        self.unwanted = self.unwanted.min(self.passed_entries);
+        self.unexpiring = self.unexpiring.min(self.passed_entries);
         steps::count(self.entries.len() - self.passed_entries);
         for entry in self.entries.split_off(self.passed_entries) {
             let len = entry.len - entry.sent_len;
@@ -375,7 +386,7 @@ impl SendQueue {
     fn pop_front(&mut self) {
         if let Some(entry) = self.entries.pop_front() {
             self.bytes.advance(entry.len);
-            self.unwanted = self.unwanted.saturating_sub(1);
+            self.unexpiring = self.unexpiring.saturating_sub(1);
             if self.passed_entries > 0 {
                 self.passed_entries -= 1;
                 self.sent_bytes -= entry.len;

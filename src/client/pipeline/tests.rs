@@ -13,7 +13,7 @@ use bytes::BytesMut;
 
 use super::{send_queue::RequestKind, *};
 use crate::{
-    client::settings::WhenFull,
+    client::settings::{CallTimeout, WhenFull},
     error::Delivery,
     metric::{Point, Selector},
     protocol::{PutSuffix, Response, encode_get},
@@ -26,6 +26,7 @@ mod leaving;
 mod model;
 mod ops;
 mod random_walk;
+mod timeouts;
 mod trim;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -46,14 +47,14 @@ impl Pipeline {
         now: Instant,
     ) -> Result<Submitted, Error> {
         let submitted =
-            self.submit(RequestKind::Put, waker, now, |bytes| numbers.append_put(bytes, key));
+            self.submit(RequestKind::Put, None, waker, now, |bytes| numbers.append_put(bytes, key));
         submitted.map_err(|refused| refused.error)
     }
 
     /// Submits a get.
     fn get(&mut self, selector: &Selector, waker: Waker, now: Instant) -> Result<Submitted, Error> {
         let submitted =
-            self.submit(RequestKind::Get, waker, now, |bytes| encode_get(bytes, selector));
+            self.submit(RequestKind::Get, None, waker, now, |bytes| encode_get(bytes, selector));
         submitted.map_err(|refused| refused.error)
     }
 }

@@ -54,6 +54,7 @@ impl Pipeline {
         self.wait_queue.shrink_to(calls);
         self.reservation_queue.shrink_to(calls);
         self.reserved.shrink_to(calls);
+        self.own_deadlines.shrink_to(calls);
         self.note_memory(now);
         recent <= KEPT_CALLS
     }
@@ -65,6 +66,7 @@ impl Pipeline {
             self.wait_queue.capacity(),
             self.reservation_queue.capacity(),
             self.reserved.capacity(),
+            self.own_deadlines.capacity(),
         ];
         calls.into_iter().any(|capacity| capacity / 4 > KEPT_CALLS) || self.queue.holds_many_bytes()
     }

@@ -12,6 +12,7 @@ use std::{
 #[cfg(feature = "tower")]
 use tokio::runtime;
 use tokio::time;
+use tokio_test::task;
 #[cfg(feature = "tower")]
 use tower_service::Service;
 
@@ -77,8 +78,8 @@ async fn batch_is_polled_and_dropped_without_a_lock() {
         let dispatcher = &reporter.shared().dispatcher;
         let (call, was_locked) = call(&reporter, is_answered);
         {
-            let mut ended = pin!(dispatcher.ended(batch.id, call));
-            let outcome = poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await;
+            let mut ended = task::spawn(dispatcher.ended(batch.id, call));
+            let outcome = ended.poll();
             assert_eq!(outcome.is_ready(), is_answered);
             assert_eq!(dispatcher.recall(), !is_answered);
         }

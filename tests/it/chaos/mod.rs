@@ -14,9 +14,9 @@ use tokio::{
     time::{self, Instant},
 };
 
-use self::{proxy::Proxy, workload::Agent};
+use self::{proxy::Proxy, workload::ChaosAgent};
 use crate::{
-    oracle::{self, Oracle, Shared},
+    oracle::{self, Oracle, SharedOracle},
     peer::MockNetwork,
 };
 
@@ -98,7 +98,7 @@ const CALLS: usize = 40;
 
 async fn survive_network(pipelining: Pipelining, seed: u64) {
     let mut rng = Rng::with_seed(seed);
-    let oracle = Shared::default();
+    let oracle = SharedOracle::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap();
     tokio::spawn(oracle::serve(listener, Arc::clone(&oracle)));
@@ -117,7 +117,7 @@ async fn survive_network(pipelining: Pipelining, seed: u64) {
 
     let mut agents = JoinSet::new();
     for id in 0..AGENTS {
-        let mut agent = Agent::new(client.clone(), id, rng.fork());
+        let mut agent = ChaosAgent::new(client.clone(), id, rng.fork());
         agents.spawn(async move {
             for _ in 0..CALLS {
                 agent.call().await;
@@ -145,7 +145,7 @@ async fn survive_network(pipelining: Pipelining, seed: u64) {
     check_stats(&client, &agents);
 }
 
-async fn all(mut tasks: JoinSet<Agent>) -> Vec<Agent> {
+async fn all(mut tasks: JoinSet<ChaosAgent>) -> Vec<ChaosAgent> {
     let mut agents = Vec::new();
     while let Some(agent) = tasks.join_next().await {
         agents.push(agent.unwrap());
@@ -170,7 +170,7 @@ fn check_order(oracle: &Oracle) {
 }
 
 /// Every request has one outcome, and no call returned `Ok` without an acknowledgement.
-fn check_stats(client: &MetricsClient, agents: &[Agent]) {
+fn check_stats(client: &MetricsClient, agents: &[ChaosAgent]) {
     let stats = client.stats();
     assert_eq!((stats.in_flight, stats.queued), (0, 0));
     let ended = stats.acknowledged + stats.rejected + stats.failed + stats.cancelled;

@@ -14,7 +14,7 @@ use crate::{
 /// One task's puts: the `n`th has a value that says whose it is and which, and shares key and
 /// second with the one beside it.
 #[derive(Debug)]
-pub(crate) struct Agent {
+pub(crate) struct ChaosAgent {
     client: MetricsClient,
     id: u32,
     rng: Rng,
@@ -39,7 +39,7 @@ const MANY: u32 = 1_000_000;
 
 const KEYS: usize = 3;
 
-impl Agent {
+impl ChaosAgent {
     pub(crate) fn new(client: MetricsClient, id: u32, rng: Rng) -> Self {
         Self { client, id, rng, puts: Vec::new(), gets: 0 }
     }
@@ -139,7 +139,7 @@ impl Agent {
     }
 }
 
-impl Checker for Agent {
+impl Checker for ChaosAgent {
     type Put = usize;
     /// The key, unless it is a get of everything.
     type Get = Option<String>;

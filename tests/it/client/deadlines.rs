@@ -3,7 +3,7 @@
 use std::{error::Error as _, time::Duration};
 
 use metrics_client::{
-    Delivery, Error,
+    Delivery, Error, Sample,
     client::{ConnectionState, Pipelining},
 };
 use tokio::{join, time::Instant};
@@ -149,4 +149,62 @@ async fn duration_max_means_no_timeout() {
     let mut peer = network.accept().await;
     let (put, ()) = join!(client.put_at("a", 1.0, 1), peer.answer("put a 1.0 1\n", "ok\n\n"));
     put.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_timeout_limits_the_calls_of_its_handle() {
+    let (mut network, builder) = MockNetwork::new();
+    let client = builder.connect().await.unwrap();
+    let _peer = network.accept().await;
+    let hasty = client.with_timeout(Duration::from_millis(100));
+    let start = Instant::now();
+    let (usual, short, get, batch) = join!(
+        with_timeout(client.put("a", 1.0)),
+        async { (hasty.put("b", 1.0).await, start.elapsed()) },
+        async { (hasty.get("b").await, start.elapsed()) },
+        async { (hasty.put_all([Sample::new("c", 1.0, 1).unwrap()]).await, start.elapsed()) },
+    );
+    assert_timeout(usual, start, Delivery::Unknown);
+    for (name, result, waited) in
+        [("put", short.0, short.1), ("get", get.0.map(drop), get.1), ("put_all", batch.0, batch.1)]
+    {
+        assert!(waited >= Duration::from_millis(100), "{name}: {waited:?}");
+        assert!(waited <= Duration::from_millis(100) + TICK, "{name}: {waited:?}");
+        assert!(result.unwrap_err().is_timeout(), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn longer_with_timeout_outlives_other_requests() {
+    let (mut network, builder) = MockNetwork::new();
+    let client = builder.stall_timeout(Duration::from_secs(120)).connect().await.unwrap();
+    let mut peer = network.accept().await;
+    let start = Instant::now();
+    let patient = client.with_timeout(Duration::from_secs(60));
+    let server = async {
+        peer.expect("put a 1.0 1\n").await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        peer.send("ok\n\n").await;
+    };
+    let (long, usual, ()) =
+        join!(patient.put_at("a", 1.0, 1), with_timeout(client.put_at("b", 1.0, 1)), server);
+    long.unwrap();
+    assert!(start.elapsed() >= Duration::from_secs(30));
+    assert!(matches!(usual, Err(Error::Timeout { timeout: LIMIT, .. })), "{usual:?}");
+}
+
+#[cfg(feature = "tower")]
+#[tokio::test(start_paused = true)]
+async fn service_keeps_the_timeout_of_its_client() {
+    use metrics_client::codec::Request;
+    use tower::{Service, ServiceExt};
+
+    let (mut network, builder) = MockNetwork::new();
+    let client = builder.connect().await.unwrap();
+    let _peer = network.accept().await;
+    let mut service = client.with_timeout(Duration::from_millis(100)).service();
+    let start = Instant::now();
+    let call = service.ready().await.unwrap().call(Request::get("a").unwrap());
+    assert!(call.await.unwrap_err().is_timeout());
+    assert!(start.elapsed() <= Duration::from_millis(100) + TICK);
 }

@@ -4,10 +4,11 @@ use std::{
     error::Error as _,
     pin::pin,
     sync::Arc,
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_test::task::panic_waker;
 use metrics_client::{
     Delivery, Error, MetricsClient, Sample,
     client::{Address, ConnectionState, Connector, Pipelining, ReconnectPolicy},
@@ -117,14 +118,6 @@ async fn driver_panic_fails_every_call() {
     with_timeout(client.close()).await.unwrap();
 }
 
-struct PanicsWhenWoken;
-
-impl Wake for PanicsWhenWoken {
-    fn wake(self: Arc<Self>) {
-        panic!("a waker's bug; this message is part of the test")
-    }
-}
-
 // FAULTS C4
 #[tokio::test(start_paused = true)]
 async fn panicking_waker_does_not_block_other_callers() {
@@ -133,7 +126,7 @@ async fn panicking_waker_does_not_block_other_callers() {
     let mut peer = network.accept().await;
     let put = |key| client.put_at(key, 1.0, 1);
     let mut bad = pin!(put("bad"));
-    let bad_waker = Waker::from(Arc::new(PanicsWhenWoken));
+    let bad_waker = panic_waker();
     let mut on_bad_waker = Context::from_waker(&bad_waker);
     assert!(bad.as_mut().poll(&mut on_bad_waker).is_pending());
     let server = async {

@@ -24,27 +24,27 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// What a server does with an attempt to connect. Without one of these it is not there, and refuses.
 #[derive(Clone, Copy, PartialEq)]
-enum Server {
+enum ServerBehavior {
     Accepts,
     Hangs,
 }
 
 /// Servers by their names, and the attempts to connect to them.
 struct Servers {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ServersState>>,
     connections: mpsc::UnboundedReceiver<(String, DuplexStream)>,
 }
 
 #[derive(Default)]
-struct State {
-    servers: BTreeMap<&'static str, Server>,
+struct ServersState {
+    servers: BTreeMap<&'static str, ServerBehavior>,
     dials: Vec<(String, Instant)>,
 }
 
 impl Servers {
     fn new() -> (Self, impl Connector<Io = DuplexStream> + Clone) {
         let (sender, connections) = mpsc::unbounded_channel();
-        let state = Arc::<Mutex<State>>::default();
+        let state = Arc::<Mutex<ServersState>>::default();
         let shared = Arc::clone(&state);
         let connector = connector_fn(move |address| {
             let name = address.host().unwrap().to_owned();
@@ -55,8 +55,8 @@ impl Servers {
             async move {
                 match server {
                     None => Err(io::Error::new(io::ErrorKind::ConnectionRefused, "refused")),
-                    Some(Server::Hangs) => pending().await,
-                    Some(Server::Accepts) => {
+                    Some(ServerBehavior::Hangs) => pending().await,
+                    Some(ServerBehavior::Accepts) => {
                         let (ours, theirs) = tokio::io::duplex(1024 * 1024);
                         let _ = sender.send((name, theirs));
                         Ok(ours)
@@ -67,7 +67,7 @@ impl Servers {
         (Self { state, connections }, connector)
     }
 
-    fn set(&self, name: &'static str, server: impl Into<Option<Server>>) {
+    fn set(&self, name: &'static str, server: impl Into<Option<ServerBehavior>>) {
         let servers = &mut self.state.lock().unwrap().servers;
         match server.into() {
             Some(server) => servers.insert(name, server),
@@ -111,7 +111,7 @@ fn server(client: &MetricsClient) -> &str {
 #[tokio::test(start_paused = true)]
 async fn connect_takes_the_first_server_that_answers() {
     let (mut servers, connector) = Servers::new();
-    servers.set("c", Server::Accepts);
+    servers.set("c", ServerBehavior::Accepts);
     let start = Instant::now();
     let client = listed(connector).connect().await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -124,7 +124,7 @@ async fn connect_takes_the_first_server_that_answers() {
 #[tokio::test(start_paused = true)]
 async fn connect_error_says_why_of_each_server() {
     let (servers, connector) = Servers::new();
-    servers.set("b", Server::Hangs);
+    servers.set("b", ServerBehavior::Hangs);
     let error = listed(connector).connect_timeout(3 * SECOND).connect().await.unwrap_err();
     let Error::Connect { address, source: cause, .. } = error else { panic!("{error:?}") };
     assert_eq!(&*address, "a:1,b:1,c:1");
@@ -134,9 +134,9 @@ async fn connect_error_says_why_of_each_server() {
 #[tokio::test(start_paused = true)]
 async fn failover_limits_the_time_of_a_hanging_server() {
     let (servers, connector) = Servers::new();
-    servers.set("a", Server::Hangs);
-    servers.set("b", Server::Hangs);
-    servers.set("c", Server::Accepts);
+    servers.set("a", ServerBehavior::Hangs);
+    servers.set("b", ServerBehavior::Hangs);
+    servers.set("c", ServerBehavior::Accepts);
     let start = Instant::now();
     let client = listed(connector).connect_timeout(3 * SECOND).connect().await.unwrap();
     assert_eq!((server(&client), start.elapsed()), ("c", 2 * SECOND));
@@ -145,8 +145,8 @@ async fn failover_limits_the_time_of_a_hanging_server() {
 #[tokio::test(start_paused = true)]
 async fn failover_after_a_stall_resends_puts_in_order() {
     let (mut servers, connector) = Servers::new();
-    servers.set("a", Server::Accepts);
-    servers.set("b", Server::Accepts);
+    servers.set("a", ServerBehavior::Accepts);
+    servers.set("b", ServerBehavior::Accepts);
     let builder = listed(connector).stall_timeout(SECOND).request_timeout(4 * SECOND);
     let client = builder.connect().await.unwrap();
     let mut a = servers.accept_at("a").await;
@@ -182,7 +182,7 @@ async fn failover_backs_off_after_a_whole_round_only() {
     assert_eq!(dials.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["a", "b", "c"]);
     assert!(dials.iter().all(|(_, at)| *at == start));
     // Another one has the first place, and the most time, in each round.
-    servers.set("a", Server::Accepts);
+    servers.set("a", ServerBehavior::Accepts);
     servers.accept_at("a").await.answer("put k 1.0 1\n", "ok\n\n").await;
     put.await.unwrap().unwrap();
     assert_eq!(servers.take_dialed(), ["b", "c", "a"]);
@@ -192,7 +192,7 @@ async fn failover_backs_off_after_a_whole_round_only() {
 async fn failover_after_a_close_without_a_response() {
     let (mut servers, connector) = Servers::new();
     for name in ["a", "b", "c"] {
-        servers.set(name, Server::Accepts);
+        servers.set(name, ServerBehavior::Accepts);
     }
     let client = listed(connector).connect_lazy().unwrap();
     let start = Instant::now();
@@ -216,8 +216,8 @@ async fn failover_after_a_close_without_a_response() {
 #[tokio::test(start_paused = true)]
 async fn failover_from_a_server_that_closes_on_puts() {
     let (mut servers, connector) = Servers::new();
-    servers.set("a", Server::Accepts);
-    servers.set("b", Server::Accepts);
+    servers.set("a", ServerBehavior::Accepts);
+    servers.set("b", ServerBehavior::Accepts);
     let client = listed(connector).connect().await.unwrap();
     let calls = async { tokio::join!(client.get("k"), client.put_at("k", 1.0, 1)) };
     let answers = async {
@@ -238,9 +238,9 @@ async fn failover_from_a_server_that_closes_on_puts() {
 #[tokio::test(start_paused = true)]
 async fn failover_is_not_undone_while_the_server_works() {
     let (mut servers, connector) = Servers::new();
-    servers.set("b", Server::Accepts);
+    servers.set("b", ServerBehavior::Accepts);
     let client = listed(connector).connect().await.unwrap();
-    servers.set("a", Server::Accepts);
+    servers.set("a", ServerBehavior::Accepts);
     let mut b = servers.accept_at("b").await;
     for round in 0..3 {
         let request = format!("put k 1.0 {round}\n");
@@ -264,7 +264,7 @@ async fn failover_is_not_undone_while_the_server_works() {
 async fn clients_spread_over_the_list() {
     let (mut servers, connector) = Servers::new();
     let names = ["a", "b", "c"];
-    names.into_iter().for_each(|name| servers.set(name, Server::Accepts));
+    names.into_iter().for_each(|name| servers.set(name, ServerBehavior::Accepts));
     let mut found = BTreeSet::new();
     for _ in 0..200 {
         let builder = MetricsClient::builder(names.map(|name| (name, 1)));
@@ -277,8 +277,8 @@ async fn clients_spread_over_the_list() {
 #[tokio::test(start_paused = true)]
 async fn connections_of_a_pool_keep_to_one_server() {
     let (mut servers, connector) = Servers::new();
-    servers.set("b", Server::Accepts);
-    servers.set("c", Server::Accepts);
+    servers.set("b", ServerBehavior::Accepts);
+    servers.set("c", ServerBehavior::Accepts);
     let client = listed(connector).max_connections(8).connect().await.unwrap();
     let mut calls = tokio::task::JoinSet::new();
     for key in 0..64 {

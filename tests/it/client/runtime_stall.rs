@@ -34,9 +34,9 @@ use tokio::{
 use crate::peer::{Peer, with_timeout};
 
 /// The server's ends of the connections that a client makes, in their order.
-struct Server(TcpListener);
+struct ServerEnds(TcpListener);
 
-impl Server {
+impl ServerEnds {
     fn new() -> (Self, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -59,9 +59,9 @@ fn answer(mut io: &StdStream, request: &str, answer: &str) {
 
 /// Dials over TCP, and keeps a second handle of each socket.
 #[derive(Clone, Default)]
-struct Watched(Arc<Mutex<Vec<StdStream>>>);
+struct SocketRecorder(Arc<Mutex<Vec<StdStream>>>);
 
-impl Connector for Watched {
+impl Connector for SocketRecorder {
     type Io = TcpStream;
 
     async fn connect(&self, address: &Address) -> io::Result<TcpStream> {
@@ -72,7 +72,7 @@ impl Connector for Watched {
     }
 }
 
-impl Watched {
+impl SocketRecorder {
     /// Lets the thread, and with it the runtime, stand still until something has come on the latest
     /// connection.
     fn stand_still(&self) {
@@ -97,8 +97,8 @@ async fn later() {
 // FAULTS C1
 #[tokio::test]
 async fn unsolicited_response_ends_an_idle_connection() {
-    let (server, address) = Server::new();
-    let watched = Watched::default();
+    let (server, address) = ServerEnds::new();
+    let watched = SocketRecorder::default();
     let client = builder(address, watched.clone()).connect_lazy().unwrap();
     let (go, gone) = std::sync::mpsc::channel();
     let first = server.serve(move |mut io| {
@@ -123,8 +123,8 @@ async fn unsolicited_response_ends_an_idle_connection() {
 // FAULTS C1
 #[tokio::test]
 async fn idle_connection_closed_by_server_is_not_used() {
-    let (server, address) = Server::new();
-    let watched = Watched::default();
+    let (server, address) = ServerEnds::new();
+    let watched = SocketRecorder::default();
     let client = builder(address, watched.clone()).connect_lazy().unwrap();
     let (go, gone) = std::sync::mpsc::channel();
     server.serve(move |io| {
@@ -142,8 +142,8 @@ async fn idle_connection_closed_by_server_is_not_used() {
 // FAULTS C1
 #[tokio::test]
 async fn idle_connection_that_was_reset_is_not_used() {
-    let (server, address) = Server::new();
-    let watched = Watched::default();
+    let (server, address) = ServerEnds::new();
+    let watched = SocketRecorder::default();
     let client = builder(address, watched.clone()).connect_lazy().unwrap();
     let (go, gone) = std::sync::mpsc::channel();
     server.serve(move |io| {
@@ -162,8 +162,8 @@ async fn idle_connection_that_was_reset_is_not_used() {
 // FAULTS C1
 #[test]
 fn block_on_per_call_sees_a_closed_connection() {
-    let (server, address) = Server::new();
-    let watched = Watched::default();
+    let (server, address) = ServerEnds::new();
+    let watched = SocketRecorder::default();
     let runtime = runtime();
     let client = {
         let _context = runtime.enter();
@@ -220,8 +220,8 @@ impl AsyncWrite for Foreign {
 // FAULTS C1
 #[tokio::test]
 async fn custom_stream_is_polled_after_the_io_driver() {
-    let (server, address) = Server::new();
-    let watched = Watched::default();
+    let (server, address) = ServerEnds::new();
+    let watched = SocketRecorder::default();
     let (go, gone) = std::sync::mpsc::channel();
     server.serve(move |mut io| {
         answer(&io, "put x 1.0 1\n", "ok\n\n");
@@ -244,7 +244,7 @@ async fn custom_stream_is_polled_after_the_io_driver() {
 }
 
 /// A socket as Tokio has it, on a pipe: what has come can be read once the IO driver has told of it.
-struct Socket {
+struct DriverSocket {
     pipe: DuplexStream,
     driver: Arc<IoDriver>,
 }
@@ -268,7 +268,7 @@ impl Wake for Turn {
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for DriverSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -285,7 +285,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for DriverSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -310,16 +310,16 @@ struct Sockets {
 }
 
 impl Connector for Sockets {
-    type Io = Socket;
+    type Io = DriverSocket;
 
-    async fn connect(&self, _: &Address) -> io::Result<Socket> {
+    async fn connect(&self, _: &Address) -> io::Result<DriverSocket> {
         let (pipe, theirs) = tokio::io::duplex(4 * 1024 * 1024);
         let driver = Arc::<IoDriver>::default();
         let _ = self.peers.send((theirs, driver.clone()));
-        Ok(Socket { pipe, driver })
+        Ok(DriverSocket { pipe, driver })
     }
 
-    fn has_input(&self, io: &Socket) -> io::Result<Option<bool>> {
+    fn has_input(&self, io: &DriverSocket) -> io::Result<Option<bool>> {
         Ok(self.can_ask.then(|| io.driver.turns.load(Ordering::SeqCst) > 0))
     }
 }

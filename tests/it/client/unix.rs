@@ -12,9 +12,9 @@ use tokio::net::UnixListener;
 use crate::peer::with_timeout;
 
 /// A path of its own for one test, where nothing is; cleared away with this.
-struct Socket(PathBuf);
+struct SocketPath(PathBuf);
 
-impl Socket {
+impl SocketPath {
     fn new(test: &str) -> Self {
         let name = format!("metrics-client-{}-{test}.sock", std::process::id());
         Self(std::env::temp_dir().join(name))
@@ -29,7 +29,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for SocketPath {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
@@ -68,7 +68,7 @@ async fn cause(address: &str) -> String {
 
 #[tokio::test]
 async fn unix_socket_serves_and_reconnects() {
-    let socket = Socket::new("again");
+    let socket = SocketPath::new("again");
     let store = Arc::new(MemoryStore::new());
     let server = socket.serve(&store);
     let client = socket.connect().await.unwrap();
@@ -91,7 +91,7 @@ async fn unix_socket_serves_and_reconnects() {
 
 #[tokio::test]
 async fn unix_missing_and_unserved_sockets_differ() {
-    let socket = Socket::new("missing");
+    let socket = SocketPath::new("missing");
     let path = socket.0.to_str().unwrap();
     assert!(cause(path).await.contains("no socket at this path"));
     drop(UnixListener::bind(&socket.0).unwrap());
@@ -133,7 +133,7 @@ async fn unix_abstract_name_leaves_no_file() {
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn unix_full_backlog_is_named_as_the_cause() {
-    let socket = Socket::new("full");
+    let socket = SocketPath::new("full");
     let listener =
         socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
     listener.bind(&socket2::SockAddr::unix(&socket.0).unwrap()).unwrap();

@@ -41,13 +41,15 @@ pub(crate) fn server_session(input: &[u8]) {
             let model = Model::of(stream, max_line_bytes);
             model.is_sound(stream, max_line_bytes);
             for (cuts, end) in [(&b""[..], End::Close), (cuts, End::Close), (b"1", End::Silence)] {
-                let (answers, stored) = session(Peer::new(cuts, stream, end), limits).await;
+                let (answers, stored) =
+                    session(PiecewisePeer::new(cuts, stream, end), limits).await;
                 assert_eq!(text(&answers), text(&model.answers));
                 assert_eq!(stored, model.store.rows().collect::<Vec<_>>());
             }
             let half = model.answers.len() / 2;
             for end in [End::TakeNoMoreThan(half), End::FailAfter(half)] {
-                let (answers, stored) = session(Peer::new(cuts, stream, end), limits).await;
+                let (answers, stored) =
+                    session(PiecewisePeer::new(cuts, stream, end), limits).await;
                 assert!(model.answers.starts_with(&answers), "{}", text(&answers));
                 assert!(model.was_once(&answers, &stored), "{stored:?}");
             }
@@ -59,7 +61,7 @@ pub(crate) fn server_session(input: &[u8]) {
 type Row = (Key, i64, u64);
 
 /// Serves `peer` to the end: the answers that it got, and what is then stored.
-async fn session(mut peer: Peer<'_>, limits: Limits) -> (Vec<u8>, Vec<Row>) {
+async fn session(mut peer: PiecewisePeer<'_>, limits: Limits) -> (Vec<u8>, Vec<Row>) {
     let store = Arc::new(MemoryStore::new());
     let serving = serve_connection(&mut peer, Arc::clone(&store), limits);
     // Longer than all the times together that a session gives its peer.
@@ -76,7 +78,7 @@ async fn session(mut peer: Peer<'_>, limits: Limits) -> (Vec<u8>, Vec<Row>) {
 
 /// The peer of a session. It sends and reads in pieces of the sizes that the cuts give; a piece
 /// without a byte is a moment in which nothing happens.
-struct Peer<'a> {
+struct PiecewisePeer<'a> {
     pieces: Box<dyn Iterator<Item = &'a [u8]> + Send + 'a>,
     /// What is left of the piece that is being sent.
     piece: &'a [u8],
@@ -100,7 +102,7 @@ enum End {
     FailAfter(usize),
 }
 
-impl<'a> Peer<'a> {
+impl<'a> PiecewisePeer<'a> {
     fn new(cuts: &'a [u8], stream: &'a [u8], end: End) -> Self {
         Self {
             pieces: Box::new(pieces(cuts, stream)),
@@ -113,7 +115,7 @@ impl<'a> Peer<'a> {
     }
 }
 
-impl AsyncRead for Peer<'_> {
+impl AsyncRead for PiecewisePeer<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -134,7 +136,7 @@ impl AsyncRead for Peer<'_> {
     }
 }
 
-impl AsyncWrite for Peer<'_> {
+impl AsyncWrite for PiecewisePeer<'_> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     SHORT, builder, is_late,
-    server_process::{Port, Process, end_with_parent},
+    server_process::{Port, ServerProcess, end_with_parent},
     with_timeout, works_again,
 };
 use crate::child_test::child_test;
@@ -27,7 +27,7 @@ const TOO_MANY_FILES: i32 = 24;
 async fn client_out_of_descriptors_recovers() {
     let Ok(address) = env::var(CHILD) else {
         let port = Port::reserve();
-        let _server = Process::start(port.address);
+        let _server = ServerProcess::start(port.address);
         let mut test = child_test(module_path!(), "client_out_of_descriptors_recovers");
         assert!(test.env(CHILD, port.address.to_string()).status().unwrap().success());
         return;
@@ -73,7 +73,7 @@ async fn client_out_of_descriptors_recovers() {
 async fn server_out_of_descriptors_keeps_serving() {
     const FILES: u64 = 40;
     let port = Port::reserve();
-    let _server = Process::with_files(port.address, FILES);
+    let _server = ServerProcess::with_files(port.address, FILES);
     let client = MetricsClient::connect(port.address).await.unwrap();
     client.put_at("a", 1.0, 1).await.unwrap();
     // The kernel accepts them all.
@@ -105,7 +105,7 @@ async fn server_out_of_descriptors_keeps_serving() {
 async fn server_with_few_descriptors_keeps_half_free() {
     const FILES: u64 = 120;
     let port = Port::reserve();
-    let _server = Process::with_limits(port.address, FILES, FILES);
+    let _server = ServerProcess::with_limits(port.address, FILES, FILES);
     let served = served_of(FILES as usize, port.address).await;
     assert!((20..=FILES as usize / 2).contains(&served.len()), "{} are served", served.len());
     // Another address has its half.
@@ -118,7 +118,7 @@ async fn server_with_few_descriptors_keeps_half_free() {
 async fn server_raises_its_soft_descriptor_limit() {
     const PEERS: usize = 200;
     let port = Port::reserve();
-    let _server = Process::with_limits(port.address, 40, 1000);
+    let _server = ServerProcess::with_limits(port.address, 40, 1000);
     assert_eq!(served_of(PEERS, port.address).await.len(), PEERS);
 }
 

@@ -1,10 +1,16 @@
 //! Peers on loopback that do not read, do not answer, or reset.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use metrics_client::{
     Delivery, MetricsClient, Sample,
-    client::{Pipelining, TcpConnector, WhenFull, connector_fn},
+    client::{Connector, Pipelining, TcpConnector, WhenFull, connector_fn},
 };
 use metrics_server::Server;
 use socket2::SockRef;
@@ -16,7 +22,7 @@ use tokio::{
 };
 
 use super::{HANG, SHORT, builder, is_late, is_reset, with_timeout, works_again};
-use crate::oracle::{self, Shared};
+use crate::oracle::{self, SharedOracle};
 
 /// A server whose first connection the test plays. The others find one that does its part.
 async fn listen(buffer: Option<u32>) -> TcpListener {
@@ -69,7 +75,7 @@ async fn reset_in_a_response_retries_the_put_if_allowed() {
         let server = async {
             let (io, _) = listener.accept().await.unwrap();
             reset_after(io, "put a 1.0 1\n", "ok").await;
-            tokio::spawn(oracle::serve(listener, Shared::default()));
+            tokio::spawn(oracle::serve(listener, SharedOracle::default()));
         };
         let (put, ()) = with_timeout(async { join!(client.put_at("a", 1.0, 1), server) }).await;
         match put {
@@ -127,7 +133,7 @@ async fn silent_server_fails_calls_in_time() {
         let sent = errors.iter().filter(|error| is_late(error)).count();
         let unsent = errors.iter().filter(|error| error.delivery() == Delivery::NotSent).count();
         assert_eq!((sent, unsent), (50, 150));
-        tokio::spawn(oracle::serve(listener, Shared::default()));
+        tokio::spawn(oracle::serve(listener, SharedOracle::default()));
         works_again(&client).await;
         silent.abort();
     }
@@ -137,9 +143,17 @@ async fn silent_server_fails_calls_in_time() {
 #[ignore = "real networks, processes or disks: run with `--ignored`"]
 async fn zero_window_ends_the_connection_and_retries() {
     let listener = listen(Some(4096)).await;
+    let dials = Arc::new(AtomicUsize::new(0));
+    // Only the first connection has the short timeout: on a busy machine it could end the second too.
+    let connector = connector_fn(move |address| {
+        let is_first = dials.fetch_add(1, Ordering::SeqCst) == 0;
+        let connector = TcpConnector::default();
+        let connector = if is_first { connector.user_timeout(SHORT) } else { connector };
+        async move { connector.connect(&address).await }
+    });
     let client = MetricsClient::builder(listener.local_addr().unwrap())
         .pipelining(Pipelining::On)
-        .connector(TcpConnector::default().user_timeout(SHORT))
+        .connector(connector)
         .request_timeout(2 * HANG)
         .stall_timeout(2 * HANG)
         .connect_lazy()
@@ -151,8 +165,8 @@ async fn zero_window_ends_the_connection_and_retries() {
         let (client, key) = (client.clone(), Arc::clone(&key));
         calls.spawn(async move { client.put_at(key, 1.0, at).await.unwrap() });
     }
-    let oracle = Shared::default();
-    let _silent = listener.accept().await.unwrap();
+    let oracle = SharedOracle::default();
+    let _silent = with_timeout(listener.accept()).await.unwrap();
     tokio::spawn(oracle::serve(listener, Arc::clone(&oracle)));
     with_timeout(calls.join_all()).await;
     assert_eq!(client.stats().reconnects, 1);

@@ -19,7 +19,6 @@ mod misbehaving_peers;
 mod netns;
 mod packet_loss;
 mod server_process;
-mod signals;
 mod suspended_server;
 
 /// Longer than any wait of a test but one for ever.

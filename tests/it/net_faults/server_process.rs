@@ -29,11 +29,11 @@ const LIMITS: &str = "METRICS_TEST_CHILD_LIMITS";
 const READY: &str = "the server is ready";
 
 /// This test binary as a server. It ends with the thread that started it.
-pub(super) struct Process {
+pub(super) struct ServerProcess {
     child: Child,
 }
 
-impl Process {
+impl ServerProcess {
     pub(super) fn start(address: SocketAddr) -> Self {
         Self::start_with(address, |_| {})
     }
@@ -88,7 +88,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         // Fails if it is gone already.
         let _ = self.child.kill();

@@ -7,7 +7,7 @@ use tokio::{join, task::JoinSet, time};
 
 use super::{
     SHORT, builder, is_late,
-    server_process::{Port, Process},
+    server_process::{Port, ServerProcess},
     with_timeout, works_again,
 };
 
@@ -15,7 +15,7 @@ use super::{
 #[ignore = "real networks, processes or disks: run with `--ignored`"]
 async fn server_suspended_briefly_is_only_slow() {
     let port = Port::reserve();
-    let server = Process::start(port.address);
+    let server = ServerProcess::start(port.address);
     let client = MetricsClient::connect(port.address).await.unwrap();
     client.put_at("a", 1.0, 1).await.unwrap();
     server.stop();
@@ -32,7 +32,7 @@ async fn server_suspended_briefly_is_only_slow() {
 #[ignore = "real networks, processes or disks: run with `--ignored`"]
 async fn server_suspended_long_fails_calls_in_time() {
     let port = Port::reserve();
-    let server = Process::start(port.address);
+    let server = ServerProcess::start(port.address);
     let client = builder(port.address).connect().await.unwrap();
     client.put_at("a", 1.0, 1).await.unwrap();
     server.stop();
@@ -61,7 +61,7 @@ async fn server_suspended_long_fails_calls_in_time() {
 #[ignore = "real networks, processes or disks: run with `--ignored`"]
 async fn server_killed_and_restarted_fails_no_call() {
     let port = Port::reserve();
-    let server = Process::start(port.address);
+    let server = ServerProcess::start(port.address);
     let client = MetricsClient::builder(port.address).pipelining(Pipelining::On).connect().await;
     let client = client.unwrap();
     client.put_at("lost", 1.0, 1).await.unwrap();
@@ -82,7 +82,7 @@ async fn server_killed_and_restarted_fails_no_call() {
             time::sleep(Duration::from_millis(1)).await;
         }
         server.kill();
-        Process::start(port.address)
+        ServerProcess::start(port.address)
     };
     let (_, _server) = with_timeout(async { join!(callers.join_all(), restart) }).await;
     let metrics = client.get_all().await.unwrap();
@@ -95,7 +95,7 @@ async fn server_killed_and_restarted_fails_no_call() {
 #[ignore = "real networks, processes or disks: run with `--ignored`"]
 async fn server_that_stays_down_is_named_as_the_cause() {
     let port = Port::reserve();
-    let server = Process::start(port.address);
+    let server = ServerProcess::start(port.address);
     let client = builder(port.address).connect().await.unwrap();
     client.put_at("a", 1.0, 1).await.unwrap();
     server.stop();
@@ -119,6 +119,6 @@ async fn server_that_stays_down_is_named_as_the_cause() {
     let stream = with_timeout(client.stream("*")).await;
     assert!(matches!(stream, Err(Error::Connect { .. })), "{stream:?}");
 
-    let _server = Process::start(port.address);
+    let _server = ServerProcess::start(port.address);
     works_again(&client).await;
 }

@@ -15,14 +15,14 @@ use metrics_server::store::PutBatch;
 pub(super) type Moment = usize;
 
 /// Which put wrote the value of each key and second.
-pub(super) type Series = BTreeMap<String, BTreeMap<i64, PutId>>;
+pub(super) type PutsByKey = BTreeMap<String, BTreeMap<i64, PutId>>;
 
 pub(super) type PutId = usize;
 
 /// The prefix of log lines about what must not happen.
 pub(super) const VIOLATION: &str = "VIOLATION";
 
-pub(super) type Shared = Arc<Mutex<History>>;
+pub(super) type SharedHistory = Arc<Mutex<History>>;
 
 /// Every event of a simulation, as a record for the checks and as a line of the log.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ pub(super) struct History {
     pub(super) log: Vec<String>,
     /// The time, where no simulated host is running.
     pub(super) now: Duration,
-    pub(super) puts: Vec<Put>,
+    pub(super) puts: Vec<PutRecord>,
     pub(super) applied: Vec<Applied>,
     pub(super) connections: BTreeMap<SocketAddr, Connection>,
     /// The connections on which a client looks for a request at which the server closes: there the
@@ -38,23 +38,23 @@ pub(super) struct History {
     pub(super) checked: BTreeSet<SocketAddr>,
     /// At what the server has closed a connection because the store failed for a while.
     hangups: Vec<Hangup>,
-    pub(super) stored: Series,
+    pub(super) stored: PutsByKey,
     /// What must not have happened.
     pub(super) violations: Vec<String>,
 }
 
 #[derive(Debug)]
-pub(super) struct Put {
+pub(super) struct PutRecord {
     pub(super) client: usize,
     pub(super) agent: usize,
     pub(super) sample: Sample,
     pub(super) begun: Moment,
-    pub(super) ended: Option<(Moment, Outcome)>,
+    pub(super) ended: Option<(Moment, PutOutcome)>,
 }
 
 /// What a caller knows of its put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum PutOutcome {
     Acknowledged,
     Rejected,
     NotSent,
@@ -94,11 +94,11 @@ pub(super) struct Reading {
     client: usize,
     hangups: usize,
     key: Option<String>,
-    stored: Series,
+    stored: PutsByKey,
     applied: usize,
 }
 
-impl From<&Result<(), Error>> for Outcome {
+impl From<&Result<(), Error>> for PutOutcome {
     fn from(result: &Result<(), Error>) -> Self {
         match result.as_ref().map_err(Error::delivery) {
             Ok(()) => Self::Acknowledged,
@@ -135,11 +135,11 @@ impl History {
         let value = put as f64 + [0.0, 0.5, 1.0 / 3.0, 0.1][put % 4];
         let sample = Sample::new(key, value, timestamp).unwrap();
         let begun = self.note(format_args!("{client}.{agent} puts {put}: {key} at {timestamp}"));
-        self.puts.push(Put { client, agent, sample: sample.clone(), begun, ended: None });
+        self.puts.push(PutRecord { client, agent, sample: sample.clone(), begun, ended: None });
         (put, sample)
     }
 
-    pub(super) fn end_put(&mut self, put: PutId, outcome: Outcome) {
+    pub(super) fn end_put(&mut self, put: PutId, outcome: PutOutcome) {
         let ended = self.note(format_args!("put {put} ends: {outcome:?}"));
         self.puts[put].ended = Some((ended, outcome));
     }
@@ -243,8 +243,8 @@ impl History {
     }
 
     /// Which puts wrote these points.
-    pub(super) fn series(&mut self, found: &Metrics) -> Series {
-        let mut series = Series::new();
+    pub(super) fn series(&mut self, found: &Metrics) -> PutsByKey {
+        let mut series = PutsByKey::new();
         for (key, points) in found {
             for point in points {
                 if let Some(put) = self.identify(key.as_str(), point.timestamp, point.value) {
@@ -258,7 +258,7 @@ impl History {
     /// Which put wrote this, if there is one that can have.
     fn identify(&mut self, key: &str, timestamp: i64, value: f64) -> Option<PutId> {
         let id = value as PutId;
-        let known = self.puts.get(id).is_some_and(|Put { sample, .. }| {
+        let known = self.puts.get(id).is_some_and(|PutRecord { sample, .. }| {
             (sample.key.as_str(), sample.point.timestamp, sample.point.value)
                 == (key, timestamp, value)
         });
@@ -299,19 +299,20 @@ impl History {
                 violations.push(format!("put {id} came twice, against its client's orders"));
             }
             if let Some((ended, outcome)) = put.ended {
-                if outcome == Outcome::NotSent {
+                if outcome == PutOutcome::NotSent {
                     violations.push(format!("put {id} was not sent, and came"));
                 }
                 let was_sent_again = is_question
                     || retries[put.client]
                         && connection.given_up.is_some_and(|moment| moment < ended);
-                if outcome == Outcome::Rejected && !was_sent_again {
+                if outcome == PutOutcome::Rejected && !was_sent_again {
                     violations.push(format!("put {id} was refused, and came"));
                 }
                 if connection.made > ended {
                     violations.push(format!("put {id} was sent again after it had ended"));
                 }
-                if outcome == Outcome::Acknowledged && at > ended && !self.is_straggler(applied) {
+                if outcome == PutOutcome::Acknowledged && at > ended && !self.is_straggler(applied)
+                {
                     violations.push(format!("put {id} came again after it was acknowledged"));
                 }
             }
@@ -346,7 +347,7 @@ impl History {
             };
             let moments = applied.get(&id).map_or(&[][..], Vec::as_slice);
             let meanwhile = moments.iter().any(|at| (put.begun..ended).contains(at));
-            if outcome == Outcome::Acknowledged && !meanwhile {
+            if outcome == PutOutcome::Acknowledged && !meanwhile {
                 violations.push(format!("put {id} was acknowledged, and is lost"));
             }
         }
@@ -364,10 +365,11 @@ impl History {
                 let newer = self.puts.iter().enumerate().find(|(_, newer)| {
                     let sample = &newer.sample;
                     (sample.key.as_str(), sample.point.timestamp) == (key, timestamp)
-                        && matches!(newer.ended, Some((_, Outcome::Acknowledged)))
+                        && matches!(newer.ended, Some((_, PutOutcome::Acknowledged)))
                         && put.ended.is_some_and(|(ended, outcome)| {
                             ended < newer.begun
-                                && (put.client == newer.client || outcome == Outcome::Acknowledged)
+                                && (put.client == newer.client
+                                    || outcome == PutOutcome::Acknowledged)
                         })
                 });
                 if let Some((newer, _)) = newer
@@ -385,6 +387,6 @@ impl History {
     }
 }
 
-fn replace(series: &mut Series, sample: &Sample, put: PutId) {
+fn replace(series: &mut PutsByKey, sample: &Sample, put: PutId) {
     series.entry(sample.key.to_string()).or_default().insert(sample.point.timestamp, put);
 }

@@ -53,7 +53,7 @@ impl Conditions {
 /// What all hosts of a simulation share, behind the network's back.
 #[derive(Clone, Debug)]
 pub(super) struct SimNetwork {
-    pub(super) history: history::Shared,
+    pub(super) history: history::SharedHistory,
     pub(super) conditions: Arc<Mutex<Conditions>>,
     pub(super) store: Arc<MemoryStore>,
     /// The most bytes that one write moves, at either end.
@@ -65,7 +65,7 @@ pub(super) struct SimNetwork {
 impl SimNetwork {
     pub(super) fn new(segment: usize, faults: Duration) -> Self {
         Self {
-            history: history::Shared::default(),
+            history: history::SharedHistory::default(),
             conditions: Arc::new(Mutex::new(Conditions::FINE)),
             store: Arc::default(),
             segment,
@@ -139,7 +139,7 @@ impl Connector for Dialer {
 pub(super) struct Stream {
     io: TcpStream,
     segment: usize,
-    owner: Option<(history::Shared, SocketAddr)>,
+    owner: Option<(history::SharedHistory, SocketAddr)>,
 }
 
 impl AsyncRead for Stream {

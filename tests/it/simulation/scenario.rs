@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     network::{Dialer, NAME, PORT, SERVERS, SimNetwork},
-    workload::{Agent, TOLERANCE, Tally, adds_up},
+    workload::{SimAgent, TOLERANCE, Tally, adds_up},
 };
 
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl Scenario {
     /// Lives one client's life.
     pub(super) async fn live(self, world: SimNetwork, id: usize) -> turmoil::Result {
         let client = self.build(world.clone(), id);
-        let agent = |agent| Agent {
+        let agent = |agent| SimAgent {
             client: client.clone(),
             id: (id, agent),
             plan: self.clone(),

@@ -7,18 +7,18 @@ use metrics_client::{Error, Metrics, MetricsClient, Sample, client::ClientStats}
 use tokio::time::{self, Instant};
 
 use super::{
-    history::{self, History, Outcome, PutId, Reading},
+    history::{self, History, PutId, PutOutcome, Reading},
     scenario::Scenario,
 };
 use crate::workload::{self, Call, Checker, put_sample};
 
 /// One of a client's tasks. Agents share keys and seconds, those of other clients too.
 #[derive(Clone, Debug)]
-pub(super) struct Agent {
+pub(super) struct SimAgent {
     pub(super) client: MetricsClient,
     pub(super) id: (usize, usize),
     pub(super) plan: Scenario,
-    pub(super) history: history::Shared,
+    pub(super) history: history::SharedHistory,
     pub(super) tally: Tally,
 }
 
@@ -42,7 +42,7 @@ const SECONDS: i64 = 5;
 /// go by the millisecond.
 pub(super) const TOLERANCE: Duration = Duration::from_millis(5);
 
-impl Agent {
+impl SimAgent {
     /// Calls until the faults are over, or the client is closed.
     pub(super) async fn work(mut self) -> Tally {
         while turmoil::sim_elapsed().unwrap_or_default() < self.plan.faults && !self.is_closing() {
@@ -199,7 +199,7 @@ impl Agent {
     }
 }
 
-impl Checker for Agent {
+impl Checker for SimAgent {
     type Put = PutId;
     type Get = Reading;
 
@@ -215,13 +215,13 @@ impl Checker for Agent {
             let is_cause = self.history().seems_to_be_the_cause(put);
             self.check_error(error, is_cause);
         }
-        self.history().end_put(put, result.as_ref().map_or(Outcome::Unknown, Outcome::from));
+        self.history().end_put(put, result.as_ref().map_or(PutOutcome::Unknown, PutOutcome::from));
     }
 
     fn end_put_all(&mut self, puts: &[PutId], result: Option<Result<(), Error>>) {
         let count = puts.len();
         let (stored, outcome) = match &result {
-            Some(Ok(())) => (count, Outcome::Acknowledged),
+            Some(Ok(())) => (count, PutOutcome::Acknowledged),
             Some(Err(Error::Batch(batch))) => {
                 if batch.total() != count || batch.acknowledged() < batch.first_error().0 {
                     self.history().violation(format_args!("{batch:?} of {count} samples"));
@@ -230,13 +230,13 @@ impl Checker for Agent {
                     self.check_closed_on(self.history().seems_to_be_the_cause(puts[at]));
                 }
                 self.check_error(batch.first_error().1, !batch.closed_on().is_empty());
-                (batch.acknowledged(), Outcome::from(&Err(batch.first_error().1.clone())))
+                (batch.acknowledged(), PutOutcome::from(&Err(batch.first_error().1.clone())))
             }
             Some(Err(error)) => {
                 self.history().violation(format_args!("put_all fails with {error:?}"));
                 return;
             }
-            None => (0, Outcome::Unknown),
+            None => (0, PutOutcome::Unknown),
         };
         self.tally.acknowledged += stored as u64;
         self.tally.other += (count - stored) as u64;
@@ -244,14 +244,15 @@ impl Checker for Agent {
             Some(Err(Error::Batch(batch))) => batch.first_error().0,
             _ => stored,
         };
-        let none_was_sent = result.is_some_and(|result| Outcome::from(&result) == Outcome::NotSent);
+        let none_was_sent =
+            result.is_some_and(|result| PutOutcome::from(&result) == PutOutcome::NotSent);
         for (at, &put) in puts.iter().enumerate() {
             let outcome = if at < first_failed {
-                Outcome::Acknowledged
+                PutOutcome::Acknowledged
             } else if at == first_failed || none_was_sent {
                 outcome
             } else {
-                Outcome::Unknown
+                PutOutcome::Unknown
             };
             self.history().end_put(put, outcome);
         }

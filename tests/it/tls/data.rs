@@ -109,7 +109,7 @@ async fn session_is_resumed_on_reconnect() {
     let kinds = Arc::new(Mutex::new(Vec::new()));
     let pipe = in_process(authority.issue(&["localhost"]).config());
     let connector = authority.connector().with_connector(pipe);
-    let watched = Watched { kinds: Arc::clone(&kinds), inner: connector };
+    let watched = HandshakeRecorder { kinds: Arc::clone(&kinds), inner: connector };
     let client = MetricsClient::builder("localhost:1").connector(watched).connect().await.unwrap();
     client.put_at("a", 1.0, 1).await.unwrap();
     let mut samples = client.stream("*").await.unwrap();
@@ -148,12 +148,12 @@ async fn renewed_certificate_admits_the_client() {
 }
 
 /// Sees how the handshakes of a connector went.
-struct Watched<C> {
+struct HandshakeRecorder<C> {
     kinds: Arc<Mutex<Vec<HandshakeKind>>>,
     inner: TlsConnector<C>,
 }
 
-impl<C: Connector> Connector for Watched<C> {
+impl<C: Connector> Connector for HandshakeRecorder<C> {
     type Io = client::TlsStream<C::Io>;
 
     async fn connect(&self, address: &Address) -> io::Result<Self::Io> {

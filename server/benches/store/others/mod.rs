@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use metrics_client::{Key, Point};
+use tempfile::TempDir;
 
 use crate::{
     Outcome, folder,
@@ -40,45 +41,46 @@ trait Database {
 }
 
 pub(crate) fn run(options: &Options, report: &mut Report) -> Outcome {
-    let dir = folder(options)?;
-    let mut databases: Vec<Box<dyn Database>> = vec![
-        Box::new(ours::Embedded::open(&dir.path().join("embedded"))?),
-        Box::new(ours::Served::open(&dir.path().join("served"))?),
-        Box::new(sqlite::Sqlite::open(&dir.path().join("sqlite"))?),
-    ];
-    match influx::Influx::start(&dir.path().join("influx"))? {
-        Some(influx) => databases.push(Box::new(influx)),
-        None => eprintln!(
-            "\nSKIPPED: the comparison with InfluxDB, which is not installed here.\n\
-             SKIPPED: `apt-get install influxdb`, and run this again.\n"
-        ),
+    puts(options, &mut Databases::open(options)?, report)?;
+    // New ones, so that what the puts have left is neither counted nor reused.
+    recorded(options, &mut Databases::open(options)?, report)
+}
+
+/// The databases that are compared: both of ours, and then the others.
+struct Databases {
+    all: Vec<Box<dyn Database>>,
+    /// Removed when the databases have ended.
+    _dir: TempDir,
+}
+
+impl Databases {
+    /// Opens them, empty.
+    fn open(options: &Options) -> Outcome<Self> {
+        let dir = folder(options)?;
+        let mut all: Vec<Box<dyn Database>> = vec![
+            Box::new(ours::Embedded::open(&dir.path().join("embedded"))?),
+            Box::new(ours::Served::open(&dir.path().join("served"))?),
+            Box::new(sqlite::Sqlite::open(&dir.path().join("sqlite"))?),
+        ];
+        match influx::Influx::start(&dir.path().join("influx"))? {
+            Some(influx) => all.push(Box::new(influx)),
+            None => eprintln!(
+                "\nSKIPPED: the comparison with InfluxDB, which is not installed here.\n\
+                 SKIPPED: `apt-get install influxdb`, and run this again.\n"
+            ),
+        }
+        Ok(Self { all, _dir: dir })
     }
-    let names: Vec<_> = databases.iter().map(|database| database.name()).collect();
-    let mut results = Results { names, report };
-    puts(options, &mut databases, &mut results)?;
-    recorded(options, &mut databases, &mut results)
-}
 
-/// The results of all databases, the first of which is compared with each other one.
-struct Results<'a> {
-    names: Vec<&'static str>,
-    report: &'a mut Report,
-}
-
-impl Results<'_> {
-    fn push(&mut self, what: &str, unit: Unit, measured: &[Vec<f64>]) {
-        // The embedded store against what is embedded, the server against the server.
-        let pairs = [(0, 2), (1, 3)];
-        for (ours, theirs) in pairs.into_iter().filter(|&(_, theirs)| theirs < measured.len()) {
-            let what = format!("{what}: {}", self.names[ours]);
-            let theirs_name = self.names[theirs];
-            self.report.push(Row::rounds(
-                what,
-                unit,
-                &measured[ours],
-                theirs_name,
-                &measured[theirs],
-            ));
+    /// Adds a row for each pair: the embedded store and SQLite, the server and InfluxDB.
+    fn report(&self, report: &mut Report, what: &str, unit: Unit, measured: &[Vec<f64>]) {
+        for (ours, theirs) in [(0, 2), (1, 3)] {
+            let (Some(database), Some(other)) = (self.all.get(ours), self.all.get(theirs)) else {
+                continue;
+            };
+            let what = format!("{what}: {}", database.name());
+            let (ours, theirs) = (&measured[ours], &measured[theirs]);
+            report.push(Row::rounds(what, unit, ours, other.name(), theirs));
         }
     }
 }
@@ -87,18 +89,15 @@ impl Results<'_> {
 const WRITERS: usize = 64;
 
 /// Puts to 1,000 keys, in rounds: batches of one, of ten by many writers, and of a thousand.
-fn puts(
-    options: &Options,
-    databases: &mut [Box<dyn Database>],
-    results: &mut Results<'_>,
-) -> Outcome {
+fn puts(options: &Options, databases: &mut Databases, report: &mut Report) -> Outcome {
     let rounds = options.choose(1, 3, 7);
     let (ones, tens, thousands) = options.choose((2, 1, 1), (50, 5, 20), (300, 40, 100));
     let keys = crate::workload::keys(1_000);
     let mut second = crate::workload::FIRST_SECOND;
-    let mut rates = [const { Vec::new() }; 3].map(|_: Vec<f64>| vec![Vec::new(); databases.len()]);
+    let mut rates =
+        [const { Vec::new() }; 3].map(|_: Vec<f64>| vec![Vec::new(); databases.all.len()]);
     for _ in 0..rounds {
-        for (index, database) in databases.iter_mut().enumerate() {
+        for (index, database) in databases.all.iter_mut().enumerate() {
             let point =
                 |key: usize, second: i64| (keys[key].clone(), crate::workload::point(key, second));
             let from = second;
@@ -133,30 +132,24 @@ fn puts(
     }
     let whats = ["puts, one at a time", "puts, 64 writers × 10", "puts, batches of 1,000"];
     for (what, rates) in whats.into_iter().zip(rates) {
-        results.push(what, Unit::Rate, &rates);
+        databases.report(report, what, Unit::Rate, &rates);
     }
     Ok(())
 }
 
 /// The recording under some names of hosts: what it takes when it has settled, a scan, and reads of one key.
-fn recorded(
-    options: &Options,
-    databases: &mut [Box<dyn Database>],
-    results: &mut Results<'_>,
-) -> Outcome {
+fn recorded(options: &Options, databases: &mut Databases, report: &mut Report) -> Outcome {
     let recording = Recording::read()?;
     let hosts = options.choose(1, 2, 10);
     let seconds = options.choose(20, 1_200, 1_200);
     let keys = recording.keys(hosts);
     let series = recording.series.len();
-    let mut rates = vec![Vec::new(); databases.len()];
+    let mut rates = vec![Vec::new(); databases.all.len()];
     let mut bytes = rates.clone();
     let mut scans = rates.clone();
     let mut gets = rates.clone();
     let mut points = 0;
-    for (index, database) in databases.iter_mut().enumerate() {
-        // What the puts before have left is not counted.
-        let (before_bytes, before) = (database.settle()?, database.scan()?);
+    for (index, database) in databases.all.iter_mut().enumerate() {
         let start = Instant::now();
         points = 0;
         // Ten seconds of a host at once.
@@ -172,20 +165,15 @@ fn recorded(
             }
         }
         rates[index].push(rate(points, start.elapsed()));
-        let settled = database.settle()?.saturating_sub(before_bytes);
-        bytes[index].push(settled as f64 / points as f64);
+        bytes[index].push(database.settle()? as f64 / points as f64);
         let stored = database.scan()?;
-        if stored != before + points {
-            return Err(format!(
-                "{} has {stored} points, not {}",
-                database.name(),
-                before + points
-            )
-            .into());
+        if stored != points {
+            let name = database.name();
+            return Err(format!("{name} has {stored} points, not {points}").into());
         }
     }
     for _ in 0..options.choose(1, 3, 7) {
-        for (index, database) in databases.iter_mut().enumerate() {
+        for (index, database) in databases.all.iter_mut().enumerate() {
             let start = Instant::now();
             let scanned = database.scan()?;
             scans[index].push(rate(scanned, start.elapsed()));
@@ -193,7 +181,7 @@ fn recorded(
     }
     for get in 0..options.choose(3, 100, 1_000) {
         let key = &keys[get * 7_919 % keys.len()];
-        for (index, database) in databases.iter_mut().enumerate() {
+        for (index, database) in databases.all.iter_mut().enumerate() {
             let start = Instant::now();
             let read = database.get(key)?;
             gets[index].push(start.elapsed().as_secs_f64());
@@ -203,14 +191,15 @@ fn recorded(
         }
     }
     let millions = points as f64 / 1e6;
-    results.push(
+    databases.report(
+        report,
         &format!("the recording, {hosts} hosts, {millions:.1} M points, batches of 1,410"),
         Unit::Rate,
         &rates,
     );
-    results.push("what it takes, settled, a point", Unit::BytesAPoint, &bytes);
-    results.push("reading everything", Unit::Rate, &scans);
-    results.push(&format!("reading one key of {seconds} points"), Unit::Seconds, &gets);
+    databases.report(report, "what it takes, settled, a point", Unit::BytesAPoint, &bytes);
+    databases.report(report, "reading everything", Unit::Rate, &scans);
+    databases.report(report, &format!("reading one key of {seconds} points"), Unit::Seconds, &gets);
     Ok(())
 }
 

@@ -37,14 +37,14 @@ impl FairScheduler {
 struct Harness {
     scheduler: Arc<FairScheduler>,
     conn_limit: Arc<PerSourceLimit>,
-    sessions: Vec<Option<Scheduled<Session>>>,
+    sessions: Vec<Option<Scheduled<TestSession>>>,
     woken: Arc<Mutex<Vec<usize>>>,
     /// The sessions that ran, in order.
     ran: Arc<Mutex<Vec<usize>>>,
 }
 
 /// Moves `bytes` in each slice, and wants another one at once if it is busy.
-struct Session {
+struct TestSession {
     number: usize,
     bytes: usize,
     is_busy: bool,
@@ -63,7 +63,7 @@ impl Wake for SessionWaker {
     }
 }
 
-impl Future for Session {
+impl Future for TestSession {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -94,7 +94,7 @@ impl Harness {
     fn add(&mut self, addr: [u8; 4], bytes: usize, is_busy: bool) -> usize {
         let (number, usage) = (self.sessions.len(), Usage::default());
         let ran = Arc::clone(&self.ran);
-        let session = Session { number, bytes, is_busy, usage: usage.clone(), ran };
+        let session = TestSession { number, bytes, is_busy, usage: usage.clone(), ran };
         let permit = self.conn_limit.try_acquire(IpAddr::from(addr)).unwrap();
         self.sessions.push(Some(self.scheduler.schedule(session, usage, permit)));
         self.wake(number);

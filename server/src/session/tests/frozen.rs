@@ -72,7 +72,7 @@ struct Suspended {
 }
 
 impl Suspended {
-    fn new(shared: Shared<MemoryStore>) -> Self {
+    fn new(shared: SessionShared<MemoryStore>) -> Self {
         let (peer, io) = duplex(1024);
         let until = Arc::new(Mutex::new(Instant::now()));
         let seen = Box::pin(sleep_until(Instant::now()));
@@ -84,7 +84,7 @@ impl Suspended {
     }
 
     fn with(store: MemoryStore) -> Self {
-        Self::new(Shared::new(store, Limits::default(), Arc::default()))
+        Self::new(SessionShared::new(store, Limits::default(), Arc::default()))
     }
 
     /// What is written to the socket from now on is seen after `time` only.
@@ -167,7 +167,7 @@ async fn handshake_begun_before_suspension_succeeds() {
         .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
 
-    let shared = Shared::new(MemoryStore::new(), Limits::default(), Arc::default());
+    let shared = SessionShared::new(MemoryStore::new(), Limits::default(), Arc::default());
     let Suspended { talk: Talk { peer, stop: _stop, session: _ }, until } =
         Suspended::new(shared.tls(Some(acceptor)));
     *until.lock().unwrap() = Instant::now() + PAUSE + Duration::from_millis(1);

@@ -3,6 +3,7 @@
 use std::{pin::Pin, task::Context};
 
 use tokio::io::ReadBuf;
+use tokio_test::{assert_pending, task};
 
 use super::*;
 
@@ -43,7 +44,8 @@ impl AsyncWrite for BlankLinesIo {
 
 #[tokio::test(start_paused = true)]
 async fn write_timeout_applies_despite_endless_input() {
-    let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
+    let shared =
+        Arc::new(SessionShared::new(MemoryStore::new(), Limits::default(), Arc::default()));
     let stop = CancellationToken::new();
     let session = tokio::spawn(run(BlankLinesIo::default(), None, shared, Usage::default(), stop));
     // There is a short grace time after the deadline.
@@ -100,16 +102,13 @@ async fn slices_of(bytes: &[u8], count: usize) -> Vec<(Vec<usize>, usize)> {
     peer.write_all(bytes).await.unwrap();
     let (reads, usage) = (Arc::default(), Usage::default());
     let stop = CancellationToken::new();
-    let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
+    let shared =
+        Arc::new(SessionShared::new(MemoryStore::new(), Limits::default(), Arc::default()));
     let io = CountingIo(io, Arc::clone(&reads));
-    let mut session = Box::pin(run(io, None, shared, usage.clone(), stop));
+    let mut session = task::spawn(run(io, None, shared, usage.clone(), stop));
     let mut seen = Vec::new();
     for _ in 0..count {
-        poll_fn(|cx| {
-            assert!(session.as_mut().poll(cx).is_pending());
-            Poll::Ready(())
-        })
-        .await;
+        assert_pending!(session.poll());
         seen.push((std::mem::take(&mut *reads.lock().unwrap()), usage.take()));
     }
     seen
@@ -167,7 +166,8 @@ impl AsyncWrite for PendingFlushIo {
 #[tokio::test(start_paused = true)]
 async fn buffered_answers_do_not_reset_the_write_timeout() {
     let (mut peer, io) = duplex(64 * 1024);
-    let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
+    let shared =
+        Arc::new(SessionShared::new(MemoryStore::new(), Limits::default(), Arc::default()));
     let stop = CancellationToken::new();
     let session = tokio::spawn(run(PendingFlushIo(io), None, shared, Usage::default(), stop));
     let begin = Instant::now();

@@ -8,8 +8,8 @@ use super::*;
 use crate::stats::StatsHandle;
 
 fn talk(limits: Limits) -> (Talk, StatsHandle) {
-    let counters = Arc::<Counters>::default();
-    let shared = Arc::new(Shared::new(MemoryStore::new(), limits, Arc::clone(&counters)));
+    let counters = Arc::<ServerCounters>::default();
+    let shared = Arc::new(SessionShared::new(MemoryStore::new(), limits, Arc::clone(&counters)));
     (Talk::among(&shared, 64 * 1024), StatsHandle(counters))
 }
 
@@ -120,7 +120,8 @@ fn endless(byte: u8) -> (JoinHandle<()>, Arc<Mutex<usize>>, CancellationToken) {
     let sent = Arc::<Mutex<usize>>::default();
     let io = tokio::io::join(Endless { byte, sent: Arc::clone(&sent) }, tokio::io::sink());
     let stop = CancellationToken::new();
-    let shared = Arc::new(Shared::new(MemoryStore::new(), Limits::default(), Arc::default()));
+    let shared =
+        Arc::new(SessionShared::new(MemoryStore::new(), Limits::default(), Arc::default()));
     (tokio::spawn(run(io, None, shared, Usage::default(), stop.clone())), sent, stop)
 }
 
@@ -158,8 +159,8 @@ async fn long_line_is_copied_a_few_times_at_most() {
     let line = format!("put a 1 {}1\n", "0".repeat(LEN));
     // In pieces that each fill a read, and in some that do not.
     for pipe in [256 * 1024, 5_000] {
-        let counters = Arc::<Counters>::default();
-        let shared = Arc::new(Shared::new(MemoryStore::new(), limits, counters));
+        let counters = Arc::<ServerCounters>::default();
+        let shared = Arc::new(SessionShared::new(MemoryStore::new(), limits, counters));
         crate::session::transport::effort::COPIED.set(0);
         let mut talk = Talk::among(&shared, pipe);
         talk.send(&line).await;
@@ -177,8 +178,8 @@ async fn failed_handshakes_are_counted_and_logged() {
     let logged = Logged::start();
     let own = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
     let acceptor = TlsAcceptor::new(own.cert.pem(), own.signing_key.serialize_pem()).unwrap();
-    let counters = Arc::<Counters>::default();
-    let shared = Shared::new(MemoryStore::new(), Limits::default(), Arc::clone(&counters));
+    let counters = Arc::<ServerCounters>::default();
+    let shared = SessionShared::new(MemoryStore::new(), Limits::default(), Arc::clone(&counters));
     let shared = Arc::new(shared.tls(Some(acceptor)));
     let stop = CancellationToken::new();
     // One that does not speak TLS, and one that says nothing.

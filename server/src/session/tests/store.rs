@@ -46,8 +46,8 @@ impl Faulty {
 
     /// Starts a session on it.
     fn talk(&self, limits: Limits) -> (Talk, StatsHandle) {
-        let counters = Arc::<Counters>::default();
-        let shared = Arc::new(Shared::new(self.clone(), limits, Arc::clone(&counters)));
+        let counters = Arc::<ServerCounters>::default();
+        let shared = Arc::new(SessionShared::new(self.clone(), limits, Arc::clone(&counters)));
         (Talk::among(&shared, 64 * 1024), StatsHandle(counters))
     }
 }

@@ -14,10 +14,10 @@ use metrics_wal::{FileSystem, OsFileSystem};
 ///
 /// redb writes when it opens a database, and repairs one whose process was killed.
 #[derive(Debug)]
-pub(super) struct Overlay(Mutex<State>);
+pub(super) struct Overlay(Mutex<OverlayState>);
 
 #[derive(Debug)]
-struct State {
+struct OverlayState {
     file: File,
     /// How much of the file is still shown.
     file_len: u64,
@@ -30,16 +30,16 @@ impl Overlay {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let len = file.metadata()?.len();
-        Ok(Self(Mutex::new(State { file, file_len: len, len, pages: BTreeMap::new() })))
+        Ok(Self(Mutex::new(OverlayState { file, file_len: len, len, pages: BTreeMap::new() })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, OverlayState> {
         // A write that panics leaves whole pages.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl OverlayState {
     /// Reads what the file has at an offset; zeros behind its end.
     fn read_file(&mut self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         out.fill(0);
@@ -75,7 +75,7 @@ impl redb::StorageBackend for Overlay {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         state.read_file(offset, out)?;
-        for (page, part, begin) in State::pages(offset, out.len()) {
+        for (page, part, begin) in OverlayState::pages(offset, out.len()) {
             if let Some(page) = state.pages.get(&page) {
                 out[begin..begin + part.len()].copy_from_slice(&page[part]);
             }
@@ -104,7 +104,7 @@ impl redb::StorageBackend for Overlay {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.state();
-        for (number, part, begin) in State::pages(offset, data.len()) {
+        for (number, part, begin) in OverlayState::pages(offset, data.len()) {
             let new = &data[begin..begin + part.len()];
             if let Some(page) = state.pages.get_mut(&number) {
                 page[part].copy_from_slice(new);

@@ -41,21 +41,21 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) syncs: Counter,
-    pub(super) seals: Counter,
-    pub(super) failed_seals: Counter,
-    pub(super) damaged_blocks: Counter,
-    pub(super) lost: Counter,
+    pub(super) syncs: DiskCounter,
+    pub(super) seals: DiskCounter,
+    pub(super) failed_seals: DiskCounter,
+    pub(super) damaged_blocks: DiskCounter,
+    pub(super) lost: DiskCounter,
     /// Puts that were older than what is kept.
-    pub(super) too_old: Counter,
+    pub(super) too_old: DiskCounter,
     /// Databases that were damaged, and written anew from what was left.
-    pub(super) rebuilt: Counter,
+    pub(super) rebuilt: DiskCounter,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
+pub(super) struct DiskCounter(AtomicU64);
 
-impl Counter {
+impl DiskCounter {
     pub(super) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }

@@ -132,11 +132,11 @@ impl DiskSnapshot {
                     return Ok(());
                 }
                 // The sealer has opened the database again, which holds the same blocks.
-                Err(Failure { is_closed: true, error }) => {
+                Err(ReadFailure { is_closed: true, error }) => {
                     let reopened = self.source.reopened(seals, blocks).await;
                     cursor.data.replace_blocks(reopened.ok_or(error)?);
                 }
-                Err(Failure { error, .. }) => return Err(error),
+                Err(ReadFailure { error, .. }) => return Err(error),
             }
         }
     }
@@ -154,13 +154,13 @@ impl Snapshot for DiskSnapshot {
 }
 
 /// A failed read.
-struct Failure {
+struct ReadFailure {
     /// The database was closed, as it is before it is opened again.
     is_closed: bool,
     error: StoreError,
 }
 
-impl Failure {
+impl ReadFailure {
     fn new(key: &Key, error: ReadError) -> Self {
         match error {
             // The same bytes would be read again.
@@ -176,7 +176,7 @@ impl Failure {
     }
 }
 
-type Read = Result<Vec<(Key, Vec<Point>)>, Failure>;
+type Read = Result<Vec<(Key, Vec<Point>)>, ReadFailure>;
 
 impl Cursor {
     /// Reads the next points of one or more keys, none of them empty. Returns where to read on too.
@@ -193,7 +193,7 @@ impl Cursor {
             let Some(key) = parts.names.get(id as usize) else { break };
             let (points, next) = parts
                 .read(id, (self.from, *self.seconds.end()), MAX_POINTS - count)
-                .map_err(|error| Failure::new(key, error))?;
+                .map_err(|error| ReadFailure::new(key, error))?;
             count += points.len();
             if !points.is_empty() {
                 read.push((key.clone(), points));

@@ -18,11 +18,11 @@ pub(super) struct FaultyFile(Arc<Mutex<FileState>>);
 #[derive(Debug, Default)]
 struct FileState {
     content: Vec<u8>,
-    failing: Failing,
+    failing: FailingIo,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Failing {
+enum FailingIo {
     #[default]
     Nothing,
     /// The disk is full: the file cannot grow.
@@ -32,13 +32,13 @@ enum Failing {
 }
 
 impl FaultyFile {
-    fn set(&self, failing: Failing) {
+    fn set(&self, failing: FailingIo) {
         self.0.lock().unwrap().failing = failing;
     }
 
     fn write_with(&self, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
-        if state.failing == Failing::Writes {
+        if state.failing == FailingIo::Writes {
             return Err(io::ErrorKind::Other.into());
         }
         write(&mut state.content);
@@ -59,7 +59,7 @@ impl redb::StorageBackend for FaultyFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let state = self.0.lock().unwrap();
-        if state.failing == Failing::Growth && len > state.content.len() as u64 {
+        if state.failing == FailingIo::Growth && len > state.content.len() as u64 {
             return Err(io::ErrorKind::StorageFull.into());
         }
         drop(state);
@@ -668,7 +668,7 @@ async fn blocks_that_cannot_be_written_are_retried() {
     let store = open_with(&disk, &file, 10);
     put(&store, &[("a", 0, 0.0)]).await;
     store.seal().await.unwrap();
-    file.set(Failing::Writes);
+    file.set(FailingIo::Writes);
     put(&store, &[("a", 1, 0.0)]).await;
     assert!(store.seal().await.unwrap_err().is_transient());
     // Puts work until the head is full.
@@ -683,16 +683,16 @@ async fn blocks_that_cannot_be_written_are_retried() {
     assert_eq!(stored, 22);
     // The sealer retries by itself, and puts work again.
     wait_for_failed_seals(&store, 2).await;
-    file.set(Failing::Nothing);
+    file.set(FailingIo::Nothing);
     store.wait(|shared| (shared.totals().head_points == 0).then_some(())).await;
     assert_eq!((store.stats().block_points, all(&store).await.len()), (22, 22));
     put(&store, &[("a", 100, 0.0)]).await;
-    file.set(Failing::Writes);
+    file.set(FailingIo::Writes);
     assert!(store.seal().await.is_err());
     kill(store).await;
 
     // The log has what is not in blocks.
-    file.set(Failing::Nothing);
+    file.set(FailingIo::Nothing);
     let store = open_with(&disk, &file, 10);
     assert_eq!(all(&store).await.len(), 23);
     kill(store).await;
@@ -705,7 +705,7 @@ async fn full_disk_under_the_blocks_fails_no_read() {
     let many: Vec<_> = (0..40_000).map(|second| ("many", second, 0.5)).collect();
     put(&store, &many).await;
     store.seal().await.unwrap();
-    file.set(Failing::Growth);
+    file.set(FailingIo::Growth);
     let mut snapshot = store.get(&Selector::All).await.unwrap();
     let first = snapshot.next_block().await.unwrap().unwrap().points.len();
     // Nothing that can be compressed.
@@ -717,7 +717,7 @@ async fn full_disk_under_the_blocks_fails_no_read() {
     wait_for_failed_seals(&store, 3).await;
     assert_eq!(first + read(snapshot).await.unwrap().len(), 40_000);
     assert_eq!(all(&store).await.len(), 640_000);
-    file.set(Failing::Nothing);
+    file.set(FailingIo::Nothing);
     store.wait(|shared| (shared.totals().head_points == 0).then_some(())).await;
     assert_eq!(all(&store).await.len(), 640_000);
     kill(store).await;

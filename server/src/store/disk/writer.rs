@@ -17,13 +17,13 @@ pub(super) struct DatabaseWriter {
     generation: u32,
     names: Vec<Key>,
     points: u64,
-    pending: Vec<(u32, Part)>,
+    pending: Vec<(u32, SeriesPart)>,
     /// How many points `pending` has.
     pending_points: usize,
 }
 
 #[derive(Debug)]
-enum Part {
+enum SeriesPart {
     Points(Vec<Point>),
     /// An intact block of some points, and its first second.
     Block(i64, Vec<u8>),
@@ -63,7 +63,7 @@ impl DatabaseWriter {
     /// Merges points, ascending by second, into those of a key. They replace those of the same second.
     pub(super) fn merge(&mut self, id: u32, points: Vec<Point>) -> Result<(), redb::Error> {
         self.pending_points += points.len();
-        self.pending.push((id, Part::Points(points)));
+        self.pending.push((id, SeriesPart::Points(points)));
         self.flush_if_full()
     }
 
@@ -77,7 +77,7 @@ impl DatabaseWriter {
         let bytes = block::with_key(bytes, id, first, self.generation);
         self.pending_points += count;
         self.points += count as u64;
-        self.pending.push((id, Part::Block(first, bytes)));
+        self.pending.push((id, SeriesPart::Block(first, bytes)));
         self.flush_if_full()
     }
 
@@ -92,8 +92,8 @@ impl DatabaseWriter {
             let mut table = BlockTable::new(transaction.open_table(BLOCKS)?, self.generation);
             for (id, part) in self.pending.drain(..) {
                 match part {
-                    Part::Points(points) => table.merge(id, &points)?,
-                    Part::Block(first, bytes) => {
+                    SeriesPart::Points(points) => table.merge(id, &points)?,
+                    SeriesPart::Block(first, bytes) => {
                         table.blocks.insert((id, first), &*bytes)?;
                     }
                 }

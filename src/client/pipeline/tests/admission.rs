@@ -45,7 +45,7 @@ impl ReservingService {
         let mut wakers = Vec::new();
         let submitted = bench.pipeline.submit_reserved(
             &mut self.reservation,
-            RequestKind::Put,
+            (RequestKind::Put, None),
             caller,
             encode,
             &mut wakers,

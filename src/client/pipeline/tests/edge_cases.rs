@@ -299,7 +299,7 @@ fn after_a_close_what_was_accepted_is_served_and_nothing_else() {
         ),
         Err(Error::Closed { delivery: Delivery::NotSent, .. })
     ));
-    let more = bench.pipeline.extend_batch(batch, 1, 1, b"put k 0.5 1\n", bench.now);
+    let more = bench.pipeline.extend_batch(batch, 1, 1, b"put k 0.5 1\n", None, bench.now);
     assert!(matches!(more, Err(Error::Closed { delivery: Delivery::NotSent, .. })));
     bench.take();
     bench.answer([Response::ok()]);
@@ -382,7 +382,7 @@ impl Bench {
     pub(super) fn batch(&mut self, len: usize) -> WaiterId {
         let batch = self.pipeline.open_batch();
         let puts = (0..len).map(|at| format!("put k 0.5 {at}\n")).collect::<String>();
-        self.pipeline.extend_batch(batch, 0, len, puts.as_bytes(), self.now).unwrap();
+        self.pipeline.extend_batch(batch, 0, len, puts.as_bytes(), None, self.now).unwrap();
         batch
     }
 

@@ -45,7 +45,7 @@ impl Crowd for PutAll {
             for index in [2, 4] {
                 let now = bench.now;
                 let puts = b"put k 0.5 7\nput k 0.5 8\n";
-                bench.pipeline.extend_batch(batch, index, 2, puts, now).unwrap();
+                bench.pipeline.extend_batch(batch, index, 2, puts, None, now).unwrap();
             }
             batches.push(Self(batch));
         }

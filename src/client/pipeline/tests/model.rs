@@ -72,7 +72,7 @@ impl Model {
         kind: RequestKind,
         texts: &[String],
         when_full: WhenFull,
-        now: Instant,
+        deadline: Instant,
     ) -> bool {
         let len = texts.iter().map(String::len).sum::<usize>();
         let waiting = self.queued_bytes();
@@ -90,7 +90,7 @@ impl Model {
             kind,
             text: text.clone(),
             block: self.blocks,
-            deadline: now + self.settings.request_timeout,
+            deadline,
             stage,
             retried: false,
             outcome: None,

@@ -13,12 +13,13 @@ use crate::{
 
 #[derive(Clone, Debug)]
 pub(super) enum PipelineOp {
-    Put,
-    Get,
+    /// A put, and its own timeout in milliseconds, if it has one.
+    Put(Option<u32>),
+    Get(Option<u32>),
     /// A new batch, with this many requests.
     Batch(usize),
-    /// More requests of a batch.
-    Extend(Index, usize),
+    /// More requests of a batch, which may have their own timeout.
+    Extend(Index, usize, Option<u32>),
     /// A caller leaves.
     Abandon(Index),
     /// A caller looks for its outcome; one with a batch waits until at most this many are unfinished.
@@ -80,11 +81,13 @@ pub(super) fn event() -> impl Strategy<Value = PipelineOp> {
         4 => Just(ServerReply::Error),
     ];
     let replies = proptest::collection::vec(reply, 1..4);
+    let timeout = || prop_oneof![3 => Just(None), 2 => (1_u32..300).prop_map(Some)];
     prop_oneof![
-        20 => Just(PipelineOp::Put),
-        10 => Just(PipelineOp::Get),
+        20 => timeout().prop_map(PipelineOp::Put),
+        10 => timeout().prop_map(PipelineOp::Get),
         6 => (1_usize..6).prop_map(PipelineOp::Batch),
-        6 => (any::<Index>(), 1_usize..6).prop_map(|(batch, len)| PipelineOp::Extend(batch, len)),
+        6 => (any::<Index>(), 1_usize..6, timeout())
+            .prop_map(|(batch, len, timeout)| PipelineOp::Extend(batch, len, timeout)),
         16 => any::<Index>().prop_map(PipelineOp::Abandon),
         30 => (any::<Index>(), 0_usize..4).prop_map(|(call, at)| PipelineOp::Poll(call, at)),
         24 => Just(PipelineOp::Take),

@@ -76,15 +76,16 @@ impl PipelineWalk {
             self.asleep_until = None;
         }
         match event {
-            PipelineOp::Put | PipelineOp::Get => self.submit(&event),
+            PipelineOp::Put(timeout) => self.submit(RequestKind::Put, timeout),
+            PipelineOp::Get(timeout) => self.submit(RequestKind::Get, timeout),
             PipelineOp::Batch(len) => {
                 let waiter = self.pipeline.open_batch();
                 self.calls.push(Caller::new(waiter, true));
-                self.extend(self.calls.len() - 1, len);
+                self.extend(self.calls.len() - 1, len, None);
             }
-            PipelineOp::Extend(at, len) => {
+            PipelineOp::Extend(at, len, timeout) => {
                 if let Some(batch) = self.pick(at, |call| call.is_batch) {
-                    self.extend(batch, len);
+                    self.extend(batch, len, timeout);
                 }
             }
             PipelineOp::Abandon(at) => {
@@ -125,27 +126,24 @@ impl PipelineWalk {
         }
     }
 
-    fn submit(&mut self, event: &PipelineOp) {
+    /// The timeout of a request, and its deadline.
+    fn timeout(&self, own: Option<u32>) -> (Option<CallTimeout>, Instant) {
+        let own = own.map(|timeout| timeout * MILLISECOND);
+        let limit = own.unwrap_or(self.pipeline.settings.request_timeout);
+        (own.map(CallTimeout::new), self.now + limit)
+    }
+
+    fn submit(&mut self, kind: RequestKind, timeout: Option<u32>) {
         let key = format!("k{}", self.calls.len());
-        let (text, kind, submitted) = match event {
-            PipelineOp::Get => {
-                let selector = Selector::new(&key).unwrap();
-                (
-                    format!("get {key}\n"),
-                    RequestKind::Get,
-                    self.pipeline.get(&selector, Waker::noop().clone(), self.now),
-                )
-            }
-            _ => {
-                let put = self.pipeline.put(
-                    &key,
-                    &PutSuffix::new("k", Point::new(0.5, 7)).unwrap(),
-                    Waker::noop().clone(),
-                    self.now,
-                );
-                (format!("put {key} 0.5 7\n"), RequestKind::Put, put)
-            }
+        let text = match kind {
+            RequestKind::Put => format!("put {key} 0.5 7\n"),
+            RequestKind::Get => format!("get {key}\n"),
         };
+        let (timeout, deadline) = self.timeout(timeout);
+        let encode = |bytes: &mut BytesMut| bytes.extend_from_slice(text.as_bytes());
+        let submitted =
+            self.pipeline.submit(kind, timeout, Waker::noop().clone(), self.now, encode);
+        let submitted = submitted.map_err(|refused| refused.error);
         let texts = [text];
         match submitted {
             Ok(Submitted { waiter, driver }) => {
@@ -155,7 +153,7 @@ impl PipelineWalk {
                     kind,
                     &texts,
                     self.pipeline.settings.when_full,
-                    self.now
+                    deadline
                 ));
                 self.calls.push(Caller { texts: texts.into(), ..Caller::new(waiter, false) });
                 self.on_woken(driver);
@@ -167,20 +165,23 @@ impl PipelineWalk {
                     kind,
                     &texts,
                     self.pipeline.settings.when_full,
-                    self.now
+                    deadline
                 ));
             }
             Err(error) => panic!("{error:?}"),
         }
     }
 
-    fn extend(&mut self, batch: usize, len: usize) {
+    fn extend(&mut self, batch: usize, len: usize, timeout: Option<u32>) {
+        let (timeout, deadline) = self.timeout(timeout);
         let call = &mut self.calls[batch];
         let index = call.texts.len();
         let texts = (index..index + len).map(|at| format!("put k{batch} 0.5 {at}\n"));
         let texts = texts.collect::<Vec<_>>();
         let puts = texts.concat();
-        match self.pipeline.extend_batch(call.waiter, index, len, puts.as_bytes(), self.now) {
+        let extended =
+            self.pipeline.extend_batch(call.waiter, index, len, puts.as_bytes(), timeout, self.now);
+        match extended {
             Ok(driver) => {
                 assert!(self.model.is_open);
                 assert!(self.model.accept(
@@ -188,7 +189,7 @@ impl PipelineWalk {
                     RequestKind::Put,
                     &texts,
                     WhenFull::Wait,
-                    self.now
+                    deadline
                 ));
                 call.texts.extend(texts);
                 self.on_woken(driver);

@@ -17,11 +17,11 @@ use tokio::{
 use super::{
     CLOSE_TIMEOUT, Held, SLACK, begun,
     checks::Ended,
-    state::{Ask, Outcome, Shared},
+    state::{Ask, CallResult, SharedState},
 };
 
 pub(super) struct Callers {
-    world: Shared,
+    world: SharedState,
     handles: Vec<MetricsClient>,
     state: StateWatcher,
     tasks: Vec<JoinHandle<()>>,
@@ -31,7 +31,7 @@ pub(super) struct Callers {
 const MOST_ACTS: usize = 64;
 
 impl Callers {
-    pub(super) fn new(world: Shared, client: MetricsClient) -> Self {
+    pub(super) fn new(world: SharedState, client: MetricsClient) -> Self {
         Self { world, state: client.watch_state(), handles: vec![client], tasks: Vec::new() }
     }
 
@@ -169,13 +169,13 @@ async fn finished(task: JoinHandle<()>) {
 }
 
 /// A call, whose end is judged.
-async fn call(world: Shared, client: MetricsClient, ask: Ask) {
+async fn call(world: SharedState, client: MetricsClient, ask: Ask) {
     let was_late = world.lock().closing;
     let tag = world.lock().call(ask);
     let _open = Open(&world, tag);
     let this = Ended { tag, since: Instant::now(), was_late };
     let value = tag as f64 + 0.5;
-    let outcome: Outcome = match ask {
+    let outcome: CallResult = match ask {
         Ask::Put => client.put_at(format!("p{tag}"), value, tag as i64).await.map(|()| None),
         Ask::PutNow => client.put(format!("p{tag}"), value).await.map(|()| None),
         Ask::Get => client.get(format!("g{tag}").as_str()).await.map(Some),
@@ -200,7 +200,7 @@ async fn call(world: Shared, client: MetricsClient, ask: Ask) {
     world.lock().judge(this, &outcome);
 }
 
-async fn read(world: &Shared, mut stream: SampleStream, tag: usize) {
+async fn read(world: &SharedState, mut stream: SampleStream, tag: usize) {
     let limit = world.lock().rules.request_timeout + SLACK;
     let mut samples = Vec::new();
     let end = loop {
@@ -214,7 +214,7 @@ async fn read(world: &Shared, mut stream: SampleStream, tag: usize) {
 }
 
 /// A call that a task waits for.
-struct Open<'a>(&'a Shared, usize);
+struct Open<'a>(&'a SharedState, usize);
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::{
     CLOSE_TIMEOUT, CONNECT_TIMEOUT, SHORTEST, SLACK,
-    state::{Ask, Outcome, State},
-    transcript::{Asked, Received},
+    state::{Ask, CallResult, ScriptState},
+    transcript::{Asked, DecodedAnswer},
 };
 
 /// A call that has ended, with what was known when it began.
@@ -23,8 +23,8 @@ pub(super) struct Ended {
     pub(super) was_late: bool,
 }
 
-impl State {
-    pub(super) fn judge(&self, call: Ended, outcome: &Outcome) {
+impl ScriptState {
+    pub(super) fn judge(&self, call: Ended, outcome: &CallResult) {
         let ask = self.calls[call.tag].ask;
         let taken = call.since.elapsed();
         let limit = self.limit(ask);
@@ -79,7 +79,7 @@ impl State {
     }
 
     /// The outcome is what the server has answered to this request, and if it has, that is the outcome.
-    fn judge_one(&self, tag: usize, ask: Ask, outcome: &Outcome) {
+    fn judge_one(&self, tag: usize, ask: Ask, outcome: &CallResult) {
         if let Err(Error::ResponseTooLarge { .. }) = outcome {
             // As soon as it is, and as late as it ends.
             return self.is_excused(ask, outcome);
@@ -100,7 +100,7 @@ impl State {
     }
 
     /// As of one request, but that they all look alike.
-    fn judge_all(&self, outcome: &Outcome) {
+    fn judge_all(&self, outcome: &CallResult) {
         if is_final(outcome) {
             let said = self.answers(Asked::All).any(|(_, response)| says(response, outcome));
             assert!(said, "no response says {outcome:?}");
@@ -110,7 +110,7 @@ impl State {
     }
 
     /// Nothing goes wrong as long as every server is prompt.
-    fn is_excused(&self, ask: Ask, outcome: &Outcome) {
+    fn is_excused(&self, ask: Ask, outcome: &CallResult) {
         let Err(error) = outcome else { return };
         let cause = match error {
             Error::Batch(batch) => batch.first_error().1,
@@ -184,11 +184,11 @@ impl State {
 }
 
 /// Whether the server has answered.
-fn is_final(outcome: &Outcome) -> bool {
+fn is_final(outcome: &CallResult) -> bool {
     matches!(outcome, Ok(_) | Err(Error::Rejected { .. } | Error::InvalidResponse(_)))
 }
 
-fn says(response: &Received, outcome: &Outcome) -> bool {
+fn says(response: &DecodedAnswer, outcome: &CallResult) -> bool {
     match (response, outcome) {
         (Ok(Response::Ok(metrics)), Ok(None)) => metrics.is_empty(),
         // As text, in which NaN equals itself.

@@ -13,12 +13,12 @@ use tokio::{
     time::{self, Sleep},
 };
 
-use super::state::Shared;
+use super::state::SharedState;
 use crate::fuzz::{codec::sizes, yield_once};
 
 /// A connection, which does at the client's end what its script says.
-pub(super) struct Line {
-    world: Shared,
+pub(super) struct ScriptedIo {
+    world: SharedState,
     id: usize,
     script: std::iter::Peekable<std::vec::IntoIter<u8>>,
     cuts: Box<dyn Iterator<Item = usize> + Send>,
@@ -39,8 +39,8 @@ enum Writing {
     Fails,
 }
 
-impl Line {
-    pub(super) async fn dial(world: Shared) -> io::Result<Self> {
+impl ScriptedIo {
+    pub(super) async fn dial(world: SharedState) -> io::Result<Self> {
         let mut line = Self::accepted(world);
         match line.script.peek() {
             Some(b'r') => return Err(io::ErrorKind::ConnectionRefused.into()),
@@ -52,7 +52,7 @@ impl Line {
         Ok(line)
     }
 
-    pub(super) fn accepted(world: Shared) -> Self {
+    pub(super) fn accepted(world: SharedState) -> Self {
         let (id, cuts, script) = world.lock().connect();
         let cuts = sizes(&cuts).take(cuts.len().max(1)).collect::<Vec<_>>().into_iter().cycle();
         Self {
@@ -114,7 +114,7 @@ impl Line {
 const SHORT: Duration = Duration::from_millis(30);
 const LONG: Duration = Duration::from_secs(2);
 
-impl AsyncRead for Line {
+impl AsyncRead for ScriptedIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -136,7 +136,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for ScriptedIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -174,7 +174,7 @@ impl AsyncWrite for Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for ScriptedIo {
     fn drop(&mut self) {
         self.world.lock().disconnect(self.id);
     }

@@ -39,7 +39,7 @@ use metrics_client::{
 };
 use tokio::{runtime, time};
 
-use self::{callers::Callers, mock_server::Line, state::Shared};
+use self::{callers::Callers, mock_server::ScriptedIo, state::SharedState};
 
 mod callers;
 mod checks;
@@ -53,7 +53,7 @@ pub(crate) fn client_driver(input: &[u8]) {
     let mut lines = input.split(|&byte| byte == b'\n');
     let rules = Rules::of(lines.next().unwrap_or_default());
     let script = lines.next().unwrap_or_default();
-    let world = Shared::new(rules, lines.map(<[u8]>::to_vec));
+    let world = SharedState::new(rules, lines.map(<[u8]>::to_vec));
     // The jitter between two dials.
     fastrand::seed(0);
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -145,11 +145,11 @@ impl Rules {
 }
 
 /// The client that plays, unless it finds no server.
-async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
+async fn begin(rules: Rules, world: &SharedState) -> Option<MetricsClient> {
     let dialled = world.clone();
     let (min, max) = (Duration::from_millis(10), Duration::from_millis(100));
     let builder = MetricsClient::builder("a script")
-        .connector(connector_fn(move |_| Line::dial(dialled.clone())))
+        .connector(connector_fn(move |_| ScriptedIo::dial(dialled.clone())))
         .connect_timeout(CONNECT_TIMEOUT)
         .request_timeout(rules.request_timeout)
         .stall_timeout(rules.stall_timeout)
@@ -166,7 +166,7 @@ async fn begin(rules: Rules, world: &Shared) -> Option<MetricsClient> {
         });
     match rules.start {
         Start::Lazy => Some(builder.connect_lazy().unwrap()),
-        Start::Given => Some(builder.with_io(Line::accepted(world.clone()))),
+        Start::Given => Some(builder.with_io(ScriptedIo::accepted(world.clone()))),
         Start::Connect => {
             let connecting = time::timeout(CONNECT_TIMEOUT + SLACK, builder.connect()).await;
             let connected = connecting.expect("connecting must end by its deadline");

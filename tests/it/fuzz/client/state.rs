@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Rules, Start,
-    transcript::{Answer, Asked, Nature, Received, Request, Wire},
+    transcript::{Answer, Asked, DecodedAnswer, Nature, Request, Wire},
 };
 
 /// How long the end of a connection may come behind an error that comes before anything else.
@@ -23,15 +23,15 @@ const GREETING: Duration = Duration::from_millis(50);
 
 /// The state that the callers and the servers of a script share.
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Mutex<State>>);
+pub(super) struct SharedState(Arc<Mutex<ScriptState>>);
 
-pub(super) struct State {
+pub(super) struct ScriptState {
     pub(super) rules: Rules,
     scripts: VecDeque<Vec<u8>>,
     /// Every connection that the client has begun to make.
     wires: Vec<Wire>,
     /// Every call, in the order of their first polls.
-    pub(super) calls: Vec<Call>,
+    pub(super) calls: Vec<CallRecord>,
     /// Set once a caller has begun to close the client.
     pub(super) closing: bool,
     /// Whether every server has been prompt so far.
@@ -40,7 +40,7 @@ pub(super) struct State {
     complaints: Vec<String>,
 }
 
-pub(super) struct Call {
+pub(super) struct CallRecord {
     pub(super) ask: Ask,
     /// Set once its caller no longer waits.
     over: bool,
@@ -58,9 +58,9 @@ pub(super) enum Ask {
     Nonsense,
 }
 
-impl Shared {
+impl SharedState {
     pub(super) fn new(rules: Rules, scripts: impl Iterator<Item = Vec<u8>>) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(ScriptState {
             rules,
             scripts: scripts.collect(),
             wires: Vec::new(),
@@ -71,13 +71,13 @@ impl Shared {
         })))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ScriptState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What the servers tell.
-impl State {
+impl ScriptState {
     /// A connection is being made: its number, its cuts, and its script.
     pub(super) fn connect(&mut self) -> (usize, Vec<u8>, Vec<u8>) {
         let mut cuts = self.scripts.pop_front().unwrap_or_else(|| b"*".to_vec());
@@ -214,10 +214,10 @@ impl State {
 }
 
 /// What the callers tell, and ask.
-impl State {
+impl ScriptState {
     /// A call has been polled for the first time.
     pub(super) fn call(&mut self, ask: Ask) -> usize {
-        self.calls.push(Call { ask, over: false });
+        self.calls.push(CallRecord { ask, over: false });
         self.calls.len() - 1
     }
 
@@ -227,7 +227,7 @@ impl State {
     }
 
     /// The answers that a request has got from servers that kept to the protocol, and when.
-    pub(super) fn answers(&self, asked: Asked) -> impl Iterator<Item = (Instant, &Received)> {
+    pub(super) fn answers(&self, asked: Asked) -> impl Iterator<Item = (Instant, &DecodedAnswer)> {
         self.exchanges().filter(move |(request, _)| *request == asked).map(|(_, answer)| answer)
     }
 
@@ -241,7 +241,7 @@ impl State {
     }
 
     /// The connection that a stream was given, by what was read from it.
-    pub(super) fn streamed(&self, tag: usize) -> Option<&Received> {
+    pub(super) fn streamed(&self, tag: usize) -> Option<&DecodedAnswer> {
         let wire = self.wires.iter().find(|wire| {
             wire.requests.first().is_some_and(|request| request.asked == Asked::Stream(tag))
         })?;
@@ -318,7 +318,7 @@ impl State {
         }
     }
 
-    fn exchanges(&self) -> impl Iterator<Item = (Asked, (Instant, &Received))> {
+    fn exchanges(&self) -> impl Iterator<Item = (Asked, (Instant, &DecodedAnswer))> {
         let ids = (0..self.wires.len()).filter(|&id| self.wires[id].nature() == Nature::Main);
         ids.flat_map(|id| self.exchanges_of(id)).filter_map(|(request, answer)| {
             // If it is the first on its connection, the client hears of it later.
@@ -330,7 +330,7 @@ impl State {
 }
 
 /// How a call ended.
-pub(super) type Outcome = Result<Option<Metrics>, Error>;
+pub(super) type CallResult = Result<Option<Metrics>, Error>;
 
 impl Ask {
     /// What its request looks like on the wire, as far as that is known beforehand.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_util::codec::Decoder;
 
 /// An answer as the codec has it.
-pub(super) type Received = Result<Response, InvalidResponse>;
+pub(super) type DecodedAnswer = Result<Response, InvalidResponse>;
 
 /// One connection of the client.
 pub(super) struct Wire {
@@ -53,7 +53,7 @@ pub(super) enum Asked {
 
 pub(super) struct Answer {
     pub(super) at: Instant,
-    pub(super) response: Received,
+    pub(super) response: DecodedAnswer,
     is_sound: bool,
 }
 
@@ -157,7 +157,7 @@ impl Wire {
         self.nature() == Nature::Probe && self.read == b"ok\n\nok\n\nok\n\n"
     }
 
-    fn answered(&mut self, response: Received) {
+    fn answered(&mut self, response: DecodedAnswer) {
         self.is_sound &= match (self.requests.get(self.answers.len()), &response) {
             (None, _) => false,
             (_, Ok(Response::Error(_))) => true,

@@ -10,7 +10,7 @@ use crate::{
     peer::MockNetwork,
     reporter::{
         LONG, accounted,
-        spool::{Received, spooling},
+        spool::{ReceivedPuts, spooling},
     },
 };
 
@@ -61,7 +61,7 @@ async fn child_on_a_small_disk() {
     assert!((1..100).contains(&errors.full) && errors.total() == errors.full, "{errors:?}");
 
     network.refuse(0);
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut network.accept().await, 20_000).await;
     reporter.flush(LONG).await.unwrap();
     let stats = accounted(&reporter);

@@ -62,7 +62,7 @@ fn kill9_loses_no_spooled_sample() {
 #[test]
 fn spool_lock_ends_with_its_process() {
     let folder = TempDir::new().unwrap();
-    let mut agent = Process::start("child_agent", folder.path(), Some(0));
+    let mut agent = RoleProcess::start("child_agent", folder.path(), Some(0));
     while !agent.lines.recv_timeout(LIMIT).unwrap().starts_with("recording") {}
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
@@ -77,8 +77,8 @@ fn spool_lock_ends_with_its_process() {
 struct Harness {
     folder: PathBuf,
     rng: Rng,
-    server: Option<Process>,
-    agent: Option<Process>,
+    server: Option<RoleProcess>,
+    agent: Option<RoleProcess>,
     /// The number of the next sample that no agent has recorded.
     next: u64,
     /// The samples that an agent has reported as stored or spooled.
@@ -105,11 +105,11 @@ impl Harness {
     fn turn(&mut self) {
         if self.agent.is_none() {
             self.agents += 1;
-            self.agent = Some(Process::start("child_agent", &self.folder, Some(self.next)));
+            self.agent = Some(RoleProcess::start("child_agent", &self.folder, Some(self.next)));
         }
         if self.server.is_none() && self.rng.u8(..4) > 0 {
             self.servers += 1;
-            self.server = Some(Process::start("child_server", &self.folder, None));
+            self.server = Some(RoleProcess::start("child_server", &self.folder, None));
         }
         let life = Duration::from_millis(self.rng.u64(..500));
         self.listen(life);
@@ -171,9 +171,9 @@ impl Harness {
     fn finish(&mut self) {
         self.kill_agent();
         if self.server.is_none() {
-            self.server = Some(Process::start("child_server", &self.folder, None));
+            self.server = Some(RoleProcess::start("child_server", &self.folder, None));
         }
-        let agent = Process::start("child_agent", &self.folder, Some(u64::MAX));
+        let agent = RoleProcess::start("child_agent", &self.folder, Some(u64::MAX));
         let mut last = (String::new(), Instant::now());
         while last.0 != "drained" {
             let line = agent.lines.recv_timeout(LIMIT).expect("the agent is silent");
@@ -217,12 +217,12 @@ impl Harness {
 }
 
 /// A process, which is killed when this is dropped.
-struct Process {
+struct RoleProcess {
     child: Child,
     lines: Receiver<String>,
 }
 
-impl Process {
+impl RoleProcess {
     /// Starts one of the roles below.
     fn start(role: &str, folder: &Path, from: Option<u64>) -> Self {
         let mut command = child_test(module_path!(), role);
@@ -254,7 +254,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for RoleProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -281,7 +281,7 @@ fn child_agent() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let client = MetricsClient::builder("the server")
-            .connector(Socket(folder().join("socket")))
+            .connector(SocketConnector(folder().join("socket")))
             .pipelining(Pipelining::On)
             .reconnect(ReconnectPolicy::backoff(
                 Duration::from_millis(1),
@@ -333,9 +333,9 @@ fn say(what: impl std::fmt::Display) {
 }
 
 /// Dials a Unix socket: its name stays the same when another server has it.
-struct Socket(PathBuf);
+struct SocketConnector(PathBuf);
 
-impl Connector for Socket {
+impl Connector for SocketConnector {
     type Io = UnixStream;
 
     async fn connect(&self, _address: &Address) -> io::Result<UnixStream> {

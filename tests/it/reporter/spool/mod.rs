@@ -45,13 +45,13 @@ async fn spooled(reporter: &Reporter, samples: u64) {
 
 /// The puts that a server has received.
 #[derive(Debug, Default)]
-pub(super) struct Received {
+pub(super) struct ReceivedPuts {
     /// The puts, in their order, without the word.
     puts: Vec<String>,
     rest: String,
 }
 
-impl Received {
+impl ReceivedPuts {
     /// Answers puts until this many were received.
     pub(super) async fn take(&mut self, peer: &mut Peer, puts: usize) {
         while self.puts.len() < puts {
@@ -92,7 +92,7 @@ async fn outage_spools_and_replays_behind_live_samples() {
     assert_eq!(accounted(&reporter).waiting, 0);
     network.refuse(0);
     reporter.record_at("live", 0.5, 1000);
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     let mut peer = network.accept().await;
     received.take(&mut peer, 11).await;
     reporter.flush(LONG).await.unwrap();
@@ -121,7 +121,7 @@ async fn unsent_samples_are_sent_by_the_next_reporter() {
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let reporter = spooling(client, Spool::dir(&folder));
     assert_eq!(accounted(&reporter).recovered, 1000);
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut network.accept().await, 1000).await;
     reporter.flush(LONG).await.unwrap();
     let stats = accounted(&reporter);
@@ -139,7 +139,7 @@ async fn newer_value_survives_replay() {
     spooled(&reporter, 500).await;
     network.refuse(0);
     let mut peer = network.accept().await;
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut peer, 10).await;
     for key in 0..500 {
         reporter.record_at(format!("k{key}"), 2.0, 7);
@@ -169,7 +169,7 @@ async fn newer_value_survives_replay_of_a_previous_run() {
     for key in 0..500 {
         reporter.record_at(format!("k{key}"), 2.0, 7);
     }
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut network.accept().await, 1000).await;
     reporter.flush(LONG).await.unwrap();
     assert!(received.stored().values().all(|&value| value == 2.0));
@@ -189,7 +189,7 @@ async fn replay_works_while_the_folder_is_read_only() {
     let reporter = spooling(client, Spool::dir(&folder));
     // It has to follow the one in the folder, and would go there.
     reporter.record_at("a", 2.0, 7);
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut network.accept().await, 2).await;
     reporter.flush(LONG).await.unwrap();
     assert_eq!(received.puts, ["a 1.0 7", "a 2.0 7"]);
@@ -266,7 +266,7 @@ async fn full_spool_drops_the_oldest_and_adds_up() {
     assert!(stats.dropped.spool_full > 70_000 && stats.spooled > 15_000, "{stats:?}");
     network.refuse(0);
     let mut peer = network.accept().await;
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut peer, usize::try_from(stats.spooled).unwrap()).await;
     reporter.flush(LONG).await.unwrap();
     assert!(received.puts.last().unwrap().ends_with(" 99"));
@@ -290,7 +290,7 @@ async fn flush_reports_drops_of_a_full_spool() {
         network.refuse(0);
         let spooled = accounted(&reporter).spooled;
         let mut peer = network.accept().await;
-        Received::default().take(&mut peer, usize::try_from(spooled).unwrap()).await;
+        ReceivedPuts::default().take(&mut peer, usize::try_from(spooled).unwrap()).await;
     };
     let (flushed, ()) = join!(reporter.flush(LONG), server);
     let unsent = flushed.unwrap_err();
@@ -344,7 +344,7 @@ async fn live_samples_pass_an_unwritable_spool() {
     for second in 6..1006 {
         reporter.record_at("live", 2.0, second);
     }
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut network.accept().await, 1000).await;
     assert!(received.puts.iter().filter(|put| put.starts_with("live ")).count() >= 999);
     accounted(&reporter);
@@ -361,7 +361,7 @@ async fn replay_begins_slowly() {
     network.refuse(0);
     let mut peer = network.accept().await;
     let start = Instant::now();
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut peer, 1000).await;
     while start.elapsed() < SECOND {
         let so_far = received.puts.len();
@@ -414,7 +414,7 @@ async fn self_metrics_include_the_spool() {
     time::sleep(10 * SECOND).await;
     network.refuse(0);
     let mut peer = network.accept().await;
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut peer, 5 + 19).await;
     let told = |name: &str| {
         let put = received.puts.iter().find(|put| put.starts_with(&format!("me.{name} ")));
@@ -563,7 +563,7 @@ async fn samples_older_than_max_age_are_not_replayed() {
     let client = builder.pipelining(Pipelining::On).connect_lazy().unwrap();
     let spool = Spool::dir(&folder).max_age(3600 * SECOND);
     let reporter = spooling(client, spool);
-    let mut received = Received::default();
+    let mut received = ReceivedPuts::default();
     received.take(&mut network.accept().await, 2).await;
     // It says that two were dropped, if that was not before it began.
     let _ = reporter.flush(LONG).await;

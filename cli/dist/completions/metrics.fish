@@ -1,0 +1,101 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_metrics_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_metrics_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_metrics_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_metrics_using_subcommand
+    set -l cmd (__fish_metrics_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c metrics -n "__fish_metrics_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_needs_command" -s V -l version -d 'Print version'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "put" -d 'Stores one value'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "demo" -d 'Measures this host for some seconds, stores that in a server of its own, and shows what is stored'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "bench" -d 'Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "completions" -d 'Prints the completions for a shell'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "man" -d 'Prints the manual page'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l listen -d 'Sets where the server listens [default: 127.0.0.1:8888]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l data -d 'Keeps points in this folder: the same as --store disk:DIR' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l store -d 'Sets where points are kept: memory: or disk:DIR [default: memory:]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l keep -d 'Sets how long points are kept on disk, such as 400d [default: for ever]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l sync -d 'Sets when the disk is synced: always, before a put is acknowledged; or a time such as 1s, of which a loss of power may then take what was acknowledged [default: always]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l tls-cert -d 'Serves TLS with this certificate chain (PEM)' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l tls-key -d 'The key of the certificate (PEM)' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l tls-client-ca -d 'Accepts only clients with a certificate of this authority (PEM)' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l max-memory -d 'Bounds the memory, such as 1GiB: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory [default: 1GiB of points in memory, about 1.3GiB in all with points on disk]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l max-connections -d 'Sets how many connections there may be [default: 10,000, and what --max-memory and the process\'s limit of open files allow]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l config -d 'Reads what is not set otherwise from this file (TOML, the names of these options)' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l check-config -d 'Checks the configuration, and does not serve'
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand put" -l server -d 'Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT`, or several with commas between them' -r
+complete -c metrics -n "__fish_metrics_using_subcommand put" -l timeout -d 'Sets how many seconds one request may take' -r
+complete -c metrics -n "__fish_metrics_using_subcommand put" -s h -l help -d 'Print help'
+complete -c metrics -n "__fish_metrics_using_subcommand get" -l from -d 'Leaves out what is older than this: seconds since 1970, RFC 3339, a date, -6h' -r
+complete -c metrics -n "__fish_metrics_using_subcommand get" -l until -d 'Leaves out what is newer than this' -r
+complete -c metrics -n "__fish_metrics_using_subcommand get" -s o -l output -d 'Sets how samples are printed [default: table on a terminal, line elsewhere]' -r -f -a "table\t'Columns for people: time, value, key'
+json\t'One JSON object a line'
+csv\t'Comma-separated values with a header'
+line\t'`put` lines, as `import` and the server read them'"
+complete -c metrics -n "__fish_metrics_using_subcommand get" -l server -d 'Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT`, or several with commas between them' -r
+complete -c metrics -n "__fish_metrics_using_subcommand get" -l timeout -d 'Sets how many seconds one request may take' -r
+complete -c metrics -n "__fish_metrics_using_subcommand get" -l fail -d 'Exits with status 4 if nothing was found'
+complete -c metrics -n "__fish_metrics_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand import" -l server -d 'Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT`, or several with commas between them' -r
+complete -c metrics -n "__fish_metrics_using_subcommand import" -l timeout -d 'Sets how many seconds one request may take' -r
+complete -c metrics -n "__fish_metrics_using_subcommand import" -l resume -d 'Goes on where an earlier import of the same file stopped'
+complete -c metrics -n "__fish_metrics_using_subcommand import" -s h -l help -d 'Print help'
+complete -c metrics -n "__fish_metrics_using_subcommand export" -l from -d 'Leaves out what is older than this: seconds since 1970, RFC 3339, a date, -6h' -r
+complete -c metrics -n "__fish_metrics_using_subcommand export" -l until -d 'Leaves out what is newer than this' -r
+complete -c metrics -n "__fish_metrics_using_subcommand export" -s o -l output -d 'Sets how samples are printed [default: table on a terminal, line elsewhere]' -r -f -a "table\t'Columns for people: time, value, key'
+json\t'One JSON object a line'
+csv\t'Comma-separated values with a header'
+line\t'`put` lines, as `import` and the server read them'"
+complete -c metrics -n "__fish_metrics_using_subcommand export" -l server -d 'Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT`, or several with commas between them' -r
+complete -c metrics -n "__fish_metrics_using_subcommand export" -l timeout -d 'Sets how many seconds one request may take' -r
+complete -c metrics -n "__fish_metrics_using_subcommand export" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand demo" -l seconds -d 'Sets for how many seconds the host is measured' -r
+complete -c metrics -n "__fish_metrics_using_subcommand demo" -s h -l help -d 'Print help'
+complete -c metrics -n "__fish_metrics_using_subcommand bench" -l connections -d 'Sets how many connections the client has' -r
+complete -c metrics -n "__fish_metrics_using_subcommand bench" -l callers -d 'Sets how many callers put at the same time, each the next when the last is acknowledged' -r
+complete -c metrics -n "__fish_metrics_using_subcommand bench" -l seconds -d 'Sets for how many seconds it measures' -r
+complete -c metrics -n "__fish_metrics_using_subcommand bench" -s o -l output -d 'Sets how samples are printed [default: table on a terminal, line elsewhere]' -r -f -a "table\t'Columns for people: time, value, key'
+json\t'One JSON object a line'
+csv\t'Comma-separated values with a header'
+line\t'`put` lines, as `import` and the server read them'"
+complete -c metrics -n "__fish_metrics_using_subcommand bench" -l server -d 'Sets the server that is measured' -r
+complete -c metrics -n "__fish_metrics_using_subcommand bench" -l timeout -d 'Sets how many seconds one request may take' -r
+complete -c metrics -n "__fish_metrics_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "put" -d 'Stores one value'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "demo" -d 'Measures this host for some seconds, stores that in a server of its own, and shows what is stored'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "bench" -d 'Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "completions" -d 'Prints the completions for a shell'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "man" -d 'Prints the manual page'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

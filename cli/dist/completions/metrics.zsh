@@ -1,0 +1,341 @@
+#compdef metrics
+
+autoload -U is-at-least
+
+_metrics() {
+    typeset -A opt_args
+    typeset -a _arguments_options
+    local ret=1
+
+    if is-at-least 5.2; then
+        _arguments_options=(-s -S -C)
+    else
+        _arguments_options=(-s -C)
+    fi
+
+    local context curcontext="$curcontext" state line
+    _arguments "${_arguments_options[@]}" : \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+":: :_metrics_commands" \
+"*::: :->metrics" \
+&& ret=0
+    case $state in
+    (metrics)
+        words=($line[1] "${words[@]}")
+        (( CURRENT += 1 ))
+        curcontext="${curcontext%:*:*}:metrics-command-$line[1]:"
+        case $line[1] in
+            (serve)
+_arguments "${_arguments_options[@]}" : \
+'--listen=[Sets where the server listens \[default\: 127.0.0.1\:8888\]]:ADDRESS:PORT:_default' \
+'--data=[Keeps points in this folder\: the same as --store disk\:DIR]:DIR:_files' \
+'--store=[Sets where points are kept\: memory\: or disk\:DIR \[default\: memory\:\]]:STORE:_default' \
+'--keep=[Sets how long points are kept on disk, such as 400d \[default\: for ever\]]:TIME:_default' \
+'--sync=[Sets when the disk is synced\: always, before a put is acknowledged; or a time such as 1s, of which a loss of power may then take what was acknowledged \[default\: always\]]:WHEN:_default' \
+'--tls-cert=[Serves TLS with this certificate chain (PEM)]:FILE:_files' \
+'--tls-key=[The key of the certificate (PEM)]:FILE:_files' \
+'--tls-client-ca=[Accepts only clients with a certificate of this authority (PEM)]:FILE:_files' \
+'--max-memory=[Bounds the memory, such as 1GiB\: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory \[default\: 1GiB of points in memory, about 1.3GiB in all with points on disk\]]:SIZE:_default' \
+'--max-connections=[Sets how many connections there may be \[default\: 10,000, and what --max-memory and the process'\''s limit of open files allow\]]:N:_default' \
+'--config=[Reads what is not set otherwise from this file (TOML, the names of these options)]:FILE:_files' \
+'--check-config[Checks the configuration, and does not serve]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
+(put)
+_arguments "${_arguments_options[@]}" : \
+'--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
+'--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
+'-h[Print help]' \
+'--help[Print help]' \
+':key -- The key, such as palm.cpu:_default' \
+':value -- The value, a finite number:_default' \
+'::timestamp -- When it was measured\: seconds since 1970, RFC 3339, a date, -6h:_default' \
+&& ret=0
+;;
+(get)
+_arguments "${_arguments_options[@]}" : \
+'--from=[Leaves out what is older than this\: seconds since 1970, RFC 3339, a date, -6h]:TIME:_default' \
+'--until=[Leaves out what is newer than this]:TIME:_default' \
+'-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--output=[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
+'--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
+'--fail[Exits with status 4 if nothing was found]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+':selector -- A key, or * for all keys:_default' \
+&& ret=0
+;;
+(import)
+_arguments "${_arguments_options[@]}" : \
+'--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
+'--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
+'--resume[Goes on where an earlier import of the same file stopped]' \
+'-h[Print help]' \
+'--help[Print help]' \
+'::file -- A file, or - for standard input:_files' \
+&& ret=0
+;;
+(export)
+_arguments "${_arguments_options[@]}" : \
+'--from=[Leaves out what is older than this\: seconds since 1970, RFC 3339, a date, -6h]:TIME:_default' \
+'--until=[Leaves out what is newer than this]:TIME:_default' \
+'-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--output=[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
+'--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'::selector -- A key, or * for all keys:_default' \
+&& ret=0
+;;
+(demo)
+_arguments "${_arguments_options[@]}" : \
+'--seconds=[Sets for how many seconds the host is measured]:N:_default' \
+'-h[Print help]' \
+'--help[Print help]' \
+&& ret=0
+;;
+(bench)
+_arguments "${_arguments_options[@]}" : \
+'--connections=[Sets how many connections the client has]:N:_default' \
+'--callers=[Sets how many callers put at the same time, each the next when the last is acknowledged]:N:_default' \
+'--seconds=[Sets for how many seconds it measures]:N:_default' \
+'-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--output=[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--server=[Sets the server that is measured]:ADDRESS:_default' \
+'--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
+(completions)
+_arguments "${_arguments_options[@]}" : \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+':shell:(bash elvish fish powershell zsh)' \
+&& ret=0
+;;
+(man)
+_arguments "${_arguments_options[@]}" : \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
+(help)
+_arguments "${_arguments_options[@]}" : \
+":: :_metrics__subcmd__help_commands" \
+"*::: :->help" \
+&& ret=0
+
+    case $state in
+    (help)
+        words=($line[1] "${words[@]}")
+        (( CURRENT += 1 ))
+        curcontext="${curcontext%:*:*}:metrics-help-command-$line[1]:"
+        case $line[1] in
+            (serve)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(put)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(get)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(import)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(export)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(demo)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(bench)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(completions)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(man)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(help)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+        esac
+    ;;
+esac
+;;
+        esac
+    ;;
+esac
+}
+
+(( $+functions[_metrics_commands] )) ||
+_metrics_commands() {
+    local commands; commands=(
+'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
+'put:Stores one value' \
+'get:Prints what is stored for a key, or for all keys' \
+'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
+'export:Prints everything that is stored, as lines that \`import\` reads' \
+'demo:Measures this host for some seconds, stores that in a server of its own, and shows what is stored' \
+'bench:Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench' \
+'completions:Prints the completions for a shell' \
+'man:Prints the manual page' \
+'help:Print this message or the help of the given subcommand(s)' \
+    )
+    _describe -t commands 'metrics commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__bench_commands] )) ||
+_metrics__subcmd__bench_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics bench commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__completions_commands] )) ||
+_metrics__subcmd__completions_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics completions commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__demo_commands] )) ||
+_metrics__subcmd__demo_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics demo commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__export_commands] )) ||
+_metrics__subcmd__export_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics export commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__get_commands] )) ||
+_metrics__subcmd__get_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics get commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help_commands] )) ||
+_metrics__subcmd__help_commands() {
+    local commands; commands=(
+'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
+'put:Stores one value' \
+'get:Prints what is stored for a key, or for all keys' \
+'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
+'export:Prints everything that is stored, as lines that \`import\` reads' \
+'demo:Measures this host for some seconds, stores that in a server of its own, and shows what is stored' \
+'bench:Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench' \
+'completions:Prints the completions for a shell' \
+'man:Prints the manual page' \
+'help:Print this message or the help of the given subcommand(s)' \
+    )
+    _describe -t commands 'metrics help commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__bench_commands] )) ||
+_metrics__subcmd__help__subcmd__bench_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help bench commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__completions_commands] )) ||
+_metrics__subcmd__help__subcmd__completions_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help completions commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__demo_commands] )) ||
+_metrics__subcmd__help__subcmd__demo_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help demo commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__export_commands] )) ||
+_metrics__subcmd__help__subcmd__export_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help export commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__get_commands] )) ||
+_metrics__subcmd__help__subcmd__get_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help get commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__help_commands] )) ||
+_metrics__subcmd__help__subcmd__help_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help help commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__import_commands] )) ||
+_metrics__subcmd__help__subcmd__import_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help import commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__man_commands] )) ||
+_metrics__subcmd__help__subcmd__man_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help man commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__put_commands] )) ||
+_metrics__subcmd__help__subcmd__put_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help put commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__serve_commands] )) ||
+_metrics__subcmd__help__subcmd__serve_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help serve commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__import_commands] )) ||
+_metrics__subcmd__import_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics import commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__man_commands] )) ||
+_metrics__subcmd__man_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics man commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__put_commands] )) ||
+_metrics__subcmd__put_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics put commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__serve_commands] )) ||
+_metrics__subcmd__serve_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics serve commands' commands "$@"
+}
+
+if [ "$funcstack[1]" = "_metrics" ]; then
+    _metrics "$@"
+else
+    compdef _metrics metrics
+fi

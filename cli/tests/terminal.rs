@@ -1,0 +1,260 @@
+//! The program on a terminal: tables, progress, colours, Ctrl-C.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{Child, ExitStatus, Stdio},
+    thread,
+};
+
+use pty_process::{
+    Size,
+    blocking::{Command, Pty},
+};
+use support::{Server, assert_status, metrics, stderr, stdout};
+
+mod support;
+
+/// How many columns the terminal has.
+const COLUMNS: u16 = 80;
+
+/// A terminal in which a command runs.
+struct Terminal {
+    pty: Pty,
+    process: Child,
+    /// What it has printed, with its control sequences.
+    raw: Vec<u8>,
+}
+
+impl Terminal {
+    /// Runs the program in a terminal of 80 columns. `change` can redirect its output.
+    fn start(args: &[&str], change: impl FnOnce(Command) -> Command) -> Self {
+        let (pty, pts) = pty_process::blocking::open().unwrap();
+        pty.resize(Size::new(24, COLUMNS)).unwrap();
+        // Without the variables of this process.
+        let command = Command::new(metrics().get_program()).args(args).env_clear();
+        let process = change(command.env("TERM", "xterm-256color")).spawn(pts).unwrap();
+        Self { pty, process, raw: Vec::new() }
+    }
+
+    /// Reads until the terminal has shown `text`.
+    fn read_until(&mut self, text: &str) {
+        while !String::from_utf8_lossy(&self.raw).contains(text) {
+            assert!(self.read(), "{text} is not in: {}", String::from_utf8_lossy(&self.raw));
+        }
+    }
+
+    /// Reads until the command has ended.
+    fn read_to_end(&mut self) -> ExitStatus {
+        while self.read() {}
+        self.process.wait().unwrap()
+    }
+
+    /// Reads something. Returns false if the command has ended: Linux then fails with EIO.
+    fn read(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        let len = self.pty.read(&mut bytes).unwrap_or_default();
+        self.raw.extend_from_slice(&bytes[..len]);
+        len > 0
+    }
+
+    fn press_ctrl_c(&mut self) {
+        self.pty.write_all(b"\x03").unwrap();
+    }
+
+    fn raw(&self) -> String {
+        String::from_utf8_lossy(&self.raw).into_owned()
+    }
+
+    /// What the screen shows now: without what was drawn over.
+    fn screen(&self) -> String {
+        let mut parser = vt100::Parser::default();
+        parser.process(&self.raw);
+        parser.screen().contents()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs a command to its end.
+fn run(args: &[&str], change: impl FnOnce(Command) -> Command) -> (Terminal, ExitStatus) {
+    let mut terminal = Terminal::start(args, change);
+    let status = terminal.read_to_end();
+    (terminal, status)
+}
+
+fn server_with_points(count: usize) -> Server {
+    let server = Server::start();
+    let lines = (0..count).map(|n| format!("palm.cpu {n}.5 {n}\n")).collect::<String>();
+    assert_status(&server.run_with(&["import"], lines.as_bytes()), 0);
+    server
+}
+
+#[test]
+fn terminal_gets_a_table_and_a_pipe_lines() {
+    let server = server_with_points(2);
+    server.run(&["put", "a.long.key;host=palm", "-1e300", "1150864247"]);
+    let args = ["get", "*", "--server", &server.address];
+    let (terminal, status) = run(&args, |command| command);
+    assert!(status.success());
+    let expected = "\
+time                             value  key
+1970-01-01T00:00:00Z               0.5  palm.cpu
+1970-01-01T00:00:01Z               1.5  palm.cpu
+2006-06-21T04:30:47Z            -1e300  a.long.key;host=palm";
+    assert_eq!(terminal.screen(), expected);
+
+    let (mut terminal, status) = run(&args, |command| command.stdout(Stdio::piped()));
+    assert!(status.success());
+    let mut lines = String::new();
+    terminal.process.stdout.take().unwrap().read_to_string(&mut lines).unwrap();
+    assert!(lines.starts_with("put palm.cpu 0.5 0\n"), "{lines}");
+    assert_eq!(terminal.screen(), "");
+}
+
+#[test]
+fn progress_is_on_a_terminal_alone() {
+    let server = server_with_points(50_000);
+    let dir = tempfile::tempdir().unwrap();
+    let (file, exported) = (dir.path().join("points"), dir.path().join("exported"));
+    let lines = (0..50_000).map(|n| format!("palm.cpu {n} {n}\n")).collect::<String>();
+    fs::write(&file, lines).unwrap();
+    let to_file = || Stdio::from(fs::File::create(&exported).unwrap());
+    for (args, shown, left) in [
+        (["import", file.to_str().unwrap()].as_slice(), "importing", "imported 50000 points"),
+        (&["export"], "exporting", "exported 50000 points"),
+        (&["bench", "--seconds", "1"], "measuring", ""),
+    ] {
+        let args = [args, &["--server", &server.address]].concat();
+        let (terminal, status) = run(&args, |command| command.stdout(to_file()));
+        assert!(status.success(), "{args:?}: {}", terminal.raw());
+        assert!(terminal.raw().contains(shown), "{args:?}: {}", terminal.raw());
+        // It is cleared at the end.
+        assert_eq!(terminal.screen().trim(), left, "{args:?}: {}", terminal.raw());
+
+        let output = metrics().args(&args).output().unwrap();
+        assert_status(&output, 0);
+        assert_eq!(stderr(&output).trim(), left, "{args:?}");
+    }
+}
+
+#[test]
+fn no_color_turns_colours_off() {
+    let file = |command: Command| command.env("NO_COLOR", "1");
+    for args in [["--help"].as_slice(), &["get"]] {
+        let (coloured, _) = run(args, |command| command);
+        assert!(coloured.raw().contains("\x1b["), "{}", coloured.raw());
+        let (plain, _) = run(args, file);
+        assert!(!plain.raw().contains('\x1b'), "{}", plain.raw());
+        assert_eq!(plain.screen(), coloured.screen());
+    }
+}
+
+#[test]
+fn ctrl_c_stops_serve_with_status_0() {
+    for (variable, is_coloured) in [("NO_COLOR", false), ("COLOR", true)] {
+        let args = ["serve", "--listen", "127.0.0.1:0"];
+        let mut terminal = Terminal::start(&args, |command| command.env(variable, "1"));
+        terminal.read_until("serving metrics://127.0.0.1:");
+        terminal.press_ctrl_c();
+        let status = terminal.read_to_end();
+        assert_eq!(status.code(), Some(0), "{}", terminal.raw());
+        assert_eq!(terminal.raw().contains("\x1b["), is_coloured, "{}", terminal.raw());
+    }
+}
+
+#[test]
+fn ctrl_c_in_an_import_can_be_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("points");
+    let lines = (0..200_000).map(|n| format!("put a {n} {n}\n")).collect::<String>();
+    fs::write(&file, &lines).unwrap();
+    let path = file.to_str().unwrap();
+
+    // A server that acknowledges some 100,000 lines, and then none.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let peer = thread::spawn(move || {
+        let (io, _) = listener.accept().unwrap();
+        let (mut out, mut input) = (io.try_clone().unwrap(), BufReader::new(io));
+        for line in input.by_ref().lines().take(100_000) {
+            line.unwrap();
+            out.write_all(b"ok\n\n").unwrap();
+        }
+        // Until the client has gone.
+        let _ = input.read_to_end(&mut Vec::new());
+    });
+    let args = ["import", path, "--server", &address, "--timeout", "600"];
+    let mut terminal = Terminal::start(&args, |command| command);
+    // More than nothing is acknowledged once the bar has moved.
+    while !(1..100).any(|percent| terminal.screen().contains(&format!(" {percent} %"))) {
+        assert!(terminal.read(), "{}", terminal.raw());
+    }
+    terminal.press_ctrl_c();
+    let status = terminal.read_to_end();
+    assert_eq!(status.code(), Some(130), "{}", terminal.raw());
+    for part in ["stopped after", "--resume goes on from here", "interrupted"] {
+        assert!(terminal.raw().contains(part), "{part} is not in: {}", terminal.raw());
+    }
+    peer.join().unwrap();
+
+    let server = Server::start();
+    assert_status(&server.run(&["import", path, "--resume"]), 0);
+    let export = server.run(&["get", "a"]);
+    let stored = stdout(&export).lines().collect::<Vec<_>>();
+    assert!((100_000..200_000).contains(&stored.len()), "{}", stored.len());
+    assert_eq!(stored.last().copied(), Some("put a 199999.0 199999"));
+}
+
+#[test]
+fn ctrl_c_in_an_export_ends_it() {
+    let server = server_with_points(500_000);
+    let args = ["export", "--server", &server.address];
+    let mut terminal = Terminal::start(&args, |command| command);
+    terminal.read_until("put palm.cpu");
+    terminal.press_ctrl_c();
+    let status = terminal.read_to_end();
+    assert_eq!(status.signal(), Some(2), "{status}");
+}
+
+#[test]
+fn demo_fits_into_80_columns() {
+    let (terminal, status) = run(&["demo", "--seconds", "2"], |command| command);
+    assert!(status.success(), "{}", terminal.raw());
+    for part in ["cpu_percent", "chart", "5 keys, 10 points", "What it cost:", "▁"] {
+        assert!(terminal.raw().contains(part), "{part} is not in: {}", terminal.raw());
+    }
+    for line in terminal.raw().lines() {
+        assert!(line.chars().count() <= COLUMNS.into(), "{line}");
+    }
+}
+
+#[test]
+fn ctrl_c_in_demo_and_bench_leaves_no_folder() {
+    for (args, text) in [
+        (["demo", "--seconds", "60"].as_slice(), "once a second"),
+        (&["bench", "--seconds", "60"], "measuring"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut terminal = Terminal::start(args, |command| command.env("TMPDIR", dir.path()));
+        terminal.read_until(text);
+        let folders = || fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(folders().count(), 1, "{args:?}");
+        terminal.press_ctrl_c();
+        let status = terminal.read_to_end();
+        assert_eq!(status.code(), Some(130), "{args:?}: {}", terminal.raw());
+        assert_eq!(folders().collect::<Vec<PathBuf>>(), [] as [PathBuf; 0], "{args:?}");
+    }
+}

@@ -1,0 +1,77 @@
+//! Errors as answers.
+
+use std::borrow::Cow;
+
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::store::StoreError;
+
+/// An answer with a reason: `{"error":"..."}`.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) message: Cow<'static, str>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, message: message.into(), header: None }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// Creates an error after which the client should try again.
+    pub(crate) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message).header(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    /// Creates the error of a store that has not answered in time.
+    pub(crate) fn store_timeout() -> Self {
+        Self::unavailable("the store does not answer")
+    }
+
+    #[must_use]
+    pub(crate) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.header = Some((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    #[cfg(feature = "influx")]
+    pub(crate) fn header_pair(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.header.clone()
+    }
+}
+
+/// After how many seconds a client should try again. A full disk may have room within one.
+const RETRY_AFTER: &str = "1";
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        if error.is_transient() {
+            Self::unavailable(message)
+        } else {
+            Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Body::from(json!({ "error": self.message }).to_string());
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        response.headers_mut().extend(self.header);
+        response
+    }
+}

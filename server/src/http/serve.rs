@@ -1,0 +1,138 @@
+//! Accepts HTTP connections within the limits, and serves each.
+
+use std::{future::Future, pin::pin, sync::Arc};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::{GracefulShutdown, Watcher},
+    service::TowerToHyperService,
+};
+use metrics_client::internal::log_limit::LogLimiter;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    time::timeout,
+};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use super::{App, HttpLimits};
+#[cfg(feature = "tls")]
+use crate::session::TlsAcceptor;
+use crate::{
+    log_condition::LimitedCondition,
+    net::{Acceptor, ConnectionPermit, Listeners, PerSourceLimit},
+    store::Store,
+};
+
+/// The listeners and what they serve.
+pub(super) struct Connections<S> {
+    pub(super) listeners: Vec<TcpListener>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) router: Router,
+    pub(super) app: Arc<App<S>>,
+}
+
+impl<S: Store> Connections<S> {
+    pub(super) async fn serve_until(self, shutdown: impl Future<Output = ()>) {
+        let limits = self.app.limits;
+        let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
+        let _abort_on_drop = abort.clone().drop_guard();
+        let _stop_on_drop = self.app.stopping.clone().drop_guard();
+        let (graceful, rejected) = (GracefulShutdown::new(), LogLimiter::new());
+        let conn_limit = PerSourceLimit::new(limits.max_connections_per_address);
+        let mut acceptor =
+            Acceptor::new(Listeners::new(self.listeners), Arc::new(LimitedCondition::new()));
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let (io, peer) = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                connection = acceptor.next() => connection,
+            };
+            let permit = if tasks.len() >= limits.max_connections {
+                None
+            } else {
+                conn_limit.try_acquire(peer.ip())
+            };
+            let Some(permit) = permit else {
+                self.app.counters.rejected.add(1);
+                if rejected.should_log() {
+                    let connections = tasks.len();
+                    warn!(%peer, connections, "HTTP connection rejected: limit reached");
+                }
+                continue;
+            };
+            self.app.counters.accepted.add(1);
+            let ended = Ended { app: Arc::clone(&self.app), _permit: permit };
+            let (router, watcher) = (self.router.clone(), graceful.watcher());
+            #[cfg(feature = "tls")]
+            let tls = self.tls.clone();
+            let serving = async move {
+                let limits = ended.app.limits;
+                #[cfg(feature = "tls")]
+                if let Some(tls) = tls {
+                    match timeout(limits.header_timeout, tls.accept_io(io)).await {
+                        Ok(Ok(io)) => serve(io, router, limits, watcher).await,
+                        Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
+                        Err(_) => debug!(%peer, "TLS handshake timed out"),
+                    }
+                    return;
+                }
+                serve(io, router, limits, watcher).await;
+                drop(ended);
+            };
+            tasks.spawn(abort.child_token().run_until_cancelled_owned(serving));
+        }
+        drop(acceptor);
+        self.app.stopping.cancel();
+        tasks.close();
+        let is_over = timeout(limits.shutdown_grace, async {
+            graceful.shutdown().await;
+            tasks.wait().await;
+        });
+        if is_over.await.is_err() {
+            let (connections, grace) = (tasks.len(), limits.shutdown_grace);
+            warn!(connections, ?grace, "aborting HTTP connections after grace period");
+            abort.cancel();
+            tasks.wait().await;
+        }
+        info!("HTTP stopped");
+    }
+}
+
+/// Serves the requests of one connection.
+async fn serve<Io>(io: Io, router: Router, limits: HttpLimits, watcher: Watcher)
+where
+    Io: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let mut io = TimeoutStream::new(io);
+    io.set_write_timeout(Some(limits.write_timeout));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(Box::pin(io)), TowerToHyperService::new(router));
+    if let Err(error) = watcher.watch(connection).await {
+        debug!(%error, "HTTP connection ended");
+    }
+}
+
+/// How long the head of a request may be, in bytes: a query with many keys fits.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Counts a connection as ended when it is dropped.
+struct Ended<S> {
+    app: Arc<App<S>>,
+    _permit: ConnectionPermit,
+}
+
+impl<S> Drop for Ended<S> {
+    fn drop(&mut self) {
+        self.app.counters.ended.add(1);
+    }
+}
