@@ -1,6 +1,6 @@
 //! Reading samples of a server, as `get` and `export` do: streamed, in constant memory.
 
-use metrics_client::{MetricsClient, Sample};
+use metrics_client::{MetricsClient, Sample, Selector};
 
 use crate::{connect::ServerArgs, failure::Failure, times};
 
@@ -46,7 +46,7 @@ impl RangeArgs {
 pub(crate) async fn read(
     client: &MetricsClient,
     server: &ServerArgs,
-    (selector, range): (&str, RangeArgs),
+    (selector, range): (&Selector, RangeArgs),
     mut each: impl FnMut(Sample) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     let mut samples = client.stream(selector).await.map_err(|error| server.failure(error))?;

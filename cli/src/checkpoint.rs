@@ -60,7 +60,8 @@ pub(crate) struct Checkpoints {
     path: Option<PathBuf>,
     file_len: u64,
     pub(crate) acknowledged: Position,
-    saved: Instant,
+    /// `None` until the first time.
+    saved: Option<Instant>,
 }
 
 impl Checkpoints {
@@ -68,17 +69,17 @@ impl Checkpoints {
     /// is saved.
     pub(crate) fn new(path: Option<&Path>, file_len: u64, acknowledged: Position) -> Self {
         let path = path.map(Checkpoint::path);
-        Self { path, file_len, acknowledged, saved: Instant::now() }
+        Self { path, file_len, acknowledged, saved: None }
     }
 
-    /// Saves the position, at once or if it is time.
+    /// Saves the position: the first time, and then if it is time or `at_once`. The end of the file is not saved:
+    /// nothing would be left to resume.
     pub(crate) fn save(&mut self, at_once: bool) {
-        let Some(path) =
-            self.path.as_deref().filter(|_| at_once || self.saved.elapsed() >= CHECKPOINT_INTERVAL)
-        else {
-            return;
-        };
-        self.saved = Instant::now();
+        let is_due =
+            at_once || self.saved.is_none_or(|saved| saved.elapsed() >= CHECKPOINT_INTERVAL);
+        let is_end = self.acknowledged.bytes >= self.file_len;
+        let Some(path) = self.path.as_deref().filter(|_| is_due && !is_end) else { return };
+        self.saved = Some(Instant::now());
         let checkpoint = Checkpoint { acknowledged: self.acknowledged, file_len: self.file_len };
         let new = path.with_extension("import-new");
         let text = serde_json::to_vec(&checkpoint).unwrap_or_default();

@@ -92,6 +92,21 @@ fn exit_status_says_what_went_wrong() {
 }
 
 #[test]
+fn invalid_key_or_value_is_named_without_a_server() {
+    for (args, named) in [
+        (["put", "palm cpu", "1"].as_slice(), "white space"),
+        (&["put", "palm.cpu", "nan"], "finite"),
+        (&["put", "palm.cpu", "a lot"], "finite"),
+        (&["get", "palm cpu"], "white space"),
+        (&["export", "palm cpu"], "white space"),
+    ] {
+        let output = metrics().args(args).args(["--server", "127.0.0.1:1"]).output().unwrap();
+        assert_status(&output, 2);
+        assert!(stderr(&output).contains(named), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_server_that_refuses_is_status_1() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -181,6 +196,84 @@ fn import_resumes_where_the_server_went_away() {
     let again = server.run(&["import", path, "--resume"]);
     assert_status(&again, 2);
     assert!(stderr(&again).contains("without --resume"), "{}", stderr(&again));
+}
+
+#[test]
+fn killed_import_resumes_without_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("points");
+    let lines = (0..200_000).map(|n| format!("put a {n} {n}\n")).collect::<String>();
+    fs::write(&file, &lines).unwrap();
+    let path = file.to_str().unwrap();
+
+    // A server that acknowledges 100,000 lines, and then none.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let peer = std::thread::spawn(move || {
+        let (io, _) = listener.accept().unwrap();
+        let (mut out, mut input) = (io.try_clone().unwrap(), BufReader::new(io));
+        for line in input.by_ref().lines().take(100_000) {
+            line.unwrap();
+            out.write_all(b"ok\n\n").unwrap();
+        }
+        // Until the client has gone.
+        let _ = input.read_to_end(&mut Vec::new());
+    });
+    let mut import = metrics()
+        .args(["import", path, "--server", &address, "--timeout", "600"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let checkpoint = dir.path().join("points.import");
+    while !checkpoint.exists() {
+        std::thread::yield_now();
+    }
+    import.kill().unwrap();
+    import.wait().unwrap();
+    peer.join().unwrap();
+
+    let server = Server::start();
+    assert_status(&server.run(&["import", path, "--resume"]), 0);
+    let export = server.run(&["get", "a"]);
+    let seconds =
+        stdout(&export).lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap());
+    let seconds = seconds.collect::<Vec<u32>>();
+    // It begins after what was acknowledged, at most, and nothing behind that is missing.
+    assert!((1..=100_000).contains(&seconds[0]), "{}", seconds[0]);
+    assert!(seconds.iter().copied().eq(seconds[0]..200_000), "{}", seconds.len());
+}
+
+#[test]
+fn silent_or_absent_server_is_status_3() {
+    // The kernel accepts, and nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for address in [silent.local_addr().unwrap(), absent] {
+        let address = address.to_string();
+        for args in [
+            ["put", "a", "1"].as_slice(),
+            &["get", "a"],
+            &["get", "a", "--fail"],
+            &["import"],
+            &["export"],
+            &["bench", "--seconds", "1"],
+        ] {
+            let mut command = metrics();
+            command.args(args).args(["--server", &address, "--timeout", "0.3"]);
+            let mut process = command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            // The reader of it may have ended already.
+            let _ = process.stdin.take().unwrap().write_all(b"a 1 2\n");
+            let output = process.wait_with_output().unwrap();
+            assert_status(&output, 3);
+            assert!(stderr(&output).contains(&address), "{args:?}: {}", stderr(&output));
+            assert_eq!(stdout(&output), "", "{args:?}");
+        }
+    }
 }
 
 #[test]
@@ -340,7 +433,7 @@ fn man_and_completions_name_each_command() {
         metrics().args(["completions", "bash"]).output().unwrap(),
     );
     for command in ["serve", "put", "get", "import", "export", "demo", "bench", "completions"] {
-        assert!(stdout(&man).contains(&command.to_uppercase()), "{command}");
+        assert!(stdout(&man).contains(&format!(".SS \"metrics {command}")), "{command}");
         assert!(stdout(&bash).contains(command), "{command}");
     }
 }

@@ -19,7 +19,7 @@ pub struct RenderRequest {
     pub until: i64,
     /// The current second: no later point is shown.
     pub now: i64,
-    /// The time zone of days in [`timeShift`](functions) and in CSV.
+    /// The time zone of summer time in `timeShift`, and of CSV.
     pub tz: TimeZone,
     /// Which part of the points must have a value, from 0 to 1, for a consolidated one.
     pub x_files_factor: f64,

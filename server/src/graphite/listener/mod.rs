@@ -197,7 +197,7 @@ impl<S: Store> GraphiteListener<S> {
                 }
                 connection = acceptor.next() => connection,
             };
-            let connections = tasks.len() - datagram_tasks;
+            let connections = tasks.len().saturating_sub(datagram_tasks);
             let permit = if connections >= limits.max_connections {
                 Err("max_connections")
             } else {
@@ -452,8 +452,10 @@ impl<S> Drop for Lines<'_, S> {
     fn drop(&mut self) {
         if !self.puts.is_empty() {
             self.shared.counters.dropped.add(self.puts.len());
-            let points = self.puts.len();
-            error!(peer = %self.peer, points, "connection aborted; points dropped");
+            if self.shared.log.aborted_connections.should_log() {
+                let points = self.puts.len();
+                error!(peer = %self.peer, points, "connection aborted; points dropped");
+            }
         }
     }
 }

@@ -141,7 +141,7 @@ impl DiskStore {
     }
 }
 
-/// Ends a copy that nobody waits for.
+/// Cancels a copy when the future that waits for it is dropped.
 struct CancelOnDrop(Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {

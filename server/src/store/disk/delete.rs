@@ -20,7 +20,7 @@ use crate::store::KeyPattern;
 
 /// Which points are deleted from a folder that is not in use.
 ///
-/// The points are removed from the files, not only hidden: the database is written anew without them, synced, and
+/// The points are removed from the files, not only hidden: a database without them is written, synced, and
 /// then replaces the old one, so that a kill or a full disk leaves either all or nothing deleted. This needs
 /// space for what is left. A key without points is gone. Copies in the folder `damaged` are not touched.
 ///
@@ -76,7 +76,7 @@ impl Deletion {
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the folder is no store, is in use, or cannot be read.
+    /// [`OpenError`] if the folder does not hold a store, is in use, or cannot be read.
     pub fn preview(
         &self,
         dir: impl AsRef<Path>,
@@ -90,7 +90,7 @@ impl Deletion {
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the folder is no store, is in use, or cannot be read or written. Nothing is deleted then.
+    /// [`OpenError`] if the folder does not hold a store, is in use, or cannot be read or written. Nothing is deleted then.
     pub fn run(
         &self,
         dir: impl AsRef<Path>,

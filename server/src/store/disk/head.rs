@@ -7,7 +7,7 @@ use metrics_client::{Key, Point};
 
 use super::super::{
     accounting::MemoryAccount,
-    batch::Run,
+    batch::KeyRun,
     index::ShardedIndex,
     points::{Chunk, Points},
 };
@@ -64,7 +64,7 @@ impl Head {
     }
 
     /// Applies puts of one key, which is added to `keys` if it is new.
-    pub(super) fn apply(&mut self, run: &Run<'_>, keys: &mut Keys) {
+    pub(super) fn apply(&mut self, run: &KeyRun<'_>, keys: &mut Keys) {
         let id = keys.id_of(run.key);
         let points = match self.series.get_mut(&id) {
             Some(points) => points,

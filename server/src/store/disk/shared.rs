@@ -48,7 +48,7 @@ pub(super) struct Counters {
     pub(super) lost: DiskCounter,
     /// Puts that were older than what is kept.
     pub(super) too_old: DiskCounter,
-    /// Databases that were damaged, and written anew from what was left.
+    /// Damaged databases that were rebuilt from their intact blocks.
     pub(super) rebuilt: DiskCounter,
 }
 
