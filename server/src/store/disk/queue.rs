@@ -14,14 +14,14 @@ use metrics_client::internal::wake::wake_each;
 use crate::store::{PutBatch, StoreError};
 
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    state: Mutex<State>,
+pub(super) struct CommitQueue {
+    state: Mutex<CommitQueueState>,
     /// Wakes the committer.
     work: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CommitQueueState {
     groups: VecDeque<Group>,
     /// An empty batch with memory, for the next group.
     spare: PutBatch,
@@ -65,14 +65,14 @@ pub(super) struct Readiness {
     pub(super) can_seal: bool,
 }
 
-impl Queue {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl CommitQueue {
+    fn state(&self) -> MutexGuard<'_, CommitQueueState> {
         // No panic can leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state, and wakes the committer if it waits.
-    fn update(&self, update: impl FnOnce(&mut State)) {
+    fn update(&self, update: impl FnOnce(&mut CommitQueueState)) {
         let mut state = self.state();
         update(&mut state);
         let is_waiting = std::mem::take(&mut state.is_waiting);
@@ -184,7 +184,7 @@ impl Queue {
     }
 }
 
-impl State {
+impl CommitQueueState {
     fn submit(&mut self, puts: &PutBatch) -> Result<Committed, StoreError> {
         if self.is_closed || self.closing.is_some() {
             return Err(closed());
@@ -213,7 +213,7 @@ fn closed() -> StoreError {
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) puts: PutBatch,
-    completion: Arc<Completion>,
+    completion: Arc<GroupCompletion>,
 }
 
 impl Group {
@@ -236,18 +236,18 @@ impl Drop for Group {
 }
 
 #[derive(Debug, Default)]
-struct Completion(Mutex<CompletionState>);
+struct GroupCompletion(Mutex<GroupCompletionState>);
 
 #[derive(Debug, Default)]
-struct CompletionState {
+struct GroupCompletionState {
     outcome: Option<Result<(), StoreError>>,
     wakers: Vec<Option<Waker>>,
     /// How many callers wait.
     waiting: usize,
 }
 
-impl Completion {
-    fn state(&self) -> MutexGuard<'_, CompletionState> {
+impl GroupCompletion {
+    fn state(&self) -> MutexGuard<'_, GroupCompletionState> {
         // No panic can leave the state inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -265,7 +265,7 @@ impl Completion {
 /// Waits until a batch is committed.
 #[derive(Debug)]
 pub(super) struct Committed {
-    completion: Arc<Completion>,
+    completion: Arc<GroupCompletion>,
     /// The index of its waker.
     waker: Option<usize>,
 }
@@ -331,13 +331,13 @@ mod tests {
         puts
     }
 
-    fn take(queue: &Queue) -> VecDeque<Group> {
+    fn take(queue: &CommitQueue) -> VecDeque<Group> {
         queue.next_work(None, || Readiness { accepts_groups: true, can_seal: true }).groups
     }
 
     #[tokio::test]
     async fn batches_that_wait_are_one_group() {
-        let queue = Queue::default();
+        let queue = CommitQueue::default();
         let committed: Vec<_> = (1..4).map(|len| queue.submit(&batch(len)).unwrap()).collect();
         let mut groups = take(&queue);
         let group = groups.pop_front().unwrap();
@@ -353,7 +353,7 @@ mod tests {
 
     #[tokio::test]
     async fn abandoned_group_is_known_and_a_large_one_is_full() {
-        let queue = Queue::default();
+        let queue = CommitQueue::default();
         drop(queue.submit(&batch(1)).unwrap());
         let large = batch(MAX_GROUP_BYTES as i64 / 16);
         let _waits = [queue.submit(&large).unwrap(), queue.submit(&batch(1)).unwrap()];
@@ -366,7 +366,7 @@ mod tests {
 
     #[tokio::test]
     async fn closed_queue_rejects_batches() {
-        let queue = Queue::default();
+        let queue = CommitQueue::default();
         let waiting = queue.submit(&batch(1)).unwrap();
         queue.reject_all();
         assert_eq!(waiting.await.unwrap_err().to_string(), "store closed");

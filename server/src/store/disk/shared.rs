@@ -19,7 +19,7 @@ use super::{
     head::{Head, Keys},
     open_snapshots::OpenSnapshots,
     options::Options,
-    queue::{Closing, Queue, Readiness, Work},
+    queue::{Closing, CommitQueue, Readiness, Work},
     snapshot::{DiskSnapshot, Parts, Reopened, SnapshotData, Source},
 };
 use crate::store::{PutBatch, StoreError, accounting::MemoryAccount};
@@ -31,7 +31,7 @@ pub(super) struct Shared {
     accounting: MemoryAccount,
     pub(super) counters: Counters,
     /// Its lock is not taken while the one of `state` is held.
-    pub(super) queue: Queue,
+    pub(super) queue: CommitQueue,
     state: Mutex<State>,
     /// Wakes the sealer, and the committer while it waits for a seal.
     sealing: Condvar,
@@ -108,7 +108,7 @@ impl Shared {
             options,
             accounting,
             counters: Counters::default(),
-            queue: Queue::default(),
+            queue: CommitCommitQueue::default(),
             state: Mutex::new(State {
                 keys,
                 head,
