@@ -108,7 +108,7 @@ impl Shared {
             options,
             accounting,
             counters: Counters::default(),
-            queue: CommitCommitQueue::default(),
+            queue: CommitQueue::default(),
             state: Mutex::new(State {
                 keys,
                 head,
