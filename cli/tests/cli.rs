@@ -245,7 +245,7 @@ fn killed_import_resumes_without_a_gap() {
 
 #[test]
 fn silent_or_absent_server_is_status_3() {
-    // The kernel accepts, and nobody answers.
+    // The kernel accepts, and no server answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for address in [silent.local_addr().unwrap(), absent] {
@@ -432,7 +432,19 @@ fn man_and_completions_name_each_command() {
         metrics().arg("man").output().unwrap(),
         metrics().args(["completions", "bash"]).output().unwrap(),
     );
-    for command in ["serve", "put", "get", "import", "export", "demo", "bench", "completions"] {
+    for command in [
+        "serve",
+        "put",
+        "get",
+        "import",
+        "export",
+        "check",
+        "backup",
+        "delete",
+        "demo",
+        "bench",
+        "completions",
+    ] {
         assert!(stdout(&man).contains(&format!(".SS \"metrics {command}")), "{command}");
         assert!(stdout(&bash).contains(command), "{command}");
     }

@@ -46,10 +46,17 @@ pub(super) struct Counters {
     pub(super) failed_seals: DiskCounter,
     pub(super) damaged_blocks: DiskCounter,
     pub(super) lost: DiskCounter,
-    /// Puts that were older than what is kept.
-    pub(super) too_old: DiskCounter,
     /// Damaged databases that were rebuilt from their intact blocks.
     pub(super) rebuilt: DiskCounter,
+    /// Puts that were rejected because they are older than what is kept.
+    pub(super) too_old: DiskCounter,
+    /// How long syncs of the log took, in all and the last one.
+    pub(super) sync_nanos: DiskCounter,
+    pub(super) last_sync_nanos: DiskCounter,
+    /// The sizes of files.
+    pub(super) log_bytes: DiskCounter,
+    pub(super) block_bytes: DiskCounter,
+    pub(super) damaged_bytes: DiskCounter,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +65,10 @@ pub(super) struct DiskCounter(AtomicU64);
 impl DiskCounter {
     pub(super) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn set(&self, number: u64) {
+        self.0.store(number, Ordering::Relaxed);
     }
 
     pub(super) fn get(&self) -> u64 {
@@ -69,7 +80,11 @@ impl DiskCounter {
 struct State {
     keys: Keys,
     head: Head,
+    /// When the first put of the head was applied.
+    head_since: Option<Instant>,
     sealing: Option<Arc<Sealing>>,
+    /// When the last head was sealed, and how long that took.
+    last_seal: Option<(SystemTime, Duration)>,
     /// `None` if there is no block, or the database cannot be opened.
     blocks: Option<Arc<BlocksView>>,
     /// Points in blocks.
@@ -93,6 +108,8 @@ pub(super) struct Totals {
     pub(super) head_points: u64,
     pub(super) head_bytes: u64,
     pub(super) block_points: u64,
+    pub(super) oldest_unsealed: Option<Duration>,
+    pub(super) last_seal: Option<(SystemTime, Duration)>,
 }
 
 impl Shared {
@@ -111,8 +128,10 @@ impl Shared {
             queue: CommitQueue::default(),
             state: Mutex::new(State {
                 keys,
+                head_since: (!head.is_empty()).then(Instant::now),
                 head,
                 sealing: None,
+                last_seal: None,
                 blocks,
                 points,
                 snapshots: OpenSnapshots::default(),
@@ -184,6 +203,13 @@ impl Shared {
             head_points: heads.into_iter().flatten().map(Head::puts).sum::<usize>() as u64,
             head_bytes: self.accounting.bytes() as u64,
             block_points: state.points,
+            oldest_unsealed: state
+                .sealing
+                .as_ref()
+                .and_then(|sealing| sealing.since)
+                .or(state.head_since)
+                .map(|since| since.elapsed()),
+            last_seal: state.last_seal,
         }
     }
 
@@ -246,7 +272,8 @@ impl Shared {
         let mut runs = puts.runs().peekable();
         while runs.peek().is_some() {
             let mut state = self.state();
-            let State { keys, head, .. } = &mut *state;
+            let State { keys, head, head_since, .. } = &mut *state;
+            head_since.get_or_insert_with(Instant::now);
             // Readers wait for this.
             runs.by_ref().take(MAX_RUNS).for_each(|run| head.apply(&run, keys));
         }
@@ -275,7 +302,8 @@ impl Shared {
             std::mem::replace(&mut state.head, Head::new(&self.accounting)),
             state.keys.names().clone(),
         );
-        state.sealing = Some(Arc::new(sealing(head, names)));
+        let since = state.head_since.take();
+        state.sealing = Some(Arc::new(Sealing { since, ..sealing(head, names) }));
         state.rotations += 1;
         drop(state);
         self.sealing.notify_all();
@@ -330,6 +358,11 @@ impl Shared {
         drop((sealing, old));
     }
 
+    /// Notes how long a seal took.
+    pub(super) fn note_seal(&self, time: Duration) {
+        self.state().last_seal = Some((SystemTime::now(), time));
+    }
+
     /// Notes that sealing failed, and waits before it is tried again. Returns false if the thread is to end.
     pub(super) fn seal_failed(&self, pause: Duration) -> bool {
         self.state().is_seal_failing = true;
@@ -365,6 +398,16 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
+    /// Ends reads, so that no view of the blocks is left but those of snapshots.
+    pub(super) fn end_reads(&self) {
+        let mut state = self.state();
+        state.is_database_closed = true;
+        let old = state.blocks.take();
+        drop(state);
+        self.changed.notify_waiters();
+        drop(old);
+    }
+
     fn stop_sealer(&self) {
         self.state().is_sealer_stopping = true;
         self.sealing.notify_all();
@@ -381,7 +424,9 @@ impl Shared {
 
 impl State {
     fn check_open(&self) -> Result<(), StoreError> {
-        if self.threads < THREADS { Err(StoreError::transient("store closed")) } else { Ok(()) }
+        let is_closed =
+            self.threads < THREADS || self.is_sealer_stopping && self.is_database_closed;
+        if is_closed { Err(StoreError::transient("store closed")) } else { Ok(()) }
     }
 
     fn parts(&self) -> Parts {

@@ -11,6 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::{Limits, serve_connection, store::Snapshot};
 
+mod damage;
+mod operations;
+mod trouble;
+
 /// The file of the database, in memory. Clones are the same file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FaultyFile(Arc<Mutex<FileState>>);
@@ -516,7 +520,7 @@ async fn old_points_are_rejected_hidden_and_removed() {
     let error = store.apply(&batch(&[("a", now - 4000, 9.0), ("c", now, 2.5)])).await.unwrap_err();
     assert_eq!(error.of_put(0).unwrap().to_string(), "older than 1h");
     assert!(!error.of_put(0).unwrap().is_transient() && error.of_put(1).is_none());
-    assert_eq!(store.stats().rejected_puts, 1);
+    assert_eq!(store.stats().too_old, 1);
     let rows = [row("a", now, 1.5), row("c", now, 2.5)];
     assert_eq!(all(&store).await, rows);
     store.seal().await.unwrap();
