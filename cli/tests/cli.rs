@@ -230,7 +230,7 @@ fn killed_import_resumes_without_a_gap() {
 
 #[test]
 fn silent_or_absent_server_is_status_3() {
-    // The kernel accepts, and nobody answers.
+    // The kernel accepts, and no process answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for address in [silent.local_addr().unwrap(), absent] {
