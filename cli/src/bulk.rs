@@ -1,6 +1,8 @@
 //! Reading samples of a server, as `get` and `export` do: streamed, in constant memory.
 
-use metrics_client::{MetricsClient, Sample};
+use std::ops::RangeInclusive;
+
+use metrics_client::{MetricsClient, Sample, Selector};
 
 use crate::{connect::ServerArgs, failure::Failure, times};
 
@@ -32,9 +34,9 @@ impl RangeArgs {
         }
     }
 
-    fn contains(self, timestamp: i64) -> bool {
-        self.from.is_none_or(|from| from <= timestamp)
-            && self.until.is_none_or(|until| timestamp <= until)
+    /// Returns the seconds of the range.
+    pub(crate) fn seconds(self) -> RangeInclusive<i64> {
+        self.from.unwrap_or(i64::MIN)..=self.until.unwrap_or(i64::MAX)
     }
 }
 
@@ -46,14 +48,14 @@ impl RangeArgs {
 pub(crate) async fn read(
     client: &MetricsClient,
     server: &ServerArgs,
-    (selector, range): (&str, RangeArgs),
+    (selector, range): (&Selector, RangeArgs),
     mut each: impl FnMut(Sample) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     let mut samples = client.stream(selector).await.map_err(|error| server.failure(error))?;
     let mut count = 0;
     while let Some(sample) = samples.next().await {
         let sample = sample.map_err(|error| server.failure(error))?;
-        if range.contains(sample.point.timestamp) {
+        if range.seconds().contains(&sample.point.timestamp) {
             count += 1;
             each(sample)?;
         }

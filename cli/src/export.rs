@@ -1,5 +1,7 @@
 //! `metrics export`: prints everything in a form that `import` reads.
 
+use metrics_client::Selector;
+
 use crate::{
     bulk::{self, RangeArgs},
     connect::{ServerArgs, block_on},
@@ -13,7 +15,7 @@ use crate::{
 pub(crate) struct ExportArgs {
     /// A key, or * for all keys
     #[arg(default_value = "*")]
-    selector: String,
+    selector: Selector,
     #[command(flatten)]
     range: RangeArgs,
     #[command(flatten)]
@@ -28,7 +30,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<(), Failure> {
         let client = args.server.connect().await?;
         let mut printer = Printer::new(args.output.format_or(Format::Line));
         let progress = progress::bar(None, "exporting");
-        let what = (args.selector.as_str(), args.range);
+        let what = (&args.selector, args.range);
         let count = bulk::read(&client, &args.server, what, |sample| {
             progress.inc(1);
             printer.print(&sample.key, sample.point)

@@ -1,5 +1,7 @@
 //! `metrics get`: prints what is stored.
 
+use metrics_client::Selector;
+
 use crate::{
     bulk::{self, RangeArgs},
     connect::{ServerArgs, block_on},
@@ -11,7 +13,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct GetArgs {
     /// A key, or * for all keys
-    selector: String,
+    selector: Selector,
     #[command(flatten)]
     range: RangeArgs,
     /// Exits with status 4 if nothing was found
@@ -28,7 +30,7 @@ pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
     let count = block_on(async {
         let client = args.server.connect().await?;
         let mut printer = Printer::new(args.output.format());
-        let what = (args.selector.as_str(), args.range);
+        let what = (&args.selector, args.range);
         let count = bulk::read(&client, &args.server, what, |sample| {
             printer.print(&sample.key, sample.point)
         })
@@ -37,7 +39,7 @@ pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
         Ok(count)
     })?;
     if count == 0 && args.fail {
-        let message = format!("nothing is stored for {:?} in this range", args.selector);
+        let message = format!("nothing is stored for {} in this range", args.selector);
         return Err(Failure::new(Status::NotFound, message));
     }
     Ok(())

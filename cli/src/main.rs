@@ -1,15 +1,19 @@
 //! The program `metrics`: serves, sends, reads, imports and exports metrics.
 
+mod backup;
 mod bench;
 mod bulk;
+mod check;
 mod checkpoint;
 mod completions;
 mod config;
 mod connect;
+mod delete;
 mod demo;
 mod embedded;
 mod export;
 mod failure;
+mod folder;
 mod get;
 mod host;
 mod import;
@@ -32,7 +36,7 @@ use crate::failure::Failure;
 
 /// Serves, sends, reads, imports and exports metrics.
 ///
-/// Exit status: 0 done; 1 the server refused something; 2 usage or configuration; 3 the server cannot be
+/// Exit status: 0 done; 1 the server refused something, or something is damaged; 2 usage or configuration; 3 the server cannot be
 /// reached or does not answer in time; 4 `get --fail` found nothing.
 #[derive(Debug, Parser)]
 #[command(name = "metrics", version, arg_required_else_help = true)]
@@ -48,6 +52,9 @@ enum Command {
     Get(get::GetArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
+    Check(check::CheckArgs),
+    Backup(backup::BackupArgs),
+    Delete(delete::DeleteArgs),
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
@@ -71,6 +78,9 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Get(args) => get::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Delete(args) => delete::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),

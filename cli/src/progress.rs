@@ -34,3 +34,12 @@ fn styled(bar: ProgressBar, style: &str, what: &'static str) -> ProgressBar {
     }
     bar.with_prefix(what)
 }
+
+/// Returns a bar of keys, whose number is set later.
+pub(crate) fn keys(what: &'static str) -> ProgressBar {
+    let bar = bar(Some(0), what);
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} keys") {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -92,6 +92,21 @@ fn exit_status_says_what_went_wrong() {
 }
 
 #[test]
+fn invalid_key_or_value_is_named_without_a_server() {
+    for (args, named) in [
+        (["put", "palm cpu", "1"].as_slice(), "white space"),
+        (&["put", "palm.cpu", "nan"], "finite"),
+        (&["put", "palm.cpu", "a lot"], "finite"),
+        (&["get", "palm cpu"], "white space"),
+        (&["export", "palm cpu"], "white space"),
+    ] {
+        let output = metrics().args(args).args(["--server", "127.0.0.1:1"]).output().unwrap();
+        assert_status(&output, 2);
+        assert!(stderr(&output).contains(named), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_server_that_refuses_is_status_1() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -230,7 +245,7 @@ fn killed_import_resumes_without_a_gap() {
 
 #[test]
 fn silent_or_absent_server_is_status_3() {
-    // The kernel accepts, and no process answers.
+    // The kernel accepts, and no server answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for address in [silent.local_addr().unwrap(), absent] {
@@ -417,7 +432,19 @@ fn man_and_completions_name_each_command() {
         metrics().arg("man").output().unwrap(),
         metrics().args(["completions", "bash"]).output().unwrap(),
     );
-    for command in ["serve", "put", "get", "import", "export", "demo", "bench", "completions"] {
+    for command in [
+        "serve",
+        "put",
+        "get",
+        "import",
+        "export",
+        "check",
+        "backup",
+        "delete",
+        "demo",
+        "bench",
+        "completions",
+    ] {
         assert!(stdout(&man).contains(&format!(".SS \"metrics {command}")), "{command}");
         assert!(stdout(&bash).contains(command), "{command}");
     }

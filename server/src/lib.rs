@@ -12,6 +12,13 @@ pub mod http;
 pub mod influx;
 mod log_condition;
 mod net;
+/// The pages of documentation, whose examples are tested.
+#[cfg(all(doctest, feature = "disk"))]
+mod docs {
+    #[doc = include_str!("../../docs/disk-store.md")]
+    mod disk_store {}
+}
+
 mod server;
 mod session;
 pub mod stats;

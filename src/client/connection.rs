@@ -180,7 +180,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                 Ok(Poll::Pending) => return IoProgress::Yielded,
                 Err(error) => return IoProgress::Closed(ConnectionError::Io(error)),
             };
-            if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+            if let Poll::Ready(Err(error)) =
+                Sink::<Request>::poll_flush(Pin::new(&mut self.framed), cx)
+            {
                 return IoProgress::Closed(error.into());
             }
             if !taken {
@@ -361,7 +363,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     /// acknowledgements, and need not be decoded one by one.
     fn drain_acks(&mut self) {
         let mut read = std::mem::take(self.framed.read_buffer_mut());
-        let count = self.framed.codec_mut().skip_acknowledgements(&mut read);
+        let count = self.framed.codec_mut().decoder.skip_acknowledgements(&mut read);
         *self.framed.read_buffer_mut() = read;
         if count > 0 {
             self.responses.push(Responses::Acknowledgements(count));
@@ -378,7 +380,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         let codec = self.framed.codec();
         let mid_response =
             all_read && (codec.is_amid_response() || !self.framed.read_buffer().is_empty());
-        let decoded = codec.decoded();
+        let decoded = codec.decoder.decoded();
         if self.responses.is_empty() && !mid_response {
             return Ok(());
         }
@@ -457,10 +459,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         drop(pipeline);
         wake_all(wakers);
         Ok(Poll::Ready(taken > 0))
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CodecError>> {
-        Sink::<Request>::poll_flush(Pin::new(&mut self.framed), cx)
     }
 }
 

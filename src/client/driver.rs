@@ -19,10 +19,10 @@ use super::{
     connection::{Connection, IoProgress},
     connector::Connector,
     dialer::{BoxFuture, Connected, Dialer},
-    distrust::Distrust,
     driver_log::{DriverLog, ErrorChain},
     hangup::{self, ConnectionLoss, Dialed},
     probe,
+    probe_backoff::ProbeBackoff,
     retirement::{ClosingConnection, ConnectionLimits, Retirement},
     settings::{ConnectionConfig, Pipelining},
     shared::{Shared, wake_all},
@@ -45,7 +45,7 @@ pub(super) struct Driver<C: Connector> {
     backoff: Backoff,
     retirement: Retirement<C::Io>,
     timer: Timer,
-    distrust: Distrust,
+    probe_backoff: ProbeBackoff,
     /// Whether it is being polled, and so has panicked if it is dropped.
     is_polled: bool,
     /// How many requests may be in flight on this connection, apart from the search.
@@ -92,7 +92,7 @@ impl<C: Connector> Driver<C> {
             config,
             retirement: Retirement::default(),
             timer: Timer::new(),
-            distrust: Distrust::default(),
+            probe_backoff: ProbeBackoff::default(),
             is_polled: false,
             window: 1,
             search: hangup::Search::default(),
@@ -255,7 +255,7 @@ impl<C: Connector> Driver<C> {
             }
             if self.shared.pipeline().is_stalled(now) {
                 if self.shared.pipeline().in_flight() > 1 {
-                    self.distrust.stalled(now);
+                    self.probe_backoff.on_stalled(now);
                 }
                 if let DriverState::Connected(connection) = &self.state {
                     self.dialer.connector.abort(connection.io());
@@ -303,7 +303,7 @@ impl<C: Connector> Driver<C> {
             self.server = dialed.server;
             self.unanswered_losses = 0;
             // Another server may be able to do what the last one was not.
-            self.distrust = Distrust::default();
+            self.probe_backoff = ProbeBackoff::default();
         }
         let (window, may_probe) = match self.config.pipelining {
             Pipelining::On => (self.config.max_in_flight, false),
@@ -312,7 +312,7 @@ impl<C: Connector> Driver<C> {
         };
         let limits = ConnectionLimits::new(&self.config, Instant::now());
         self.retirement.watch(limits.filter(|_| self.backoff.is_enabled()));
-        let probe_after = may_probe.then(|| self.distrust.ends_at());
+        let probe_after = may_probe.then(|| self.probe_backoff.probe_at());
         self.window = window;
         let mut pipeline = self.shared.pipeline();
         self.search.connected(pipeline.finished());
@@ -367,7 +367,7 @@ impl<C: Connector> Driver<C> {
             _ => (false, false),
         };
         if is_probing {
-            self.distrust.closed_during_probe(Instant::now());
+            self.probe_backoff.on_closed_early(Instant::now());
         }
         let wanted = !self.shared.pipeline().is_drained();
         let is_good = is_explained || (has_responded && !fault.is_protocol_violation());

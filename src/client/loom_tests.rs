@@ -1,9 +1,9 @@
 //! Models of the hand-over between handles and driver, which loom runs in every order that threads
 //! can bring it into.
 //!
-//! A wake-up that is lost shows as a deadlock. Time stands still in a model, so that nobody is
-//! saved by a deadline. A model must run the same way twice: at most one of its threads waits for
-//! [`super::ConnectionState`], and that for its only change, for tokio spreads those who wait over
+//! A lost wake-up shows as a deadlock. Time does not advance in a model, so that no deadline can hide
+//! it. A model must run the same way twice: at most one of its threads waits for
+//! [`super::ConnectionState`], and only for one change, because tokio spreads waiting tasks over
 //! several lists at random, and goes through the lists one by one.
 //!
 //! ```sh
@@ -184,8 +184,8 @@ fn a_driver_that_is_idle_again_dials_for_the_next_request() {
     });
 }
 
-/// The server answers nothing until it has been asked beside whether it can pipeline, which nobody
-/// does before a second request waits.
+/// The server answers no request before the probe for pipelining, which the client starts only when a
+/// second request waits.
 #[test]
 fn a_request_that_has_to_wait_has_the_server_probed() {
     model(|| {

@@ -10,7 +10,7 @@ mod connection;
 mod connector;
 mod default_connector;
 mod dialer;
-mod distrust;
+
 mod driver;
 mod driver_log;
 pub(crate) mod durations;
@@ -24,6 +24,7 @@ mod outcomes;
 mod pipeline;
 mod pool;
 mod probe;
+mod probe_backoff;
 #[cfg(feature = "tower")]
 mod reservation;
 mod resolver;

@@ -77,7 +77,10 @@ impl Pool {
     /// Returns the connection of this key.
     #[inline]
     pub(super) fn connection_for(&self, key: &str) -> &Arc<Shared> {
-        &self.connections[self.shard_of(key)]
+        match &*self.connections {
+            [only] => only,
+            connections => &connections[self.shard_of(key)],
+        }
     }
 
     /// Returns the connection that a get uses: that of its key, or the one with the fewest requests.

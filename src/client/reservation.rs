@@ -121,26 +121,26 @@ impl Drop for Reservation {
 }
 
 impl CallFuture {
+    /// Submits the request. Returns true if it was accepted.
     fn submit(
         &mut self,
         request: &Request,
         reservation: Reservation,
         cx: &Context<'_>,
-    ) -> Result<(), Error> {
-        match request {
+    ) -> Result<bool, Error> {
+        Ok(match request {
             Request::Put(Sample { key, point }) => {
                 let suffix = PutSuffix::new(key.as_str(), *point)?;
                 self.submit_reserved(reservation, RequestKind::Put, cx, |bytes| {
                     suffix.append_put(bytes, key.as_str());
-                });
+                })
             }
             Request::Get(selector) => {
                 self.submit_reserved(reservation, RequestKind::Get, cx, |bytes| {
                     encode_get(bytes, selector);
-                });
+                })
             }
-        }
-        Ok(())
+        })
     }
 
     fn submit_reserved(
@@ -149,13 +149,13 @@ impl CallFuture {
         kind: RequestKind,
         cx: &Context<'_>,
         encode: impl FnOnce(&mut BytesMut),
-    ) {
+    ) -> bool {
         let Reservation { shared, id } = &mut reservation;
         let (caller, mut wakers) = ((cx.waker().clone(), Instant::now()), Vec::new());
         let request = (kind, self.client.timeout());
         let submitted = shared.pipeline().submit_reserved(id, request, caller, encode, &mut wakers);
         wake_all(&mut wakers);
-        self.response.submitted(submitted);
+        self.response.submitted(submitted)
     }
 }
 
@@ -164,11 +164,10 @@ impl Future for CallFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some((request, reservation)) = self.request.take() {
-            if let Err(error) = self.submit(&request, reservation, cx) {
-                self.response.fail(error);
-            }
-            if self.response.is_waiting() {
-                return Poll::Pending;
+            match self.submit(&request, reservation, cx) {
+                Ok(true) => return Poll::Pending,
+                Ok(false) => {}
+                Err(error) => self.response.fail(error),
             }
         }
         self.response.poll(cx).map_ok(|answer| match answer {

@@ -15,7 +15,9 @@ use tokio::{
 };
 
 use super::{
-    pipeline::{AckWatermark, Pipeline, Refused, Reply, RequestKind, Slot, Submitted, WaiterId},
+    pipeline::{
+        AckWatermark, Admission, Pipeline, Refused, Reply, RequestKind, Slot, Submitted, WaiterId,
+    },
     settings::{CallTimeout, Settings},
     state::{ConnectionState, StateTracker},
     sync::{Mutex, MutexGuard},
@@ -98,12 +100,21 @@ impl Shared {
             match prepare() {
                 Ok(encode) => {
                     let (waker, now) = (cx.waker().clone(), Instant::now());
-                    let submitted = self.pipeline().submit(kind, timeout, waker, now, encode);
-                    response.submitted(submitted);
+                    let submitted = self.pipeline().submit(
+                        Admission::ByPolicy,
+                        kind,
+                        timeout,
+                        waker,
+                        now,
+                        encode,
+                    );
+                    if response.submitted(submitted) {
+                        return Poll::Pending;
+                    }
                 }
                 Err(error) => response.fail(error),
             }
-            if response.is_waiting() { Poll::Pending } else { response.poll(cx) }
+            response.poll(cx)
         })
     }
 
@@ -166,23 +177,23 @@ impl<S: Deref<Target = Shared>> PendingResponse<S> {
         Self { shared, kind, state: ResponseState::Idle }
     }
 
-    /// Waits for the outcome of the request, if it was accepted. Must not be called under the lock.
+    /// Waits for the outcome of the request, if it was accepted: returns true then. Must not be called under the
+    /// lock.
     #[inline]
-    pub(super) fn submitted(&mut self, submitted: Result<Submitted, Refused>) {
+    pub(super) fn submitted(&mut self, submitted: Result<Submitted, Refused>) -> bool {
         match submitted {
             Ok(Submitted { waiter, driver }) => {
                 self.state = ResponseState::Waiting(waiter);
                 if let Some(driver) = driver {
                     driver.wake();
                 }
+                true
             }
-            Err(Refused { error, unneeded: _unneeded }) => self.fail(error),
+            Err(Refused { error, unneeded: _unneeded }) => {
+                self.fail(error);
+                false
+            }
         }
-    }
-
-    #[inline]
-    pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.state, ResponseState::Waiting(_))
     }
 
     /// Fails with this error: the request was not accepted.

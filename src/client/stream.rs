@@ -27,7 +27,7 @@ use super::{
 use crate::{
     error::{ConnectionError, Delivery, Error},
     metric::{Sample, Selector},
-    protocol::{self, End, SampleDecoder, Streamed},
+    protocol::{self, ResponseEnd, SampleDecoder, StreamItem},
 };
 
 /// The samples of a `get`, one by one; made by [`MetricsClient::stream`](crate::MetricsClient::stream).
@@ -150,7 +150,7 @@ impl SampleStream {
                     Some(Err(_)) | None => connection_error(ConnectionError::Rejected { message }),
                 }))
             }
-            Poll::Ready(Some(Ok(Streamed::End(End::Error(message))))) => {
+            Poll::Ready(Some(Ok(StreamItem::End(ResponseEnd::Error(message))))) => {
                 self.rejection = Some(message.into());
                 self.timer_armed = true;
                 self.read_timeout.as_mut().reset(Instant::now() + END_WITHIN);
@@ -160,18 +160,18 @@ impl SampleStream {
                 budget.made_progress();
                 self.timer_armed = false;
                 Poll::Ready(match item {
-                    Some(Ok(Streamed::Sample(sample))) => match &self.asked {
+                    Some(Ok(StreamItem::Sample(sample))) => match &self.asked {
                         Selector::Key(key) if *key != sample.key => {
                             Err(connection_error(ConnectionError::DataForAnotherKey))
                         }
                         _ => Ok(Some(sample)),
                     },
-                    Some(Ok(Streamed::End(End::Ok))) => Ok(None),
-                    Some(Ok(Streamed::End(End::Malformed(record)))) => Err(record.into()),
-                    Some(Ok(Streamed::End(End::Error(message)))) => {
+                    Some(Ok(StreamItem::End(ResponseEnd::Ok))) => Ok(None),
+                    Some(Ok(StreamItem::End(ResponseEnd::Malformed(record)))) => Err(record.into()),
+                    Some(Ok(StreamItem::End(ResponseEnd::Error(message)))) => {
                         Err(Error::Rejected { message: message.into() })
                     }
-                    Some(Ok(Streamed::End(End::TooLarge))) => {
+                    Some(Ok(StreamItem::End(ResponseEnd::TooLarge))) => {
                         Err(Error::ResponseTooLarge { limit: usize::MAX })
                     }
                     Some(Err(error)) => Err(connection_error(error.into())),

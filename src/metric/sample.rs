@@ -33,7 +33,7 @@ impl Point {
     /// Creates a point at the current second.
     #[must_use]
     pub fn now(value: impl Into<f64>) -> Self {
-        Self::new(value, unix_now())
+        Self { timestamp: unix_now(), value: value.into() }
     }
 }
 

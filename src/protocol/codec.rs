@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::{
-    decoder::{self, End, RecordSink},
+    decoder::{self, RecordSink, ResponseEnd},
     encode,
     error::{CodecError, InvalidRequest, InvalidResponse, NonFiniteValue},
     line_break,
@@ -43,7 +43,7 @@ use crate::metric::{InvalidKey, Key, KeyRef, MetricsBuilder, Point, Sample};
 /// ```
 #[derive(Debug)]
 pub struct ClientCodec {
-    decoder: decoder::Decoder,
+    pub(crate) decoder: decoder::ResponseDecoder,
     records: MetricsBuilder,
     /// True if the caller sorts a long answer, in steps.
     sorts_in_steps: bool,
@@ -71,7 +71,7 @@ impl ClientCodec {
     #[must_use]
     pub fn with_max_response_bytes(limit: usize) -> Self {
         Self {
-            decoder: decoder::Decoder::new(limit),
+            decoder: decoder::ResponseDecoder::new(limit),
             records: MetricsBuilder::default(),
             sorts_in_steps: false,
         }
@@ -80,17 +80,6 @@ impl ClientCodec {
     /// Leaves it to [`Metrics::sort_some`] to sort a long answer.
     pub(crate) fn sorting_in_steps(self) -> Self {
         Self { sorts_in_steps: true, ..self }
-    }
-
-    /// Takes the answers that `src` begins with as long as they are plain acknowledgements, without
-    /// looking into them one by one, and says how many there were.
-    pub(crate) fn skip_acknowledgements(&mut self, src: &mut BytesMut) -> usize {
-        self.decoder.skip_acknowledgements(src)
-    }
-
-    /// How many bytes have been decoded.
-    pub(crate) fn decoded(&self) -> u64 {
-        self.decoder.decoded()
     }
 
     /// Whether the rest of a response is passed over because it is too large, and the limit.
@@ -147,11 +136,15 @@ impl Decoder for ClientCodec {
         Ok(end.map(|end| {
             let records = std::mem::take(&mut self.records);
             match end {
-                End::Ok if self.sorts_in_steps => Ok(Response::Ok(records.finish_in_steps())),
-                End::Ok => Ok(Response::Ok(records.finish())),
-                End::Malformed(record) => Err(record.into()),
-                End::Error(message) => Ok(Response::Error(message)),
-                End::TooLarge => Err(InvalidResponse::TooLarge { limit: self.decoder.limit() }),
+                ResponseEnd::Ok if self.sorts_in_steps => {
+                    Ok(Response::Ok(records.finish_in_steps()))
+                }
+                ResponseEnd::Ok => Ok(Response::Ok(records.finish())),
+                ResponseEnd::Malformed(record) => Err(record.into()),
+                ResponseEnd::Error(message) => Ok(Response::Error(message)),
+                ResponseEnd::TooLarge => {
+                    Err(InvalidResponse::TooLarge { limit: self.decoder.limit() })
+                }
             }
         }))
     }
@@ -186,18 +179,18 @@ impl RecordSink for MetricsBuilder {
 /// Decodes one answer to a `get`, sample by sample, in bounded memory.
 #[derive(Debug)]
 pub(crate) struct SampleDecoder {
-    decoder: decoder::Decoder,
+    decoder: decoder::ResponseDecoder,
     records: Samples,
     /// What comes behind the samples that have been decoded. An error too, so that it does not
     /// depend on how the answer is cut into pieces how many samples come before it.
-    end: Option<Result<End, CodecError>>,
+    end: Option<Result<ResponseEnd, CodecError>>,
 }
 
 /// What a [`SampleDecoder`] yields: samples, then how the answer ended.
 #[derive(Debug)]
-pub(crate) enum Streamed {
+pub(crate) enum StreamItem {
     Sample(Sample),
-    End(End),
+    End(ResponseEnd),
 }
 
 #[derive(Debug, Default)]
@@ -208,25 +201,29 @@ struct Samples {
 
 impl SampleDecoder {
     pub(crate) fn new() -> Self {
-        Self { decoder: decoder::Decoder::new(usize::MAX), records: Samples::default(), end: None }
+        Self {
+            decoder: decoder::ResponseDecoder::new(usize::MAX),
+            records: Samples::default(),
+            end: None,
+        }
     }
 }
 
 impl Decoder for SampleDecoder {
-    type Item = Streamed;
+    type Item = StreamItem;
     type Error = CodecError;
 
-    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Streamed>, CodecError> {
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<StreamItem>, CodecError> {
         if self.records.decoded.is_empty() && self.end.is_none() {
             self.end = self.decoder.decode(src, &mut self.records).transpose();
         }
         match self.records.decoded.pop_front() {
-            Some(sample) => Ok(Some(Streamed::Sample(sample))),
-            None => Ok(self.end.take().transpose()?.map(Streamed::End)),
+            Some(sample) => Ok(Some(StreamItem::Sample(sample))),
+            None => Ok(self.end.take().transpose()?.map(StreamItem::End)),
         }
     }
 
-    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Streamed>, CodecError> {
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<StreamItem>, CodecError> {
         // The stream may only end behind the answer, where it is not read any more.
         self.decode(src)?.map(Some).ok_or(CodecError::Truncated)
     }

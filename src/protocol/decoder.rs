@@ -59,7 +59,7 @@ pub(crate) trait RecordSink {
 
 /// How an answer ended.
 #[derive(Debug, PartialEq)]
-pub(crate) enum End {
+pub(crate) enum ResponseEnd {
     /// `ok`: whatever data there was went to the sink.
     Ok,
     /// `ok`, with a record that cannot be read.
@@ -72,7 +72,7 @@ pub(crate) enum End {
 
 /// Reads answers out of a buffer, however they are cut into pieces.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub(crate) struct ResponseDecoder {
     state: DecoderState,
     /// How much of the buffer has been searched for the end of what is being read.
     searched: usize,
@@ -102,7 +102,7 @@ enum DecoderState {
     },
 }
 
-impl Decoder {
+impl ResponseDecoder {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             state: DecoderState::Status,
@@ -165,7 +165,7 @@ impl Decoder {
         &mut self,
         src: &mut BytesMut,
         sink: &mut impl RecordSink,
-    ) -> Result<Option<End>, CodecError> {
+    ) -> Result<Option<ResponseEnd>, CodecError> {
         let before = src.len();
         let end = self.decode_on(src, sink);
         self.decoded += (before - src.len()) as u64;
@@ -184,7 +184,7 @@ impl Decoder {
         &mut self,
         src: &mut BytesMut,
         sink: &mut impl RecordSink,
-    ) -> Result<Option<End>, CodecError> {
+    ) -> Result<Option<ResponseEnd>, CodecError> {
         if let DecoderState::Status = self.state
             && !self.status(src)?
         {
@@ -229,7 +229,7 @@ impl Decoder {
         &mut self,
         src: &mut BytesMut,
         sink: &mut impl RecordSink,
-    ) -> Result<Option<End>, CodecError> {
+    ) -> Result<Option<ResponseEnd>, CodecError> {
         let (len, over) = self.whole_lines(src, sink)?;
         src.advance(len);
         self.taken += len;
@@ -240,9 +240,9 @@ impl Decoder {
             return Ok(None);
         }
         Ok(Some(match std::mem::replace(&mut self.state, DecoderState::Status) {
-            DecoderState::Skipping(fault) => End::Malformed(fault),
-            DecoderState::Oversized => End::TooLarge,
-            _ => End::Ok,
+            DecoderState::Skipping(fault) => ResponseEnd::Malformed(fault),
+            DecoderState::Oversized => ResponseEnd::TooLarge,
+            _ => ResponseEnd::Ok,
         }))
     }
 
@@ -303,7 +303,7 @@ impl Decoder {
     }
 
     /// Reads the message of an error, up to the blank line.
-    fn message(&mut self, src: &mut BytesMut) -> Option<End> {
+    fn message(&mut self, src: &mut BytesMut) -> Option<ResponseEnd> {
         if let DecoderState::LongMessage { .. } = self.state {
             return self.rest_of_message(src);
         }
@@ -328,11 +328,11 @@ impl Decoder {
         };
         let message = String::from_utf8_lossy(&src[..at.saturating_sub(1)]).into_owned();
         src.advance(at + 1);
-        Some(End::Error(message))
+        Some(ResponseEnd::Error(message))
     }
 
     /// Passes over a message whose beginning is known, up to the blank line.
-    fn rest_of_message(&mut self, src: &mut BytesMut) -> Option<End> {
+    fn rest_of_message(&mut self, src: &mut BytesMut) -> Option<ResponseEnd> {
         let DecoderState::LongMessage { beginning, at_line_start } = &mut self.state else {
             return None;
         };
@@ -341,7 +341,7 @@ impl Decoder {
             src.advance(at + 1);
             *at_line_start = true;
             if is_blank {
-                return Some(End::Error(std::mem::take(beginning)));
+                return Some(ResponseEnd::Error(std::mem::take(beginning)));
             }
         }
         *at_line_start &= src.is_empty();
@@ -390,7 +390,7 @@ mod tests {
 
     /// Decodes `answer` from one-byte pieces, and says how many bytes were searched.
     fn searched_in_single_bytes(answer: &str) -> usize {
-        let mut decoder = Decoder::new(usize::MAX);
+        let mut decoder = ResponseDecoder::new(usize::MAX);
         let mut sink = MetricsBuilder::default();
         let mut buffer = BytesMut::new();
         LOOKED_AT.set(0);
@@ -424,7 +424,7 @@ mod tests {
         let answer = format!("ok\na 1 1\na 0.{} 2\n\n", "3".repeat(MAX_LINE_BYTES));
         let mut buffer = BytesMut::from(&*answer);
         let mut sink = MetricsBuilder::default();
-        let end = Decoder::new(usize::MAX).decode(&mut buffer, &mut sink);
+        let end = ResponseDecoder::new(usize::MAX).decode(&mut buffer, &mut sink);
         assert!(matches!(end, Err(CodecError::LineTooLong { .. })), "{end:?}");
     }
 
@@ -433,7 +433,7 @@ mod tests {
         let count = 10_000;
         let mut buffer = BytesMut::from(&*"ok\na 1 1\n\n".repeat(count));
         buffer.put_slice(b"ok\nthe beginning of a record");
-        let mut decoder = Decoder::new(usize::MAX);
+        let mut decoder = ResponseDecoder::new(usize::MAX);
         let mut sink = MetricsBuilder::default();
         LOOKED_AT.set(0);
         while decoder.decode(&mut buffer, &mut sink).unwrap().is_some() {}

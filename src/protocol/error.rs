@@ -62,6 +62,9 @@ pub struct NonFiniteValue {
 
 impl NonFiniteValue {
     /// Returns an error if `value` is not finite.
+    ///
+    /// [`Point::value`](crate::Point::value) is public and may be anything, since servers send such values. So this is called
+    /// once for each value wherever values enter that are to be sent: by a call, a batch, a reporter, or a codec.
     #[inline]
     pub(crate) fn ensure_finite(key: impl AsRef<str>, value: f64) -> Result<(), Self> {
         if value.is_finite() { Ok(()) } else { Err(Self { key: key.as_ref().into(), value }) }

@@ -14,7 +14,7 @@ mod response;
 mod sample;
 
 pub use codec::{ClientCodec, ServerCodec};
-pub(crate) use codec::{SampleDecoder, Streamed};
+pub(crate) use codec::{SampleDecoder, StreamItem};
 pub use encode::MAX_REQUEST_LEN;
 pub use error::{
     CodecError, InvalidRecord, InvalidRequest, InvalidResponse, InvalidSample, LineExcerpt,
@@ -29,7 +29,7 @@ pub use records::encode_records;
 pub use request::Request;
 pub use response::Response;
 
-pub(crate) use decoder::End;
+pub(crate) use decoder::ResponseEnd;
 pub(crate) use encode::{PutSuffix, encode_get, encode_put};
 
 /// An item of [`ClientCodec`].

@@ -24,12 +24,12 @@ pub fn write_value(dst: &mut [u8], value: f64) -> usize {
     let size = value.abs();
     // A decimal of at most 15 digits that reads back to the same f64 is the shortest that does: no
     // two of them read to the same one (IEEE 754, `DBL_DIG`).
-    let scaled = (size * FRACTION + 0.5) as i64;
-    if scaled >= MAX_SCALED || scaled as f64 / FRACTION != size {
+    let scaled = (size * SCALE + 0.5) as i64;
+    if scaled >= MAX_SCALED || scaled as f64 / SCALE != size {
         return write_any_value(dst, value);
     }
     let scaled = scaled as u64;
-    let (high, digits) = (scaled / EIGHT_DIGITS, spell_eight(scaled % EIGHT_DIGITS));
+    let (high, digits) = (scaled / EIGHT_DIGITS, format_eight_digits(scaled % EIGHT_DIGITS));
     // Of these eight digits four are whole; the first digit is in the lowest byte.
     let (whole, fraction) = (digits as u32, (digits >> 32) as u32);
     dst[0] = b'-';
@@ -37,7 +37,7 @@ pub fn write_value(dst: &mut [u8], value: f64) -> usize {
     let zeros_before = if high == 0 {
         (whole.trailing_zeros() / 8).min(3)
     } else {
-        len += write_first(&mut dst[len..], high);
+        len += write_leading_digits(&mut dst[len..], high);
         0
     };
     let whole = (whole | ASCII_ZEROS as u32) >> (8 * zeros_before);
@@ -93,27 +93,27 @@ pub fn write_timestamp(dst: &mut [u8], timestamp: i64) -> usize {
 #[inline(always)]
 fn write_integer(dst: &mut [u8], number: u64) -> usize {
     if number < EIGHT_DIGITS {
-        return write_first(dst, number);
+        return write_leading_digits(dst, number);
     }
     let (high, low) = (number / EIGHT_DIGITS, number % EIGHT_DIGITS);
     let len = if high < EIGHT_DIGITS {
-        write_first(dst, high)
+        write_leading_digits(dst, high)
     } else {
-        let len = write_first(dst, high / EIGHT_DIGITS);
-        len + write_eight(&mut dst[len..], high % EIGHT_DIGITS)
+        let len = write_leading_digits(dst, high / EIGHT_DIGITS);
+        len + write_eight_digits(&mut dst[len..], high % EIGHT_DIGITS)
     };
-    len + write_eight(&mut dst[len..], low)
+    len + write_eight_digits(&mut dst[len..], low)
 }
 
 /// Writes at most eight digits, without zeros before them.
 #[inline]
-fn write_first(dst: &mut [u8], number: u64) -> usize {
+fn write_leading_digits(dst: &mut [u8], number: u64) -> usize {
     // What a timestamp of these centuries has in front of its last eight digits.
     if (10..100).contains(&number) {
-        dst[..2].copy_from_slice(&PAIRS[number as usize]);
+        dst[..2].copy_from_slice(&DIGIT_PAIRS[number as usize]);
         return 2;
     }
-    let digits = spell_eight(number);
+    let digits = format_eight_digits(number);
     let zeros = (digits.trailing_zeros() / 8).min(7);
     dst[..8].copy_from_slice(&((digits | ASCII_ZEROS) >> (8 * zeros)).to_le_bytes());
     8 - zeros as usize
@@ -121,15 +121,15 @@ fn write_first(dst: &mut [u8], number: u64) -> usize {
 
 /// Writes eight digits, whatever they are.
 #[inline]
-fn write_eight(dst: &mut [u8], number: u64) -> usize {
-    dst[..8].copy_from_slice(&(spell_eight(number) | ASCII_ZEROS).to_le_bytes());
+fn write_eight_digits(dst: &mut [u8], number: u64) -> usize {
+    dst[..8].copy_from_slice(&(format_eight_digits(number) | ASCII_ZEROS).to_le_bytes());
     8
 }
 
 /// The eight digits of a number, the first one in the lowest byte, without a division for each
 /// (P. Khuong, "How to print integers really fast", 2017).
 #[inline]
-fn spell_eight(number: u64) -> u64 {
+fn format_eight_digits(number: u64) -> u64 {
     let fours = (number / 10_000) | ((number % 10_000) << 32);
     let hundreds = ((fours * 10_486) >> 20) & 0x0000_007F_0000_007F;
     let twos = hundreds | ((fours - 100 * hundreds) << 16);
@@ -143,13 +143,13 @@ const EIGHT_DIGITS: u64 = 100_000_000;
 const ASCII_ZEROS: u64 = 0x3030_3030_3030_3030;
 
 /// Four decimal places: what most measurements have at most.
-const FRACTION: f64 = 10_000.0;
+const SCALE: f64 = 10_000.0;
 
 /// Fifteen digits.
 const MAX_SCALED: i64 = 1_000_000_000_000_000;
 
 /// `00` to `99`.
-pub(crate) const PAIRS: [[u8; 2]; 100] = {
+pub(crate) const DIGIT_PAIRS: [[u8; 2]; 100] = {
     let mut pairs = [[b'0'; 2]; 100];
     let mut number = 0;
     while number < 100 {
@@ -253,7 +253,7 @@ pub(crate) fn scan_integer(text: &[u8]) -> Option<(i64, usize)> {
 /// looks at how many there were.
 #[inline]
 fn scan_digits(text: &[u8]) -> (u64, usize) {
-    let (mut number, mut len) = match text.first_chunk().and_then(eight_digits) {
+    let (mut number, mut len) = match text.first_chunk().and_then(parse_eight_digits) {
         Some(number) => (number, 8),
         None => (0, 0),
     };
@@ -269,7 +269,7 @@ fn scan_digits(text: &[u8]) -> (u64, usize) {
 /// The number that eight bytes spell, if all are digits, in three multiplications (D. Lemire,
 /// "Quickly parsing eight digits", 2018).
 #[inline]
-fn eight_digits(text: &[u8; 8]) -> Option<u64> {
+fn parse_eight_digits(text: &[u8; 8]) -> Option<u64> {
     let text = u64::from_le_bytes(*text);
     let digits = text.wrapping_sub(0x3030_3030_3030_3030);
     let not_digits = (text.wrapping_add(0x4646_4646_4646_4646) | digits) & 0x8080_8080_8080_8080;

@@ -52,7 +52,8 @@ impl Timestamp {
     fn text(&mut self, timestamp: i64) -> &[u8; number::MAX_TIMESTAMP_LEN] {
         match self.base.and_then(|base| timestamp.checked_sub(base)) {
             Some(rest @ 0..100) => {
-                self.text[self.len - 2..self.len].copy_from_slice(&number::PAIRS[rest as usize]);
+                self.text[self.len - 2..self.len]
+                    .copy_from_slice(&number::DIGIT_PAIRS[rest as usize]);
             }
             _ => {
                 self.len = number::write_timestamp(&mut self.text, timestamp);

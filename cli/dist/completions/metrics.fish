@@ -31,6 +31,9 @@ complete -c metrics -n "__fish_metrics_needs_command" -f -a "put" -d 'Stores one
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "check" -d 'Reads everything in a folder of points, and says what is damaged'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "backup" -d 'Writes a backup: a new folder that `metrics serve --data` can serve'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "delete" -d 'Deletes points from a folder that is not in use'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "demo" -d 'Measures this host for some seconds, stores that in a server of its own, and shows what is stored'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "bench" -d 'Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "completions" -d 'Prints the completions for a shell'
@@ -75,6 +78,18 @@ line\t'`put` lines, as `import` and the server read them'"
 complete -c metrics -n "__fish_metrics_using_subcommand export" -l server -d 'Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT`, or several with commas between them' -r
 complete -c metrics -n "__fish_metrics_using_subcommand export" -l timeout -d 'Sets how many seconds one request may take' -r
 complete -c metrics -n "__fish_metrics_using_subcommand export" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand check" -s o -l output -d 'Sets how samples are printed [default: table on a terminal, line elsewhere]' -r -f -a "table\t'Columns for people: time, value, key'
+json\t'One JSON object a line'
+csv\t'Comma-separated values with a header'
+line\t'`put` lines, as `import` and the server read them'"
+complete -c metrics -n "__fish_metrics_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand backup" -l server -d 'Copies what this server has' -r
+complete -c metrics -n "__fish_metrics_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand delete" -l from -d 'Leaves out what is older than this: seconds since 1970, RFC 3339, a date, -6h' -r
+complete -c metrics -n "__fish_metrics_using_subcommand delete" -l until -d 'Leaves out what is newer than this' -r
+complete -c metrics -n "__fish_metrics_using_subcommand delete" -l dry-run -d 'Says what would be deleted, and deletes nothing'
+complete -c metrics -n "__fish_metrics_using_subcommand delete" -l yes -d 'Deletes without being asked'
+complete -c metrics -n "__fish_metrics_using_subcommand delete" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand demo" -l seconds -d 'Sets for how many seconds the host is measured' -r
 complete -c metrics -n "__fish_metrics_using_subcommand demo" -s h -l help -d 'Print help'
 complete -c metrics -n "__fish_metrics_using_subcommand bench" -l connections -d 'Sets how many connections the client has' -r
@@ -89,13 +104,16 @@ complete -c metrics -n "__fish_metrics_using_subcommand bench" -l timeout -d 'Se
 complete -c metrics -n "__fish_metrics_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "put" -d 'Stores one value'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "demo" -d 'Measures this host for some seconds, stores that in a server of its own, and shows what is stored'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "bench" -d 'Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "completions" -d 'Prints the completions for a shell'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "man" -d 'Prints the manual page'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export demo bench completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "put" -d 'Stores one value'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "check" -d 'Reads everything in a folder of points, and says what is damaged'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "backup" -d 'Writes a backup: a new folder that `metrics serve --data` can serve'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "delete" -d 'Deletes points from a folder that is not in use'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "demo" -d 'Measures this host for some seconds, stores that in a server of its own, and shows what is stored'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "bench" -d 'Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "completions" -d 'Prints the completions for a shell'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "man" -d 'Prints the manual page'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

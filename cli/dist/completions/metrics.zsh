@@ -106,6 +106,42 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 '::selector -- A key, or * for all keys:_default' \
 && ret=0
 ;;
+(check)
+_arguments "${_arguments_options[@]}" : \
+'-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--output=[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+':dir -- The folder, as `metrics serve --data DIR` has it:_files' \
+&& ret=0
+;;
+(backup)
+_arguments "${_arguments_options[@]}" : \
+'--server=[Copies what this server has]:ADDRESS:_default' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+':dir -- The folder of points; with --server, the destination:_files' \
+'::dest -- The destination, which must not exist or be empty:_files' \
+&& ret=0
+;;
+(delete)
+_arguments "${_arguments_options[@]}" : \
+'--from=[Leaves out what is older than this\: seconds since 1970, RFC 3339, a date, -6h]:TIME:_default' \
+'--until=[Leaves out what is newer than this]:TIME:_default' \
+'--dry-run[Says what would be deleted, and deletes nothing]' \
+'(--dry-run)--yes[Deletes without being asked]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+':dir -- The folder, as `metrics serve --data DIR` has it:_files' \
+':keys -- A key or a pattern\: * is any number of characters, ? is one:_default' \
+&& ret=0
+;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
 '--seconds=[Sets for how many seconds the host is measured]:N:_default' \
@@ -177,6 +213,18 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(check)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(backup)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(delete)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -214,6 +262,9 @@ _metrics_commands() {
 'get:Prints what is stored for a key, or for all keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
+'check:Reads everything in a folder of points, and says what is damaged' \
+'backup:Writes a backup\: a new folder that \`metrics serve --data\` can serve' \
+'delete:Deletes points from a folder that is not in use' \
 'demo:Measures this host for some seconds, stores that in a server of its own, and shows what is stored' \
 'bench:Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench' \
 'completions:Prints the completions for a shell' \
@@ -222,15 +273,30 @@ _metrics_commands() {
     )
     _describe -t commands 'metrics commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__backup_commands] )) ||
+_metrics__subcmd__backup_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics backup commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__bench_commands] )) ||
 _metrics__subcmd__bench_commands() {
     local commands; commands=()
     _describe -t commands 'metrics bench commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__check_commands] )) ||
+_metrics__subcmd__check_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics check commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__completions_commands] )) ||
 _metrics__subcmd__completions_commands() {
     local commands; commands=()
     _describe -t commands 'metrics completions commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__delete_commands] )) ||
+_metrics__subcmd__delete_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics delete commands' commands "$@"
 }
 (( $+functions[_metrics__subcmd__demo_commands] )) ||
 _metrics__subcmd__demo_commands() {
@@ -255,6 +321,9 @@ _metrics__subcmd__help_commands() {
 'get:Prints what is stored for a key, or for all keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
+'check:Reads everything in a folder of points, and says what is damaged' \
+'backup:Writes a backup\: a new folder that \`metrics serve --data\` can serve' \
+'delete:Deletes points from a folder that is not in use' \
 'demo:Measures this host for some seconds, stores that in a server of its own, and shows what is stored' \
 'bench:Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench' \
 'completions:Prints the completions for a shell' \
@@ -263,15 +332,30 @@ _metrics__subcmd__help_commands() {
     )
     _describe -t commands 'metrics help commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__help__subcmd__backup_commands] )) ||
+_metrics__subcmd__help__subcmd__backup_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help backup commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__help__subcmd__bench_commands] )) ||
 _metrics__subcmd__help__subcmd__bench_commands() {
     local commands; commands=()
     _describe -t commands 'metrics help bench commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__help__subcmd__check_commands] )) ||
+_metrics__subcmd__help__subcmd__check_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help check commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__help__subcmd__completions_commands] )) ||
 _metrics__subcmd__help__subcmd__completions_commands() {
     local commands; commands=()
     _describe -t commands 'metrics help completions commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__delete_commands] )) ||
+_metrics__subcmd__help__subcmd__delete_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help delete commands' commands "$@"
 }
 (( $+functions[_metrics__subcmd__help__subcmd__demo_commands] )) ||
 _metrics__subcmd__help__subcmd__demo_commands() {

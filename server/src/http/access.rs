@@ -19,7 +19,7 @@ use super::error::ApiError;
 pub enum Access {
     /// Everybody on this machine. The listener has to be on a loopback address.
     Loopback,
-    /// Whoever knows the token.
+    /// Requests with the token.
     Token(Token),
     /// Everybody who can reach the listener.
     Everybody,

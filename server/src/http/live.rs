@@ -203,7 +203,7 @@ impl Rows {
         self.0.push(b']');
     }
 
-    /// Returns the rows, or nothing if there is none.
+    /// Returns the rows, or nothing if there are no rows.
     fn finish(mut self) -> Vec<u8> {
         if !self.0.is_empty() {
             self.0.push(b']');

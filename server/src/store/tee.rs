@@ -97,7 +97,7 @@ impl<S> Tee<S> {
     }
 
     /// Returns the error of the last batch, if it failed [transiently](StoreError::is_transient) within the last
-    /// 10 seconds: whether a server is ready. After that time nobody knows, and somebody has to try.
+    /// 10 seconds: whether a server is ready. After that time only another attempt can tell.
     #[must_use]
     pub fn failure(&self) -> Option<StoreError> {
         let last = self.failing.last();

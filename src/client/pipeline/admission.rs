@@ -18,9 +18,11 @@ use crate::{
 
 /// How a request gets into the queue.
 #[derive(Clone, Copy)]
-pub(super) enum Admission {
-    /// If there is room; otherwise as the policy has it.
-    Policy(WhenFull),
+pub(in crate::client) enum Admission {
+    /// If there is room; otherwise it waits in line or is refused, as the settings say.
+    ByPolicy,
+    /// If there is room; otherwise it waits in line.
+    Waiting,
     /// In room that was reserved for it.
     Reserved,
 }
@@ -41,22 +43,6 @@ impl ReservationId {
 }
 
 impl Pipeline {
-    /// Returns true if the request of `len` bytes that was pushed behind `queued` bytes has to wait in line, or
-    /// must not be accepted.
-    #[inline]
-    pub(super) fn must_wait(&self, admission: Admission, queued: usize, len: usize) -> bool {
-        match admission {
-            // While nothing is queued, no request is in line either.
-            Admission::Policy(_) => {
-                queued != 0
-                    && !(self.line_is_empty()
-                        && queued + self.reserved_bytes() + len <= self.settings.max_buffered_bytes)
-            }
-            // Entries are searched, expire and are completed in the order in which they were accepted.
-            Admission::Reserved => !self.wait_queue.is_empty(),
-        }
-    }
-
     /// Moves the request that was pushed last from the queue to the line in front of it, or refuses it.
     #[cold]
     pub(super) fn move_to_wait_queue(&mut self, admission: Admission) -> Result<(), Error> {
@@ -64,13 +50,13 @@ impl Pipeline {
             return Ok(());
         };
         match admission {
-            Admission::Reserved | Admission::Policy(WhenFull::Wait) => {
+            Admission::ByPolicy if self.settings.when_full != WhenFull::Wait => {
+                Err(Error::QueueFull { limit: self.settings.max_buffered_bytes })
+            }
+            Admission::ByPolicy | Admission::Waiting | Admission::Reserved => {
                 self.put_deadline_in_order(&mut entry);
                 self.wait_queue.push(entry.seq, (entry, bytes));
                 Ok(())
-            }
-            Admission::Policy(_) => {
-                Err(Error::QueueFull { limit: self.settings.max_buffered_bytes })
             }
         }
     }
@@ -219,10 +205,10 @@ impl Pipeline {
     ) -> Result<Submitted, Refused> {
         let admission = match reservation {
             Some(ReservationId(seq)) if self.reserved.contains(*seq) => Admission::Reserved,
-            Some(_) => Admission::Policy(WhenFull::Wait),
-            None => Admission::Policy(self.settings.when_full),
+            Some(_) => Admission::Waiting,
+            None => Admission::ByPolicy,
         };
-        let submitted = self.submit_as(admission, kind, timeout, waker, now, encode)?;
+        let submitted = self.submit(admission, kind, timeout, waker, now, encode)?;
         if let Some(ReservationId(seq)) = reservation.take() {
             wakers.extend(self.reservation_queue.remove(seq));
             if self.reserved.remove(seq).is_some() {

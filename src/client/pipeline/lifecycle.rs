@@ -210,7 +210,7 @@ impl Pipeline {
 
     /// Returns why a request cannot be served any more.
     #[cold]
-    fn closed(&self, delivery: Delivery) -> Error {
+    pub(super) fn closed(&self, delivery: Delivery) -> Error {
         if self.is_orphaned {
             Error::RuntimeGone { delivery }
         } else {

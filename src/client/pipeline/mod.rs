@@ -18,19 +18,18 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use self::{
-    admission::Admission,
     own_deadlines::OwnDeadlines,
     send_queue::{Completed, Entry, SendQueue},
     trim::Trim,
     wait_queue::WaitQueue,
-    waiters::{Cancelled, Waiters},
+    waiters::{Cancelled, SlotState, Waiters},
 };
 use super::{
-    settings::{CallTimeout, Settings, WhenFull},
+    settings::{CallTimeout, Settings},
     stats::{ClientStats, Counters},
 };
 use crate::{
-    error::{ConnectionError, Error},
+    error::{ConnectionError, Delivery, Error},
     metric::Metrics,
     protocol::{InvalidResponse, ReceivedResponse, Response},
 };
@@ -48,6 +47,7 @@ mod waiters;
 #[cfg(test)]
 mod tests;
 
+pub(super) use admission::Admission;
 #[cfg(feature = "tower")]
 pub(super) use admission::ReservationId;
 pub(super) use send_queue::RequestKind;
@@ -153,19 +153,6 @@ impl Pipeline {
     #[inline]
     pub(super) fn submit(
         &mut self,
-        kind: RequestKind,
-        timeout: Option<CallTimeout>,
-        waker: Waker,
-        now: Instant,
-        encode: impl FnOnce(&mut BytesMut),
-    ) -> Result<Submitted, Refused> {
-        let admission = Admission::Policy(self.settings.when_full);
-        self.submit_as(admission, kind, timeout, waker, now, encode)
-    }
-
-    #[inline]
-    fn submit_as(
-        &mut self,
         admission: Admission,
         kind: RequestKind,
         timeout: Option<CallTimeout>,
@@ -173,11 +160,12 @@ impl Pipeline {
         now: Instant,
         encode: impl FnOnce(&mut BytesMut),
     ) -> Result<Submitted, Refused> {
-        if let Err(error) = self.check_open() {
-            return Err(Refused { error, unneeded: Some(waker) });
-        }
-        let waiter = self.waiters.add_one(self.next_seq, waker);
-        let entry = self.entry(waiter, kind, timeout, now);
+        let Phase::Open = self.phase else {
+            return Err(Refused { error: self.closed(Delivery::NotSent), unneeded: Some(waker) });
+        };
+        let waiter = self.waiters.add(self.next_seq, Some(waker), SlotState::One(None));
+        let limit = timeout.map_or(self.settings.request_timeout, CallTimeout::get);
+        let entry = Entry::new(self.next_seq, waiter, kind, now + limit, timeout);
         match self.push(entry, admission, encode) {
             Ok(()) => Ok(Submitted { waiter, driver: self.driver_to_wake(1, timeout) }),
             Err(error) => {
@@ -189,7 +177,7 @@ impl Pipeline {
 
     /// Creates a batch, which has no request yet.
     pub(super) fn open_batch(&mut self) -> WaiterId {
-        let batch = self.waiters.add_batch(self.next_seq);
+        let batch = self.waiters.add(self.next_seq, None, SlotState::Batch(Box::default()));
         self.next_seq += 1;
         batch
     }
@@ -211,30 +199,16 @@ impl Pipeline {
             return Ok(None);
         }
         let seq = self.next_seq;
-        let mut entry = self.entry(batch, RequestKind::Put, timeout, now);
+        let limit = timeout.map_or(self.settings.request_timeout, CallTimeout::get);
+        let mut entry = Entry::new(seq, batch, RequestKind::Put, now + limit, timeout);
         (entry.index, entry.requests) = (index, requests);
         // A batch limits by itself what it queues, so it waits for room also where other calls fail.
-        self.push(entry, Admission::Policy(WhenFull::Wait), |bytes| bytes.extend_from_slice(puts))?;
+        self.push(entry, Admission::Waiting, |bytes| bytes.extend_from_slice(puts))?;
         let Self { waiters, queue, wait_queue, .. } = self;
         waiters.add_outstanding(batch, seq, requests, |seq| {
             queue.contains(seq) || wait_queue.contains(seq)
         });
         Ok(self.driver_to_wake(requests, timeout))
-    }
-
-    /// Creates the entry of the next request.
-    #[inline]
-    fn entry(
-        &self,
-        waiter: WaiterId,
-        kind: RequestKind,
-        timeout: Option<CallTimeout>,
-        now: Instant,
-    ) -> Entry {
-        let limit = timeout.map_or(self.settings.request_timeout, CallTimeout::get);
-        let mut entry = Entry::new(self.next_seq, waiter, kind, now + limit);
-        entry.own_timeout = timeout;
-        entry
     }
 
     /// Appends the entry to the queue, or to the line in front of it if there is no room.
@@ -249,7 +223,17 @@ impl Pipeline {
         let own_deadline = entry.own_timeout.map(|_| entry.deadline);
         let queued = self.queue.queued_bytes();
         let len = self.queue.push(entry, encode);
-        if self.must_wait(admission, queued, len) {
+        let has_room = match admission {
+            // While nothing is queued, no request is in line either.
+            Admission::ByPolicy | Admission::Waiting => {
+                queued == 0
+                    || (self.line_is_empty()
+                        && queued + self.reserved_bytes() + len <= self.settings.max_buffered_bytes)
+            }
+            // Entries are searched, expire and are completed in the order in which they were accepted.
+            Admission::Reserved => self.wait_queue.is_empty(),
+        };
+        if !has_room {
             self.move_to_wait_queue(admission)?;
         }
         if let Some(deadline) = own_deadline {
@@ -328,7 +312,11 @@ impl Pipeline {
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionError> {
         while count > 0 {
-            let reply = match self.next_response_kind(unsent_requests)? {
+            let reply = match self
+                .queue
+                .next_response_kind(unsent_requests)
+                .ok_or(ConnectionError::Unsolicited)?
+            {
                 RequestKind::Put => Reply::Stored,
                 RequestKind::Get => Reply::Found(Metrics::default()),
             };
@@ -351,7 +339,8 @@ impl Pipeline {
         unsent_requests: usize,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), ConnectionError> {
-        let kind = self.next_response_kind(unsent_requests)?;
+        let kind =
+            self.queue.next_response_kind(unsent_requests).ok_or(ConnectionError::Unsolicited)?;
         let outcome = match (kind, response) {
             (_, Ok(Response::Error(message))) => Err(Error::Rejected { message: message.into() }),
             (RequestKind::Get, Ok(Response::Ok(metrics)))
@@ -377,17 +366,6 @@ impl Pipeline {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Returns the kind of the request whose response is due next.
-    #[inline]
-    fn next_response_kind(
-        &mut self,
-        unsent_requests: usize,
-    ) -> Result<RequestKind, ConnectionError> {
-        let kind = self.queue.next_response_kind();
-        kind.filter(|_| self.queue.in_flight() > unsent_requests)
-            .ok_or(ConnectionError::Unsolicited)
     }
 
     /// Gives `requests` of a call their outcome; the first of them has this index in the call's batch.

@@ -75,13 +75,20 @@ pub(super) struct Completed {
 }
 
 impl Entry {
-    pub(super) fn new(seq: u64, waiter: WaiterId, kind: RequestKind, deadline: Instant) -> Self {
+    #[inline]
+    pub(super) fn new(
+        seq: u64,
+        waiter: WaiterId,
+        kind: RequestKind,
+        deadline: Instant,
+        own_timeout: Option<CallTimeout>,
+    ) -> Self {
         Self {
             seq,
             waiter: Some(waiter),
             kind,
             deadline,
-            own_timeout: None,
+            own_timeout,
             index: 0,
             requests: 1,
             sent: 0,
@@ -197,11 +204,13 @@ impl SendQueue {
         self.in_flight - before
     }
 
-    /// Returns the kind of the request whose response is due next.
+    /// Returns the kind of the request whose response is due next. None is due to the last `unsent_requests` of those
+    /// taken.
     #[inline]
-    pub(super) fn next_response_kind(&mut self) -> Option<RequestKind> {
+    pub(super) fn next_response_kind(&mut self, unsent_requests: usize) -> Option<RequestKind> {
         self.drop_finished_front();
-        self.entries.front().filter(|entry| entry.answered < entry.sent).map(|entry| entry.kind)
+        let due = self.entries.front().filter(|entry| entry.answered < entry.sent);
+        due.filter(|_| self.in_flight > unsent_requests).map(|entry| entry.kind)
     }
 
     /// Returns true if the request whose response is due next, a get, asks for every key in the response.

@@ -56,7 +56,7 @@ impl Pipeline {
 
     /// Fails the request whose response is due next, and no other.
     pub(in crate::client) fn fail_due(&mut self, error: Error, wakers: &mut Vec<Waker>) {
-        if self.queue.next_response_kind().is_none() {
+        if self.queue.next_response_kind(0).is_none() {
             return;
         }
         if let Some(Completed { waiter: Some(waiter), index, requests }) =

@@ -47,14 +47,18 @@ impl Pipeline {
         now: Instant,
     ) -> Result<Submitted, Error> {
         let submitted =
-            self.submit(RequestKind::Put, None, waker, now, |bytes| numbers.append_put(bytes, key));
+            self.submit(Admission::ByPolicy, RequestKind::Put, None, waker, now, |bytes| {
+                numbers.append_put(bytes, key);
+            });
         submitted.map_err(|refused| refused.error)
     }
 
     /// Submits a get.
     fn get(&mut self, selector: &Selector, waker: Waker, now: Instant) -> Result<Submitted, Error> {
         let submitted =
-            self.submit(RequestKind::Get, None, waker, now, |bytes| encode_get(bytes, selector));
+            self.submit(Admission::ByPolicy, RequestKind::Get, None, waker, now, |bytes| {
+                encode_get(bytes, selector);
+            });
         submitted.map_err(|refused| refused.error)
     }
 }

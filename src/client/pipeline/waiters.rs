@@ -111,13 +111,13 @@ impl Slot {
 
 /// Kept small, for there is one for each put in flight; most puts never need what is in the boxes.
 #[derive(Debug)]
-enum SlotState {
+pub(super) enum SlotState {
     One(Option<Box<Result<Reply, Error>>>),
     Batch(Box<BatchState>),
 }
 
 #[derive(Debug, Default)]
-struct BatchState {
+pub(super) struct BatchState {
     progress: Progress,
     /// The task is woken when no more than this many requests are outstanding.
     wake_at: usize,
@@ -126,21 +126,16 @@ struct BatchState {
 }
 
 impl Waiters {
-    /// Adds a call whose one request is the entry `seq`.
+    /// Adds a call: one request, which is the entry `seq`, or a batch that has no request yet.
     #[inline]
-    pub(super) fn add_one(&mut self, seq: u64, waker: Waker) -> WaiterId {
-        let slot = Slot { waker: Some(waker), seq, call: SlotState::One(None) };
-        self.add(slot)
+    pub(super) fn add(&mut self, seq: u64, waker: Option<Waker>, call: SlotState) -> WaiterId {
+        let slot = self.slabs[self.current].insert(Slot { waker, seq, call });
+        WaiterId { slot: slot * 2 + self.current, seq }
     }
 
     /// Returns true until the call has left.
     pub(super) fn contains(&mut self, id: WaiterId) -> bool {
         self.get_mut(id).is_some()
-    }
-
-    /// Adds a batch that has no request yet.
-    pub(super) fn add_batch(&mut self, seq: u64) -> WaiterId {
-        self.add(Slot { waker: None, seq, call: SlotState::Batch(Box::default()) })
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -305,12 +300,6 @@ impl Waiters {
         if wake {
             wakers.extend(slot.waker.take());
         }
-    }
-
-    #[inline]
-    fn add(&mut self, slot: Slot) -> WaiterId {
-        let seq = slot.seq;
-        WaiterId { slot: self.slabs[self.current].insert(slot) * 2 + self.current, seq }
     }
 
     #[inline]

@@ -93,7 +93,7 @@ impl<F: FileSystem> Wal<F> {
         Ok(())
     }
 
-    /// Fills the active segment with zeros behind `end`. The zeros are of use only, so an error is none.
+    /// Fills the active segment with zeros behind `end`. The zeros only save time, so an error is ignored.
     fn fill(&mut self, end: u64) {
         let Some(file) = &mut self.active else { return };
         let room = self.options.segment_bytes.saturating_sub(end);

@@ -98,6 +98,7 @@ pub(super) struct GraphiteLog {
     pub(super) rejected_connections: LogLimiter,
     pub(super) invalid_lines: LogLimiter,
     pub(super) rejected_puts: LogLimiter,
+    pub(super) aborted_connections: LogLimiter,
     store_failing: LimitedCondition,
     /// True while `store_failing` holds, so that a success takes no lock.
     is_failing: AtomicBool,
@@ -110,6 +111,7 @@ impl Default for GraphiteLog {
             rejected_connections: LogLimiter::new(),
             invalid_lines: LogLimiter::new(),
             rejected_puts: LogLimiter::new(),
+            aborted_connections: LogLimiter::new(),
             store_failing: LimitedCondition::new(),
             is_failing: AtomicBool::new(false),
         }
@@ -155,6 +157,9 @@ impl GraphiteLog {
         }
         if let Some(suppressed) = self.rejected_puts.take_suppressed() {
             warn!(suppressed, "store rejected points: messages suppressed");
+        }
+        if let Some(suppressed) = self.aborted_connections.take_suppressed() {
+            error!(suppressed, "connection aborted; points dropped: messages suppressed");
         }
         if let Some(suppressed) = self.store_failing.take_suppressed() {
             error!(suppressed, "store failed or recovered: messages suppressed");

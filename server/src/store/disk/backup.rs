@@ -15,10 +15,10 @@ use metrics_wal::{DirLock, FileSystem, OsFileSystem};
 use tokio::task::spawn_blocking;
 
 use super::{
-    DiskStore,
     check::Progress,
-    copy::{Copied, Omitted, copy},
+    copy::{Copied, Exclusion, copy},
     open::{CONTENT, DATABASE, FORMAT},
+    shared::Shared,
     snapshot::Parts,
     writer::DatabaseWriter,
 };
@@ -74,74 +74,42 @@ pub struct Backup {
     pub damaged: Vec<(Key, i64)>,
 }
 
-impl DiskStore {
-    /// Writes everything that is stored now to a new folder, which is a store by itself.
-    ///
-    /// The backup is that of one moment during the call: it holds every put that was acknowledged before, and
-    /// each later one with all before it. Puts and reads go on. It is written next to `dir` with the suffix
-    /// `.partial`, synced, and renamed at the end. Damaged blocks are left out, and returned. The database can
-    /// reuse no space before the end of the backup.
-    ///
-    /// To restore it, stop the server, and open the backup, or a copy of it.
-    ///
-    /// # Errors
-    ///
-    /// See [`BackupError`]. Nothing is left but, after a kill, the folder with the suffix `.partial`, which the next
-    /// backup to the same `dir` replaces.
-    ///
-    /// # Cancel safety
-    ///
-    /// The backup ends soon, and is removed.
-    pub async fn backup(&self, dir: impl Into<PathBuf>) -> Result<Backup, BackupError> {
-        self.backup_with_progress(dir, |_| {}).await
-    }
-
-    /// Writes a [`backup`](Self::backup), and says how many keys are done. `progress` must not block.
-    ///
-    /// # Errors
-    ///
-    /// As [`backup`](Self::backup).
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`backup`](Self::backup).
-    pub async fn backup_with_progress(
-        &self,
-        dir: impl Into<PathBuf>,
-        progress: impl FnMut(Progress) + Clone + Send + 'static,
-    ) -> Result<Backup, BackupError> {
-        let dir = dir.into();
-        let wanted = CancelOnDrop(Arc::new(AtomicBool::new(true)));
-        let mut tries = 0;
-        loop {
-            let parts = self.shared.parts().map_err(BackupError::Store)?;
-            let omitted = Omitted { cutoff: self.shared.cutoff(), deleted: None };
-            let (dir, is_wanted) = (dir.clone(), Arc::clone(&wanted.0));
-            let mut progress = progress.clone();
-            let written = spawn_blocking(move || {
-                write(dir, &parts, &omitted, |done| {
-                    progress(done);
-                    is_wanted.load(Ordering::Relaxed)
-                })
-            });
-            match written.await {
-                // After an error of the disk the database is opened again, and holds the same.
-                Ok(Err(BackupError::Store(_))) if tries < MAX_RETRIES => {
-                    tries += 1;
-                    tokio::time::sleep(self.shared.options.retry_delay).await;
-                }
-                Ok(outcome) => return outcome,
-                // It panicked: the database is damaged.
-                Err(error) => {
-                    let error = StoreError::transient("blocks cannot be read").with_source(error);
-                    return Err(BackupError::Store(error));
-                }
+/// Writes a backup of a store that is open.
+pub(super) async fn backup(
+    store: &Shared,
+    dir: PathBuf,
+    progress: impl FnMut(Progress) + Clone + Send + 'static,
+) -> Result<Backup, BackupError> {
+    let wanted = CancelOnDrop(Arc::new(AtomicBool::new(true)));
+    let mut tries = 0;
+    loop {
+        let parts = store.parts().map_err(BackupError::Store)?;
+        let excluded = Exclusion { cutoff: store.cutoff(), deleted: None };
+        let (dir, is_wanted) = (dir.clone(), Arc::clone(&wanted.0));
+        let mut progress = progress.clone();
+        let written = spawn_blocking(move || {
+            write(dir, &parts, &excluded, |done| {
+                progress(done);
+                is_wanted.load(Ordering::Relaxed)
+            })
+        });
+        match written.await {
+            // After an error of the disk the database is opened again, and holds the same.
+            Ok(Err(BackupError::Store(_))) if tries < MAX_RETRIES => {
+                tries += 1;
+                tokio::time::sleep(store.options.retry_delay).await;
+            }
+            Ok(outcome) => return outcome,
+            // It panicked: the database is damaged.
+            Err(error) => {
+                let error = StoreError::transient("blocks cannot be read").with_source(error);
+                return Err(BackupError::Store(error));
             }
         }
     }
 }
 
-/// Ends a copy that nobody waits for.
+/// Cancels a copy when the future that waits for it is dropped.
 struct CancelOnDrop(Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {
@@ -153,12 +121,12 @@ impl Drop for CancelOnDrop {
 fn write(
     dir: PathBuf,
     parts: &Parts,
-    omitted: &Omitted,
+    excluded: &Exclusion,
     mut progress: impl FnMut(Progress) -> bool,
 ) -> Result<Backup, BackupError> {
     let mut backup = BackupWriter::create(dir)?;
     let mut is_wanted = true;
-    let copied = copy(parts, omitted, Some(&mut backup.database), |done| {
+    let copied = copy(parts, excluded, Some(&mut backup.database), |done| {
         is_wanted = progress(done);
         is_wanted
     });

@@ -14,6 +14,7 @@
 use std::{
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use imbl::Vector;
@@ -42,6 +43,8 @@ pub(super) const GENERATION: &str = "generation";
 pub(super) struct Blocks {
     place: Database,
     cache_bytes: usize,
+    /// The number of the first log entry that is not in blocks.
+    sealed: u64,
     /// `None` while it cannot be opened.
     database: Option<redb::Database>,
 }
@@ -83,6 +86,8 @@ pub(super) struct Sealing {
     pub(super) names: Vector<Key>,
     /// The number of the first log entry behind the head.
     pub(super) log_end: u64,
+    /// When its first put was applied.
+    pub(super) since: Option<Instant>,
 }
 
 impl Blocks {
@@ -91,7 +96,7 @@ impl Blocks {
         place: Database,
         cache_bytes: usize,
     ) -> Result<(Self, Contents), redb::Error> {
-        let mut blocks = Self { place, cache_bytes, database: None };
+        let mut blocks = Self { place, cache_bytes, sealed: 0, database: None };
         blocks.reopen()?;
         let transaction = blocks.database()?.begin_write()?;
         let contents = {
@@ -120,6 +125,7 @@ impl Blocks {
             Contents { keys: names, sealed, points }
         };
         commit(transaction)?;
+        blocks.sealed = contents.sealed;
         Ok((blocks, contents))
     }
 
@@ -137,22 +143,37 @@ impl Blocks {
         Ok(())
     }
 
+    /// Closes the database, and returns its file, the memory for its cache, and the number of the first log entry
+    /// that is not in blocks.
+    pub(super) fn close(&mut self) -> Option<(&Path, usize, u64)> {
+        self.database = None;
+        Some((self.place.path()?, self.cache_bytes, self.sealed))
+    }
+
+    /// Returns the length of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        let metadata = self.place.path().and_then(|path| std::fs::metadata(path).ok());
+        metadata.map_or(0, |metadata| metadata.len())
+    }
+
     fn database(&self) -> Result<&redb::Database, redb::Error> {
         self.database.as_ref().ok_or(redb::Error::DatabaseClosed)
     }
 
     /// Sets the number of the first log entry that is not in blocks.
-    pub(super) fn set_sealed(&self, sealed: u64) -> Result<(), redb::Error> {
+    pub(super) fn set_sealed(&mut self, sealed: u64) -> Result<(), redb::Error> {
         let transaction = self.database()?.begin_write()?;
         transaction.open_table(META)?.insert(SEALED, sealed)?;
-        commit(transaction)
+        commit(transaction)?;
+        self.sealed = sealed;
+        Ok(())
     }
 
     /// Merges a head into the blocks, and removes blocks whose points are all older than `cutoff`, in one
     /// transaction. Returns the number of points in blocks. Damaged blocks that are in the way are removed,
     /// and passed to `set_aside` before.
     pub(super) fn seal(
-        &self,
+        &mut self,
         sealing: &Sealing,
         cutoff: i64,
         set_aside: impl FnOnce(&[DamagedBlock]),
@@ -187,6 +208,7 @@ impl Blocks {
             points
         };
         commit(transaction)?;
+        self.sealed = sealing.log_end;
         Ok(points)
     }
 

@@ -143,7 +143,7 @@ impl Progress {
 ///
 /// # Errors
 ///
-/// [`OpenError`] if the folder is no store, is in use, or cannot be read.
+/// [`OpenError`] if the folder does not hold a store, is in use, or cannot be read.
 pub fn check(
     dir: impl AsRef<Path>,
     progress: impl FnMut(Progress),

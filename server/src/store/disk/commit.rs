@@ -8,6 +8,7 @@ use metrics_wal::{Error, Event, FileSystem, Fsync, MAX_PAYLOAD_BYTES, Wal};
 use tracing::{error, info, warn};
 
 use super::{
+    folder::Folder,
     record,
     shared::{Closing, Counters, Pending, Sealing, Shared},
 };
@@ -16,6 +17,7 @@ use crate::store::StoreError;
 /// The thread that owns the log.
 pub(super) struct Committer<F: FileSystem> {
     pub(super) log: Wal<F>,
+    pub(super) folder: Folder<F>,
     pub(super) shared: Arc<Shared>,
     /// When records that are not synced have to be; `None` if all are.
     pub(super) sync_at: Option<Instant>,
@@ -94,6 +96,7 @@ impl<F: FileSystem> Committer<F> {
 
     /// Appends a record, and syncs it if that is wanted before the answer.
     fn write(&mut self, count: u32, latest: i64, payload: &[u8]) -> Result<(), Error> {
+        self.folder.check()?;
         self.log.append(count, latest, payload)?;
         match self.shared.options.fsync {
             Fsync::Always => {
@@ -119,8 +122,14 @@ impl<F: FileSystem> Committer<F> {
     }
 
     fn sync(&mut self) -> Result<(), Error> {
-        self.shared.counters.syncs.add(1);
-        self.log.sync()
+        let counters = &self.shared.counters;
+        counters.syncs.add(1);
+        let begin = Instant::now();
+        let synced = self.log.sync();
+        let nanos = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        counters.sync_nanos.add(nanos);
+        counters.last_sync_nanos.set(nanos);
+        synced
     }
 
     /// Syncs records that were acknowledged before.
@@ -154,6 +163,7 @@ impl<F: FileSystem> Committer<F> {
             {
                 "disk full"
             }
+            Error::NotOwned { .. } => "the folder of the store was moved, removed or replaced",
             _ => "log cannot be written",
         };
         StoreError::transient(message).with_source(error)
@@ -194,7 +204,12 @@ impl<F: FileSystem> Committer<F> {
     }
 
     fn rotate(&mut self) {
-        if self.shared.rotate(|head, names| Sealing { head, names, log_end: self.log.next() }) {
+        if self.shared.rotate(|head, names| Sealing {
+            head,
+            names,
+            log_end: self.log.next(),
+            since: None,
+        }) {
             (self.head_bytes, self.head_since) = (0, None);
         }
     }
@@ -211,6 +226,7 @@ impl<F: FileSystem> Committer<F> {
     }
 
     fn report_events(&mut self) {
+        self.shared.counters.log_bytes.set(self.log.stats().bytes);
         self.log.take_events().iter().for_each(|event| report(event, &self.shared.counters));
     }
 }

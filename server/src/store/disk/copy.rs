@@ -11,7 +11,7 @@ use crate::store::KeyPattern;
 
 /// What is not copied.
 #[derive(Clone, Debug)]
-pub(super) struct Omitted {
+pub(super) struct Exclusion {
     /// Points before this second.
     pub(super) cutoff: i64,
     /// The points of keys and seconds.
@@ -33,7 +33,7 @@ pub(super) struct Copied {
 /// returns false if the copy is not wanted any more.
 pub(super) fn copy(
     parts: &Parts,
-    omitted: &Omitted,
+    excluded: &Exclusion,
     mut writer: Option<&mut DatabaseWriter>,
     mut progress: impl FnMut(Progress) -> bool,
 ) -> Result<Copied, redb::Error> {
@@ -43,11 +43,11 @@ pub(super) fn copy(
         if !progress(Progress::new(id as u64, total)) {
             return Ok(copied);
         }
-        let deleted = omitted.deleted.as_ref().filter(|(keys, _)| keys.matches(name.as_str()));
+        let deleted = excluded.deleted.as_ref().filter(|(keys, _)| keys.matches(name.as_str()));
         let mut key = KeyCopy {
             id: id as u32,
             name,
-            cutoff: omitted.cutoff,
+            cutoff: excluded.cutoff,
             deleted: deleted.map(|(_, seconds)| seconds),
             target: None,
             kept: 0,

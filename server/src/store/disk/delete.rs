@@ -8,9 +8,9 @@ use metrics_wal::{FileSystem, OsFileSystem};
 use super::{
     blocks::{Database, catch_panic},
     check::Progress,
-    copy::{Copied, Omitted, copy},
+    copy::{Copied, Exclusion, copy},
     damaged::DamagedFolder,
-    open::{DATABASE, OpenError, Recovered, has_format},
+    open::{DATABASE, OpenError, Recovered},
     options::Options,
     repair,
     seal::DamagedBlock,
@@ -20,7 +20,7 @@ use crate::store::KeyPattern;
 
 /// Which points are deleted from a folder that is not in use.
 ///
-/// The points are removed from the files, not only hidden: the database is written anew without them, synced, and
+/// The points are removed from the files, not only hidden: a database without them is written, synced, and
 /// then replaces the old one, so that a kill or a full disk leaves either all or nothing deleted. This needs
 /// space for what is left. A key without points is gone. Copies in the folder `damaged` are not touched.
 ///
@@ -76,7 +76,7 @@ impl Deletion {
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the folder is no store, is in use, or cannot be read.
+    /// [`OpenError`] if the folder does not hold a store, is in use, or cannot be read.
     pub fn preview(
         &self,
         dir: impl AsRef<Path>,
@@ -90,7 +90,7 @@ impl Deletion {
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the folder is no store, is in use, or cannot be read or written. Nothing is deleted then.
+    /// [`OpenError`] if the folder does not hold a store, is in use, or cannot be read or written. Nothing is deleted then.
     pub fn run(
         &self,
         dir: impl AsRef<Path>,
@@ -112,31 +112,27 @@ impl Deletion {
         F: FileSystem + Clone + Send + 'static,
         F::File: Send,
     {
-        // Before the lock, which creates a folder.
-        if !has_format(&fs, dir)? {
-            return Err(OpenError::NotAStore { dir: dir.into() });
-        }
-        let options = Options::default();
+        let options = Options { creates_missing: false, ..Options::default() };
         let cache_bytes = options.cache_bytes;
         let damaged = DamagedFolder::new(fs.clone(), dir);
         let mut store = Recovered::new(fs, dir, Database::File(path.into()), options)?;
         store.seal(&damaged)?;
         let parts = store.parts()?;
         let deleted = Some((self.keys.clone(), self.seconds.clone()));
-        let omitted = Omitted { cutoff: i64::MIN, deleted };
+        let excluded = Exclusion { cutoff: i64::MIN, deleted };
         let mut progress = |done| {
             progress(done);
             true
         };
         if is_preview {
-            let copied = catch_panic(|| copy(&parts, &omitted, None, &mut progress));
+            let copied = catch_panic(|| copy(&parts, &excluded, None, &mut progress));
             return Ok(copied.map_err(OpenError::blocks)?.into());
         }
         let new = repair::new_path(path);
         let written = catch_panic(|| {
             let generation = store.blocks.generation()?.saturating_add(1);
             let mut writer = DatabaseWriter::create(&new, cache_bytes, generation)?;
-            let copied = copy(&parts, &omitted, Some(&mut writer), &mut progress)?;
+            let copied = copy(&parts, &excluded, Some(&mut writer), &mut progress)?;
             if copied.deleted_points > 0 {
                 writer.finish(store.log.next())?;
             }

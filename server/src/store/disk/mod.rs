@@ -7,7 +7,7 @@ use std::{
     ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use metrics_client::{Key, Selector};
@@ -22,6 +22,7 @@ mod commit;
 mod copy;
 mod damaged;
 mod delete;
+mod folder;
 mod head;
 mod open;
 mod options;
@@ -156,6 +157,44 @@ impl DiskStore {
         }
     }
 
+    /// Writes everything that is stored now to a new folder, which is a store by itself.
+    ///
+    /// The backup is that of one moment during the call: it holds every put that was acknowledged before, and
+    /// each later one with all before it. Puts and reads go on. It is written next to `dir` with the suffix
+    /// `.partial`, synced, and renamed at the end. Damaged blocks are left out, and returned. The database can
+    /// reuse no space before the end of the backup.
+    ///
+    /// To restore it, stop the server, and open the backup, or a copy of it.
+    ///
+    /// # Errors
+    ///
+    /// See [`BackupError`]. Nothing is left but, after a kill, the folder with the suffix `.partial`, which the next
+    /// backup to the same `dir` replaces.
+    ///
+    /// # Cancel safety
+    ///
+    /// The backup ends soon, and is removed.
+    pub async fn backup(&self, dir: impl Into<PathBuf>) -> Result<Backup, BackupError> {
+        self.backup_with_progress(dir, |_| {}).await
+    }
+
+    /// Writes a [`backup`](Self::backup), and says how many keys are done. `progress` must not block.
+    ///
+    /// # Errors
+    ///
+    /// As [`backup`](Self::backup).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`backup`](Self::backup).
+    pub async fn backup_with_progress(
+        &self,
+        dir: impl Into<PathBuf>,
+        progress: impl FnMut(Progress) + Clone + Send + 'static,
+    ) -> Result<Backup, BackupError> {
+        backup::backup(&self.shared, dir.into(), progress).await
+    }
+
     async fn wait<T>(&self, until: impl Fn(&Shared) -> Option<T>) -> T {
         loop {
             let changed = self.shared.changed.notified();
@@ -183,6 +222,16 @@ impl DiskStore {
             failed_seals: counters.failed_seals.get(),
             damaged_blocks: counters.damaged_blocks.get(),
             lost_points: counters.lost.get(),
+            rebuilt_databases: counters.rebuilt.get(),
+            too_old: counters.too_old.get(),
+            log_bytes: counters.log_bytes.get(),
+            block_bytes: counters.block_bytes.get(),
+            damaged_bytes: counters.damaged_bytes.get(),
+            oldest_unsealed: totals.oldest_unsealed,
+            sync_time: Duration::from_nanos(counters.sync_nanos.get()),
+            last_sync_time: Duration::from_nanos(counters.last_sync_nanos.get()),
+            last_seal: totals.last_seal.map(|(at, _)| at),
+            last_seal_time: totals.last_seal.map(|(_, time)| time).unwrap_or_default(),
         }
     }
 }
@@ -230,6 +279,26 @@ pub struct DiskStats {
     pub damaged_blocks: u64,
     /// Points of the log that could not be read.
     pub lost_points: u64,
+    /// Databases of blocks that were damaged, and rebuilt from the blocks that were found.
+    pub rebuilt_databases: u64,
+    /// Puts that were rejected because they are older than [`keep`](DiskStoreBuilder::keep).
+    pub too_old: u64,
+    /// The length of the files of the log, in bytes.
+    pub log_bytes: u64,
+    /// The length of the file of blocks, in bytes. It does not shrink; what was removed is used again.
+    pub block_bytes: u64,
+    /// The length of the files in the folder `damaged`, in bytes, at most 1 GiB or one file.
+    pub damaged_bytes: u64,
+    /// How long ago the oldest put was stored that is not in blocks; `None` if all are.
+    pub oldest_unsealed: Option<Duration>,
+    /// How long all syncs of the log took together.
+    pub sync_time: Duration,
+    /// How long the last sync of the log took.
+    pub last_sync_time: Duration,
+    /// When a head was last merged into blocks; `None` if none was since the store was opened.
+    pub last_seal: Option<SystemTime>,
+    /// How long that took.
+    pub last_seal_time: Duration,
 }
 
 /// Options of a [`DiskStore`].
@@ -305,6 +374,14 @@ impl DiskStoreBuilder {
         self
     }
 
+    /// Sets whether a folder that is missing or empty becomes a store. Default: true; otherwise that is
+    /// [`OpenError::NotAStore`].
+    #[must_use]
+    pub fn create_missing(mut self, create: bool) -> Self {
+        self.options.creates_missing = create;
+        self
+    }
+
     /// Opens the store in a folder, which is created if it does not exist.
     ///
     /// # Errors
@@ -359,6 +436,7 @@ impl Store for DiskStore {
         if old.is_empty() {
             return Ok(());
         }
+        self.shared.counters.too_old.add(old.len() as u64);
         let keep = self.shared.options.keep.unwrap_or_default();
         let error = StoreError::new(format!("older than {}", in_words(keep)));
         Err(StoreError::of_puts(old.into_iter().map(|index| (index, error.clone()))))

@@ -15,6 +15,7 @@ use super::{
     blocks::{Blocks, Contents, Database, Sealing, catch_panic},
     commit::{Committer, report},
     damaged::DamagedFolder,
+    folder::Folder,
     head::{Head, Keys},
     options::Options,
     record, repair,
@@ -132,8 +133,7 @@ where
     F: FileSystem + Clone + Send + 'static,
     F::File: Send,
 {
-    let recovered = Recovered::new(fs.clone(), dir, database, options)?;
-    recovered.start(DamagedFolder::new(fs, dir), dir)
+    Recovered::new(fs.clone(), dir, database, options)?.start(fs, dir)
 }
 
 /// A store whose folder is locked and read, without threads.
@@ -164,16 +164,20 @@ where
         database: Database,
         options: Options,
     ) -> Result<Self, OpenError> {
+        // Before the lock, which creates a folder.
+        if !options.creates_missing && !has_format(&fs, dir)? {
+            return Err(OpenError::NotAStore { dir: dir.into() });
+        }
         let lock = DirLock::acquire(&fs, dir).map_err(OpenError::lock)?;
         check_format(&fs, dir)?;
         let damaged = DamagedFolder::new(fs.clone(), dir);
         let mut events = Vec::new();
         let log_options = metrics_wal::Options::new().max_fill_bytes(MAX_FILL_BYTES);
-        let mut log = Wal::open(fs.clone(), dir.join(LOG), log_options)
+        let mut log = Wal::open(fs, dir.join(LOG), log_options)
             .map_err(|error| OpenError::log(error.error))?;
         events.extend(log.take_events());
         let counters = Counters::default();
-        let (blocks, Contents { keys, mut sealed, points }) =
+        let (mut blocks, Contents { keys, mut sealed, points }) =
             open_blocks(database, &options, log.committed(), &counters)?;
         if log.next() < sealed {
             // New entries must not have numbers that count as sealed.
@@ -239,6 +243,7 @@ where
             head: std::mem::replace(&mut self.head, Head::new(&self.accounting)),
             names: self.keys.names().clone(),
             log_end: self.log.next(),
+            since: None,
         };
         let keep = |blocks: &[DamagedBlock]| damaged.keep_blocks(blocks);
         catch_panic(|| self.blocks.seal(&sealing, i64::MIN, keep)).map_err(OpenError::blocks)?;
@@ -257,15 +262,19 @@ where
     }
 
     /// Starts the threads of the store.
-    fn start(self, damaged: DamagedFolder<F>, dir: &Path) -> Result<Arc<Shared>, OpenError> {
+    fn start(self, fs: F, dir: &Path) -> Result<Arc<Shared>, OpenError> {
+        let damaged = DamagedFolder::new(fs.clone(), dir);
         let Self { lock, log, blocks, keys, head, head_bytes, points, .. } = self;
         let head_since = (!head.is_empty()).then(std::time::Instant::now);
         let shown = view(&blocks).map_err(OpenError::blocks)?;
         let mut shared = Shared::new(self.options, self.accounting, keys, head, shown, points);
         shared.counters = self.counters;
+        shared.counters.block_bytes.set(blocks.bytes());
+        shared.counters.damaged_bytes.set(damaged.bytes());
         let shared = Arc::new(shared);
         let committer = Committer {
             log,
+            folder: Folder { fs, dir: dir.into(), lock },
             shared: Arc::clone(&shared),
             sync_at: None,
             head_bytes,
@@ -273,7 +282,7 @@ where
             is_failing: false,
             sync_failures: LogLimiter::new(),
         };
-        let sealer = Sealer { blocks, shared: Arc::clone(&shared), damaged };
+        let sealer = Sealer { blocks, shared: Arc::clone(&shared), damaged, is_damaged: false };
         let spawn_failed =
             |source| OpenError::Io { action: "start a thread for", path: dir.into(), source };
         let guard = shared.thread_guard();
@@ -285,7 +294,6 @@ where
         let guard = shared.thread_guard();
         let committing = thread::Builder::new().name("metrics-commit".into()).spawn(move || {
             let _guard = guard;
-            let _lock = lock;
             committer.run();
         });
         if let Err(error) = committing {
@@ -319,11 +327,17 @@ fn open_blocks(
         Ok(Some(damage)) => damage,
         Err(error) => return Err(OpenError::blocks(error)),
     };
+    if repair::is_blank(&path).unwrap_or(false) {
+        // If it was not new, the log says what is missing.
+        warn!(path = %path.display(), "unfinished database created again");
+        std::fs::remove_file(&path).map_err(|error| OpenError::blocks(error.into()))?;
+        return Blocks::open(Database::File(path), cache_bytes).map_err(OpenError::blocks);
+    }
     if options.is_strict {
         return Err(OpenError::DamagedBlocks { path, source: Box::new(damage) });
     }
     error!(path = %path.display(), error = &damage as &dyn std::error::Error, "blocks damaged");
-    repair::rebuild(&path, cache_bytes, committed).map_err(OpenError::blocks)?;
+    repair::rebuild(&path, cache_bytes, committed, None).map_err(OpenError::blocks)?;
     counters.rebuilt.add(1);
     Blocks::open(Database::File(path), cache_bytes).map_err(OpenError::blocks)
 }

@@ -15,6 +15,8 @@ pub(super) struct Options {
     pub(super) max_memory_bytes: usize,
     pub(super) cache_bytes: usize,
     pub(super) is_strict: bool,
+    /// Whether a folder is created that is not there.
+    pub(super) creates_missing: bool,
     /// How long the sealer waits after a failure.
     pub(super) retry_delay: Duration,
 }
@@ -30,6 +32,7 @@ impl Default for Options {
             max_memory_bytes: 512 * 1024 * 1024,
             cache_bytes: 64 * 1024 * 1024,
             is_strict: false,
+            creates_missing: true,
             // A disk that has space again is used within a second.
             retry_delay: Duration::from_secs(1),
         }

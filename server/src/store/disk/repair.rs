@@ -6,12 +6,14 @@ use std::{
     time::Instant,
 };
 
+use imbl::Vector;
+use metrics_client::Key;
 use metrics_wal::{FileSystem, OsFileSystem};
 use redb::{Error, ReadableDatabase};
 use tracing::{error, info};
 
 use super::{
-    blocks::{META, POINTS, SEALED, catch_panic},
+    blocks::{Blocks, META, POINTS, SEALED, catch_panic},
     damaged::DamagedFolder,
     overlay::Overlay,
     salvage::{Salvaged, salvage},
@@ -46,6 +48,24 @@ pub(super) fn find_damage(
         }
         Err(error) if is_damage(&error) => Ok(Some(error)),
         Err(error) => Err(error),
+    }
+}
+
+/// Returns true if a file has nothing behind its first page, as a process leaves it that is killed while it creates
+/// the database.
+pub(super) fn is_blank(path: &Path) -> io::Result<bool> {
+    let mut file = fs::File::open(path)?;
+    let mut buffer = vec![0; 1024 * 1024];
+    let mut offset = 4096;
+    loop {
+        let read = OsFileSystem.read_at(&mut file, offset, &mut buffer)?;
+        if buffer[..read].iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        if read < buffer.len() {
+            return Ok(true);
+        }
+        offset += read as u64;
     }
 }
 
@@ -86,12 +106,18 @@ pub(super) fn is_damage(error: &Error) -> bool {
     }
 }
 
-/// Writes what is left of a damaged database to a new one, and keeps the old one in `damaged/`.
-pub(super) fn rebuild(path: &Path, cache_bytes: usize, sealed: u64) -> Result<Salvaged, Error> {
+/// Writes what is left of a damaged database to a new one, and keeps the old one in `damaged/`. If keys are
+/// `known`, they keep their ids.
+pub(super) fn rebuild(
+    path: &Path,
+    cache_bytes: usize,
+    sealed: u64,
+    known: Option<&Vector<Key>>,
+) -> Result<Salvaged, Error> {
     let new = new_path(path);
     let dir = path.parent().unwrap_or(Path::new("."));
     let points = catch_panic(|| points(path, cache_bytes)).ok();
-    let salvaged = salvage(path, &new, cache_bytes, sealed)?;
+    let salvaged = salvage(path, &new, cache_bytes, sealed, known)?;
     let folder = DamagedFolder::new(OsFileSystem, dir);
     let kept = folder.new_path("blocks.redb")?;
     // So that the name is never missing.
@@ -110,6 +136,21 @@ pub(super) fn rebuild(path: &Path, cache_bytes: usize, sealed: u64) -> Result<Sa
     Ok(salvaged)
 }
 
+/// Opens a database again after it was found damaged. If it is, what is left of it is written to a new one, with the
+/// ids of `names`. Returns true then.
+pub(super) fn reopen(blocks: &mut Blocks, names: &Vector<Key>) -> Result<bool, Error> {
+    let mut is_rebuilt = false;
+    if let Some((path, cache_bytes, sealed)) = blocks.close()
+        && let Some(damage) = find_damage(path, cache_bytes, sealed)?
+    {
+        error!(path = %path.display(), error = &damage as &dyn std::error::Error, "blocks damaged");
+        rebuild(path, cache_bytes, sealed, Some(names))?;
+        is_rebuilt = true;
+    }
+    blocks.reopen()?;
+    Ok(is_rebuilt)
+}
+
 /// Returns how many points a damaged database says that it has.
 fn points(path: &Path, cache_bytes: usize) -> Result<u64, Error> {
     let database = redb::Database::builder()
@@ -124,5 +165,5 @@ pub(super) fn new_path(path: &Path) -> PathBuf {
     path.with_extension("redb.new")
 }
 
-/// Larger databases are not verified each time they are opened: it takes about a second for each gigabyte.
+/// Larger databases are not verified each time they are opened: all of the file is read.
 const MAX_VERIFIED_BYTES: u64 = 1024 * 1024 * 1024;

@@ -19,6 +19,7 @@ use std::{
     path::Path,
 };
 
+use imbl::Vector;
 use metrics_client::Key;
 use metrics_wal::{FileSystem, OsFileSystem};
 
@@ -48,11 +49,14 @@ struct Found {
 }
 
 /// Writes the keys and blocks of a damaged database to a new one. Entries of the log before `sealed` are in it.
+///
+/// Keys get new ids, which leave out those without blocks; unless they are `known`, all of them.
 pub(super) fn salvage(
     damaged: &Path,
     new: &Path,
     cache_bytes: usize,
     sealed: u64,
+    known: Option<&Vector<Key>>,
 ) -> Result<Salvaged, redb::Error> {
     let mut file = File::open(damaged)?;
     let (mut blocks, mut names) = (Vec::new(), HashMap::new());
@@ -61,6 +65,10 @@ pub(super) fn salvage(
     let generation = blocks.iter().map(|found: &Found| found.generation).max().unwrap_or(0);
     let mut writer = DatabaseWriter::create(new, cache_bytes, generation.saturating_add(1))?;
     let mut ids = BTreeMap::<u32, u32>::new();
+    for (id, name) in known.into_iter().flatten().enumerate() {
+        ids.insert(id as u32, writer.add_key(name));
+        names.insert(id as u32, name.clone());
+    }
     let mut outcome = Salvaged::default();
     for Found { id, first, offset, len, .. } in blocks {
         let Some(name) = names.get(&id) else {

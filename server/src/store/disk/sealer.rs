@@ -1,14 +1,19 @@
 //! The thread that merges heads into blocks.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, sync::Arc, time::Instant};
 
-use metrics_client::internal::log_limit::{Lasting, LogCondition};
+use imbl::Vector;
+use metrics_client::{
+    Key,
+    internal::log_limit::{Lasting, LogCondition},
+};
 use metrics_wal::FileSystem;
 use tracing::{debug, error, info};
 
 use super::{
     blocks::{Blocks, BlocksView, Sealing, catch_panic},
     damaged::DamagedFolder,
+    repair,
     shared::Shared,
 };
 
@@ -16,6 +21,8 @@ pub(super) struct Sealer<F> {
     pub(super) blocks: Blocks,
     pub(super) shared: Arc<Shared>,
     pub(super) damaged: DamagedFolder<F>,
+    /// The database has said that it is damaged since it was opened.
+    pub(super) is_damaged: bool,
 }
 
 impl<F: FileSystem> Sealer<F> {
@@ -23,8 +30,11 @@ impl<F: FileSystem> Sealer<F> {
     pub(super) fn run(mut self) {
         let failing = LogCondition::new();
         while let Some(sealing) = self.shared.next_sealing() {
+            let begin = Instant::now();
             match catch_panic(|| self.seal(&sealing)) {
                 Ok((blocks, points)) => {
+                    self.shared.counters.block_bytes.set(self.blocks.bytes());
+                    self.shared.note_seal(begin.elapsed());
                     if let Some(Lasting { since, times }) = failing.is_over() {
                         info!(failed_for = ?since, times, "blocks can be written again");
                     }
@@ -41,16 +51,18 @@ impl<F: FileSystem> Sealer<F> {
                     if !self.shared.seal_failed(self.shared.options.retry_delay) {
                         return;
                     }
-                    self.reopen();
+                    self.is_damaged |= repair::is_damage(&error);
+                    self.reopen(&sealing.names);
                 }
             }
         }
     }
 
-    fn seal(&self, sealing: &Sealing) -> Result<(Option<Arc<BlocksView>>, u64), redb::Error> {
+    fn seal(&mut self, sealing: &Sealing) -> Result<(Option<Arc<BlocksView>>, u64), redb::Error> {
         let points = self.blocks.seal(sealing, self.shared.cutoff(), |blocks| {
             self.shared.counters.damaged_blocks.add(blocks.len() as u64);
             self.damaged.keep_blocks(blocks);
+            self.shared.counters.damaged_bytes.set(self.damaged.bytes());
         })?;
         // Should this fail, the same points are merged once more.
         let view = view(&self.blocks)?;
@@ -58,10 +70,22 @@ impl<F: FileSystem> Sealer<F> {
         Ok((view, points))
     }
 
-    /// redb refuses to work after an error of the disk until it is opened again.
-    fn reopen(&mut self) {
-        match catch_panic(|| self.blocks.reopen().and_then(|()| view(&self.blocks))) {
-            Ok(view) => self.shared.replace_blocks(view),
+    /// redb refuses to work after an error of the disk until it is opened again. After an error that says that it is
+    /// damaged, it is looked at, and rebuilt if it is, with the ids of `names`.
+    fn reopen(&mut self, names: &Vector<Key>) {
+        let reopened = catch_panic(|| {
+            let is_rebuilt = match self.is_damaged {
+                true => repair::reopen(&mut self.blocks, names)?,
+                false => self.blocks.reopen().map(|()| false)?,
+            };
+            Ok((is_rebuilt, view(&self.blocks)?))
+        });
+        self.is_damaged = reopened.as_ref().is_err_and(repair::is_damage);
+        match reopened {
+            Ok((is_rebuilt, view)) => {
+                self.shared.counters.rebuilt.add(u64::from(is_rebuilt));
+                self.shared.replace_blocks(view);
+            }
             Err(error) => {
                 self.shared.reopen_failed();
                 debug!(error = &error as &dyn Error, "blocks cannot be opened");

@@ -62,8 +62,17 @@ pub(super) struct Counters {
     pub(super) failed_seals: DiskCounter,
     pub(super) damaged_blocks: DiskCounter,
     pub(super) lost: DiskCounter,
-    /// Databases that were damaged, and written anew from what was left.
+    /// Damaged databases that were rebuilt from their intact blocks.
     pub(super) rebuilt: DiskCounter,
+    /// Puts that were rejected because they are older than what is kept.
+    pub(super) too_old: DiskCounter,
+    /// How long syncs of the log took, in all and the last one.
+    pub(super) sync_nanos: DiskCounter,
+    pub(super) last_sync_nanos: DiskCounter,
+    /// The sizes of files.
+    pub(super) log_bytes: DiskCounter,
+    pub(super) block_bytes: DiskCounter,
+    pub(super) damaged_bytes: DiskCounter,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +81,10 @@ pub(super) struct DiskCounter(AtomicU64);
 impl DiskCounter {
     pub(super) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn set(&self, number: u64) {
+        self.0.store(number, Ordering::Relaxed);
     }
 
     pub(super) fn get(&self) -> u64 {
@@ -101,7 +114,11 @@ struct Queue {
 struct State {
     keys: Keys,
     head: Head,
+    /// When the first put of the head was applied.
+    head_since: Option<Instant>,
     sealing: Option<Arc<Sealing>>,
+    /// When the last head was sealed, and how long that took.
+    last_seal: Option<(SystemTime, Duration)>,
     /// `None` if there is no block, or the database cannot be opened.
     blocks: Option<Arc<BlocksView>>,
     /// Points in blocks.
@@ -128,6 +145,8 @@ pub(super) struct Totals {
     pub(super) head_points: u64,
     pub(super) head_bytes: u64,
     pub(super) block_points: u64,
+    pub(super) oldest_unsealed: Option<Duration>,
+    pub(super) last_seal: Option<(SystemTime, Duration)>,
 }
 
 impl Shared {
@@ -147,8 +166,10 @@ impl Shared {
             work: Condvar::new(),
             state: Mutex::new(State {
                 keys,
+                head_since: (!head.is_empty()).then(Instant::now),
                 head,
                 sealing: None,
+                last_seal: None,
                 blocks,
                 points,
                 snapshots: VecDeque::new(),
@@ -250,6 +271,13 @@ impl Shared {
             head_points: heads.into_iter().flatten().map(Head::puts).sum::<usize>() as u64,
             head_bytes: self.accounting.bytes() as u64,
             block_points: state.points,
+            oldest_unsealed: state
+                .sealing
+                .as_ref()
+                .and_then(|sealing| sealing.since)
+                .or(state.head_since)
+                .map(|since| since.elapsed()),
+            last_seal: state.last_seal,
         }
     }
 
@@ -336,8 +364,9 @@ impl Shared {
 
     pub(super) fn apply(&self, puts: &PutBatch) {
         let mut state = self.state();
-        let State { keys, head, .. } = &mut *state;
+        let State { keys, head, head_since, .. } = &mut *state;
         head.apply(puts, keys);
+        head_since.get_or_insert_with(Instant::now);
         drop(state);
         while self.accounting.bytes() > self.options.max_memory_bytes {
             let Some(oldest) = self.evict_oldest_snapshot() else { break };
@@ -374,7 +403,8 @@ impl Shared {
             std::mem::replace(&mut state.head, Head::new(&self.accounting)),
             state.keys.names().clone(),
         );
-        state.sealing = Some(Arc::new(sealing(head, names)));
+        let since = state.head_since.take();
+        state.sealing = Some(Arc::new(Sealing { since, ..sealing(head, names) }));
         state.rotations += 1;
         drop(state);
         self.sealing.notify_all();
@@ -427,6 +457,11 @@ impl Shared {
         self.work.notify_one();
         // Freed without a lock.
         drop((sealing, old));
+    }
+
+    /// Notes how long a seal took.
+    pub(super) fn note_seal(&self, time: Duration) {
+        self.state().last_seal = Some((SystemTime::now(), time));
     }
 
     /// Notes that sealing failed, and waits before it is tried again. Returns false if the thread is to end.

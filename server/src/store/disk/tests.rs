@@ -10,6 +10,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::store::Snapshot;
 
+mod damage;
+mod operations;
+mod trouble;
+
 /// The file of the database, in memory. Clones are the same file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FaultyFile(Arc<Mutex<FileState>>);

@@ -10,7 +10,7 @@ use super::{
     seal::BlockTable,
 };
 
-/// A database that nobody reads until it is finished.
+/// Writes a database that has no readers until it is finished.
 #[derive(Debug)]
 pub(super) struct DatabaseWriter {
     database: redb::Database,

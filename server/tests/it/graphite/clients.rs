@@ -112,7 +112,7 @@ async fn carbon_c_relay_sends() {
     );
     let path = dir.path().join("relay.conf");
     std::fs::write(&path, config).unwrap();
-    let args = ["-f", path.to_str().unwrap(), "-S", "3600"];
+    let args = ["-f", path.to_str().unwrap()];
     let Some(_program) = Program::start("/usr/bin/carbon-c-relay", &args) else { return };
     let connected = async {
         loop {

@@ -104,7 +104,7 @@ fn a_request_is_accepted_in_its_place_also_while_others_wait() {
     bench.put(&long());
     assert_eq!(wait_position(&bench.pipeline), 1);
     let filled = service.put(&mut bench, "a");
-    assert_eq!(wait_position(&bench.pipeline), 2, "those who came before it go first");
+    assert_eq!(wait_position(&bench.pipeline), 2, "earlier callers go first");
     assert_eq!(bench.pipeline.reserved_bytes(), 0);
     let put = format!("put {} 0.5 7\n", long());
     for sent in [&put, &put, "put a 0.5 7\n"] {

@@ -141,8 +141,14 @@ impl PipelineWalk {
         };
         let (timeout, deadline) = self.timeout(timeout);
         let encode = |bytes: &mut BytesMut| bytes.extend_from_slice(text.as_bytes());
-        let submitted =
-            self.pipeline.submit(kind, timeout, Waker::noop().clone(), self.now, encode);
+        let submitted = self.pipeline.submit(
+            Admission::ByPolicy,
+            kind,
+            timeout,
+            Waker::noop().clone(),
+            self.now,
+            encode,
+        );
         let submitted = submitted.map_err(|refused| refused.error);
         let texts = [text];
         match submitted {

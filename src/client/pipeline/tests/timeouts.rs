@@ -11,7 +11,14 @@ impl Bench {
         let put = format!("put {key} 0.5 7\n");
         let encode = |bytes: &mut BytesMut| bytes.extend_from_slice(put.as_bytes());
         let (waker, timeout) = (Waker::noop().clone(), Some(CallTimeout::new(timeout)));
-        let submitted = self.pipeline.submit(RequestKind::Put, timeout, waker, self.now, encode);
+        let submitted = self.pipeline.submit(
+            Admission::ByPolicy,
+            RequestKind::Put,
+            timeout,
+            waker,
+            self.now,
+            encode,
+        );
         let Ok(Submitted { waiter, driver }) = submitted else { panic!("refused") };
         driver.into_iter().for_each(Waker::wake);
         waiter
