@@ -21,8 +21,8 @@ use tokio::{
 use super::{
     IMPATIENT_SERVER, Outcome, SERVER,
     support::{
-        Failure, Limits, Lines, MemorySnapshot, MemoryStore, PutBatch, Reporter, SECOND, Server,
-        ServerProcess, Store, StoreError, TlsAcceptor, all_but, disk_full, failures, grace,
+        Failure, FaultServer, Limits, Lines, MemorySnapshot, MemoryStore, PutBatch, Reporter,
+        SECOND, Server, Store, StoreError, TlsAcceptor, all_but, disk_full, failures, grace,
         idle_after, lazy, listening, memory, read_for, runtime, serve as serve_in_thread,
         serve_process, spool_dir, store_within, talk, with_spool,
     },
@@ -38,7 +38,7 @@ pub(super) fn serve_impatiently() -> Outcome {
 
 pub(super) fn frozen_process() -> Outcome {
     const PEERS: usize = 100;
-    let server = ServerProcess::start(IMPATIENT_SERVER, "true")?;
+    let server = FaultServer::start(IMPATIENT_SERVER, "true")?;
     let mut peers = Vec::new();
     for _ in 0..PEERS {
         let mut io = TcpStream::connect(server.addr)?;
@@ -120,7 +120,7 @@ pub(super) fn store_that_fails_for_a_while() -> Outcome {
 
 pub(super) fn few_descriptors() -> Outcome {
     const PEERS: usize = 1100;
-    let server = ServerProcess::start(SERVER, "ulimit -n 1024")?;
+    let server = FaultServer::start(SERVER, "ulimit -n 1024")?;
     rlimit::increase_nofile_limit(PEERS as u64 + 100)?;
     runtime()?.block_on(async {
         let mut peers = Vec::new();

@@ -182,12 +182,12 @@ pub(super) fn read_for(io: &mut TcpStream, time: Duration) -> String {
 }
 
 /// A server in a process of its own, which ends with this value.
-pub(super) struct ServerProcess {
+pub(super) struct FaultServer {
     process: Child,
     pub(super) addr: SocketAddr,
 }
 
-impl ServerProcess {
+impl FaultServer {
     /// Starts the row `name`, which is a server, behind a command of the shell.
     pub(super) fn start(name: &str, before: &str) -> Result<Self, Failure> {
         let mut command = in_shell("env", &[], before)?;
@@ -207,7 +207,7 @@ impl ServerProcess {
     }
 }
 
-impl Drop for ServerProcess {
+impl Drop for FaultServer {
     fn drop(&mut self) {
         // Nothing is left to do where it fails.
         let _ = self.process.kill();

@@ -57,7 +57,7 @@ struct AttackScale {
 }
 
 /// A server of its own, attacked in one way.
-fn withstand(attack: Attack, scale: &AttackScale) -> Result<Outcome, Box<dyn Error>> {
+fn withstand(attack: Attack, scale: &AttackScale) -> Result<AttackOutcome, Box<dyn Error>> {
     let server = ServerProcess::start(attack.behavior())?;
     // The attack has a thread to itself, as the client has.
     let hostile = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -82,7 +82,7 @@ fn withstand(attack: Attack, scale: &AttackScale) -> Result<Outcome, Box<dyn Err
     drop(honest);
     let log_lines = server.end()?.trim().parse()?;
     let least = if scale.time >= Duration::from_secs(60) { LEAST_FRACTION } else { 0.0 };
-    Ok(Outcome { alone, besieged, peak: memory.peak, log_lines, time: scale.time, least })
+    Ok(AttackOutcome { alone, besieged, peak: memory.peak, log_lines, time: scale.time, least })
 }
 
 async fn connect(attack: Attack, server: &ServerProcess) -> Result<MetricsClient, Box<dyn Error>> {
@@ -144,7 +144,7 @@ fn serve_for(honest: &Runtime, client: &MetricsClient, time: Duration) -> Served
     })
 }
 
-struct Outcome {
+struct AttackOutcome {
     alone: Served,
     besieged: Served,
     /// The most that the server held, in bytes.
@@ -155,7 +155,7 @@ struct Outcome {
     least: f64,
 }
 
-impl Outcome {
+impl AttackOutcome {
     fn fraction(&self) -> f64 {
         self.besieged.rate() / self.alone.rate()
     }

@@ -15,7 +15,14 @@
 
 #![allow(clippy::doc_markdown, reason = "InfluxDB and SQLite are names")]
 
-use std::{env, error::Error, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs::{self, Metadata},
+    io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 mod import;
 mod load;
@@ -88,13 +95,22 @@ fn folder(options: &Options) -> Outcome<tempfile::TempDir> {
     Ok(tempfile::tempdir_in(&options.dir)?)
 }
 
-/// Returns how many bytes the files of a folder have, and those in its folders.
-fn bytes_of(dir: &PathBuf) -> std::io::Result<u64> {
+/// Returns how many bytes the files of a folder and of its folders take: their lengths.
+fn bytes_of(dir: &Path) -> io::Result<u64> {
+    sum_of(dir, &Metadata::len)
+}
+
+/// Returns how many bytes they take on the disk: less, where a file is allocated in advance and not yet written.
+fn allocated_bytes_of(dir: &Path) -> io::Result<u64> {
+    sum_of(dir, &|metadata| metadata.blocks() * 512)
+}
+
+fn sum_of(dir: &Path, size: &dyn Fn(&Metadata) -> u64) -> io::Result<u64> {
     let mut bytes = 0;
-    for entry in std::fs::read_dir(dir)? {
+    for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { bytes_of(&entry.path())? } else { metadata.len() };
+        bytes += if metadata.is_dir() { sum_of(&entry.path(), size)? } else { size(&metadata) };
     }
     Ok(bytes)
 }

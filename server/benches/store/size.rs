@@ -77,7 +77,7 @@ fn store(
     })?;
     let millions = points as f64 / 1e6;
     let rate = millions / start.elapsed().as_secs_f64();
-    let bytes = bytes_of(&dir.path().into())?;
+    let bytes = bytes_of(dir.path())?;
     let what = format!("{what}: {millions:.1} M points, stored at {rate:.2} M/s with the close");
     Ok(Row::new(what, Unit::BytesAPoint, bytes as f64 / points as f64)
         .against("16 bytes", RAW_BYTES))

@@ -334,9 +334,9 @@ mod tests {
     }
 
     /// A store that fails, or never answers.
-    struct Broken(Option<StoreError>);
+    struct BrokenStore(Option<StoreError>);
 
-    impl Store for Broken {
+    impl Store for BrokenStore {
         type Snapshot = MemorySnapshot;
 
         async fn apply(&self, _: &PutBatch) -> Result<(), StoreError> {
@@ -355,11 +355,11 @@ mod tests {
     async fn failure_of_the_store_is_not_the_request() {
         let request = RenderRequest::new(vec!["palm.*".into()], NOW);
         let limits = RenderLimits::default().timeout(Duration::from_secs(3));
-        let broken = Broken(Some(StoreError::transient("disk full")));
+        let broken = BrokenStore(Some(StoreError::transient("disk full")));
         let error = render(&broken, &request, &limits).await.unwrap_err();
         assert!(!error.is_request());
         assert_eq!(error.to_string(), "store failed: disk full");
-        let error = render(&Broken(None), &request, &limits).await.unwrap_err();
+        let error = render(&BrokenStore(None), &request, &limits).await.unwrap_err();
         assert!(!error.is_request());
         assert_eq!(error.to_string(), "request took longer than 3s");
     }

@@ -244,11 +244,11 @@ mod tests {
     const C: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
 
     /// One handshake, and the task that waits for it.
-    struct Peer {
+    struct QueuedPeer {
         admission: Spawn<Admission>,
     }
 
-    impl Peer {
+    impl QueuedPeer {
         fn new(handshakes: &Arc<Handshakes>, from: IpAddr) -> Self {
             let admission =
                 Admission { handshakes: Arc::clone(handshakes), source: source_of(from), id: None };
@@ -271,11 +271,11 @@ mod tests {
     #[test]
     fn handshakes_of_one_address_run_one_at_a_time() {
         let handshakes = Arc::default();
-        let mut flood = (0..64).map(|_| Peer::new(&handshakes, A)).collect::<Vec<_>>();
+        let mut flood = (0..64).map(|_| QueuedPeer::new(&handshakes, A)).collect::<Vec<_>>();
         let admitted =
             flood.iter_mut().filter_map(|peer| peer.is_admitted(4).then_some(())).count();
         assert_eq!(admitted, 1);
-        let mut other = Peer::new(&handshakes, B);
+        let mut other = QueuedPeer::new(&handshakes, B);
         assert!(other.is_admitted(4), "there is room for other addresses");
         flood[0].admission.end(MILLISECOND);
         assert!(flood[1].is_woken() && flood[1].is_admitted(4) && !flood[2].is_admitted(4));
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn running_handshakes_are_limited_in_total() {
         let handshakes = Arc::default();
-        let [mut a, mut b, mut c] = [A, B, C].map(|from| Peer::new(&handshakes, from));
+        let [mut a, mut b, mut c] = [A, B, C].map(|from| QueuedPeer::new(&handshakes, from));
         assert!(a.is_admitted(2) && b.is_admitted(2) && !c.is_admitted(2));
         b.admission.end(MILLISECOND);
         assert!(c.is_woken() && c.is_admitted(2));
@@ -293,13 +293,13 @@ mod tests {
     #[test]
     fn address_with_the_least_cost_is_next() {
         let handshakes = Arc::default();
-        let mut flood = (0..10).map(|_| Peer::new(&handshakes, A)).collect::<Vec<_>>();
+        let mut flood = (0..10).map(|_| QueuedPeer::new(&handshakes, A)).collect::<Vec<_>>();
         assert!(flood[0].is_admitted(1));
         flood[1..].iter_mut().for_each(|peer| assert!(!peer.is_admitted(1)));
         flood[0].admission.end(5 * MILLISECOND);
         assert!(flood[1].is_woken() && flood[1].is_admitted(1));
         // It arrives after eight others and is next, as long as it has cost less.
-        let mut honest = (0..6).map(|_| Peer::new(&handshakes, B)).collect::<Vec<_>>();
+        let mut honest = (0..6).map(|_| QueuedPeer::new(&handshakes, B)).collect::<Vec<_>>();
         honest.iter_mut().for_each(|peer| assert!(!peer.is_admitted(1)));
         flood[1].admission.end(5 * MILLISECOND);
         for peer in &mut honest[..5] {
@@ -312,7 +312,8 @@ mod tests {
     #[test]
     fn dropped_handshakes_leave_the_queue_empty() {
         let handshakes = Arc::<Handshakes>::default();
-        let [mut first, mut second, mut third] = [A, A, B].map(|from| Peer::new(&handshakes, from));
+        let [mut first, mut second, mut third] =
+            [A, A, B].map(|from| QueuedPeer::new(&handshakes, from));
         assert!(first.is_admitted(1) && !second.is_admitted(1) && !third.is_admitted(1));
         drop(second);
         assert!(!third.is_woken());
@@ -342,7 +343,7 @@ mod tests {
         ClientConnection::new(client.into(), name).unwrap().write_tls(&mut hello).unwrap();
 
         let (handshakes, config) = (Arc::<Handshakes>::default(), Arc::new(server.unwrap()));
-        let mut first = Peer::new(&handshakes, A);
+        let mut first = QueuedPeer::new(&handshakes, A);
         assert!(first.is_admitted(1));
         for (sent, is_queued) in [(&hello[..hello.len() - 1], false), (&hello[..], true)] {
             let (mut peer, io) = duplex(16 * 1024);

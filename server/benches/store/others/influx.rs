@@ -13,7 +13,7 @@ use std::{
 use metrics_client::{Key, Point};
 
 use super::Database;
-use crate::{Outcome, bytes_of, load};
+use crate::{Outcome, allocated_bytes_of, load};
 
 const PROGRAM: &str = "influxd";
 
@@ -215,11 +215,11 @@ impl Database for Influx {
     fn settle(&mut self) -> Outcome<u64> {
         // The cache is written, and compacted, after two seconds without a write; both are looked for
         // each second or so.
-        let (mut bytes, mut since) = (bytes_of(&self.dir)?, Instant::now());
+        let (mut bytes, mut since) = (allocated_bytes_of(&self.dir)?, Instant::now());
         while since.elapsed() < SETTLED {
             thread::sleep(Duration::from_millis(200));
             // A file may have been removed.
-            if let Ok(now) = bytes_of(&self.dir)
+            if let Ok(now) = allocated_bytes_of(&self.dir)
                 && now != bytes
             {
                 (bytes, since) = (now, Instant::now());

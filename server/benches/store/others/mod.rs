@@ -30,7 +30,8 @@ trait Database {
     /// durable when it returns.
     fn put_by_many(&mut self, batches: Vec<Vec<Vec<(Key, Point)>>>) -> Outcome;
 
-    /// Waits until nothing changes any more, and returns how many bytes its files have.
+    /// Waits until nothing changes any more, and returns how many bytes its files take on
+    /// the disk.
     fn settle(&mut self) -> Outcome<u64>;
 
     /// Reads all points, and returns how many there are.

@@ -15,7 +15,7 @@ use metrics_server::{
 use tokio::{runtime::Runtime, task::JoinSet};
 
 use super::Database;
-use crate::{Outcome, bytes_of, load, peer::Peer};
+use crate::{Outcome, allocated_bytes_of, load, peer::Peer};
 
 /// A store in this process.
 pub(super) struct Embedded {
@@ -79,7 +79,7 @@ impl Database for Embedded {
 
     fn settle(&mut self) -> Outcome<u64> {
         self.runtime.block_on(self.store.close());
-        let bytes = bytes_of(&self.dir)?;
+        let bytes = allocated_bytes_of(&self.dir)?;
         self.store = Arc::new(self.runtime.block_on(DiskStore::open(&self.dir))?);
         Ok(bytes)
     }
@@ -176,7 +176,7 @@ impl Database for Served {
 
     fn settle(&mut self) -> Outcome<u64> {
         self.peer.take().expect("it runs between the calls").stop()?;
-        let bytes = bytes_of(&self.dir)?;
+        let bytes = allocated_bytes_of(&self.dir)?;
         let peer = Peer::disk(&self.dir)?;
         self.connection = connect(&peer)?;
         self.peer = Some(peer);

@@ -10,7 +10,7 @@ use metrics_client::{Key, Point};
 use rusqlite::{Connection, params};
 
 use super::Database;
-use crate::{Outcome, bytes_of};
+use crate::{Outcome, allocated_bytes_of};
 
 /// A database with a table of keys, and one of points whose primary key is all there is.
 ///
@@ -102,7 +102,7 @@ impl Database for Sqlite {
 
     fn settle(&mut self) -> Outcome<u64> {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        Ok(bytes_of(&self.dir)?)
+        Ok(allocated_bytes_of(&self.dir)?)
     }
 
     fn scan(&mut self) -> Outcome<usize> {

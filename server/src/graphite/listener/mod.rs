@@ -171,7 +171,7 @@ impl<S: Store> GraphiteListener<S> {
         let Self { listeners, sockets, local_addrs, store, limits, counters } = self;
         info!(addrs = ?local_addrs, "listening for Graphite's plaintext protocol");
         let log = GraphiteLog::default();
-        let shared = Arc::new(Shared { store, limits, counters, log });
+        let shared = Arc::new(ListenerShared { store, limits, counters, log });
         let tasks = TaskTracker::new();
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         // No task outlives this future.
@@ -217,7 +217,7 @@ impl<S: Store> GraphiteListener<S> {
             let (shared, stop) = (Arc::clone(&shared), stop.child_token());
             let serve = async move {
                 let _permit = permit;
-                let _ended = EndGuard(Arc::clone(&shared.counters));
+                let _ended = ConnectionGuard(Arc::clone(&shared.counters));
                 serve_connection(io, peer, &shared, &stop).await;
             };
             tasks.spawn(abort.child_token().run_until_cancelled_owned(serve));
@@ -236,15 +236,15 @@ impl<S: Store> GraphiteListener<S> {
 }
 
 /// Counts a connection as ended when it is dropped, also by a panic.
-struct EndGuard(Arc<GraphiteCounters>);
+struct ConnectionGuard(Arc<GraphiteCounters>);
 
-impl Drop for EndGuard {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.ended.add(1);
     }
 }
 
-struct Shared<S> {
+struct ListenerShared<S> {
     store: S,
     limits: GraphiteLimits,
     counters: Arc<GraphiteCounters>,
@@ -255,10 +255,10 @@ struct Shared<S> {
 async fn serve_connection<S: Store>(
     mut io: impl AsyncRead + Unpin,
     peer: SocketAddr,
-    shared: &Shared<S>,
+    shared: &ListenerShared<S>,
     stop: &CancellationToken,
 ) {
-    let mut lines = Lines::new(shared, peer);
+    let mut lines = IncomingLines::new(shared, peer);
     let mut buffer = BytesMut::new();
     loop {
         if buffer.capacity() - buffer.len() < MIN_READ_BYTES {
@@ -304,7 +304,7 @@ const MIN_READ_BYTES: usize = 4 * 1024;
 /// Reads datagrams until `stop`.
 async fn serve_datagrams<S: Store>(
     socket: &UdpSocket,
-    shared: &Shared<S>,
+    shared: &ListenerShared<S>,
     stop: &CancellationToken,
 ) {
     let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
@@ -321,7 +321,7 @@ async fn serve_datagrams<S: Store>(
             match received {
                 Ok((len, peer)) => {
                     shared.counters.datagrams.add(1);
-                    let mut lines = Lines::new(shared, peer);
+                    let mut lines = IncomingLines::new(shared, peer);
                     std::mem::swap(&mut lines.puts, &mut puts);
                     let taken = lines.take_complete(&buffer[..len]);
                     lines.take_last(&buffer[taken..len]);
@@ -360,8 +360,8 @@ const MAX_DATAGRAM_BYTES: usize = 64 * 1024;
 const MAX_DATAGRAM_PUTS: usize = 4_096;
 
 /// The lines of a peer, and the points of those that are not stored yet.
-struct Lines<'a, S> {
-    shared: &'a Shared<S>,
+struct IncomingLines<'a, S> {
+    shared: &'a ListenerShared<S>,
     peer: SocketAddr,
     puts: PutBatch,
     /// The rest of a line that is too long is discarded.
@@ -369,8 +369,8 @@ struct Lines<'a, S> {
     now: i64,
 }
 
-impl<'a, S: Store> Lines<'a, S> {
-    fn new(shared: &'a Shared<S>, peer: SocketAddr) -> Self {
+impl<'a, S: Store> IncomingLines<'a, S> {
+    fn new(shared: &'a ListenerShared<S>, peer: SocketAddr) -> Self {
         Self { shared, peer, puts: PutBatch::new(), is_discarding: false, now: 0 }
     }
 
@@ -447,7 +447,7 @@ impl<'a, S: Store> Lines<'a, S> {
     }
 }
 
-impl<S> Drop for Lines<'_, S> {
+impl<S> Drop for IncomingLines<'_, S> {
     /// Counts what is lost when a connection is aborted while the store fails.
     fn drop(&mut self) {
         if !self.puts.is_empty() {
@@ -467,7 +467,7 @@ const MAX_EXCERPT_BYTES: usize = 100;
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-impl<S: Store> Shared<S> {
+impl<S: Store> ListenerShared<S> {
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
         match timeout(self.limits.store_timeout, self.store.apply(puts)).await {
             Ok(result) => result,

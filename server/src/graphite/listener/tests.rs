@@ -45,7 +45,7 @@ impl Store for Flaky {
 
 struct Peer {
     io: DuplexStream,
-    shared: Arc<Shared<Flaky>>,
+    shared: Arc<ListenerShared<Flaky>>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -57,7 +57,7 @@ impl Peer {
 
     fn with(limits: GraphiteLimits) -> Self {
         let (io, server) = duplex(1 << 20);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ListenerShared {
             store: Flaky::default(),
             limits,
             counters: Arc::default(),

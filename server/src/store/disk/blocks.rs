@@ -160,6 +160,13 @@ impl Blocks {
         self.database.as_ref().ok_or(redb::Error::DatabaseClosed)
     }
 
+    /// Frees the space in the file that is not used. Nothing may be reading.
+    pub(super) fn compact(&mut self) -> Result<(), redb::Error> {
+        let database = self.database.as_mut().ok_or(redb::Error::DatabaseClosed)?;
+        database.compact()?;
+        commit(database.begin_write()?)
+    }
+
     /// Sets the number of the first log entry that is not in blocks.
     pub(super) fn set_sealed(&mut self, sealed: u64) -> Result<(), redb::Error> {
         let transaction = self.database()?.begin_write()?;

@@ -29,6 +29,7 @@ impl<F: FileSystem> Sealer<F> {
     /// Runs until the store is closed.
     pub(super) fn run(mut self) {
         let failing = LogCondition::new();
+        let mut has_sealed = false;
         while let Some(sealing) = self.shared.next_sealing() {
             let begin = Instant::now();
             match catch_panic(|| self.seal(&sealing)) {
@@ -38,6 +39,7 @@ impl<F: FileSystem> Sealer<F> {
                     if let Some(Lasting { since, times }) = failing.is_over() {
                         info!(failed_for = ?since, times, "blocks can be written again");
                     }
+                    has_sealed = true;
                     self.shared.counters.seals.add(1);
                     self.shared.sealed(blocks, sealing.log_end, points);
                 }
@@ -55,6 +57,18 @@ impl<F: FileSystem> Sealer<F> {
                     self.reopen(&sealing.names);
                 }
             }
+        }
+        if has_sealed && self.shared.totals().head_points == 0 {
+            self.compact();
+        }
+    }
+
+    /// Frees the space that merges have left in the file: up to two thirds of it.
+    fn compact(&mut self) {
+        self.shared.end_reads();
+        if let Err(error) = catch_panic(|| self.blocks.compact()) {
+            // A snapshot is open, or the disk fails: the file stays as it is.
+            debug!(error = &error as &dyn Error, "the database is not compacted");
         }
     }
 

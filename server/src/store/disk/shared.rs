@@ -499,6 +499,16 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
+    /// Ends reads, so that no view of the blocks is left but those of snapshots.
+    pub(super) fn end_reads(&self) {
+        let mut state = self.state();
+        state.is_database_closed = true;
+        let old = state.blocks.take();
+        drop(state);
+        self.changed.notify_waiters();
+        drop(old);
+    }
+
     fn stop_sealer(&self) {
         self.state().is_sealer_stopping = true;
         self.sealing.notify_all();
@@ -515,7 +525,9 @@ impl Shared {
 
 impl State {
     fn check_open(&self) -> Result<(), StoreError> {
-        if self.threads < THREADS { Err(StoreError::transient("store closed")) } else { Ok(()) }
+        let is_closed =
+            self.threads < THREADS || self.is_sealer_stopping && self.is_database_closed;
+        if is_closed { Err(StoreError::transient("store closed")) } else { Ok(()) }
     }
 
     fn parts(&self) -> Parts {
