@@ -16,6 +16,7 @@ mod failure;
 mod folder;
 mod get;
 mod host;
+mod http;
 mod import;
 mod lines;
 mod man;

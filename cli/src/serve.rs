@@ -1,7 +1,9 @@
 //! `metrics serve`: the server.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Display,
+    fs,
     io::{self, IsTerminal, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -12,14 +14,16 @@ use std::{
 use clap::{ArgMatches, parser::ValueSource};
 use metrics_server::{
     Limits, Server, Store,
-    store::{DiskStore, DiskStoreBuilder, Fsync, MemoryStore},
+    store::{DiskStore, DiskStoreBuilder, Fsync, MemoryStore, Tee},
     tls::TlsAcceptor,
 };
+use tokio::sync::watch;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     config::ConfigFile,
     failure::{Failure, chain},
+    http::{self, Figures, HttpConfig},
     memory::MemoryBudget,
     signals,
     size::Size,
@@ -57,6 +61,15 @@ pub(crate) struct ServeArgs {
     /// Accepts only clients with a certificate of this authority (PEM)
     #[arg(long, env = "METRICS_TLS_CLIENT_CA", value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
+    /// Serves HTTP too: the page, the API, and what InfluxDB's clients write
+    #[arg(long, env = "METRICS_HTTP", value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
+    /// Requires the token in this file for HTTP; needed unless HTTP is on a loopback address
+    #[arg(long, env = "METRICS_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Lets everybody who can reach it use HTTP
+    #[arg(long, env = "METRICS_NO_TOKEN")]
+    no_token: bool,
     /// Bounds the memory, such as 1GiB: half of it for points and snapshots, an eighth for answers that are not read, an
     /// eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except
     /// that of a store in memory [default: 1GiB of points in memory, about 1.3GiB in all with points on disk]
@@ -79,6 +92,7 @@ struct Config {
     listen: SocketAddr,
     limits: Limits,
     tls: Option<TlsAcceptor>,
+    http: Option<HttpConfig>,
     store: StoreConfig,
 }
 
@@ -132,7 +146,12 @@ impl Config {
         )?;
         let listen =
             args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8888)));
-        Ok(Self { listen, limits, tls, store })
+        let http = HttpConfig::new(
+            args.http.or(file.http),
+            args.token_file.or(file.token_file),
+            args.no_token || file.no_token.unwrap_or(false),
+        )?;
+        Ok(Self { listen, limits, tls, http, store })
     }
 }
 
@@ -230,20 +249,23 @@ fn tls(
 async fn serve(config: Config) -> Result<(), Failure> {
     // Caught from here on: opening a store can take a moment.
     let stop = signals::stop()?;
-    match config.store {
+    let Config { listen, limits, tls, http, store } = config;
+    let listener = bind(listen).await?.limits(limits);
+    match store {
         StoreConfig::Memory(store) => {
             let from = "memory: what is stored is lost when the server stops";
-            let server = bind(config.listen).await?.limits(config.limits).store(store);
-            serve_until(server, config.tls, from, stop).await
+            let listeners = Listeners { listener, tls, http, figures: None };
+            listeners.serve(Arc::new(store), from, stop).await
         }
         StoreConfig::Disk { dir, store } => {
-            let listener = bind(config.listen).await?.limits(config.limits);
             let store = store.open(&dir).await.map_err(|error| {
                 Failure::usage(format!("cannot open {}: {}", dir.display(), chain(&error)))
             })?;
             let store = Arc::new(store);
-            let server = listener.store(Arc::clone(&store));
-            let served = serve_until(server, config.tls, dir.display(), stop).await;
+            let disk = Arc::clone(&store);
+            let figures: Figures = Box::new(move || http::disk_figures(&disk.stats()));
+            let listeners = Listeners { listener, tls, http, figures: Some(figures) };
+            let served = listeners.serve(Arc::clone(&store), dir.display(), stop).await;
             store.close().await;
             served
         }
@@ -256,27 +278,69 @@ async fn bind(listen: SocketAddr) -> Result<Server, Failure> {
     })
 }
 
-/// Serves until the first signal, and then until all connections have ended.
-async fn serve_until<S: Store>(
-    mut server: Server<S>,
+/// What listens, and how.
+struct Listeners {
+    listener: Server,
     tls: Option<TlsAcceptor>,
-    from: impl std::fmt::Display,
-    stop: impl Future<Output = i32>,
-) -> Result<(), Failure> {
-    let scheme = if tls.is_some() { "metrics+tls" } else { "metrics" };
-    if let Some(acceptor) = tls {
-        server = server.tls(acceptor);
-    }
-    // The output may be closed.
-    let _ = writeln!(io::stdout(), "serving {scheme}://{} from {from}", server.local_addr());
-    notify(&[sd_notify::NotifyState::Ready]);
-    server
-        .serve_until(async {
+    http: Option<HttpConfig>,
+    /// Figures of the store.
+    figures: Option<Figures>,
+}
+
+impl Listeners {
+    /// Serves until the first signal, and then until all connections have ended.
+    async fn serve<S: Store>(
+        self,
+        store: Arc<S>,
+        from: impl Display,
+        stop: impl Future<Output = i32>,
+    ) -> Result<(), Failure> {
+        let Self { listener, tls, http, figures } = self;
+        let (stopping, stopped) = watch::channel(false);
+        let wait = async {
             stop.await;
             notify(&[sd_notify::NotifyState::Stopping]);
-        })
-        .await;
-    Ok(())
+            stopping.send_replace(true);
+        };
+        let s = if tls.is_some() { "s" } else { "" };
+        let scheme = if tls.is_some() { "metrics+tls" } else { "metrics" };
+        let Some(http) = http else {
+            let server = with_tls(listener.store(store), tls);
+            announce(format_args!("{scheme}://{} from {from}", server.local_addr()));
+            tokio::join!(wait, server.serve_until(until_set(stopped)));
+            return Ok(());
+        };
+        let store = Tee::new(store, LIVE_BATCHES);
+        let server = with_tls(listener.store(store.clone()), tls.clone());
+        let http = http.bind(store, server.stats_handle(), figures, tls).await?;
+        let (addr, http_addr) = (server.local_addr(), http.local_addr());
+        announce(format_args!("{scheme}://{addr} and http{s}://{http_addr} from {from}"));
+        let stops = (until_set(stopped.clone()), until_set(stopped));
+        tokio::join!(wait, server.serve_until(stops.0), http.serve_until(stops.1));
+        Ok(())
+    }
+}
+
+/// How many batches are kept for those who watch live points.
+const LIVE_BATCHES: usize = 1024;
+
+fn with_tls<S: Store>(server: Server<S>, tls: Option<TlsAcceptor>) -> Server<S> {
+    match tls {
+        Some(acceptor) => server.tls(acceptor),
+        None => server,
+    }
+}
+
+async fn until_set(mut value: watch::Receiver<bool>) {
+    // The sender is not dropped before it is set.
+    let _ = value.wait_for(|is_set| *is_set).await;
+}
+
+/// Says what is served, where, and from which folder; tells systemd that the server is ready.
+fn announce(what: impl Display) {
+    // The output may be closed.
+    let _ = writeln!(io::stdout(), "serving {what}");
+    notify(&[sd_notify::NotifyState::Ready]);
 }
 
 /// Tells systemd, if it is the one that has started this process.

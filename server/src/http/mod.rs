@@ -8,6 +8,7 @@ pub(crate) mod error;
 mod keys;
 mod limits;
 mod live;
+mod page;
 pub(crate) mod params;
 mod points;
 mod serve;
@@ -91,6 +92,7 @@ fn router<S: Store>(app: &Arc<App<S>>, mounted: Router<Arc<App<S>>>) -> Router {
         .route("/api/v1/points", get(points::points::<S>))
         .route("/api/v1/live", get(live::live::<S>));
     router
+        .merge(page::router())
         .merge(mounted)
         .fallback(not_found)
         .with_state(Arc::clone(app))

@@ -193,6 +193,25 @@ async fn bad_request_is_named_with_a_remedy() {
 }
 
 #[tokio::test]
+async fn page_is_served_and_uses_no_other_host() {
+    let server = RunningHttp::start().await;
+    let (status, head, page) = server.send_for_head("GET /", b"").await;
+    assert!(
+        status == 200 && head.contains("content-security-policy: default-src 'self'"),
+        "{head}"
+    );
+    // Each file that it names is there.
+    let names = page.split_inclusive('"').zip(page.split('"').skip(1));
+    let names =
+        names.filter(|(before, _)| before.ends_with("href=\"") || before.ends_with("src=\""));
+    for (_, name) in names {
+        assert_eq!(server.get(&format!("/{name}")).await.0, 200, "{name}");
+    }
+    let files = page + include_str!("page/page.js") + include_str!("page/page.css");
+    assert!(!files.contains("://"), "an address of another host");
+}
+
+#[tokio::test]
 async fn token_is_required_but_for_probes() {
     let token = Token::new("s3cret-token").unwrap();
     let server = RunningHttp::with(Access::Token(token), HttpLimits::default()).await;

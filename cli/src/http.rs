@@ -1,0 +1,124 @@
+//! The HTTP listener of `metrics serve`: the page, the API, and what InfluxDB's clients write.
+
+use std::{fs, net::SocketAddr, path::PathBuf};
+
+use metrics_server::{
+    Store,
+    http::{Access, Figure, HttpServer, Token},
+    stats::StatsHandle,
+    store::{DiskStats, Tee},
+    tls::TlsAcceptor,
+};
+
+use crate::failure::Failure;
+
+/// Where HTTP is served, and to whom.
+#[derive(Debug)]
+pub(crate) struct HttpConfig {
+    listen: SocketAddr,
+    access: Access,
+}
+
+/// Returns figures for `/metrics`.
+pub(crate) type Figures = Box<dyn Fn() -> Vec<Figure> + Send + Sync>;
+
+impl HttpConfig {
+    /// Returns `None` if HTTP is not wanted.
+    ///
+    /// # Errors
+    ///
+    /// If the address needs a token and there is none, or if the file of the token cannot be used.
+    pub(crate) fn new(
+        listen: Option<SocketAddr>,
+        token_file: Option<PathBuf>,
+        no_token: bool,
+    ) -> Result<Option<Self>, Failure> {
+        let access = match (token_file, no_token) {
+            (Some(_), true) => {
+                return Err(Failure::usage("both a token and no token are set: choose one"));
+            }
+            (Some(path), false) => {
+                let name = path.display();
+                let text = fs::read_to_string(&path)
+                    .map_err(|error| Failure::usage(format!("cannot read {name}: {error}")))?;
+                let token = Token::new(text);
+                Access::Token(token.map_err(|error| Failure::usage(format!("{name}: {error}")))?)
+            }
+            (None, true) => Access::Everybody,
+            (None, false) => Access::Loopback,
+        };
+        let Some(listen) = listen else {
+            return match access {
+                Access::Loopback => Ok(None),
+                _ => Err(Failure::usage(
+                    "--token-file and --no-token are for HTTP: set --http ADDRESS:PORT",
+                )),
+            };
+        };
+        if matches!(access, Access::Loopback) && !listen.ip().is_loopback() {
+            let message = format!(
+                "{listen} can be reached from other machines: set --token-file FILE, or --no-token to let everybody \
+                 read and write"
+            );
+            return Err(Failure::usage(message));
+        }
+        Ok(Some(Self { listen, access }))
+    }
+
+    /// Opens the listener.
+    pub(crate) async fn bind<S: Store>(
+        self,
+        store: Tee<S>,
+        stats: StatsHandle,
+        figures: Option<Figures>,
+        tls: Option<TlsAcceptor>,
+    ) -> Result<HttpServer<S>, Failure> {
+        let listen = self.listen;
+        let server = HttpServer::bind(listen, store, self.access).await;
+        let server = server
+            .map_err(|error| Failure::usage(format!("cannot serve HTTP on {listen}: {error}")))?;
+        let mut server = server.influx().protocol_stats(stats);
+        if let Some(figures) = figures {
+            server = server.figures(figures);
+        }
+        if let Some(tls) = tls {
+            server = server.tls(tls);
+        }
+        Ok(server)
+    }
+}
+
+/// Returns the figures of a store on disk.
+pub(crate) fn disk_figures(stats: &DiskStats) -> Vec<Figure> {
+    vec![
+        Figure::gauge("metrics_disk_keys", "Keys that are stored.", stats.keys as f64),
+        Figure::gauge(
+            "metrics_disk_head_points",
+            "Points not in blocks yet.",
+            stats.head_points as f64,
+        ),
+        Figure::gauge(
+            "metrics_disk_head_bytes",
+            "Memory of these, in bytes.",
+            stats.head_bytes as f64,
+        ),
+        Figure::gauge("metrics_disk_block_points", "Points in blocks.", stats.block_points as f64),
+        Figure::counter("metrics_disk_syncs_total", "Syncs of the log.", stats.syncs),
+        Figure::counter("metrics_disk_seals_total", "Heads merged into blocks.", stats.seals),
+        Figure::counter(
+            "metrics_disk_failed_seals_total",
+            "Merges that failed.",
+            stats.failed_seals,
+        ),
+        Figure::counter(
+            "metrics_disk_damaged_blocks_total",
+            "Damaged blocks that were found.",
+            stats.damaged_blocks,
+        ),
+        Figure::counter(
+            "metrics_disk_lost_points_total",
+            "Points of the log that could not be read.",
+            stats.lost_points,
+        ),
+    ]
+}
