@@ -87,6 +87,15 @@ impl PutBatch {
         Self { keys: self.keys.clone(), puts: puts.collect() }
     }
 
+    /// Adds the puts of another batch.
+    #[cfg(feature = "disk")]
+    pub(super) fn append(&mut self, other: &Self) {
+        let offset = self.keys.len();
+        self.keys.push_str(&other.keys);
+        let moved = |range: &Range<usize>| range.start + offset..range.end + offset;
+        self.puts.extend(other.puts.iter().map(|(range, point)| (moved(range), *point)));
+    }
+
     /// Splits the puts into batches, each of about `max_bytes` or of one put.
     #[cfg(feature = "disk")]
     pub(super) fn split(&self, max_bytes: usize) -> impl Iterator<Item = Self> {

@@ -1,16 +1,18 @@
 //! Group commit: one thread writes the batches of all connections to the log, with one append and one
 //! sync for all that wait.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{collections::VecDeque, io, sync::Arc, time::Instant};
 
 use metrics_client::internal::log_limit::LogLimiter;
 use metrics_wal::{Error, Event, FileSystem, Fsync, MAX_PAYLOAD_BYTES, Wal};
 use tracing::{error, info, warn};
 
 use super::{
+    MAX_BATCH_BYTES,
     folder::Folder,
+    queue::{Closing, Group, MAX_GROUP_BYTES},
     record,
-    shared::{Closing, Counters, Pending, Sealing, Shared},
+    shared::{Counters, Sealing, Shared},
 };
 use crate::store::StoreError;
 
@@ -27,6 +29,8 @@ pub(super) struct Committer<F: FileSystem> {
     pub(super) head_since: Option<Instant>,
     pub(super) is_failing: bool,
     pub(super) sync_failures: LogLimiter,
+    /// The payload of a record, whose memory is reused.
+    pub(super) payload: Vec<u8>,
 }
 
 impl<F: FileSystem> Committer<F> {
@@ -43,9 +47,9 @@ impl<F: FileSystem> Committer<F> {
                 self.remove_sealed(sealed);
             }
             if self.is_head_full() {
-                reject(work.batches);
+                reject(work.groups);
             } else {
-                self.commit(work.batches);
+                self.commit(work.groups);
             }
             if self.sync_at.is_some_and(|at| at <= Instant::now()) || work.closing.is_some() {
                 self.sync_late();
@@ -63,33 +67,29 @@ impl<F: FileSystem> Committer<F> {
         self.report_events();
     }
 
-    /// Writes batches, applies them to the head, and completes them.
-    fn commit(&mut self, batches: Vec<Pending>) {
-        let mut batches = batches.into_iter().filter(|batch| !batch.done.is_closed()).peekable();
-        while batches.peek().is_some() {
-            let (mut group, mut payload, mut count, mut previous) = (Vec::new(), Vec::new(), 0, 0);
-            let mut latest = i64::MIN;
-            while let Some(batch) = batches.next_if(|_| payload.len() < MAX_GROUP_BYTES) {
-                record::encode(&batch.puts, &mut previous, &mut payload);
-                count += batch.puts.len() as u32;
-                latest = batch.puts.iter().map(|(_, point)| point.timestamp).fold(latest, i64::max);
-                group.push(batch);
+    /// Writes groups, applies them to the head, and completes them.
+    fn commit(&mut self, groups: VecDeque<Group>) {
+        for group in groups {
+            if group.is_abandoned() {
+                continue;
             }
-            let written = self.write(count, latest, &payload);
-            match written {
+            let mut payload = std::mem::take(&mut self.payload);
+            payload.clear();
+            record::encode(&group.puts, &mut 0, &mut payload);
+            let seconds = group.puts.iter().map(|(_, point)| point.timestamp);
+            let latest = seconds.max().unwrap_or(i64::MIN);
+            match self.write(group.puts.len() as u32, latest, &payload) {
                 Ok(()) => {
                     self.head_bytes += payload.len() as u64;
                     self.head_since.get_or_insert_with(Instant::now);
-                    for batch in &group {
-                        self.shared.apply(&batch.puts);
-                    }
+                    self.shared.apply(&group.puts);
                     self.on_success();
-                    group.into_iter().for_each(|batch| _ = batch.done.send(Ok(())));
+                    self.shared.queue.recycle(group.complete(Ok(())));
                 }
-                Err(error) => {
-                    let error = self.on_failure(error);
-                    group.into_iter().for_each(|batch| _ = batch.done.send(Err(error.clone())));
-                }
+                Err(error) => drop(group.complete(Err(self.on_failure(error)))),
+            }
+            if payload.capacity() <= MAX_KEPT_BYTES {
+                self.payload = payload;
             }
         }
     }
@@ -220,7 +220,7 @@ impl<F: FileSystem> Committer<F> {
             self.rotate();
             self.shared.wait_for_seal();
         }
-        if let Some(sealed) = self.shared.next_work(Some(Instant::now()), true).sealed {
+        if let Some(sealed) = self.shared.queue.take_sealed() {
             self.remove_sealed(sealed);
         }
     }
@@ -231,11 +231,11 @@ impl<F: FileSystem> Committer<F> {
     }
 }
 
-/// Fails batches for which the head has no room, because sealing fails.
-fn reject(batches: Vec<Pending>) {
-    for batch in batches {
+/// Fails groups for which the head has no room, because sealing fails.
+fn reject(groups: VecDeque<Group>) {
+    for group in groups {
         let error = StoreError::transient("blocks cannot be written, and the head is full");
-        let _ = batch.done.send(Err(error));
+        drop(group.complete(Err(error)));
     }
 }
 
@@ -268,9 +268,8 @@ pub(super) fn report(event: &Event, counters: &Counters) {
     }
 }
 
-/// How large the payload of a record may become before another begins, in bytes: small enough that one
-/// damaged record costs little, large enough that one sync serves all connections. A batch of a server
-/// adds at most some 100 KiB to it.
-const MAX_GROUP_BYTES: usize = 1024 * 1024;
+/// How much memory is kept for the payloads of records, in bytes.
+const MAX_KEPT_BYTES: usize = 512 * 1024;
 
-const _: () = assert!(MAX_GROUP_BYTES < MAX_PAYLOAD_BYTES / 2);
+// A group exceeds its bound by less than a batch, and a put takes at most as much in a record as in memory.
+const _: () = assert!(2 * (MAX_GROUP_BYTES + MAX_BATCH_BYTES) <= MAX_PAYLOAD_BYTES);

@@ -6,8 +6,8 @@ use imbl::{OrdMap, Vector};
 use metrics_client::{Key, Point};
 
 use super::super::{
-    PutBatch,
     accounting::MemoryAccount,
+    batch::KeyRun,
     index::ShardedIndex,
     points::{Chunk, Points},
 };
@@ -63,17 +63,15 @@ impl Head {
         Self { series: OrdMap::new(), accounting: accounting.clone(), puts: 0 }
     }
 
-    /// Applies a batch, whose new keys are added to `keys`.
-    pub(super) fn apply(&mut self, puts: &PutBatch, keys: &mut Keys) {
-        for run in puts.runs() {
-            let id = keys.id_of(run.key);
-            let points = match self.series.get_mut(&id) {
-                Some(points) => points,
-                None => self.series.entry(id).or_insert(Points::new(&self.accounting)),
-            };
-            run.points().for_each(|point| points.put(point));
-        }
-        self.puts += puts.len();
+    /// Applies puts of one key, which is added to `keys` if it is new.
+    pub(super) fn apply(&mut self, run: &KeyRun<'_>, keys: &mut Keys) {
+        let id = keys.id_of(run.key);
+        let points = match self.series.get_mut(&id) {
+            Some(points) => points,
+            None => self.series.entry(id).or_insert(Points::new(&self.accounting)),
+        };
+        self.puts += run.points().len();
+        run.points().for_each(|point| points.put(point));
     }
 
     pub(super) fn is_empty(&self) -> bool {

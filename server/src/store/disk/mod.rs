@@ -1,6 +1,6 @@
 //! A store on disk: a log with group commit, a head in memory, and compressed blocks.
 //!
-//! `commit` writes the log, `head` has the points that are only there, `sealer` merges heads into
+//! `queue` gathers batches, `commit` writes the log, `head` has the points that are only there, `sealer` merges heads into
 //! `blocks`, `open` recovers, and `snapshot` reads.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use metrics_client::{Key, Selector};
 use metrics_wal::{FileSystem, OsFileSystem};
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 mod backup;
 mod block;
@@ -25,8 +25,10 @@ mod delete;
 mod folder;
 mod head;
 mod open;
+mod open_snapshots;
 mod options;
 mod overlay;
+mod queue;
 mod record;
 mod repair;
 mod salvage;
@@ -50,11 +52,7 @@ pub use metrics_wal::Fsync;
 pub use open::OpenError;
 pub use snapshot::DiskSnapshot;
 
-use self::{
-    blocks::Database,
-    options::Options,
-    shared::{Closing, Pending, Shared},
-};
+use self::{blocks::Database, options::Options, queue::Closing, shared::Shared};
 use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
 
 /// A store that keeps what it acknowledges.
@@ -207,6 +205,16 @@ impl DiskStore {
         }
     }
 
+    /// Returns the indices of the puts that are older than what is kept.
+    fn too_old(&self, puts: &PutBatch) -> Vec<usize> {
+        if self.shared.options.keep.is_none() {
+            return Vec::new();
+        }
+        let cutoff = self.shared.cutoff();
+        let old = puts.iter().enumerate().filter(|(_, (_, point))| point.timestamp < cutoff);
+        old.map(|(index, _)| index).collect()
+    }
+
     /// Returns the statistics of the store.
     #[must_use]
     pub fn stats(&self) -> DiskStats {
@@ -233,17 +241,6 @@ impl DiskStore {
             last_seal: totals.last_seal.map(|(at, _)| at),
             last_seal_time: totals.last_seal.map(|(_, time)| time).unwrap_or_default(),
         }
-    }
-}
-
-impl DiskStore {
-    async fn commit(&self, puts: PutBatch) -> Result<(), StoreError> {
-        if puts.is_empty() {
-            return Ok(());
-        }
-        let (done, committed) = oneshot::channel();
-        self.shared.submit(Pending { puts, done })?;
-        committed.await.unwrap_or_else(|_| Err(StoreError::transient("store closed")))
     }
 }
 
@@ -413,24 +410,16 @@ impl Store for DiskStore {
     type Snapshot = DiskSnapshot;
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
-        let cutoff = self.shared.cutoff();
-        let is_old = |(_, point): (&str, metrics_client::Point)| point.timestamp < cutoff;
-        let old: Vec<usize> = puts
-            .iter()
-            .enumerate()
-            .filter(|&(_, put)| is_old(put))
-            .map(|(index, _)| index)
-            .collect();
-        let puts = if old.is_empty() {
-            puts.clone()
-        } else {
-            puts.filtered(|index| old.binary_search(&index).is_err())
-        };
-        if puts.bytes() <= MAX_BATCH_BYTES {
-            self.commit(puts).await?;
+        let old = self.too_old(puts);
+        let kept = (!old.is_empty()).then(|| puts.filtered(|put| old.binary_search(&put).is_err()));
+        let puts = kept.as_ref().unwrap_or(puts);
+        if puts.is_empty() {
+            // Nothing to write.
+        } else if puts.bytes() <= MAX_BATCH_BYTES {
+            self.shared.queue.submit(puts)?.await?;
         } else {
             for puts in puts.split(MAX_BATCH_BYTES) {
-                self.commit(puts).await?;
+                self.shared.queue.submit(&puts)?.await?;
             }
         }
         if old.is_empty() {

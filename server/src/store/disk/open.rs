@@ -190,7 +190,7 @@ where
         let (mut keys, mut head, mut head_bytes) = (Keys::new(keys), Head::new(&accounting), 0);
         log.scan(sealed, |entry| {
             let Some(puts) = record::decode(entry.payload) else { return false };
-            head.apply(&puts, &mut keys);
+            puts.runs().for_each(|run| head.apply(&run, &mut keys));
             head_bytes += entry.payload.len() as u64;
             true
         })
@@ -281,6 +281,7 @@ where
             head_since,
             is_failing: false,
             sync_failures: LogLimiter::new(),
+            payload: Vec::new(),
         };
         let sealer = Sealer { blocks, shared: Arc::clone(&shared), damaged, is_damaged: false };
         let spawn_failed =

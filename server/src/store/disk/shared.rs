@@ -1,10 +1,9 @@
 //! The state that the handle and the two threads of a store share.
 
 use std::{
-    collections::VecDeque,
     ops::RangeInclusive,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -12,13 +11,15 @@ use std::{
 
 use imbl::Vector;
 use metrics_client::{Key, Selector};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 pub(super) use super::blocks::Sealing;
 use super::{
     blocks::BlocksView,
     head::{Head, Keys},
+    open_snapshots::OpenSnapshots,
     options::Options,
+    queue::{Closing, CommitQueue, Readiness, Work},
     snapshot::{DiskSnapshot, Parts, Reopened, SnapshotData, Source},
 };
 use crate::store::{PutBatch, StoreError, accounting::MemoryAccount};
@@ -29,30 +30,13 @@ pub(super) struct Shared {
     /// Counts the points of all heads, with what only snapshots reference.
     accounting: MemoryAccount,
     pub(super) counters: Counters,
-    queue: Mutex<Queue>,
-    /// Wakes the committer.
-    work: Condvar,
+    /// Its lock is not taken while the one of `state` is held.
+    pub(super) queue: CommitQueue,
     state: Mutex<State>,
-    /// Wakes the sealer, and the committer while it waits for the sealer.
+    /// Wakes the sealer, and the committer while it waits for a seal.
     sealing: Condvar,
     /// Wakes callers that wait for a seal, or for the end of both threads.
     pub(super) changed: Notify,
-}
-
-/// A batch that waits to be written.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) puts: PutBatch,
-    pub(super) done: oneshot::Sender<Result<(), StoreError>>,
-}
-
-/// What the committer does next.
-#[derive(Debug, Default)]
-pub(super) struct Work {
-    pub(super) batches: Vec<Pending>,
-    /// Log entries before this number are in blocks.
-    pub(super) sealed: Option<u64>,
-    pub(super) closing: Option<Closing>,
 }
 
 #[derive(Debug, Default)]
@@ -92,24 +76,6 @@ impl DiskCounter {
     }
 }
 
-/// How the store is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Closing {
-    WithSeal,
-    /// The log keeps what is not in blocks.
-    WithoutSeal,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    work: Work,
-    /// The puts that wait.
-    puts: usize,
-    is_seal_requested: bool,
-    /// Nothing is accepted any more.
-    is_closed: bool,
-}
-
 #[derive(Debug)]
 struct State {
     keys: Keys,
@@ -123,10 +89,7 @@ struct State {
     blocks: Option<Arc<BlocksView>>,
     /// Points in blocks.
     points: u64,
-    /// The open snapshots, the oldest first.
-    snapshots: VecDeque<Weak<SnapshotData>>,
-    /// How many entries `snapshots` may have before dropped ones are removed.
-    sweep_threshold: usize,
+    snapshots: OpenSnapshots,
     /// How many heads were handed to the sealer, and how many of them are in blocks.
     rotations: u64,
     seals: u64,
@@ -162,8 +125,7 @@ impl Shared {
             options,
             accounting,
             counters: Counters::default(),
-            queue: Mutex::default(),
-            work: Condvar::new(),
+            queue: CommitQueue::default(),
             state: Mutex::new(State {
                 keys,
                 head_since: (!head.is_empty()).then(Instant::now),
@@ -172,8 +134,7 @@ impl Shared {
                 last_seal: None,
                 blocks,
                 points,
-                snapshots: VecDeque::new(),
-                sweep_threshold: 0,
+                snapshots: OpenSnapshots::default(),
                 rotations: 0,
                 seals: 0,
                 is_seal_failing: false,
@@ -184,11 +145,6 @@ impl Shared {
             sealing: Condvar::new(),
             changed: Notify::new(),
         }
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        // No panic can leave the queue inconsistent.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -206,25 +162,6 @@ impl Shared {
 
     // Called by the handle.
 
-    /// Queues a batch for the committer.
-    pub(super) fn submit(&self, batch: Pending) -> Result<(), StoreError> {
-        let mut queue = self.queue();
-        if queue.is_closed || queue.work.closing.is_some() {
-            return Err(StoreError::transient("store closed"));
-        }
-        if queue.puts >= MAX_QUEUED_PUTS {
-            return Err(StoreError::transient("too many puts wait for the disk"));
-        }
-        queue.puts += batch.puts.len();
-        queue.work.batches.push(batch);
-        let is_first = queue.work.batches.len() == 1;
-        drop(queue);
-        if is_first {
-            self.work.notify_one();
-        }
-        Ok(())
-    }
-
     /// Returns a snapshot.
     pub(super) fn snapshot(
         self: &Arc<Self>,
@@ -241,12 +178,7 @@ impl Shared {
             _ => 0..0,
         };
         let data = Arc::new(SnapshotData::new(state.parts()));
-        if state.snapshots.len() >= state.sweep_threshold {
-            state.snapshots.retain(|data| data.strong_count() > 0);
-            // Amortized: each snapshot pays for checking two entries.
-            state.sweep_threshold = 64 + 2 * state.snapshots.len();
-        }
-        state.snapshots.push_back(Arc::downgrade(&data));
+        state.snapshots.add(&data);
         drop(state);
         Ok(DiskSnapshot::new(Arc::clone(self) as Arc<dyn Source>, data, ids, from..=*seconds.end()))
     }
@@ -284,15 +216,14 @@ impl Shared {
     /// Asks the committer to hand the head to the sealer. Returns the number of seals after which all points
     /// that are stored now are in blocks.
     pub(super) fn request_seal(&self) -> u64 {
-        let mut queue = self.queue();
         let state = self.state();
         if state.head.is_empty() {
             return state.rotations;
         }
-        queue.is_seal_requested = true;
         let target = state.rotations + 1;
-        drop((state, queue));
-        self.work.notify_one();
+        drop(state);
+        // If the head is handed over before this, the request seals another one too.
+        self.queue.request_seal();
         target
     }
 
@@ -308,8 +239,7 @@ impl Shared {
 
     /// Asks both threads to end.
     pub(super) fn close(&self, how: Closing) {
-        self.queue().work.closing.get_or_insert(how);
-        self.work.notify_one();
+        self.queue.close(how);
         if how == Closing::WithoutSeal {
             self.stop_sealer();
         }
@@ -321,68 +251,37 @@ impl Shared {
 
     // Called by the committer.
 
-    /// Waits for work, or until `deadline`. If `is_head_full`, batches are taken only if sealing fails, so
+    /// Waits for work, or until `deadline`. If `is_head_full`, groups are taken only if sealing fails, so
     /// that they fail too; otherwise they wait for the sealer.
     pub(super) fn next_work(&self, deadline: Option<Instant>, is_head_full: bool) -> Work {
-        let mut queue = self.queue();
-        loop {
-            let is_blocked = is_head_full && !self.state().is_seal_failing;
-            let has_batches = !queue.work.batches.is_empty() && !is_blocked;
-            let is_due = deadline.is_some_and(|deadline| deadline <= Instant::now());
-            if has_batches
-                || is_due
-                || (queue.is_seal_requested && !self.is_sealing())
-                || queue.work.sealed.is_some()
-                || queue.work.closing.is_some()
-            {
-                let closing = queue.work.closing;
-                let mut work = std::mem::take(&mut queue.work);
-                queue.work.closing = closing;
-                if is_blocked && closing.is_none() {
-                    queue.work.batches = std::mem::take(&mut work.batches);
-                } else {
-                    queue.puts = 0;
-                }
-                return work;
+        self.queue.next_work(deadline, || {
+            let state = self.state();
+            Readiness {
+                accepts_groups: !is_head_full || state.is_seal_failing,
+                can_seal: state.sealing.is_none(),
             }
-            queue = match deadline {
-                None => self.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let time = deadline.saturating_duration_since(Instant::now());
-                    let woken = self.work.wait_timeout(queue, time);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
+        })
     }
 
     /// Takes the request to seal, unless a head is being sealed.
     pub(super) fn take_seal_request(&self) -> bool {
-        let mut queue = self.queue();
-        !self.is_sealing() && std::mem::take(&mut queue.is_seal_requested)
+        !self.is_sealing() && self.queue.take_seal_request()
     }
 
     pub(super) fn apply(&self, puts: &PutBatch) {
-        let mut state = self.state();
-        let State { keys, head, head_since, .. } = &mut *state;
-        head.apply(puts, keys);
-        head_since.get_or_insert_with(Instant::now);
-        drop(state);
+        let mut runs = puts.runs().peekable();
+        while runs.peek().is_some() {
+            let mut state = self.state();
+            let State { keys, head, head_since, .. } = &mut *state;
+            head_since.get_or_insert_with(Instant::now);
+            // Readers wait for this.
+            runs.by_ref().take(MAX_RUNS).for_each(|run| head.apply(&run, keys));
+        }
         while self.accounting.bytes() > self.options.max_memory_bytes {
-            let Some(oldest) = self.evict_oldest_snapshot() else { break };
+            let Some(oldest) = self.state().snapshots.evict_oldest() else { break };
             // Freed without the lock.
             drop(oldest);
         }
-    }
-
-    fn evict_oldest_snapshot(&self) -> Option<Parts> {
-        let mut state = self.state();
-        while let Some(data) = state.snapshots.pop_front() {
-            if let Some(parts) = data.upgrade().and_then(|data| data.evict()) {
-                return Some(parts);
-            }
-        }
-        None
     }
 
     pub(super) fn head_puts(&self) -> usize {
@@ -444,7 +343,7 @@ impl Shared {
     /// Shows the blocks instead of the head that was sealed.
     pub(super) fn sealed(&self, blocks: Option<Arc<BlocksView>>, log_end: u64, points: u64) {
         // First, so that a committer that waits for the seal finds it.
-        self.queue().work.sealed = Some(log_end);
+        self.queue.set_sealed(log_end);
         let mut state = self.state();
         let sealing = state.sealing.take();
         let old = std::mem::replace(&mut state.blocks, blocks);
@@ -454,7 +353,7 @@ impl Shared {
         drop(state);
         self.sealing.notify_all();
         self.changed.notify_waiters();
-        self.work.notify_one();
+        self.queue.wake();
         // Freed without a lock.
         drop((sealing, old));
     }
@@ -466,12 +365,12 @@ impl Shared {
 
     /// Notes that sealing failed, and waits before it is tried again. Returns false if the thread is to end.
     pub(super) fn seal_failed(&self, pause: Duration) -> bool {
-        let mut state = self.state();
-        state.is_seal_failing = true;
+        self.state().is_seal_failing = true;
         self.sealing.notify_all();
         self.changed.notify_waiters();
-        self.work.notify_one();
+        self.queue.wake();
         let deadline = Instant::now() + pause;
+        let mut state = self.state();
         while !state.is_sealer_stopping {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -567,17 +466,12 @@ impl Source for Shared {
     }
 }
 
-/// Rejects and fails all batches when it is dropped, and ends the sealer.
+/// Fails all batches when it is dropped, and those to come, and ends the sealer.
 pub(super) struct CloseOnDrop(Arc<Shared>);
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        let mut queue = self.0.queue();
-        queue.is_closed = true;
-        let batches = std::mem::take(&mut queue.work.batches);
-        drop(queue);
-        // Their senders are dropped: the callers see that the store is closed.
-        drop(batches);
+        self.0.queue.reject_all();
         self.0.stop_sealer();
     }
 }
@@ -597,6 +491,5 @@ impl Drop for ThreadGuard {
 /// The committer and the sealer.
 const THREADS: usize = 2;
 
-/// How many puts may wait for the committer: some 256 MiB. A disk that hangs would otherwise fill the
-/// memory with the puts of clients that retry.
-const MAX_QUEUED_PUTS: usize = 4 * 1024 * 1024;
+/// How many runs of puts are applied under one lock: some 0.1 ms.
+const MAX_RUNS: usize = 1000;
