@@ -22,6 +22,7 @@ pub(crate) struct ConfigFile {
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) tls_client_ca: Option<PathBuf>,
+    pub(crate) graphite: Option<SocketAddr>,
     pub(crate) http: Option<SocketAddr>,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) no_token: Option<bool>,

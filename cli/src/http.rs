@@ -1,9 +1,10 @@
-//! The HTTP listener of `metrics serve`: the page, the API, and what InfluxDB's clients write.
+//! The HTTP listener of `metrics serve`: the page, the API, Graphite's, and what InfluxDB's clients write.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
 use metrics_server::{
     Store,
+    graphite::{GraphiteStats, GraphiteStatsHandle, RenderLimits},
     http::{Access, Figure, HttpServer, Token},
     stats::StatsHandle,
     store::{DiskStats, Tee},
@@ -70,6 +71,7 @@ impl HttpConfig {
         self,
         store: Tee<S>,
         stats: StatsHandle,
+        graphite: Option<GraphiteStatsHandle>,
         figures: Option<Figures>,
         tls: Option<TlsAcceptor>,
     ) -> Result<HttpServer<S>, Failure> {
@@ -77,7 +79,11 @@ impl HttpConfig {
         let server = HttpServer::bind(listen, store, self.access).await;
         let server = server
             .map_err(|error| Failure::usage(format!("cannot serve HTTP on {listen}: {error}")))?;
-        let mut server = server.influx().protocol_stats(stats);
+        let server = server.influx().graphite(RenderLimits::default());
+        let mut server = server.protocol_stats(stats);
+        if let Some(graphite) = graphite {
+            server = server.figures(move || graphite_figures(&graphite.stats()));
+        }
         if let Some(figures) = figures {
             server = server.figures(figures);
         }
@@ -119,6 +125,59 @@ pub(crate) fn disk_figures(stats: &DiskStats) -> Vec<Figure> {
             "metrics_disk_lost_points_total",
             "Points of the log that could not be read.",
             stats.lost_points,
+        ),
+    ]
+}
+
+/// Returns the figures of Graphite's listener.
+fn graphite_figures(stats: &GraphiteStats) -> Vec<Figure> {
+    let counter = Figure::counter;
+    vec![
+        Figure::gauge(
+            "metrics_graphite_connections",
+            "Open connections.",
+            stats.connections as f64,
+        ),
+        counter(
+            "metrics_graphite_connections_accepted_total",
+            "Accepted connections.",
+            stats.accepted,
+        ),
+        counter(
+            "metrics_graphite_connections_rejected_total",
+            "Connections that were closed because of a limit.",
+            stats.rejected_connections,
+        ),
+        counter(
+            "metrics_graphite_datagrams_total",
+            "Datagrams that were received.",
+            stats.datagrams,
+        ),
+        counter("metrics_graphite_puts_total", "Points that were stored.", stats.puts),
+        counter(
+            "metrics_graphite_invalid_lines_total",
+            "Lines that were skipped.",
+            stats.invalid_lines,
+        ),
+        counter(
+            "metrics_graphite_nan_values_total",
+            "Values that are not a number.",
+            stats.nan_values,
+        ),
+        counter(
+            "metrics_graphite_rejected_puts_total",
+            "Points the store refused.",
+            stats.rejected_puts,
+        ),
+        counter(
+            "metrics_graphite_dropped_total",
+            "Points lost because the store failed.",
+            stats.dropped,
+        ),
+        counter(
+            "metrics_graphite_retries_total",
+            "Retries because the store failed.",
+            stats.retries,
         ),
     ]
 }

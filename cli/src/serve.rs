@@ -14,6 +14,7 @@ use std::{
 use clap::{ArgMatches, parser::ValueSource};
 use metrics_server::{
     Limits, Server, Store,
+    graphite::GraphiteListener,
     store::{DiskStore, DiskStoreBuilder, Fsync, MemoryStore, Tee},
     tls::TlsAcceptor,
 };
@@ -61,7 +62,10 @@ pub(crate) struct ServeArgs {
     /// Accepts only clients with a certificate of this authority (PEM)
     #[arg(long, env = "METRICS_TLS_CLIENT_CA", value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
-    /// Serves HTTP too: the page, the API, and what InfluxDB's clients write
+    /// Accepts Graphite's plaintext protocol too, over TCP and UDP; it has neither TLS nor a token
+    #[arg(long, env = "METRICS_GRAPHITE", value_name = "ADDRESS:PORT")]
+    graphite: Option<SocketAddr>,
+    /// Serves HTTP too: the page, the API, Graphite's render API, and what InfluxDB's clients write
     #[arg(long, env = "METRICS_HTTP", value_name = "ADDRESS:PORT")]
     http: Option<SocketAddr>,
     /// Requires the token in this file for HTTP; needed unless HTTP is on a loopback address
@@ -92,6 +96,7 @@ struct Config {
     listen: SocketAddr,
     limits: Limits,
     tls: Option<TlsAcceptor>,
+    graphite: Option<SocketAddr>,
     http: Option<HttpConfig>,
     store: StoreConfig,
 }
@@ -151,7 +156,8 @@ impl Config {
             args.token_file.or(file.token_file),
             args.no_token || file.no_token.unwrap_or(false),
         )?;
-        Ok(Self { listen, limits, tls, http, store })
+        let graphite = args.graphite.or(file.graphite);
+        Ok(Self { listen, limits, tls, graphite, http, store })
     }
 }
 
@@ -249,12 +255,12 @@ fn tls(
 async fn serve(config: Config) -> Result<(), Failure> {
     // Caught from here on: opening a store can take a moment.
     let stop = signals::stop()?;
-    let Config { listen, limits, tls, http, store } = config;
+    let Config { listen, limits, tls, graphite, http, store } = config;
     let listener = bind(listen).await?.limits(limits);
     match store {
         StoreConfig::Memory(store) => {
             let from = "memory: what is stored is lost when the server stops";
-            let listeners = Listeners { listener, tls, http, figures: None };
+            let listeners = Listeners { listener, tls, graphite, http, figures: None };
             listeners.serve(Arc::new(store), from, stop).await
         }
         StoreConfig::Disk { dir, store } => {
@@ -264,7 +270,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
             let store = Arc::new(store);
             let disk = Arc::clone(&store);
             let figures: Figures = Box::new(move || http::disk_figures(&disk.stats()));
-            let listeners = Listeners { listener, tls, http, figures: Some(figures) };
+            let listeners = Listeners { listener, tls, graphite, http, figures: Some(figures) };
             let served = listeners.serve(Arc::clone(&store), dir.display(), stop).await;
             store.close().await;
             served
@@ -282,6 +288,7 @@ async fn bind(listen: SocketAddr) -> Result<Server, Failure> {
 struct Listeners {
     listener: Server,
     tls: Option<TlsAcceptor>,
+    graphite: Option<SocketAddr>,
     http: Option<HttpConfig>,
     /// Figures of the store.
     figures: Option<Figures>,
@@ -295,41 +302,62 @@ impl Listeners {
         from: impl Display,
         stop: impl Future<Output = i32>,
     ) -> Result<(), Failure> {
-        let Self { listener, tls, http, figures } = self;
+        let Self { listener, tls, graphite, http, figures } = self;
         let (stopping, stopped) = watch::channel(false);
         let wait = async {
             stop.await;
             notify(&[sd_notify::NotifyState::Stopping]);
             stopping.send_replace(true);
         };
-        let s = if tls.is_some() { "s" } else { "" };
-        let scheme = if tls.is_some() { "metrics+tls" } else { "metrics" };
-        let Some(http) = http else {
-            let server = with_tls(listener.store(store), tls);
-            announce(format_args!("{scheme}://{} from {from}", server.local_addr()));
-            tokio::join!(wait, server.serve_until(until_set(stopped)));
-            return Ok(());
-        };
         let store = Tee::new(store, LIVE_BATCHES);
-        let server = with_tls(listener.store(store.clone()), tls.clone());
-        let http = http.bind(store, server.stats_handle(), figures, tls).await?;
-        let (addr, http_addr) = (server.local_addr(), http.local_addr());
-        announce(format_args!("{scheme}://{addr} and http{s}://{http_addr} from {from}"));
-        let stops = (until_set(stopped.clone()), until_set(stopped));
-        tokio::join!(wait, server.serve_until(stops.0), http.serve_until(stops.1));
+        let mut server = listener.store(store.clone());
+        if let Some(tls) = tls.clone() {
+            server = server.tls(tls);
+        }
+        let (scheme, s) = if tls.is_some() { ("metrics+tls", "s") } else { ("metrics", "") };
+        let mut what = vec![format!("{scheme}://{}", server.local_addr())];
+        let graphite = match graphite {
+            Some(listen) => Some(bind_graphite(listen).await?.store(store.clone())),
+            None => None,
+        };
+        let http = match http {
+            Some(http) => {
+                let graphite = graphite.as_ref().map(GraphiteListener::stats_handle);
+                Some(http.bind(store, server.stats_handle(), graphite, figures, tls).await?)
+            }
+            None => None,
+        };
+        what.extend(
+            graphite.iter().map(|graphite| format!("graphite://{}", graphite.local_addr())),
+        );
+        what.extend(http.iter().map(|http| format!("http{s}://{}", http.local_addr())));
+        announce(format_args!("{} from {from}", what.join(" and ")));
+        let serve_graphite = async {
+            if let Some(graphite) = graphite {
+                graphite.serve_until(until_set(stopped.clone())).await;
+            }
+        };
+        let serve_http = async {
+            if let Some(http) = http {
+                http.serve_until(until_set(stopped.clone())).await;
+            }
+        };
+        let serve = server.serve_until(until_set(stopped.clone()));
+        tokio::join!(wait, serve, serve_graphite, serve_http);
         Ok(())
     }
 }
 
+async fn bind_graphite(listen: SocketAddr) -> Result<GraphiteListener, Failure> {
+    GraphiteListener::bind(listen).await.map_err(|error| {
+        let message =
+            format!("cannot listen on {listen} for Graphite: {error}; {}", remedy(&error));
+        Failure::usage(message)
+    })
+}
+
 /// How many batches are kept for those who watch live points.
 const LIVE_BATCHES: usize = 1024;
-
-fn with_tls<S: Store>(server: Server<S>, tls: Option<TlsAcceptor>) -> Server<S> {
-    match tls {
-        Some(acceptor) => server.tls(acceptor),
-        None => server,
-    }
-}
 
 async fn until_set(mut value: watch::Receiver<bool>) {
     // The sender is not dropped before it is set.

@@ -12,6 +12,8 @@ use std::{
 /// A server that is ended when it is dropped.
 struct Server {
     child: Child,
+    /// What it says that it serves.
+    line: String,
     protocol: String,
     http: String,
 }
@@ -23,10 +25,12 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let mut urls = line.split(' ').filter_map(|word| word.split_once("://"));
-        let mut next = || urls.next().map(|(_, addr)| addr.to_owned()).unwrap();
-        let (protocol, http) = (next(), next());
-        Self { child, protocol, http }
+        let addr = |scheme| {
+            let rest = line.split(scheme).nth(1).unwrap();
+            rest.split(' ').next().unwrap().to_owned()
+        };
+        let (protocol, http) = (addr("metrics://"), addr("http://"));
+        Self { child, line, protocol, http }
     }
 
     fn get(&self, path: &str, header: &str) -> String {
@@ -67,6 +71,21 @@ fn points_of_the_protocol_are_shown_over_http() {
     for figure in ["\nmetrics_puts_total 1\n", "\nmetrics_disk_keys 1\n"] {
         assert!(figures.contains(figure), "{figures}");
     }
+}
+
+#[test]
+fn graphite_lines_are_rendered_over_http() {
+    let server = Server::start(&["--graphite", "127.0.0.1:0"]);
+    let graphite = server.line.split("graphite://").nth(1).and_then(|rest| rest.split(' ').next());
+    let mut peer = TcpStream::connect(graphite.unwrap()).unwrap();
+    peer.write_all(b"palm.cpu 23.7 1150864250\npalm.cpu 25 1150864260").unwrap();
+    drop(peer);
+    // No answer says when a line is stored.
+    let path = "/render?target=scale(palm.cpu,2)&from=1150864240&until=1150864260";
+    while !server.get(path, "").contains("[[47.4, 1150864250], [50.0, 1150864260]]") {
+        std::thread::yield_now();
+    }
+    assert!(server.get("/metrics", "").contains("\nmetrics_graphite_puts_total 2\n"));
 }
 
 #[test]

@@ -581,7 +581,7 @@ _metrics() {
             return 0
             ;;
         metrics__subcmd__serve)
-            opts="-h --listen --data --store --keep --sync --tls-cert --tls-key --tls-client-ca --http --token-file --no-token --max-memory --max-connections --config --check-config --help"
+            opts="-h --listen --data --store --keep --sync --tls-cert --tls-key --tls-client-ca --graphite --http --token-file --no-token --max-memory --max-connections --config --check-config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -616,6 +616,10 @@ _metrics() {
                     return 0
                     ;;
                 --tls-client-ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --graphite)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

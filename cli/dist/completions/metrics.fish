@@ -47,7 +47,8 @@ complete -c metrics -n "__fish_metrics_using_subcommand serve" -l sync -d 'Sets 
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l tls-cert -d 'Serves TLS with this certificate chain (PEM)' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l tls-key -d 'The key of the certificate (PEM)' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l tls-client-ca -d 'Accepts only clients with a certificate of this authority (PEM)' -r -F
-complete -c metrics -n "__fish_metrics_using_subcommand serve" -l http -d 'Serves HTTP too: the page, the API, and what InfluxDB\'s clients write' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l graphite -d 'Accepts Graphite\'s plaintext protocol too, over TCP and UDP; it has neither TLS nor a token' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l http -d 'Serves HTTP too: the page, the API, Graphite\'s render API, and what InfluxDB\'s clients write' -r
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l token-file -d 'Requires the token in this file for HTTP; needed unless HTTP is on a loopback address' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l max-memory -d 'Bounds the memory, such as 1GiB: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory [default: 1GiB of points in memory, about 1.3GiB in all with points on disk]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l max-connections -d 'Sets how many connections there may be [default: 10,000, and what --max-memory and the process\'s limit of open files allow]' -r

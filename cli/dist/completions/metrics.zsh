@@ -38,7 +38,8 @@ _arguments "${_arguments_options[@]}" : \
 '--tls-cert=[Serves TLS with this certificate chain (PEM)]:FILE:_files' \
 '--tls-key=[The key of the certificate (PEM)]:FILE:_files' \
 '--tls-client-ca=[Accepts only clients with a certificate of this authority (PEM)]:FILE:_files' \
-'--http=[Serves HTTP too\: the page, the API, and what InfluxDB'\''s clients write]:ADDRESS:PORT:_default' \
+'--graphite=[Accepts Graphite'\''s plaintext protocol too, over TCP and UDP; it has neither TLS nor a token]:ADDRESS:PORT:_default' \
+'--http=[Serves HTTP too\: the page, the API, Graphite'\''s render API, and what InfluxDB'\''s clients write]:ADDRESS:PORT:_default' \
 '--token-file=[Requires the token in this file for HTTP; needed unless HTTP is on a loopback address]:FILE:_files' \
 '--max-memory=[Bounds the memory, such as 1GiB\: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory \[default\: 1GiB of points in memory, about 1.3GiB in all with points on disk\]]:SIZE:_default' \
 '--max-connections=[Sets how many connections there may be \[default\: 10,000, and what --max-memory and the process'\''s limit of open files allow\]]:N:_default' \
