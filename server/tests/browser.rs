@@ -1,7 +1,9 @@
-//! The page in a real browser: Chromium, driven over WebDriver.
+//! The page in a real browser: Chromium, driven over `WebDriver`.
 //!
 //! It needs `chromedriver` and Chromium (Debian: `chromium-driver`, `chromium`), and is skipped without them unless
 //! `METRICS_TEST_BROWSER=required`. Screenshots are written to the folder of the target, as `page-*.png`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
     env, fs,

@@ -1,5 +1,7 @@
 //! Runs the `curl` lines of `docs/http-api.md` against a server, and compares what they print.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{process::Command, sync::Arc};
 
 use metrics_server::{

@@ -258,10 +258,8 @@ impl LineParser {
 
     /// Reads the value of a field that is not a string.
     fn value(&mut self, text: &str) -> Result<f64, LineError> {
-        let (first, last) = match text.as_bytes() {
-            [] => return Err(LineError::MissingFieldValue),
-            [first, .., last] => (*first, *last),
-            [only] => (*only, *only),
+        let Some(&first) = text.as_bytes().first() else {
+            return Err(LineError::MissingFieldValue);
         };
         if !matches!(first, b'0'..=b'9' | b'-' | b'+' | b'.') {
             return match text {
@@ -271,18 +269,17 @@ impl LineParser {
                 _ => Err(LineError::InvalidNumber),
             };
         }
-        let integer = &text[..text.len() - 1];
-        let value = match last {
-            b'i' => integer.parse::<i64>().map(|integer| (integer as f64, integer.unsigned_abs())),
-            b'u' => integer.parse::<u64>().map(|integer| (integer as f64, integer)),
-            _ => {
-                // Names of infinity and of what is not a number have other letters.
-                let is_number = text
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
-                let value = text.parse().ok().filter(|value: &f64| is_number && value.is_finite());
-                return value.ok_or(LineError::InvalidNumber);
-            }
+        let value = if let Some(integer) = text.strip_suffix('i') {
+            integer.parse::<i64>().map(|integer| (integer as f64, integer.unsigned_abs()))
+        } else if let Some(integer) = text.strip_suffix('u') {
+            integer.parse::<u64>().map(|integer| (integer as f64, integer))
+        } else {
+            // Names of infinity and of what is not a number have other letters.
+            let is_number = text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
+            let value = text.parse().ok().filter(|value: &f64| is_number && value.is_finite());
+            return value.ok_or(LineError::InvalidNumber);
         };
         let (value, size) = value.map_err(|_| LineError::InvalidNumber)?;
         self.omitted.rounded += u64::from(size > 1 << f64::MANTISSA_DIGITS);
@@ -559,6 +556,8 @@ mod tests {
             ("cpu value=tru", LineError::InvalidBoolean),
             ("cpu value=\"x", LineError::UnbalancedQuotes),
             ("cpu value=\"x\"y", LineError::InvalidField),
+            ("cpu value=1é", LineError::InvalidNumber),
+            ("cpu value=1é,", LineError::InvalidNumber),
             ("cpu value=1 x", LineError::BadTimestamp),
             ("cpu value=1 1.5", LineError::BadTimestamp),
             ("cpu value=1 1 2", LineError::BadTimestamp),

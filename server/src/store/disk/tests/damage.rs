@@ -61,7 +61,7 @@ impl Sample {
 
     /// Opens a damaged copy, checks that nothing is shown that was not put, and returns how many points of blocks and of
     /// the log are missing, and whether that is reported.
-    async fn open_damaged(&self, dir: &Path, what: &str) -> Outcome {
+    async fn open_damaged(&self, dir: &Path, what: &str) -> Survivors {
         let store = match DiskStore::open(dir).await {
             Ok(store) => store,
             Err(error) => panic!("{what}: {error}: {:?}", std::error::Error::source(&error)),
@@ -91,7 +91,7 @@ impl Sample {
         store.close().await;
         let report = check(dir, |_| {}).unwrap();
         assert!(report.is_clean() || failed_reads > 0, "{what}: {:?}", report.damage);
-        Outcome {
+        Survivors {
             missing_sealed: self.sealed.len() - sealed,
             missing_in_log: self.in_log.len() - in_log,
             failed_reads,
@@ -101,14 +101,14 @@ impl Sample {
 }
 
 #[derive(Debug)]
-struct Outcome {
+struct Survivors {
     missing_sealed: usize,
     missing_in_log: usize,
     failed_reads: usize,
     stats: DiskStats,
 }
 
-impl Outcome {
+impl Survivors {
     fn is_reported(&self) -> bool {
         self.stats.rebuilt_databases > 0 || self.stats.lost_points > 0 || self.failed_reads > 0
     }
