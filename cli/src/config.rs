@@ -19,6 +19,7 @@ pub(crate) struct ConfigFile {
     pub(crate) store: Option<String>,
     pub(crate) keep: Option<String>,
     pub(crate) sync: Option<String>,
+    pub(crate) max_disk: Option<Size>,
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) tls_client_ca: Option<PathBuf>,

@@ -20,6 +20,8 @@ pub(crate) struct MemoryBudget {
     cache_bytes: usize,
     /// How many points the head may have.
     head_points: usize,
+    /// How many keys there may be on disk; they are in the last quarter.
+    max_keys: usize,
     unsent_bytes: usize,
     max_connections: usize,
 }
@@ -29,6 +31,9 @@ pub(crate) const MIN_MEMORY: Size = Size(32 << 20);
 
 /// What a busy connection takes: `cargo bench --bench bench -- overload` measures 52 KiB with 10,000 peers.
 const CONNECTION_BYTES: usize = 64 * 1024;
+
+/// What the name of a key takes.
+const KEY_BYTES: usize = 200;
 
 /// What a point takes in a head whose keys have several points.
 const POINT_BYTES: usize = 16;
@@ -54,6 +59,7 @@ impl MemoryBudget {
             cache_bytes,
             // The other half is for snapshots.
             head_points: (store_bytes / 2 / HEADS / POINT_BYTES).min(1_000_000),
+            max_keys: (bytes / 8 / KEY_BYTES).min(10_000_000),
             unsent_bytes: (bytes / 8).min(256 << 20),
             max_connections: (bytes / 8 / CONNECTION_BYTES).min(10_000),
         })
@@ -63,12 +69,13 @@ impl MemoryBudget {
         limits.max_connections(self.max_connections).max_total_unsent_bytes(self.unsent_bytes)
     }
 
-    /// Bounds the head, the snapshots and the cache of a store on disk.
+    /// Bounds the head, the snapshots, the cache and the keys of a store on disk.
     pub(crate) fn disk(self, store: DiskStoreBuilder) -> DiskStoreBuilder {
         store
             .max_memory_bytes(self.store_bytes)
             .cache_bytes(self.cache_bytes)
             .max_head_points(self.head_points)
+            .max_keys(self.max_keys)
     }
 
     /// Bounds all points of a store in memory. It keeps up to a sixteenth more in a free list, and has no

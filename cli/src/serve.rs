@@ -53,6 +53,9 @@ pub(crate) struct ServeArgs {
     /// may then take what was acknowledged [default: always]
     #[arg(long, env = "METRICS_SYNC", value_name = "WHEN")]
     sync: Option<String>,
+    /// Sets how much the folder may take, such as 50GiB; above it puts wait, as on a full disk [default: the disk]
+    #[arg(long, env = "METRICS_MAX_DISK", value_name = "SIZE")]
+    max_disk: Option<Size>,
     /// Serves TLS with this certificate chain (PEM)
     #[arg(long, env = "METRICS_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -135,6 +138,7 @@ impl Config {
             (data, store),
             args.keep.or(file.keep),
             args.sync.or(file.sync),
+            args.max_disk.or(file.max_disk),
             memory,
         )?;
         let mut limits = Limits::default();
@@ -166,6 +170,7 @@ impl StoreConfig {
         (data, store): (Option<PathBuf>, Option<String>),
         keep: Option<String>,
         sync: Option<String>,
+        max_disk: Option<Size>,
         memory: Option<MemoryBudget>,
     ) -> Result<Self, Failure> {
         let dir = match (data, store.as_deref()) {
@@ -174,8 +179,9 @@ impl StoreConfig {
             }
             (Some(dir), None) => dir,
             (None, None | Some("memory:")) => {
-                if keep.is_some() || sync.is_some() {
-                    let message = "--keep and --sync are for points on disk: set --data DIR";
+                if keep.is_some() || sync.is_some() || max_disk.is_some() {
+                    let message =
+                        "--keep, --sync and --max-disk are for points on disk: set --data DIR";
                     return Err(Failure::usage(message));
                 }
                 let store = MemoryStore::new();
@@ -200,6 +206,9 @@ impl StoreConfig {
         }
         if let Some(keep) = keep {
             store = store.keep(length("--keep", &keep)?);
+        }
+        if let Some(Size(bytes)) = max_disk {
+            store = store.max_disk_bytes(bytes);
         }
         match sync.as_deref() {
             None | Some("always") => {}

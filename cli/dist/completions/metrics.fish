@@ -44,6 +44,7 @@ complete -c metrics -n "__fish_metrics_using_subcommand serve" -l data -d 'Keeps
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l store -d 'Sets where points are kept: memory: or disk:DIR [default: memory:]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l keep -d 'Sets how long points are kept on disk, such as 400d [default: for ever]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l sync -d 'Sets when the disk is synced: always, before a put is acknowledged; or a time such as 1s, of which a loss of power may then take what was acknowledged [default: always]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l max-disk -d 'Sets how much the folder may take, such as 50GiB; above it puts wait, as on a full disk [default: the disk]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l tls-cert -d 'Serves TLS with this certificate chain (PEM)' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l tls-key -d 'The key of the certificate (PEM)' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l tls-client-ca -d 'Accepts only clients with a certificate of this authority (PEM)' -r -F

@@ -35,6 +35,7 @@ _arguments "${_arguments_options[@]}" : \
 '--store=[Sets where points are kept\: memory\: or disk\:DIR \[default\: memory\:\]]:STORE:_default' \
 '--keep=[Sets how long points are kept on disk, such as 400d \[default\: for ever\]]:TIME:_default' \
 '--sync=[Sets when the disk is synced\: always, before a put is acknowledged; or a time such as 1s, of which a loss of power may then take what was acknowledged \[default\: always\]]:WHEN:_default' \
+'--max-disk=[Sets how much the folder may take, such as 50GiB; above it puts wait, as on a full disk \[default\: the disk\]]:SIZE:_default' \
 '--tls-cert=[Serves TLS with this certificate chain (PEM)]:FILE:_files' \
 '--tls-key=[The key of the certificate (PEM)]:FILE:_files' \
 '--tls-client-ca=[Accepts only clients with a certificate of this authority (PEM)]:FILE:_files' \

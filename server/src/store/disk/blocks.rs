@@ -160,11 +160,11 @@ impl Blocks {
         self.database.as_ref().ok_or(redb::Error::DatabaseClosed)
     }
 
-    /// Frees the space in the file that is not used. Nothing may be reading.
+    /// Frees the space in the file that is not used. Nothing may be reading, and nothing may be written
+    /// afterwards: the next commit would double the file, since it finds no free page.
     pub(super) fn compact(&mut self) -> Result<(), redb::Error> {
-        let database = self.database.as_mut().ok_or(redb::Error::DatabaseClosed)?;
-        database.compact()?;
-        commit(database.begin_write()?)
+        self.database.as_mut().ok_or(redb::Error::DatabaseClosed)?.compact()?;
+        Ok(())
     }
 
     /// Sets the number of the first log entry that is not in blocks.

@@ -14,6 +14,7 @@ use metrics_client::{Key, Selector};
 use metrics_wal::{FileSystem, OsFileSystem};
 use tokio::task::spawn_blocking;
 
+mod admission;
 mod backup;
 mod block;
 mod blocks;
@@ -205,16 +206,6 @@ impl DiskStore {
         }
     }
 
-    /// Returns the indices of the puts that are older than what is kept.
-    fn too_old(&self, puts: &PutBatch) -> Vec<usize> {
-        if self.shared.options.keep.is_none() {
-            return Vec::new();
-        }
-        let cutoff = self.shared.cutoff();
-        let old = puts.iter().enumerate().filter(|(_, (_, point))| point.timestamp < cutoff);
-        old.map(|(index, _)| index).collect()
-    }
-
     /// Returns the statistics of the store.
     #[must_use]
     pub fn stats(&self) -> DiskStats {
@@ -232,6 +223,7 @@ impl DiskStore {
             lost_points: counters.lost.get(),
             rebuilt_databases: counters.rebuilt.get(),
             too_old: counters.too_old.get(),
+            too_many_keys: counters.too_many_keys.get(),
             log_bytes: counters.log_bytes.get(),
             block_bytes: counters.block_bytes.get(),
             damaged_bytes: counters.damaged_bytes.get(),
@@ -280,6 +272,9 @@ pub struct DiskStats {
     pub rebuilt_databases: u64,
     /// Puts that were rejected because they are older than [`keep`](DiskStoreBuilder::keep).
     pub too_old: u64,
+    /// Puts of new keys that were rejected because there are
+    /// [as many](DiskStoreBuilder::max_keys) as there may be.
+    pub too_many_keys: u64,
     /// The length of the files of the log, in bytes.
     pub log_bytes: u64,
     /// The length of the file of blocks, in bytes. It does not shrink; what was removed is used again.
@@ -356,6 +351,29 @@ impl DiskStoreBuilder {
         self
     }
 
+    /// Sets how many keys there may be, at least 1. Default: 10,000,000. A key takes some 200 bytes of memory, also
+    /// when it has no point any more.
+    ///
+    /// A put of another key then fails with a final error, `too many keys`. Puts that arrive at the same time may
+    /// exceed the number by some thousands.
+    #[must_use]
+    pub fn max_keys(mut self, keys: usize) -> Self {
+        self.options.max_keys = keys.max(1);
+        self
+    }
+
+    /// Sets how many bytes the files of the folder may take. Default: as many as the disk has.
+    ///
+    /// Above it, puts fail with a [transient](StoreError::is_transient) error, as on a full disk, and reads work.
+    /// Points that are already in the log are still merged into blocks, so the files may exceed it by some
+    /// 100 MiB. A file of blocks does not shrink before the store is closed, but space that
+    /// [retention](Self::keep) frees in it is used again.
+    #[must_use]
+    pub fn max_disk_bytes(mut self, bytes: u64) -> Self {
+        self.options.max_disk_bytes = bytes;
+        self
+    }
+
     /// Sets how much memory is used to cache blocks, in bytes. Default: 64 MiB.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
@@ -410,8 +428,10 @@ impl Store for DiskStore {
     type Snapshot = DiskSnapshot;
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
-        let old = self.too_old(puts);
-        let kept = (!old.is_empty()).then(|| puts.filtered(|put| old.binary_search(&put).is_err()));
+        admission::check_room(&self.shared)?;
+        let rejected = admission::rejected(&self.shared, puts);
+        let is_kept = |put| rejected.binary_search_by_key(&put, |(index, _)| *index).is_err();
+        let kept = (!rejected.is_empty()).then(|| puts.filtered(is_kept));
         let puts = kept.as_ref().unwrap_or(puts);
         if puts.is_empty() {
             // Nothing to write.
@@ -422,13 +442,7 @@ impl Store for DiskStore {
                 self.shared.queue.submit(&puts)?.await?;
             }
         }
-        if old.is_empty() {
-            return Ok(());
-        }
-        self.shared.counters.too_old.add(old.len() as u64);
-        let keep = self.shared.options.keep.unwrap_or_default();
-        let error = StoreError::new(format!("older than {}", in_words(keep)));
-        Err(StoreError::of_puts(old.into_iter().map(|index| (index, error.clone()))))
+        if rejected.is_empty() { Ok(()) } else { Err(StoreError::of_puts(rejected)) }
     }
 
     async fn get(&self, selector: &Selector) -> Result<DiskSnapshot, StoreError> {
@@ -448,15 +462,4 @@ impl Store for DiskStore {
         let names = self.shared.names();
         Ok(names.iter().filter(|key| pattern.matches(key.as_str())).cloned().collect())
     }
-}
-
-/// Returns a time in the largest unit that divides it: `30d`, `90s`.
-fn in_words(time: Duration) -> String {
-    let seconds = time.as_secs();
-    for (unit, name) in [(24 * 60 * 60, 'd'), (60 * 60, 'h'), (60, 'm')] {
-        if seconds > 0 && seconds.is_multiple_of(unit) {
-            return format!("{}{name}", seconds / unit);
-        }
-    }
-    format!("{seconds}s")
 }

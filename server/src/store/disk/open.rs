@@ -267,8 +267,10 @@ where
         let Self { lock, log, blocks, keys, head, head_bytes, points, .. } = self;
         let head_since = (!head.is_empty()).then(std::time::Instant::now);
         let shown = view(&blocks).map_err(OpenError::blocks)?;
+        let key_count = keys.names().len() as u64;
         let mut shared = Shared::new(self.options, self.accounting, keys, head, shown, points);
         shared.counters = self.counters;
+        shared.counters.keys.set(key_count);
         shared.counters.block_bytes.set(blocks.bytes());
         shared.counters.damaged_bytes.set(damaged.bytes());
         let shared = Arc::new(shared);

@@ -13,6 +13,8 @@ pub(super) struct Options {
     pub(super) max_head_log_bytes: u64,
     pub(super) max_head_age: Duration,
     pub(super) max_memory_bytes: usize,
+    pub(super) max_keys: usize,
+    pub(super) max_disk_bytes: u64,
     pub(super) cache_bytes: usize,
     pub(super) is_strict: bool,
     /// Whether a folder is created that is not there.
@@ -30,6 +32,8 @@ impl Default for Options {
             max_head_log_bytes: 64 * 1024 * 1024,
             max_head_age: Duration::from_secs(60 * 60),
             max_memory_bytes: 512 * 1024 * 1024,
+            max_keys: 10_000_000,
+            max_disk_bytes: u64::MAX,
             cache_bytes: 64 * 1024 * 1024,
             is_strict: false,
             creates_missing: true,

@@ -63,7 +63,7 @@ impl<F: FileSystem> Sealer<F> {
         }
     }
 
-    /// Frees the space that merges have left in the file: up to two thirds of it.
+    /// Frees the space that merges have left in the file, about half of it.
     fn compact(&mut self) {
         self.shared.end_reads();
         if let Err(error) = catch_panic(|| self.blocks.compact()) {

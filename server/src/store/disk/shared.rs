@@ -50,6 +50,10 @@ pub(super) struct Counters {
     pub(super) rebuilt: DiskCounter,
     /// Puts that were rejected because they are older than what is kept.
     pub(super) too_old: DiskCounter,
+    /// Puts that were rejected because there are too many keys.
+    pub(super) too_many_keys: DiskCounter,
+    /// The number of keys.
+    pub(super) keys: DiskCounter,
     /// How long syncs of the log took, in all and the last one.
     pub(super) sync_nanos: DiskCounter,
     pub(super) last_sync_nanos: DiskCounter,
@@ -190,6 +194,13 @@ impl Shared {
         Ok(state.parts())
     }
 
+    /// Returns the indices of the puts whose keys are not stored.
+    pub(super) fn unknown_keys(&self, puts: &PutBatch) -> Vec<usize> {
+        let state = self.state();
+        let unknown = puts.iter().enumerate().filter(|(_, (key, _))| state.keys.get(key).is_none());
+        unknown.map(|(index, _)| index).collect()
+    }
+
     /// Returns all keys.
     pub(super) fn names(&self) -> Vector<Key> {
         self.state().keys.names().clone()
@@ -276,6 +287,7 @@ impl Shared {
             head_since.get_or_insert_with(Instant::now);
             // Readers wait for this.
             runs.by_ref().take(MAX_RUNS).for_each(|run| head.apply(&run, keys));
+            self.counters.keys.set(keys.names().len() as u64);
         }
         while self.accounting.bytes() > self.options.max_memory_bytes {
             let Some(oldest) = self.state().snapshots.evict_oldest() else { break };

@@ -199,6 +199,7 @@ enum Step {
     },
     Seal,
     Snapshot,
+    Backup,
     Kill,
     Close,
     LosePower,
@@ -210,6 +211,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => put.prop_map(|(key, from, count, step, value)| Step::Put { key, from, count, step, value }),
         4 => Just(Step::Seal),
         2 => Just(Step::Snapshot),
+        1 => Just(Step::Backup),
         1 => Just(Step::Kill),
         1 => Just(Step::Close),
         1 => Just(Step::LosePower),
@@ -242,6 +244,13 @@ proptest! {
                     Step::Seal => store.seal().await.unwrap(),
                     Step::Snapshot => {
                         snapshots.push((store.get(&Selector::All).await.unwrap(), model.clone()));
+                    }
+                    Step::Backup => {
+                        let dir = TempDir::new().unwrap();
+                        store.backup(dir.path().join("backup")).await.unwrap();
+                        let copy = DiskStore::open(dir.path().join("backup")).await.unwrap();
+                        assert_eq!(all(&copy).await, model.rows(None, i64::MIN..=i64::MAX));
+                        copy.close().await;
                     }
                     Step::Kill | Step::Close | Step::LosePower => {
                         for (snapshot, model) in snapshots.drain(..) {
@@ -500,6 +509,63 @@ async fn folder_of_another_format_is_refused() {
     disk.fs.put("/data/letters.txt", b"");
     let error = disk.try_open(DiskStore::builder()).unwrap_err();
     assert!(matches!(error, OpenError::NotAStore { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn new_keys_over_the_limit_are_rejected() {
+    let disk = Disk::new();
+    let builder = DiskStore::builder().max_keys(2);
+    let store = disk.try_open(builder.clone()).unwrap();
+    put(&store, &[("a", 1, 0.5), ("b", 1, 0.5)]).await;
+    let error = store.apply(&batch(&[("c", 1, 9.0), ("a", 2, 1.5)])).await.unwrap_err();
+    assert_eq!(error.of_put(0).unwrap().to_string(), "too many keys: at most 2 are kept");
+    assert!(!error.of_put(0).unwrap().is_transient() && error.of_put(1).is_none());
+    kill(store).await;
+    // Keys of the log and of blocks count.
+    let store = disk.try_open(builder).unwrap();
+    store.apply(&batch(&[("d", 1, 9.0)])).await.unwrap_err();
+    assert_eq!(store.stats().too_many_keys, 1);
+    assert_eq!(all(&store).await, [row("a", 1, 0.5), row("a", 2, 1.5), row("b", 1, 0.5)]);
+    kill(store).await;
+}
+
+#[tokio::test]
+async fn folder_over_its_limit_takes_no_puts() {
+    let dir = TempDir::new().unwrap();
+    let store = DiskStore::builder().max_disk_bytes(1).open(dir.path()).await.unwrap();
+    let error = store.apply(&batch(&[("a", 1, 0.5)])).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().starts_with("disk full: the folder has"));
+    assert_eq!(all(&store).await, []);
+    store.close().await;
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    put(&store, &[("a", 1, 0.5)]).await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn closing_leaves_no_free_space_in_the_file() {
+    let dir = TempDir::new().unwrap();
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    // Each seal makes the last block of each key longer.
+    for begin in (0..400).step_by(50) {
+        let mut puts = PutBatch::new();
+        for key in 0..400 {
+            let key = Key::new(format!("key.{key}")).unwrap();
+            let points = (begin..begin + 50).map(|at| Point::new((at * 7919 % 1009) as f64, at));
+            points.for_each(|point| puts.push(&key, point));
+        }
+        store.apply(&puts).await.unwrap();
+        store.seal().await.unwrap();
+    }
+    store.close().await;
+    let path = dir.path().join(open::DATABASE);
+    let closed = std::fs::metadata(&path).unwrap().len();
+    redb::Database::open(&path).unwrap().compact().unwrap();
+    let compacted = std::fs::metadata(&path).unwrap().len();
+    assert!(
+        closed <= compacted + compacted / 10,
+        "{closed} bytes, {compacted} when compacted again"
+    );
 }
 
 #[tokio::test]
