@@ -27,7 +27,7 @@ async fn every_address_of_a_name_is_served_on_one_port() {
         addr.set_port(running.addr.port());
         assert!(listening.contains(&addr), "{addr} is not among {listening:?}");
         let io = TcpStream::connect(addr).await.unwrap();
-        Peer { io }.ask("put a 1 1\n", "ok\n\n").await;
+        Peer::new(io).ask("put a 1 1\n", "ok\n\n").await;
     }
 }
 
@@ -44,7 +44,7 @@ async fn several_addresses_are_served_absent_ones_skipped() {
     for addr in expected {
         for _ in 0..3 {
             let io = TcpStream::connect(addr).await.unwrap();
-            Peer { io }.ask("get none\n", "ok\n\n").await;
+            Peer::new(io).ask("get none\n", "ok\n\n").await;
         }
     }
 }

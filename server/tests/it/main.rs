@@ -3,7 +3,7 @@
 // `unwrap` is an assertion in tests.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use metrics_server::{Limits, Server, Store, stats::StatsHandle};
 use tokio::{
@@ -33,8 +33,8 @@ struct Running {
     monitor: StatsHandle,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
-    /// Removed at the end of the test.
-    _dir: Option<tempfile::TempDir>,
+    /// Removed when the last peer is dropped too: a store whose folder is removed takes no puts.
+    dir: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Running {
@@ -49,7 +49,7 @@ impl Running {
         if std::env::var_os("METRICS_TEST_STORE").is_some_and(|store| store == "disk") {
             let dir = tempfile::tempdir().unwrap();
             let store = metrics_server::store::DiskStore::open(dir.path()).await.unwrap();
-            return Self { _dir: Some(dir), ..Self::serve(server.store(store)) };
+            return Self { dir: Some(Arc::new(dir)), ..Self::serve(server.store(store)) };
         }
         Self::serve(server)
     }
@@ -62,22 +62,27 @@ impl Running {
                 std::future::pending::<()>().await;
             }
         }));
-        Self { addr, monitor, stop, serving, _dir: None }
+        Self { addr, monitor, stop, serving, dir: None }
     }
 
     async fn connect(&self) -> Peer {
         let io = TcpStream::connect(self.addr).await.unwrap();
         io.set_nodelay(true).unwrap();
-        Peer { io }
+        Peer { _dir: self.dir.clone(), ..Peer::new(io) }
     }
 }
 
 /// A peer that writes and reads bytes.
 struct Peer {
     io: TcpStream,
+    _dir: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Peer {
+    fn new(io: TcpStream) -> Self {
+        Self { io, _dir: None }
+    }
+
     async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.io.write_all(bytes.as_ref()).await.unwrap();
     }

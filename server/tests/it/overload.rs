@@ -143,7 +143,7 @@ async fn connection_over_the_limit_is_closed() {
 
 #[tokio::test]
 async fn shutdown_answers_what_was_read() {
-    let Running { addr, monitor, stop, serving, _dir } = Running::start().await;
+    let Running { addr, monitor, stop, serving, dir: _dir } = Running::start().await;
     let mut busy = TcpStream::connect(addr).await.unwrap();
     let mut idle = TcpStream::connect(addr).await.unwrap();
     idle.write_all(b"get a\n").await.unwrap();
