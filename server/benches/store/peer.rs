@@ -112,10 +112,10 @@ pub(crate) fn serve_if_asked() -> Outcome<bool> {
     let Some(dir) = env::var_os(STORE) else { return Ok(false) };
     Runtime::new()?.block_on(async {
         if dir == MEMORY {
-            return serve(MemoryStore::new()).await;
+            return serve(MemoryStore::new().max_bytes(usize::MAX)).await;
         }
         if dir == NOTHING {
-            return serve(Nothing(MemoryStore::new())).await;
+            return serve(Nothing(MemoryStore::new().max_bytes(usize::MAX))).await;
         }
         let store = Arc::new(DiskStore::open(dir).await?);
         serve(Arc::clone(&store)).await?;

@@ -139,7 +139,7 @@ fn tasks(options: &Options, report: &mut Report) -> Outcome {
     let time = Duration::from_millis(time);
     let runtime = Runtime::new()?;
     let disk = Arc::new(runtime.block_on(DiskStore::open(dir.path()))?);
-    let memory = Arc::new(MemoryStore::new());
+    let memory = Arc::new(MemoryStore::new().max_bytes(usize::MAX));
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     let (mut on_disk, mut in_memory) = (Tasks::new(disk.clone()), Tasks::new(memory));
     for _ in 0..rounds {

@@ -187,9 +187,13 @@ impl Model {
     }
 }
 
+/// How many seconds are between two timestamps of the model, so that the clock, which moves what is too old, makes
+/// no difference.
+const APART: i64 = 1000;
+
 #[derive(Clone, Debug)]
 enum Step {
-    /// Points of a key: `count` from `from` on, `step` apart.
+    /// Points of a key: `count` from `from` on, `step` apart, in units of [`APART`].
     Put {
         key: u8,
         from: i64,
@@ -200,6 +204,10 @@ enum Step {
     Seal,
     Snapshot,
     Backup,
+    /// Reopens the store so that it keeps nothing before a time, in units of [`APART`].
+    Retain {
+        from: i64,
+    },
     Kill,
     Close,
     LosePower,
@@ -212,6 +220,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Seal),
         2 => Just(Step::Snapshot),
         1 => Just(Step::Backup),
+        1 => (-3000i64..3000).prop_map(|from| Step::Retain { from }),
         1 => Just(Step::Kill),
         1 => Just(Step::Close),
         1 => Just(Step::LosePower),
@@ -227,19 +236,30 @@ proptest! {
         runtime.block_on(async {
             let disk = Disk::new();
             let mut store = disk.open();
+            let mut builder = DiskStore::builder();
+            let mut cutoff = i64::MIN;
             let (mut model, mut snapshots) = (Model::default(), Vec::new());
             for step in steps {
                 match step {
                     Step::Put { key, from, count, step, value } => {
                         let mut puts = PutBatch::new();
                         let key = Key::new(format!("key.{key}")).unwrap();
+                        let mut old = Vec::new();
                         for index in 0..count {
                             let value = f64::from(value) + index as f64 / 8.0;
-                            let point = Point { timestamp: from + index * step, value };
+                            let point = Point { timestamp: (from + index * step) * APART, value };
                             puts.push(&key, point);
-                            model.put(key.as_str(), point);
+                            if point.timestamp < cutoff {
+                                old.push(index as usize);
+                            } else {
+                                model.put(key.as_str(), point);
+                            }
                         }
-                        store.apply(&puts).await.unwrap();
+                        let error = store.apply(&puts).await.err();
+                        let is_old = |put: &usize| {
+                            error.as_ref().is_some_and(|error| error.of_put(*put).is_some())
+                        };
+                        assert_eq!((0..count as usize).filter(is_old).collect::<Vec<_>>(), old);
                     }
                     Step::Seal => store.seal().await.unwrap(),
                     Step::Snapshot => {
@@ -252,7 +272,7 @@ proptest! {
                         assert_eq!(all(&copy).await, model.rows(None, i64::MIN..=i64::MAX));
                         copy.close().await;
                     }
-                    Step::Kill | Step::Close | Step::LosePower => {
+                    Step::Retain { .. } | Step::Kill | Step::Close | Step::LosePower => {
                         for (snapshot, model) in snapshots.drain(..) {
                             let rows = read(snapshot).await.unwrap();
                             assert_eq!(rows, model.rows(None, i64::MIN..=i64::MAX));
@@ -264,7 +284,17 @@ proptest! {
                         if matches!(step, Step::LosePower) {
                             disk.fs.lose_power();
                         }
-                        store = disk.open();
+                        if let Step::Retain { from } = step {
+                            // What was dropped does not come back.
+                            cutoff = cutoff.max(from * APART - APART / 2);
+                            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                            let keep = now.unwrap().as_secs() as i64 - cutoff;
+                            builder = builder.keep(Duration::from_secs(keep as u64));
+                            model.0.iter_mut().for_each(|(_, points)| {
+                                points.retain(|&second, _| second >= cutoff);
+                            });
+                        }
+                        store = disk.try_open(builder.clone()).unwrap();
                     }
                 }
             }
@@ -277,7 +307,7 @@ proptest! {
                 let rows = of_key(&store, &key).await.unwrap();
                 assert_eq!(rows, model.rows(Some(&key), i64::MIN..=i64::MAX));
             }
-            for seconds in [-500..=500, 0..=0, 700..=9000] {
+            for seconds in [-500 * APART..=500 * APART, 0..=0, 700 * APART..=9000 * APART] {
                 let range = store.get_range(&Selector::All, seconds.clone()).await.unwrap();
                 assert_eq!(read(range).await.unwrap(), model.rows(None, seconds));
             }
@@ -286,7 +316,9 @@ proptest! {
             assert_eq!(keys.iter().map(Key::as_str).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
             store.seal().await.unwrap();
             let points: usize = model.0.iter().map(|(_, points)| points.len()).sum();
-            assert_eq!(store.stats().block_points, points as u64);
+            // A block stays as long as one of its points is kept.
+            let blocks = store.stats().block_points;
+            assert!(if cutoff == i64::MIN { blocks == points as u64 } else { blocks >= points as u64 });
             kill(store).await;
         });
     }
