@@ -359,6 +359,44 @@ async fn power_loss_at_any_operation_loses_no_acknowledged_put() {
     }
 }
 
+/// Lets one operation fail, each in turn; a write leaves some of its bytes.
+#[tokio::test]
+async fn failure_of_any_operation_loses_no_acknowledged_put() {
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+        for operation in 0.. {
+            let disk = Disk::new();
+            disk.fs.set_fault(Fault::At { operation, kind });
+            let store = match disk.try_open(DiskStore::builder()) {
+                Ok(store) => store,
+                Err(_) => disk.open(),
+            };
+            for second in 0..4 {
+                let puts = batch(&[("a", second, 0.5)]);
+                if let Err(error) = store.apply(&puts).await {
+                    assert!(error.is_transient(), "{error}");
+                    store.apply(&puts).await.unwrap();
+                }
+                if second == 2 {
+                    let _ = store.seal().await;
+                }
+            }
+            let rows: Vec<_> = (0..4).map(|second| row("a", second, 0.5)).collect();
+            assert_eq!(all(&store).await, rows);
+            kill(store).await;
+            let is_over = disk.fs.operations() <= operation;
+            disk.fs.set_fault(Fault::None);
+            disk.fs.lose_power();
+            let store = disk.open();
+            assert_eq!(all(&store).await, rows, "{kind}, operation {operation}");
+            kill(store).await;
+            if is_over {
+                assert!(operation > 20, "the faults were reached");
+                break;
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn full_disk_is_transient_and_over_when_there_is_space() {
     let disk = Disk::new();
