@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_server::{Server, tls::TlsAcceptor};
+use metrics_server::{Server, store::DiskStore, tls::TlsAcceptor};
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use super::{values, workload};
@@ -37,7 +37,7 @@ pub(crate) enum Behavior {
     Retrieve,
     /// To `get *` a prepared answer of [`workload::stored_seconds`], to any other line `ok`.
     RetrieveMany,
-    /// Whatever a [`Server`] with a `MemoryStore` does, on a runtime as Tokio makes it by itself.
+    /// Whatever a [`Server`] with a `MemoryStore` (or a [`DiskStore`]) does, on a runtime as Tokio makes it by itself.
     Store,
     /// The same, with a log like that of a program. Prints the number of its lines when it ends.
     Logged,
@@ -180,6 +180,7 @@ fn listen(answer: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static)
     wait_for_end()
 }
 
+/// Serves a store in memory, or on disk if `METRICS_TEST_STORE` is `disk`.
 fn store(tls: Option<TlsAcceptor>) -> io::Result<()> {
     Runtime::new()?.block_on(async {
         let mut server = Server::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -193,7 +194,14 @@ fn store(tls: Option<TlsAcceptor>) -> io::Result<()> {
             drop(stop);
             ended
         });
-        server.serve_until(async { _ = stopped.await }).await;
+        let stopped = async { _ = stopped.await };
+        if env::var("METRICS_TEST_STORE").is_ok_and(|store| store == "disk") {
+            let dir = tempfile::tempdir()?;
+            let store = DiskStore::open(dir.path()).await.map_err(io::Error::other)?;
+            server.store(store).serve_until(stopped).await;
+        } else {
+            server.serve_until(stopped).await;
+        }
         Ok(())
     })
 }

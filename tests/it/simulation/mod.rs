@@ -8,8 +8,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use metrics_client::Selector;
-use metrics_server::{Limits, Store, store::Snapshot};
+use metrics_server::Limits;
 
 use self::{
     fault_injector::{FaultInjector, LATENCY},
@@ -23,6 +22,7 @@ mod fault_injector;
 mod history;
 mod network;
 mod scenario;
+mod store;
 mod workload;
 
 /// How many simulations are run, unless this variable says otherwise.
@@ -141,11 +141,8 @@ fn simulate(seed: u64) -> Result<Vec<String>, Vec<String>> {
         history.violation(error);
     }
     history.judge(&plans.iter().map(|plan| plan.retry).collect::<Vec<_>>());
-    let reading = async {
-        let snapshot = world.store.get(&Selector::All).await?;
-        snapshot.into_metrics().await
-    };
-    let found = reading.now_or_never().expect("memory does not wait").unwrap();
+    let reading = world.store.everything().now_or_never();
+    let found = reading.expect("the store does not wait").unwrap();
     let stored = history.series(&found);
     if stored != history.stored {
         history.violation(format_args!("the store has {stored:?}"));

@@ -15,8 +15,8 @@ use metrics_client::{
     client::{Address, Connector},
 };
 use metrics_server::{
-    Limits, MemoryStore, Store, serve_connection,
-    store::{MemorySnapshot, PutBatch, StoreError},
+    Limits, Store, serve_connection,
+    store::{PutBatch, StoreError},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -24,7 +24,10 @@ use tokio::{
 };
 use turmoil::net::{TcpListener, TcpStream};
 
-use super::history;
+use super::{
+    history,
+    store::{SimSnapshot, SimStore},
+};
 use crate::oracle::HANGUP_PROBE;
 
 /// The hosts that serve. One store is behind all of them.
@@ -55,7 +58,7 @@ impl Conditions {
 pub(super) struct SimNetwork {
     pub(super) history: history::SharedHistory,
     pub(super) conditions: Arc<Mutex<Conditions>>,
-    pub(super) store: Arc<MemoryStore>,
+    pub(super) store: Arc<SimStore>,
     /// The most bytes that one write moves, at either end.
     pub(super) segment: usize,
     /// When all faults are over.
@@ -67,7 +70,7 @@ impl SimNetwork {
         Self {
             history: history::SharedHistory::default(),
             conditions: Arc::new(Mutex::new(Conditions::FINE)),
-            store: Arc::default(),
+            store: Arc::new(SimStore::new()),
             segment,
             faults,
         }
@@ -190,7 +193,7 @@ struct Witness {
 }
 
 impl Store for Witness {
-    type Snapshot = MemorySnapshot;
+    type Snapshot = SimSnapshot;
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
         self.world.pause(|conditions| conditions.storing).await;
@@ -206,7 +209,7 @@ impl Store for Witness {
         Ok(())
     }
 
-    async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
+    async fn get(&self, selector: &Selector) -> Result<SimSnapshot, StoreError> {
         if let Selector::Key(key) = selector
             && key.as_str().starts_with(HANGUP_PROBE)
         {
