@@ -28,7 +28,7 @@ impl HttpConfig {
     ///
     /// # Errors
     ///
-    /// If the address needs a token and there is none, or if the file of the token cannot be used.
+    /// If the address needs a token and none is set, or if the token file cannot be used.
     pub(crate) fn new(
         listen: Option<SocketAddr>,
         token_file: Option<PathBuf>,

@@ -365,7 +365,7 @@ async fn bind_graphite(listen: SocketAddr) -> Result<GraphiteListener, Failure> 
     })
 }
 
-/// How many batches are kept for those who watch live points.
+/// The number of batches that are buffered for the live view.
 const LIVE_BATCHES: usize = 1024;
 
 async fn until_set(mut value: watch::Receiver<bool>) {

@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
 };
 
-use support::{Server, assert_status, metrics, stderr, stdout};
+use support::{HalfImport, LINES, Server, assert_status, metrics, stderr, stdout};
 
 mod support;
 
@@ -200,47 +200,30 @@ fn import_resumes_where_the_server_went_away() {
 
 #[test]
 fn killed_import_resumes_without_a_gap() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("points");
-    let lines = (0..200_000).map(|n| format!("put a {n} {n}\n")).collect::<String>();
-    fs::write(&file, &lines).unwrap();
-    let path = file.to_str().unwrap();
-
-    // A server that acknowledges 100,000 lines, and then none.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let peer = std::thread::spawn(move || {
-        let (io, _) = listener.accept().unwrap();
-        let (mut out, mut input) = (io.try_clone().unwrap(), BufReader::new(io));
-        // The client may go before that.
-        let lines = input.by_ref().lines().take(100_000).map_while(Result::ok);
-        let acknowledged = lines.take_while(|_| out.write_all(b"ok\n\n").is_ok()).count();
-        // Until the client has gone.
-        let _ = input.read_to_end(&mut Vec::new());
-        acknowledged
-    });
+    let half = HalfImport::new();
+    let (path, address) = (half.path.clone(), half.address.clone());
     let mut import = metrics()
-        .args(["import", path, "--server", &address, "--timeout", "600"])
+        .args(["import", &path, "--server", &address, "--timeout", "600"])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let checkpoint = dir.path().join("points.import");
+    let checkpoint = half.dir.path().join("points.import");
     while !checkpoint.exists() {
         std::thread::yield_now();
     }
     import.kill().unwrap();
     import.wait().unwrap();
-    let acknowledged = peer.join().unwrap();
+    let (_dir, acknowledged) = half.acknowledged();
 
     let server = Server::start();
-    assert_status(&server.run(&["import", path, "--resume"]), 0);
+    assert_status(&server.run(&["import", &path, "--resume"]), 0);
     let export = server.run(&["get", "a"]);
     let seconds =
         stdout(&export).lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap());
     let seconds = seconds.collect::<Vec<usize>>();
     // It begins after what was acknowledged, at most, and nothing behind that is missing.
     assert!((1..=acknowledged).contains(&seconds[0]), "{} of {acknowledged}", seconds[0]);
-    assert!(seconds.iter().copied().eq(seconds[0]..200_000), "{}", seconds.len());
+    assert!(seconds.iter().copied().eq(seconds[0]..LINES), "{}", seconds.len());
 }
 
 #[test]

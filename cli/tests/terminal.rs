@@ -5,19 +5,17 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
+    io::{Read, Write},
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, ExitStatus, Stdio},
-    thread,
 };
 
 use pty_process::{
     Size,
     blocking::{Command, Pty},
 };
-use support::{Server, assert_status, metrics, stderr, stdout};
+use support::{HalfImport, LINES, Server, assert_status, metrics, stderr, stdout};
 
 mod support;
 
@@ -177,26 +175,9 @@ fn ctrl_c_stops_serve_with_status_0() {
 
 #[test]
 fn ctrl_c_in_an_import_can_be_resumed() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("points");
-    let lines = (0..200_000).map(|n| format!("put a {n} {n}\n")).collect::<String>();
-    fs::write(&file, &lines).unwrap();
-    let path = file.to_str().unwrap();
-
-    // A server that acknowledges some 100,000 lines, and then none.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let peer = thread::spawn(move || {
-        let (io, _) = listener.accept().unwrap();
-        let (mut out, mut input) = (io.try_clone().unwrap(), BufReader::new(io));
-        // The client may go before that.
-        let lines = input.by_ref().lines().take(100_000).map_while(Result::ok);
-        let acknowledged = lines.take_while(|_| out.write_all(b"ok\n\n").is_ok()).count();
-        // Until the client has gone.
-        let _ = input.read_to_end(&mut Vec::new());
-        acknowledged
-    });
-    let args = ["import", path, "--server", &address, "--timeout", "600"];
+    let half = HalfImport::new();
+    let (path, address) = (half.path.clone(), half.address.clone());
+    let args = ["import", &path, "--server", &address, "--timeout", "600"];
     let mut terminal = Terminal::start(&args, |command| command);
     // More than nothing is acknowledged once the bar has moved.
     while !(1..100).any(|percent| terminal.screen().contains(&format!(" {percent} %"))) {
@@ -208,13 +189,13 @@ fn ctrl_c_in_an_import_can_be_resumed() {
     for part in ["stopped after", "--resume goes on from here", "interrupted"] {
         assert!(terminal.raw().contains(part), "{part} is not in: {}", terminal.raw());
     }
-    let acknowledged = peer.join().unwrap();
+    let (_dir, acknowledged) = half.acknowledged();
 
     let server = Server::start();
-    assert_status(&server.run(&["import", path, "--resume"]), 0);
+    assert_status(&server.run(&["import", &path, "--resume"]), 0);
     let export = server.run(&["get", "a"]);
     let stored = stdout(&export).lines().collect::<Vec<_>>();
-    let resumed_from = 200_000 - stored.len();
+    let resumed_from = LINES - stored.len();
     assert!((1..=acknowledged).contains(&resumed_from), "{resumed_from} of {acknowledged}");
     assert_eq!(stored.last().copied(), Some("put a 199999.0 199999"));
 }

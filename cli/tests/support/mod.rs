@@ -3,14 +3,20 @@
 #![allow(dead_code, unreachable_pub, reason = "each binary of tests uses a part of it")]
 
 use std::{
-    env,
-    io::{BufRead, BufReader, Write},
+    env, fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
     process::{Child, Command, Output, Stdio},
+    thread::{self, JoinHandle},
 };
+
+use tempfile::TempDir;
 
 /// A `metrics serve` of its own, which ends with the test.
 pub struct Server {
     pub process: Child,
+    /// What it says that it serves.
+    pub line: String,
     pub address: String,
 }
 
@@ -31,7 +37,12 @@ impl Server {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address =
             line.split_whitespace().nth(1).unwrap().rsplit('/').next().unwrap().to_owned();
-        Self { process, address }
+        Self { process, line, address }
+    }
+
+    /// Returns the address that it says behind a scheme, such as `http://`.
+    pub fn address_of(&self, scheme: &str) -> &str {
+        self.line.split(scheme).nth(1).unwrap().split_whitespace().next().unwrap()
     }
 
     /// Runs a command against this server.
@@ -57,6 +68,44 @@ impl Server {
         let kill =
             Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
         assert!(kill.success());
+    }
+}
+
+/// A file of [`LINES`] points to import, and a server that acknowledges half of them and then none.
+pub struct HalfImport {
+    pub dir: TempDir,
+    /// The file.
+    pub path: String,
+    pub address: String,
+    peer: JoinHandle<usize>,
+}
+
+pub const LINES: usize = 200_000;
+
+impl HalfImport {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("points");
+        let lines = (0..LINES).map(|n| format!("put a {n} {n}\n")).collect::<String>();
+        fs::write(&file, &lines).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let peer = thread::spawn(move || {
+            let (io, _) = listener.accept().unwrap();
+            let (mut out, mut input) = (io.try_clone().unwrap(), BufReader::new(io));
+            // The client may go before that.
+            let lines = input.by_ref().lines().take(LINES / 2).map_while(Result::ok);
+            let acknowledged = lines.take_while(|_| out.write_all(b"ok\n\n").is_ok()).count();
+            // Until the client has gone.
+            let _ = input.read_to_end(&mut Vec::new());
+            acknowledged
+        });
+        Self { dir, path: file.to_str().unwrap().into(), address, peer }
+    }
+
+    /// Returns how many lines were acknowledged, once the client has gone.
+    pub fn acknowledged(self) -> (TempDir, usize) {
+        (self.dir, self.peer.join().unwrap())
     }
 }
 

@@ -4,9 +4,8 @@ use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     Extension, Router,
-    body::Body,
-    extract::{RawQuery, State},
-    http::{HeaderMap, HeaderValue, header},
+    extract::{FromRequest, Request, State},
+    http::{HeaderValue, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -51,15 +50,13 @@ fn router<S: Store>(limits: RenderLimits) -> Router<Arc<App<S>>> {
 /// The parameters of a query and of a form, which Grafana sends as one and the other.
 struct Form(String);
 
-impl Form {
-    async fn read<S: Store>(
-        app: &App<S>,
-        query: Option<String>,
-        headers: &HeaderMap,
-        body: Body,
-    ) -> Result<Self, ApiError> {
-        let mut form = query.unwrap_or_default();
-        let body = body::read(headers, body, &app.limits, &app.body_budget).await?;
+impl<S: Store> FromRequest<Arc<App<S>>> for Form {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App<S>>) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let mut form = parts.uri.query().unwrap_or_default().to_owned();
+        let body = body::read(&parts.headers, body, &app.limits, &app.body_budget).await?;
         if !body.bytes.is_empty() {
             let body = str::from_utf8(&body.bytes)
                 .map_err(|_| ApiError::bad_request("the form is not UTF-8"))?;
@@ -68,7 +65,9 @@ impl Form {
         }
         Ok(Self(form))
     }
+}
 
+impl Form {
     fn params(&self) -> Params<'_> {
         Params::parse(Some(&self.0))
     }
@@ -84,11 +83,8 @@ impl From<RenderError> for ApiError {
 async fn show<S: Store>(
     State(app): State<Arc<App<S>>>,
     Extension(limits): Extension<RenderLimits>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    form: Form,
 ) -> Result<Response, ApiError> {
-    let form = Form::read(&app, query, &headers, body).await?;
     let params = form.params();
     let request = RenderRequest::from_params(params.iter(), unix_seconds(SystemTime::now()))?;
     let series = render(&app.store, &request, &limits).await?;
@@ -96,13 +92,7 @@ async fn show<S: Store>(
     Ok(([(header::CONTENT_TYPE, content_type)], request.write(series)).into_response())
 }
 
-async fn find<S: Store>(
-    State(app): State<Arc<App<S>>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let form = Form::read(&app, query, &headers, body).await?;
+async fn find<S: Store>(State(app): State<Arc<App<S>>>, form: Form) -> Result<Response, ApiError> {
     let params = form.params();
     let pattern = params.get("query").filter(|query| !query.is_empty());
     let pattern = pattern.ok_or_else(|| ApiError::bad_request("missing parameter query"))?;
@@ -119,11 +109,8 @@ async fn find<S: Store>(
 
 async fn expand_paths<S: Store>(
     State(app): State<Arc<App<S>>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    form: Form,
 ) -> Result<Response, ApiError> {
-    let form = Form::read(&app, query, &headers, body).await?;
     let params = form.params();
     let patterns: Vec<_> = params.all("query").map(str::to_owned).collect();
     let (group, leaves) = (is_set(&params, "groupByExpr"), is_set(&params, "leavesOnly"));
@@ -149,11 +136,8 @@ async fn tags<S: Store>(State(app): State<Arc<App<S>>>) -> Result<Response, ApiE
 
 async fn complete_tags<S: Store>(
     State(app): State<Arc<App<S>>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    form: Form,
 ) -> Result<Response, ApiError> {
-    let form = Form::read(&app, query, &headers, body).await?;
     let params = form.params();
     let exprs: Vec<_> = params.all("expr").map(str::to_owned).collect();
     let prefix = params.get("tagPrefix").unwrap_or_default();
@@ -162,11 +146,8 @@ async fn complete_tags<S: Store>(
 
 async fn complete_values<S: Store>(
     State(app): State<Arc<App<S>>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    form: Form,
 ) -> Result<Response, ApiError> {
-    let form = Form::read(&app, query, &headers, body).await?;
     let params = form.params();
     let exprs: Vec<_> = params.all("expr").map(str::to_owned).collect();
     let tag = params.get("tag").ok_or_else(|| ApiError::bad_request("missing parameter tag"))?;

@@ -25,8 +25,7 @@ use crate::{
 
 /// An HTTP server of a store: its keys, its points, live values, and the state of the server.
 ///
-/// The paths are in [`docs/http-api.md`](https://docs.rs/metrics-server). It shows what it and the other
-/// listeners of the same [`Tee`] put.
+/// The paths are described in `docs/http-api.md`. Points that other listeners put through the same [`Tee`] are shown too.
 ///
 /// ```
 /// use std::sync::Arc;

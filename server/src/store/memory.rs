@@ -2,18 +2,19 @@
 
 use std::{
     collections::VecDeque,
+    ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use imbl::Vector;
 
 use super::{
-    Block, KeyPattern, PutBatch, Snapshot, Store, StoreError,
+    Block, KeyPattern, PutBatch, RangeSnapshot, Snapshot, Store, StoreError,
     accounting::MemoryAccount,
     index::ShardedIndex,
     points::{Chunk, Points},
 };
-use metrics_client::{Key, Selector};
+use metrics_client::{Key, Point, Selector};
 
 /// A store in memory; its points are lost when the process ends.
 ///
@@ -105,13 +106,28 @@ impl Store for MemoryStore {
 
     async fn get(&self, selector: &Selector) -> Result<MemorySnapshot, StoreError> {
         let data = self.state().snapshot(selector);
-        Ok(MemorySnapshot { data, series: 0, after: None, block: None })
+        Ok(MemorySnapshot { data, from: i64::MIN, series: 0, after: None, block: None })
+    }
+
+    async fn get_range(
+        &self,
+        selector: &Selector,
+        seconds: RangeInclusive<i64>,
+    ) -> Result<RangeSnapshot<MemorySnapshot>, StoreError> {
+        let snapshot = MemorySnapshot { from: *seconds.start(), ..self.get(selector).await? };
+        Ok(RangeSnapshot::new(snapshot, seconds))
     }
 
     async fn keys(&self, pattern: &KeyPattern) -> Result<Vec<Key>, StoreError> {
         let series = self.state().series.clone();
         let keys = series.iter().map(|series| &series.key);
         Ok(keys.filter(|key| pattern.matches(key.as_str())).cloned().collect())
+    }
+
+    async fn last(&self, key: &Key) -> Result<Option<Point>, StoreError> {
+        let state = self.state();
+        let index = state.index.get(key.as_str());
+        Ok(index.and_then(|index| state.series.get(index)).and_then(|series| series.points.last()))
     }
 }
 
@@ -126,6 +142,8 @@ impl Default for MemoryStore {
 #[derive(Clone, Debug)]
 pub struct MemorySnapshot {
     data: Arc<MemorySnapshotData>,
+    /// Blocks that end before this second are skipped.
+    from: i64,
     /// The index of the series that is being read.
     series: usize,
     /// The first timestamp of the last block of that series.
@@ -154,7 +172,11 @@ impl Snapshot for MemorySnapshot {
             return Err(StoreError::transient(message));
         };
         while let Some(StoredSeries { key, points }) = series.get(self.series) {
-            if let Some(chunk) = points.chunk(self.after) {
+            let chunk = match self.after {
+                None => points.chunk_from(self.from),
+                after => points.chunk(after),
+            };
+            if let Some(chunk) = chunk {
                 self.after = chunk.points().first().map(|point| point.timestamp);
                 self.block = Some((key.clone(), Arc::clone(chunk)));
                 break;
@@ -248,7 +270,6 @@ const KEY_BYTES: usize = 32 + size_of::<Key>() + 2 * size_of::<(Key, usize)>();
 #[cfg(test)]
 mod tests {
     use super::*;
-    use metrics_client::Point;
 
     /// Puts `points` points for each of `keys` keys.
     async fn put(

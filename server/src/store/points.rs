@@ -70,7 +70,6 @@ impl<const CHUNK: usize> Points<CHUNK> {
     }
 
     /// Returns the chunk that contains `second`, or else the next one.
-    #[cfg(feature = "disk")]
     pub(super) fn chunk_from(&self, second: i64) -> Option<&Arc<Chunk>> {
         if self.tail.first().is_some_and(|first| first <= second) {
             return Some(&self.tail);
@@ -79,6 +78,11 @@ impl<const CHUNK: usize> Points<CHUNK> {
             Some((_, chunk)) => Some(chunk),
             None => self.chunk(None),
         }
+    }
+
+    /// Returns the point with the latest second.
+    pub(super) fn last(&self) -> Option<Point> {
+        self.tail.points.last().copied()
     }
 
     /// Puts a point that is not after the last one.

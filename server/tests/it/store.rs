@@ -30,7 +30,7 @@ impl Model {
     }
 }
 
-async fn rows(mut snapshot: MemorySnapshot) -> Vec<(String, i64, f64)> {
+async fn rows(mut snapshot: impl Snapshot) -> Vec<(String, i64, f64)> {
     let mut rows = Vec::new();
     while let Some(block) = snapshot.next_block().await.unwrap() {
         assert!(!block.points.is_empty());
@@ -113,7 +113,17 @@ proptest! {
             for key in 0..7 {
                 let key = Key::new(format!("key.{key}")).unwrap();
                 let snapshot = store.get(&Selector::from(&key)).await.unwrap();
-                assert_eq!(rows(snapshot).await, model.rows(Some(key.as_str())));
+                let expected = model.rows(Some(key.as_str()));
+                assert_eq!(rows(snapshot).await, expected);
+                let last = store.last(&key).await.unwrap();
+                let last = last.map(|point| (key.to_string(), point.timestamp, point.value));
+                assert_eq!(last.as_ref(), expected.last());
+            }
+            for seconds in [-700..=900, 5..=5, 400..=i64::MAX] {
+                let range = store.get_range(&Selector::All, seconds.clone()).await.unwrap();
+                let mut expected = model.rows(None);
+                expected.retain(|(_, second, _)| seconds.contains(second));
+                assert_eq!(rows(range).await, expected);
             }
         });
     }

@@ -24,6 +24,7 @@ pub fn functions() -> BTreeMap<&'static str, FunctionInfo> {
 
 const SERIES: Param = Param::required("seriesList", Kind::SeriesList);
 const SERIES_LISTS: Param = Param::required("seriesLists", Kind::SeriesList).multiple();
+const WINDOW_SIZE: Param = Param::required("windowSize", Kind::IntOrInterval);
 const X_FILES_FACTOR: Param = Param::optional("xFilesFactor", Kind::Float);
 
 const FUNCTIONS: &[Function] = &[
@@ -423,54 +424,49 @@ const FUNCTIONS: &[Function] = &[
         name: "movingAverage",
         group: "Calculate",
         description: "Returns the average of the window before each point.",
-        params: &[SERIES, Param::required("windowSize", Kind::IntOrInterval), X_FILES_FACTOR],
+        params: &[SERIES, WINDOW_SIZE, X_FILES_FACTOR],
         run: Run::Again { range: moving::range, run: moving::average },
     },
     Function {
         name: "movingMedian",
         group: "Calculate",
         description: "Returns the median of the window before each point.",
-        params: &[SERIES, Param::required("windowSize", Kind::IntOrInterval), X_FILES_FACTOR],
+        params: &[SERIES, WINDOW_SIZE, X_FILES_FACTOR],
         run: Run::Again { range: moving::range, run: moving::median_of },
     },
     Function {
         name: "movingSum",
         group: "Calculate",
         description: "Returns the sum of the window before each point.",
-        params: &[SERIES, Param::required("windowSize", Kind::IntOrInterval), X_FILES_FACTOR],
+        params: &[SERIES, WINDOW_SIZE, X_FILES_FACTOR],
         run: Run::Again { range: moving::range, run: moving::sum },
     },
     Function {
         name: "movingMin",
         group: "Calculate",
         description: "Returns the minimum of the window before each point.",
-        params: &[SERIES, Param::required("windowSize", Kind::IntOrInterval), X_FILES_FACTOR],
+        params: &[SERIES, WINDOW_SIZE, X_FILES_FACTOR],
         run: Run::Again { range: moving::range, run: moving::min },
     },
     Function {
         name: "movingMax",
         group: "Calculate",
         description: "Returns the maximum of the window before each point.",
-        params: &[SERIES, Param::required("windowSize", Kind::IntOrInterval), X_FILES_FACTOR],
+        params: &[SERIES, WINDOW_SIZE, X_FILES_FACTOR],
         run: Run::Again { range: moving::range, run: moving::max },
     },
     Function {
         name: "movingWindow",
         group: "Calculate",
         description: "Aggregates the window before each point.",
-        params: &[
-            SERIES,
-            Param::required("windowSize", Kind::IntOrInterval),
-            Param::optional("func", Kind::AggFunc),
-            X_FILES_FACTOR,
-        ],
+        params: &[SERIES, WINDOW_SIZE, Param::optional("func", Kind::AggFunc), X_FILES_FACTOR],
         run: Run::Again { range: moving::range, run: moving::window },
     },
     Function {
         name: "exponentialMovingAverage",
         group: "Calculate",
         description: "Returns the average of all points so far, of which later ones count for more.",
-        params: &[SERIES, Param::required("windowSize", Kind::IntOrInterval)],
+        params: &[SERIES, WINDOW_SIZE],
         run: Run::Again { range: moving::range, run: moving::exponential },
     },
     Function {

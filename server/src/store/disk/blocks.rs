@@ -303,6 +303,16 @@ impl BlocksView {
         self.blocks.is_empty()
     }
 
+    /// Returns the point of a key with the latest second.
+    pub(super) fn last(&self, id: u32) -> Result<Option<Point>, ReadError> {
+        let last = self.blocks.range((id, i64::MIN)..=(id, i64::MAX))?.next_back().transpose()?;
+        let Some((key, block)) = last else { return Ok(None) };
+        let (first, mut points) = (key.value().1, Vec::new());
+        block::decode(id, first, block.value(), &mut points)
+            .map_err(|_| ReadError::Damaged { first })?;
+        Ok(points.pop())
+    }
+
     /// Appends the points of a key from `from` to `until` to `points`, block by block, until there are at
     /// least `max`. Returns true if all were read.
     pub(super) fn read(

@@ -88,6 +88,11 @@ impl Head {
         self.series.iter().map(|(&id, points)| (id, iterate(points, i64::MIN)))
     }
 
+    /// Returns the point of a key with the latest second.
+    pub(super) fn last(&self, id: u32) -> Option<Point> {
+        self.series.get(&id).and_then(Points::last)
+    }
+
     /// Iterates over the points of a key from a second on.
     pub(super) fn points(&self, id: u32, from: i64) -> impl Iterator<Item = Point> {
         self.series.get(&id).into_iter().flat_map(move |points| iterate(points, from))

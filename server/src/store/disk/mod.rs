@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use metrics_client::{Key, Selector};
+use metrics_client::{Key, Point, Selector};
 use metrics_wal::{FileSystem, OsFileSystem};
 use tokio::task::spawn_blocking;
 
@@ -456,6 +456,12 @@ impl Store for DiskStore {
     ) -> Result<RangeSnapshot<DiskSnapshot>, StoreError> {
         let snapshot = self.shared.snapshot(selector, seconds.clone())?;
         Ok(RangeSnapshot::new(snapshot, seconds))
+    }
+
+    async fn last(&self, key: &Key) -> Result<Option<Point>, StoreError> {
+        let Some((parts, id)) = self.shared.parts_with(key)? else { return Ok(None) };
+        let last = parts.last(key, id).await?;
+        Ok(last.filter(|last| last.timestamp >= self.shared.cutoff()))
     }
 
     async fn keys(&self, pattern: &KeyPattern) -> Result<Vec<Key>, StoreError> {

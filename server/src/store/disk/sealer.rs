@@ -63,8 +63,11 @@ impl<F: FileSystem> Sealer<F> {
         }
     }
 
-    /// Frees the space that merges have left in the file, about half of it.
+    /// Frees the space that merges have left in the file, about half of it, unless that would take long.
     fn compact(&mut self) {
+        if self.blocks.bytes() > MAX_COMPACTED_BYTES {
+            return;
+        }
         self.shared.end_reads();
         if let Err(error) = catch_panic(|| self.blocks.compact()) {
             // A snapshot is open, or the disk fails: the file stays as it is.
@@ -107,6 +110,10 @@ impl<F: FileSystem> Sealer<F> {
         }
     }
 }
+
+/// How long a file of blocks may be that is compacted when the store is closed: a service manager does not wait for
+/// ever. In a larger file the free space is used by the next merges.
+const MAX_COMPACTED_BYTES: u64 = 1 << 30;
 
 /// Returns a view of the current blocks; `None` if there is no block.
 pub(super) fn view(blocks: &Blocks) -> Result<Option<Arc<BlocksView>>, redb::Error> {

@@ -187,6 +187,13 @@ impl Shared {
         Ok(DiskSnapshot::new(Arc::clone(self) as Arc<dyn Source>, data, ids, from..=*seconds.end()))
     }
 
+    /// Returns all that is stored at this moment, and the id of a key if it is stored.
+    pub(super) fn parts_with(&self, key: &Key) -> Result<Option<(Parts, u32)>, StoreError> {
+        let state = self.state();
+        state.check_open()?;
+        Ok(state.keys.get(key.as_str()).map(|id| (state.parts(), id)))
+    }
+
     /// Returns all that is stored at this moment. It is not evicted.
     pub(super) fn parts(&self) -> Result<Parts, StoreError> {
         let state = self.state();

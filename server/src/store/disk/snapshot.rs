@@ -213,6 +213,24 @@ impl Cursor {
 }
 
 impl Parts {
+    /// Returns the point of a key with the latest second.
+    pub(super) async fn last(self, key: &Key, id: u32) -> Result<Option<Point>, StoreError> {
+        let heads = [self.sealing.as_ref(), Some(&self.head)];
+        let in_heads = heads.map(|head| head.and_then(|head| head.last(id)));
+        let in_blocks = match self.blocks {
+            None => None,
+            Some(blocks) => spawn_blocking(move || blocks.last(id))
+                .await
+                .map_err(|error| {
+                    StoreError::transient("the last point was not read").with_source(error)
+                })?
+                .map_err(|error| ReadFailure::new(key, error).error)?,
+        };
+        // Of the same second, the newer one counts: it is the last.
+        let points = [in_blocks].into_iter().chain(in_heads).flatten();
+        Ok(points.max_by_key(|point| point.timestamp))
+    }
+
     /// Reads about `max` points of a key. Returns the second to read on from, if there may be more.
     fn read(
         &self,
