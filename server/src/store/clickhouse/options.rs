@@ -83,7 +83,7 @@ impl FromStr for ClickHouseOptions {
             compression: CompressionChoice::None,
             max_rows: 10_000,
             max_wait: Duration::from_millis(50),
-            timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(5),
             max_queue_bytes: 64 * 1024 * 1024,
             node: None,
             keep: None,
@@ -114,7 +114,7 @@ impl ClickHouseOptions {
             }
             "rows" => self.max_rows = number(option, value, 1..=1_000_000)? as usize,
             "wait" => self.max_wait = time(option, value, 1..=10_000)?,
-            "timeout" => self.timeout = time(option, value, 100..=20_000)?,
+            "timeout" => self.timeout = time(option, value, 100..=10_000)?,
             "queue_mib" => {
                 self.max_queue_bytes = number(option, value, 1..=65_536)? as usize * 1024 * 1024;
             }
@@ -301,7 +301,7 @@ mod tests {
             ("clickhouse://a/d?quorum=2", "quorum is for a cluster"),
             ("clickhouse://a/d?compression=gzip", "use none or lz4"),
             ("clickhouse://a/d?wait=50", "such as 50ms"),
-            ("clickhouse://a/d?timeout=21s", "such as 50ms"),
+            ("clickhouse://a/d?timeout=11s", "such as 50ms"),
             ("clickhouse://a/d?node=512", "a number from 0 to 511"),
             ("clickhouse://u:%zz@a/d", "encodes nothing"),
             ("clickhouse://u:secret@a/d?x=1", "unknown option"),

@@ -57,7 +57,8 @@ pub(super) async fn prepare(
         }
     };
     create_tables(cluster, options, schema).await?;
-    let newest = ask(format!("SELECT max(ver) FROM {}", schema.points())).await?;
+    let newest = format!("SELECT max(ver) FROM {}", schema.points());
+    let newest = cluster.query(&newest, &Settings::new(), LONG_TIMEOUT).await?;
     clock.observe(newest.trim().parse().unwrap_or_default());
     let time = ask("SELECT toUnixTimestamp(now())".into()).await?;
     check_time(cluster.host_name(), time.trim().parse().unwrap_or_default());
@@ -127,7 +128,7 @@ pub(super) async fn create_tables(
     }
     if found.lines().count() < names.len() {
         for statement in schema.statements() {
-            let created = cluster.query(&statement, &none, CREATE_TIMEOUT).await;
+            let created = cluster.query(&statement, &none, LONG_TIMEOUT).await;
             created.map_err(|error| explained(cluster, schema, error))?;
         }
         info!(host = cluster.host_name(), database = options.database, "tables created");
@@ -139,7 +140,7 @@ pub(super) async fn create_tables(
         options.database, names[0]
     );
     if cluster.query(&find, &none, options.timeout).await?.trim() != "1" {
-        let altered = cluster.query(&alter, &none, CREATE_TIMEOUT).await;
+        let altered = cluster.query(&alter, &none, LONG_TIMEOUT).await;
         altered.map_err(|error| explained(cluster, schema, error))?;
         info!(host = cluster.host_name(), "retention changed");
     }
@@ -157,8 +158,8 @@ fn explained(cluster: &Cluster, schema: &Schema, error: ClickHouseError) -> Clic
 
 const SYNTAX_ERROR: u32 = 62;
 
-/// Every host of a cluster creates its tables.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
+/// For what takes longer than an insert: every host of a cluster creates its tables, and all versions are read.
+const LONG_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Warns if this host and ClickHouse disagree about the time: then this and other servers may too.
 fn check_time(host: &str, theirs: u64) {

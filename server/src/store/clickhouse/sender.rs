@@ -57,10 +57,10 @@ impl BlockSender {
         }
     }
 
-    /// Sends a block until it is stored. Gives up after [`RETRY_TIME`]; after one attempt if the last block has failed,
-    /// or if nobody waits for this one.
+    /// Sends a block until it is stored. Gives up when one attempt could have timed out, [`RETRY_TIME`] later; after one
+    /// attempt if the last block has failed, or if nobody waits for this one.
     async fn send(&self, block: &InsertBlock, encoded: &Encoded) -> Result<(), ClickHouseError> {
-        let give_up = Instant::now() + RETRY_TIME;
+        let give_up = Instant::now() + self.shared.options.timeout + RETRY_TIME;
         let mut attempt = 0;
         loop {
             let error = match self.attempt(encoded, attempt > 0).await {
@@ -122,9 +122,9 @@ impl BlockSender {
     }
 }
 
-/// How long a block is sent again before its puts fail: shorter than the time that a server gives a store, so that
-/// the server sees the failure.
-const RETRY_TIME: Duration = Duration::from_secs(5);
+/// How long a block is sent again, besides the time of one attempt that hangs: with it less than a server gives a store,
+/// so that the server sees the failure.
+const RETRY_TIME: Duration = Duration::from_secs(1);
 
 /// Returns a random time up to a limit that doubles with each attempt.
 pub(super) fn backoff(attempt: u32) -> Duration {
