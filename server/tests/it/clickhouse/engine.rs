@@ -1,5 +1,5 @@
 //! ClickHouse servers that the tests start: Debian's package, alone or as a cluster with ZooKeeper, and a modern engine
-//! in a Python process. All listen on loopback addresses of their own, and end with the test.
+//! in a Python process. All listen on loopback, and end with the test.
 
 use std::{
     fmt::Write as _,
@@ -38,15 +38,18 @@ impl Drop for Process {
     }
 }
 
-/// Returns three bytes of loopback addresses that no other test uses.
-fn network() -> String {
-    format!("127.{}.{}", fastrand::u8(1..), fastrand::u8(1..))
+/// Returns free ports of 127.0.0.1. ClickHouse takes no other loopback address for its own.
+fn free_ports(count: usize) -> Vec<u16> {
+    let listen = |_| std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // All are open at once, so that they differ.
+    let listeners: Vec<_> = (0..count).map(listen).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
 /// A node of Debian's ClickHouse.
 pub(super) struct Node {
-    /// Its address; the port of HTTP is 8123.
-    pub(super) address: String,
+    /// `host:port` of HTTP.
+    pub(super) host: String,
     dir: PathBuf,
     process: Option<Process>,
 }
@@ -88,7 +91,7 @@ impl Node {
     }
 
     async fn get(&self, path: &str, body: &str) -> Option<(u16, String)> {
-        http(&format!("{}:8123", self.address), path, body).await
+        http(&self.host, path, body).await
     }
 }
 
@@ -135,22 +138,27 @@ impl Debian {
             println!("SKIPPED: ZooKeeper is not installed: `apt-get install zookeeper`");
             return None;
         }
-        let (dir, network) = (tempfile::tempdir().unwrap(), network());
-        let zookeeper = is_cluster.then(|| zookeeper(dir.path(), &network));
-        let nodes = (0..shards * replicas).map(|index| {
-            let address = format!("{network}.{}", index + 1);
+        let dir = tempfile::tempdir().unwrap();
+        let count = shards * replicas;
+        // For each node HTTP, TCP, and the replicas; and ZooKeeper.
+        let mut ports = free_ports(3 * count + 1);
+        let zookeeper_port = ports.pop().unwrap();
+        let zookeeper = is_cluster.then(|| zookeeper(dir.path(), zookeeper_port));
+        let nodes = (0..count).map(|index| {
             let dir = dir.path().join(format!("node{index}"));
             fs::create_dir(&dir).unwrap();
-            let shard = is_cluster.then_some(index / replicas);
-            let config = config(&dir, &address, &network, shard, (shards, replicas));
-            fs::write(dir.join("config.xml"), config).unwrap();
+            let mut config = node_config(&dir, &ports[3 * index..]);
+            if is_cluster {
+                config += &cluster_config(index, (shards, replicas), &ports, zookeeper_port);
+            }
+            fs::write(dir.join("config.xml"), format!("<yandex>{config}</yandex>")).unwrap();
             fs::write(dir.join("users.xml"), USERS).unwrap();
-            Node { address, dir, process: None }
+            Node { host: format!("127.0.0.1:{}", ports[3 * index]), dir, process: None }
         });
         let mut nodes: Vec<_> = nodes.collect();
         if is_cluster {
             let begin = Instant::now();
-            while TcpStream::connect(format!("{network}.200:2181")).await.is_err() {
+            while TcpStream::connect(("127.0.0.1", zookeeper_port)).await.is_err() {
                 assert!(begin.elapsed() < Duration::from_secs(60), "ZooKeeper does not start");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -163,8 +171,7 @@ impl Debian {
 
     /// The hosts of a URL.
     pub(super) fn hosts(&self) -> String {
-        let hosts: Vec<_> =
-            self.nodes.iter().map(|node| format!("{}:8123", node.address)).collect();
+        let hosts: Vec<_> = self.nodes.iter().map(|node| &*node.host).collect();
         hosts.join(",")
     }
 }
@@ -172,11 +179,11 @@ impl Debian {
 /// The script of Debian's package.
 const ZOOKEEPER: &str = "/usr/share/zookeeper/bin/zkServer.sh";
 
-fn zookeeper(dir: &Path, network: &str) -> Process {
+fn zookeeper(dir: &Path, port: u16) -> Process {
     let dir = dir.join("zookeeper");
     fs::create_dir(&dir).unwrap();
     let config = format!(
-        "tickTime=500\ndataDir={}\nclientPort=2181\nclientPortAddress={network}.200\n\
+        "tickTime=500\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n\
          admin.enableServer=false\nmaxClientCnxns=0\n",
         dir.display()
     );
@@ -187,46 +194,42 @@ fn zookeeper(dir: &Path, network: &str) -> Process {
     Process::start(&mut command, &dir.join("log"))
 }
 
-fn config(
-    dir: &Path,
-    address: &str,
-    network: &str,
-    shard: Option<usize>,
-    (shards, replicas): (usize, usize),
-) -> String {
+fn node_config(dir: &Path, ports: &[u16]) -> String {
     let dir = dir.display();
+    format!(
+        "<logger><level>warning</level><console>1</console></logger><http_port>{}</http_port>\
+         <tcp_port>{}</tcp_port><interserver_http_port>{}</interserver_http_port>\
+         <interserver_http_host>127.0.0.1</interserver_http_host><listen_host>127.0.0.1</listen_host>\
+         <path>{dir}/data/</path><tmp_path>{dir}/tmp/</tmp_path><users_config>users.xml</users_config>\
+         <default_profile>default</default_profile><default_database>default</default_database>\
+         <mark_cache_size>67108864</mark_cache_size>",
+        ports[0], ports[1], ports[2]
+    )
+}
+
+fn cluster_config(
+    index: usize,
+    (shards, replicas): (usize, usize),
+    ports: &[u16],
+    zookeeper: u16,
+) -> String {
     let mut config = format!(
-        "<yandex><logger><level>warning</level><console>1</console></logger>\
-         <http_port>8123</http_port><tcp_port>9000</tcp_port>\
-         <interserver_http_port>9009</interserver_http_port>\
-         <interserver_http_host>{address}</interserver_http_host>\
-         <listen_host>{address}</listen_host><path>{dir}/data/</path><tmp_path>{dir}/tmp/</tmp_path>\
-         <users_config>users.xml</users_config><default_profile>default</default_profile>\
-         <default_database>default</default_database><mark_cache_size>67108864</mark_cache_size>\
-         <merge_tree><max_delay_to_insert>1</max_delay_to_insert></merge_tree>"
+        "<zookeeper><node><host>127.0.0.1</host><port>{zookeeper}</port></node>\
+         <session_timeout_ms>4000</session_timeout_ms></zookeeper>\
+         <macros><shard>{}</shard><replica>r{index}</replica></macros>\
+         <distributed_ddl><path>/clickhouse/task_queue/ddl</path></distributed_ddl>\
+         <remote_servers><main>",
+        index / replicas
     );
-    if let Some(shard) = shard {
-        write!(
-            config,
-            "<zookeeper><node><host>{network}.200</host><port>2181</port></node>\
-             <session_timeout_ms>4000</session_timeout_ms></zookeeper>\
-             <macros><shard>{shard}</shard><replica>{address}</replica></macros>\
-             <distributed_ddl><path>/clickhouse/task_queue/ddl</path></distributed_ddl>\
-             <remote_servers><main>"
-        )
-        .unwrap();
-        for shard in 0..shards {
-            config.push_str("<shard><internal_replication>true</internal_replication>");
-            for replica in 0..replicas {
-                let node = shard * replicas + replica + 1;
-                write!(config, "<replica><host>{network}.{node}</host><port>9000</port></replica>")
-                    .unwrap();
-            }
-            config.push_str("</shard>");
+    for shard in 0..shards {
+        config.push_str("<shard><internal_replication>true</internal_replication>");
+        for replica in 0..replicas {
+            let port = ports[3 * (shard * replicas + replica) + 1];
+            write!(config, "<replica><host>127.0.0.1</host><port>{port}</port></replica>").unwrap();
         }
-        config.push_str("</main></remote_servers>");
+        config.push_str("</shard>");
     }
-    config + "</yandex>"
+    config + "</main></remote_servers>"
 }
 
 /// A user without and one with a password.
@@ -266,7 +269,7 @@ impl Modern {
         let dir = tempfile::tempdir().unwrap();
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/clickhouse/chdb_http.py");
-        let host = format!("{}.1:8123", network());
+        let host = format!("127.0.0.1:{}", free_ports(1)[0]);
         let mut command = Command::new(&python);
         command.arg(script).arg(&host).arg(dir.path().join("data"));
         let process = Process::start(&mut command, &dir.path().join("log"));
