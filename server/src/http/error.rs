@@ -38,6 +38,18 @@ impl ApiError {
         Self::unavailable("the store does not answer")
     }
 
+    /// Creates the error of a request that exceeds a limit. The message names it, as `metrics serve --http-limit` and
+    /// the methods of [`HttpLimits`](super::HttpLimits) do.
+    pub(crate) fn limit(status: StatusCode, limit: &'static str, max: usize) -> Self {
+        Self::new(status, limit_message(limit, max))
+    }
+
+    /// Asks the client to try again.
+    #[must_use]
+    pub(crate) fn retry_after(self) -> Self {
+        self.header(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
     #[must_use]
     pub(crate) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
         self.header = Some((name, HeaderValue::from_static(value)));
@@ -48,6 +60,11 @@ impl ApiError {
     pub(crate) fn header_pair(&self) -> Option<(HeaderName, HeaderValue)> {
         self.header.clone()
     }
+}
+
+/// Says which limit is reached, and how it is raised.
+pub(crate) fn limit_message(limit: &str, max: usize) -> String {
+    format!("limit {limit} reached: at most {max}; the server can raise it: --http-limit {limit}=N")
 }
 
 /// After how many seconds a client should try again. A full disk may have room within one.

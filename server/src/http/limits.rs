@@ -24,6 +24,8 @@ pub struct HttpLimits {
     pub(super) max_total_body_bytes: usize,
     pub(super) max_keys: usize,
     pub(super) max_points: usize,
+    pub(super) max_live_streams: usize,
+    pub(super) max_live_keys: usize,
 }
 
 impl HttpLimits {
@@ -102,6 +104,20 @@ impl HttpLimits {
         Self { max_points: points.max(1), ..self }
     }
 
+    /// Sets how many streams of live points there may be, at least 1. Default: 1,000. One more is answered with 503,
+    /// so that the other connections are left for requests.
+    #[must_use]
+    pub fn max_live_streams(self, streams: usize) -> Self {
+        Self { max_live_streams: streams.clamp(1, MAX_PERMITS), ..self }
+    }
+
+    /// Sets how many keys a stream of live points may have, at least 1. Default: 1,000. If a pattern matches more, the
+    /// stream says so with an event `limited`.
+    #[must_use]
+    pub fn max_live_keys(self, keys: usize) -> Self {
+        Self { max_live_keys: keys.max(1), ..self }
+    }
+
     /// Returns the budget of all bodies, at least that of one.
     #[cfg(any(feature = "graphite", feature = "influx"))]
     pub(super) fn total_body_bytes(&self) -> usize {
@@ -114,6 +130,9 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// What a semaphore can count, one permit for a byte, on every platform.
 const MAX_BODY_BYTES: usize = 512 * 1024 * 1024 - 1;
+
+/// What a semaphore can count at least, on every platform.
+const MAX_PERMITS: usize = u32::MAX as usize >> 3;
 
 impl Default for HttpLimits {
     fn default() -> Self {
@@ -129,6 +148,8 @@ impl Default for HttpLimits {
             max_total_body_bytes: 256 * 1024 * 1024,
             max_keys: 10_000,
             max_points: 20_000_000,
+            max_live_streams: 1_000,
+            max_live_keys: 1_000,
         }
     }
 }

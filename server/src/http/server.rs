@@ -156,7 +156,7 @@ impl<S: Store> HttpServer<S> {
             access: self.access,
             counters: HttpCounters::default(),
             figures: self.figures,
-            hub: Hub::new(stopping.clone()),
+            hub: Hub::new(stopping.clone(), &self.limits),
             stopping,
             started: Instant::now(),
         });
