@@ -1,4 +1,4 @@
-//! What the store on disk costs, against its bars and against others: a subcommand for each.
+//! What the store on disk and HTTP cost, against their bars and against others: a subcommand for each.
 //!
 //!     cargo bench -p metrics-server --bench store -- size       bytes a point, of the whole folder
 //!     cargo bench -p metrics-server --bench store -- sync       synced puts, one at a time and from many connections
@@ -7,7 +7,7 @@
 //!     cargo bench -p metrics-server --bench store -- reopen     opening after `kill -9`
 //!     cargo bench -p metrics-server --bench store -- memory     peak memory with a hundred million points
 //!     cargo bench -p metrics-server --bench store -- others     the same against InfluxDB and SQLite
-//!     cargo bench -p metrics-server --bench store -- http       HTTP: rendering, points, live browsers (`--features graphite,http`)
+//!     cargo bench -p metrics-server --bench store -- http       HTTP: rendering, points, live browsers (`--all-features`)
 //!     cargo bench -p metrics-server --bench store -- all        all of these
 //!
 //! Each takes `--quick` (a tenth of the points or less), `--test` (each part once), `--dir FOLDER` (where

@@ -56,6 +56,11 @@ impl ApiError {
         self
     }
 
+    /// Returns the body of the answer.
+    pub(crate) fn body(&self) -> String {
+        json!({ "error": self.message }).to_string()
+    }
+
     #[cfg(any(feature = "graphite", feature = "influx"))]
     pub(crate) fn header_pair(&self) -> Option<(HeaderName, HeaderValue)> {
         self.header.clone()
@@ -64,7 +69,12 @@ impl ApiError {
 
 /// Says which limit is reached, and how it is raised.
 pub(crate) fn limit_message(limit: &str, max: usize) -> String {
-    format!("limit {limit} reached: at most {max}; the server can raise it: --http-limit {limit}=N")
+    format!("limit {limit} reached: at most {max}; {}", raised_with(limit))
+}
+
+/// Says how a limit is raised.
+pub(crate) fn raised_with(limit: &str) -> String {
+    format!("the server can raise it: --http-limit {limit}=N")
 }
 
 /// After how many seconds a client should try again. A full disk may have room within one.
@@ -83,7 +93,7 @@ impl From<StoreError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Body::from(json!({ "error": self.message }).to_string());
+        let body = Body::from(self.body());
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         let json = HeaderValue::from_static("application/json");

@@ -24,6 +24,7 @@ pub struct HttpLimits {
     pub(super) max_total_body_bytes: usize,
     pub(super) max_keys: usize,
     pub(super) max_points: usize,
+    pub(super) max_reads: usize,
     pub(super) max_live_streams: usize,
     pub(super) max_live_keys: usize,
 }
@@ -31,7 +32,7 @@ pub struct HttpLimits {
 impl HttpLimits {
     /// Sets the maximum number of open connections, at least 1; those that watch live values count. Default: 2,000.
     ///
-    /// A connection over the limit is closed at once.
+    /// A connection over the limit is answered with 503, or just closed if there are many of them or if it uses TLS.
     #[must_use]
     pub fn max_connections(self, max_connections: usize) -> Self {
         Self { max_connections: max_connections.max(1), ..self }
@@ -57,8 +58,8 @@ impl HttpLimits {
         Self { body_timeout: timeout.max(MIN_TIMEOUT), ..self }
     }
 
-    /// Sets how long a client may read nothing of an answer once the socket buffers are full, at least 1 ms.
-    /// Default: 30 s.
+    /// Sets how long writing may wait until a client has read 64 KiB of an answer, at least 1 ms. Default: 30 s. A
+    /// slower client is disconnected.
     #[must_use]
     pub fn write_timeout(self, timeout: Duration) -> Self {
         Self { write_timeout: timeout.max(MIN_TIMEOUT), ..self }
@@ -102,6 +103,13 @@ impl HttpLimits {
     #[must_use]
     pub fn max_points(self, points: usize) -> Self {
         Self { max_points: points.max(1), ..self }
+    }
+
+    /// Sets how many requests may read keys from the store concurrently, at least 1. Default: 64. Others wait for at
+    /// most [`store_timeout`](Self::store_timeout), and are then answered with 503: each may hold all keys.
+    #[must_use]
+    pub fn max_reads(self, reads: usize) -> Self {
+        Self { max_reads: reads.clamp(1, MAX_PERMITS), ..self }
     }
 
     /// Sets how many streams of live points there may be, at least 1. Default: 1,000. One more is answered with 503,
@@ -148,6 +156,7 @@ impl Default for HttpLimits {
             max_total_body_bytes: 256 * 1024 * 1024,
             max_keys: 10_000,
             max_points: 20_000_000,
+            max_reads: 64,
             max_live_streams: 1_000,
             max_live_keys: 1_000,
         }

@@ -31,6 +31,7 @@ pub(super) async fn join<S: Store>(
     }
     let (group, is_new) = app.hub.group(selection);
     if is_new {
+        let _permit = app.admit_read().await?;
         add_stored_keys(app, &group).await?;
     }
     Ok((group, version))
