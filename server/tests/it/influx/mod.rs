@@ -21,6 +21,7 @@ use tokio::{
 };
 
 mod clients;
+mod differential;
 
 /// A point as the tests compare it: its key, its second, and its value.
 type Row = (String, i64, f64);
