@@ -17,7 +17,7 @@ impl QueueBudget {
         Self { used: Arc::default(), max }
     }
 
-    /// Reserves bytes; `None` if there are not so many left.
+    /// Reserves bytes; `None` if fewer are left.
     pub(super) fn reserve(&self, bytes: usize) -> Option<QueueReservation> {
         // The number is all that is shared.
         let reserved = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {

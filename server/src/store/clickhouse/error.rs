@@ -17,7 +17,7 @@ enum ClickHouseErrorKind {
     /// It could not be reached, or the connection broke.
     Network(Box<dyn Error + Send + Sync>),
     TimedOut,
-    /// An exception of ClickHouse, with its code if it has one.
+    /// An exception of ClickHouse, with its code if any.
     Exception {
         code: Option<u32>,
         message: Box<str>,
@@ -65,7 +65,7 @@ impl ClickHouseError {
         }
     }
 
-    /// Returns true if another attempt fails in the same way until somebody changes a configuration.
+    /// Returns true if every further attempt fails in the same way until the configuration is changed.
     pub(super) fn needs_configuration(&self) -> bool {
         match self.kind {
             ClickHouseErrorKind::Unusable(_) => true,

@@ -33,12 +33,12 @@ struct LaneState {
     /// The block that takes rows.
     open: Option<InsertBlock>,
     full: VecDeque<InsertBlock>,
-    failing: Option<Failing>,
+    failing: Option<LaneFailure>,
 }
 
 /// The shard takes no puts.
 #[derive(Debug)]
-struct Failing {
+struct LaneFailure {
     error: StoreError,
     /// Puts that come before are rejected.
     retry_at: Instant,
@@ -133,7 +133,7 @@ impl Lane {
     /// Rejects all puts until `retry_at`, also those that wait.
     pub(super) fn set_failing(&self, error: StoreError, retry_at: Instant) {
         let mut state = self.state();
-        let failing = state.failing.replace(Failing { error: error.clone(), retry_at });
+        let failing = state.failing.replace(LaneFailure { error: error.clone(), retry_at });
         let open = state.open.take();
         let full = std::mem::take(&mut state.full);
         drop(state);

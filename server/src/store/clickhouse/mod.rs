@@ -48,11 +48,11 @@ use clock::STEP;
 use lane::Lane;
 use prepare::{Prepared, prepare};
 use sender::{BlockSender, backoff};
-use shared::Shared;
+use shared::ClusterShared;
 
 /// A store in ClickHouse: any number of servers in front of one cluster, none of which keeps anything itself.
 ///
-/// A put is acknowledged when ClickHouse has acknowledged its block: with a quorum, when so many replicas have it.
+/// A put is acknowledged when ClickHouse has acknowledged its block: with a quorum, when that number of replicas has it.
 /// Puts of all connections wait up to 50 ms for each other, or until they are 10,000. A block that fails is sent again,
 /// the same bytes, for some seconds; then its puts fail, and puts are rejected with
 /// [transient](StoreError::is_transient) errors until the cluster takes one again. What waits is bounded in memory.
@@ -73,7 +73,7 @@ use shared::Shared;
 /// ```
 #[derive(Debug)]
 pub struct ClickHouseStore {
-    shared: Arc<Shared>,
+    shared: Arc<ClusterShared>,
     ready: OnceLock<Ready>,
     preparing: Mutex<Preparing>,
 }
@@ -119,7 +119,7 @@ impl ClickHouseStore {
         options: ClickHouseOptions,
         client: &Client,
     ) -> Result<Self, ClickHouseError> {
-        let shared = Arc::new(Shared::new(options, client));
+        let shared = Arc::new(ClusterShared::new(options, client));
         let store = Self { shared, ready: OnceLock::new(), preparing: Mutex::default() };
         match store.prepare().await {
             Ok(()) => {}

@@ -84,7 +84,7 @@ fn insert_settings(options: &ClickHouseOptions, is_known: impl Fn(&str) -> bool)
         set("insert_quorum", quorum.to_string());
         // A sequential read sees only what was inserted in sequence.
         set("insert_quorum_parallel", "0".into());
-        // It answers before this server gives up.
+        // ClickHouse answers before this server stops waiting.
         let timeout = options.timeout.as_millis() * 4 / 5;
         set("insert_quorum_timeout", timeout.to_string());
     }

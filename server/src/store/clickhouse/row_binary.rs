@@ -35,7 +35,7 @@ fn put_string(rows: &mut Vec<u8>, text: &str) {
 pub(super) fn take_row<'a>(
     bytes: &mut &'a [u8],
     fixed: usize,
-) -> Result<Option<(&'a [u8], &'a [u8])>, NotARow> {
+) -> Result<Option<RowParts<'a>>, NotARow> {
     let rest = *bytes;
     let (len, varint) = match rest {
         [] | [0x80..=0xff] => return Ok(None),
@@ -48,7 +48,10 @@ pub(super) fn take_row<'a>(
     Ok(Some(row.split_at(len)))
 }
 
-/// Bytes that are no row.
+/// The string and the bytes behind it.
+pub(super) type RowParts<'a> = (&'a [u8], &'a [u8]);
+
+/// Bytes that cannot begin a row.
 #[derive(Debug)]
 pub(super) struct NotARow;
 

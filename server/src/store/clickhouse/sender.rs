@@ -11,14 +11,14 @@ use super::{
     error::ClickHouseError,
     lane::Lane,
     prepare,
-    shared::Shared,
+    shared::ClusterShared,
     snapshot::select_written,
 };
 use crate::store::StoreError;
 
 /// Sends the blocks of a lane.
 pub(super) struct BlockSender {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<ClusterShared>,
     pub(super) lane: Arc<Lane>,
     pub(super) settings: Settings,
     pub(super) read_settings: Settings,
@@ -57,8 +57,8 @@ impl BlockSender {
         }
     }
 
-    /// Sends a block until it is stored. Gives up when one attempt could have timed out, [`RETRY_TIME`] later; after one
-    /// attempt if the last block has failed, or if nobody waits for this one.
+    /// Sends a block until it is stored, or until [`RETRY_TIME`] after the time of one attempt. There is only one attempt if
+    /// the last block has failed, or if no batch waits for this one.
     async fn send(&self, block: &InsertBlock, encoded: &Encoded) -> Result<(), ClickHouseError> {
         let give_up = Instant::now() + self.shared.options.timeout + RETRY_TIME;
         let mut attempt = 0;
@@ -85,7 +85,7 @@ impl BlockSender {
 
     /// Sends a block once: the keys first, so that no point has a key that is not listed.
     async fn attempt(&self, encoded: &Encoded, is_retry: bool) -> Result<(), ClickHouseError> {
-        let Shared { cluster, schema, options, .. } = &*self.shared;
+        let ClusterShared { cluster, schema, options, .. } = &*self.shared;
         let insert = async {
             if !encoded.keys.is_empty() {
                 cluster.insert(&schema.insert_keys(), &self.settings, &encoded.keys).await?;
@@ -108,7 +108,7 @@ impl BlockSender {
     /// Checks that the quorum has a block that was sent before: ClickHouse answers that it has the block already, also
     /// if the quorum does not have it yet.
     async fn check_written(&self, encoded: &Encoded) -> Result<(), ClickHouseError> {
-        let Shared { cluster, schema, options, .. } = &*self.shared;
+        let ClusterShared { cluster, schema, options, .. } = &*self.shared;
         let Some((key, second, version)) = encoded.first_point() else { return Ok(()) };
         let select = select_written(schema, key, second, version);
         let count = cluster.query(&select, &self.read_settings, options.timeout).await?;

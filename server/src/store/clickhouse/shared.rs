@@ -11,7 +11,7 @@ use super::{
 use crate::log_condition::LimitedCondition;
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ClusterShared {
     pub(super) options: ClickHouseOptions,
     pub(super) schema: Schema,
     pub(super) cluster: Cluster,
@@ -23,7 +23,7 @@ pub(super) struct Shared {
     pub(super) failing: LimitedCondition,
 }
 
-impl Shared {
+impl ClusterShared {
     pub(super) fn new(options: ClickHouseOptions, client: &Client) -> Self {
         Self {
             schema: Schema::new(&options),

@@ -14,7 +14,7 @@ use crate::store::{Block, Snapshot, StoreError};
 
 /// A snapshot of a [`ClickHouseStore`](super::ClickHouseStore): the answer to one query, which is read as it arrives.
 ///
-/// ClickHouse waits while it is not read, and gives up after a time of its own (`http_send_timeout`); the snapshot then
+/// ClickHouse waits while it is not read, and ends the query after a time of its own (`http_send_timeout`); the snapshot then
 /// fails.
 #[derive(Debug)]
 pub struct ClickHouseSnapshot {
@@ -109,7 +109,7 @@ impl Snapshot for ClickHouseSnapshot {
             if !self.fill().await? {
                 if !self.has_ended || self.read < self.buffer.len() {
                     // ClickHouse ends the body of an answer that failed as it ends any other.
-                    return Err(self.invalid("it is cut off"));
+                    return Err(self.invalid("it is incomplete"));
                 }
                 break;
             }
@@ -244,5 +244,5 @@ pub(super) async fn read_keys(
     if has_ended && buffer.is_empty() {
         return Ok(keys);
     }
-    Err(ClickHouseError::invalid_answer(rows.host(), "it is cut off"))
+    Err(ClickHouseError::invalid_answer(rows.host(), "it is incomplete"))
 }

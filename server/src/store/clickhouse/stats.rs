@@ -17,7 +17,7 @@ pub struct ClickHouseStats {
     pub insert_time: Duration,
     /// Attempts that failed and were repeated.
     pub retries: u64,
-    /// Blocks that were given up, so that clients had to send their puts again.
+    /// Blocks that failed finally, so that clients had to send their puts again.
     pub failed_blocks: u64,
     /// Puts that were rejected because they are older than [`keep`](super::ClickHouseOptions::keep).
     pub too_old: u64,

@@ -149,7 +149,7 @@ async fn later_put_has_a_greater_version() {
         }
     }
     // Also than those of a server whose clock was ahead.
-    let ahead = last + (3600 * 1_000_000 * 8 << 9);
+    let ahead = last + ((3600 * 1_000_000 * 8) << 9);
     cluster.on_select("SELECT max(ver)", Reply::Body(format!("{ahead}\n").into()));
     let behind = open(&cluster, "clickhouse://a?node=0").await;
     behind.apply(&batch(["a"])).await.unwrap();
@@ -165,7 +165,7 @@ async fn failing_cluster_rejects_puts_until_it_works() {
     let error = store.apply(&batch(["a"])).await.unwrap_err();
     assert!(error.is_transient());
     assert_eq!(error.to_string(), "ClickHouse failed with code 252");
-    // Before a server gives up on the store.
+    // Before the timeout of a server.
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     let before = cluster.inserts().len();
     assert!(store.apply(&batch(["a"])).await.unwrap_err().is_transient());
@@ -240,7 +240,7 @@ async fn waiting_puts_are_bounded_in_memory() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn block_that_nobody_waits_for_is_not_retried() {
+async fn abandoned_block_is_not_retried() {
     let cluster = ScriptedCluster::default();
     let store = open(&cluster, "clickhouse://a").await;
     cluster.script(std::iter::repeat_n(Reply::Code(252), 3));

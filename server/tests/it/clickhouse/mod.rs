@@ -7,10 +7,7 @@ mod single;
 use std::collections::BTreeMap;
 
 use metrics_client::{Key, Point, Selector};
-use metrics_server::{
-    Store,
-    store::{ClickHouseOptions, ClickHouseStore, PutBatch, Snapshot},
-};
+use metrics_server::store::{ClickHouseOptions, ClickHouseStore, PutBatch, Snapshot};
 
 async fn open(url: &str) -> ClickHouseStore {
     let options: ClickHouseOptions = url.parse().unwrap();
@@ -42,13 +39,13 @@ fn key(text: &str) -> Selector {
 
 /// What a store shall hold.
 #[derive(Clone, Debug, Default)]
-struct Model {
+struct PointModel {
     /// In the order of their first put.
     keys: Vec<String>,
     points: BTreeMap<(String, i64), u64>,
 }
 
-impl Model {
+impl PointModel {
     fn put(&mut self, key: &str, second: i64, value: f64) {
         if !self.keys.iter().any(|known| known == key) {
             self.keys.push(key.into());

@@ -9,7 +9,7 @@ use metrics_server::{
 };
 
 use super::{
-    Model, batch,
+    PointModel, batch,
     engine::{Debian, Modern},
     key, open, rows,
 };
@@ -17,7 +17,7 @@ use super::{
 /// Everything that a store does, against what it shall hold. Two servers, as the URLs say.
 pub(super) async fn behaves_as_the_model([first, second]: [&str; 2]) {
     let (store, other) = (open(first).await, open(second).await);
-    let mut model = Model::default();
+    let mut model = PointModel::default();
     assert_eq!(rows(store.get(&Selector::All).await.unwrap()).await, []);
     let keys: Vec<_> = (0..40).map(|n| format!("k{};host='\\{n}é", fastrand::u32(..))).collect();
     for round in 0..20 {
@@ -83,7 +83,7 @@ fn urls(host: &str) -> [String; 2] {
 async fn reads_answers_of_many_blocks(host: &str) {
     let store = open(&format!("clickhouse://{host}/default?table=large&rows=3000")).await;
     let names: Vec<_> = (0..5000).map(|n| format!("many.{n}")).collect();
-    let mut model = Model::default();
+    let mut model = PointModel::default();
     let one = (0..20_000).map(|at| ("one", at, at as f64));
     let puts = one.chain(names.iter().map(|name| (&**name, 7, 0.5)));
     for (key, at, value) in puts.clone() {
@@ -178,10 +178,39 @@ async fn unusable_cluster_is_reported_when_opened() {
     let store = open(&url).await;
     store.apply(&batch([("a", 1, 0.5)])).await.unwrap();
     assert_eq!(rows(store.get(&Selector::All).await.unwrap()).await.len(), 1);
-    // A table that somebody removes is created again.
+    // A table that is removed is created again.
     debian.nodes[0].query("DROP TABLE metrics").await;
     store.apply(&batch([("a", 2, 0.5)])).await.unwrap();
     assert_eq!(rows(store.get(&Selector::All).await.unwrap()).await.len(), 1);
     debian.nodes[0].query("DROP TABLE metrics").await;
     assert!(store.get(&Selector::All).await.unwrap_err().is_transient());
+}
+
+#[tokio::test]
+#[ignore = "starts clickhouse-server"]
+async fn killed_node_loses_no_acknowledged_put() {
+    let Some(mut debian) = Debian::single().await else { return };
+    let url = format!("clickhouse://{}/default?wait=1ms", debian.hosts());
+    let store = open(&url).await;
+    let mut acknowledged = Vec::new();
+    for kill in 0..3 {
+        for at in 0..20 {
+            store.apply(&batch([("a", kill * 100 + at, 0.5)])).await.unwrap();
+            acknowledged.push(kill * 100 + at);
+        }
+        debian.nodes[0].kill();
+        // The node is away when this is sent, and back before it is answered with a failure.
+        let puts = batch([("a", kill * 100 + 50, 0.5)]);
+        let apply = async {
+            while let Err(error) = store.apply(&puts).await {
+                assert!(error.is_transient());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::join!(apply, debian.nodes[0].start());
+        acknowledged.push(kill * 100 + 50);
+        let found = rows(store.get(&key("a")).await.unwrap()).await;
+        let seconds: Vec<_> = found.into_iter().map(|(_, second, _)| second).collect();
+        assert_eq!(seconds, acknowledged);
+    }
 }
