@@ -32,6 +32,7 @@ mod serve;
 mod signals;
 mod size;
 mod times;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,7 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     Put(put::PutArgs),
     Get(get::GetArgs),
+    Watch(watch::WatchArgs),
     Plot(plot::PlotArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
@@ -82,6 +84,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args, matches),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),

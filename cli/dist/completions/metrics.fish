@@ -29,6 +29,7 @@ complete -c metrics -n "__fish_metrics_needs_command" -s V -l version -d 'Print 
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "put" -d 'Stores one value'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "watch" -d 'Shows the newest values of some keys, as they change'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "plot" -d 'Draws what is stored for some keys'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
@@ -71,6 +72,17 @@ complete -c metrics -n "__fish_metrics_using_subcommand get" -l server -d 'Sets 
 complete -c metrics -n "__fish_metrics_using_subcommand get" -l timeout -d 'Sets how many seconds one request may take' -r
 complete -c metrics -n "__fish_metrics_using_subcommand get" -l fail -d 'Exits with status 4 if nothing was found'
 complete -c metrics -n "__fish_metrics_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand watch" -l interval -d 'Sets how often the server is asked, such as 1s or 5m' -r
+complete -c metrics -n "__fish_metrics_using_subcommand watch" -l sort -d 'Sets by what the table is sorted' -r -f -a "name\t''
+value\t'The highest first'
+age\t'The newest first'"
+complete -c metrics -n "__fish_metrics_using_subcommand watch" -s o -l output -d 'Sets how samples are printed [default: table on a terminal, line elsewhere]' -r -f -a "table\t'Columns for people: time, value, key'
+json\t'One JSON object a line'
+csv\t'Comma-separated values with a header'
+line\t'`put` lines, as `import` and the server read them'"
+complete -c metrics -n "__fish_metrics_using_subcommand watch" -l server -d 'Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT`, or several with commas between them' -r
+complete -c metrics -n "__fish_metrics_using_subcommand watch" -l timeout -d 'Sets how many seconds one request may take' -r
+complete -c metrics -n "__fish_metrics_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand plot" -l from -d 'Leaves out what is older than this: seconds since 1970, RFC 3339, a date, -6h' -r
 complete -c metrics -n "__fish_metrics_using_subcommand plot" -l until -d 'Leaves out what is newer than this' -r
 complete -c metrics -n "__fish_metrics_using_subcommand plot" -s o -l output -d 'Sets what is drawn [default: svg if the name of --file ends with .svg, term otherwise]' -r -f -a "term\t'Characters'
@@ -120,17 +132,18 @@ complete -c metrics -n "__fish_metrics_using_subcommand bench" -l timeout -d 'Se
 complete -c metrics -n "__fish_metrics_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "put" -d 'Stores one value'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "plot" -d 'Draws what is stored for some keys'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "check" -d 'Reads everything in a folder of points, and says what is damaged'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "backup" -d 'Writes a backup: a new folder that `metrics serve --data` can serve'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "delete" -d 'Deletes points from a folder that is not in use'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "demo" -d 'Measures this host for some seconds, stores that in a server of its own, and shows what is stored'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "bench" -d 'Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "completions" -d 'Prints the completions for a shell'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "man" -d 'Prints the manual page'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get plot import export check backup delete demo bench completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "put" -d 'Stores one value'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "watch" -d 'Shows the newest values of some keys, as they change'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "plot" -d 'Draws what is stored for some keys'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "check" -d 'Reads everything in a folder of points, and says what is damaged'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "backup" -d 'Writes a backup: a new folder that `metrics serve --data` can serve'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "delete" -d 'Deletes points from a folder that is not in use'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "demo" -d 'Measures this host for some seconds, stores that in a server of its own, and shows what is stored'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "bench" -d 'Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "completions" -d 'Prints the completions for a shell'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "man" -d 'Prints the manual page'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get watch plot import export check backup delete demo bench completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
