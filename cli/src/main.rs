@@ -25,6 +25,7 @@ mod output;
 mod progress;
 mod put;
 mod serve;
+mod service;
 mod signals;
 mod size;
 mod times;
