@@ -1,6 +1,6 @@
 //! [`Agent`]: measures at each due second, and records that.
 
-use std::fmt;
+use std::{convert::Infallible, fmt};
 
 use metrics_client::{Reporter, internal::log_limit::LogCondition};
 use tokio::{
@@ -20,7 +20,7 @@ pub struct Agent {
     reporter: Reporter,
     clock: WallClock,
     new_host: Box<dyn Fn() -> Host + Send>,
-    /// Since when the host is told the time.
+    /// The origin of the time that the host is given.
     begin: Instant,
     /// The second that was measured last.
     last: Option<i64>,
@@ -92,12 +92,12 @@ impl Agent {
         std::mem::replace(&mut self.reporter, reporter)
     }
 
-    /// Measures at each due second, and does not return.
+    /// Measures at each due second, and never returns.
     ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. The next run continues with the measurement that was going on.
-    pub async fn run(&mut self) {
+    pub async fn run(&mut self) -> Infallible {
         loop {
             let now = (self.clock)();
             let latest = self.settings.schedule.latest(now);

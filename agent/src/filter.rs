@@ -6,7 +6,7 @@ use glob::Pattern;
 ///
 /// A name is what a dotted key has behind the host: `disk.space.percent.root`. `*` matches any characters, dots
 /// too; `?` one character; `[ab]` one of these. A name is selected if no excluding glob matches it, and if an
-/// including one does or there is none.
+/// including one does or there are no including globs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     include: Vec<Pattern>,

@@ -1,4 +1,4 @@
-//! An agent with a clock that the test sets, and a server at the other end of a pipe.
+//! An agent with a clock that the test sets, and a server behind a pipe.
 
 use std::{
     io,
@@ -152,7 +152,8 @@ async fn clock_set_back_sends_no_burst() {
 /// An hour, or as many as the environment says: `METRICS_TEST_OUTAGE_HOURS=24`.
 #[tokio::test(start_paused = true)]
 async fn outage_is_replayed_without_a_gap() {
-    let hours = std::env::var("METRICS_TEST_OUTAGE_HOURS").map_or(1, |hours| hours.parse().unwrap());
+    let hours =
+        std::env::var("METRICS_TEST_OUTAGE_HOURS").map_or(1, |hours| hours.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let (peer, clock) = (Peer::default(), SetClock::new(1_000_000));
     let spool = Spool::dir(folder.path());

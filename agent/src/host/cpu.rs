@@ -11,11 +11,13 @@ use super::{Measurements, files::Files, percent, rounded};
 /// Ticks of one core, or of all, as they were last read.
 #[derive(Debug, Default)]
 pub(super) struct Cpu {
-    last: HashMap<Box<str>, [u64; FIELDS]>,
+    last: HashMap<Box<str>, Ticks>,
 }
 
 /// user, nice, system, idle, iowait, irq, softirq, steal. What follows is counted in user and nice, too.
 const FIELDS: usize = 8;
+
+type Ticks = [u64; FIELDS];
 
 /// Measurements of all cores, and the fields that each adds up.
 const MODES: [(&str, &[usize]); 6] = [
@@ -50,9 +52,9 @@ impl Cpu {
     }
 }
 
-fn measure_core(core: &str, before: &[u64; FIELDS], now: &[u64; FIELDS], out: &mut Measurements) {
+fn measure_core(core: &str, before: &Ticks, now: &Ticks, out: &mut Measurements) {
     // A field can decrease: that of iowait does, and all do when a core comes again.
-    let spent: [u64; FIELDS] = std::array::from_fn(|n| now[n].saturating_sub(before[n]));
+    let spent: Ticks = std::array::from_fn(|n| now[n].saturating_sub(before[n]));
     let all = spent.iter().sum::<u64>() as f64;
     if all == 0.0 {
         return;
@@ -70,7 +72,7 @@ fn measure_core(core: &str, before: &[u64; FIELDS], now: &[u64; FIELDS], out: &m
 }
 
 /// Returns the ticks of each core by its number, those of all under an empty text.
-fn parse(text: &str) -> Result<Vec<(Box<str>, [u64; FIELDS])>, &'static str> {
+fn parse(text: &str) -> Result<Vec<(Box<str>, Ticks)>, &'static str> {
     let mut cores = Vec::new();
     for line in text.lines() {
         // They come first.

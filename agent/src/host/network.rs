@@ -29,8 +29,14 @@ impl Network {
         // That of the process: `net` is a link to it.
         let Some(InterfaceDeviceStatus(interfaces)) = files.read("net/dev", parse) else { return };
         self.rates.begin(now);
+        let mut interfaces = interfaces.into_iter().collect::<Vec<_>>();
+        interfaces.sort_by(|(one, _), (other, _)| one.cmp(other));
         for (name, counters) in &interfaces {
             let name = name.trim_end_matches(':');
+            // Of the interfaces that the kernel creates most are never used.
+            if counters.recv_packets + counters.sent_packets == 0 {
+                continue;
+            }
             let rates = self.rates.rates(
                 name,
                 [

@@ -78,6 +78,6 @@ fn parse(text: &str) -> Result<[u64; 3], &'static str> {
     }
     match found {
         [Some(started), Some(running), Some(blocked)] => Ok([started, running, blocked]),
-        _ => Err("there is no number of processes"),
+        _ => Err("missing number of processes"),
     }
 }

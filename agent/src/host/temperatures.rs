@@ -1,4 +1,4 @@
-//! Temperatures, where there are sensors. A virtual machine or a container has none, which is no failure.
+//! Temperatures, where there are sensors. Virtual machines and containers have no sensors, and that is not a failure.
 
 use std::{
     collections::HashSet,

@@ -219,7 +219,7 @@ fn core_that_goes_offline_keeps_the_numbers_of_others() {
     let measured = measure(&mut host, 10);
     assert_eq!(measured.get("cpu.core 1"), Some(&50.0));
     assert!(!measured.contains_key("cpu.core 0"), "{measured:?}");
-    // It begins anew.
+    // Its counters begin at zero.
     tree.stat(
         &["cpu  210 0 50 990 50 0 0 0", "cpu0 1 0 1 1 0 0 0 0", "cpu1 100 0 25 540 25 0 0 0"],
         1000,
