@@ -1,5 +1,7 @@
 //! An agent with a clock that the test sets, and a server behind a pipe.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     io,
     sync::{

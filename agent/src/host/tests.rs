@@ -1,5 +1,7 @@
 //! Measuring a host whose `/proc` and `/sys` a test writes.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use tempfile::TempDir;
