@@ -1,4 +1,4 @@
-//! What the store on disk costs, against its bars and against others: a subcommand for each.
+//! What the store on disk and taking points in cost, against their bars and others: a subcommand for each.
 //!
 //!     cargo bench -p metrics-server --bench store -- size       bytes a point, of the whole folder
 //!     cargo bench -p metrics-server --bench store -- sync       synced puts, one at a time and from many connections
@@ -7,6 +7,8 @@
 //!     cargo bench -p metrics-server --bench store -- reopen     opening after `kill -9`
 //!     cargo bench -p metrics-server --bench store -- memory     peak memory with a hundred million points
 //!     cargo bench -p metrics-server --bench store -- others     the same against InfluxDB and SQLite
+//!     cargo bench -p metrics-server --bench store -- parse      lines of InfluxDB, against another parser
+//!     cargo bench -p metrics-server --bench store -- ingest     InfluxDB's and Graphite's lines over sockets, against puts
 //!     cargo bench -p metrics-server --bench store -- all        all of these
 //!
 //! Each takes `--quick` (a tenth of the points or less), `--test` (each part once), `--dir FOLDER` (where
@@ -25,10 +27,13 @@ use std::{
 };
 
 mod import;
+mod ingest;
+mod lines;
 mod load;
 mod memory;
 mod options;
 mod others;
+mod parse;
 mod peer;
 mod read;
 mod recording;
@@ -47,7 +52,7 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 /// A subcommand, and what runs it.
 type Command = (&'static str, fn(&Options, &mut Report) -> Outcome);
 
-const COMMANDS: [Command; 7] = [
+const COMMANDS: [Command; 9] = [
     ("size", size::run),
     ("sync", sync::run),
     ("import", import::run),
@@ -55,6 +60,8 @@ const COMMANDS: [Command; 7] = [
     ("reopen", reopen::run),
     ("memory", memory::run),
     ("others", others::run),
+    ("parse", parse::run),
+    ("ingest", ingest::run),
 ];
 
 fn main() -> Outcome {

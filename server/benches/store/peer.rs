@@ -19,7 +19,9 @@ use std::{
 use metrics_client::Selector;
 use metrics_server::{
     MemoryStore, Server, Store,
-    store::{DiskStore, MemorySnapshot, PutBatch, StoreError},
+    graphite::GraphiteListener,
+    http::{Access, HttpServer},
+    store::{DiskStore, MemorySnapshot, PutBatch, StoreError, Tee},
 };
 use tokio::{runtime::Runtime, sync::oneshot};
 
@@ -28,6 +30,7 @@ use crate::Outcome;
 /// The environment variable that makes the bench program a server: the folder of its store, or one of these.
 const STORE: &str = "METRICS_BENCH_STORE";
 const MEMORY: &str = "memory:";
+const INGEST: &str = "ingest:";
 const NOTHING: &str = "nothing:";
 
 /// A running server; it stops when dropped.
@@ -35,13 +38,19 @@ const NOTHING: &str = "nothing:";
 pub(crate) struct Peer {
     process: Child,
     output: BufReader<ChildStdout>,
-    addr: SocketAddr,
+    /// Where the protocol is served, and after it HTTP and Graphite, by a server that has them.
+    addrs: Vec<SocketAddr>,
 }
 
 impl Peer {
     /// Starts a server with a `MemoryStore`.
     pub(crate) fn memory() -> io::Result<Self> {
         Self::start(MEMORY.into())
+    }
+
+    /// Starts a server with a `MemoryStore` behind all listeners, as the program has them.
+    pub(crate) fn ingest() -> io::Result<Self> {
+        Self::start(INGEST.into())
     }
 
     /// Starts a server with a store that does nothing.
@@ -61,14 +70,32 @@ impl Peer {
             .stdout(Stdio::piped())
             .spawn()?;
         let mut output = BufReader::new(process.stdout.take().expect("it is piped"));
-        let mut port = String::new();
-        output.read_line(&mut port)?;
-        let port = port.trim().parse().map_err(|_| io::Error::other("the peer names no port"))?;
-        Ok(Self { process, output, addr: (Ipv4Addr::LOCALHOST, port).into() })
+        let mut ports = String::new();
+        output.read_line(&mut ports)?;
+        let addrs = ports
+            .split_whitespace()
+            .map(|port| Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into()));
+        let addrs: Option<Vec<_>> = addrs.collect();
+        let addrs = addrs.filter(|addrs| !addrs.is_empty());
+        Ok(Self {
+            process,
+            output,
+            addrs: addrs.ok_or_else(|| io::Error::other("the peer names no port"))?,
+        })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
+        self.addrs[0]
+    }
+
+    /// Returns where HTTP is served, by a peer of [`ingest`](Self::ingest).
+    pub(crate) fn http_addr(&self) -> SocketAddr {
+        self.addrs[1]
+    }
+
+    /// Returns where Graphite's lines are taken, by a peer of [`ingest`](Self::ingest).
+    pub(crate) fn graphite_addr(&self) -> SocketAddr {
+        self.addrs[2]
     }
 
     /// Returns the memory that the process has, and the most that it ever had, in bytes.
@@ -114,6 +141,9 @@ pub(crate) fn serve_if_asked() -> Outcome<bool> {
         if dir == MEMORY {
             return serve(MemoryStore::new().max_bytes(usize::MAX)).await;
         }
+        if dir == INGEST {
+            return serve_all(MemoryStore::new().max_bytes(usize::MAX)).await;
+        }
         if dir == NOTHING {
             return serve(Nothing(MemoryStore::new().max_bytes(usize::MAX))).await;
         }
@@ -130,13 +160,34 @@ pub(crate) fn serve_if_asked() -> Outcome<bool> {
 async fn serve(store: impl Store) -> Outcome {
     let server = Server::bind("127.0.0.1:0").await?.store(store);
     println!("{}", server.local_addr().port());
+    server.serve_until(end_of_input()).await;
+    Ok(())
+}
+
+/// Serves the protocol, HTTP and Graphite.
+async fn serve_all(store: impl Store) -> Outcome {
+    let store = Tee::new(Arc::new(store), 1024);
+    let server = Server::bind("127.0.0.1:0").await?.store(store.clone());
+    let graphite = GraphiteListener::bind("127.0.0.1:0").await?.store(store.clone());
+    let http = HttpServer::bind("127.0.0.1:0", store, Access::Loopback).await?.influx();
+    let addrs = [server.local_addr(), http.local_addr(), graphite.local_addr()];
+    println!("{}", addrs.map(|addr| addr.port().to_string()).join(" "));
+    let all = async { tokio::join!(server.serve(), graphite.serve(), http.serve()) };
+    tokio::select! {
+        _ = all => {}
+        () = end_of_input() => {}
+    }
+    Ok(())
+}
+
+/// Completes when standard input ends.
+async fn end_of_input() {
     let (end, ended) = oneshot::channel();
     thread::spawn(move || {
         io::copy(&mut io::stdin(), &mut io::sink()).ok();
         end.send(()).ok();
     });
-    server.serve_until(async { _ = ended.await }).await;
-    Ok(())
+    _ = ended.await;
 }
 
 /// A store that forgets what it is given: what the server costs without one.
