@@ -125,7 +125,7 @@ impl Load {
 
 /// Sends the loads to a new server. Returns how many points were stored in a second.
 fn rate(loads: &[Load], protocol: Protocol) -> Outcome<f64> {
-    let peer = Peer::ingest()?;
+    let peer = Peer::memory_with_http()?;
     let points: usize = loads.iter().map(|load| load.points).sum();
     let start = Instant::now();
     thread::scope(|scope| {

@@ -19,8 +19,8 @@ use std::{
 use metrics_client::Selector;
 use metrics_server::{
     MemoryStore, Server, Store,
-    graphite::GraphiteListener,
-    http::{Access, HttpServer},
+    graphite::{GraphiteListener, RenderLimits},
+    http::{Access, HttpLimits, HttpServer},
     store::{DiskStore, MemorySnapshot, PutBatch, StoreError, Tee},
 };
 use tokio::{runtime::Runtime, sync::oneshot};
@@ -30,8 +30,10 @@ use crate::Outcome;
 /// The environment variable that makes the bench program a server: the folder of its store, or one of these.
 const STORE: &str = "METRICS_BENCH_STORE";
 const MEMORY: &str = "memory:";
-const INGEST: &str = "ingest:";
 const NOTHING: &str = "nothing:";
+
+/// The environment variable that makes it serve HTTP too.
+const HTTP: &str = "METRICS_BENCH_HTTP";
 
 /// A running server; it stops when dropped.
 #[derive(Debug)]
@@ -48,11 +50,6 @@ impl Peer {
         Self::start(MEMORY.into())
     }
 
-    /// Starts a server with a `MemoryStore` behind all listeners, as the program has them.
-    pub(crate) fn ingest() -> io::Result<Self> {
-        Self::start(INGEST.into())
-    }
-
     /// Starts a server with a store that does nothing.
     pub(crate) fn nothing() -> io::Result<Self> {
         Self::start(NOTHING.into())
@@ -63,12 +60,17 @@ impl Peer {
         Self::start(dir.into())
     }
 
+    /// Starts a server with a `MemoryStore` that serves HTTP too.
+    pub(crate) fn memory_with_http() -> io::Result<Self> {
+        Self::start_command(Command::new(env::current_exe()?).env(STORE, MEMORY).env(HTTP, "yes"))
+    }
+
     fn start(store: OsString) -> io::Result<Self> {
-        let mut process = Command::new(env::current_exe()?)
-            .env(STORE, store)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        Self::start_command(Command::new(env::current_exe()?).env(STORE, store))
+    }
+
+    fn start_command(command: &mut Command) -> io::Result<Self> {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut output = BufReader::new(process.stdout.take().expect("it is piped"));
         let mut ports = String::new();
         output.read_line(&mut ports)?;
@@ -88,14 +90,13 @@ impl Peer {
         self.addrs[0]
     }
 
-    /// Returns where HTTP is served, by a peer of [`ingest`](Self::ingest).
-    pub(crate) fn http_addr(&self) -> SocketAddr {
-        self.addrs[1]
-    }
-
-    /// Returns where Graphite's lines are taken, by a peer of [`ingest`](Self::ingest).
+    /// Returns where Graphite's lines are taken, by a peer with HTTP.
     pub(crate) fn graphite_addr(&self) -> SocketAddr {
         self.addrs[2]
+    }
+
+    pub(crate) fn http_addr(&self) -> SocketAddr {
+        self.addrs[1]
     }
 
     /// Returns the memory that the process has, and the most that it ever had, in bytes.
@@ -139,10 +140,11 @@ pub(crate) fn serve_if_asked() -> Outcome<bool> {
     let Some(dir) = env::var_os(STORE) else { return Ok(false) };
     Runtime::new()?.block_on(async {
         if dir == MEMORY {
-            return serve(MemoryStore::new().max_bytes(usize::MAX)).await;
-        }
-        if dir == INGEST {
-            return serve_all(MemoryStore::new().max_bytes(usize::MAX)).await;
+            let store = MemoryStore::new().max_bytes(usize::MAX);
+            if env::var_os(HTTP).is_some() {
+                return serve_with_http(store).await;
+            }
+            return serve(store).await;
         }
         if dir == NOTHING {
             return serve(Nothing(MemoryStore::new().max_bytes(usize::MAX))).await;
@@ -164,17 +166,23 @@ async fn serve(store: impl Store) -> Outcome {
     Ok(())
 }
 
-/// Serves the protocol, HTTP and Graphite.
-async fn serve_all(store: impl Store) -> Outcome {
+/// Serves the protocol, HTTP and Graphite from one store, as `metrics serve --http` does.
+async fn serve_with_http(store: impl Store) -> Outcome {
     let store = Tee::new(Arc::new(store), 1024);
     let server = Server::bind("127.0.0.1:0").await?.store(store.clone());
-    let graphite = GraphiteListener::bind("127.0.0.1:0").await?.store(store.clone());
-    let http = HttpServer::bind("127.0.0.1:0", store, Access::Loopback).await?.influx();
+    // All clients of a bench have one address.
+    let limits = HttpLimits::default().max_connections_per_address(2_000);
+    let http =
+        HttpServer::bind("127.0.0.1:0", store.clone(), Access::Loopback).await?.limits(limits);
+    let http = http.graphite(RenderLimits::default()).protocol_stats(server.stats_handle());
+    let http = http.influx();
+    let graphite = GraphiteListener::bind("127.0.0.1:0").await?.store(store);
     let addrs = [server.local_addr(), http.local_addr(), graphite.local_addr()];
     println!("{}", addrs.map(|addr| addr.port().to_string()).join(" "));
-    let all = async { tokio::join!(server.serve(), graphite.serve(), http.serve()) };
     tokio::select! {
-        _ = all => {}
+        () = server.serve() => {}
+        () = http.serve() => {}
+        () = graphite.serve() => {}
         () = end_of_input() => {}
     }
     Ok(())
