@@ -162,7 +162,7 @@ async fn receive_udp(socket: Option<StdUdpSocket>, shared: &ListenerShared) {
     let Some(Ok(socket)) = socket else { return std::future::pending().await };
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        // An error is one of an earlier answer, of which there are none.
+        // It fails only when the runtime ends.
         let _ = socket.readable().await;
         for _ in 0..BATCH {
             match socket.try_recv(&mut buffer) {
@@ -210,7 +210,7 @@ mod unix {
         let Some(Ok(socket)) = socket else { return std::future::pending().await };
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
-            // As with UDP.
+            // It fails only when the runtime ends.
             let _ = socket.readable().await;
             for _ in 0..BATCH {
                 match socket.try_recv(&mut buffer) {

@@ -49,7 +49,7 @@ enum SeriesValue {
     Counter(f64),
     Gauge(f64),
     Timer(Box<Timer>),
-    /// Hashes of members, with a key that nobody else knows.
+    /// Hashes of members, with a random key.
     Set(HashSet<u64>),
 }
 

@@ -17,7 +17,7 @@ pub(super) struct Timer {
     sketch: DDSketch,
 }
 
-/// Values over six orders of magnitude are told apart; below, the smallest of the smaller ones are not.
+/// Percentiles are exact to 1 % over six orders of magnitude below the largest value; smaller values count as one.
 const MAX_BINS: u32 = 768;
 
 impl Timer {
