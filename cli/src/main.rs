@@ -24,6 +24,7 @@ mod memory;
 mod output;
 mod progress;
 mod put;
+mod relay;
 mod serve;
 mod signals;
 mod size;

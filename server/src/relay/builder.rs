@@ -8,7 +8,7 @@ use tokio::task;
 
 use super::{
     Relay, Rules,
-    destination::{Destination, Kind, MAX_NAME_LEN},
+    destination::{Destination, DestinationKind, MAX_NAME_LEN},
     sink::MetricsSink,
     spool::Spool,
     worker::Settings,
@@ -52,6 +52,13 @@ pub enum RelayError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl Relay {
+    /// Returns a builder of a relay to `destination`.
+    pub fn builder(destination: Destination) -> RelayBuilder {
+        RelayBuilder::new(destination)
+    }
 }
 
 impl RelayBuilder {
@@ -143,7 +150,7 @@ impl RelayBuilder {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         match self.destination.kind {
-            Kind::Metrics(addresses) => {
+            DestinationKind::Metrics(addresses) => {
                 let client = MetricsClient::builder(addresses).connect_lazy();
                 let client = client.map_err(|error| RelayError::Destination {
                     name: name.clone(),

@@ -14,13 +14,13 @@ pub(super) const MAX_CHUNK_BYTES: usize = 128 * 1024;
 
 /// Points that are sent at once.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(super) struct RelayBatch {
     pub(super) puts: PutBatch,
     /// When the oldest of them was applied.
     pub(super) received: Millis,
 }
 
-impl Chunk {
+impl RelayBatch {
     pub(super) fn bytes(&self) -> usize {
         self.puts.bytes()
     }
@@ -30,18 +30,18 @@ impl Chunk {
     }
 }
 
-/// Chunks that wait in memory, the oldest first.
+/// RelayBatches that wait in memory, the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Chunks {
-    chunks: VecDeque<Chunk>,
+pub(super) struct RelayBatches {
+    chunks: VecDeque<RelayBatch>,
     bytes: usize,
 }
 
-impl Chunks {
+impl RelayBatches {
     /// Adds a point behind the others.
     pub(super) fn push(&mut self, key: KeyRef<'_>, point: Point, received: Millis) {
-        if self.chunks.back().is_none_or(Chunk::is_full) {
-            self.chunks.push_back(Chunk { puts: PutBatch::new(), received });
+        if self.chunks.back().is_none_or(RelayBatch::is_full) {
+            self.chunks.push_back(RelayBatch { puts: PutBatch::new(), received });
         }
         if let Some(last) = self.chunks.back_mut() {
             let before = last.bytes();
@@ -52,24 +52,24 @@ impl Chunks {
 
     /// Returns true if a chunk is waiting that gets no more points, or would get them too late.
     pub(super) fn has_full(&self) -> bool {
-        self.chunks.front().is_some_and(Chunk::is_full)
+        self.chunks.front().is_some_and(RelayBatch::is_full)
     }
 
-    pub(super) fn pop(&mut self) -> Option<Chunk> {
+    pub(super) fn pop(&mut self) -> Option<RelayBatch> {
         let chunk = self.chunks.pop_front()?;
         self.bytes -= chunk.bytes();
         Some(chunk)
     }
 
     /// Takes all chunks.
-    pub(super) fn take(&mut self) -> VecDeque<Chunk> {
+    pub(super) fn take(&mut self) -> VecDeque<RelayBatch> {
         self.bytes = 0;
         std::mem::take(&mut self.chunks)
     }
 
     /// Puts chunks back that were taken.
-    pub(super) fn restore(&mut self, chunks: VecDeque<Chunk>) {
-        self.bytes = chunks.iter().map(Chunk::bytes).sum();
+    pub(super) fn restore(&mut self, chunks: VecDeque<RelayBatch>) {
+        self.bytes = chunks.iter().map(RelayBatch::bytes).sum();
         self.chunks = chunks;
     }
 

@@ -13,12 +13,12 @@ use metrics_client::client::Addresses;
 /// `Display` and `Debug` write it without user and password.
 #[derive(Clone)]
 pub struct Destination {
-    pub(super) kind: Kind,
+    pub(super) kind: DestinationKind,
     text: String,
 }
 
 #[derive(Clone)]
-pub(super) enum Kind {
+pub(super) enum DestinationKind {
     Metrics(Addresses),
 }
 
@@ -46,7 +46,7 @@ impl FromStr for Destination {
             "metrics" | "metrics+tls" | "metrics+unix" => {
                 let addresses: Addresses =
                     url.parse().map_err(|error| InvalidDestination::new(format!("{error}")))?;
-                Ok(Self { kind: Kind::Metrics(addresses), text: url.to_owned() })
+                Ok(Self { kind: DestinationKind::Metrics(addresses), text: url.to_owned() })
             }
             _ => Err(InvalidDestination::new(format!(
                 "unknown scheme {scheme:?}; use one of {SCHEMES}"

@@ -13,8 +13,7 @@ use tokio::{
 };
 
 use super::{
-    RelayBuilder, RelayStats,
-    destination::Destination,
+    RelayStats,
     events::RelayLog,
     queue::Queue,
     sink::Sink,
@@ -36,12 +35,6 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 const DISK_LIMIT: Duration = Duration::from_secs(5);
 
 impl Relay {
-    /// Returns a builder of a relay to `destination`.
-    #[must_use]
-    pub fn builder(destination: Destination) -> RelayBuilder {
-        RelayBuilder::new(destination)
-    }
-
     /// Starts a relay, in the context of a runtime.
     pub(super) fn start<K, F>(
         name: String,

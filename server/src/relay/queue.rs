@@ -25,7 +25,7 @@ pub(super) type Millis = i64;
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     wake: Notify,
     max_bytes: usize,
     /// A moment on both clocks.
@@ -33,7 +33,7 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug)]
-struct State {
+struct QueueState {
     batches: VecDeque<QueuedBatch>,
     /// The memory of `batches`.
     queued_bytes: usize,
@@ -55,7 +55,7 @@ impl Queue {
     pub(super) fn new(max_bytes: usize) -> Self {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(QueueState {
                 batches: VecDeque::new(),
                 queued_bytes: 0,
                 taken_bytes: 0,
@@ -70,7 +70,7 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         // Every change is made at once.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

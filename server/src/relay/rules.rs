@@ -93,11 +93,11 @@ pub(super) enum Ruling<'a> {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rename {
     pattern: Box<str>,
-    to: Box<[Part]>,
+    to: Box<[NamePart]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum NamePart {
     Text(String),
     /// What a wildcard has matched, by its index.
     Match(usize),
@@ -136,13 +136,13 @@ impl Rename {
                         let reason = format!("{pattern:?} has {wildcards} wildcards");
                         return Err(invalid(reason));
                     }
-                    parts.push(Part::Text(std::mem::take(&mut text)));
-                    parts.push(Part::Match(number - 1));
+                    parts.push(NamePart::Text(std::mem::take(&mut text)));
+                    parts.push(NamePart::Match(number - 1));
                 }
                 _ => return Err(invalid("write $1 to $9, or $$ for a dollar sign".into())),
             }
         }
-        parts.push(Part::Text(text));
+        parts.push(NamePart::Text(text));
         Ok(Self { pattern, to: parts.into() })
     }
 
@@ -150,8 +150,8 @@ impl Rename {
     fn apply(&self, key: &str) -> Option<String> {
         let matches = captures(&self.pattern, key)?;
         let parts = self.to.iter().map(|part| match part {
-            Part::Text(text) => text.as_str(),
-            Part::Match(index) => matches.get(*index).copied().unwrap_or_default(),
+            NamePart::Text(text) => text.as_str(),
+            NamePart::Match(index) => matches.get(*index).copied().unwrap_or_default(),
         });
         Some(parts.collect())
     }

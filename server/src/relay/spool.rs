@@ -9,7 +9,7 @@ use std::{
 use metrics_wal::{Event, FileSystem, OpenError, Options, Wal};
 use tokio::task;
 
-use super::{chunk::Chunk, queue::Millis, records};
+use super::{chunk::RelayBatch, queue::Millis, records};
 use crate::store::PutBatch;
 
 /// An open spool. Its calls block on the disk.
@@ -59,7 +59,7 @@ impl<F: FileSystem> Spool<F> {
     }
 
     /// Appends the points of a chunk as one record: all of them or none.
-    pub(super) fn append(&mut self, chunk: &Chunk) -> Result<Range<u64>, metrics_wal::Error> {
+    pub(super) fn append(&mut self, chunk: &RelayBatch) -> Result<Range<u64>, metrics_wal::Error> {
         records::encode(&chunk.puts, &mut self.payload);
         let count = u32::try_from(chunk.puts.len()).unwrap_or(u32::MAX);
         self.log.append(count, chunk.received, &self.payload)
@@ -70,7 +70,7 @@ impl<F: FileSystem> Spool<F> {
         if self.log.is_synced() { Ok(()) } else { self.log.sync() }
     }
 
-    /// Reads the oldest points, at most `max`. Returns `None` if there are none.
+    /// Reads the oldest points, at most `max`. Returns `None` if it is empty.
     pub(super) fn read(&mut self, max: usize) -> Result<Option<StoredBatch>, metrics_wal::Error> {
         let (mut puts, mut received) = (PutBatch::new(), None);
         let entries = self.log.read(max, |record| {

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     Relay, RelayStats, Rename, Rules,
-    sink::{Failure, Sent, Sink},
+    sink::{SendFailure, Sent, Sink},
     spool::Spool,
     worker::Settings,
 };
@@ -24,14 +24,14 @@ mod order;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A key, a second and a value.
-type Row = (String, i64, f64);
+type PutRow = (String, i64, f64);
 
 /// Passes what it sends to the test, which answers.
 struct ScriptedSink(mpsc::UnboundedSender<Request>);
 
 /// Points that arrived at the destination.
 struct Request {
-    rows: Vec<Row>,
+    rows: Vec<PutRow>,
     reply: oneshot::Sender<Sent>,
 }
 
@@ -41,7 +41,7 @@ impl Sink for ScriptedSink {
             puts.iter().map(|(key, Point { value, timestamp })| (key.to_owned(), timestamp, value));
         let (reply, answer) = oneshot::channel();
         let request = Request { rows: rows.collect(), reply };
-        let failure = || Sent { failure: Some(Failure::new("gone")), ..Sent::default() };
+        let failure = || Sent { failure: Some(SendFailure::new("gone")), ..Sent::default() };
         if self.0.send(request).is_err() {
             return failure();
         }
@@ -54,30 +54,32 @@ impl Request {
         self.rows.iter().map(|row| row.2).collect()
     }
 
-    fn answer(self, sent: Sent) -> Vec<Row> {
+    fn answer(self, sent: Sent) -> Vec<PutRow> {
         // The relay may have ended.
         let _ = self.reply.send(sent);
         self.rows
     }
 
-    fn accept(self) -> Vec<Row> {
+    fn accept(self) -> Vec<PutRow> {
         let settled = self.rows.len();
         self.answer(Sent { settled, ..Sent::default() })
     }
 
     /// Fails behind the first points.
-    fn fail_after(self, settled: usize) -> Vec<Row> {
-        let failure = Some(Failure::new("try again"));
+    fn fail_after(self, settled: usize) -> Vec<PutRow> {
+        let failure = Some(SendFailure::new("try again"));
         self.answer(Sent { settled, failure, ..Sent::default() })
     }
 }
 
 /// A relay and its destination.
-struct Running {
+struct RunningRelay {
     relay: Relay,
     requests: mpsc::UnboundedReceiver<Request>,
-    push: Box<dyn Fn(&Arc<PutBatch>)>,
+    push: Push,
 }
+
+type Push = Box<dyn Fn(&Arc<PutBatch>)>;
 
 /// How a relay of a test is configured.
 #[derive(Clone)]
@@ -100,7 +102,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    fn start(self, fs: &FaultyFs) -> Running {
+    fn start(self, fs: &FaultyFs) -> RunningRelay {
         let spool = Spool::open(fs.clone(), Path::new("/spool"), self.max_spool_bytes).unwrap();
         let (sender, requests) = mpsc::unbounded_channel();
         let settings = Settings {
@@ -111,11 +113,11 @@ impl Setup {
         let sink = ScriptedSink(sender);
         let relay = Relay::start("r".into(), settings, self.max_queue_bytes, sink, spool);
         let push = Box::new(relay.observer());
-        Running { relay, requests, push }
+        RunningRelay { relay, requests, push }
     }
 }
 
-impl Running {
+impl RunningRelay {
     fn new(fs: &FaultyFs) -> Self {
         Setup::default().start(fs)
     }
@@ -175,7 +177,7 @@ impl Running {
     }
 
     /// Accepts requests until nothing is left. Returns what arrived.
-    async fn accept_all(&mut self) -> Vec<Row> {
+    async fn accept_all(&mut self) -> Vec<PutRow> {
         let mut rows = Vec::new();
         for _ in 0..10_000 {
             let stats = self.stats();
@@ -194,7 +196,7 @@ impl Running {
 #[tokio::test(start_paused = true)]
 async fn points_are_delivered_without_the_disk() {
     let fs = FaultyFs::new();
-    let mut running = Running::new(&fs);
+    let mut running = RunningRelay::new(&fs);
     sleep(SECOND).await;
     let before = fs.operations();
     for value in 0..100 {
@@ -211,7 +213,7 @@ async fn points_are_delivered_without_the_disk() {
 
 #[tokio::test(start_paused = true)]
 async fn many_points_go_in_several_requests() {
-    let mut running = Running::new(&FaultyFs::new());
+    let mut running = RunningRelay::new(&FaultyFs::new());
     running.put("palm.cpu", 0..10_000);
     let mut lens = Vec::new();
     for _ in 0..3 {
@@ -222,7 +224,7 @@ async fn many_points_go_in_several_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn rejected_points_are_not_sent_again() {
-    let mut running = Running::new(&FaultyFs::new());
+    let mut running = RunningRelay::new(&FaultyFs::new());
     running.put("palm.cpu", 0..10);
     let request = running.request().await;
     let sent = Sent {
@@ -230,7 +232,7 @@ async fn rejected_points_are_not_sent_again() {
         rejected: 2,
         unrepresentable: 1,
         rejection: Some("no such tenant".into()),
-        failure: Some(Failure::new("reset")),
+        failure: Some(SendFailure::new("reset")),
     };
     request.answer(sent);
     let request = running.request().await;
@@ -264,9 +266,9 @@ async fn rules_select_and_rename() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_waited_for() {
-    let mut running = Running::new(&FaultyFs::new());
+    let mut running = RunningRelay::new(&FaultyFs::new());
     running.put("palm.cpu", [1]);
-    let failure = Failure { message: "busy".into(), retry_after: Some(30 * SECOND) };
+    let failure = SendFailure { message: "busy".into(), retry_after: Some(30 * SECOND) };
     running.request().await.answer(Sent { failure: Some(failure), ..Sent::default() });
     running.expect_no_request(29 * SECOND).await;
     assert!(running.stats().lag > 29 * SECOND);
@@ -276,7 +278,7 @@ async fn retry_after_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn failed_requests_are_repeated_ever_more_slowly() {
-    let mut running = Running::new(&FaultyFs::new());
+    let mut running = RunningRelay::new(&FaultyFs::new());
     running.put("palm.cpu", [1]);
     let mut count = 0;
     let _ = timeout(60 * SECOND, async {
@@ -293,7 +295,7 @@ async fn failed_requests_are_repeated_ever_more_slowly() {
 #[tokio::test(start_paused = true)]
 async fn closing_sends_what_is_in_memory() {
     let fs = FaultyFs::new();
-    let mut running = Running::new(&fs);
+    let mut running = RunningRelay::new(&fs);
     running.put("palm.cpu", 0..5000);
     let closing = running.relay.close();
     let answering = async {
@@ -313,7 +315,7 @@ async fn closing_sends_what_is_in_memory() {
 async fn closing_stores_what_a_destination_does_not_take() {
     for is_failing in [false, true] {
         let fs = FaultyFs::new();
-        let mut running = Running::new(&fs);
+        let mut running = RunningRelay::new(&fs);
         running.put("palm.cpu", 0..5000);
         let request = running.request().await;
         let hanging = if is_failing {
@@ -329,7 +331,7 @@ async fn closing_stores_what_a_destination_does_not_take() {
         let left = if is_failing { 4990 } else { 5000 };
         assert_eq!((running.stats().waiting, running.stats().spooled), (0, left));
         drop(hanging);
-        let mut again = Running::new(&fs);
+        let mut again = RunningRelay::new(&fs);
         assert_eq!((again.stats().recovered, again.stats().spooled), (left, left));
         let rows = again.accept_all().await;
         assert_eq!(rows.len() as u64, left);

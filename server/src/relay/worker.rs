@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     backoff::Backoff,
-    chunk::{Chunk, Chunks, MAX_CHUNK_BYTES, MAX_CHUNK_POINTS},
+    chunk::{MAX_CHUNK_BYTES, MAX_CHUNK_POINTS, RelayBatch, RelayBatches},
     events::RelayLog,
     queue::{Millis, Queue},
     rules::{Rules, Ruling},
@@ -40,11 +40,11 @@ pub(super) struct Worker<K, F: FileSystem> {
     log: RelayLog,
     /// `None` while it is sending.
     sink: Option<K>,
-    sending: Option<Pin<Box<dyn Future<Output = (K, Sent)> + Send>>>,
+    sending: Option<Sending<K>>,
     /// The oldest points, which are sent or will be next.
-    head: Option<Head>,
+    head: Option<HeadBatch>,
     /// The points in memory behind those of the spool.
-    pending: Chunks,
+    pending: RelayBatches,
     /// `None` once it belongs to another process.
     spool: Option<SpoolHandle<F>>,
     is_spool_empty: bool,
@@ -57,9 +57,12 @@ pub(super) struct Worker<K, F: FileSystem> {
     has_failed: bool,
 }
 
+/// A request in flight, which returns the sink.
+type Sending<K> = Pin<Box<dyn Future<Output = (K, Sent)> + Send>>;
+
 /// The oldest points.
-struct Head {
-    chunk: Arc<Chunk>,
+struct HeadBatch {
+    chunk: Arc<RelayBatch>,
     /// Where they are on disk: the number of the first that the spool still counts, and the one behind the last.
     stored: Option<(u64, u64)>,
 }
@@ -87,7 +90,7 @@ where
             sink: Some(sink),
             sending: None,
             head: None,
-            pending: Chunks::default(),
+            pending: RelayBatches::default(),
             spool: Some(spool),
             // Reading tells.
             is_spool_empty: false,
@@ -181,7 +184,7 @@ where
         Instant::now() + limit.saturating_sub(Duration::from_millis(age))
     }
 
-    /// Returns when points in memory have to be stored; `None` if there are none.
+    /// Returns when points in memory have to be stored; `None` without any.
     fn spill_at(&self) -> Option<Instant> {
         self.spool.as_ref()?;
         let oldest = self.oldest_unspooled()?;
@@ -207,7 +210,7 @@ where
             && is_due
             && let Some(chunk) = self.pending.pop()
         {
-            self.head = Some(Head { chunk: Arc::new(chunk), stored: None });
+            self.head = Some(HeadBatch { chunk: Arc::new(chunk), stored: None });
         }
         self.update(|_| ());
     }
@@ -257,7 +260,7 @@ where
         if settled < total {
             if settled > 0 {
                 let puts = head.chunk.puts.filtered(|index| index >= settled);
-                head.chunk = Arc::new(Chunk { puts, received: head.chunk.received });
+                head.chunk = Arc::new(RelayBatch { puts, received: head.chunk.received });
             }
             self.head = Some(head);
         }

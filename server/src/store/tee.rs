@@ -51,7 +51,9 @@ pub struct Tee<S> {
 
 /// Functions that are called with every applied batch.
 #[derive(Clone, Default)]
-struct Observers(Vec<Arc<dyn Fn(&Arc<PutBatch>) + Send + Sync>>);
+struct Observers(Vec<Arc<Observer>>);
+
+type Observer = dyn Fn(&Arc<PutBatch>) + Send + Sync;
 
 impl fmt::Debug for Observers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -24,6 +24,8 @@ mod graphite;
 mod listen;
 mod overload;
 mod pipelining;
+#[cfg(feature = "relay")]
+mod relay;
 mod shutdown;
 mod store;
 

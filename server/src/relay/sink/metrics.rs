@@ -2,7 +2,7 @@
 
 use metrics_client::{Error, MetricsClient, Sample, codec::KeyRef};
 
-use super::{Failure, Sent, Sink, chain};
+use super::{SendFailure, Sent, Sink, chain};
 use crate::store::PutBatch;
 
 /// Puts points with a client, which reconnects, and resends what was not acknowledged in order.
@@ -39,10 +39,12 @@ impl Sink for MetricsSink {
                     rejected,
                     unrepresentable: 0,
                     rejection: (rejected > 0).then(|| message.clone()),
-                    failure: (settled < total).then(|| Failure::new(message)),
+                    failure: (settled < total).then(|| SendFailure::new(message)),
                 }
             }
-            Err(error) => Sent { failure: Some(Failure::new(chain(&error))), ..Sent::default() },
+            Err(error) => {
+                Sent { failure: Some(SendFailure::new(chain(&error))), ..Sent::default() }
+            }
         }
     }
 }

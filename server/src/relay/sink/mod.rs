@@ -31,18 +31,18 @@ pub(super) struct Sent {
     /// Why the first of the rejected was, in the words of the destination.
     pub(super) rejection: Option<String>,
     /// Why the others have no outcome, if there are others.
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<SendFailure>,
 }
 
 /// Why points were not sent. They are sent again.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct SendFailure {
     pub(super) message: String,
     /// How long the destination wants to be left alone.
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Failure {
+impl SendFailure {
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), retry_after: None }
     }

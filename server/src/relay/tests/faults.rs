@@ -109,7 +109,7 @@ async fn full_spool_drops_the_oldest_points() {
 #[tokio::test(start_paused = true)]
 async fn damaged_record_is_counted_and_the_rest_is_sent() {
     let fs = FaultyFs::new();
-    let running = Running::new(&fs);
+    let running = RunningRelay::new(&fs);
     for round in 0..4 {
         running.put("palm.cpu", round * 10..(round + 1) * 10);
         running.wait(2 * SECOND).await;
@@ -128,7 +128,7 @@ async fn damaged_record_is_counted_and_the_rest_is_sent() {
     let middle = content.len() / 2;
     content[middle] ^= 1;
     fs.put(path, &content);
-    let mut again = Running::new(&fs);
+    let mut again = RunningRelay::new(&fs);
     let rows = again.accept_all().await;
     let stats = again.stats();
     assert_eq!((stats.recovered, stats.dropped.spool_damaged, rows.len()), (40, 10, 30));
@@ -137,7 +137,7 @@ async fn damaged_record_is_counted_and_the_rest_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn relay_goes_on_when_its_spool_is_taken_over() {
     let fs = FaultyFs::new();
-    let mut running = Running::new(&fs);
+    let mut running = RunningRelay::new(&fs);
     running.put("a", 0..10);
     let hanging = running.request().await;
     running.until("spooled", |stats| stats.spooled == 10).await;

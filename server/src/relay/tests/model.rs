@@ -9,9 +9,9 @@ use metrics_wal::testing::Fault;
 use super::*;
 
 /// What a destination has for a key and second.
-type Points = BTreeMap<(String, i64), f64>;
+type LastValues = BTreeMap<(String, i64), f64>;
 
-fn apply(points: &mut Points, rows: impl IntoIterator<Item = Row>) {
+fn apply(points: &mut LastValues, rows: impl IntoIterator<Item = PutRow>) {
     for (key, second, value) in rows {
         points.insert((key, second), value);
     }
@@ -23,7 +23,7 @@ async fn scenario(seed: u64) {
     let spill_after = SECOND * rng.u32(0..2);
     let setup = Setup { spill_after, max_queue_bytes: 256 * 1024, ..Setup::default() };
     let mut running = setup.clone().start(&fs);
-    let (mut put, mut arrived) = (Points::new(), Points::new());
+    let (mut put, mut arrived) = (LastValues::new(), LastValues::new());
     let mut version = 0.0;
     for _ in 0..60 {
         match rng.u32(0..12) {

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn newer_points_wait_for_the_request_that_fails() {
-    let mut running = Running::new(&FaultyFs::new());
+    let mut running = RunningRelay::new(&FaultyFs::new());
     running.put_rows([("palm.cpu", 1, 0.0)]);
     let first = running.request().await;
     running.put_rows([("palm.cpu", 1, 1.0)]);
@@ -22,7 +22,7 @@ async fn newer_points_wait_for_the_request_that_fails() {
 #[tokio::test(start_paused = true)]
 async fn points_in_memory_wait_for_those_on_disk() {
     let fs = FaultyFs::new();
-    let mut running = Running::new(&fs);
+    let mut running = RunningRelay::new(&fs);
     running.put("a", 0..3);
     let first = running.request().await;
     running.put("a", 3..6);
@@ -40,7 +40,7 @@ async fn points_in_memory_wait_for_those_on_disk() {
 #[tokio::test(start_paused = true)]
 async fn request_in_flight_is_stored_before_newer_points() {
     let fs = FaultyFs::new();
-    let mut running = Running::new(&fs);
+    let mut running = RunningRelay::new(&fs);
     running.put("a", [1]);
     let request = running.request().await;
     running.put("a", [2]);
@@ -48,7 +48,7 @@ async fn request_in_flight_is_stored_before_newer_points() {
     // The process is killed; the request was executed or not.
     drop((running, request));
     sleep(SECOND).await;
-    let mut again = Running::new(&fs);
+    let mut again = RunningRelay::new(&fs);
     let rows = again.accept_all().await;
     assert_eq!(rows.iter().map(|row| row.1).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(again.stats().recovered, 2);
@@ -58,7 +58,7 @@ async fn request_in_flight_is_stored_before_newer_points() {
 async fn power_loss_brings_no_older_value_back() {
     for seed in 0..20 {
         let fs = FaultyFs::with_seed(seed);
-        let mut running = Running::new(&fs);
+        let mut running = RunningRelay::new(&fs);
         running.put_rows([("a", 1, 1.0)]);
         let request = running.request().await;
         running.until("spooled", |stats| stats.spooled == 1).await;
@@ -73,7 +73,7 @@ async fn power_loss_brings_no_older_value_back() {
         sleep(20 * SECOND).await;
         fs.set_fault(metrics_wal::testing::Fault::None);
         fs.lose_power();
-        let mut again = Running::new(&fs);
+        let mut again = RunningRelay::new(&fs);
         again.expect_no_request(10 * SECOND).await;
     }
 }

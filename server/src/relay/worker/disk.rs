@@ -14,7 +14,7 @@ struct Stored {
     /// How many points were stored, the head's included.
     points: u64,
     /// The chunks that were not stored.
-    left: VecDeque<Chunk>,
+    left: VecDeque<RelayBatch>,
     error: Option<metrics_wal::Error>,
 }
 
@@ -32,7 +32,7 @@ where
         let done = spool.run(move |spool| {
             let (mut points, mut error, mut stored_head) = (0, None, None);
             let committed = commit.map_or(Ok(()), |number| spool.commit(number));
-            let mut append = |chunk: &Chunk| match spool.append(chunk) {
+            let mut append = |chunk: &RelayBatch| match spool.append(chunk) {
                 Ok(entries) => {
                     points += entries.end - entries.start;
                     Some(entries)
@@ -98,8 +98,8 @@ where
         match read {
             Ok(Some(batch)) => {
                 let stored = Some((batch.entries.start, batch.entries.end));
-                let chunk = Arc::new(Chunk { puts: batch.puts, received: batch.received });
-                self.head = Some(Head { chunk, stored });
+                let chunk = Arc::new(RelayBatch { puts: batch.puts, received: batch.received });
+                self.head = Some(HeadBatch { chunk, stored });
             }
             Ok(None) => {
                 self.is_spool_empty = true;
@@ -155,7 +155,7 @@ where
     fn on_report(&mut self, report: &SpoolReport) {
         let count = |runs: &[Range<u64>]| runs.iter().map(|run| run.end - run.start).sum::<u64>();
         let (evicted, lost) = (count(&report.evicted), count(&report.lost));
-        if let Some(Head { stored: Some((first, end)), .. }) = &mut self.head {
+        if let Some(HeadBatch { stored: Some((first, end)), .. }) = &mut self.head {
             for run in report.evicted.iter().chain(&report.lost) {
                 // The oldest are lost first.
                 if run.start <= *first {
@@ -188,7 +188,7 @@ where
         self.log.abandoned();
         (self.spool, self.is_spool_empty, self.commit) = (None, true, None);
         // If it is in flight, its outcome counts for nothing.
-        if let Some(Head { stored: Some((first, end)), .. }) = &mut self.head {
+        if let Some(HeadBatch { stored: Some((first, end)), .. }) = &mut self.head {
             *first = *end;
         }
         self.update(|stats| {
