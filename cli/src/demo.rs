@@ -6,10 +6,12 @@ use std::{
 };
 
 use indicatif::BinaryBytes;
-use metrics_client::{Key, Metrics, MetricsClient, Point, client::ClientStats};
+use metrics_client::{Key, Metrics, MetricsClient, client::ClientStats};
 use tokio::time;
 
-use crate::{connect::block_on, embedded::EmbeddedServer, failure::Failure, host::Host};
+use crate::{
+    chart::bars, connect::block_on, embedded::EmbeddedServer, failure::Failure, host::Host,
+};
 
 /// Measures this host for some seconds, stores that in a server of its own, and shows what is stored
 #[derive(Debug, clap::Args)]
@@ -100,17 +102,13 @@ fn show(out: &mut impl Write, metrics: &Metrics) -> io::Result<()> {
             format!("  {number:>9.decimals$}")
         });
         let recent = &points[points.len().saturating_sub(chart_width)..];
-        writeln!(out, "{:width$}{}  {}", key.as_str(), numbers.concat(), chart(recent, min, max))?;
+        writeln!(
+            out,
+            "{:width$}{}  {}",
+            key.as_str(),
+            numbers.concat(),
+            bars(recent.iter().map(|point| point.value))
+        )?;
     }
     Ok(())
-}
-
-/// Draws points as bars, the lowest value lowest.
-fn chart(points: &[Point], min: f64, max: f64) -> String {
-    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let bar = |point: &Point| {
-        let height = if max > min { (point.value - min) / (max - min) } else { 0.0 };
-        BARS[((height * 7.0).round() as usize).min(7)]
-    };
-    points.iter().map(bar).collect()
 }

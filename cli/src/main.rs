@@ -3,6 +3,7 @@
 mod backup;
 mod bench;
 mod bulk;
+mod chart;
 mod check;
 mod checkpoint;
 mod completions;
@@ -22,9 +23,12 @@ mod lines;
 mod man;
 mod memory;
 mod output;
+mod plot;
 mod progress;
 mod put;
 mod relay;
+mod screen;
+mod selection;
 mod serve;
 mod signals;
 mod size;
@@ -39,7 +43,7 @@ use crate::failure::Failure;
 /// Serves, sends, reads, imports and exports metrics.
 ///
 /// Exit status: 0 done; 1 the server refused something, or something is damaged; 2 usage or configuration; 3 the server cannot be
-/// reached or does not answer in time; 4 `get --fail` found nothing.
+/// reached or does not answer in time; 4 nothing was found (`get --fail`, `plot`).
 #[derive(Debug, Parser)]
 #[command(name = "metrics", version, arg_required_else_help = true)]
 struct Cli {
@@ -52,6 +56,7 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     Put(put::PutArgs),
     Get(get::GetArgs),
+    Plot(plot::PlotArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Check(check::CheckArgs),
@@ -78,6 +83,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args, matches),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Check(args) => check::run(&args),

@@ -419,6 +419,7 @@ fn man_and_completions_name_each_command() {
         "serve",
         "put",
         "get",
+        "plot",
         "import",
         "export",
         "check",

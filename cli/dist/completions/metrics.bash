@@ -49,6 +49,9 @@ _metrics() {
             metrics,man)
                 cmd="metrics__subcmd__man"
                 ;;
+            metrics,plot)
+                cmd="metrics__subcmd__plot"
+                ;;
             metrics,put)
                 cmd="metrics__subcmd__put"
                 ;;
@@ -88,6 +91,9 @@ _metrics() {
             metrics__subcmd__help,man)
                 cmd="metrics__subcmd__help__subcmd__man"
                 ;;
+            metrics__subcmd__help,plot)
+                cmd="metrics__subcmd__help__subcmd__plot"
+                ;;
             metrics__subcmd__help,put)
                 cmd="metrics__subcmd__help__subcmd__put"
                 ;;
@@ -101,7 +107,7 @@ _metrics() {
 
     case "${cmd}" in
         metrics)
-            opts="-h -V --help --version serve put get import export check backup delete demo bench completions man help"
+            opts="-h -V --help --version serve put get plot import export check backup delete demo bench completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -327,7 +333,7 @@ _metrics() {
             return 0
             ;;
         metrics__subcmd__help)
-            opts="serve put get import export check backup delete demo bench completions man help"
+            opts="serve put get plot import export check backup delete demo bench completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -494,6 +500,20 @@ _metrics() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        metrics__subcmd__help__subcmd__plot)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         metrics__subcmd__help__subcmd__put)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -551,6 +571,56 @@ _metrics() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        metrics__subcmd__plot)
+            opts="-o -h --from --until --output --file --width --height --server --timeout --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --until)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "term svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "term svg" -- "${cur}"))
+                    return 0
+                    ;;
+                --file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --width)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --height)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --server)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -82,6 +82,24 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 ':selector -- A key, or * for all keys:_default' \
 && ret=0
 ;;
+(plot)
+_arguments "${_arguments_options[@]}" : \
+'--from=[Leaves out what is older than this\: seconds since 1970, RFC 3339, a date, -6h]:TIME:_default' \
+'--until=[Leaves out what is newer than this]:TIME:_default' \
+'-o+[Sets what is drawn \[default\: svg if the name of --file ends with .svg, term otherwise\]]:FORMAT:((term\:"Characters"
+svg\:"A vector graphic"))' \
+'--output=[Sets what is drawn \[default\: svg if the name of --file ends with .svg, term otherwise\]]:FORMAT:((term\:"Characters"
+svg\:"A vector graphic"))' \
+'--file=[Writes the chart to this file]:FILE:_files' \
+'--width=[Sets the width\: columns \[default\: those of the terminal, or 80\] or, of an SVG, pixels \[default\: 800\]]:N:_default' \
+'--height=[Sets the height without the legend\: rows \[default\: 20, or 8 for each of several charts\] or, of an SVG, pixels \[default\: 320\]]:N:_default' \
+'--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
+'--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'*::keys -- A key or a pattern\: * is any number of characters, ? is one. A pattern reads all keys:_default' \
+&& ret=0
+;;
 (import)
 _arguments "${_arguments_options[@]}" : \
 '--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
@@ -210,6 +228,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(plot)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (import)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -265,6 +287,7 @@ _metrics_commands() {
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
 'get:Prints what is stored for a key, or for all keys' \
+'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
 'check:Reads everything in a folder of points, and says what is damaged' \
@@ -324,6 +347,7 @@ _metrics__subcmd__help_commands() {
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
 'get:Prints what is stored for a key, or for all keys' \
+'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
 'check:Reads everything in a folder of points, and says what is damaged' \
@@ -392,6 +416,11 @@ _metrics__subcmd__help__subcmd__man_commands() {
     local commands; commands=()
     _describe -t commands 'metrics help man commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__help__subcmd__plot_commands] )) ||
+_metrics__subcmd__help__subcmd__plot_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help plot commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__help__subcmd__put_commands] )) ||
 _metrics__subcmd__help__subcmd__put_commands() {
     local commands; commands=()
@@ -411,6 +440,11 @@ _metrics__subcmd__import_commands() {
 _metrics__subcmd__man_commands() {
     local commands; commands=()
     _describe -t commands 'metrics man commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__plot_commands] )) ||
+_metrics__subcmd__plot_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics plot commands' commands "$@"
 }
 (( $+functions[_metrics__subcmd__put_commands] )) ||
 _metrics__subcmd__put_commands() {

@@ -21,6 +21,12 @@ use metrics_server::{
     MemoryStore, Server, Store,
     store::{DiskStore, MemorySnapshot, PutBatch, StoreError},
 };
+#[cfg(all(feature = "graphite", feature = "http"))]
+use metrics_server::{
+    graphite::RenderLimits,
+    http::{Access, HttpLimits, HttpServer},
+    store::Tee,
+};
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use crate::Outcome;
@@ -30,12 +36,19 @@ const STORE: &str = "METRICS_BENCH_STORE";
 const MEMORY: &str = "memory:";
 const NOTHING: &str = "nothing:";
 
+/// The environment variable that makes it serve HTTP too.
+#[cfg(all(feature = "graphite", feature = "http"))]
+const HTTP: &str = "METRICS_BENCH_HTTP";
+
 /// A running server; it stops when dropped.
 #[derive(Debug)]
 pub(crate) struct Peer {
     process: Child,
     output: BufReader<ChildStdout>,
     addr: SocketAddr,
+    /// Where it serves HTTP, if it does.
+    #[cfg(all(feature = "graphite", feature = "http"))]
+    http_addr: Option<SocketAddr>,
 }
 
 impl Peer {
@@ -54,21 +67,41 @@ impl Peer {
         Self::start(dir.into())
     }
 
+    /// Starts a server with a `MemoryStore` that serves HTTP too.
+    #[cfg(all(feature = "graphite", feature = "http"))]
+    pub(crate) fn memory_with_http() -> io::Result<Self> {
+        Self::start_command(Command::new(env::current_exe()?).env(STORE, MEMORY).env(HTTP, "yes"))
+    }
+
     fn start(store: OsString) -> io::Result<Self> {
-        let mut process = Command::new(env::current_exe()?)
-            .env(STORE, store)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        Self::start_command(Command::new(env::current_exe()?).env(STORE, store))
+    }
+
+    fn start_command(command: &mut Command) -> io::Result<Self> {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut output = BufReader::new(process.stdout.take().expect("it is piped"));
-        let mut port = String::new();
-        output.read_line(&mut port)?;
-        let port = port.trim().parse().map_err(|_| io::Error::other("the peer names no port"))?;
-        Ok(Self { process, output, addr: (Ipv4Addr::LOCALHOST, port).into() })
+        let mut ports = String::new();
+        output.read_line(&mut ports)?;
+        let mut addrs = ports.split_whitespace().map(|port| {
+            let port = port.parse().map_err(|_| io::Error::other("the peer names no port"))?;
+            Ok::<_, io::Error>(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        });
+        Ok(Self {
+            process,
+            addr: addrs.next().ok_or_else(|| io::Error::other("the peer names no port"))??,
+            #[cfg(all(feature = "graphite", feature = "http"))]
+            http_addr: addrs.next().transpose()?,
+            output,
+        })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    #[cfg(all(feature = "graphite", feature = "http"))]
+    pub(crate) fn http_addr(&self) -> SocketAddr {
+        self.http_addr.expect("it serves HTTP")
     }
 
     /// Returns the memory that the process has, and the most that it ever had, in bytes.
@@ -112,7 +145,12 @@ pub(crate) fn serve_if_asked() -> Outcome<bool> {
     let Some(dir) = env::var_os(STORE) else { return Ok(false) };
     Runtime::new()?.block_on(async {
         if dir == MEMORY {
-            return serve(MemoryStore::new().max_bytes(usize::MAX)).await;
+            let store = MemoryStore::new().max_bytes(usize::MAX);
+            #[cfg(all(feature = "graphite", feature = "http"))]
+            if env::var_os(HTTP).is_some() {
+                return serve_with_http(store).await;
+            }
+            return serve(store).await;
         }
         if dir == NOTHING {
             return serve(Nothing(MemoryStore::new().max_bytes(usize::MAX))).await;
@@ -130,13 +168,35 @@ pub(crate) fn serve_if_asked() -> Outcome<bool> {
 async fn serve(store: impl Store) -> Outcome {
     let server = Server::bind("127.0.0.1:0").await?.store(store);
     println!("{}", server.local_addr().port());
+    server.serve_until(end_of_input()).await;
+    Ok(())
+}
+
+/// Serves the protocol and HTTP from one store, as `metrics serve --http` does.
+#[cfg(all(feature = "graphite", feature = "http"))]
+async fn serve_with_http(store: impl Store) -> Outcome {
+    let store = Tee::new(Arc::new(store), 1024);
+    let server = Server::bind("127.0.0.1:0").await?.store(store.clone());
+    // All clients of a bench have one address.
+    let limits = HttpLimits::default().max_connections_per_address(2_000);
+    let http = HttpServer::bind("127.0.0.1:0", store, Access::Loopback).await?.limits(limits);
+    let http = http.graphite(RenderLimits::default()).protocol_stats(server.stats_handle());
+    println!("{} {}", server.local_addr().port(), http.local_addr().port());
+    tokio::select! {
+        () = server.serve() => {}
+        () = http.serve() => {}
+        () = end_of_input() => {}
+    }
+    Ok(())
+}
+
+async fn end_of_input() {
     let (end, ended) = oneshot::channel();
     thread::spawn(move || {
         io::copy(&mut io::stdin(), &mut io::sink()).ok();
         end.send(()).ok();
     });
-    server.serve_until(async { _ = ended.await }).await;
-    Ok(())
+    _ = ended.await;
 }
 
 /// A store that forgets what it is given: what the server costs without one.

@@ -21,6 +21,8 @@ mod durability;
 mod grammar;
 #[cfg(feature = "graphite")]
 mod graphite;
+#[cfg(feature = "influx")]
+mod influx;
 mod listen;
 mod overload;
 mod pipelining;
