@@ -7,7 +7,7 @@ use metrics_client::{Point, codec::KeyRef};
 use super::queue::Millis;
 use crate::store::PutBatch;
 
-/// How many points, and about how many bytes, a chunk has at most. Agents send batches of this size to
+/// How many points, and about how many bytes, a batch has at most. Agents send batches of this size to
 /// InfluxDB; and one record of the spool, which a flipped bit destroys, is not larger.
 pub(super) const MAX_CHUNK_POINTS: usize = 4096;
 pub(super) const MAX_CHUNK_BYTES: usize = 128 * 1024;
@@ -30,7 +30,7 @@ impl RelayBatch {
     }
 }
 
-/// RelayBatches that wait in memory, the oldest first.
+/// Batches that wait in memory, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct RelayBatches {
     chunks: VecDeque<RelayBatch>,
