@@ -1,5 +1,6 @@
 //! The program `metrics`: serves, sends, reads, imports and exports metrics.
 
+mod agent;
 mod backup;
 mod bench;
 mod bulk;
@@ -16,7 +17,6 @@ mod export;
 mod failure;
 mod folder;
 mod get;
-mod host;
 mod http;
 mod import;
 mod lines;
@@ -30,6 +30,7 @@ mod relay;
 mod screen;
 mod selection;
 mod serve;
+mod service;
 mod signals;
 mod size;
 mod times;
@@ -54,6 +55,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::ServeArgs>),
+    Agent(Box<agent::AgentArgs>),
     Put(put::PutArgs),
     Get(get::GetArgs),
     Plot(plot::PlotArgs),
@@ -81,6 +83,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match cli.command {
         Command::Serve(args) => serve::run(*args, matches),
+        Command::Agent(args) => agent::run(&args),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Plot(args) => plot::run(&args),

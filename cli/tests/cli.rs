@@ -417,6 +417,7 @@ fn man_and_completions_name_each_command() {
     );
     for command in [
         "serve",
+        "agent",
         "put",
         "get",
         "plot",
