@@ -11,7 +11,7 @@ mod live;
 mod page;
 pub(crate) mod params;
 mod points;
-mod serve;
+pub(crate) mod serve;
 mod server;
 mod status;
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Accepts HTTP connections within the limits, and serves each.
 
-use std::{future::Future, pin::pin, sync::Arc};
+use std::{future::Future, net::IpAddr, pin::pin, sync::Arc};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
@@ -24,7 +24,7 @@ use super::{App, HttpLimits};
 use crate::session::TlsAcceptor;
 use crate::{
     log_condition::LimitedCondition,
-    net::{Acceptor, ConnectionPermit, Listeners, PerSourceLimit},
+    net::{Acceptor, ConnectionPermit, Listeners, PerSourceLimit, source_of},
     store::Store,
 };
 
@@ -69,7 +69,11 @@ impl<S: Store> Connections<S> {
             };
             self.app.counters.accepted.add(1);
             let ended = Ended { app: Arc::clone(&self.app), _permit: permit };
-            let (router, watcher) = (self.router.clone(), graceful.watcher());
+            let service = WithSource {
+                source: PeerSource(source_of(peer.ip())),
+                router: TowerToHyperService::new(self.router.clone()),
+            };
+            let watcher = graceful.watcher();
             #[cfg(feature = "tls")]
             let tls = self.tls.clone();
             let serving = async move {
@@ -77,13 +81,13 @@ impl<S: Store> Connections<S> {
                 #[cfg(feature = "tls")]
                 if let Some(tls) = tls {
                     match timeout(limits.header_timeout, tls.accept_io(io)).await {
-                        Ok(Ok(io)) => serve(io, router, limits, watcher).await,
+                        Ok(Ok(io)) => serve(io, service, limits, watcher).await,
                         Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
                         Err(_) => debug!(%peer, "TLS handshake timed out"),
                     }
                     return;
                 }
-                serve(io, router, limits, watcher).await;
+                serve(io, service, limits, watcher).await;
                 drop(ended);
             };
             tasks.spawn(abort.child_token().run_until_cancelled_owned(serving));
@@ -106,7 +110,7 @@ impl<S: Store> Connections<S> {
 }
 
 /// Serves the requests of one connection.
-async fn serve<Io>(io: Io, router: Router, limits: HttpLimits, watcher: Watcher)
+async fn serve<Io>(io: Io, service: WithSource, limits: HttpLimits, watcher: Watcher)
 where
     Io: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -116,11 +120,33 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(Box::pin(io)), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Box::pin(io)), service);
     if let Err(error) = watcher.watch(connection).await {
         debug!(%error, "HTTP connection ended");
     }
 }
+
+/// Adds the source of a connection to its requests.
+struct WithSource {
+    source: PeerSource,
+    router: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for WithSource {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.source);
+        self.router.call(request)
+    }
+}
+
+/// Whose the puts of a request are, see [`PutBatch::from_source`](crate::store::PutBatch::from_source). All peers
+/// behind one proxy are one source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerSource(pub(crate) IpAddr);
 
 /// How long the head of a request may be, in bytes: a query with many keys fits.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
