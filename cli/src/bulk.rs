@@ -34,6 +34,11 @@ impl RangeArgs {
         }
     }
 
+    /// Returns its ends, as far as they were set.
+    pub(crate) fn bounds(self) -> (Option<i64>, Option<i64>) {
+        (self.from, self.until)
+    }
+
     /// Returns the seconds of the range.
     pub(crate) fn seconds(self) -> RangeInclusive<i64> {
         self.from.unwrap_or(i64::MIN)..=self.until.unwrap_or(i64::MAX)

@@ -1,8 +1,10 @@
 //! The program `metrics`: serves, sends, reads, imports and exports metrics.
 
+mod agent;
 mod backup;
 mod bench;
 mod bulk;
+mod chart;
 mod check;
 mod checkpoint;
 mod completions;
@@ -15,16 +17,19 @@ mod export;
 mod failure;
 mod folder;
 mod get;
-mod host;
 mod http;
 mod import;
 mod lines;
 mod man;
 mod memory;
 mod output;
+mod plot;
 mod progress;
 mod put;
+mod screen;
+mod selection;
 mod serve;
+mod service;
 mod signals;
 mod size;
 mod times;
@@ -38,7 +43,7 @@ use crate::failure::Failure;
 /// Serves, sends, reads, imports and exports metrics.
 ///
 /// Exit status: 0 done; 1 the server refused something, or something is damaged; 2 usage or configuration; 3 the server cannot be
-/// reached or does not answer in time; 4 `get --fail` found nothing.
+/// reached or does not answer in time; 4 nothing was found (`get --fail`, `plot`).
 #[derive(Debug, Parser)]
 #[command(name = "metrics", version, arg_required_else_help = true)]
 struct Cli {
@@ -49,8 +54,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::ServeArgs>),
+    Agent(Box<agent::AgentArgs>),
     Put(put::PutArgs),
     Get(get::GetArgs),
+    Plot(plot::PlotArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Check(check::CheckArgs),
@@ -75,8 +82,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match cli.command {
         Command::Serve(args) => serve::run(*args, matches),
+        Command::Agent(args) => agent::run(&args),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Check(args) => check::run(&args),

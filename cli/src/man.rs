@@ -102,7 +102,7 @@ Usage or configuration.
 The server cannot be reached, or does not answer in time.
 .TP
 4
-get \-\-fail found nothing.
+get \-\-fail or plot found nothing.
 .TP
 130, 143
 Ended by SIGINT or SIGTERM. serve ends with 0 at the first one, after its connections have ended.
@@ -127,6 +127,7 @@ How far an import of FILE has come, while it runs and after it was interrupted. 
 metrics serve \-\-data /var/lib/metrics \-\-keep 400d
 metrics put palm.cpu 23.7
 metrics get palm.cpu \-\-from \-6h
+metrics plot 'palm.*' \-\-from \-6h \-\-file palm.svg
 metrics export > points
 metrics import points \-\-resume
 .fi

@@ -1,10 +1,9 @@
 //! `metrics serve`: the server.
 
 use std::{
-    env,
     fmt::Display,
     fs,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,14 +18,13 @@ use metrics_server::{
     tls::TlsAcceptor,
 };
 use tokio::sync::watch;
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     config::ConfigFile,
     failure::{Failure, chain},
     http::{self, Figures, HttpConfig},
     memory::MemoryBudget,
-    signals,
+    service, signals,
     size::Size,
     times,
 };
@@ -117,7 +115,7 @@ pub(crate) fn run(args: ServeArgs, matches: &ArgMatches) -> Result<(), Failure> 
     if is_check {
         return Ok(());
     }
-    start_log();
+    service::start_log();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
 }
 
@@ -315,7 +313,7 @@ impl Listeners {
         let (stopping, stopped) = watch::channel(false);
         let wait = async {
             stop.await;
-            notify(&[sd_notify::NotifyState::Stopping]);
+            service::notify(&[sd_notify::NotifyState::Stopping]);
             stopping.send_replace(true);
         };
         let store = Tee::new(store, LIVE_BATCHES);
@@ -377,32 +375,7 @@ async fn until_set(mut value: watch::Receiver<bool>) {
 fn announce(what: impl Display) {
     // The output may be closed.
     let _ = writeln!(io::stdout(), "serving {what}");
-    notify(&[sd_notify::NotifyState::Ready]);
-}
-
-/// Tells systemd, if it is the one that has started this process.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot notify systemd");
-    }
-}
-
-/// Logs to standard error: in colours only on a terminal.
-fn start_log() {
-    let wanted = env::var("RUST_LOG").unwrap_or_default();
-    let default = Targets::new().with_default(tracing::Level::INFO);
-    let (filter, invalid) = match wanted.parse::<Targets>() {
-        Ok(filter) if !wanted.is_empty() => (filter, None),
-        Ok(_) => (default, None),
-        Err(error) => (default, Some(error)),
-    };
-    let is_coloured =
-        io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(is_coloured);
-    tracing_subscriber::registry().with(lines).with(filter).init();
-    if let Some(error) = invalid {
-        tracing::warn!(RUST_LOG = wanted, %error, "invalid RUST_LOG, logging at info");
-    }
+    service::notify(&[sd_notify::NotifyState::Ready]);
 }
 
 fn remedy(error: &io::Error) -> &'static str {

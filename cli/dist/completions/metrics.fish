@@ -27,8 +27,10 @@ end
 complete -c metrics -n "__fish_metrics_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_needs_command" -s V -l version -d 'Print version'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "agent" -d 'Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "put" -d 'Stores one value'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
+complete -c metrics -n "__fish_metrics_needs_command" -f -a "plot" -d 'Draws what is stored for some keys'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
 complete -c metrics -n "__fish_metrics_needs_command" -f -a "check" -d 'Reads everything in a folder of points, and says what is damaged'
@@ -57,6 +59,27 @@ complete -c metrics -n "__fish_metrics_using_subcommand serve" -l config -d 'Rea
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l no-token -d 'Lets everybody who can reach it use HTTP'
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l check-config -d 'Checks the configuration, and does not serve'
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l server -d 'Sets the server: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT?ca_file=FILE`, or several with commas between them, over one store [default: 127.0.0.1:8888]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l interval -d 'Sets how often the host is measured, at seconds that are a multiple of it [default: 10s]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l jitter -d 'Sets up to how much later than that, so that many hosts do not measure at once [default: a tenth of the interval]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l host -d 'Sets the name of the host in keys [default: that of the system]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l keys -d 'Sets where keys have the name of the host [default: dotted]' -r -f -a "dotted\t'HOST.cpu'
+labels\t'cpu;host=HOST'"
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l label -d 'Adds a label to all keys; may be given several times' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l include -d 'Sends only what this glob matches, such as `disk.*`; may be given several times' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l exclude -d 'Does not send what this glob matches, such as `network.*.veth*`; may be given several times' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l spool -d 'Keeps what cannot be sent in this folder' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l max-spool -d 'Sets how much the folder may take; the oldest samples are dropped beyond that [default: 256MiB]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l max-queue -d 'Sets how much memory unsent samples may take; the oldest are dropped beyond that [default: 4MiB]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l stop-timeout -d 'Sets how long the agent may take to send what is left when it is stopped [default: 5s]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l config -d 'Reads what is not set otherwise from this file (TOML, the names of these options)' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -s o -l output -d 'Sets how samples are printed [default: table on a terminal, line elsewhere]' -r -f -a "table\t'Columns for people: time, value, key'
+json\t'One JSON object a line'
+csv\t'Comma-separated values with a header'
+line\t'`put` lines, as `import` and the server read them'"
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l check-config -d 'Checks the configuration, and does not measure'
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l once -d 'Prints what would be sent, measured for a second, and sends nothing'
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand put" -l server -d 'Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT`, or several with commas between them' -r
 complete -c metrics -n "__fish_metrics_using_subcommand put" -l timeout -d 'Sets how many seconds one request may take' -r
 complete -c metrics -n "__fish_metrics_using_subcommand put" -s h -l help -d 'Print help'
@@ -70,6 +93,16 @@ complete -c metrics -n "__fish_metrics_using_subcommand get" -l server -d 'Sets 
 complete -c metrics -n "__fish_metrics_using_subcommand get" -l timeout -d 'Sets how many seconds one request may take' -r
 complete -c metrics -n "__fish_metrics_using_subcommand get" -l fail -d 'Exits with status 4 if nothing was found'
 complete -c metrics -n "__fish_metrics_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c metrics -n "__fish_metrics_using_subcommand plot" -l from -d 'Leaves out what is older than this: seconds since 1970, RFC 3339, a date, -6h' -r
+complete -c metrics -n "__fish_metrics_using_subcommand plot" -l until -d 'Leaves out what is newer than this' -r
+complete -c metrics -n "__fish_metrics_using_subcommand plot" -s o -l output -d 'Sets what is drawn [default: svg if the name of --file ends with .svg, term otherwise]' -r -f -a "term\t'Characters'
+svg\t'A vector graphic'"
+complete -c metrics -n "__fish_metrics_using_subcommand plot" -l file -d 'Writes the chart to this file' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand plot" -l width -d 'Sets the width: columns [default: those of the terminal, or 80] or, of an SVG, pixels [default: 800]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand plot" -l height -d 'Sets the height without the legend: rows [default: 20, or 8 for each of several charts] or, of an SVG, pixels [default: 320]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand plot" -l server -d 'Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT`, or several with commas between them' -r
+complete -c metrics -n "__fish_metrics_using_subcommand plot" -l timeout -d 'Sets how many seconds one request may take' -r
+complete -c metrics -n "__fish_metrics_using_subcommand plot" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand import" -l server -d 'Sets the server that the command talks to: HOST:PORT, `unix:/PATH`, a URL such as `metrics+tls://HOST:PORT`, or several with commas between them' -r
 complete -c metrics -n "__fish_metrics_using_subcommand import" -l timeout -d 'Sets how many seconds one request may take' -r
 complete -c metrics -n "__fish_metrics_using_subcommand import" -l resume -d 'Goes on where an earlier import of the same file stopped'
@@ -109,16 +142,18 @@ complete -c metrics -n "__fish_metrics_using_subcommand bench" -l timeout -d 'Se
 complete -c metrics -n "__fish_metrics_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c metrics -n "__fish_metrics_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "put" -d 'Stores one value'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "check" -d 'Reads everything in a folder of points, and says what is damaged'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "backup" -d 'Writes a backup: a new folder that `metrics serve --data` can serve'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "delete" -d 'Deletes points from a folder that is not in use'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "demo" -d 'Measures this host for some seconds, stores that in a server of its own, and shows what is stored'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "bench" -d 'Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "completions" -d 'Prints the completions for a shell'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "man" -d 'Prints the manual page'
-complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve put get import export check backup delete demo bench completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "serve" -d 'Serves metrics until SIGTERM or SIGINT; a second signal ends it at once'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "agent" -d 'Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "put" -d 'Stores one value'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "get" -d 'Prints what is stored for a key, or for all keys'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "plot" -d 'Draws what is stored for some keys'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "import" -d 'Stores the lines of a file: `put KEY VALUE TIMESTAMP`, or the same without put'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "export" -d 'Prints everything that is stored, as lines that `import` reads'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "check" -d 'Reads everything in a folder of points, and says what is damaged'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "backup" -d 'Writes a backup: a new folder that `metrics serve --data` can serve'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "delete" -d 'Deletes points from a folder that is not in use'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "demo" -d 'Measures this host for some seconds, stores that in a server of its own, and shows what is stored'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "bench" -d 'Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "completions" -d 'Prints the completions for a shell'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "man" -d 'Prints the manual page'
+complete -c metrics -n "__fish_metrics_using_subcommand help; and not __fish_seen_subcommand_from serve agent put get plot import export check backup delete demo bench completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

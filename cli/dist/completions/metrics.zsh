@@ -51,6 +51,36 @@ _arguments "${_arguments_options[@]}" : \
 '--help[Print help (see more with '\''--help'\'')]' \
 && ret=0
 ;;
+(agent)
+_arguments "${_arguments_options[@]}" : \
+'--server=[Sets the server\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT?ca_file=FILE\`, or several with commas between them, over one store \[default\: 127.0.0.1\:8888\]]:ADDRESS:_default' \
+'--interval=[Sets how often the host is measured, at seconds that are a multiple of it \[default\: 10s\]]:TIME:_default' \
+'--jitter=[Sets up to how much later than that, so that many hosts do not measure at once \[default\: a tenth of the interval\]]:TIME:_default' \
+'--host=[Sets the name of the host in keys \[default\: that of the system\]]:NAME:_default' \
+'--keys=[Sets where keys have the name of the host \[default\: dotted\]]:STYLE:((dotted\:"HOST.cpu"
+labels\:"cpu;host=HOST"))' \
+'*--label=[Adds a label to all keys; may be given several times]:NAME=VALUE:_default' \
+'*--include=[Sends only what this glob matches, such as \`disk.*\`; may be given several times]:GLOB:_default' \
+'*--exclude=[Does not send what this glob matches, such as \`network.*.veth*\`; may be given several times]:GLOB:_default' \
+'--spool=[Keeps what cannot be sent in this folder]:DIR:_files' \
+'--max-spool=[Sets how much the folder may take; the oldest samples are dropped beyond that \[default\: 256MiB\]]:SIZE:_default' \
+'--max-queue=[Sets how much memory unsent samples may take; the oldest are dropped beyond that \[default\: 4MiB\]]:SIZE:_default' \
+'--stop-timeout=[Sets how long the agent may take to send what is left when it is stopped \[default\: 5s\]]:TIME:_default' \
+'--config=[Reads what is not set otherwise from this file (TOML, the names of these options)]:FILE:_files' \
+'-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--output=[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--check-config[Checks the configuration, and does not measure]' \
+'--once[Prints what would be sent, measured for a second, and sends nothing]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
 (put)
 _arguments "${_arguments_options[@]}" : \
 '--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
@@ -80,6 +110,24 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 ':selector -- A key, or * for all keys:_default' \
+&& ret=0
+;;
+(plot)
+_arguments "${_arguments_options[@]}" : \
+'--from=[Leaves out what is older than this\: seconds since 1970, RFC 3339, a date, -6h]:TIME:_default' \
+'--until=[Leaves out what is newer than this]:TIME:_default' \
+'-o+[Sets what is drawn \[default\: svg if the name of --file ends with .svg, term otherwise\]]:FORMAT:((term\:"Characters"
+svg\:"A vector graphic"))' \
+'--output=[Sets what is drawn \[default\: svg if the name of --file ends with .svg, term otherwise\]]:FORMAT:((term\:"Characters"
+svg\:"A vector graphic"))' \
+'--file=[Writes the chart to this file]:FILE:_files' \
+'--width=[Sets the width\: columns \[default\: those of the terminal, or 80\] or, of an SVG, pixels \[default\: 800\]]:N:_default' \
+'--height=[Sets the height without the legend\: rows \[default\: 20, or 8 for each of several charts\] or, of an SVG, pixels \[default\: 320\]]:N:_default' \
+'--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
+'--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'*::keys -- A key or a pattern\: * is any number of characters, ? is one. A pattern reads all keys:_default' \
 && ret=0
 ;;
 (import)
@@ -202,11 +250,19 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(agent)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (put)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
 (get)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(plot)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
@@ -263,8 +319,10 @@ esac
 _metrics_commands() {
     local commands; commands=(
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
+'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
 'get:Prints what is stored for a key, or for all keys' \
+'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
 'check:Reads everything in a folder of points, and says what is damaged' \
@@ -277,6 +335,11 @@ _metrics_commands() {
 'help:Print this message or the help of the given subcommand(s)' \
     )
     _describe -t commands 'metrics commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__agent_commands] )) ||
+_metrics__subcmd__agent_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics agent commands' commands "$@"
 }
 (( $+functions[_metrics__subcmd__backup_commands] )) ||
 _metrics__subcmd__backup_commands() {
@@ -322,8 +385,10 @@ _metrics__subcmd__get_commands() {
 _metrics__subcmd__help_commands() {
     local commands; commands=(
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
+'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
 'get:Prints what is stored for a key, or for all keys' \
+'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
 'check:Reads everything in a folder of points, and says what is damaged' \
@@ -336,6 +401,11 @@ _metrics__subcmd__help_commands() {
 'help:Print this message or the help of the given subcommand(s)' \
     )
     _describe -t commands 'metrics help commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__help__subcmd__agent_commands] )) ||
+_metrics__subcmd__help__subcmd__agent_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help agent commands' commands "$@"
 }
 (( $+functions[_metrics__subcmd__help__subcmd__backup_commands] )) ||
 _metrics__subcmd__help__subcmd__backup_commands() {
@@ -392,6 +462,11 @@ _metrics__subcmd__help__subcmd__man_commands() {
     local commands; commands=()
     _describe -t commands 'metrics help man commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__help__subcmd__plot_commands] )) ||
+_metrics__subcmd__help__subcmd__plot_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help plot commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__help__subcmd__put_commands] )) ||
 _metrics__subcmd__help__subcmd__put_commands() {
     local commands; commands=()
@@ -411,6 +486,11 @@ _metrics__subcmd__import_commands() {
 _metrics__subcmd__man_commands() {
     local commands; commands=()
     _describe -t commands 'metrics man commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__plot_commands] )) ||
+_metrics__subcmd__plot_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics plot commands' commands "$@"
 }
 (( $+functions[_metrics__subcmd__put_commands] )) ||
 _metrics__subcmd__put_commands() {

@@ -50,13 +50,25 @@ impl Load {
 
     /// Puts for some time, and returns how many puts were acknowledged in a second.
     pub(crate) fn run(&mut self, time: Duration) -> Outcome<f64> {
+        self.run_every(Duration::ZERO, time)
+    }
+
+    /// Puts this many a second if it can, and returns how many were acknowledged in a second.
+    #[cfg(all(feature = "graphite", feature = "http"))]
+    pub(crate) fn run_at(&mut self, rate: f64, time: Duration) -> Outcome<f64> {
+        let batch: usize = self.connections.iter().map(|connection| connection.lines.len()).sum();
+        self.run_every(Duration::from_secs_f64(batch as f64 / rate), time)
+    }
+
+    /// Each connection puts all its keys once in this time, or as soon as they are acknowledged.
+    fn run_every(&mut self, period: Duration, time: Duration) -> Outcome<f64> {
         let start = Instant::now();
         let connections = std::mem::take(&mut self.connections);
         let acknowledged = self.runtime.block_on(async {
             let mut tasks = JoinSet::new();
             for mut connection in connections {
                 tasks.spawn(async move {
-                    let acknowledged = connection.put_until(start + time).await?;
+                    let acknowledged = connection.put_until(start + time, period).await?;
                     Ok::<_, io::Error>((connection, acknowledged))
                 });
             }
@@ -73,11 +85,16 @@ impl Load {
 }
 
 impl Connection {
-    async fn put_until(&mut self, end: Instant) -> io::Result<usize> {
+    async fn put_until(&mut self, end: Instant, period: Duration) -> io::Result<usize> {
         let expected = OK.repeat(self.lines.len());
         let mut answers = vec![0; expected.len()];
         let mut acknowledged = 0;
+        let mut next = Instant::now();
         loop {
+            if !period.is_zero() {
+                tokio::time::sleep_until(next.into()).await;
+                next += period;
+            }
             self.stream.write_all(self.lines.next()).await?;
             self.stream.read_exact(&mut answers).await?;
             if answers != expected {
@@ -149,9 +166,14 @@ fn read_answers(mut stream: TcpStream) -> io::Result<usize> {
 
 /// Gets everything, and returns how many bytes the answer has, and how long it took.
 pub(crate) fn get_all(addr: SocketAddr) -> Outcome<(usize, Duration)> {
+    get(addr, "*")
+}
+
+/// Gets what is selected, and returns how many bytes the answer has, and how long it took.
+pub(crate) fn get(addr: SocketAddr, selector: &str) -> Outcome<(usize, Duration)> {
     let mut stream = TcpStream::connect(addr)?;
     let start = Instant::now();
-    stream.write_all(b"get *\n")?;
+    stream.write_all(format!("get {selector}\n").as_bytes())?;
     let mut block = vec![0; 4 * BLOCK];
     let (mut bytes, mut last) = (0, [0; 2]);
     loop {

@@ -1,4 +1,4 @@
-//! What the store on disk costs, against its bars and against others: a subcommand for each.
+//! What the store on disk, HTTP and taking points in cost, against their bars and others: a subcommand for each.
 //!
 //!     cargo bench -p metrics-server --bench store -- size       bytes a point, of the whole folder
 //!     cargo bench -p metrics-server --bench store -- sync       synced puts, one at a time and from many connections
@@ -7,6 +7,9 @@
 //!     cargo bench -p metrics-server --bench store -- reopen     opening after `kill -9`
 //!     cargo bench -p metrics-server --bench store -- memory     peak memory with a hundred million points
 //!     cargo bench -p metrics-server --bench store -- others     the same against InfluxDB and SQLite
+//!     cargo bench -p metrics-server --bench store -- parse      lines of InfluxDB, against another parser
+//!     cargo bench -p metrics-server --bench store -- ingest     InfluxDB's and Graphite's lines over sockets, against puts
+//!     cargo bench -p metrics-server --bench store -- http       HTTP: rendering, points, live browsers
 //!     cargo bench -p metrics-server --bench store -- all        all of these
 //!
 //! Each takes `--quick` (a tenth of the points or less), `--test` (each part once), `--dir FOLDER` (where
@@ -24,11 +27,15 @@ use std::{
     path::Path,
 };
 
+mod http;
 mod import;
+mod ingest;
+mod lines;
 mod load;
 mod memory;
 mod options;
 mod others;
+mod parse;
 mod peer;
 mod read;
 mod recording;
@@ -47,7 +54,7 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 /// A subcommand, and what runs it.
 type Command = (&'static str, fn(&Options, &mut Report) -> Outcome);
 
-const COMMANDS: [Command; 7] = [
+const COMMANDS: &[Command] = &[
     ("size", size::run),
     ("sync", sync::run),
     ("import", import::run),
@@ -55,6 +62,9 @@ const COMMANDS: [Command; 7] = [
     ("reopen", reopen::run),
     ("memory", memory::run),
     ("others", others::run),
+    ("parse", parse::run),
+    ("ingest", ingest::run),
+    ("http", http::run),
 ];
 
 fn main() -> Outcome {
@@ -65,11 +75,12 @@ fn main() -> Outcome {
     let is_all = names.iter().any(|name| name == "all") || (names.is_empty() && options.is_test());
     let mut commands: Vec<Command> = Vec::new();
     for name in names.iter().filter(|name| *name != "all") {
-        let command = COMMANDS.into_iter().find(|(command, _)| command == name);
-        commands.push(command.ok_or_else(|| format!("unknown subcommand `{name}`: {}", usage()))?);
+        let command = COMMANDS.iter().find(|(command, _)| command == name);
+        let command = command.ok_or_else(|| format!("unknown subcommand `{name}`: {}", usage()));
+        commands.push(*command?);
     }
     if is_all {
-        commands = COMMANDS.into();
+        commands = COMMANDS.to_vec();
     }
     if commands.is_empty() {
         return Err(format!("a subcommand is missing: {}", usage()).into());
@@ -86,8 +97,8 @@ fn main() -> Outcome {
 }
 
 fn usage() -> String {
-    let names = COMMANDS.map(|(name, _)| name).join(", ");
-    format!("{names}, all")
+    let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
+    format!("{}, all", names.join(", "))
 }
 
 /// Returns a temporary folder on the disk that is measured.

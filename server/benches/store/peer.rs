@@ -19,7 +19,9 @@ use std::{
 use metrics_client::Selector;
 use metrics_server::{
     MemoryStore, Server, Store,
-    store::{DiskStore, MemorySnapshot, PutBatch, StoreError},
+    graphite::{GraphiteListener, RenderLimits},
+    http::{Access, HttpLimits, HttpServer},
+    store::{DiskStore, MemorySnapshot, PutBatch, StoreError, Tee},
 };
 use tokio::{runtime::Runtime, sync::oneshot};
 
@@ -30,12 +32,16 @@ const STORE: &str = "METRICS_BENCH_STORE";
 const MEMORY: &str = "memory:";
 const NOTHING: &str = "nothing:";
 
+/// The environment variable that makes it serve HTTP too.
+const HTTP: &str = "METRICS_BENCH_HTTP";
+
 /// A running server; it stops when dropped.
 #[derive(Debug)]
 pub(crate) struct Peer {
     process: Child,
     output: BufReader<ChildStdout>,
-    addr: SocketAddr,
+    /// Where the protocol is served, and after it HTTP and Graphite, by a server that has them.
+    addrs: Vec<SocketAddr>,
 }
 
 impl Peer {
@@ -54,21 +60,43 @@ impl Peer {
         Self::start(dir.into())
     }
 
+    /// Starts a server with a `MemoryStore` that serves HTTP too.
+    pub(crate) fn memory_with_http() -> io::Result<Self> {
+        Self::start_command(Command::new(env::current_exe()?).env(STORE, MEMORY).env(HTTP, "yes"))
+    }
+
     fn start(store: OsString) -> io::Result<Self> {
-        let mut process = Command::new(env::current_exe()?)
-            .env(STORE, store)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        Self::start_command(Command::new(env::current_exe()?).env(STORE, store))
+    }
+
+    fn start_command(command: &mut Command) -> io::Result<Self> {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut output = BufReader::new(process.stdout.take().expect("it is piped"));
-        let mut port = String::new();
-        output.read_line(&mut port)?;
-        let port = port.trim().parse().map_err(|_| io::Error::other("the peer names no port"))?;
-        Ok(Self { process, output, addr: (Ipv4Addr::LOCALHOST, port).into() })
+        let mut ports = String::new();
+        output.read_line(&mut ports)?;
+        let addrs = ports
+            .split_whitespace()
+            .map(|port| Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into()));
+        let addrs: Option<Vec<_>> = addrs.collect();
+        let addrs = addrs.filter(|addrs| !addrs.is_empty());
+        Ok(Self {
+            process,
+            output,
+            addrs: addrs.ok_or_else(|| io::Error::other("the peer names no port"))?,
+        })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
+        self.addrs[0]
+    }
+
+    /// Returns where Graphite's lines are taken, by a peer with HTTP.
+    pub(crate) fn graphite_addr(&self) -> SocketAddr {
+        self.addrs[2]
+    }
+
+    pub(crate) fn http_addr(&self) -> SocketAddr {
+        self.addrs[1]
     }
 
     /// Returns the memory that the process has, and the most that it ever had, in bytes.
@@ -112,7 +140,11 @@ pub(crate) fn serve_if_asked() -> Outcome<bool> {
     let Some(dir) = env::var_os(STORE) else { return Ok(false) };
     Runtime::new()?.block_on(async {
         if dir == MEMORY {
-            return serve(MemoryStore::new().max_bytes(usize::MAX)).await;
+            let store = MemoryStore::new().max_bytes(usize::MAX);
+            if env::var_os(HTTP).is_some() {
+                return serve_with_http(store).await;
+            }
+            return serve(store).await;
         }
         if dir == NOTHING {
             return serve(Nothing(MemoryStore::new().max_bytes(usize::MAX))).await;
@@ -130,13 +162,40 @@ pub(crate) fn serve_if_asked() -> Outcome<bool> {
 async fn serve(store: impl Store) -> Outcome {
     let server = Server::bind("127.0.0.1:0").await?.store(store);
     println!("{}", server.local_addr().port());
+    server.serve_until(end_of_input()).await;
+    Ok(())
+}
+
+/// Serves the protocol, HTTP and Graphite from one store, as `metrics serve --http` does.
+async fn serve_with_http(store: impl Store) -> Outcome {
+    let store = Tee::new(Arc::new(store), 1024);
+    let server = Server::bind("127.0.0.1:0").await?.store(store.clone());
+    // All clients of a bench have one address.
+    let limits = HttpLimits::default().max_connections_per_address(2_000);
+    let http =
+        HttpServer::bind("127.0.0.1:0", store.clone(), Access::Loopback).await?.limits(limits);
+    let http = http.graphite(RenderLimits::default()).protocol_stats(server.stats_handle());
+    let http = http.influx();
+    let graphite = GraphiteListener::bind("127.0.0.1:0").await?.store(store);
+    let addrs = [server.local_addr(), http.local_addr(), graphite.local_addr()];
+    println!("{}", addrs.map(|addr| addr.port().to_string()).join(" "));
+    tokio::select! {
+        () = server.serve() => {}
+        () = http.serve() => {}
+        () = graphite.serve() => {}
+        () = end_of_input() => {}
+    }
+    Ok(())
+}
+
+/// Completes when standard input ends.
+async fn end_of_input() {
     let (end, ended) = oneshot::channel();
     thread::spawn(move || {
         io::copy(&mut io::stdin(), &mut io::sink()).ok();
         end.send(()).ok();
     });
-    server.serve_until(async { _ = ended.await }).await;
-    Ok(())
+    _ = ended.await;
 }
 
 /// A store that forgets what it is given: what the server costs without one.

@@ -45,6 +45,14 @@ pub enum RenderError {
         /// Its value.
         max: usize,
     },
+    /// All requests together would exceed a limit of [`RenderLimits`](super::RenderLimits): this one can be sent again.
+    #[error("server is busy: all requests together exceed {limit} ({max})")]
+    Busy {
+        /// The name of the limit.
+        limit: &'static str,
+        /// Its value.
+        max: usize,
+    },
     /// The answer took longer than [`RenderLimits::timeout`](super::RenderLimits::timeout).
     #[error("request took longer than {0:?}")]
     Timeout(Duration),
@@ -58,6 +66,6 @@ impl RenderError {
     /// false, the server is (HTTP 503).
     #[must_use]
     pub fn is_request(&self) -> bool {
-        !matches!(self, Self::Timeout(_) | Self::Store(_))
+        !matches!(self, Self::Busy { .. } | Self::Timeout(_) | Self::Store(_))
     }
 }

@@ -1,7 +1,10 @@
 //! [`RenderLimits`]: what one request of the render API may cost.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,6 +21,8 @@ use super::RenderError;
 pub struct RenderLimits {
     pub(super) max_series: usize,
     pub(super) max_points: usize,
+    pub(super) max_total_points: usize,
+    pub(super) max_concurrent: usize,
     pub(super) max_work: usize,
     pub(super) max_target_bytes: usize,
     pub(super) max_targets: usize,
@@ -37,6 +42,20 @@ impl RenderLimits {
     #[must_use]
     pub fn max_points(self, max_points: usize) -> Self {
         Self { max_points, ..self }
+    }
+
+    /// Sets how many points all requests of a server together may hold until they are answered. Default: 60 million,
+    /// which take 480 MB. Above it a request is answered with 503.
+    #[must_use]
+    pub fn max_total_points(self, max_total_points: usize) -> Self {
+        Self { max_total_points, ..self }
+    }
+
+    /// Sets how many requests of a server are evaluated concurrently, at least 1. Default: 4. Others wait. They are evaluated
+    /// on threads for blocking work, since a function can take seconds.
+    #[must_use]
+    pub fn max_concurrent(self, max_concurrent: usize) -> Self {
+        Self { max_concurrent: max_concurrent.clamp(1, 1_000), ..self }
     }
 
     /// Sets how many values the functions of a request may look at: a moving median looks at all values of its
@@ -76,6 +95,8 @@ impl Default for RenderLimits {
         Self {
             max_series: 10_000,
             max_points: 20_000_000,
+            max_total_points: 60_000_000,
+            max_concurrent: 4,
             max_work: 2_000_000_000,
             max_target_bytes: 16 * 1024,
             max_targets: 1_000,
@@ -92,12 +113,19 @@ pub(super) struct Budget {
     series: AtomicUsize,
     points: AtomicUsize,
     work: AtomicUsize,
+    /// The points of all requests of a server.
+    total: Arc<AtomicUsize>,
 }
 
 impl Budget {
     pub(super) fn new(limits: RenderLimits) -> Self {
+        Self::within(limits, Arc::default())
+    }
+
+    /// Creates the budget of a request among others, whose points are counted in `total`.
+    pub(super) fn within(limits: RenderLimits, total: Arc<AtomicUsize>) -> Self {
         let zero = || AtomicUsize::new(0);
-        Self { limits, series: zero(), points: zero(), work: zero() }
+        Self { limits, series: zero(), points: zero(), work: zero(), total }
     }
 
     pub(super) fn charge_series(&self, count: usize) -> Result<(), RenderError> {
@@ -105,11 +133,42 @@ impl Budget {
     }
 
     pub(super) fn charge_points(&self, count: usize) -> Result<(), RenderError> {
-        charge(&self.points, count, "max_points", self.limits.max_points)
+        charge(&self.points, count, "max_points", self.limits.max_points)?;
+        let max = self.limits.max_total_points;
+        if self.total.fetch_add(count, Ordering::Relaxed).saturating_add(count) > max {
+            // What was added is taken back with the rest.
+            return Err(RenderError::Busy { limit: "max_total_points", max });
+        }
+        Ok(())
     }
 
     pub(super) fn charge_work(&self, count: usize) -> Result<(), RenderError> {
         charge(&self.work, count, "max_work", self.limits.max_work)
+    }
+
+    /// Ends the evaluation, and keeps the points charged until the answer is written.
+    pub(super) fn into_charge(mut self) -> PointsCharge {
+        let points = std::mem::take(self.points.get_mut());
+        PointsCharge { points, total: Arc::clone(&self.total) }
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        drop(PointsCharge { points: *self.points.get_mut(), total: Arc::clone(&self.total) });
+    }
+}
+
+/// Points of a request that has been evaluated; they count until it is dropped.
+#[derive(Debug)]
+pub(super) struct PointsCharge {
+    points: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Drop for PointsCharge {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.points, Ordering::Relaxed);
     }
 }
 
@@ -119,11 +178,10 @@ fn charge(
     limit: &'static str,
     max: usize,
 ) -> Result<(), RenderError> {
-    let before = used.fetch_add(count, Ordering::Relaxed);
-    if before.saturating_add(count) > max {
-        // Stays exceeded, and does not wrap.
-        used.store(max.saturating_add(1).min(usize::MAX / 2), Ordering::Relaxed);
-        return Err(RenderError::Limit { limit, max });
+    // An update that fails leaves it as it was.
+    let within = |used: usize| used.checked_add(count).filter(|&used| used <= max);
+    match used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(RenderError::Limit { limit, max }),
     }
-    Ok(())
 }

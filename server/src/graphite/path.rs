@@ -73,10 +73,14 @@ impl PathPattern {
                 '{' => {
                     // Up to the last brace: others may be nested, and alternatives may have any length.
                     wide.push('*');
-                    match rest.rfind('}') {
-                        Some(end) => rest = &rest[end + 1..],
-                        None => return wide,
+                    let Some(end) = rest.rfind('}') else { return wide };
+                    let count = |c| rest[..=end].matches(c).count();
+                    // A brace that is not closed goes up to the end, and so does, maybe, one whose braces may be
+                    // in a set or escaped.
+                    if count('{') + 1 != count('}') || count('[') + count('\\') > 0 {
+                        return wide;
                     }
+                    rest = &rest[end + 1..];
                 }
                 // What is behind it may be a wildcard of the store.
                 '\\' => {
@@ -222,6 +226,8 @@ mod tests {
     fn wildcards_stay_within_a_node() {
         for (pattern, path, expected) in [
             ("palm.cpu", "palm.cpu", true),
+            ("{,{}[", "", true),
+            ("{a,b}.{c,d}.e", "a.d.e", true),
             ("palm.cpu", "palm.cpus", false),
             ("palm.*", "palm.cpu", true),
             ("palm.*", "palm.cpu.0", false),

@@ -165,6 +165,16 @@ pub async fn render<S: Store>(
     request: &RenderRequest,
     limits: &RenderLimits,
 ) -> Result<Vec<Series>, RenderError> {
+    render_within(store, request, limits, &Budget::new(*limits)).await
+}
+
+/// Returns the series as [`render`] does, and charges a budget for them.
+pub(super) async fn render_within<S: Store>(
+    store: &S,
+    request: &RenderRequest,
+    limits: &RenderLimits,
+    budget: &Budget,
+) -> Result<Vec<Series>, RenderError> {
     if request.targets.len() > limits.max_targets {
         return Err(RenderError::Limit { limit: "max_targets", max: limits.max_targets });
     }
@@ -174,12 +184,11 @@ pub async fn render<S: Store>(
         let reason = if from == until { "is an empty range" } else { "is out of range" };
         return Err(RenderError::Parameter { parameter: "from", reason: reason.into() });
     }
-    let budget = Budget::new(*limits);
     let scope = Scope {
         range: TimeRange { from, until, now: request.now },
         tz: &request.tz,
         x_files_factor: request.x_files_factor,
-        budget: &budget,
+        budget,
     };
     let evaluation = async {
         let mut series = Vec::new();

@@ -1,23 +1,42 @@
 //! The paths of Graphite's HTTP API, mounted on an [`HttpServer`].
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicUsize},
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Extension, Router,
+    body::{Body, Bytes},
     extract::{FromRequest, Request, State},
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures_util::stream;
 use metrics_client::unix_seconds;
 use serde::Serialize;
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     DEFAULT_AUTOCOMPLETE_LIMIT, RenderError, RenderLimits, RenderRequest, autocomplete_tags,
-    autocomplete_values, expand, find_completions, find_tree, functions, index, list_tags, render,
+    autocomplete_values, expand, find_completions, find_tree, functions, index, limits::Budget,
+    list_tags, render::render_within, write::AnswerWriter,
 };
 use crate::{
-    http::{App, HttpServer, body, error::ApiError, json, params::Params},
+    http::{
+        App, HttpServer, body,
+        error::{ApiError, raised_with},
+        json,
+        params::Params,
+    },
     store::Store,
 };
 
@@ -44,7 +63,57 @@ fn router<S: Store>(limits: RenderLimits) -> Router<Arc<App<S>>> {
         .route("/tags/autoComplete/tags", get(complete_tags::<S>).post(complete_tags::<S>))
         .route("/tags/autoComplete/values", get(complete_values::<S>).post(complete_values::<S>))
         .route("/events/get_data", get(events).post(events))
-        .layer(Extension(limits))
+        .layer(Extension(Evaluator::new(limits)))
+}
+
+/// Evaluates requests on threads for blocking work: a function over millions of points takes seconds, in which the
+/// peers of the protocol must be served.
+#[derive(Clone, Debug)]
+struct Evaluator {
+    limits: RenderLimits,
+    /// The points of all requests.
+    total_points: Arc<AtomicUsize>,
+    admission: Arc<Semaphore>,
+}
+
+impl Evaluator {
+    fn new(limits: RenderLimits) -> Self {
+        let admission = Arc::new(Semaphore::new(limits.max_concurrent));
+        Self { limits, total_points: Arc::default(), admission }
+    }
+
+    /// Evaluates what `work` returns, within a time that begins now.
+    async fn run<T, F>(
+        &self,
+        (limit, max): (&'static str, Duration),
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, RenderError>>,
+    {
+        let deadline = Instant::now() + max;
+        let admission = Arc::clone(&self.admission).acquire_owned();
+        let busy = RenderError::Busy { limit: "max_concurrent", max: self.limits.max_concurrent };
+        let Ok(Ok(permit)) = timeout_at(deadline, admission).await else { return Err(busy.into()) };
+        // A client that leaves ends the evaluation, at its next step.
+        let cancelled = CancellationToken::new();
+        let _cancel_on_drop = cancelled.clone().drop_guard();
+        let runtime = Handle::current();
+        let evaluation = spawn_blocking(move || {
+            let _permit = permit;
+            let evaluation = timeout_at(deadline, cancelled.run_until_cancelled_owned(work()));
+            runtime.block_on(evaluation).ok().flatten()
+        });
+        match evaluation.await {
+            Ok(Some(result)) => Ok(result?),
+            Ok(None) => Err(ApiError::unavailable(format!(
+                "request took longer than {max:?}; {}",
+                raised_with(limit)
+            ))),
+            Err(error) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        }
+    }
 }
 
 /// The parameters of a query and of a form, which Grafana sends as one and the other.
@@ -75,31 +144,74 @@ impl Form {
 
 impl From<RenderError> for ApiError {
     fn from(error: RenderError) -> Self {
-        let message = error.to_string();
+        let mut message = error.to_string();
+        let limit = match &error {
+            RenderError::Limit { limit, .. } | RenderError::Busy { limit, .. } => Some(*limit),
+            RenderError::Timeout(_) => Some("timeout"),
+            _ => None,
+        };
+        if let Some(limit) = limit {
+            message += &format!("; {}", raised_with(&format!("render_{limit}")));
+        }
         if error.is_request() { Self::bad_request(message) } else { Self::unavailable(message) }
     }
 }
 
 async fn show<S: Store>(
     State(app): State<Arc<App<S>>>,
-    Extension(limits): Extension<RenderLimits>,
+    Extension(evaluator): Extension<Evaluator>,
     form: Form,
 ) -> Result<Response, ApiError> {
     let params = form.params();
     let request = RenderRequest::from_params(params.iter(), unix_seconds(SystemTime::now()))?;
-    let series = render(&app.store, &request, &limits).await?;
     let content_type = HeaderValue::from_static(request.content_type());
-    Ok(([(header::CONTENT_TYPE, content_type)], request.write(series)).into_response())
+    let (limits, total) = (evaluator.limits, Arc::clone(&evaluator.total_points));
+    let evaluation = evaluator.run(("render_timeout", limits.timeout), move || async move {
+        let budget = Budget::within(limits, total);
+        let series = render_within(&app.store, &request, &limits, &budget).await?;
+        Ok(AnswerWriter::new(&request, series, Some(budget.into_charge())))
+    });
+    let writer = evaluation.await?;
+    let pieces = stream::iter(Pieces(writer).map(Ok::<_, std::convert::Infallible>));
+    Ok(([(header::CONTENT_TYPE, content_type)], Body::from_stream(pieces)).into_response())
 }
 
-async fn find<S: Store>(State(app): State<Arc<App<S>>>, form: Form) -> Result<Response, ApiError> {
+/// The pieces of an answer.
+struct Pieces(AnswerWriter);
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.0.next_piece().map(Bytes::from)
+    }
+}
+
+async fn find<S: Store>(
+    State(app): State<Arc<App<S>>>,
+    Extension(evaluator): Extension<Evaluator>,
+    form: Form,
+) -> Result<Response, ApiError> {
     let params = form.params();
     let pattern = params.get("query").filter(|query| !query.is_empty());
     let pattern = pattern.ok_or_else(|| ApiError::bad_request("missing parameter query"))?;
-    let wildcards = is_set(&params, "wildcards");
+    let (pattern, wildcards) = (pattern.to_owned(), is_set(&params, "wildcards"));
+    let limit = ("store_timeout", app.limits.store_timeout);
     match params.get("format") {
-        None | Some("treejson") => Ok(answer(&find_tree(&app.store, pattern, wildcards).await?)),
-        Some("completer") => Ok(answer(&find_completions(&app.store, pattern, wildcards).await?)),
+        None | Some("treejson") => {
+            evaluator
+                .run(limit, move || async move {
+                    Ok(answer(&find_tree(&app.store, &pattern, wildcards).await?))
+                })
+                .await
+        }
+        Some("completer") => {
+            evaluator
+                .run(limit, move || async move {
+                    Ok(answer(&find_completions(&app.store, &pattern, wildcards).await?))
+                })
+                .await
+        }
         Some(format) => {
             let message = format!("invalid format {format:?}: expected treejson or completer");
             Err(ApiError::bad_request(message))
@@ -109,16 +221,24 @@ async fn find<S: Store>(State(app): State<Arc<App<S>>>, form: Form) -> Result<Re
 
 async fn expand_paths<S: Store>(
     State(app): State<Arc<App<S>>>,
+    Extension(evaluator): Extension<Evaluator>,
     form: Form,
 ) -> Result<Response, ApiError> {
     let params = form.params();
     let patterns: Vec<_> = params.all("query").map(str::to_owned).collect();
     let (group, leaves) = (is_set(&params, "groupByExpr"), is_set(&params, "leavesOnly"));
-    Ok(answer(&expand(&app.store, &patterns, group, leaves).await?))
+    let limit = ("store_timeout", app.limits.store_timeout);
+    let work =
+        move || async move { Ok(answer(&expand(&app.store, &patterns, group, leaves).await?)) };
+    evaluator.run(limit, work).await
 }
 
-async fn list_paths<S: Store>(State(app): State<Arc<App<S>>>) -> Result<Response, ApiError> {
-    Ok(answer(&index(&app.store).await?))
+async fn list_paths<S: Store>(
+    State(app): State<Arc<App<S>>>,
+    Extension(evaluator): Extension<Evaluator>,
+) -> Result<Response, ApiError> {
+    let limit = ("store_timeout", app.limits.store_timeout);
+    evaluator.run(limit, move || async move { Ok(answer(&index(&app.store).await?)) }).await
 }
 
 async fn list_functions() -> Response {
@@ -130,29 +250,45 @@ async fn version() -> &'static str {
     "1.1.8"
 }
 
-async fn tags<S: Store>(State(app): State<Arc<App<S>>>) -> Result<Response, ApiError> {
-    Ok(answer(&list_tags(&app.store).await?))
+async fn tags<S: Store>(
+    State(app): State<Arc<App<S>>>,
+    Extension(evaluator): Extension<Evaluator>,
+) -> Result<Response, ApiError> {
+    let limit = ("store_timeout", app.limits.store_timeout);
+    evaluator.run(limit, move || async move { Ok(answer(&list_tags(&app.store).await?)) }).await
 }
 
 async fn complete_tags<S: Store>(
     State(app): State<Arc<App<S>>>,
+    Extension(evaluator): Extension<Evaluator>,
     form: Form,
 ) -> Result<Response, ApiError> {
     let params = form.params();
     let exprs: Vec<_> = params.all("expr").map(str::to_owned).collect();
-    let prefix = params.get("tagPrefix").unwrap_or_default();
-    Ok(answer(&autocomplete_tags(&app.store, &exprs, prefix, limit(&params)).await?))
+    let prefix = params.get("tagPrefix").unwrap_or_default().to_owned();
+    let count = limit(&params);
+    let timeout = ("store_timeout", app.limits.store_timeout);
+    let work = move || async move {
+        Ok(answer(&autocomplete_tags(&app.store, &exprs, &prefix, count).await?))
+    };
+    evaluator.run(timeout, work).await
 }
 
 async fn complete_values<S: Store>(
     State(app): State<Arc<App<S>>>,
+    Extension(evaluator): Extension<Evaluator>,
     form: Form,
 ) -> Result<Response, ApiError> {
     let params = form.params();
     let exprs: Vec<_> = params.all("expr").map(str::to_owned).collect();
     let tag = params.get("tag").ok_or_else(|| ApiError::bad_request("missing parameter tag"))?;
-    let prefix = params.get("valuePrefix").unwrap_or_default();
-    Ok(answer(&autocomplete_values(&app.store, &exprs, tag, prefix, limit(&params)).await?))
+    let prefix = params.get("valuePrefix").unwrap_or_default().to_owned();
+    let (tag, count) = (tag.to_owned(), limit(&params));
+    let timeout = ("store_timeout", app.limits.store_timeout);
+    let work = move || async move {
+        Ok(answer(&autocomplete_values(&app.store, &exprs, &tag, &prefix, count).await?))
+    };
+    evaluator.run(timeout, work).await
 }
 
 /// There are no events: annotations of a dashboard are empty.

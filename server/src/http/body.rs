@@ -13,7 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{HttpLimits, error::ApiError};
+use super::{
+    HttpLimits,
+    error::{ApiError, raised_with},
+};
 
 /// A body in memory, counted in the budget of all bodies.
 #[derive(Debug)]
@@ -40,7 +43,9 @@ pub(crate) async fn read<'a>(
     let mut read = Growing::new(limits.max_body_bytes, budget)?;
     let reading = timeout(limits.body_timeout, read_all(body, &mut read));
     reading.await.map_err(|_| {
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")
+        let (max, raised) = (limits.body_timeout, raised_with("body_timeout"));
+        let message = format!("the body took longer than {max:?}; {raised}");
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, message)
     })??;
     if is_compressed {
         let mut decompressed = Growing::new(limits.max_body_bytes, budget)?;
@@ -66,7 +71,8 @@ impl<'a> Growing<'a> {
 
     fn extend(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
         if self.bytes.len() + bytes.len() > self.max {
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large"));
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            return Err(ApiError::limit(status, "max_body_bytes", self.max));
         }
         // At most 512 MiB.
         let count = bytes.len() as u32;
@@ -78,7 +84,8 @@ impl<'a> Growing<'a> {
 }
 
 fn too_much_memory() -> ApiError {
-    ApiError::unavailable("too many requests with a body")
+    let message = "too many requests have a body: the limit is max_total_body_bytes";
+    ApiError::unavailable(format!("{message}; {}", raised_with("max_total_body_bytes")))
 }
 
 async fn read_all(mut body: Body, read: &mut Growing<'_>) -> Result<(), ApiError> {

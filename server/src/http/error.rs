@@ -38,16 +38,43 @@ impl ApiError {
         Self::unavailable("the store does not answer")
     }
 
+    /// Creates the error of a request that exceeds a limit. The message names it, as `metrics serve --http-limit` and
+    /// the methods of [`HttpLimits`](super::HttpLimits) do.
+    pub(crate) fn limit(status: StatusCode, limit: &'static str, max: usize) -> Self {
+        Self::new(status, limit_message(limit, max))
+    }
+
+    /// Asks the client to try again.
+    #[must_use]
+    pub(crate) fn retry_after(self) -> Self {
+        self.header(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
     #[must_use]
     pub(crate) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
         self.header = Some((name, HeaderValue::from_static(value)));
         self
     }
 
+    /// Returns the body of the answer.
+    pub(crate) fn body(&self) -> String {
+        json!({ "error": self.message }).to_string()
+    }
+
     #[cfg(any(feature = "graphite", feature = "influx"))]
     pub(crate) fn header_pair(&self) -> Option<(HeaderName, HeaderValue)> {
         self.header.clone()
     }
+}
+
+/// Says which limit is reached, and how it is raised.
+pub(crate) fn limit_message(limit: &str, max: usize) -> String {
+    format!("limit {limit} reached: at most {max}; {}", raised_with(limit))
+}
+
+/// Says how a limit is raised.
+pub(crate) fn raised_with(limit: &str) -> String {
+    format!("the server can raise it: --http-limit {limit}=N")
 }
 
 /// After how many seconds a client should try again. A full disk may have room within one.
@@ -66,7 +93,7 @@ impl From<StoreError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Body::from(json!({ "error": self.message }).to_string());
+        let body = Body::from(self.body());
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         let json = HeaderValue::from_static("application/json");

@@ -37,6 +37,7 @@ pub(super) async fn keys<S: Store>(
     let pattern = params.get("match").filter(|pattern| !pattern.is_empty()).unwrap_or("*");
     let limit = params.parsed::<usize>("limit")?.unwrap_or(DEFAULT_LIMIT).min(app.limits.max_keys);
     let with_last = params.parsed::<bool>("last")?.unwrap_or(false);
+    let _permit = app.admit_read().await?;
     let matching = app.keys(&KeyPattern::new(pattern)).await?;
     let shown = &matching[..limit.min(matching.len())];
     let mut rows = Vec::with_capacity(shown.len());

@@ -24,12 +24,15 @@ pub struct HttpLimits {
     pub(super) max_total_body_bytes: usize,
     pub(super) max_keys: usize,
     pub(super) max_points: usize,
+    pub(super) max_reads: usize,
+    pub(super) max_live_streams: usize,
+    pub(super) max_live_keys: usize,
 }
 
 impl HttpLimits {
     /// Sets the maximum number of open connections, at least 1; those that watch live values count. Default: 2,000.
     ///
-    /// A connection over the limit is closed at once.
+    /// A connection over the limit is answered with 503, or just closed if there are many of them or if it uses TLS.
     #[must_use]
     pub fn max_connections(self, max_connections: usize) -> Self {
         Self { max_connections: max_connections.max(1), ..self }
@@ -55,8 +58,8 @@ impl HttpLimits {
         Self { body_timeout: timeout.max(MIN_TIMEOUT), ..self }
     }
 
-    /// Sets how long a client may read nothing of an answer once the socket buffers are full, at least 1 ms.
-    /// Default: 30 s.
+    /// Sets how long writing may wait until a client has read 64 KiB of an answer, at least 1 ms. Default: 30 s. A
+    /// slower client is disconnected.
     #[must_use]
     pub fn write_timeout(self, timeout: Duration) -> Self {
         Self { write_timeout: timeout.max(MIN_TIMEOUT), ..self }
@@ -102,6 +105,27 @@ impl HttpLimits {
         Self { max_points: points.max(1), ..self }
     }
 
+    /// Sets how many requests may read keys from the store concurrently, at least 1. Default: 64. Others wait for at
+    /// most [`store_timeout`](Self::store_timeout), and are then answered with 503: each may hold all keys.
+    #[must_use]
+    pub fn max_reads(self, reads: usize) -> Self {
+        Self { max_reads: reads.clamp(1, MAX_PERMITS), ..self }
+    }
+
+    /// Sets how many streams of live points there may be, at least 1. Default: 1,000. One more is answered with 503,
+    /// so that the other connections are left for requests.
+    #[must_use]
+    pub fn max_live_streams(self, streams: usize) -> Self {
+        Self { max_live_streams: streams.clamp(1, MAX_PERMITS), ..self }
+    }
+
+    /// Sets how many keys a stream of live points may have, at least 1. Default: 1,000. If a pattern matches more, the
+    /// stream says so with an event `limited`.
+    #[must_use]
+    pub fn max_live_keys(self, keys: usize) -> Self {
+        Self { max_live_keys: keys.max(1), ..self }
+    }
+
     /// Returns the budget of all bodies, at least that of one.
     #[cfg(any(feature = "graphite", feature = "influx"))]
     pub(super) fn total_body_bytes(&self) -> usize {
@@ -114,6 +138,9 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// What a semaphore can count, one permit for a byte, on every platform.
 const MAX_BODY_BYTES: usize = 512 * 1024 * 1024 - 1;
+
+/// What a semaphore can count at least, on every platform.
+const MAX_PERMITS: usize = u32::MAX as usize >> 3;
 
 impl Default for HttpLimits {
     fn default() -> Self {
@@ -129,6 +156,9 @@ impl Default for HttpLimits {
             max_total_body_bytes: 256 * 1024 * 1024,
             max_keys: 10_000,
             max_points: 20_000_000,
+            max_reads: 64,
+            max_live_streams: 1_000,
+            max_live_keys: 1_000,
         }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod error;
 mod keys;
 mod limits;
 mod live;
+mod min_rate;
 mod page;
 pub(crate) mod params;
 mod points;
@@ -30,7 +31,10 @@ use axum::{
 };
 use metrics_client::Key;
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, InvalidToken, Token};
@@ -51,13 +55,18 @@ pub(crate) struct App<S> {
     access: Access,
     /// One permit for each byte of a body.
     #[cfg(any(feature = "graphite", feature = "influx"))]
-    pub(crate) body_budget: tokio::sync::Semaphore,
+    pub(crate) body_budget: Semaphore,
+    /// One permit for each request that reads keys from the store.
+    reads: Semaphore,
     counters: HttpCounters,
-    figures: Vec<Arc<dyn Fn() -> Vec<Figure> + Send + Sync>>,
+    figures: Figures,
     hub: Arc<Hub>,
     stopping: CancellationToken,
     started: Instant,
 }
+
+/// What adds figures to those of the listener itself.
+type Figures = Vec<Arc<dyn Fn() -> Vec<Figure> + Send + Sync>>;
 
 #[derive(Debug, Default)]
 struct HttpCounters {
@@ -68,6 +77,33 @@ struct HttpCounters {
 }
 
 impl<S: Store> App<S> {
+    fn new(store: Tee<S>, access: Access, limits: HttpLimits, figures: Figures) -> Arc<Self> {
+        let stopping = CancellationToken::new();
+        Arc::new(Self {
+            #[cfg(any(feature = "graphite", feature = "influx"))]
+            body_budget: Semaphore::new(limits.total_body_bytes()),
+            reads: Semaphore::new(limits.max_reads),
+            store,
+            limits,
+            access,
+            counters: HttpCounters::default(),
+            figures,
+            hub: Hub::new(stopping.clone(), &limits),
+            stopping,
+            started: Instant::now(),
+        })
+    }
+
+    /// Waits until the request may read keys from the store, for as long as the store may take.
+    async fn admit_read(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        let permit = timeout(self.limits.store_timeout, self.reads.acquire()).await;
+        let permit = permit.ok().and_then(Result::ok);
+        permit.ok_or_else(|| {
+            let max = self.limits.max_reads;
+            ApiError::limit(StatusCode::SERVICE_UNAVAILABLE, "max_reads", max).retry_after()
+        })
+    }
+
     /// Returns the keys that match, within the store's time limit.
     async fn keys(&self, pattern: &KeyPattern) -> Result<Vec<Key>, ApiError> {
         let keys = timeout(self.limits.store_timeout, self.store.keys(pattern)).await;

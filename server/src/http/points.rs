@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, header},
     response::Response,
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use metrics_client::{Key, Point, Selector, unix_seconds};
 use tokio::time::timeout;
 
@@ -52,8 +52,11 @@ pub(super) async fn points<S: Store>(
     let (from, until) = (second(&params, "from")?, second(&params, "until")?);
     let span = from.zip(until).and_then(|(from, until)| until.checked_sub(from)?.checked_add(1));
     let max = params.parsed::<usize>("max")?;
-    let (keys, is_truncated) = keys(&app, &params).await?;
-    let writer = PointsWriter {
+    let (keys, is_truncated) = {
+        let _permit = app.admit_read().await?;
+        keys(&app, &params).await?
+    };
+    let mut writer = PointsWriter {
         keys: keys.into_iter(),
         seconds: from.unwrap_or(i64::MIN)..=until.unwrap_or(i64::MAX),
         consolidator: max.map(|max| Consolidator::new(max, aggregation, span)),
@@ -65,12 +68,14 @@ pub(super) async fn points<S: Store>(
         state: WriteProgress::Begin,
         app,
     };
-    let body = stream::try_unfold(writer, |mut writer| async {
+    // Until the first piece is read, an error can be answered; then all that can be done is to end the answer early.
+    let first = writer.next_piece().await?.unwrap_or_default();
+    let rest = stream::try_unfold(writer, |mut writer| async {
         let piece = writer.next_piece().await;
-        // The answer has begun, so all that can be done is to end it before its end.
         piece.map(|piece| piece.map(|piece| (piece, writer)))
     });
-    let mut response = Response::new(Body::from_stream(body));
+    let pieces = stream::once(async { Ok::<_, StoreError>(first) }).chain(rest);
+    let mut response = Response::new(Body::from_stream(pieces));
     let content_type = match format {
         Format::Json => "application/json",
         Format::Csv => "text/csv; charset=utf-8",
@@ -158,6 +163,8 @@ impl<S: Store> PointsWriter<S> {
                     match block {
                         Some(block) if self.points_left > 0 => {
                             let points = block.points;
+                            // Points that are merged make no piece for long.
+                            tokio::task::coop::consume_budget().await;
                             let is_over = match &mut self.consolidator {
                                 Some(consolidator) => {
                                     points.iter().for_each(|&point| consolidator.add(point));

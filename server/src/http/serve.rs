@@ -1,8 +1,8 @@
 //! Accepts HTTP connections within the limits, and serves each.
 
-use std::{future::Future, net::IpAddr, pin::pin, sync::Arc};
+use std::{future::Future, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, http::StatusCode};
 use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -11,15 +11,14 @@ use hyper_util::{
 };
 use metrics_client::internal::log_limit::LogLimiter;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use super::{App, HttpLimits};
+use super::{App, HttpLimits, error::ApiError, min_rate::MinRateIo};
 #[cfg(feature = "tls")]
 use crate::session::TlsAcceptor;
 use crate::{
@@ -40,7 +39,8 @@ pub(super) struct Connections<S> {
 impl<S: Store> Connections<S> {
     pub(super) async fn serve_until(self, shutdown: impl Future<Output = ()>) {
         let limits = self.app.limits;
-        let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, rejections) = (TaskTracker::new(), TaskTracker::new());
+        let abort = CancellationToken::new();
         let _abort_on_drop = abort.clone().drop_guard();
         let _stop_on_drop = self.app.stopping.clone().drop_guard();
         let (graceful, rejected) = (GracefulShutdown::new(), LogLimiter::new());
@@ -65,14 +65,24 @@ impl<S: Store> Connections<S> {
                     let connections = tasks.len();
                     warn!(%peer, connections, "HTTP connection rejected: limit reached");
                 }
+                #[cfg(feature = "tls")]
+                if self.tls.is_some() {
+                    continue;
+                }
+                if rejections.len() < MAX_REJECTIONS {
+                    let limit = if tasks.len() >= limits.max_connections {
+                        ("max_connections", limits.max_connections)
+                    } else {
+                        ("max_connections_per_address", limits.max_connections_per_address)
+                    };
+                    rejections
+                        .spawn(abort.child_token().run_until_cancelled_owned(reject(io, limit)));
+                }
                 continue;
             };
             self.app.counters.accepted.add(1);
             let ended = Ended { app: Arc::clone(&self.app), _permit: permit };
-            let service = WithSource {
-                source: PeerSource(source_of(peer.ip())),
-                router: TowerToHyperService::new(self.router.clone()),
-            };
+            let (source, router) = (source_of(peer.ip()), self.router.clone());
             let watcher = graceful.watcher();
             #[cfg(feature = "tls")]
             let tls = self.tls.clone();
@@ -81,13 +91,13 @@ impl<S: Store> Connections<S> {
                 #[cfg(feature = "tls")]
                 if let Some(tls) = tls {
                     match timeout(limits.header_timeout, tls.accept_io(io)).await {
-                        Ok(Ok(io)) => serve(io, service, limits, watcher).await,
+                        Ok(Ok(io)) => serve(io, source, router, limits, watcher).await,
                         Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
                         Err(_) => debug!(%peer, "TLS handshake timed out"),
                     }
                     return;
                 }
-                serve(io, service, limits, watcher).await;
+                serve(io, source, router, limits, watcher).await;
                 drop(ended);
             };
             tasks.spawn(abort.child_token().run_until_cancelled_owned(serving));
@@ -105,22 +115,28 @@ impl<S: Store> Connections<S> {
             abort.cancel();
             tasks.wait().await;
         }
+        abort.cancel();
         info!("HTTP stopped");
     }
 }
 
 /// Serves the requests of one connection.
-async fn serve<Io>(io: Io, service: WithSource, limits: HttpLimits, watcher: Watcher)
-where
-    Io: AsyncRead + AsyncWrite + Send + 'static,
+pub(super) async fn serve<Io>(
+    io: Io,
+    source: IpAddr,
+    router: Router,
+    limits: HttpLimits,
+    watcher: Watcher,
+) where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut io = TimeoutStream::new(io);
-    io.set_write_timeout(Some(limits.write_timeout));
+    let io = MinRateIo::new(io, limits.write_timeout);
+    let router = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(Box::pin(io)), service);
+        .serve_connection(TokioIo::new(io), WithSource { source: PeerSource(source), router });
     if let Err(error) = watcher.watch(connection).await {
         debug!(%error, "HTTP connection ended");
     }
@@ -147,6 +163,33 @@ impl Service<Request<Incoming>> for WithSource {
 /// behind one proxy are one source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerSource(pub(crate) IpAddr);
+
+/// Answers a connection that is over a limit, without reading a request, and closes it.
+async fn reject(mut io: TcpStream, (limit, max): (&'static str, usize)) {
+    let error = ApiError::limit(StatusCode::SERVICE_UNAVAILABLE, limit, max);
+    let body = error.body();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answering = async {
+        io.write_all(answer.as_bytes()).await?;
+        io.shutdown().await?;
+        // Closing a socket with unread bytes resets it, and the peer may lose the answer.
+        let mut unread = [0; 1024];
+        while io.read(&mut unread).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    if let Ok(Err(error)) = timeout(REJECTION_TIMEOUT, answering).await {
+        debug!(%error, "HTTP connection ended");
+    }
+}
+
+/// How many connections over a limit are answered at a time; more are just closed.
+const MAX_REJECTIONS: usize = 64;
+
+const REJECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the head of a request may be, in bytes: a query with many keys fits.
 const MAX_HEAD_BYTES: usize = 64 * 1024;

@@ -6,15 +6,13 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    time::Instant,
 };
 
 use axum::Router;
 use tokio::net::{TcpListener, ToSocketAddrs};
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Access, App, Figure, HttpCounters, HttpLimits, live::Hub, router, serve};
+use super::{Access, App, Figure, Figures, HttpLimits, router, serve};
 #[cfg(feature = "tls")]
 use crate::session::TlsAcceptor;
 use crate::{
@@ -54,7 +52,7 @@ pub struct HttpServer<S> {
     store: Tee<S>,
     access: Access,
     limits: HttpLimits,
-    figures: Vec<Arc<dyn Fn() -> Vec<Figure> + Send + Sync>>,
+    figures: Figures,
     /// Paths of other modules.
     mounted: Router<Arc<App<S>>>,
     #[cfg(feature = "tls")]
@@ -147,19 +145,7 @@ impl<S: Store> HttpServer<S> {
     ///
     /// Dropping the future aborts all connections at once.
     pub async fn serve_until(self, shutdown: impl Future<Output = ()>) {
-        let stopping = CancellationToken::new();
-        let app = Arc::new(App {
-            #[cfg(any(feature = "graphite", feature = "influx"))]
-            body_budget: tokio::sync::Semaphore::new(self.limits.total_body_bytes()),
-            store: self.store,
-            limits: self.limits,
-            access: self.access,
-            counters: HttpCounters::default(),
-            figures: self.figures,
-            hub: Hub::new(stopping.clone()),
-            stopping,
-            started: Instant::now(),
-        });
+        let app = App::new(self.store, self.access, self.limits, self.figures);
         for local_addr in self.local_addrs {
             info!(%local_addr, "serving HTTP");
         }

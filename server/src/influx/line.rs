@@ -77,12 +77,16 @@ pub(crate) enum LineError {
     InvalidField,
     #[error("invalid number")]
     InvalidNumber,
+    #[error("invalid float")]
+    InvalidFloat,
     #[error("invalid boolean")]
     InvalidBoolean,
     #[error("unbalanced quotes")]
     UnbalancedQuotes,
     #[error("bad timestamp")]
     BadTimestamp,
+    #[error("point is invalid")]
+    TextBehindTimestamp,
     #[error("key is longer than {} bytes", Key::MAX_LEN)]
     KeyTooLong,
 }
@@ -122,7 +126,8 @@ impl LineParser {
         now: i64,
         mut put: impl FnMut(&str, Point),
     ) -> Result<(), LineError> {
-        let line = line.trim_ascii_start();
+        let begin = line.iter().position(|&byte| !is_blank(byte)).unwrap_or(line.len());
+        let line = &line[begin..];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if matches!(line.first(), None | Some(b'#')) {
             return Ok(());
@@ -142,12 +147,16 @@ impl LineParser {
     fn read(&mut self, line: &str, precision: Precision, now: i64) -> Result<i64, LineError> {
         let at = self.read_series(line)?;
         let at = self.read_fields(line, at)?;
-        let rest = line[at..].trim_matches([' ', '\t']);
+        let rest = line[skip_blanks(line.as_bytes(), at)..].trim_end_matches(' ');
         if rest.is_empty() {
             return Ok(now);
         }
-        let timestamp = rest.parse().ok().and_then(|timestamp| precision.seconds(timestamp));
-        timestamp.ok_or(LineError::BadTimestamp)
+        let (timestamp, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        let timestamp = Some(timestamp).filter(|timestamp| !timestamp.starts_with('+'));
+        let timestamp = timestamp.and_then(|timestamp| timestamp.parse().ok());
+        let second = timestamp.and_then(|timestamp| precision.seconds(timestamp));
+        let second = second.ok_or(LineError::BadTimestamp)?;
+        if rest.is_empty() { Ok(second) } else { Err(LineError::TextBehindTimestamp) }
     }
 
     /// Reads the measurement and the tags. Returns where the fields begin.
@@ -161,7 +170,7 @@ impl LineParser {
         }
         self.name.push_str(&label_text(&line[..end], is_plain, Part::Name));
         if bytes.get(end) != Some(&b',') {
-            return skip_spaces(bytes, end).ok_or(LineError::MissingFields);
+            return fields_at(bytes, end);
         }
         // Tags are mostly sorted already, and have nothing to be escaped: then they are copied.
         let (mut at, mut is_sorted, mut last) = (end, true, None);
@@ -175,15 +184,19 @@ impl LineParser {
             if bytes.get(equals) != Some(&b'=') {
                 return Err(LineError::MissingTagValue);
             }
+            let begin_value = equals + 1;
+            // As in influxd, a value may begin with an equals sign.
+            let first = usize::from(bytes.get(begin_value) == Some(&b'='));
             let (end, is_plain) =
-                scan(bytes, equals + 1, |byte| matches!(byte, b'=' | b',' | b' '));
-            if end == equals + 1 {
+                scan(bytes, begin_value + first, |byte| matches!(byte, b'=' | b',' | b' '));
+            if end == begin_value {
                 return Err(LineError::MissingTagValue);
             }
             if bytes.get(end) == Some(&b'=') {
                 return Err(LineError::InvalidTag);
             }
-            let (tag, value) = (&line[begin..equals], &line[equals + 1..end]);
+            let is_plain = is_plain && first == 0;
+            let (tag, value) = (&line[begin..equals], &line[begin_value..end]);
             is_sorted &= is_plain_key && last.is_none_or(|last| last < tag);
             last = Some(tag);
             self.labels.push(';');
@@ -195,7 +208,7 @@ impl LineParser {
         if !is_sorted {
             self.sort_labels()?;
         }
-        skip_spaces(bytes, at).ok_or(LineError::MissingFields)
+        fields_at(bytes, at)
     }
 
     /// Sorts the tags by their names.
@@ -216,12 +229,9 @@ impl LineParser {
         self.fields.clear();
         let bytes = line.as_bytes();
         loop {
-            let (equals, is_plain) = scan(bytes, at, |byte| matches!(byte, b'=' | b',' | b' '));
+            let (equals, is_plain) = scan_field(bytes, at);
             if bytes.get(equals) != Some(&b'=') {
-                return Err(match bytes.get(at) {
-                    None => LineError::MissingFields,
-                    Some(_) => LineError::InvalidField,
-                });
+                return Err(LineError::InvalidField);
             }
             if equals == at {
                 return Err(LineError::MissingFieldKey);
@@ -261,12 +271,12 @@ impl LineParser {
         let Some(&first) = text.as_bytes().first() else {
             return Err(LineError::MissingFieldValue);
         };
-        if !matches!(first, b'0'..=b'9' | b'-' | b'+' | b'.') {
+        if !matches!(first, b'0'..=b'9' | b'-' | b'.') {
             return match text {
                 "t" | "T" | "true" | "True" | "TRUE" => Ok(1.0),
                 "f" | "F" | "false" | "False" | "FALSE" => Ok(0.0),
-                _ if matches!(first, b't' | b'T' | b'f' | b'F') => Err(LineError::InvalidBoolean),
-                _ => Err(LineError::InvalidNumber),
+                _ if matches!(first, b'n' | b'N') => Err(LineError::InvalidNumber),
+                _ => Err(LineError::InvalidBoolean),
             };
         }
         let value = if let Some(integer) = text.strip_suffix('i') {
@@ -279,7 +289,10 @@ impl LineParser {
                 .bytes()
                 .all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
             let value = text.parse().ok().filter(|value: &f64| is_number && value.is_finite());
-            return value.ok_or(LineError::InvalidNumber);
+            return value.ok_or(match is_number && text.contains(['e', 'E']) {
+                true => LineError::InvalidFloat,
+                false => LineError::InvalidNumber,
+            });
         };
         let (value, size) = value.map_err(|_| LineError::InvalidNumber)?;
         self.omitted.rounded += u64::from(size > 1 << f64::MANTISSA_DIGITS);
@@ -311,7 +324,7 @@ fn end_of_line(body: &[u8]) -> usize {
             return found;
         }
         let fields_at = *fields_at.get_or_insert_with(|| fields_of(body));
-        let is_value = found > fields_at && body[..found].last() == Some(&b'=');
+        let is_value = found > fields_at && is_equals(&body[..found]);
         // A string that does not end is an error of this line only.
         at = Some(found)
             .filter(|_| is_value)
@@ -321,13 +334,25 @@ fn end_of_line(body: &[u8]) -> usize {
     body.len()
 }
 
+/// Returns true if the last byte is an equals sign that is not escaped.
+fn is_equals(bytes: &[u8]) -> bool {
+    let Some((b'=', before)) = bytes.split_last() else { return false };
+    let backslashes = before.iter().rev().take_while(|&&byte| byte == b'\\').count();
+    backslashes % 2 == 0
+}
+
 /// Returns the index behind which the fields of the first line are.
 fn fields_of(body: &[u8]) -> usize {
-    let begin =
-        body.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r')).unwrap_or(body.len());
+    let begin = skip_blanks(body, 0);
     match body.get(begin) {
         None | Some(b'#') => usize::MAX,
-        Some(_) => scan(body, begin, |byte| matches!(byte, b' ' | b'\n')).0,
+        Some(_) => {
+            // A line break ends the line also behind a backslash.
+            let mut rest = body[begin..].iter().zip(&body[begin + 1..]);
+            let end =
+                rest.position(|(&byte, &next)| next == b'\n' || next == b' ' && byte != b'\\');
+            end.map_or(body.len(), |end| begin + end + 1)
+        }
     }
 }
 
@@ -345,6 +370,8 @@ fn end_of_string(bytes: &[u8], begin: usize) -> Option<usize> {
 
 /// Returns the index of the first byte from `at` on that is a separator and not escaped, and true if there is
 /// nothing that a key has to escape before it.
+///
+/// In measurements and tags a backslash escapes the separator behind it, whatever is before the backslash.
 fn scan(bytes: &[u8], mut at: usize, is_separator: impl Fn(u8) -> bool) -> (usize, bool) {
     let mut is_plain = true;
     while let Some(&byte) = bytes.get(at) {
@@ -353,7 +380,24 @@ fn scan(bytes: &[u8], mut at: usize, is_separator: impl Fn(u8) -> bool) -> (usiz
         }
         if !PLAIN[usize::from(byte)] {
             is_plain = false;
-            // What follows a backslash is no separator.
+            let is_escape =
+                byte == b'\\' && bytes.get(at + 1).is_some_and(|&next| is_separator(next));
+            at += usize::from(is_escape);
+        }
+        at += 1;
+    }
+    (at, is_plain)
+}
+
+/// The same for the name of a field, where a backslash escapes what is behind it, a backslash too.
+fn scan_field(bytes: &[u8], mut at: usize) -> (usize, bool) {
+    let mut is_plain = true;
+    while let Some(&byte) = bytes.get(at) {
+        if matches!(byte, b'=' | b',' | b' ') {
+            break;
+        }
+        if !PLAIN[usize::from(byte)] {
+            is_plain = false;
             at += usize::from(byte == b'\\' && at + 1 < bytes.len());
         }
         at += 1;
@@ -366,24 +410,46 @@ const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = b'!';
     while byte <= b'~' {
-        plain[byte as usize] =
-            !matches!(byte, b'\\' | b'%' | b';' | b'=' | b'!' | b'^' | b'~' | b'*');
+        plain[byte as usize] = !matches!(byte, b'\\' | b'%' | b';' | b'=' | b'!' | b'^' | b'~');
         byte += 1;
     }
     plain
 };
 
-fn skip_spaces(bytes: &[u8], at: usize) -> Option<usize> {
-    let spaces = bytes.get(at..)?.iter().position(|&byte| byte != b' ')?;
-    Some(at + spaces)
+/// Returns the index of the first field, behind the measurement and the tags that end at `at`.
+fn fields_at(bytes: &[u8], at: usize) -> Result<usize, LineError> {
+    if at < bytes.len() { Ok(skip_blanks(bytes, at)) } else { Err(LineError::MissingFields) }
+}
+
+fn skip_blanks(bytes: &[u8], at: usize) -> usize {
+    let blanks = bytes[at..].iter().position(|&byte| !is_blank(byte));
+    blanks.map_or(bytes.len(), |blanks| at + blanks)
+}
+
+/// What may be before the parts of a line, and separates no tags or fields.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0)
 }
 
 /// A part of a key with labels.
 #[derive(Clone, Copy)]
 enum Part {
     Name,
+    Field,
     Label,
     Value,
+}
+
+impl Part {
+    /// Returns true if a backslash before the character is removed.
+    fn is_escaped(self, char: char) -> bool {
+        match char {
+            ',' | ' ' => true,
+            '=' => !matches!(self, Self::Name),
+            '"' => matches!(self, Self::Name | Self::Field),
+            _ => false,
+        }
+    }
 }
 
 /// Returns a part of a line as it is written in a key: without the line's escapes, with those of a key.
@@ -391,11 +457,17 @@ fn label_text(text: &str, is_plain: bool, part: Part) -> Cow<'_, str> {
     if is_plain {
         return Cow::Borrowed(text);
     }
-    let unescaped = unescape(text);
+    let unescaped = unescape(text, part);
+    if unescaped == "*" {
+        // Special only as the whole key.
+        return Cow::Borrowed("*");
+    }
     // As a key with one label, which has the rules of all parts.
     let none: [(&str, &str); 0] = [];
     let written = match part {
-        Part::Name => Key::with_labels(&unescaped, none).map(|key| key.as_str().to_owned()),
+        Part::Name | Part::Field => {
+            Key::with_labels(&unescaped, none).map(|key| key.as_str().to_owned())
+        }
         Part::Label => Key::with_labels("", [(&*unescaped, "")])
             .map(|key| key.as_str().trim_start_matches(';').trim_end_matches('=').to_owned()),
         Part::Value => Key::with_labels("", [("", &*unescaped)])
@@ -405,12 +477,12 @@ fn label_text(text: &str, is_plain: bool, part: Part) -> Cow<'_, str> {
     Cow::Owned(written.unwrap_or_else(|_| "x".repeat(Key::MAX_LEN + 1)))
 }
 
-/// Removes the backslashes before commas, spaces and equals signs.
-fn unescape(text: &str) -> String {
+/// Removes the backslashes before what they escape.
+fn unescape(text: &str, part: Part) -> String {
     let mut unescaped = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(char) = chars.next() {
-        let escaped = (char == '\\').then(|| chars.next_if(|next| matches!(next, ',' | ' ' | '=')));
+        let escaped = (char == '\\').then(|| chars.next_if(|next| part.is_escaped(*next)));
         unescaped.push(escaped.flatten().unwrap_or(char));
     }
     unescaped
@@ -428,10 +500,30 @@ fn key<'a>(
     if field != "value" {
         key.push('.');
         let is_plain = field.bytes().all(|byte| PLAIN[usize::from(byte)]);
-        key.push_str(&label_text(field, is_plain, Part::Name));
+        key.push_str(&label_text(field, is_plain, Part::Field));
     }
     key.push_str(labels);
+    if key == "*" {
+        "%2A".clone_into(key);
+    }
     if key.len() > Key::MAX_LEN { Err(LineError::KeyTooLong) } else { Ok(key) }
+}
+
+/// Reads the lines of a body with timestamps in nanoseconds, and calls `put` with each key and point, and `fail`
+/// with each line that has an error: what tests and benches compare with others.
+#[doc(hidden)]
+pub fn read_lines(
+    body: &[u8],
+    now: i64,
+    mut put: impl FnMut(&str, Point),
+    mut fail: impl FnMut(&[u8], &dyn std::error::Error),
+) {
+    let mut parser = LineParser::default();
+    for line in lines(body) {
+        if let Err(error) = parser.parse(line, Precision::Nanoseconds, now, &mut put) {
+            fail(line, &error);
+        }
+    }
 }
 
 /// Reads any bytes as a body: the body of a fuzz target.

@@ -4,7 +4,7 @@ mod line;
 mod write;
 
 #[doc(hidden)]
-pub use line::fuzz as fuzz_line;
+pub use line::{fuzz as fuzz_line, read_lines};
 
 use std::sync::Arc;
 

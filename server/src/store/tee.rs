@@ -10,6 +10,8 @@ use std::{
 };
 
 use metrics_client::{Key, Point, Selector};
+#[cfg(feature = "http")]
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio::{
     sync::broadcast::{self, error::RecvError},
     time::Instant,
@@ -140,6 +142,16 @@ impl Subscription {
             Ok(puts) => Some(Applied::Puts(puts)),
             Err(RecvError::Lagged(batches)) => Some(Applied::Missed(batches)),
             Err(RecvError::Closed) => None,
+        }
+    }
+
+    /// Returns the next batch if there is one.
+    #[cfg(feature = "http")]
+    pub(crate) fn try_next(&mut self) -> Option<Applied> {
+        match self.0.try_recv() {
+            Ok(puts) => Some(Applied::Puts(puts)),
+            Err(TryRecvError::Lagged(batches)) => Some(Applied::Missed(batches)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
         }
     }
 }

@@ -71,6 +71,12 @@ fn labels_are_sorted_and_escaped() {
     let labels = [("x=y", "1 2"), ("h", "~%;")];
     assert_eq!(key, Key::with_labels("a b,c.f g", labels).unwrap());
     assert_eq!(one("* value=1").0, "%2A");
+    assert_eq!(one("* n=1").0, "*.n");
+    // A backslash escapes a separator behind it, also behind another backslash; elsewhere it is a character.
+    let key = one(r#"a\\,b,c\\ d=\e f\"g=1"#).0;
+    assert_eq!(key, Key::with_labels(r#"a\,b.f"g"#, [(r"c\ d", r"\e")]).unwrap());
+    // A value may begin with an equals sign.
+    assert_eq!(one("a,b==c value=1").0, "a;b==c");
     assert_eq!(one("ключ,β=γ value=1").0, "ключ;β=γ");
 }
 
@@ -79,7 +85,7 @@ fn errors_are_those_of_influxd() {
     for (line, error) in [
         (",a=b value=1", LineError::MissingMeasurement),
         ("cpu", LineError::MissingFields),
-        ("cpu ", LineError::MissingFields),
+        ("cpu ", LineError::InvalidField),
         ("cpu,host=a", LineError::MissingFields),
         ("cpu,=a value=1", LineError::MissingTagKey),
         ("cpu,a value=1", LineError::MissingTagValue),
@@ -89,11 +95,13 @@ fn errors_are_those_of_influxd() {
         ("cpu =1", LineError::MissingFieldKey),
         ("cpu value=", LineError::MissingFieldValue),
         ("bad line here x", LineError::InvalidField),
-        ("cpu value=1,", LineError::MissingFields),
-        ("cpu value=inf", LineError::InvalidNumber),
+        ("cpu value=1,", LineError::InvalidField),
+        ("cpu value=inf", LineError::InvalidBoolean),
+        ("cpu value=+1", LineError::InvalidBoolean),
         ("cpu value=-infinity", LineError::InvalidNumber),
         ("cpu value=nan", LineError::InvalidNumber),
-        ("cpu value=1e400", LineError::InvalidNumber),
+        ("cpu value=1e400", LineError::InvalidFloat),
+        ("cpu value=1.1.1", LineError::InvalidNumber),
         ("cpu value=9223372036854775808i", LineError::InvalidNumber),
         ("cpu value=tru", LineError::InvalidBoolean),
         ("cpu value=\"x", LineError::UnbalancedQuotes),
@@ -102,7 +110,9 @@ fn errors_are_those_of_influxd() {
         ("cpu value=1é,", LineError::InvalidNumber),
         ("cpu value=1 x", LineError::BadTimestamp),
         ("cpu value=1 1.5", LineError::BadTimestamp),
-        ("cpu value=1 1 2", LineError::BadTimestamp),
+        ("cpu value=1 +1", LineError::BadTimestamp),
+        ("cpu value=1 1\t", LineError::BadTimestamp),
+        ("cpu value=1 1 2", LineError::TextBehindTimestamp),
     ] {
         assert_eq!(read(line), Err(error), "{line}");
     }
@@ -151,6 +161,10 @@ fn line_breaks_in_strings_end_no_line() {
     assert_eq!(split("# a b=\"x\nd e=2"), ["# a b=\"x", "d e=2"]);
     assert_eq!(split("a b=\"x\nd e=2"), ["a b=\"x", "d e=2"]);
     assert_eq!(split("a b=x\"y\nd e=2"), ["a b=x\"y", "d e=2"]);
+    assert_eq!(split("a b\\=\"x\nd\" e=2"), ["a b\\=\"x", "d\" e=2"]);
+    assert_eq!(split("a\\\n b=\"x\ny\""), ["a\\", " b=\"x", "y\""]);
+    // Each line is looked at once: otherwise this would take hours.
+    assert_eq!(lines(&b"\"\\\n".repeat(1 << 17)).count(), 1 << 17);
 }
 
 proptest! {

@@ -1,0 +1,19 @@
+//! What `plot`, `watch` and `demo` draw with: points in bounded memory, axes, bars.
+
+mod bars;
+mod bins;
+mod span;
+mod values;
+
+pub(crate) use bars::bars;
+pub(crate) use bins::BinnedSeries;
+pub(crate) use span::TimeAxis;
+pub(crate) use values::ValueAxis;
+
+/// A mark on an axis.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tick {
+    /// Its position: 0 at the start of the axis, 1 at its end.
+    pub(crate) at: f64,
+    pub(crate) label: String,
+}
