@@ -102,15 +102,15 @@ impl PutBatch {
     }
 
     /// Returns a batch of the puts whose index `keep` selects.
-    pub(super) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
+    pub(crate) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
         let puts = self.puts.iter().enumerate();
         let puts = puts.filter(|&(index, _)| keep(index)).map(|(_, put)| put.clone());
         Self { keys: self.keys.clone(), puts: puts.collect(), source: self.source }
     }
 
     /// Adds the puts of another batch.
-    #[cfg(feature = "disk")]
-    pub(super) fn append(&mut self, other: &Self) {
+    #[cfg(any(feature = "disk", feature = "relay"))]
+    pub(crate) fn append(&mut self, other: &Self) {
         let offset = self.keys.len();
         self.keys.push_str(&other.keys);
         let moved = |range: &Range<usize>| range.start + offset..range.end + offset;
@@ -132,13 +132,13 @@ impl PutBatch {
     }
 
     /// Returns about how many bytes the puts take.
-    #[cfg(feature = "disk")]
-    pub(super) fn bytes(&self) -> usize {
+    #[cfg(any(feature = "disk", feature = "relay"))]
+    pub(crate) fn bytes(&self) -> usize {
         self.keys.len() + self.puts.len() * size_of::<Point>()
     }
 
     /// Iterates over the puts in order, grouped into runs of one key.
-    pub(super) fn runs(&self) -> impl Iterator<Item = KeyRun<'_>> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = KeyRun<'_>> {
         let runs = self.puts.chunk_by(|(range, _), (next, _)| range == next);
         runs.map(|puts| KeyRun { key: &self.keys[puts[0].0.clone()], puts })
     }
@@ -151,13 +151,13 @@ impl PutBatch {
 }
 
 /// Consecutive puts of one key.
-pub(super) struct KeyRun<'a> {
-    pub(super) key: &'a str,
+pub(crate) struct KeyRun<'a> {
+    pub(crate) key: &'a str,
     puts: &'a [(Range<usize>, Point)],
 }
 
 impl KeyRun<'_> {
-    pub(super) fn points(&self) -> impl ExactSizeIterator<Item = Point> {
+    pub(crate) fn points(&self) -> impl ExactSizeIterator<Item = Point> {
         self.puts.iter().map(|&(_, point)| point)
     }
 }
