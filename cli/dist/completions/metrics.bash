@@ -769,7 +769,7 @@ _metrics() {
             return 0
             ;;
         metrics__subcmd__serve)
-            opts="-h --listen --data --store --keep --sync --max-disk --tls-cert --tls-key --tls-client-ca --graphite --http --token-file --no-token --max-memory --max-connections --config --check-config --help"
+            opts="-h --listen --data --store --keep --sync --max-disk --tls-cert --tls-key --tls-client-ca --graphite --http --token-file --no-token --max-memory --max-connections --relay --relay-spool --config --check-config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -828,6 +828,14 @@ _metrics() {
                     return 0
                     ;;
                 --max-connections)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --relay)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --relay-spool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -55,6 +55,8 @@ complete -c metrics -n "__fish_metrics_using_subcommand serve" -l http -d 'Serve
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l token-file -d 'Requires the token in this file for HTTP; needed unless HTTP is on a loopback address' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l max-memory -d 'Bounds the memory, such as 1GiB: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory [default: 1GiB of points in memory, about 1.3GiB in all with points on disk]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l max-connections -d 'Sets how many connections there may be [default: 10,000, and what --max-memory and the process\'s limit of open files allow]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l relay -d 'Sends what is stored on to this destination too, several times for several. With any, the relays of the file do not count; rules, names and bounds can be set there only' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l relay-spool -d 'Keeps what relays cannot send in this folder [default: the folder relays in that of --data]' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l config -d 'Reads what is not set otherwise from this file (TOML, the names of these options)' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l no-token -d 'Lets everybody who can reach it use HTTP'
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l check-config -d 'Checks the configuration, and does not serve'

@@ -44,6 +44,8 @@ _arguments "${_arguments_options[@]}" : \
 '--token-file=[Requires the token in this file for HTTP; needed unless HTTP is on a loopback address]:FILE:_files' \
 '--max-memory=[Bounds the memory, such as 1GiB\: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory \[default\: 1GiB of points in memory, about 1.3GiB in all with points on disk\]]:SIZE:_default' \
 '--max-connections=[Sets how many connections there may be \[default\: 10,000, and what --max-memory and the process'\''s limit of open files allow\]]:N:_default' \
+'*--relay=[Sends what is stored on to this destination too, several times for several. With any, the relays of the file do not count; rules, names and bounds can be set there only]:URL:_default' \
+'--relay-spool=[Keeps what relays cannot send in this folder \[default\: the folder relays in that of --data\]]:DIR:_files' \
 '--config=[Reads what is not set otherwise from this file (TOML, the names of these options)]:FILE:_files' \
 '--no-token[Lets everybody who can reach it use HTTP]' \
 '--check-config[Checks the configuration, and does not serve]' \
