@@ -73,6 +73,12 @@ complete -c metrics -n "__fish_metrics_using_subcommand agent" -l exclude -d 'Do
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l spool -d 'Keeps what cannot be sent in this folder' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l max-spool -d 'Sets how much the folder may take; the oldest samples are dropped beyond that [default: 256MiB]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l max-queue -d 'Sets how much memory unsent samples may take; the oldest are dropped beyond that [default: 4MiB]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd -d 'Listens for StatsD and DogStatsD over UDP at this address' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-socket -d 'Listens for StatsD and DogStatsD on this Unix socket, which is created; every user may send to it' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-max-series -d 'Sets how many series programs may report, by name and tags [default: 10,000]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-max-set-members -d 'Sets how many members a set may have in an interval [default: 10,000]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-percentiles -d 'Sets the percentiles of timers, histograms and distributions [default: 50,90,99]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-keep-gauges -d 'Sets how long a gauge is sent again that no program sets any more [default: 1h]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l stop-timeout -d 'Sets how long the agent may take to send what is left when it is stopped [default: 5s]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l config -d 'Reads what is not set otherwise from this file (TOML, the names of these options)' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -s o -l output -d 'Sets how samples are printed [default: table on a terminal, line elsewhere]' -r -f -a "table\t'Columns for people: time, value, key'

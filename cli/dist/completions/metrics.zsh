@@ -67,6 +67,12 @@ labels\:"cpu;host=HOST"))' \
 '--spool=[Keeps what cannot be sent in this folder]:DIR:_files' \
 '--max-spool=[Sets how much the folder may take; the oldest samples are dropped beyond that \[default\: 256MiB\]]:SIZE:_default' \
 '--max-queue=[Sets how much memory unsent samples may take; the oldest are dropped beyond that \[default\: 4MiB\]]:SIZE:_default' \
+'--statsd=[Listens for StatsD and DogStatsD over UDP at this address]:ADDRESS:PORT:_default' \
+'--statsd-socket=[Listens for StatsD and DogStatsD on this Unix socket, which is created; every user may send to it]:PATH:_files' \
+'--statsd-max-series=[Sets how many series programs may report, by name and tags \[default\: 10,000\]]:N:_default' \
+'--statsd-max-set-members=[Sets how many members a set may have in an interval \[default\: 10,000\]]:N:_default' \
+'*--statsd-percentiles=[Sets the percentiles of timers, histograms and distributions \[default\: 50,90,99\]]:PERCENT:_default' \
+'--statsd-keep-gauges=[Sets how long a gauge is sent again that no program sets any more \[default\: 1h\]]:TIME:_default' \
 '--stop-timeout=[Sets how long the agent may take to send what is left when it is stopped \[default\: 5s\]]:TIME:_default' \
 '--config=[Reads what is not set otherwise from this file (TOML, the names of these options)]:FILE:_files' \
 '-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"

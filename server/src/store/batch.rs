@@ -1,6 +1,6 @@
 //! Batches of puts.
 
-use std::ops::Range;
+use std::{net::IpAddr, ops::Range};
 
 use metrics_client::{Key, Point, codec::KeyRef};
 
@@ -22,13 +22,29 @@ pub struct PutBatch {
     keys: String,
     /// Each put with the range of its key in `keys`.
     puts: Vec<(Range<usize>, Point)>,
+    source: Option<IpAddr>,
 }
 
 impl PutBatch {
-    /// Creates an empty batch.
+    /// Creates an empty batch without a source.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates an empty batch for the puts of one source: the address of a peer, or for IPv6 the first 64 bits of
+    /// it, since a host may use every address of its network.
+    ///
+    /// A store that is busy divides its time between sources. All batches without a source are one.
+    #[must_use]
+    pub fn from_source(source: IpAddr) -> Self {
+        Self { source: Some(source), ..Self::default() }
+    }
+
+    /// Returns whose puts they are, if that is known.
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        self.source
     }
 
     /// Adds a put.
@@ -54,7 +70,7 @@ impl PutBatch {
         self.puts.push((range, point));
     }
 
-    /// Removes all puts, and keeps the memory.
+    /// Removes all puts, and keeps the source and the memory.
     pub fn clear(&mut self) {
         self.keys.clear();
         self.puts.clear();
@@ -64,8 +80,13 @@ impl PutBatch {
     pub(crate) fn release(&mut self) {
         const KEPT: usize = 64;
         if self.puts.capacity() > KEPT || self.keys.capacity() > KEPT * 32 {
-            *self = Self::new();
+            *self = Self { source: self.source, ..Self::default() };
         }
+    }
+
+    /// Returns how many bytes of memory the batch takes.
+    pub(crate) fn memory(&self) -> usize {
+        self.keys.capacity() + self.puts.capacity() * size_of::<(Range<usize>, Point)>()
     }
 
     /// Returns the number of puts.
@@ -84,7 +105,7 @@ impl PutBatch {
     pub(crate) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
         let puts = self.puts.iter().enumerate();
         let puts = puts.filter(|&(index, _)| keep(index)).map(|(_, put)| put.clone());
-        Self { keys: self.keys.clone(), puts: puts.collect() }
+        Self { keys: self.keys.clone(), puts: puts.collect(), source: self.source }
     }
 
     /// Adds the puts of another batch.
@@ -101,7 +122,7 @@ impl PutBatch {
     pub(super) fn split(&self, max_bytes: usize) -> impl Iterator<Item = Self> {
         let mut puts = self.puts.iter().peekable();
         std::iter::from_fn(move || {
-            let (mut batch, mut bytes) = (Self::new(), 0);
+            let (mut batch, mut bytes) = (Self { source: self.source, ..Self::default() }, 0);
             while let Some((range, point)) = puts.next_if(|_| bytes < max_bytes) {
                 batch.push_str(&self.keys[range.clone()], *point);
                 bytes += range.len() + size_of::<Point>();
