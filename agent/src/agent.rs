@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, fmt};
 
-use metrics_client::{Reporter, internal::log_limit::LogCondition};
+use metrics_client::{Reporter, internal::log_limit::LogCondition, unix_seconds};
 use tokio::{
     task::{self, JoinError, JoinHandle},
     time::{self, Instant},
@@ -12,6 +12,7 @@ use crate::{
     host::{Host, Measurement, Measurements},
     names::Names,
     schedule::{Next, Schedule, WallClock},
+    statsd::Statsd,
 };
 
 /// Measures a host at each due second, and records what it measures in a [`Reporter`].
@@ -22,6 +23,7 @@ pub struct Agent {
     new_host: Box<dyn Fn() -> Host + Send>,
     /// The origin of the time that the host is given.
     begin: Instant,
+    statsd: Option<Statsd>,
     /// The second that was measured last.
     last: Option<i64>,
     /// None while it is measured.
@@ -66,6 +68,7 @@ impl Agent {
             clock,
             new_host: Box::new(new_host),
             begin: Instant::now(),
+            statsd: None,
             last: None,
             host: None,
             measuring: None,
@@ -92,6 +95,24 @@ impl Agent {
         std::mem::replace(&mut self.reporter, reporter)
     }
 
+    /// Changes what programs report to. The one before is closed, and what has arrived there is recorded.
+    pub fn set_statsd(&mut self, statsd: Option<Statsd>) {
+        if let Some(before) = &mut self.statsd {
+            before.stop();
+            let now = unix_seconds((self.clock)());
+            // A second has one value.
+            let second = self.last.map_or(now, |last| now.max(last.saturating_add(1)));
+            self.record_reported(second);
+        }
+        self.statsd = statsd;
+    }
+
+    /// Returns what programs report to.
+    #[must_use]
+    pub fn statsd(&self) -> Option<&Statsd> {
+        self.statsd.as_ref()
+    }
+
     /// Measures at each due second, and never returns.
     ///
     /// # Cancel safety
@@ -107,6 +128,7 @@ impl Agent {
                 Next::Due(second) => {
                     let measured = self.measure(second).await;
                     self.record(&measured, second);
+                    self.record_reported(second);
                     self.last = Some(second);
                 }
             }
@@ -178,6 +200,22 @@ impl Agent {
         }
     }
 
+    fn record_reported(&self, second: i64) {
+        let Some(statsd) = &self.statsd else { return };
+        let aggregates = statsd.take();
+        let names = &self.settings.names;
+        for (name, tags, value) in aggregates.values() {
+            if let Some(key) = names.reported_key(&name, tags) {
+                self.reporter.record_at(key, value, second);
+            }
+        }
+        for (name, tags, value, timestamp) in aggregates.timestamped() {
+            if let Some(key) = names.reported_key(name, tags) {
+                self.reporter.record_at(key, value, timestamp);
+            }
+        }
+    }
+
     /// Returns what the agent has sent, and what it has not.
     fn measure_own(&self) -> Vec<Measurement> {
         let stats = self.reporter.stats();
@@ -192,6 +230,20 @@ impl Agent {
             ("agent.late", self.late),
         ] {
             out.push(name, count as f64);
+        }
+        if let Some(statsd) = &self.statsd {
+            let stats = statsd.stats();
+            for (name, count) in [
+                ("agent.statsd.packets", stats.packets),
+                ("agent.statsd.lines", stats.lines),
+                ("agent.statsd.invalid", stats.invalid),
+                ("agent.statsd.skipped", stats.skipped),
+                ("agent.statsd.refused", stats.refused + stats.refused_members),
+                ("agent.statsd.dropped", stats.dropped + stats.truncated),
+                ("agent.statsd.series", stats.series),
+            ] {
+                out.push(name, count as f64);
+            }
         }
         out.into_vec()
     }

@@ -108,6 +108,15 @@ impl Names {
         })
     }
 
+    /// Returns the key of what a program reports, with tags of its own; `None` as [`key`](Self::key).
+    pub(crate) fn reported_key(&self, name: &str, tags: &[(String, String)]) -> Option<Key> {
+        if !self.filter.selects(name) {
+            return None;
+        }
+        let tags = tags.iter().map(|(tag, value)| (tag.as_str(), value.as_str()));
+        self.assemble(name, None, tags).ok()
+    }
+
     fn assemble<'a>(
         &'a self,
         name: &str,

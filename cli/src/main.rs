@@ -26,6 +26,7 @@ mod output;
 mod plot;
 mod progress;
 mod put;
+mod relay;
 mod screen;
 mod selection;
 mod serve;

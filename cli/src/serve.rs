@@ -24,6 +24,7 @@ use crate::{
     failure::{Failure, chain},
     http::{self, Figures, HttpConfig},
     memory::MemoryBudget,
+    relay::RelaysConfig,
     service, signals,
     size::Size,
     times,
@@ -84,6 +85,13 @@ pub(crate) struct ServeArgs {
     /// files allow]
     #[arg(long, env = "METRICS_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
+    /// Sends what is stored on to this destination too, several times for several. With any, the relays of the file do
+    /// not count; rules, names and bounds can be set there only
+    #[arg(long, env = "METRICS_RELAY", value_name = "URL", value_delimiter = ' ')]
+    relay: Option<Vec<String>>,
+    /// Keeps what relays cannot send in this folder [default: the folder relays in that of --data]
+    #[arg(long, env = "METRICS_RELAY_SPOOL", value_name = "DIR")]
+    relay_spool: Option<PathBuf>,
     /// Reads what is not set otherwise from this file (TOML, the names of these options)
     #[arg(long, env = "METRICS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -100,6 +108,7 @@ struct Config {
     graphite: Option<SocketAddr>,
     http: Option<HttpConfig>,
     store: StoreConfig,
+    relays: RelaysConfig,
 }
 
 /// Where points are kept.
@@ -159,7 +168,14 @@ impl Config {
             args.no_token || file.no_token.unwrap_or(false),
         )?;
         let graphite = args.graphite.or(file.graphite);
-        Ok(Self { listen, limits, tls, graphite, http, store })
+        let relays = RelaysConfig::new(
+            args.relay,
+            file.relay,
+            args.relay_spool.or(file.relay_spool),
+            store.dir(),
+            memory.map(MemoryBudget::relay_bytes),
+        )?;
+        Ok(Self { listen, limits, tls, graphite, http, store, relays })
     }
 }
 
@@ -214,6 +230,14 @@ impl StoreConfig {
         }
         Ok(Self::Disk { dir, store })
     }
+
+    /// Returns the folder of points on disk.
+    fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Disk { dir, .. } => Some(dir),
+        }
+    }
 }
 
 fn length(option: &str, text: &str) -> Result<Duration, Failure> {
@@ -262,12 +286,13 @@ fn tls(
 async fn serve(config: Config) -> Result<(), Failure> {
     // Caught from here on: opening a store can take a moment.
     let stop = signals::stop()?;
-    let Config { listen, limits, tls, graphite, http, store } = config;
+    let Config { listen, limits, tls, graphite, http, store, relays } = config;
     let listener = bind(listen).await?.limits(limits);
     match store {
         StoreConfig::Memory(store) => {
             let from = "memory: what is stored is lost when the server stops";
-            let listeners = Listeners { listener, tls, graphite, http, figures: None };
+            let listeners =
+                Listeners { listener, tls, graphite, http, figures: Vec::new(), relays };
             listeners.serve(Arc::new(store), from, stop).await
         }
         StoreConfig::Disk { dir, store } => {
@@ -277,7 +302,8 @@ async fn serve(config: Config) -> Result<(), Failure> {
             let store = Arc::new(store);
             let disk = Arc::clone(&store);
             let figures: Figures = Box::new(move || http::disk_figures(&disk.stats()));
-            let listeners = Listeners { listener, tls, graphite, http, figures: Some(figures) };
+            let listeners =
+                Listeners { listener, tls, graphite, http, figures: vec![figures], relays };
             let served = listeners.serve(Arc::clone(&store), dir.display(), stop).await;
             store.close().await;
             served
@@ -298,7 +324,8 @@ struct Listeners {
     graphite: Option<SocketAddr>,
     http: Option<HttpConfig>,
     /// Figures of the store.
-    figures: Option<Figures>,
+    figures: Vec<Figures>,
+    relays: RelaysConfig,
 }
 
 impl Listeners {
@@ -309,14 +336,17 @@ impl Listeners {
         from: impl Display,
         stop: impl Future<Output = i32>,
     ) -> Result<(), Failure> {
-        let Self { listener, tls, graphite, http, figures } = self;
+        let Self { listener, tls, graphite, http, mut figures, relays } = self;
+        // Before the listeners: what is in their spools is older.
+        let relays = relays.open().await?;
         let (stopping, stopped) = watch::channel(false);
         let wait = async {
             stop.await;
             service::notify(&[sd_notify::NotifyState::Stopping]);
             stopping.send_replace(true);
         };
-        let store = Tee::new(store, LIVE_BATCHES);
+        let store = relays.observe(Tee::new(store, LIVE_BATCHES));
+        figures.push(relays.figures());
         let mut server = listener.store(store.clone());
         if let Some(tls) = tls.clone() {
             server = server.tls(tls);
@@ -351,6 +381,7 @@ impl Listeners {
         };
         let serve = server.serve_until(until_set(stopped.clone()));
         tokio::join!(wait, serve, serve_graphite, serve_http);
+        relays.close().await;
         Ok(())
     }
 }

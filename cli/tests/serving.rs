@@ -196,11 +196,16 @@ fn example_of_a_configuration_is_valid_and_complete() {
         .map(|line| line.strip_prefix('#').unwrap_or(line))
         .filter(|line| !line.is_empty() && !line.starts_with(' '))
         .collect::<Vec<_>>();
-    for line in &keys {
+    // The table of a relay comes last.
+    let table = keys.iter().position(|line| *line == "[[relay]]").unwrap();
+    let (keys, relay) = keys.split_at(table);
+    assert_status(&check(&format!("data = \"d\"\n{}", relay.join("\n"))), 0);
+    for line in keys {
         // Keys that need each other.
         let (key, _) = line.split_once(" = ").unwrap();
         let text = match key {
             "keep" | "sync" | "max-disk" => format!("data = \"d\"\n{line}"),
+            "relay-spool" => format!("{line}\n[[relay]]\nurl = \"metrics://palm:8888\""),
             "no-token" => format!("http = \"0.0.0.0:80\"\n{line}"),
             // The files are not there: the error is about the next step.
             _ if key.starts_with("tls") || key == "token-file" => continue,
@@ -212,7 +217,8 @@ fn example_of_a_configuration_is_valid_and_complete() {
     let unknown = check("no-such-key = 1");
     let known = stderr(&unknown).split("expected one of").nth(1).unwrap().to_owned();
     for key in known.split('`').skip(1).step_by(2) {
-        let commented = keys.iter().any(|line| line.starts_with(&format!("{key} = ")));
+        let is_line = |line: &&str| line.starts_with(&format!("{key} = "));
+        let commented = keys.iter().any(is_line) || key == "relay";
         assert!(commented, "{key} is not in dist/metrics.toml");
     }
 }

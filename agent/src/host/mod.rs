@@ -17,6 +17,7 @@ mod memory;
 #[cfg(target_os = "linux")]
 mod network;
 #[cfg(any(test, not(target_os = "linux")))]
+#[cfg_attr(target_os = "linux", allow(unreachable_pub, reason = "public where it is the host"))]
 mod portable;
 #[cfg(target_os = "linux")]
 mod processes;

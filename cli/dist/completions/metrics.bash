@@ -127,7 +127,7 @@ _metrics() {
             return 0
             ;;
         metrics__subcmd__agent)
-            opts="-o -h --server --interval --jitter --host --keys --label --include --exclude --spool --max-spool --max-queue --stop-timeout --config --check-config --once --output --help"
+            opts="-o -h --server --interval --jitter --host --keys --label --include --exclude --spool --max-spool --max-queue --statsd --statsd-socket --statsd-max-series --statsd-max-set-members --statsd-percentiles --statsd-keep-gauges --stop-timeout --config --check-config --once --output --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -174,6 +174,30 @@ _metrics() {
                     return 0
                     ;;
                 --max-queue)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --statsd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --statsd-socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --statsd-max-series)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --statsd-max-set-members)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --statsd-percentiles)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --statsd-keep-gauges)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -745,7 +769,7 @@ _metrics() {
             return 0
             ;;
         metrics__subcmd__serve)
-            opts="-h --listen --data --store --keep --sync --max-disk --tls-cert --tls-key --tls-client-ca --graphite --http --token-file --no-token --max-memory --max-connections --config --check-config --help"
+            opts="-h --listen --data --store --keep --sync --max-disk --tls-cert --tls-key --tls-client-ca --graphite --http --token-file --no-token --max-memory --max-connections --relay --relay-spool --config --check-config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -804,6 +828,14 @@ _metrics() {
                     return 0
                     ;;
                 --max-connections)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --relay)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --relay-spool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -55,6 +55,8 @@ complete -c metrics -n "__fish_metrics_using_subcommand serve" -l http -d 'Serve
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l token-file -d 'Requires the token in this file for HTTP; needed unless HTTP is on a loopback address' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l max-memory -d 'Bounds the memory, such as 1GiB: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory [default: 1GiB of points in memory, about 1.3GiB in all with points on disk]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l max-connections -d 'Sets how many connections there may be [default: 10,000, and what --max-memory and the process\'s limit of open files allow]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l relay -d 'Sends what is stored on to this destination too, several times for several. With any, the relays of the file do not count; rules, names and bounds can be set there only' -r
+complete -c metrics -n "__fish_metrics_using_subcommand serve" -l relay-spool -d 'Keeps what relays cannot send in this folder [default: the folder relays in that of --data]' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l config -d 'Reads what is not set otherwise from this file (TOML, the names of these options)' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l no-token -d 'Lets everybody who can reach it use HTTP'
 complete -c metrics -n "__fish_metrics_using_subcommand serve" -l check-config -d 'Checks the configuration, and does not serve'
@@ -71,6 +73,12 @@ complete -c metrics -n "__fish_metrics_using_subcommand agent" -l exclude -d 'Do
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l spool -d 'Keeps what cannot be sent in this folder' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l max-spool -d 'Sets how much the folder may take; the oldest samples are dropped beyond that [default: 256MiB]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l max-queue -d 'Sets how much memory unsent samples may take; the oldest are dropped beyond that [default: 4MiB]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd -d 'Listens for StatsD and DogStatsD over UDP at this address' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-socket -d 'Listens for StatsD and DogStatsD on this Unix socket, which is created; every user may send to it' -r -F
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-max-series -d 'Sets how many series programs may report, by name and tags [default: 10,000]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-max-set-members -d 'Sets how many members a set may have in an interval [default: 10,000]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-percentiles -d 'Sets the percentiles of timers, histograms and distributions [default: 50,90,99]' -r
+complete -c metrics -n "__fish_metrics_using_subcommand agent" -l statsd-keep-gauges -d 'Sets how long a gauge is sent again that no program sets any more [default: 1h]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l stop-timeout -d 'Sets how long the agent may take to send what is left when it is stopped [default: 5s]' -r
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -l config -d 'Reads what is not set otherwise from this file (TOML, the names of these options)' -r -F
 complete -c metrics -n "__fish_metrics_using_subcommand agent" -s o -l output -d 'Sets how samples are printed [default: table on a terminal, line elsewhere]' -r -f -a "table\t'Columns for people: time, value, key'

@@ -44,6 +44,8 @@ _arguments "${_arguments_options[@]}" : \
 '--token-file=[Requires the token in this file for HTTP; needed unless HTTP is on a loopback address]:FILE:_files' \
 '--max-memory=[Bounds the memory, such as 1GiB\: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory \[default\: 1GiB of points in memory, about 1.3GiB in all with points on disk\]]:SIZE:_default' \
 '--max-connections=[Sets how many connections there may be \[default\: 10,000, and what --max-memory and the process'\''s limit of open files allow\]]:N:_default' \
+'*--relay=[Sends what is stored on to this destination too, several times for several. With any, the relays of the file do not count; rules, names and bounds can be set there only]:URL:_default' \
+'--relay-spool=[Keeps what relays cannot send in this folder \[default\: the folder relays in that of --data\]]:DIR:_files' \
 '--config=[Reads what is not set otherwise from this file (TOML, the names of these options)]:FILE:_files' \
 '--no-token[Lets everybody who can reach it use HTTP]' \
 '--check-config[Checks the configuration, and does not serve]' \
@@ -65,6 +67,12 @@ labels\:"cpu;host=HOST"))' \
 '--spool=[Keeps what cannot be sent in this folder]:DIR:_files' \
 '--max-spool=[Sets how much the folder may take; the oldest samples are dropped beyond that \[default\: 256MiB\]]:SIZE:_default' \
 '--max-queue=[Sets how much memory unsent samples may take; the oldest are dropped beyond that \[default\: 4MiB\]]:SIZE:_default' \
+'--statsd=[Listens for StatsD and DogStatsD over UDP at this address]:ADDRESS:PORT:_default' \
+'--statsd-socket=[Listens for StatsD and DogStatsD on this Unix socket, which is created; every user may send to it]:PATH:_files' \
+'--statsd-max-series=[Sets how many series programs may report, by name and tags \[default\: 10,000\]]:N:_default' \
+'--statsd-max-set-members=[Sets how many members a set may have in an interval \[default\: 10,000\]]:N:_default' \
+'*--statsd-percentiles=[Sets the percentiles of timers, histograms and distributions \[default\: 50,90,99\]]:PERCENT:_default' \
+'--statsd-keep-gauges=[Sets how long a gauge is sent again that no program sets any more \[default\: 1h\]]:TIME:_default' \
 '--stop-timeout=[Sets how long the agent may take to send what is left when it is stopped \[default\: 5s\]]:TIME:_default' \
 '--config=[Reads what is not set otherwise from this file (TOML, the names of these options)]:FILE:_files' \
 '-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"

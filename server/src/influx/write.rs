@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::line::{LineParser, OmittedFields, Precision, lines};
 use crate::{
-    http::{App, Figure, body, error::ApiError, params::Params},
+    http::{App, Figure, body, error::ApiError, params::Params, serve::PeerSource},
     stats::Counter,
     store::{PutBatch, Store},
 };
@@ -127,6 +127,7 @@ async fn health() -> impl IntoResponse {
 async fn write_v1<S: Store>(
     State(app): State<Arc<App<S>>>,
     Extension(counters): Extension<Arc<WriteCounters>>,
+    source: Option<Extension<PeerSource>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -137,7 +138,7 @@ async fn write_v1<S: Store>(
     } else {
         // InfluxDB 1.x takes what it does not know for nanoseconds.
         let precision = params.get("precision").and_then(Precision::parse).unwrap_or_default();
-        write(&app, &counters, precision, &headers, body).await
+        write(&app, &counters, precision, source.map(|source| source.0), &headers, body).await
     };
     answer(written, Version::V1)
 }
@@ -145,6 +146,7 @@ async fn write_v1<S: Store>(
 async fn write_v2<S: Store>(
     State(app): State<Arc<App<S>>>,
     Extension(counters): Extension<Arc<WriteCounters>>,
+    source: Option<Extension<PeerSource>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -153,7 +155,9 @@ async fn write_v2<S: Store>(
     let precision = params.get("precision").filter(|text| !text.is_empty());
     let written = match precision.map_or(Some(Precision::default()), Precision::parse) {
         None => Err(ApiError::bad_request("invalid precision: use ns, us, ms or s")),
-        Some(precision) => write(&app, &counters, precision, &headers, body).await,
+        Some(precision) => {
+            write(&app, &counters, precision, source.map(|source| source.0), &headers, body).await
+        }
     };
     answer(written, Version::V2)
 }
@@ -193,11 +197,12 @@ async fn write<S: Store>(
     app: &App<S>,
     counters: &WriteCounters,
     precision: Precision,
+    source: Option<PeerSource>,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(), ApiError> {
     let body = body::read(headers, body, &app.limits, &app.body_budget).await?;
-    let puts = PutBatch::new();
+    let puts = source.map_or_else(PutBatch::new, |source| PutBatch::from_source(source.0));
     let mut writer = BatchWriter { app, puts, counters, stored: 0, failures: Failures::default() };
     let mut parser = LineParser::default();
     let now = unix_seconds(SystemTime::now());

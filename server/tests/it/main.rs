@@ -28,6 +28,8 @@ mod influx;
 mod listen;
 mod overload;
 mod pipelining;
+#[cfg(feature = "relay")]
+mod relay;
 mod shutdown;
 mod store;
 
