@@ -129,8 +129,9 @@ async fn no_fault_loses_or_outdates_an_acknowledged_put() {
         let (mut addresses, shared) = (addresses.clone(), Arc::clone(&shared));
         addresses.rotate_left(client % 3);
         tokio::spawn(async move {
-            let connected = MetricsClient::builder().request_timeout(Duration::from_secs(120));
-            let connected = connected.connect(addresses).await.unwrap();
+            let builder = MetricsClient::builder(addresses);
+            let connected =
+                builder.request_timeout(Duration::from_secs(120)).connect().await.unwrap();
             let mut model = Acknowledged::default();
             let mut stale = Vec::new();
             let mut unacknowledged = 0;
