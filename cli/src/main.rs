@@ -18,6 +18,7 @@ mod folder;
 mod get;
 mod host;
 mod http;
+mod http_limit;
 mod import;
 mod lines;
 mod man;
