@@ -30,6 +30,35 @@ pub(crate) struct ConfigFile {
     pub(crate) http_limit: Option<Vec<String>>,
     pub(crate) max_memory: Option<Size>,
     pub(crate) max_connections: Option<usize>,
+    pub(crate) relay_spool: Option<PathBuf>,
+    pub(crate) relay: Option<Vec<RelayTable>>,
+}
+
+/// A `[[relay]]` of the file.
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct RelayTable {
+    pub(crate) url: String,
+    pub(crate) name: Option<String>,
+    /// Patterns of the keys that are sent, and of those that are not.
+    #[serde(default)]
+    pub(crate) only: Vec<String>,
+    #[serde(default)]
+    pub(crate) except: Vec<String>,
+    #[serde(default)]
+    pub(crate) rename: Vec<RenameTable>,
+    pub(crate) max_queue: Option<Size>,
+    pub(crate) max_spool: Option<Size>,
+    /// `0s`, or a time.
+    pub(crate) spill_after: Option<String>,
+}
+
+/// A rename of a relay.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RenameTable {
+    pub(crate) from: String,
+    pub(crate) to: String,
 }
 
 impl ConfigFile {

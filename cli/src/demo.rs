@@ -6,12 +6,11 @@ use std::{
 };
 
 use indicatif::BinaryBytes;
-use metrics_client::{Key, Metrics, MetricsClient, client::ClientStats};
+use metrics_agent::{Filter, Host, KeyStyle, Names};
+use metrics_client::{Key, Metrics, MetricsClient, Sample, client::ClientStats};
 use tokio::time;
 
-use crate::{
-    chart::bars, connect::block_on, embedded::EmbeddedServer, failure::Failure, host::Host,
-};
+use crate::{chart::bars, connect::block_on, embedded::EmbeddedServer, failure::Failure, times};
 
 /// Measures this host for some seconds, stores that in a server of its own, and shows what is stored
 #[derive(Debug, clap::Args)]
@@ -53,12 +52,18 @@ async fn measure(
     writeln!(out, "Measuring cpu, memory, disks and network, once a second:")?;
 
     let mut host = Host::new();
+    let filter = Filter::new(MEASURED, &["network.*.lo"]).map_err(Failure::usage)?;
+    let names = Names::new(&Host::name(), KeyStyle::Dotted, [], filter);
+    let mut names = names.map_err(Failure::usage)?;
+    let begin = Instant::now();
+    host.measure(begin.elapsed()); // A rate needs two looks.
     let mut ticks = time::interval(Duration::from_secs(1));
-    ticks.tick().await; // The first comes at once, and a rate needs two looks.
+    ticks.tick().await; // The first comes at once.
     let mut spent = Duration::ZERO;
     for second in 1..=args.seconds {
         ticks.tick().await;
-        let samples = host.sample().map_err(Failure::usage)?;
+        let measured = host.measure(begin.elapsed());
+        let samples = names.samples(&measured, times::now()).collect::<Vec<Sample>>();
         let start = Instant::now();
         client.put_all(&samples).await?;
         spent += start.elapsed();
@@ -77,6 +82,10 @@ async fn measure(
     client.close().await?;
     Ok((stats, spent))
 }
+
+/// What is measured, by globs.
+const MEASURED: &[&str] =
+    &["cpu", "memory", "disk.space.root", "network.received_bytes.*", "network.sent_bytes.*"];
 
 /// How wide the table is, if keys allow it: as wide as the smallest usual terminal.
 const TABLE_WIDTH: usize = 80;

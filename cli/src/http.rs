@@ -79,7 +79,7 @@ impl HttpConfig {
         store: Tee<S>,
         stats: StatsHandle,
         graphite: Option<GraphiteStatsHandle>,
-        figures: Option<Figures>,
+        figures: Vec<Figures>,
         tls: Option<TlsAcceptor>,
     ) -> Result<HttpServer<S>, Failure> {
         let listen = self.listen;
@@ -91,7 +91,7 @@ impl HttpConfig {
         if let Some(graphite) = graphite {
             server = server.figures(move || graphite_figures(&graphite.stats()));
         }
-        if let Some(figures) = figures {
+        for figures in figures {
             server = server.figures(figures);
         }
         if let Some(tls) = tls {

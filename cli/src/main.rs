@@ -1,5 +1,6 @@
 //! The program `metrics`: serves, sends, reads, imports and exports metrics.
 
+mod agent;
 mod backup;
 mod bench;
 mod bulk;
@@ -16,7 +17,6 @@ mod export;
 mod failure;
 mod folder;
 mod get;
-mod host;
 mod http;
 mod http_limit;
 mod import;
@@ -27,12 +27,15 @@ mod output;
 mod plot;
 mod progress;
 mod put;
+mod relay;
 mod screen;
 mod selection;
 mod serve;
+mod service;
 mod signals;
 mod size;
 mod times;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -54,8 +57,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::ServeArgs>),
+    Agent(Box<agent::AgentArgs>),
     Put(put::PutArgs),
     Get(get::GetArgs),
+    Watch(watch::WatchArgs),
     Plot(plot::PlotArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
@@ -81,8 +86,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match cli.command {
         Command::Serve(args) => serve::run(*args, matches),
+        Command::Agent(args) => agent::run(&args),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),

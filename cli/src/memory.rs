@@ -24,6 +24,8 @@ pub(crate) struct MemoryBudget {
     max_keys: usize,
     unsent_bytes: usize,
     max_connections: usize,
+    /// What the queues of all relays may take; they are in the last quarter.
+    relay_bytes: usize,
 }
 
 /// Less than this is no budget for a server.
@@ -62,7 +64,13 @@ impl MemoryBudget {
             max_keys: (bytes / 8 / KEY_BYTES).min(10_000_000),
             unsent_bytes: (bytes / 8).min(256 << 20),
             max_connections: (bytes / 8 / CONNECTION_BYTES).min(10_000),
+            relay_bytes: bytes / 16,
         })
+    }
+
+    /// Returns what the queues of all relays may take together, unless the file says otherwise.
+    pub(crate) fn relay_bytes(self) -> usize {
+        self.relay_bytes
     }
 
     pub(crate) fn limits(self, limits: Limits) -> Limits {

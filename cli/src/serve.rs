@@ -1,10 +1,9 @@
 //! `metrics serve`: the server.
 
 use std::{
-    env,
     fmt::Display,
     fs,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,7 +18,6 @@ use metrics_server::{
     tls::TlsAcceptor,
 };
 use tokio::sync::watch;
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     config::ConfigFile,
@@ -27,7 +25,8 @@ use crate::{
     http::{self, Figures, HttpConfig},
     http_limit::HttpLimit,
     memory::MemoryBudget,
-    signals,
+    relay::RelaysConfig,
+    service, signals,
     size::Size,
     times,
 };
@@ -90,6 +89,13 @@ pub(crate) struct ServeArgs {
     /// files allow]
     #[arg(long, env = "METRICS_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
+    /// Sends what is stored on to this destination too, several times for several. With any, the relays of the file do
+    /// not count; rules, names and bounds can be set there only
+    #[arg(long, env = "METRICS_RELAY", value_name = "URL", value_delimiter = ' ')]
+    relay: Option<Vec<String>>,
+    /// Keeps what relays cannot send in this folder [default: the folder relays in that of --data]
+    #[arg(long, env = "METRICS_RELAY_SPOOL", value_name = "DIR")]
+    relay_spool: Option<PathBuf>,
     /// Reads what is not set otherwise from this file (TOML, the names of these options)
     #[arg(long, env = "METRICS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -106,6 +112,7 @@ struct Config {
     graphite: Option<SocketAddr>,
     http: Option<HttpConfig>,
     store: StoreConfig,
+    relays: RelaysConfig,
 }
 
 /// Where points are kept.
@@ -121,7 +128,7 @@ pub(crate) fn run(args: ServeArgs, matches: &ArgMatches) -> Result<(), Failure> 
     if is_check {
         return Ok(());
     }
-    start_log();
+    service::start_log();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
 }
 
@@ -166,7 +173,14 @@ impl Config {
             &http_limits(args.http_limit, file.http_limit)?,
         )?;
         let graphite = args.graphite.or(file.graphite);
-        Ok(Self { listen, limits, tls, graphite, http, store })
+        let relays = RelaysConfig::new(
+            args.relay,
+            file.relay,
+            args.relay_spool.or(file.relay_spool),
+            store.dir(),
+            memory.map(MemoryBudget::relay_bytes),
+        )?;
+        Ok(Self { listen, limits, tls, graphite, http, store, relays })
     }
 }
 
@@ -220,6 +234,14 @@ impl StoreConfig {
             Some(every) => store = store.fsync(Fsync::Every(length("--sync", every)?)),
         }
         Ok(Self::Disk { dir, store })
+    }
+
+    /// Returns the folder of points on disk.
+    fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Disk { dir, .. } => Some(dir),
+        }
     }
 }
 
@@ -281,12 +303,13 @@ fn tls(
 async fn serve(config: Config) -> Result<(), Failure> {
     // Caught from here on: opening a store can take a moment.
     let stop = signals::stop()?;
-    let Config { listen, limits, tls, graphite, http, store } = config;
+    let Config { listen, limits, tls, graphite, http, store, relays } = config;
     let listener = bind(listen).await?.limits(limits);
     match store {
         StoreConfig::Memory(store) => {
             let from = "memory: what is stored is lost when the server stops";
-            let listeners = Listeners { listener, tls, graphite, http, figures: None };
+            let listeners =
+                Listeners { listener, tls, graphite, http, figures: Vec::new(), relays };
             listeners.serve(Arc::new(store), from, stop).await
         }
         StoreConfig::Disk { dir, store } => {
@@ -296,7 +319,8 @@ async fn serve(config: Config) -> Result<(), Failure> {
             let store = Arc::new(store);
             let disk = Arc::clone(&store);
             let figures: Figures = Box::new(move || http::disk_figures(&disk.stats()));
-            let listeners = Listeners { listener, tls, graphite, http, figures: Some(figures) };
+            let listeners =
+                Listeners { listener, tls, graphite, http, figures: vec![figures], relays };
             let served = listeners.serve(Arc::clone(&store), dir.display(), stop).await;
             store.close().await;
             served
@@ -317,7 +341,8 @@ struct Listeners {
     graphite: Option<SocketAddr>,
     http: Option<HttpConfig>,
     /// Figures of the store.
-    figures: Option<Figures>,
+    figures: Vec<Figures>,
+    relays: RelaysConfig,
 }
 
 impl Listeners {
@@ -328,14 +353,17 @@ impl Listeners {
         from: impl Display,
         stop: impl Future<Output = i32>,
     ) -> Result<(), Failure> {
-        let Self { listener, tls, graphite, http, figures } = self;
+        let Self { listener, tls, graphite, http, mut figures, relays } = self;
+        // Before the listeners: what is in their spools is older.
+        let relays = relays.open().await?;
         let (stopping, stopped) = watch::channel(false);
         let wait = async {
             stop.await;
-            notify(&[sd_notify::NotifyState::Stopping]);
+            service::notify(&[sd_notify::NotifyState::Stopping]);
             stopping.send_replace(true);
         };
-        let store = Tee::new(store, LIVE_BATCHES);
+        let store = relays.observe(Tee::new(store, LIVE_BATCHES));
+        figures.push(relays.figures());
         let mut server = listener.store(store.clone());
         if let Some(tls) = tls.clone() {
             server = server.tls(tls);
@@ -370,6 +398,7 @@ impl Listeners {
         };
         let serve = server.serve_until(until_set(stopped.clone()));
         tokio::join!(wait, serve, serve_graphite, serve_http);
+        relays.close().await;
         Ok(())
     }
 }
@@ -394,32 +423,7 @@ async fn until_set(mut value: watch::Receiver<bool>) {
 fn announce(what: impl Display) {
     // The output may be closed.
     let _ = writeln!(io::stdout(), "serving {what}");
-    notify(&[sd_notify::NotifyState::Ready]);
-}
-
-/// Tells systemd, if it is the one that has started this process.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot notify systemd");
-    }
-}
-
-/// Logs to standard error: in colours only on a terminal.
-fn start_log() {
-    let wanted = env::var("RUST_LOG").unwrap_or_default();
-    let default = Targets::new().with_default(tracing::Level::INFO);
-    let (filter, invalid) = match wanted.parse::<Targets>() {
-        Ok(filter) if !wanted.is_empty() => (filter, None),
-        Ok(_) => (default, None),
-        Err(error) => (default, Some(error)),
-    };
-    let is_coloured =
-        io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(is_coloured);
-    tracing_subscriber::registry().with(lines).with(filter).init();
-    if let Some(error) = invalid {
-        tracing::warn!(RUST_LOG = wanted, %error, "invalid RUST_LOG, logging at info");
-    }
+    service::notify(&[sd_notify::NotifyState::Ready]);
 }
 
 fn remedy(error: &io::Error) -> &'static str {

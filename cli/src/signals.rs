@@ -68,6 +68,39 @@ impl Signals {
     }
 }
 
+/// The signals to read the configuration again: SIGHUP.
+pub(crate) struct Reloads {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
+
+impl Reloads {
+    /// Handles SIGHUP from now on, which would end the program otherwise.
+    ///
+    /// # Errors
+    ///
+    /// If the signal handler cannot be created.
+    pub(crate) fn new() -> io::Result<Self> {
+        #[cfg(unix)]
+        return {
+            use tokio::signal::unix::{SignalKind, signal};
+
+            Ok(Self { signal: signal(SignalKind::hangup())? })
+        };
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    /// Waits for the next signal.
+    pub(crate) async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.signal.recv().await.is_some() {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
 #[cfg(windows)]
 struct Signals {
     ctrl_c: tokio::signal::windows::CtrlC,

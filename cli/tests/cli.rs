@@ -373,7 +373,7 @@ fn a_configuration_file_is_checked() {
 fn demo_reads_back_what_it_sent() {
     let output = metrics().args(["demo", "--seconds", "1"]).output().unwrap();
     assert_status(&output, 0);
-    for part in ["cpu_percent", "memory_percent", "5 keys, 5 points"] {
+    for part in [".cpu ", ".memory ", ".disk.space.root ", "Read back"] {
         assert!(stdout(&output).contains(part), "{}", stdout(&output));
     }
 }
@@ -417,8 +417,10 @@ fn man_and_completions_name_each_command() {
     );
     for command in [
         "serve",
+        "agent",
         "put",
         "get",
+        "watch",
         "plot",
         "import",
         "export",

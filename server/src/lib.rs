@@ -19,6 +19,9 @@ mod docs {
     mod disk_store {}
 }
 
+#[cfg(feature = "relay")]
+#[cfg_attr(docsrs, doc(cfg(feature = "relay")))]
+pub mod relay;
 mod server;
 mod session;
 pub mod stats;

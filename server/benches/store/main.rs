@@ -1,4 +1,4 @@
-//! What the store on disk and HTTP cost, against their bars and against others: a subcommand for each.
+//! What the store on disk, HTTP and taking points in cost, against their bars and others: a subcommand for each.
 //!
 //!     cargo bench -p metrics-server --bench store -- size       bytes a point, of the whole folder
 //!     cargo bench -p metrics-server --bench store -- sync       synced puts, one at a time and from many connections
@@ -7,7 +7,9 @@
 //!     cargo bench -p metrics-server --bench store -- reopen     opening after `kill -9`
 //!     cargo bench -p metrics-server --bench store -- memory     peak memory with a hundred million points
 //!     cargo bench -p metrics-server --bench store -- others     the same against InfluxDB and SQLite
-//!     cargo bench -p metrics-server --bench store -- http       HTTP: rendering, points, live browsers (`--all-features`)
+//!     cargo bench -p metrics-server --bench store -- parse      lines of InfluxDB, against another parser
+//!     cargo bench -p metrics-server --bench store -- ingest     InfluxDB's and Graphite's lines over sockets, against puts
+//!     cargo bench -p metrics-server --bench store -- http       HTTP: rendering, points, live browsers
 //!     cargo bench -p metrics-server --bench store -- all        all of these
 //!
 //! Each takes `--quick` (a tenth of the points or less), `--test` (each part once), `--dir FOLDER` (where
@@ -25,13 +27,15 @@ use std::{
     path::Path,
 };
 
-#[cfg(all(feature = "graphite", feature = "http"))]
 mod http;
 mod import;
+mod ingest;
+mod lines;
 mod load;
 mod memory;
 mod options;
 mod others;
+mod parse;
 mod peer;
 mod read;
 mod recording;
@@ -58,7 +62,8 @@ const COMMANDS: &[Command] = &[
     ("reopen", reopen::run),
     ("memory", memory::run),
     ("others", others::run),
-    #[cfg(all(feature = "graphite", feature = "http"))]
+    ("parse", parse::run),
+    ("ingest", ingest::run),
     ("http", http::run),
 ];
 

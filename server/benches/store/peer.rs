@@ -19,13 +19,9 @@ use std::{
 use metrics_client::Selector;
 use metrics_server::{
     MemoryStore, Server, Store,
-    store::{DiskStore, MemorySnapshot, PutBatch, StoreError},
-};
-#[cfg(all(feature = "graphite", feature = "http"))]
-use metrics_server::{
-    graphite::RenderLimits,
+    graphite::{GraphiteListener, RenderLimits},
     http::{Access, HttpLimits, HttpServer},
-    store::Tee,
+    store::{DiskStore, MemorySnapshot, PutBatch, StoreError, Tee},
 };
 use tokio::{runtime::Runtime, sync::oneshot};
 
@@ -37,7 +33,6 @@ const MEMORY: &str = "memory:";
 const NOTHING: &str = "nothing:";
 
 /// The environment variable that makes it serve HTTP too.
-#[cfg(all(feature = "graphite", feature = "http"))]
 const HTTP: &str = "METRICS_BENCH_HTTP";
 
 /// A running server; it stops when dropped.
@@ -45,10 +40,8 @@ const HTTP: &str = "METRICS_BENCH_HTTP";
 pub(crate) struct Peer {
     process: Child,
     output: BufReader<ChildStdout>,
-    addr: SocketAddr,
-    /// Where it serves HTTP, if it does.
-    #[cfg(all(feature = "graphite", feature = "http"))]
-    http_addr: Option<SocketAddr>,
+    /// Where the protocol is served, and after it HTTP and Graphite, by a server that has them.
+    addrs: Vec<SocketAddr>,
 }
 
 impl Peer {
@@ -68,7 +61,6 @@ impl Peer {
     }
 
     /// Starts a server with a `MemoryStore` that serves HTTP too.
-    #[cfg(all(feature = "graphite", feature = "http"))]
     pub(crate) fn memory_with_http() -> io::Result<Self> {
         Self::start_command(Command::new(env::current_exe()?).env(STORE, MEMORY).env(HTTP, "yes"))
     }
@@ -82,26 +74,29 @@ impl Peer {
         let mut output = BufReader::new(process.stdout.take().expect("it is piped"));
         let mut ports = String::new();
         output.read_line(&mut ports)?;
-        let mut addrs = ports.split_whitespace().map(|port| {
-            let port = port.parse().map_err(|_| io::Error::other("the peer names no port"))?;
-            Ok::<_, io::Error>(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-        });
+        let addrs = ports
+            .split_whitespace()
+            .map(|port| Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into()));
+        let addrs: Option<Vec<_>> = addrs.collect();
+        let addrs = addrs.filter(|addrs| !addrs.is_empty());
         Ok(Self {
             process,
-            addr: addrs.next().ok_or_else(|| io::Error::other("the peer names no port"))??,
-            #[cfg(all(feature = "graphite", feature = "http"))]
-            http_addr: addrs.next().transpose()?,
             output,
+            addrs: addrs.ok_or_else(|| io::Error::other("the peer names no port"))?,
         })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
+        self.addrs[0]
     }
 
-    #[cfg(all(feature = "graphite", feature = "http"))]
+    /// Returns where Graphite's lines are taken, by a peer with HTTP.
+    pub(crate) fn graphite_addr(&self) -> SocketAddr {
+        self.addrs[2]
+    }
+
     pub(crate) fn http_addr(&self) -> SocketAddr {
-        self.http_addr.expect("it serves HTTP")
+        self.addrs[1]
     }
 
     /// Returns the memory that the process has, and the most that it ever had, in bytes.
@@ -146,7 +141,6 @@ pub(crate) fn serve_if_asked() -> Outcome<bool> {
     Runtime::new()?.block_on(async {
         if dir == MEMORY {
             let store = MemoryStore::new().max_bytes(usize::MAX);
-            #[cfg(all(feature = "graphite", feature = "http"))]
             if env::var_os(HTTP).is_some() {
                 return serve_with_http(store).await;
             }
@@ -172,24 +166,29 @@ async fn serve(store: impl Store) -> Outcome {
     Ok(())
 }
 
-/// Serves the protocol and HTTP from one store, as `metrics serve --http` does.
-#[cfg(all(feature = "graphite", feature = "http"))]
+/// Serves the protocol, HTTP and Graphite from one store, as `metrics serve --http` does.
 async fn serve_with_http(store: impl Store) -> Outcome {
     let store = Tee::new(Arc::new(store), 1024);
     let server = Server::bind("127.0.0.1:0").await?.store(store.clone());
     // All clients of a bench have one address.
     let limits = HttpLimits::default().max_connections_per_address(2_000);
-    let http = HttpServer::bind("127.0.0.1:0", store, Access::Loopback).await?.limits(limits);
+    let http =
+        HttpServer::bind("127.0.0.1:0", store.clone(), Access::Loopback).await?.limits(limits);
     let http = http.graphite(RenderLimits::default()).protocol_stats(server.stats_handle());
-    println!("{} {}", server.local_addr().port(), http.local_addr().port());
+    let http = http.influx();
+    let graphite = GraphiteListener::bind("127.0.0.1:0").await?.store(store);
+    let addrs = [server.local_addr(), http.local_addr(), graphite.local_addr()];
+    println!("{}", addrs.map(|addr| addr.port().to_string()).join(" "));
     tokio::select! {
         () = server.serve() => {}
         () = http.serve() => {}
+        () = graphite.serve() => {}
         () = end_of_input() => {}
     }
     Ok(())
 }
 
+/// Completes when standard input ends.
 async fn end_of_input() {
     let (end, ended) = oneshot::channel();
     thread::spawn(move || {

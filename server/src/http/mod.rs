@@ -12,7 +12,7 @@ mod min_rate;
 mod page;
 pub(crate) mod params;
 mod points;
-mod serve;
+pub(crate) mod serve;
 mod server;
 mod status;
 #[cfg(test)]

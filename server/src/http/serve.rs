@@ -1,9 +1,9 @@
 //! Accepts HTTP connections within the limits, and serves each.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, http::StatusCode};
-use hyper::server::conn::http1;
+use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
@@ -23,7 +23,7 @@ use super::{App, HttpLimits, error::ApiError, min_rate::MinRateIo};
 use crate::session::TlsAcceptor;
 use crate::{
     log_condition::LimitedCondition,
-    net::{Acceptor, ConnectionPermit, Listeners, PerSourceLimit},
+    net::{Acceptor, ConnectionPermit, Listeners, PerSourceLimit, source_of},
     store::Store,
 };
 
@@ -82,7 +82,8 @@ impl<S: Store> Connections<S> {
             };
             self.app.counters.accepted.add(1);
             let ended = Ended { app: Arc::clone(&self.app), _permit: permit };
-            let (router, watcher) = (self.router.clone(), graceful.watcher());
+            let (source, router) = (source_of(peer.ip()), self.router.clone());
+            let watcher = graceful.watcher();
             #[cfg(feature = "tls")]
             let tls = self.tls.clone();
             let serving = async move {
@@ -90,13 +91,13 @@ impl<S: Store> Connections<S> {
                 #[cfg(feature = "tls")]
                 if let Some(tls) = tls {
                     match timeout(limits.header_timeout, tls.accept_io(io)).await {
-                        Ok(Ok(io)) => serve(io, router, limits, watcher).await,
+                        Ok(Ok(io)) => serve(io, source, router, limits, watcher).await,
                         Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
                         Err(_) => debug!(%peer, "TLS handshake timed out"),
                     }
                     return;
                 }
-                serve(io, router, limits, watcher).await;
+                serve(io, source, router, limits, watcher).await;
                 drop(ended);
             };
             tasks.spawn(abort.child_token().run_until_cancelled_owned(serving));
@@ -120,20 +121,48 @@ impl<S: Store> Connections<S> {
 }
 
 /// Serves the requests of one connection.
-pub(super) async fn serve<Io>(io: Io, router: Router, limits: HttpLimits, watcher: Watcher)
-where
+pub(super) async fn serve<Io>(
+    io: Io,
+    source: IpAddr,
+    router: Router,
+    limits: HttpLimits,
+    watcher: Watcher,
+) where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = MinRateIo::new(io, limits.write_timeout);
+    let router = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(io), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(io), WithSource { source: PeerSource(source), router });
     if let Err(error) = watcher.watch(connection).await {
         debug!(%error, "HTTP connection ended");
     }
 }
+
+/// Adds the source of a connection to its requests.
+struct WithSource {
+    source: PeerSource,
+    router: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for WithSource {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.source);
+        self.router.call(request)
+    }
+}
+
+/// Whose the puts of a request are, see [`PutBatch::from_source`](crate::store::PutBatch::from_source). All peers
+/// behind one proxy are one source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerSource(pub(crate) IpAddr);
 
 /// Answers a connection that is over a limit, without reading a request, and closes it.
 async fn reject(mut io: TcpStream, (limit, max): (&'static str, usize)) {

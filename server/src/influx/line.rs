@@ -324,7 +324,7 @@ fn end_of_line(body: &[u8]) -> usize {
             return found;
         }
         let fields_at = *fields_at.get_or_insert_with(|| fields_of(body));
-        let is_value = found > fields_at && body[..found].last() == Some(&b'=');
+        let is_value = found > fields_at && is_equals(&body[..found]);
         // A string that does not end is an error of this line only.
         at = Some(found)
             .filter(|_| is_value)
@@ -334,12 +334,25 @@ fn end_of_line(body: &[u8]) -> usize {
     body.len()
 }
 
+/// Returns true if the last byte is an equals sign that is not escaped.
+fn is_equals(bytes: &[u8]) -> bool {
+    let Some((b'=', before)) = bytes.split_last() else { return false };
+    let backslashes = before.iter().rev().take_while(|&&byte| byte == b'\\').count();
+    backslashes % 2 == 0
+}
+
 /// Returns the index behind which the fields of the first line are.
 fn fields_of(body: &[u8]) -> usize {
     let begin = skip_blanks(body, 0);
     match body.get(begin) {
         None | Some(b'#') => usize::MAX,
-        Some(_) => scan(body, begin, |byte| matches!(byte, b' ' | b'\n')).0,
+        Some(_) => {
+            // A line break ends the line also behind a backslash.
+            let mut rest = body[begin..].iter().zip(&body[begin + 1..]);
+            let end =
+                rest.position(|(&byte, &next)| next == b'\n' || next == b' ' && byte != b'\\');
+            end.map_or(body.len(), |end| begin + end + 1)
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use super::line::{LineParser, OmittedFields, Precision, lines};
 use crate::{
-    http::{App, Figure, body, error::ApiError, params::Params},
+    http::{App, Figure, body, error::ApiError, params::Params, serve::PeerSource},
     stats::Counter,
     store::{PutBatch, Store},
 };
@@ -133,6 +133,7 @@ async fn health() -> impl IntoResponse {
 async fn write_v1<S: Store>(
     State(app): State<Arc<App<S>>>,
     Extension(counters): Extension<Arc<WriteCounters>>,
+    source: Option<Extension<PeerSource>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -143,7 +144,7 @@ async fn write_v1<S: Store>(
     } else {
         // InfluxDB 1.x takes what it does not know for nanoseconds.
         let precision = params.get("precision").and_then(Precision::parse).unwrap_or_default();
-        write(&app, &counters, precision, &headers, body).await
+        write(&app, &counters, precision, source.map(|source| source.0), &headers, body).await
     };
     answer(written, Version::V1)
 }
@@ -151,6 +152,7 @@ async fn write_v1<S: Store>(
 async fn write_v2<S: Store>(
     State(app): State<Arc<App<S>>>,
     Extension(counters): Extension<Arc<WriteCounters>>,
+    source: Option<Extension<PeerSource>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -159,7 +161,9 @@ async fn write_v2<S: Store>(
     let precision = params.get("precision").filter(|text| !text.is_empty());
     let written = match precision.map_or(Some(Precision::default()), Precision::parse) {
         None => Err(ApiError::bad_request("invalid precision: use ns, us, ms or s")),
-        Some(precision) => write(&app, &counters, precision, &headers, body).await,
+        Some(precision) => {
+            write(&app, &counters, precision, source.map(|source| source.0), &headers, body).await
+        }
     };
     answer(written, Version::V2)
 }
@@ -199,13 +203,14 @@ async fn write<S: Store>(
     app: &App<S>,
     counters: &WriteCounters,
     precision: Precision,
+    source: Option<PeerSource>,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(), ApiError> {
     let body = body::read(headers, body, &app.limits, &app.body_budget).await?;
     let mut writer = BatchWriter {
         app,
-        puts: PutBatch::new(),
+        puts: source.map_or_else(PutBatch::new, |source| PutBatch::from_source(source.0)),
         counters,
         stored: 0,
         failures: Failures::default(),

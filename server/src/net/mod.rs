@@ -5,7 +5,5 @@ mod conn_limit;
 mod listen;
 
 pub(crate) use accept::{Accept, Acceptor, Listeners};
-#[cfg(feature = "tls")]
-pub(crate) use conn_limit::source_of;
-pub(crate) use conn_limit::{ConnectionPermit, PerSourceLimit};
+pub(crate) use conn_limit::{ConnectionPermit, PerSourceLimit, source_of};
 pub(crate) use listen::listen;

@@ -14,7 +14,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, field::DisplayValue, info};
 
-use crate::store::{PutBatch, Store};
+use crate::{
+    net::source_of,
+    store::{PutBatch, Store},
+};
 
 mod close_reason;
 mod deadline;
@@ -36,6 +39,7 @@ mod unsent_budget;
 use close_reason::CloseReason;
 pub use limits::Limits;
 pub(crate) use scheduler::Usage;
+use shared::MAX_CONTENDED_PUTS;
 pub(crate) use shared::SessionShared;
 #[cfg(feature = "tls")]
 pub use tls::TlsAcceptor;
@@ -92,6 +96,7 @@ pub(crate) async fn run<Io, S>(
     S: Store,
 {
     let limits = shared.limits;
+    let puts = peer.map_or_else(PutBatch::new, |peer| PutBatch::from_source(source_of(peer.ip())));
     let peer = peer.map(tracing::field::display);
     let mut session = Session {
         transport: Transport::new(
@@ -101,7 +106,7 @@ pub(crate) async fn run<Io, S>(
             usage,
         ),
         codec: ServerCodec::with_max_line_bytes(limits.max_line_bytes),
-        puts: PutBatch::new(),
+        puts,
         is_new: true,
         slice_bytes: 0,
         peer: peer.clone(),
@@ -225,8 +230,13 @@ where
 
     /// Answers every request whose line is complete.
     async fn answer(&mut self) -> Result<(), CloseReason> {
+        let max_puts = if self.shared.is_contended() { MAX_CONTENDED_PUTS } else { usize::MAX };
         loop {
-            self.take_puts();
+            self.take_puts(max_puts);
+            if self.puts.len() >= max_puts {
+                self.apply().await?;
+                continue;
+            }
             let line = match self.codec.next_line(self.transport.input()) {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
@@ -279,12 +289,14 @@ where
         Ok(())
     }
 
-    /// Takes the puts at the beginning of the input that the fast parser accepts, and consumes them at
-    /// once.
-    fn take_puts(&mut self) {
+    /// Takes the puts at the beginning of the input that the fast parser accepts, up to a batch of `max_puts`,
+    /// and consumes them at once.
+    fn take_puts(&mut self, max_puts: usize) {
         let input = self.transport.input();
         let mut len = 0;
-        while let Some((key, point, put_len)) = self.codec.next_put(&input[len..]) {
+        while self.puts.len() < max_puts
+            && let Some((key, point, put_len)) = self.codec.next_put(&input[len..])
+        {
             self.puts.push_ref(key, point);
             len += put_len;
         }

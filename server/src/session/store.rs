@@ -25,8 +25,10 @@ where
         if count == 0 {
             return Ok(());
         }
+        let unapplied = self.shared.count_unapplied(self.puts.memory());
         let applied =
             within(self.shared.limits.store_timeout, self.shared.store.apply(&self.puts)).await;
+        drop(unapplied);
         self.puts.clear();
         match applied.unwrap_or_else(|_| Err(timed_out())) {
             Ok(()) => {

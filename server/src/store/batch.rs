@@ -1,6 +1,6 @@
 //! Batches of puts.
 
-use std::ops::Range;
+use std::{net::IpAddr, ops::Range};
 
 use metrics_client::{Key, Point, codec::KeyRef};
 
@@ -22,13 +22,29 @@ pub struct PutBatch {
     keys: String,
     /// Each put with the range of its key in `keys`.
     puts: Vec<(Range<usize>, Point)>,
+    source: Option<IpAddr>,
 }
 
 impl PutBatch {
-    /// Creates an empty batch.
+    /// Creates an empty batch without a source.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates an empty batch for the puts of one source: the address of a peer, or for IPv6 the first 64 bits of
+    /// it, since a host may use every address of its network.
+    ///
+    /// A store that is busy divides its time between sources. All batches without a source are one.
+    #[must_use]
+    pub fn from_source(source: IpAddr) -> Self {
+        Self { source: Some(source), ..Self::default() }
+    }
+
+    /// Returns whose puts they are, if that is known.
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        self.source
     }
 
     /// Adds a put.
@@ -54,7 +70,7 @@ impl PutBatch {
         self.puts.push((range, point));
     }
 
-    /// Removes all puts, and keeps the memory.
+    /// Removes all puts, and keeps the source and the memory.
     pub fn clear(&mut self) {
         self.keys.clear();
         self.puts.clear();
@@ -64,8 +80,13 @@ impl PutBatch {
     pub(crate) fn release(&mut self) {
         const KEPT: usize = 64;
         if self.puts.capacity() > KEPT || self.keys.capacity() > KEPT * 32 {
-            *self = Self::new();
+            *self = Self { source: self.source, ..Self::default() };
         }
+    }
+
+    /// Returns how many bytes of memory the batch takes.
+    pub(crate) fn memory(&self) -> usize {
+        self.keys.capacity() + self.puts.capacity() * size_of::<(Range<usize>, Point)>()
     }
 
     /// Returns the number of puts.
@@ -81,15 +102,15 @@ impl PutBatch {
     }
 
     /// Returns a batch of the puts whose index `keep` selects.
-    pub(super) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
+    pub(crate) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
         let puts = self.puts.iter().enumerate();
         let puts = puts.filter(|&(index, _)| keep(index)).map(|(_, put)| put.clone());
-        Self { keys: self.keys.clone(), puts: puts.collect() }
+        Self { keys: self.keys.clone(), puts: puts.collect(), source: self.source }
     }
 
     /// Adds the puts of another batch.
-    #[cfg(feature = "disk")]
-    pub(super) fn append(&mut self, other: &Self) {
+    #[cfg(any(feature = "disk", feature = "relay"))]
+    pub(crate) fn append(&mut self, other: &Self) {
         let offset = self.keys.len();
         self.keys.push_str(&other.keys);
         let moved = |range: &Range<usize>| range.start + offset..range.end + offset;
@@ -101,7 +122,7 @@ impl PutBatch {
     pub(super) fn split(&self, max_bytes: usize) -> impl Iterator<Item = Self> {
         let mut puts = self.puts.iter().peekable();
         std::iter::from_fn(move || {
-            let (mut batch, mut bytes) = (Self::new(), 0);
+            let (mut batch, mut bytes) = (Self { source: self.source, ..Self::default() }, 0);
             while let Some((range, point)) = puts.next_if(|_| bytes < max_bytes) {
                 batch.push_str(&self.keys[range.clone()], *point);
                 bytes += range.len() + size_of::<Point>();
@@ -111,13 +132,13 @@ impl PutBatch {
     }
 
     /// Returns about how many bytes the puts take.
-    #[cfg(feature = "disk")]
-    pub(super) fn bytes(&self) -> usize {
+    #[cfg(any(feature = "disk", feature = "relay"))]
+    pub(crate) fn bytes(&self) -> usize {
         self.keys.len() + self.puts.len() * size_of::<Point>()
     }
 
     /// Iterates over the puts in order, grouped into runs of one key.
-    pub(super) fn runs(&self) -> impl Iterator<Item = KeyRun<'_>> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = KeyRun<'_>> {
         let runs = self.puts.chunk_by(|(range, _), (next, _)| range == next);
         runs.map(|puts| KeyRun { key: &self.keys[puts[0].0.clone()], puts })
     }
@@ -130,13 +151,13 @@ impl PutBatch {
 }
 
 /// Consecutive puts of one key.
-pub(super) struct KeyRun<'a> {
-    pub(super) key: &'a str,
+pub(crate) struct KeyRun<'a> {
+    pub(crate) key: &'a str,
     puts: &'a [(Range<usize>, Point)],
 }
 
 impl KeyRun<'_> {
-    pub(super) fn points(&self) -> impl ExactSizeIterator<Item = Point> {
+    pub(crate) fn points(&self) -> impl ExactSizeIterator<Item = Point> {
         self.puts.iter().map(|&(_, point)| point)
     }
 }

@@ -1,6 +1,7 @@
 //! A store that passes on what was applied.
 
 use std::{
+    fmt,
     ops::RangeInclusive,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -46,7 +47,20 @@ use super::{KeyPattern, PutBatch, RangeSnapshot, Store, StoreError};
 pub struct Tee<S> {
     store: S,
     sender: broadcast::Sender<Arc<PutBatch>>,
+    observers: Observers,
     failing: Arc<Failing>,
+}
+
+/// Functions that are called with every applied batch.
+#[derive(Clone, Default)]
+struct Observers(Vec<Arc<Observer>>);
+
+type Observer = dyn Fn(&Arc<PutBatch>) + Send + Sync;
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Observers").field(&self.0.len()).finish()
+    }
 }
 
 /// Whether the store fails.
@@ -88,6 +102,7 @@ impl<S> Tee<S> {
         Self {
             store,
             sender: broadcast::Sender::new(capacity.clamp(1, MAX_CAPACITY)),
+            observers: Observers::default(),
             failing: Arc::default(),
         }
     }
@@ -96,6 +111,20 @@ impl<S> Tee<S> {
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         Subscription(self.sender.subscribe())
+    }
+
+    /// Adds a function that is called with every batch that was applied, before
+    /// [`apply`](Store::apply) returns, so before any of its puts is acknowledged. It misses no batch, so it
+    /// must not block: every put waits for it. Clones that were made before do not call it.
+    ///
+    /// A put that a peer sends after another one was acknowledged is observed after it, on whatever
+    /// connection. Batches that are applied concurrently may be observed in another order than the store
+    /// applied them in. The puts of a call that was dropped, so that they were never acknowledged, may be
+    /// applied and not observed.
+    #[must_use]
+    pub fn observer(mut self, observer: impl Fn(&Arc<PutBatch>) + Send + Sync + 'static) -> Self {
+        self.observers.0.push(Arc::new(observer));
+        self
     }
 
     /// Returns the error of the last batch, if it failed [transiently](StoreError::is_transient) within the last
@@ -162,14 +191,18 @@ impl<S: Store> Store for Tee<S> {
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
         let applied = self.store.apply(puts).await;
         self.failing.note(&applied);
-        if self.sender.receiver_count() > 0 {
+        if self.sender.receiver_count() > 0 || !self.observers.0.is_empty() {
             let stored = match &applied {
                 Ok(()) => puts.clone(),
                 Err(error) => puts.filtered(|index| error.of_put(index).is_none()),
             };
             if !stored.is_empty() {
+                let stored = Arc::new(stored);
+                for observer in &self.observers.0 {
+                    observer(&stored);
+                }
                 // Fails only without a subscriber.
-                let _ = self.sender.send(Arc::new(stored));
+                let _ = self.sender.send(stored);
             }
         }
         applied
@@ -252,6 +285,19 @@ mod tests {
             assert_eq!(keys(subscription.next().await), ["c"]);
             assert!(subscription.next().await.is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn observer_misses_no_applied_put() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        let store = Tee::new(Picky, 1).observer(move |puts| {
+            sink.lock().unwrap().extend(puts.iter().map(|(key, _)| key.to_owned()));
+        });
+        store.apply(&batch(&["a", "no", "b"])).await.unwrap_err();
+        store.apply(&batch(&["no"])).await.unwrap_err();
+        store.apply(&batch(&["c"])).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["a", "b", "c"]);
     }
 
     #[tokio::test]

@@ -19,6 +19,18 @@ fn graphite_target_corpus_passes() {
     replay("graphite_target", fuzz_target);
 }
 
+#[cfg(feature = "influx")]
+#[test]
+fn influx_line_corpus_passes() {
+    replay("influx_line", crate::influx::model::check);
+}
+
+#[cfg(all(feature = "graphite", feature = "influx"))]
+#[test]
+fn http_request_corpus_passes() {
+    replay("http_request", crate::http_requests::http_request);
+}
+
 #[cfg(feature = "disk")]
 #[test]
 fn store_block_corpus_passes() {

@@ -14,18 +14,22 @@ use tokio::{
 };
 
 mod connection;
-#[cfg(any(feature = "disk", feature = "graphite"))]
+#[cfg(any(feature = "disk", feature = "graphite", feature = "influx"))]
 mod corpus;
 #[cfg(feature = "disk")]
 mod durability;
 mod grammar;
 #[cfg(feature = "graphite")]
 mod graphite;
+#[cfg(all(feature = "graphite", feature = "influx"))]
+mod http_requests;
 #[cfg(feature = "influx")]
 mod influx;
 mod listen;
 mod overload;
 mod pipelining;
+#[cfg(feature = "relay")]
+mod relay;
 mod shutdown;
 mod store;
 

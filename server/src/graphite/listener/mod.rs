@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    net::{Acceptor, Listeners, PerSourceLimit, listen},
+    net::{Acceptor, Listeners, PerSourceLimit, listen, source_of},
     store::{MemoryStore, PutBatch, Store, StoreError},
 };
 
@@ -259,6 +259,7 @@ async fn serve_connection<S: Store>(
     stop: &CancellationToken,
 ) {
     let mut lines = IncomingLines::new(shared, peer);
+    lines.puts = PutBatch::from_source(source_of(peer.ip()));
     let mut buffer = BytesMut::new();
     loop {
         if buffer.capacity() - buffer.len() < MIN_READ_BYTES {
@@ -308,6 +309,7 @@ async fn serve_datagrams<S: Store>(
     stop: &CancellationToken,
 ) {
     let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
+    // Of many peers, whose addresses may be forged: all of them are one source.
     let mut puts = PutBatch::new();
     loop {
         let received = tokio::select! {

@@ -161,6 +161,10 @@ fn line_breaks_in_strings_end_no_line() {
     assert_eq!(split("# a b=\"x\nd e=2"), ["# a b=\"x", "d e=2"]);
     assert_eq!(split("a b=\"x\nd e=2"), ["a b=\"x", "d e=2"]);
     assert_eq!(split("a b=x\"y\nd e=2"), ["a b=x\"y", "d e=2"]);
+    assert_eq!(split("a b\\=\"x\nd\" e=2"), ["a b\\=\"x", "d\" e=2"]);
+    assert_eq!(split("a\\\n b=\"x\ny\""), ["a\\", " b=\"x", "y\""]);
+    // Each line is looked at once: otherwise this would take hours.
+    assert_eq!(lines(&b"\"\\\n".repeat(1 << 17)).count(), 1 << 17);
 }
 
 proptest! {

@@ -10,7 +10,8 @@ use tracing::{error, info, warn};
 use super::{
     MAX_BATCH_BYTES,
     folder::Folder,
-    queue::{Closing, Group, MAX_GROUP_BYTES},
+    group::Group,
+    queue::{Closing, MAX_GROUP_BYTES},
     record,
     shared::{Counters, Sealing, Shared},
 };

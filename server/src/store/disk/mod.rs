@@ -23,7 +23,9 @@ mod commit;
 mod copy;
 mod damaged;
 mod delete;
+mod fair_queue;
 mod folder;
+mod group;
 mod head;
 mod open;
 mod open_snapshots;
@@ -32,6 +34,7 @@ mod overlay;
 mod queue;
 mod record;
 mod repair;
+mod room;
 mod salvage;
 mod seal;
 mod sealer;
@@ -436,10 +439,10 @@ impl Store for DiskStore {
         if puts.is_empty() {
             // Nothing to write.
         } else if puts.bytes() <= MAX_BATCH_BYTES {
-            self.shared.queue.submit(puts)?.await?;
+            self.shared.queue.submit(puts).await?.await?;
         } else {
             for puts in puts.split(MAX_BATCH_BYTES) {
-                self.shared.queue.submit(&puts)?.await?;
+                self.shared.queue.submit(&puts).await?.await?;
             }
         }
         if rejected.is_empty() { Ok(()) } else { Err(StoreError::of_puts(rejected)) }

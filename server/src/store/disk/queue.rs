@@ -3,14 +3,19 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     thread,
     time::{Duration, Instant},
 };
 
 use metrics_client::internal::wake::wake_each;
 
+use super::{
+    fair_queue::Ticket,
+    group::{Committed, Group, closed},
+    room::Room,
+};
 use crate::store::{PutBatch, StoreError};
 
 #[derive(Debug, Default)]
@@ -20,13 +25,13 @@ pub(super) struct CommitQueue {
     work: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct CommitQueueState {
     groups: VecDeque<Group>,
+    /// Which batches are added to `groups`.
+    room: Room,
     /// An empty batch with memory, for the next group.
     spare: PutBatch,
-    /// The puts that wait.
-    puts: usize,
     /// Log entries before this number are in blocks.
     sealed: Option<u64>,
     closing: Option<Closing>,
@@ -37,6 +42,22 @@ struct CommitQueueState {
     is_closed: bool,
     /// The committer waits for `work`.
     is_waiting: bool,
+}
+
+impl Default for CommitQueueState {
+    fn default() -> Self {
+        Self {
+            groups: VecDeque::new(),
+            room: Room::new(ROOM_BYTES),
+            spare: PutBatch::new(),
+            sealed: None,
+            closing: None,
+            is_seal_requested: false,
+            is_woken: false,
+            is_closed: false,
+            is_waiting: false,
+        }
+    }
 }
 
 /// What the committer does next.
@@ -82,11 +103,10 @@ impl CommitQueue {
         }
     }
 
-    /// Adds a batch to the last group. If its caller is dropped, it is written only if another batch of the group is.
-    pub(super) fn submit(&self, puts: &PutBatch) -> Result<Committed, StoreError> {
-        let mut submitted = Err(closed());
-        self.update(|state| submitted = state.submit(puts));
-        submitted
+    /// Waits for room, and adds a batch to the last group. If its caller is dropped, it is written only if another
+    /// batch of the group is.
+    pub(super) fn submit<'a>(&'a self, puts: &'a PutBatch) -> Submission<'a> {
+        Submission { queue: self, puts, ticket: None }
     }
 
     pub(super) fn request_seal(&self) {
@@ -104,18 +124,31 @@ impl CommitQueue {
     }
 
     pub(super) fn close(&self, how: Closing) {
-        self.update(|state| _ = state.closing.get_or_insert(how));
+        let mut wakers = Vec::new();
+        self.update(|state| {
+            state.closing.get_or_insert(how);
+            wakers = state.room.close();
+        });
+        wake_each(wakers);
     }
 
     /// Fails all groups, and those to come.
     pub(super) fn reject_all(&self) {
-        let mut groups = VecDeque::new();
+        let (mut groups, mut wakers) = (VecDeque::new(), Vec::new());
         self.update(|state| {
             state.is_closed = true;
             groups = std::mem::take(&mut state.groups);
+            wakers = state.room.close();
         });
         // Fails the callers, without the lock.
         drop(groups);
+        wake_each(wakers);
+    }
+
+    /// Returns true if no batch waits for room or takes any.
+    #[cfg(test)]
+    pub(super) fn is_room_empty(&self) -> bool {
+        self.state().room.is_empty()
     }
 
     // Called by the committer.
@@ -137,14 +170,17 @@ impl CommitQueue {
                 || state.is_woken
                 || state.closing.is_some()
             {
-                let groups = if accepts_groups || state.closing.is_some() {
-                    state.puts = 0;
-                    std::mem::take(&mut state.groups)
+                let is_taken = accepts_groups || state.closing.is_some();
+                let (groups, wakers) = if is_taken && !state.groups.is_empty() {
+                    (std::mem::take(&mut state.groups), state.room.on_taken())
                 } else {
-                    VecDeque::new()
+                    (VecDeque::new(), Vec::new())
                 };
                 state.is_woken = false;
-                return Work { groups, sealed: state.sealed.take(), closing: state.closing };
+                let work = Work { groups, sealed: state.sealed.take(), closing: state.closing };
+                drop(state);
+                wake_each(wakers);
+                return work;
             }
             if now < spin_until {
                 drop(state);
@@ -185,122 +221,66 @@ impl CommitQueue {
 }
 
 impl CommitQueueState {
-    fn submit(&mut self, puts: &PutBatch) -> Result<Committed, StoreError> {
-        if self.is_closed || self.closing.is_some() {
-            return Err(closed());
-        }
-        if self.puts >= MAX_QUEUED_PUTS {
-            return Err(StoreError::transient("too many puts wait for the disk"));
-        }
-        let has_room = self.groups.back().is_some_and(|group| group.puts.bytes() < MAX_GROUP_BYTES);
-        if !has_room {
-            let puts = std::mem::take(&mut self.spare);
-            self.groups.push_back(Group { puts, completion: Arc::default() });
-        }
-        self.puts += puts.len();
-        let group = self.groups.back_mut().ok_or_else(closed)?;
-        group.puts.append(puts);
-        group.completion.state().waiting += 1;
-        Ok(Committed { completion: Arc::clone(&group.completion), waker: None })
+    /// Adds an admitted batch to the last group.
+    fn add(&mut self, puts: &PutBatch) -> Committed {
+        let last = match self.groups.pop_back() {
+            Some(group) if group.puts.bytes() < MAX_GROUP_BYTES => group,
+            full => {
+                self.groups.extend(full);
+                Group::new(std::mem::take(&mut self.spare))
+            }
+        };
+        self.groups.push_back(last);
+        let group = self.groups.back_mut().expect("a group was pushed");
+        group.add(puts)
     }
 }
 
-fn closed() -> StoreError {
-    StoreError::transient("store closed")
-}
-
-/// Batches that are written as one record. If it is dropped before it is completed, the store is closed.
+/// Adds a batch to a group when there is room.
 #[derive(Debug)]
-pub(super) struct Group {
-    pub(super) puts: PutBatch,
-    completion: Arc<GroupCompletion>,
+pub(super) struct Submission<'a> {
+    queue: &'a CommitQueue,
+    puts: &'a PutBatch,
+    /// Set while it waits for room.
+    ticket: Option<Ticket>,
 }
 
-impl Group {
-    /// Returns true if all callers were dropped.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.completion.state().waiting == 0
-    }
-
-    /// Wakes all callers with the outcome. Returns the puts.
-    pub(super) fn complete(mut self, outcome: Result<(), StoreError>) -> PutBatch {
-        self.completion.complete(outcome);
-        std::mem::take(&mut self.puts)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.completion.complete(Err(closed()));
-    }
-}
-
-#[derive(Debug, Default)]
-struct GroupCompletion(Mutex<GroupCompletionState>);
-
-#[derive(Debug, Default)]
-struct GroupCompletionState {
-    outcome: Option<Result<(), StoreError>>,
-    wakers: Vec<Option<Waker>>,
-    /// How many callers wait.
-    waiting: usize,
-}
-
-impl GroupCompletion {
-    fn state(&self) -> MutexGuard<'_, GroupCompletionState> {
-        // No panic can leave the state inconsistent.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sets the outcome, unless there is one.
-    fn complete(&self, outcome: Result<(), StoreError>) {
-        let mut state = self.state();
-        state.outcome.get_or_insert(outcome);
-        let wakers = std::mem::take(&mut state.wakers);
-        drop(state);
-        wake_each(wakers.into_iter().flatten());
-    }
-}
-
-/// Waits until a batch is committed.
-#[derive(Debug)]
-pub(super) struct Committed {
-    completion: Arc<GroupCompletion>,
-    /// The index of its waker.
-    waker: Option<usize>,
-}
-
-impl Future for Committed {
-    type Output = Result<(), StoreError>;
+impl Future for Submission<'_> {
+    type Output = Result<Committed, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { completion, waker } = &mut *self;
-        let mut state = completion.state();
-        if let Some(outcome) = &state.outcome {
-            return Poll::Ready(outcome.clone());
-        }
-        let index = *waker.get_or_insert_with(|| {
-            state.wakers.push(None);
-            state.wakers.len() - 1
+        let Self { queue, puts, ticket } = &mut *self;
+        // Cloned, and the one before is dropped, without the lock.
+        let mut waker = ticket.is_some().then(|| cx.waker().clone());
+        let mut polled = Poll::Pending;
+        queue.update(|state| {
+            if state.is_closed || state.closing.is_some() {
+                polled = Poll::Ready(Err(closed()));
+                return;
+            }
+            let is_admitted = match (*ticket, &mut waker) {
+                (Some(ticket), Some(waker)) => state.room.is_admitted(ticket, puts.bytes(), waker),
+                _ => {
+                    let entered = state.room.enter(puts.source(), puts.bytes(), cx.waker());
+                    *ticket = entered.err();
+                    ticket.is_none()
+                }
+            };
+            if is_admitted {
+                *ticket = None;
+                polled = Poll::Ready(Ok(state.add(puts)));
+            }
         });
-        let before = match &mut state.wakers[index] {
-            Some(waker) if waker.will_wake(cx.waker()) => None,
-            waker => waker.replace(cx.waker().clone()),
-        };
-        drop(state);
-        // Not under the lock.
-        drop(before);
-        Poll::Pending
+        polled
     }
 }
 
-impl Drop for Committed {
+impl Drop for Submission<'_> {
     fn drop(&mut self) {
-        let mut state = self.completion.state();
-        state.waiting -= 1;
-        let waker = self.waker.and_then(|index| state.wakers.get_mut(index)?.take());
-        drop(state);
-        drop(waker);
+        if let Some(ticket) = self.ticket {
+            let (wakers, _own) = self.queue.state().room.leave(ticket);
+            wake_each(wakers);
+        }
     }
 }
 
@@ -308,12 +288,12 @@ impl Drop for Committed {
 /// little, large enough that one sync serves all connections. The last batch is added to it.
 pub(super) const MAX_GROUP_BYTES: usize = 1024 * 1024;
 
+/// How many bytes of batches are admitted to the store before the committer takes them: written in less than a
+/// millisecond, so that a put which waits for the next group is not late.
+pub(super) const ROOM_BYTES: usize = 128 * 1024;
+
 /// How large a batch may be whose memory is kept, in bytes.
 const MAX_SPARE_BYTES: usize = 256 * 1024;
-
-/// How many puts may wait for the committer: some 256 MiB. A disk that hangs would otherwise fill the
-/// memory with the puts of clients that retry.
-const MAX_QUEUED_PUTS: usize = 4 * 1024 * 1024;
 
 /// How long the committer looks for more work before it sleeps: a client that waits for each answer sends its
 /// next put by then. Other threads that can run do so first.
@@ -321,6 +301,7 @@ const SPIN_TIME: Duration = Duration::from_micros(50);
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use metrics_client::{Key, Point};
 
     use super::*;
@@ -331,6 +312,11 @@ mod tests {
         puts
     }
 
+    /// Adds a batch for which there is room.
+    fn submit(queue: &CommitQueue, puts: &PutBatch) -> Committed {
+        queue.submit(puts).now_or_never().expect("there is room").unwrap()
+    }
+
     fn take(queue: &CommitQueue) -> VecDeque<Group> {
         queue.next_work(None, || Readiness { accepts_groups: true, can_seal: true }).groups
     }
@@ -338,11 +324,11 @@ mod tests {
     #[tokio::test]
     async fn batches_that_wait_are_one_group() {
         let queue = CommitQueue::default();
-        let committed: Vec<_> = (1..4).map(|len| queue.submit(&batch(len)).unwrap()).collect();
+        let committed: Vec<_> = (1..4).map(|len| submit(&queue, &batch(len))).collect();
         let mut groups = take(&queue);
         let group = groups.pop_front().unwrap();
         assert_eq!((groups.len(), group.puts.len()), (0, 6));
-        let later = queue.submit(&batch(1)).unwrap();
+        let later = submit(&queue, &batch(1));
         group.complete(Ok(()));
         for committed in committed {
             committed.await.unwrap();
@@ -354,22 +340,22 @@ mod tests {
     #[tokio::test]
     async fn abandoned_group_is_known_and_a_large_one_is_full() {
         let queue = CommitQueue::default();
-        drop(queue.submit(&batch(1)).unwrap());
+        drop(submit(&queue, &batch(1)));
         let large = batch(MAX_GROUP_BYTES as i64 / 16);
-        let _waits = [queue.submit(&large).unwrap(), queue.submit(&batch(1)).unwrap()];
+        let _waits = [submit(&queue, &large), submit(&queue, &batch(1))];
         let groups = take(&queue);
         let found: Vec<_> = groups.iter().map(|g| (g.puts.len(), g.is_abandoned())).collect();
         assert_eq!(found, [(1 + large.len(), false), (1, false)]);
-        drop(queue.submit(&batch(1)).unwrap());
+        drop(submit(&queue, &batch(1)));
         assert!(take(&queue)[0].is_abandoned());
     }
 
     #[tokio::test]
     async fn closed_queue_rejects_batches() {
         let queue = CommitQueue::default();
-        let waiting = queue.submit(&batch(1)).unwrap();
+        let waiting = submit(&queue, &batch(1));
         queue.reject_all();
         assert_eq!(waiting.await.unwrap_err().to_string(), "store closed");
-        assert!(queue.submit(&batch(1)).is_err());
+        assert!(queue.submit(&batch(1)).await.is_err());
     }
 }

@@ -12,6 +12,7 @@ use super::*;
 use crate::{Limits, serve_connection, store::Snapshot};
 
 mod damage;
+mod fairness;
 mod model;
 mod operations;
 mod trouble;
@@ -289,29 +290,38 @@ async fn failed_sync_moves_the_batch_to_a_new_segment() {
 
 /// Lets syncs of the log wait until the gate is opened.
 struct Gate {
-    is_open: Arc<(Mutex<bool>, std::sync::Condvar)>,
+    /// How many syncs may pass.
+    allowed: Arc<(Mutex<u64>, std::sync::Condvar)>,
     entered: tokio::sync::mpsc::UnboundedReceiver<()>,
 }
 
 impl Gate {
     fn close(fs: &FaultyFs) -> Self {
-        let is_open = Arc::new((Mutex::new(false), std::sync::Condvar::new()));
+        let allowed = Arc::new((Mutex::new(0), std::sync::Condvar::new()));
         let (enter, entered) = tokio::sync::mpsc::unbounded_channel();
-        let gate = Arc::clone(&is_open);
+        let gate = Arc::clone(&allowed);
         fs.set_hook(move |operation, path| {
             if operation == Operation::Sync && path.to_string_lossy().contains("/log/") {
                 let _ = enter.send(());
-                let (is_open, opened) = &*gate;
-                drop(opened.wait_while(is_open.lock().unwrap(), |is_open| !*is_open).unwrap());
+                let (allowed, changed) = &*gate;
+                let allowed = allowed.lock().unwrap();
+                *changed.wait_while(allowed, |allowed| *allowed == 0).unwrap() -= 1;
             }
             Ok(())
         });
-        Self { is_open, entered }
+        Self { allowed, entered }
+    }
+
+    /// Lets one sync pass, and waits for the next.
+    async fn step(&mut self) {
+        *self.allowed.0.lock().unwrap() += 1;
+        self.allowed.1.notify_all();
+        self.entered.recv().await.unwrap();
     }
 
     fn open(&self) {
-        *self.is_open.0.lock().unwrap() = true;
-        self.is_open.1.notify_all();
+        *self.allowed.0.lock().unwrap() = u64::MAX;
+        self.allowed.1.notify_all();
     }
 }
 

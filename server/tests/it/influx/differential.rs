@@ -18,6 +18,8 @@ use metrics_client::{Key, Point};
 use metrics_server::influx::read_lines;
 use serde_json::Value;
 
+use super::model;
+
 /// What is read of a line: the keys and seconds, and the bits of their values.
 type Reading = BTreeMap<(String, i64), u64>;
 
@@ -41,6 +43,25 @@ fn lines_are_read_as_the_crate_reads_them() {
         compared > LINES / 2 && good > LINES / 3,
         "{compared} are comparable, {good} of them good"
     );
+}
+
+#[test]
+fn bodies_are_read_as_the_model_reads_them() {
+    let mut rng = Rng::with_seed(3);
+    for _ in 0..LINES {
+        let mut body = String::new();
+        for _ in 0..rng.usize(1..5) {
+            body += &random_line(&mut rng, SECOND);
+            body.push('\n');
+        }
+        // A line break in a name, behind a backslash, or in a string.
+        let breaks = body.char_indices().map(|(at, _)| at).collect::<Vec<_>>();
+        body.insert(
+            rng.choice(&breaks).copied().unwrap_or(0),
+            rng.choice(['\n', '"', '\\']).unwrap_or('\n'),
+        );
+        model::check(body.as_bytes());
+    }
 }
 
 /// How many lines are compared with each.
