@@ -107,7 +107,7 @@ impl DuplexServer {
     pub(super) fn connect(&self, buffer: usize) -> DuplexStream {
         let (ours, theirs) = duplex(buffer);
         let (router, watcher) = (self.router.clone(), self.graceful.watcher());
-        tokio::spawn(serve::serve(theirs, router, self.app.limits, watcher));
+        tokio::spawn(serve::serve(theirs, [127, 0, 0, 1].into(), router, self.app.limits, watcher));
         ours
     }
 
