@@ -200,7 +200,7 @@ impl<F: FileSystem> Committer<F> {
         self.has_head_exceeded(2)
     }
 
-    /// Returns true if the head has so many times as much as it should be sealed with.
+    /// Returns true if the head is `times` as large as it may be before it is sealed.
     fn has_head_exceeded(&self, times: usize) -> bool {
         let options = &self.shared.options;
         let (puts, memory) = self.shared.head_size();

@@ -36,7 +36,7 @@ impl Pace {
         micros.saturating_mul(BYTES_PER_MICROSECOND).clamp(MIN_ROOM_BYTES, MAX_ROOM_BYTES)
     }
 
-    /// Notes that groups of so many bytes were taken.
+    /// Notes the size of the groups that were taken.
     pub(super) fn on_taken(&mut self, bytes: usize, is_head_late: bool, now: Instant) {
         let pause = LATE_NANOS_PER_BYTE.saturating_mul(bytes as u64);
         self.next_take = is_head_late.then(|| now + Duration::from_nanos(pause));
