@@ -95,9 +95,15 @@ impl Agent {
         std::mem::replace(&mut self.reporter, reporter)
     }
 
-    /// Changes what programs report to. What they have reported to the one before is recorded, and it is closed.
+    /// Changes what programs report to. The one before is closed, and what has arrived there is recorded.
     pub fn set_statsd(&mut self, statsd: Option<Statsd>) {
-        self.record_reported();
+        if let Some(before) = &mut self.statsd {
+            before.stop();
+            let now = unix_seconds((self.clock)());
+            // A second has one value.
+            let second = self.last.map_or(now, |last| now.max(last.saturating_add(1)));
+            self.record_reported(second);
+        }
         self.statsd = statsd;
     }
 
@@ -105,14 +111,6 @@ impl Agent {
     #[must_use]
     pub fn statsd(&self) -> Option<&Statsd> {
         self.statsd.as_ref()
-    }
-
-    /// Records what programs have reported since the last due second, before the reporter is closed.
-    pub fn record_reported(&mut self) {
-        let now = unix_seconds((self.clock)());
-        // A second has one value.
-        let second = self.last.map_or(now, |last| now.max(last.saturating_add(1)));
-        self.take_reported(second);
     }
 
     /// Measures at each due second, and never returns.
@@ -130,7 +128,7 @@ impl Agent {
                 Next::Due(second) => {
                     let measured = self.measure(second).await;
                     self.record(&measured, second);
-                    self.take_reported(second);
+                    self.record_reported(second);
                     self.last = Some(second);
                 }
             }
@@ -202,7 +200,7 @@ impl Agent {
         }
     }
 
-    fn take_reported(&self, second: i64) {
+    fn record_reported(&self, second: i64) {
         let Some(statsd) = &self.statsd else { return };
         let aggregates = statsd.take();
         let names = &self.settings.names;

@@ -18,6 +18,7 @@ mod failure;
 mod folder;
 mod get;
 mod http;
+mod http_limit;
 mod import;
 mod lines;
 mod man;
@@ -34,6 +35,7 @@ mod service;
 mod signals;
 mod size;
 mod times;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -58,6 +60,7 @@ enum Command {
     Agent(Box<agent::AgentArgs>),
     Put(put::PutArgs),
     Get(get::GetArgs),
+    Watch(watch::WatchArgs),
     Plot(plot::PlotArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
@@ -86,6 +89,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Agent(args) => agent::run(&args),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),

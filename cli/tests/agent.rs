@@ -8,6 +8,8 @@ mod support;
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    net::UdpSocket,
+    os::unix::net::UnixDatagram,
     path::Path,
     process::{Child, ChildStderr, Command, Stdio},
     time::{Duration, Instant},
@@ -23,14 +25,17 @@ const DIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist");
 struct AgentProcess {
     process: Child,
     log: BufReader<ChildStderr>,
+    /// What it says that it does.
+    line: String,
 }
 
 impl AgentProcess {
     /// Starts it, and returns when it measures.
     fn start(args: &[&str]) -> Self {
         let mut process = metrics()
-            .args(["agent", "--interval", "1s"])
+            .arg("agent")
             .args(args)
+            .env("METRICS_INTERVAL", "1s")
             .env("RUST_LOG", "metrics=info")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -39,8 +44,8 @@ impl AgentProcess {
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let log = BufReader::new(process.stderr.take().unwrap());
-        assert!(line.starts_with("measuring every 1s for "), "{line}");
-        Self { process, log }
+        assert!(line.starts_with("measuring every "), "{line}");
+        Self { process, log, line }
     }
 
     fn signal(&self, signal: &str) {
@@ -229,6 +234,60 @@ fn stopped_agent_keeps_its_samples_for_the_next_one() {
     let server = Server::start();
     let agent = start(&server.address, "after");
     points(&server, "before.memory");
+    agent.stop();
+}
+
+#[test]
+fn what_programs_report_is_sent_also_at_the_end() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("statsd.sock");
+    let agent = AgentProcess::start(&[
+        "--interval=600s",
+        "--server",
+        &server.address,
+        "--host=palm",
+        "--statsd=127.0.0.1:0",
+        "--statsd-socket",
+        socket.to_str().unwrap(),
+    ]);
+    let address = agent.line.split("statsd://").nth(1).unwrap().trim();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.send_to(b"web.requests:1|c|#method:GET\nweb.requests:2|c|#method:GET", address).unwrap();
+    let unix = UnixDatagram::unbound().unwrap();
+    unix.send_to(b"web.time:320|ms", &socket).unwrap();
+    // It receives both before it ends: they are in its sockets.
+    agent.stop();
+    let output = server.run(&["get", "palm.web.requests;method=GET"]);
+    assert!(
+        stdout(&output).starts_with("put palm.web.requests;method=GET 3.0 "),
+        "{}",
+        stdout(&output)
+    );
+    let output = server.run(&["get", "palm.web.time.max"]);
+    assert!(stdout(&output).starts_with("put palm.web.time.max 320.0 "), "{}", stdout(&output));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn reload_listens_elsewhere_or_as_before() {
+    let server = Server::start();
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let config = |statsd: &str| format!("host = \"palm\"\nstatsd = \"{statsd}\"\n");
+    let (_dir, path) = file(&config("127.0.0.1:0"));
+    let mut agent = AgentProcess::start(&["--server", &server.address, "--config", &path]);
+    let address = agent.line.split("statsd://").nth(1).unwrap().trim().to_owned();
+    fs::write(&path, config(&taken.local_addr().unwrap().to_string())).unwrap();
+    agent.signal("-HUP");
+    agent.logged("cannot listen with the new configuration, the one before stays in use");
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    fs::write(&path, config(&free)).unwrap();
+    agent.signal("-HUP");
+    agent.logged("reloaded the configuration");
+    assert_ne!(address, free);
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.send_to(b"after:1|c", &free).unwrap();
+    points(&server, "palm.after");
     agent.stop();
 }
 

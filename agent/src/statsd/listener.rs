@@ -64,16 +64,29 @@ impl Statsd {
         });
         let (stop, stopped) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (udp_socket, unix_socket) = {
+            let _entered = runtime.enter();
+            let udp = for_thread.map(UdpSocket::from_std).transpose()?;
+            (udp, unix_socket.map(unix::with_runtime).transpose()?)
+        };
         let receive = {
             let shared = Arc::clone(&shared);
             move || {
                 runtime.block_on(async {
                     tokio::select! {
                         _ = stopped => {}
-                        () = receive_udp(for_thread, &shared) => {}
-                        () = unix::receive(unix_socket, &shared) => {}
+                        () = receive_udp(udp_socket.as_ref(), &shared) => {}
+                        () = unix::receive(unix_socket.as_ref(), &shared) => {}
                     }
                 });
+                if let Some(Ok(socket)) = udp_socket.map(UdpSocket::into_std) {
+                    drain(LAST_BATCH, &shared, &mut vec![0; BUFFER_BYTES], |buffer| {
+                        socket.recv(buffer)
+                    });
+                }
+                if let Some(socket) = unix_socket {
+                    unix::receive_rest(socket, &shared);
+                }
             }
         };
         let thread = thread::Builder::new().name("statsd".into()).spawn(receive)?;
@@ -93,21 +106,25 @@ impl Statsd {
         StatsdStats { dropped, ..self.shared.aggregator().stats() }
     }
 
+    /// Receives what has arrived, and no more. Waits for the thread to do that.
+    pub(crate) fn stop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            // If it has panicked, its panic hook has said so.
+            let _ = thread.join();
+        }
+    }
+
     /// Takes what was reported since the last time.
     pub(crate) fn take(&self) -> Aggregates {
         let now = self.shared.begin.elapsed();
-        let aggregates = self.shared.aggregator().take(now);
-        aggregates
+        self.shared.aggregator().take(now)
     }
 }
 
 impl Drop for Statsd {
     fn drop(&mut self) {
-        self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            // It has panicked, which its panic hook has said.
-            let _ = thread.join();
-        }
+        self.stop();
         if let Some(path) = &self.unix {
             // It may be gone.
             let _ = fs::remove_file(path);
@@ -157,19 +174,28 @@ fn named(address: &dyn std::fmt::Display, error: &io::Error) -> io::Error {
 /// How many datagrams are received before other work of the thread.
 const BATCH: usize = 256;
 
-async fn receive_udp(socket: Option<StdUdpSocket>, shared: &ListenerShared) {
-    let socket = socket.map(UdpSocket::from_std);
-    let Some(Ok(socket)) = socket else { return std::future::pending().await };
+/// The most datagrams that are received after the end: as many as wait in a socket.
+const LAST_BATCH: usize = 100_000;
+
+/// Receives until there is no datagram, at most `limit` of them.
+fn drain(
+    limit: usize,
+    shared: &ListenerShared,
+    buffer: &mut [u8],
+    mut receive: impl FnMut(&mut [u8]) -> io::Result<usize>,
+) {
+    for _ in 0..limit {
+        let Ok(len) = receive(buffer) else { return };
+        shared.receive(&buffer[..len]);
+    }
+}
+
+async fn receive_udp(socket: Option<&UdpSocket>, shared: &ListenerShared) {
+    let Some(socket) = socket else { return std::future::pending().await };
     let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        // It fails only when the runtime ends.
-        let _ = socket.readable().await;
-        for _ in 0..BATCH {
-            match socket.try_recv(&mut buffer) {
-                Ok(len) => shared.receive(&buffer[..len]),
-                Err(_) => break,
-            }
-        }
+    // It fails only when the runtime ends.
+    while socket.readable().await.is_ok() {
+        drain(BATCH, shared, &mut buffer, |buffer| socket.try_recv(buffer));
     }
 }
 
@@ -205,19 +231,24 @@ mod unix {
         Ok(socket)
     }
 
-    pub(super) async fn receive(socket: Option<Socket>, shared: &ListenerShared) {
-        let socket = socket.map(UnixDatagram::from_std);
-        let Some(Ok(socket)) = socket else { return std::future::pending().await };
+    /// Makes it a socket of the runtime.
+    pub(super) fn with_runtime(socket: Socket) -> io::Result<UnixDatagram> {
+        UnixDatagram::from_std(socket)
+    }
+
+    pub(super) async fn receive(socket: Option<&UnixDatagram>, shared: &ListenerShared) {
+        let Some(socket) = socket else { return std::future::pending().await };
         let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            // It fails only when the runtime ends.
-            let _ = socket.readable().await;
-            for _ in 0..BATCH {
-                match socket.try_recv(&mut buffer) {
-                    Ok(len) => shared.receive(&buffer[..len]),
-                    Err(_) => break,
-                }
-            }
+        // It fails only when the runtime ends.
+        while socket.readable().await.is_ok() {
+            drain(BATCH, shared, &mut buffer, |buffer| socket.try_recv(buffer));
+        }
+    }
+
+    /// Receives what has arrived.
+    pub(super) fn receive_rest(socket: UnixDatagram, shared: &ListenerShared) {
+        if let Ok(socket) = socket.into_std() {
+            drain(LAST_BATCH, shared, &mut vec![0; BUFFER_BYTES], |buffer| socket.recv(buffer));
         }
     }
 }
@@ -234,8 +265,16 @@ mod unix {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(super) async fn receive(_: Option<Socket>, _: &ListenerShared) {
+    pub(super) fn with_runtime(socket: Socket) -> io::Result<Socket> {
+        match socket {}
+    }
+
+    pub(super) async fn receive(_: Option<&Socket>, _: &ListenerShared) {
         std::future::pending().await
+    }
+
+    pub(super) fn receive_rest(socket: Socket, _: &ListenerShared) {
+        match socket {}
     }
 }
 

@@ -2,4 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod clients;
 mod corpus;
+#[cfg(target_os = "linux")]
+mod fleet;

@@ -42,6 +42,7 @@ _arguments "${_arguments_options[@]}" : \
 '--graphite=[Accepts Graphite'\''s plaintext protocol too, over TCP and UDP; it has neither TLS nor a token]:ADDRESS:PORT:_default' \
 '--http=[Serves HTTP too\: the page, the API, Graphite'\''s render API, and what InfluxDB'\''s clients write]:ADDRESS:PORT:_default' \
 '--token-file=[Requires the token in this file for HTTP; needed unless HTTP is on a loopback address]:FILE:_files' \
+'*--http-limit=[Sets a limit of HTTP, by the name in an error (NAME=N); may be repeated, times are in seconds]:NAME=N:_default' \
 '--max-memory=[Bounds the memory, such as 1GiB\: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory \[default\: 1GiB of points in memory, about 1.3GiB in all with points on disk\]]:SIZE:_default' \
 '--max-connections=[Sets how many connections there may be \[default\: 10,000, and what --max-memory and the process'\''s limit of open files allow\]]:N:_default' \
 '*--relay=[Sends what is stored on to this destination too, several times for several. With any, the relays of the file do not count; rules, names and bounds can be set there only]:URL:_default' \
@@ -67,6 +68,12 @@ labels\:"cpu;host=HOST"))' \
 '--spool=[Keeps what cannot be sent in this folder]:DIR:_files' \
 '--max-spool=[Sets how much the folder may take; the oldest samples are dropped beyond that \[default\: 256MiB\]]:SIZE:_default' \
 '--max-queue=[Sets how much memory unsent samples may take; the oldest are dropped beyond that \[default\: 4MiB\]]:SIZE:_default' \
+'--statsd=[Listens for StatsD and DogStatsD over UDP at this address]:ADDRESS:PORT:_default' \
+'--statsd-socket=[Listens for StatsD and DogStatsD on this Unix socket, which is created; every user may send to it]:PATH:_files' \
+'--statsd-max-series=[Sets how many series programs may report, by name and tags \[default\: 10,000\]]:N:_default' \
+'--statsd-max-set-members=[Sets how many members a set may have in an interval \[default\: 10,000\]]:N:_default' \
+'*--statsd-percentiles=[Sets the percentiles of timers, histograms and distributions \[default\: 50,90,99\]]:PERCENT:_default' \
+'--statsd-keep-gauges=[Sets how long a gauge is sent again that no program sets any more \[default\: 1h\]]:TIME:_default' \
 '--stop-timeout=[Sets how long the agent may take to send what is left when it is stopped \[default\: 5s\]]:TIME:_default' \
 '--config=[Reads what is not set otherwise from this file (TOML, the names of these options)]:FILE:_files' \
 '-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
@@ -112,6 +119,27 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 ':selector -- A key, or * for all keys:_default' \
+&& ret=0
+;;
+(watch)
+_arguments "${_arguments_options[@]}" : \
+'--interval=[Sets how often the server is asked, such as 1s or 5m]:TIME:_default' \
+'--sort=[Sets by what the table is sorted]:COLUMN:((name\:""
+value\:"The highest first"
+age\:"The newest first"))' \
+'-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--output=[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
+'--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'*::patterns -- A key or a pattern\: * is any number of characters, ? is one:_default' \
 && ret=0
 ;;
 (plot)
@@ -264,6 +292,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(watch)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (plot)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -324,6 +356,7 @@ _metrics_commands() {
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
 'get:Prints what is stored for a key, or for all keys' \
+'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
@@ -390,6 +423,7 @@ _metrics__subcmd__help_commands() {
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
 'get:Prints what is stored for a key, or for all keys' \
+'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
@@ -479,6 +513,11 @@ _metrics__subcmd__help__subcmd__serve_commands() {
     local commands; commands=()
     _describe -t commands 'metrics help serve commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__help__subcmd__watch_commands] )) ||
+_metrics__subcmd__help__subcmd__watch_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help watch commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__import_commands] )) ||
 _metrics__subcmd__import_commands() {
     local commands; commands=()
@@ -503,6 +542,11 @@ _metrics__subcmd__put_commands() {
 _metrics__subcmd__serve_commands() {
     local commands; commands=()
     _describe -t commands 'metrics serve commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__watch_commands] )) ||
+_metrics__subcmd__watch_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics watch commands' commands "$@"
 }
 
 if [ "$funcstack[1]" = "_metrics" ]; then

@@ -1,9 +1,9 @@
 //! What `metrics agent` measures and sends: from the command line, the environment, a file, and the defaults, in this
 //! order. Unknown keys of the file are errors.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
-use metrics_agent::{AgentSettings, Filter, Host, KeyStyle, Names, Schedule};
+use metrics_agent::{AgentSettings, Filter, Host, KeyStyle, Names, Schedule, StatsdSettings};
 use metrics_client::{MetricsClient, Reporter, client::WhenFull, spool::Spool};
 use serde::Deserialize;
 
@@ -29,6 +29,12 @@ struct AgentFile {
     spool: Option<PathBuf>,
     max_spool: Option<Size>,
     max_queue: Option<Size>,
+    statsd: Option<SocketAddr>,
+    statsd_socket: Option<PathBuf>,
+    statsd_max_series: Option<usize>,
+    statsd_max_set_members: Option<usize>,
+    statsd_percentiles: Option<Vec<f64>>,
+    statsd_keep_gauges: Option<String>,
     stop_timeout: Option<String>,
 }
 
@@ -48,6 +54,7 @@ pub(super) enum KeyArg {
 pub(super) struct AgentConfig {
     pub(super) settings: AgentSettings,
     pub(super) sender: SenderConfig,
+    pub(super) statsd: Option<StatsdSettings>,
     pub(super) stop_timeout: Duration,
 }
 
@@ -77,6 +84,7 @@ impl AgentConfig {
             }
             None => AgentFile::default(),
         };
+        let statsd = statsd(args, &file)?;
         let interval = length("--interval", &args.interval, file.interval, "10s")?;
         if interval.is_zero() {
             return Err(Failure::usage("--interval: use 1s or more"));
@@ -117,7 +125,7 @@ impl AgentConfig {
         // It reads the certificates of the address, too.
         sender.client()?;
         let schedule = Schedule::with_jitter(interval, jitter);
-        Ok(Self { settings: AgentSettings { schedule, names }, sender, stop_timeout })
+        Ok(Self { settings: AgentSettings { schedule, names }, sender, statsd, stop_timeout })
     }
 }
 
@@ -153,6 +161,36 @@ impl SenderConfig {
     fn client(&self) -> Result<MetricsClient, Failure> {
         MetricsClient::builder(&self.server).connect_lazy().map_err(Failure::from)
     }
+}
+
+/// Returns what is listened on for StatsD.
+fn statsd(args: &AgentArgs, file: &AgentFile) -> Result<Option<StatsdSettings>, Failure> {
+    let defaults = StatsdSettings::default();
+    let udp = args.statsd.or(file.statsd);
+    let unix = args.statsd_socket.clone().or_else(|| file.statsd_socket.clone());
+    let max_series = args.statsd_max_series.or(file.statsd_max_series);
+    let max_set_members = args.statsd_max_set_members.or(file.statsd_max_set_members);
+    let percentiles = match args.statsd_percentiles.as_slice() {
+        [] => file.statsd_percentiles.clone().unwrap_or(defaults.percentiles.clone()),
+        percentiles => percentiles.to_vec(),
+    };
+    if !percentiles.iter().all(|percent| (0.0..=100.0).contains(percent)) {
+        return Err(Failure::usage("--statsd-percentiles: use numbers from 0 to 100"));
+    }
+    let keep_gauges = file.statsd_keep_gauges.clone();
+    let keep_gauges = length("--statsd-keep-gauges", &args.statsd_keep_gauges, keep_gauges, "1h")?;
+    if udp.is_none() && unix.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(StatsdSettings {
+        udp,
+        unix,
+        max_series: max_series.unwrap_or(defaults.max_series),
+        max_set_members: max_set_members.unwrap_or(defaults.max_set_members),
+        percentiles,
+        keep_gauges,
+        ..defaults
+    }))
 }
 
 fn length(

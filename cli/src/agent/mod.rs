@@ -4,6 +4,7 @@ mod config;
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
     path::PathBuf,
     pin::pin,
     sync::Arc,
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use metrics_agent::{Agent, Host};
+use metrics_agent::{Agent, Host, Statsd, StatsdSettings};
 use metrics_client::Reporter;
 use sd_notify::NotifyState;
 use tokio::{runtime, task::JoinSet};
@@ -27,8 +28,8 @@ use crate::{
 
 /// Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once
 ///
-/// Measures cpu, load, memory, swap, disks, network, processes, uptime, temperatures and its own cost. What the command
-/// line leaves open is taken from METRICS_* variables, then from the file, then from the defaults. SIGHUP reads the
+/// Measures cpu, load, memory, swap, disks, network, processes, uptime, temperatures and its own cost, and takes what programs report by
+/// StatsD. What the command line leaves open is taken from METRICS_* variables, then from the file, then from the defaults. SIGHUP reads the
 /// file again. Logs go to standard error, as `RUST_LOG` says.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AgentArgs {
@@ -66,6 +67,24 @@ pub(crate) struct AgentArgs {
     /// Sets how much memory unsent samples may take; the oldest are dropped beyond that [default: 4MiB]
     #[arg(long, env = "METRICS_MAX_QUEUE", value_name = "SIZE")]
     max_queue: Option<Size>,
+    /// Listens for StatsD and DogStatsD over UDP at this address
+    #[arg(long, env = "METRICS_STATSD", value_name = "ADDRESS:PORT")]
+    statsd: Option<SocketAddr>,
+    /// Listens for StatsD and DogStatsD on this Unix socket, which is created; every user may send to it
+    #[arg(long, env = "METRICS_STATSD_SOCKET", value_name = "PATH")]
+    statsd_socket: Option<PathBuf>,
+    /// Sets how many series programs may report, by name and tags [default: 10,000]
+    #[arg(long, env = "METRICS_STATSD_MAX_SERIES", value_name = "N")]
+    statsd_max_series: Option<usize>,
+    /// Sets how many members a set may have in an interval [default: 10,000]
+    #[arg(long, env = "METRICS_STATSD_MAX_SET_MEMBERS", value_name = "N")]
+    statsd_max_set_members: Option<usize>,
+    /// Sets the percentiles of timers, histograms and distributions [default: 50,90,99]
+    #[arg(long, env = "METRICS_STATSD_PERCENTILES", value_name = "PERCENT", value_delimiter = ',')]
+    statsd_percentiles: Vec<f64>,
+    /// Sets how long a gauge is sent again that no program sets any more [default: 1h]
+    #[arg(long, env = "METRICS_STATSD_KEEP_GAUGES", value_name = "TIME")]
+    statsd_keep_gauges: Option<String>,
     /// Sets how long the agent may take to send what is left when it is stopped [default: 5s]
     #[arg(long, env = "METRICS_STOP_TIMEOUT", value_name = "TIME")]
     stop_timeout: Option<String>,
@@ -125,13 +144,19 @@ fn print_once(config: AgentConfig, output: OutputArgs) -> Result<(), Failure> {
 async fn measure(config: AgentConfig, args: &AgentArgs) -> Result<(), Failure> {
     let mut stop = pin!(signals::stop()?);
     let mut reloads = signals::Reloads::new()?;
-    let AgentConfig { settings, sender, mut stop_timeout } = config;
+    let AgentConfig { settings, sender, statsd, mut stop_timeout } = config;
     let interval = settings.schedule.interval();
-    let agent = Agent::new(settings, sender.start()?, Arc::new(SystemTime::now), Host::new);
+    let listener = listen(&statsd)?;
+    let mut agent = Agent::new(settings, sender.start()?, Arc::new(SystemTime::now), Host::new);
+    let mut what = format!("measuring every {interval:?} for {}", sender.server);
+    if let Some(address) = listener.as_ref().and_then(Statsd::udp_addr) {
+        what.push_str(&format!(", statsd://{address}"));
+    }
+    agent.set_statsd(listener);
     // The output may be closed.
-    let _ = writeln!(io::stdout(), "measuring every {interval:?} for {}", sender.server);
+    let _ = writeln!(io::stdout(), "{what}");
     service::notify(&[NotifyState::Ready]);
-    let mut running = Running { agent, sender, closing: JoinSet::new() };
+    let mut running = Running { agent, sender, statsd, closing: JoinSet::new() };
     loop {
         tokio::select! {
             _ = &mut stop => break,
@@ -154,6 +179,7 @@ async fn measure(config: AgentConfig, args: &AgentArgs) -> Result<(), Failure> {
         service::notify(&[NotifyState::Ready]);
     }
     service::notify(&[NotifyState::Stopping]);
+    running.agent.set_statsd(None);
     close(running.agent.reporter(), stop_timeout).await;
     running.closing.join_all().await;
     Ok(())
@@ -163,6 +189,7 @@ async fn measure(config: AgentConfig, args: &AgentArgs) -> Result<(), Failure> {
 struct Running {
     agent: Agent,
     sender: SenderConfig,
+    statsd: Option<StatsdSettings>,
     /// Reporters of earlier configurations, which send what is left.
     closing: JoinSet<()>,
 }
@@ -170,7 +197,10 @@ struct Running {
 impl Running {
     /// Continues with another configuration. If that is impossible, all of the one before stays in use.
     async fn reload(&mut self, config: AgentConfig) {
-        let AgentConfig { settings, sender, stop_timeout } = config;
+        let AgentConfig { settings, sender, statsd, stop_timeout } = config;
+        if statsd != self.statsd && !self.listen_again(statsd) {
+            return;
+        }
         if sender.differs(&self.sender) {
             // A folder belongs to one reporter.
             let is_same_spool = sender.spool.is_some() && sender.spool == self.sender.spool;
@@ -197,6 +227,40 @@ impl Running {
         self.agent.set_settings(settings);
         tracing::info!("reloaded the configuration");
     }
+}
+
+impl Running {
+    /// Listens for StatsD with other settings, or as before if that is impossible; then it returns false.
+    fn listen_again(&mut self, statsd: Option<StatsdSettings>) -> bool {
+        // An address belongs to one listener.
+        self.agent.set_statsd(None);
+        let error = match listen(&statsd) {
+            Ok(listener) => {
+                self.agent.set_statsd(listener);
+                self.statsd = statsd;
+                return true;
+            }
+            Err(error) => error,
+        };
+        tracing::error!(%error, "cannot listen with the new configuration, the one before stays in use");
+        match listen(&self.statsd) {
+            Ok(listener) => self.agent.set_statsd(listener),
+            Err(error) => {
+                tracing::error!(%error, "no listener until the next reload");
+                self.statsd = None;
+            }
+        }
+        false
+    }
+}
+
+/// Listens for StatsD, if that is wanted.
+fn listen(statsd: &Option<StatsdSettings>) -> Result<Option<Statsd>, Failure> {
+    statsd
+        .clone()
+        .map(Statsd::start)
+        .transpose()
+        .map_err(|error| Failure::usage(format!("cannot listen for StatsD: {error}")))
 }
 
 /// Sends what is left, within a limit.
