@@ -13,6 +13,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+#[cfg(feature = "clickhouse")]
+mod clickhouse;
 mod connection;
 #[cfg(any(feature = "disk", feature = "graphite", feature = "influx"))]
 mod corpus;
@@ -31,6 +33,8 @@ mod pipelining;
 #[cfg(feature = "relay")]
 mod relay;
 mod shutdown;
+#[cfg(all(feature = "graphite", feature = "influx"))]
+mod sources;
 mod store;
 
 /// A running server; it serves until `stop` or the end of the test.
