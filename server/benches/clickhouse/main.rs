@@ -103,10 +103,10 @@ fn rate_of_three_servers(time: Duration) -> Outcome<f64> {
 /// Returns the points a second of `get *`, and of `clickhouse-client` with the query that the store sends: medians of
 /// interleaved rounds.
 fn read_all(points: usize, rounds: usize) -> Outcome<(f64, f64)> {
-    const KEYS: usize = 1_000;
+    const KEYS: usize = 10 * PUTS;
     let node = Node::start()?;
     let server = ServerProcess::start(&node.url())?;
-    let load = Connections::open(server.addr, 0, 1, KEYS)?;
+    let load = Connections::open(server.addr, 0, 10, PUTS)?;
     load.put_times(points / KEYS)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {

@@ -56,7 +56,7 @@ impl ClickHouseError {
         Self { host: host.into(), kind: ClickHouseErrorKind::InvalidAnswer(what) }
     }
 
-    /// Returns the code of ClickHouse's exception, such as 252 for `TOO_MANY_PARTS`; `None` if there is none.
+    /// Returns the code of ClickHouse's exception, such as 252 for `TOO_MANY_PARTS`, if it has one.
     #[must_use]
     pub fn code(&self) -> Option<u32> {
         match self.kind {

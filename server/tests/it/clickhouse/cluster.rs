@@ -122,7 +122,7 @@ async fn no_fault_loses_or_outdates_an_acknowledged_put() {
     let addresses: Vec<_> = servers.iter().map(|server| server.addr.to_string()).collect();
     let rounds = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
-    // A key of all clients: whoever holds the lock puts the next value, through any server.
+    // A key of all clients: the holder of the lock puts the next value, through any server.
     let shared = Arc::new(tokio::sync::Mutex::new(0.0));
     let clients = (0..4).map(|client| {
         let (rounds, stop) = (Arc::clone(&rounds), Arc::clone(&stop));
