@@ -184,7 +184,7 @@ async fn no_fault_loses_or_outdates_an_acknowledged_put() {
         }
     };
     advance(20).await;
-    for turn in 0..3 {
+    for server in &mut servers {
         // A replica is killed, and comes back.
         let replica = fastrand::usize(..4);
         debian.nodes[replica].kill();
@@ -192,10 +192,10 @@ async fn no_fault_loses_or_outdates_an_acknowledged_put() {
         debian.nodes[replica].start().await;
         advance(10).await;
         // A server is killed under load; another one takes its place.
-        let address = servers[turn].addr;
-        servers[turn].kill();
+        let address = server.addr;
+        server.kill();
         advance(10).await;
-        servers[turn] = KillableServer::start(&url, address);
+        *server = KillableServer::start(&url, address);
         advance(10).await;
     }
     // A shard is away.
