@@ -85,9 +85,9 @@ async fn poll(
     loop {
         let read = poller.read(|sample| app.borrow_mut().push(sample)).await;
         match read {
-            Ok(left_out) => {
+            Ok(read) => {
                 has_read = true;
-                app.borrow_mut().read(Instant::now(), left_out);
+                app.borrow_mut().read(Instant::now(), read);
             }
             Err(failure) if !has_read => return Err(failure),
             Err(failure) => app.borrow_mut().away(Instant::now(), failure.to_string()),
