@@ -53,6 +53,8 @@ pub(super) enum PollStatus {
 pub(super) enum Leave {
     Quit,
     Interrupt,
+    /// For as long as the program is stopped.
+    Suspend,
 }
 
 impl App {
@@ -105,6 +107,7 @@ impl App {
         let is_control = event.modifiers.contains(KeyModifiers::CONTROL);
         match event.code {
             KeyCode::Char('c') if is_control => return Some(Leave::Interrupt),
+            KeyCode::Char('z') if is_control && cfg!(unix) => return Some(Leave::Suspend),
             _ if self.mode == Mode::Filter => self.edit(event.code, is_control),
             _ if self.mode == Mode::Help => {
                 self.mode = Mode::Table;

@@ -200,6 +200,7 @@ s                  sort by name, value, age in turn
 n, v, a            sort by name, value, age
 r                  reverse the order
 q, ctrl-c          quit
+ctrl-z             back to the shell, until fg
 
 age is the time since the newest point of a key. A
 chart has its last points, from its lowest value
