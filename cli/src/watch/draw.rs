@@ -6,14 +6,13 @@ use ratatui::{
     buffer::Buffer,
     layout::Rect,
     style::{Color, Modifier, Style},
-    text::Span,
 };
 
 use super::{
     app::{App, Mode, PollStatus},
     table::{MAX_POINTS, TableRow},
 };
-use crate::chart::bars;
+use crate::{chart::bars, text::shortened};
 
 /// When it is drawn, and how.
 #[derive(Clone, Copy, Debug)]
@@ -234,27 +233,6 @@ impl Columns {
 /// Writes text, at most so wide.
 fn put(buffer: &mut Buffer, (x, y): (u16, u16), text: &str, width: u16, style: Style) {
     buffer.set_stringn(x, y, text, width.into(), style);
-}
-
-/// Returns a key that is at most so wide: the middle of a longer one is left out.
-fn shortened(text: &str, width: usize) -> String {
-    if Span::raw(text).width() <= width {
-        return text.into();
-    }
-    let fit = |chars: &mut dyn Iterator<Item = char>, room: usize| {
-        let mut used = 0;
-        let mut buffer = [0; 4];
-        let fits = |char: &char| {
-            used += Span::raw(&*char.encode_utf8(&mut buffer)).width();
-            used <= room
-        };
-        chars.take_while(fits).collect::<Vec<_>>()
-    };
-    let room = width.saturating_sub(1);
-    let head = fit(&mut text.chars(), room / 2);
-    let mut tail = fit(&mut text.chars().rev(), room - room / 2);
-    tail.reverse();
-    head.into_iter().chain(['…']).chain(tail).collect()
 }
 
 /// Returns a number in at most ten characters.
