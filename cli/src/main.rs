@@ -18,6 +18,7 @@ mod failure;
 mod folder;
 mod get;
 mod http;
+mod http_limit;
 mod import;
 mod lines;
 mod man;

@@ -23,6 +23,7 @@ use crate::{
     config::ConfigFile,
     failure::{Failure, chain},
     http::{self, Figures, HttpConfig},
+    http_limit::HttpLimit,
     memory::MemoryBudget,
     relay::RelaysConfig,
     service, signals,
@@ -76,6 +77,9 @@ pub(crate) struct ServeArgs {
     /// Lets everybody who can reach it use HTTP
     #[arg(long, env = "METRICS_NO_TOKEN")]
     no_token: bool,
+    /// Sets a limit of HTTP, by the name in an error (NAME=N); may be repeated, times are in seconds
+    #[arg(long, env = "METRICS_HTTP_LIMIT", value_name = "NAME=N", value_delimiter = ',')]
+    http_limit: Vec<HttpLimit>,
     /// Bounds the memory, such as 1GiB: half of it for points and snapshots, an eighth for answers that are not read, an
     /// eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except
     /// that of a store in memory [default: 1GiB of points in memory, about 1.3GiB in all with points on disk]
@@ -166,6 +170,7 @@ impl Config {
             args.http.or(file.http),
             args.token_file.or(file.token_file),
             args.no_token || file.no_token.unwrap_or(false),
+            &http_limits(args.http_limit, file.http_limit)?,
         )?;
         let graphite = args.graphite.or(file.graphite);
         let relays = RelaysConfig::new(
@@ -238,6 +243,18 @@ impl StoreConfig {
             Self::Disk { dir, .. } => Some(dir),
         }
     }
+}
+
+/// Returns the limits of the file, then those that come before it.
+fn http_limits(args: Vec<HttpLimit>, file: Option<Vec<String>>) -> Result<Vec<HttpLimit>, Failure> {
+    let file = file.unwrap_or_default();
+    let mut limits = file
+        .iter()
+        .map(|limit| limit.parse())
+        .collect::<Result<Vec<HttpLimit>, _>>()
+        .map_err(|error| Failure::usage(error).context("http-limit"))?;
+    limits.extend(args);
+    Ok(limits)
 }
 
 fn length(option: &str, text: &str) -> Result<Duration, Failure> {

@@ -789,7 +789,7 @@ _metrics() {
             return 0
             ;;
         metrics__subcmd__serve)
-            opts="-h --listen --data --store --keep --sync --max-disk --tls-cert --tls-key --tls-client-ca --graphite --http --token-file --no-token --max-memory --max-connections --relay --relay-spool --config --check-config --help"
+            opts="-h --listen --data --store --keep --sync --max-disk --tls-cert --tls-key --tls-client-ca --graphite --http --token-file --no-token --http-limit --max-memory --max-connections --relay --relay-spool --config --check-config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -840,6 +840,10 @@ _metrics() {
                     return 0
                     ;;
                 --token-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --http-limit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -42,6 +42,7 @@ _arguments "${_arguments_options[@]}" : \
 '--graphite=[Accepts Graphite'\''s plaintext protocol too, over TCP and UDP; it has neither TLS nor a token]:ADDRESS:PORT:_default' \
 '--http=[Serves HTTP too\: the page, the API, Graphite'\''s render API, and what InfluxDB'\''s clients write]:ADDRESS:PORT:_default' \
 '--token-file=[Requires the token in this file for HTTP; needed unless HTTP is on a loopback address]:FILE:_files' \
+'*--http-limit=[Sets a limit of HTTP, by the name in an error (NAME=N); may be repeated, times are in seconds]:NAME=N:_default' \
 '--max-memory=[Bounds the memory, such as 1GiB\: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory \[default\: 1GiB of points in memory, about 1.3GiB in all with points on disk\]]:SIZE:_default' \
 '--max-connections=[Sets how many connections there may be \[default\: 10,000, and what --max-memory and the process'\''s limit of open files allow\]]:N:_default' \
 '*--relay=[Sends what is stored on to this destination too, several times for several. With any, the relays of the file do not count; rules, names and bounds can be set there only]:URL:_default' \
