@@ -322,7 +322,7 @@ mod tests {
         let client = MetricsClient::builder("server:1").connector(connector_fn(connect));
         let client = client.connect().await.unwrap();
         let args = TestArgs::parse_from(["test"]);
-        let selection = Selection::new(&[pattern.into()]).unwrap();
+        let selection = Selection::new(&[pattern]).unwrap();
         let mut poller = Poller::new(client, &args.server, &selection, Duration::from_secs(1));
         for _ in 0..reads {
             let mut samples = Vec::new();
