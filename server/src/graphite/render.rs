@@ -197,7 +197,14 @@ pub(super) async fn render_within<S: Store>(
                 let max = limits.max_target_bytes;
                 return Err(RenderError::Limit { limit: "max_target_bytes", max });
             }
-            let target = Expr::parse(target, limits.max_depth)?;
+            let target = Expr::parse(target, limits.max_depth).map_err(|error| {
+                let max = limits.max_depth;
+                if error.is_too_deep() {
+                    RenderError::Limit { limit: "max_depth", max }
+                } else {
+                    error.into()
+                }
+            })?;
             series.extend(evaluate(store, scope, &target).await?);
         }
         Ok(series)
@@ -257,11 +264,7 @@ mod tests {
                 "request exceeds max_target_bytes (10)",
             ),
             ("palm.a", limits.max_targets(0), "request exceeds max_targets (0)"),
-            (
-                "sum(sum(palm.a))",
-                limits.max_depth(1),
-                "invalid target at byte 8: too many nested calls",
-            ),
+            ("sum(sum(palm.a))", limits.max_depth(1), "request exceeds max_depth (1)"),
             // A window over years at a step of ten seconds.
             ("movingMedian(palm.*, '9y')", limits, "request exceeds max_points (20000000)"),
             ("movingAverage(palm.*, '99y')", limits, "movingAverage: the window is too large"),

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::{
     App,
     consolidate::{Consolidator, PointAggregate},
-    error::ApiError,
+    error::{ApiError, slow_store_message},
     params::Params,
     time,
 };
@@ -245,7 +245,7 @@ impl<S: Store> PointsWriter<S> {
 }
 
 fn slow_store() -> StoreError {
-    StoreError::transient("the store does not answer")
+    StoreError::transient(slow_store_message())
 }
 
 /// How long a piece of an answer is at least, in bytes.
