@@ -1,6 +1,7 @@
 //! The paths of Graphite's HTTP API, mounted on an [`HttpServer`].
 
 use std::{
+    convert::Infallible,
     future::Future,
     sync::{Arc, atomic::AtomicUsize},
     time::{Duration, SystemTime},
@@ -20,7 +21,7 @@ use serde::Serialize;
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
-    task::spawn_blocking,
+    task::{spawn_blocking, yield_now},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -180,19 +181,13 @@ async fn show<S: Store>(
         Ok(AnswerWriter::new(&request, series, Some(budget.into_charge())))
     });
     let writer = evaluation.await?;
-    let pieces = stream::iter(Pieces(writer).map(Ok::<_, std::convert::Infallible>));
+    let pieces = stream::unfold(writer, |mut writer| async {
+        // As for points, others of the thread have their turn.
+        yield_now().await;
+        let piece = writer.next_piece()?;
+        Some((Ok::<_, Infallible>(Bytes::from(piece)), writer))
+    });
     Ok(([(header::CONTENT_TYPE, content_type)], Body::from_stream(pieces)).into_response())
-}
-
-/// The pieces of an answer.
-struct Pieces(AnswerWriter);
-
-impl Iterator for Pieces {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        self.0.next_piece().map(Bytes::from)
-    }
 }
 
 async fn find<S: Store>(
