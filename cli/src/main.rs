@@ -35,6 +35,7 @@ mod serve;
 mod service;
 mod signals;
 mod size;
+mod text;
 mod times;
 mod watch;
 

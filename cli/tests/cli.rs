@@ -49,6 +49,24 @@ fn each_format_prints_the_same_points() {
 }
 
 #[test]
+fn get_and_export_take_patterns() {
+    let server = Server::start();
+    server.run_with(&["import"], b"palm.cpu 1 1\neardrum.cpu 2 1\npalm.mem 3 1\na* 4 1\n");
+    for (pattern, expected) in [
+        ("palm.*", "put palm.cpu 1.0 1\nput palm.mem 3.0 1\n"),
+        ("*.cpu", "put palm.cpu 1.0 1\nput eardrum.cpu 2.0 1\n"),
+        ("palm.?pu", "put palm.cpu 1.0 1\n"),
+        ("a*", "put a* 4.0 1\n"),
+        ("none.*", ""),
+    ] {
+        for command in ["get", "export"] {
+            assert_eq!(stdout(&server.run(&[command, pattern])), expected, "{command} {pattern}");
+        }
+    }
+    assert_status(&server.run(&["get", "none.*", "--fail"]), 4);
+}
+
+#[test]
 fn a_range_keeps_both_its_ends() {
     let server = Server::start();
     for second in ["10", "20", "30", "40"] {

@@ -118,7 +118,7 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 '--fail[Exits with status 4 if nothing was found]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
-':selector -- A key, or * for all keys:_default' \
+':keys -- A key or a pattern\: * is any number of characters, ? is one. A pattern reads all keys:_default' \
 && ret=0
 ;;
 (watch)
@@ -186,7 +186,7 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 '--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
-'::selector -- A key, or * for all keys:_default' \
+'::keys -- A key or a pattern\: * is any number of characters, ? is one. A pattern reads all keys:_default' \
 && ret=0
 ;;
 (check)
@@ -367,7 +367,7 @@ _metrics_commands() {
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
-'get:Prints what is stored for a key, or for all keys' \
+'get:Prints what is stored for a key, or for all keys that match a pattern' \
 'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
@@ -435,7 +435,7 @@ _metrics__subcmd__help_commands() {
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
-'get:Prints what is stored for a key, or for all keys' \
+'get:Prints what is stored for a key, or for all keys that match a pattern' \
 'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
