@@ -1,6 +1,6 @@
 //! What InfluxDB's clients and agents send: the line protocol and its HTTP endpoints.
 
-mod line;
+pub(crate) mod line;
 mod write;
 
 #[doc(hidden)]
