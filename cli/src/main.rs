@@ -34,6 +34,7 @@ mod service;
 mod signals;
 mod size;
 mod times;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,7 @@ enum Command {
     Agent(Box<agent::AgentArgs>),
     Put(put::PutArgs),
     Get(get::GetArgs),
+    Watch(watch::WatchArgs),
     Plot(plot::PlotArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
@@ -86,6 +88,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Agent(args) => agent::run(&args),
         Command::Put(args) => put::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),

@@ -127,6 +127,7 @@ How far an import of FILE has come, while it runs and after it was interrupted. 
 metrics serve \-\-data /var/lib/metrics \-\-keep 400d
 metrics put palm.cpu 23.7
 metrics get palm.cpu \-\-from \-6h
+metrics watch 'palm.*'
 metrics plot 'palm.*' \-\-from \-6h \-\-file palm.svg
 metrics export > points
 metrics import points \-\-resume

@@ -36,6 +36,11 @@ impl OutputArgs {
         self.format_or(if io::stdout().is_terminal() { Format::Table } else { Format::Line })
     }
 
+    /// Returns true if a format was asked for.
+    pub(crate) fn is_set(self) -> bool {
+        self.format.is_some()
+    }
+
     /// Returns the format that was asked for, or `other`.
     pub(crate) fn format_or(self, other: Format) -> Format {
         self.format.unwrap_or(other)
@@ -116,8 +121,17 @@ impl Printer {
     /// # Errors
     ///
     /// Returns an error if standard output cannot be written to.
-    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         Ok(self.out.flush()?)
+    }
+
+    /// Writes what is buffered, and ends.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if standard output cannot be written to.
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        self.flush()
     }
 }
 

@@ -22,15 +22,18 @@ impl Selection {
     pub(crate) fn new(texts: &[String]) -> Result<Self, Failure> {
         let (mut keys, mut patterns) = (Vec::new(), Vec::new());
         for text in texts {
-            // `*` alone is no key, but stands for some.
-            let key = Key::new(text.replace(['*', '?'], "_")).map_err(|_| {
-                Key::new(text.as_str())
-                    .map_or_else(Failure::usage, |_| Failure::usage("invalid key"))
-            })?;
-            if text.contains(['*', '?']) {
-                patterns.push(KeyPattern::new(text.as_str()));
-            } else if !keys.contains(&key) {
-                keys.push(key);
+            let key = if text == "*" {
+                None
+            } else {
+                Some(Key::new(text.as_str()).map_err(Failure::usage)?)
+            };
+            match key {
+                Some(key) if !text.contains(['*', '?']) => {
+                    if !keys.contains(&key) {
+                        keys.push(key);
+                    }
+                }
+                _ => patterns.push(KeyPattern::new(text.as_str())),
             }
         }
         Ok(Self { keys, patterns })

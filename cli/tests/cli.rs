@@ -420,6 +420,7 @@ fn man_and_completions_name_each_command() {
         "agent",
         "put",
         "get",
+        "watch",
         "plot",
         "import",
         "export",

@@ -3,95 +3,15 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{
-    fs,
-    io::{Read, Write},
-    os::unix::process::ExitStatusExt,
-    path::PathBuf,
-    process::{Child, ExitStatus, Stdio},
-};
+use std::{fs, io::Read, os::unix::process::ExitStatusExt, path::PathBuf, process::Stdio};
 
-use pty_process::{
-    Size,
-    blocking::{Command, Pty},
+use pty_process::blocking::Command;
+use support::{
+    HalfImport, LINES, Server, assert_status, metrics, stderr, stdout,
+    terminal::{COLUMNS, Terminal, run},
 };
-use support::{HalfImport, LINES, Server, assert_status, metrics, stderr, stdout};
 
 mod support;
-
-/// How many columns the terminal has.
-const COLUMNS: u16 = 80;
-
-/// A terminal in which a command runs.
-struct Terminal {
-    pty: Pty,
-    process: Child,
-    /// What it has printed, with its control sequences.
-    raw: Vec<u8>,
-}
-
-impl Terminal {
-    /// Runs the program in a terminal of 80 columns. `change` can redirect its output.
-    fn start(args: &[&str], change: impl FnOnce(Command) -> Command) -> Self {
-        let (pty, pts) = pty_process::blocking::open().unwrap();
-        pty.resize(Size::new(24, COLUMNS)).unwrap();
-        // Without the variables of this process.
-        let command = Command::new(metrics().get_program()).args(args).env_clear();
-        let process = change(command.env("TERM", "xterm-256color")).spawn(pts).unwrap();
-        Self { pty, process, raw: Vec::new() }
-    }
-
-    /// Reads until the terminal has shown `text`.
-    fn read_until(&mut self, text: &str) {
-        while !String::from_utf8_lossy(&self.raw).contains(text) {
-            assert!(self.read(), "{text} is not in: {}", String::from_utf8_lossy(&self.raw));
-        }
-    }
-
-    /// Reads until the command has ended.
-    fn read_to_end(&mut self) -> ExitStatus {
-        while self.read() {}
-        self.process.wait().unwrap()
-    }
-
-    /// Reads something. Returns false if the command has ended: Linux then fails with EIO.
-    fn read(&mut self) -> bool {
-        let mut bytes = [0; 4096];
-        let len = self.pty.read(&mut bytes).unwrap_or_default();
-        self.raw.extend_from_slice(&bytes[..len]);
-        len > 0
-    }
-
-    fn press_ctrl_c(&mut self) {
-        self.pty.write_all(b"\x03").unwrap();
-    }
-
-    fn raw(&self) -> String {
-        String::from_utf8_lossy(&self.raw).into_owned()
-    }
-
-    /// What the screen shows now: without what was drawn over.
-    fn screen(&self) -> String {
-        let mut parser = vt100::Parser::default();
-        parser.process(&self.raw);
-        parser.screen().contents()
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// Runs a command to its end.
-fn run(args: &[&str], change: impl FnOnce(Command) -> Command) -> (Terminal, ExitStatus) {
-    let mut terminal = Terminal::start(args, change);
-    let status = terminal.read_to_end();
-    (terminal, status)
-}
 
 fn server_with_points(count: usize) -> Server {
     let server = Server::start();
@@ -150,11 +70,11 @@ fn progress_is_on_a_terminal_alone() {
 
 #[test]
 fn no_color_turns_colours_off() {
-    let file = |command: Command| command.env("NO_COLOR", "1");
+    let without = |command: Command| command.env("NO_COLOR", "1");
     for args in [["--help"].as_slice(), &["get"]] {
         let (coloured, _) = run(args, |command| command);
         assert!(coloured.raw().contains("\x1b["), "{}", coloured.raw());
-        let (plain, _) = run(args, file);
+        let (plain, _) = run(args, without);
         assert!(!plain.raw().contains('\x1b'), "{}", plain.raw());
         assert_eq!(plain.screen(), coloured.screen());
     }

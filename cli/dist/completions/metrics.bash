@@ -61,6 +61,9 @@ _metrics() {
             metrics,serve)
                 cmd="metrics__subcmd__serve"
                 ;;
+            metrics,watch)
+                cmd="metrics__subcmd__watch"
+                ;;
             metrics__subcmd__help,agent)
                 cmd="metrics__subcmd__help__subcmd__agent"
                 ;;
@@ -106,6 +109,9 @@ _metrics() {
             metrics__subcmd__help,serve)
                 cmd="metrics__subcmd__help__subcmd__serve"
                 ;;
+            metrics__subcmd__help,watch)
+                cmd="metrics__subcmd__help__subcmd__watch"
+                ;;
             *)
                 ;;
         esac
@@ -113,7 +119,7 @@ _metrics() {
 
     case "${cmd}" in
         metrics)
-            opts="-h -V --help --version serve agent put get plot import export check backup delete demo bench completions man help"
+            opts="-h -V --help --version serve agent put get watch plot import export check backup delete demo bench completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -437,7 +443,7 @@ _metrics() {
             return 0
             ;;
         metrics__subcmd__help)
-            opts="serve agent put get plot import export check backup delete demo bench completions man help"
+            opts="serve agent put get watch plot import export check backup delete demo bench completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -660,6 +666,20 @@ _metrics() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        metrics__subcmd__help__subcmd__watch)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         metrics__subcmd__import)
             opts="-h --resume --server --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -840,6 +860,44 @@ _metrics() {
                     return 0
                     ;;
                 --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        metrics__subcmd__watch)
+            opts="-o -h --interval --sort --output --server --timeout --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sort)
+                    COMPREPLY=($(compgen -W "name value age" -- "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json csv line" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json csv line" -- "${cur}"))
+                    return 0
+                    ;;
+                --server)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -120,6 +120,27 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 ':selector -- A key, or * for all keys:_default' \
 && ret=0
 ;;
+(watch)
+_arguments "${_arguments_options[@]}" : \
+'--interval=[Sets how often the server is asked, such as 1s or 5m]:TIME:_default' \
+'--sort=[Sets by what the table is sorted]:COLUMN:((name\:""
+value\:"The highest first"
+age\:"The newest first"))' \
+'-o+[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--output=[Sets how samples are printed \[default\: table on a terminal, line elsewhere\]]:FORMAT:((table\:"Columns for people\: time, value, key"
+json\:"One JSON object a line"
+csv\:"Comma-separated values with a header"
+line\:"\`put\` lines, as \`import\` and the server read them"))' \
+'--server=[Sets the server that the command talks to\: HOST\:PORT, \`unix\:/PATH\`, a URL such as \`metrics+tls\://HOST\:PORT\`, or several with commas between them]:ADDRESS:_default' \
+'--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'*::patterns -- A key or a pattern\: * is any number of characters, ? is one:_default' \
+&& ret=0
+;;
 (plot)
 _arguments "${_arguments_options[@]}" : \
 '--from=[Leaves out what is older than this\: seconds since 1970, RFC 3339, a date, -6h]:TIME:_default' \
@@ -270,6 +291,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(watch)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (plot)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -330,6 +355,7 @@ _metrics_commands() {
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
 'get:Prints what is stored for a key, or for all keys' \
+'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
@@ -396,6 +422,7 @@ _metrics__subcmd__help_commands() {
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
 'get:Prints what is stored for a key, or for all keys' \
+'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
 'export:Prints everything that is stored, as lines that \`import\` reads' \
@@ -485,6 +512,11 @@ _metrics__subcmd__help__subcmd__serve_commands() {
     local commands; commands=()
     _describe -t commands 'metrics help serve commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__help__subcmd__watch_commands] )) ||
+_metrics__subcmd__help__subcmd__watch_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help watch commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__import_commands] )) ||
 _metrics__subcmd__import_commands() {
     local commands; commands=()
@@ -509,6 +541,11 @@ _metrics__subcmd__put_commands() {
 _metrics__subcmd__serve_commands() {
     local commands; commands=()
     _describe -t commands 'metrics serve commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__watch_commands] )) ||
+_metrics__subcmd__watch_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics watch commands' commands "$@"
 }
 
 if [ "$funcstack[1]" = "_metrics" ]; then

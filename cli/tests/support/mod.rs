@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each binary of tests uses a part of it")]
 
+#[cfg(unix)]
+pub mod terminal;
+
 use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
@@ -26,8 +29,13 @@ impl Server {
     }
 
     pub fn start_with(args: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", args)
+    }
+
+    /// Starts it where another has been.
+    pub fn start_at(address: &str, args: &[&str]) -> Self {
         let mut process = metrics()
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", address])
             .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -34,20 +34,16 @@ impl Precision {
         })
     }
 
-    /// Returns true if no two timestamps fall into one second.
-    pub(crate) fn is_coarse(self) -> bool {
-        matches!(self, Self::Seconds | Self::Minutes | Self::Hours)
-    }
-
-    /// Converts a timestamp to seconds, rounded down.
-    fn seconds(self, timestamp: i64) -> Option<i64> {
+    /// Converts a timestamp to seconds, rounded down, and says if it is one without rounding.
+    fn seconds(self, timestamp: i64) -> Option<(i64, bool)> {
+        let floor = |unit| (timestamp.div_euclid(unit), timestamp.rem_euclid(unit) == 0);
         match self {
-            Self::Nanoseconds => Some(timestamp.div_euclid(1_000_000_000)),
-            Self::Microseconds => Some(timestamp.div_euclid(1_000_000)),
-            Self::Milliseconds => Some(timestamp.div_euclid(1_000)),
-            Self::Seconds => Some(timestamp),
-            Self::Minutes => timestamp.checked_mul(60),
-            Self::Hours => timestamp.checked_mul(3600),
+            Self::Nanoseconds => Some(floor(1_000_000_000)),
+            Self::Microseconds => Some(floor(1_000_000)),
+            Self::Milliseconds => Some(floor(1_000)),
+            Self::Seconds => Some((timestamp, true)),
+            Self::Minutes => timestamp.checked_mul(60).map(|second| (second, true)),
+            Self::Hours => timestamp.checked_mul(3600).map(|second| (second, true)),
         }
     }
 }
@@ -89,7 +85,12 @@ pub(crate) enum LineError {
     TextBehindTimestamp,
     #[error("key is longer than {} bytes", Key::MAX_LEN)]
     KeyTooLong,
+    #[error("line is longer than {MAX_LINE_BYTES} bytes")]
+    LineTooLong,
 }
+
+/// The longest line, in bytes: a field takes six times its bytes while the line is read.
+const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 /// What was left out of lines that are fine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,52 +112,72 @@ pub(crate) struct LineParser {
     key: String,
     /// The fields of the line: the key in the line, and the value.
     fields: Vec<(Range<usize>, f64)>,
+    /// How many of the fields were returned as points.
+    returned: usize,
+    second: i64,
     pub(crate) omitted: OmittedFields,
+    /// True if a timestamp was rounded.
+    pub(crate) has_rounded: bool,
 }
 
 impl LineParser {
-    /// Reads a line without its line break, and calls `put` with the key and the point of each field. A line
-    /// without a timestamp is of `now`.
+    /// Reads a line without its line break; its points are then returned by [`next_point`](Self::next_point). A
+    /// line without a timestamp is of `now`.
     ///
-    /// Nothing is put if the line has an error. A blank line or a comment has no field.
-    pub(crate) fn parse(
+    /// There is no point if the line has an error, or is blank or a comment.
+    pub(crate) fn read_line(
         &mut self,
         line: &[u8],
         precision: Precision,
         now: i64,
-        mut put: impl FnMut(&str, Point),
     ) -> Result<(), LineError> {
-        let begin = line.iter().position(|&byte| !is_blank(byte)).unwrap_or(line.len());
-        let line = &line[begin..];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        self.fields.clear();
+        self.returned = 0;
+        let line = content(line);
         if matches!(line.first(), None | Some(b'#')) {
             return Ok(());
         }
+        if line.len() > MAX_LINE_BYTES {
+            return Err(LineError::LineTooLong);
+        }
         let line = str::from_utf8(line).map_err(|_| LineError::NotUtf8)?;
         let before = self.omitted;
-        let read = self.read(line, precision, now);
-        let timestamp = read.inspect_err(|_| self.omitted = before)?;
-        for (field, value) in &self.fields {
-            let point = Point { timestamp, value: *value };
-            put(key(&mut self.key, &self.name, &line[field.clone()], &self.labels)?, point);
-        }
-        Ok(())
+        self.read(line, precision, now).inspect_err(|_| {
+            self.fields.clear();
+            self.omitted = before;
+        })
     }
 
-    /// Reads the parts of a line. Returns its second.
-    fn read(&mut self, line: &str, precision: Precision, now: i64) -> Result<i64, LineError> {
+    /// Returns the key and the point of the next field of the line that was read last.
+    pub(crate) fn next_point(&mut self, line: &[u8]) -> Option<(&str, Point)> {
+        let (field, value) = self.fields.get(self.returned)?;
+        self.returned += 1;
+        let field = str::from_utf8(&content(line)[field.clone()]).ok()?;
+        // Its length was checked when the line was read.
+        key(&mut self.key, &self.name, field, &self.labels).ok()?;
+        Some((&self.key, Point { timestamp: self.second, value: *value }))
+    }
+
+    /// Reads the parts of a line.
+    fn read(&mut self, line: &str, precision: Precision, now: i64) -> Result<(), LineError> {
         let at = self.read_series(line)?;
         let at = self.read_fields(line, at)?;
         let rest = line[skip_blanks(line.as_bytes(), at)..].trim_end_matches(' ');
         if rest.is_empty() {
-            return Ok(now);
+            self.second = now;
+            return Ok(());
         }
         let (timestamp, rest) = rest.split_once(' ').unwrap_or((rest, ""));
         let timestamp = Some(timestamp).filter(|timestamp| !timestamp.starts_with('+'));
         let timestamp = timestamp.and_then(|timestamp| timestamp.parse().ok());
         let second = timestamp.and_then(|timestamp| precision.seconds(timestamp));
-        let second = second.ok_or(LineError::BadTimestamp)?;
-        if rest.is_empty() { Ok(second) } else { Err(LineError::TextBehindTimestamp) }
+        let (second, is_exact) = second.ok_or(LineError::BadTimestamp)?;
+        if !rest.is_empty() {
+            return Err(LineError::TextBehindTimestamp);
+        }
+        self.second = second;
+        self.has_rounded |= !is_exact;
+        Ok(())
     }
 
     /// Reads the measurement and the tags. Returns where the fields begin.
@@ -298,6 +319,12 @@ impl LineParser {
         self.omitted.rounded += u64::from(size > 1 << f64::MANTISSA_DIGITS);
         Ok(value)
     }
+}
+
+/// Returns a line without the blanks before it and the carriage return behind it.
+fn content(line: &[u8]) -> &[u8] {
+    let line = &line[skip_blanks(line, 0)..];
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// Splits a body into lines. A line break in the string of a field does not end a line.
@@ -520,8 +547,11 @@ pub fn read_lines(
 ) {
     let mut parser = LineParser::default();
     for line in lines(body) {
-        if let Err(error) = parser.parse(line, Precision::Nanoseconds, now, &mut put) {
+        if let Err(error) = parser.read_line(line, Precision::Nanoseconds, now) {
             fail(line, &error);
+        }
+        while let Some((key, point)) = parser.next_point(line) {
+            put(key, point);
         }
     }
 }
@@ -537,12 +567,14 @@ pub fn fuzz(body: &[u8]) {
     let mut bytes = 0;
     for line in lines(body) {
         bytes += line.len() + 1;
-        let mut count = 0;
-        let read = parser.parse(line, Precision::Nanoseconds, 7, |key, point| {
+        let read = parser.read_line(line, Precision::Nanoseconds, 7);
+        let mut points = parser.fields.len();
+        assert!(read.is_ok() || points == 0, "a line with an error has points");
+        while let Some((key, point)) = parser.next_point(line) {
             assert!(Key::new(key).is_ok() && point.value.is_finite(), "{key:?} {point:?}");
-            count += 1;
-        });
-        assert!(read.is_ok() || count == 0, "a line with an error was put");
+            points -= 1;
+        }
+        assert_eq!(points, 0, "a field that is no point");
     }
     assert!((body.len()..=body.len() + 1).contains(&bytes), "bytes between the lines");
 }

@@ -1,12 +1,6 @@
 //! `/write`, `/api/v2/write`, and what clients ask before they write.
 
-use std::{
-    collections::HashSet,
-    fmt::Write,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::HashSet, fmt::Write, mem, sync::Arc, time::SystemTime};
 
 use axum::{
     Extension, Router,
@@ -75,7 +69,7 @@ impl WriteCounters {
             ),
             counter(
                 "metrics_influx_points_merged_total",
-                "Points that replaced one of the same key and second in the same request.",
+                "Points that replaced one of the same key and second, in one batch, as timestamps were rounded down.",
                 merged,
             ),
         ]
@@ -208,28 +202,30 @@ async fn write<S: Store>(
     body: Body,
 ) -> Result<(), ApiError> {
     let body = body::read(headers, body, &app.limits, &app.body_budget).await?;
-    let mut writer = BatchWriter {
-        app,
-        puts: source.map_or_else(PutBatch::new, |source| PutBatch::from_source(source.0)),
-        counters,
-        stored: 0,
-        failures: Failures::default(),
-        seen: (!precision.is_coarse()).then(HashSet::new),
-        hasher: RandomState::new(),
-    };
+    let puts = source.map_or_else(PutBatch::new, |source| PutBatch::from_source(source.0));
+    let mut writer = BatchWriter { app, puts, counters, stored: 0, failures: Failures::default() };
     let mut parser = LineParser::default();
     let now = unix_seconds(SystemTime::now());
+    let mut since_yield = 0;
     for line in lines(&body.bytes) {
-        let read = parser.parse(line, precision, now, |key, point| writer.put(key, point));
-        if let Err(error) = read {
+        if let Err(error) = parser.read_line(line, precision, now) {
             writer.failures.add(line, &error);
             counters.bad_lines.add(1);
         }
-        if writer.puts.len() >= BATCH {
-            writer.apply().await?;
+        while let Some((key, point)) = parser.next_point(line) {
+            writer.put(key, point);
+            if writer.puts.len() >= BATCH {
+                writer.apply(mem::take(&mut parser.has_rounded)).await?;
+            }
+        }
+        // Lines without a point wait for no store.
+        since_yield += line.len() + 1;
+        if since_yield >= YIELD_BYTES {
+            since_yield = 0;
+            tokio::task::yield_now().await;
         }
     }
-    writer.apply().await?;
+    writer.apply(parser.has_rounded).await?;
     let OmittedFields { strings, rounded } = parser.omitted;
     counters.strings.add(strings as usize);
     counters.rounded.add(rounded as usize);
@@ -239,6 +235,9 @@ async fn write<S: Store>(
 /// After how many points they are applied: one sync of a disk, and some milliseconds of parsing.
 const BATCH: usize = 8192;
 
+/// After how many bytes of lines other tasks of the thread run: some 100 us.
+const YIELD_BYTES: usize = 64 * 1024;
+
 /// Collects points, and applies them.
 struct BatchWriter<'a, S> {
     app: &'a App<S>,
@@ -246,18 +245,10 @@ struct BatchWriter<'a, S> {
     puts: PutBatch,
     stored: usize,
     failures: Failures,
-    /// The hashes of the keys and seconds, if several points of a key may fall into one second.
-    seen: Option<HashSet<u64>>,
-    hasher: RandomState,
 }
 
 impl<S: Store> BatchWriter<'_, S> {
     fn put(&mut self, key: &str, point: Point) {
-        if let Some(seen) = &mut self.seen
-            && !seen.insert(self.hasher.hash_one((key, point.timestamp)))
-        {
-            self.counters.merged.add(1);
-        }
         match KeyRef::new(key) {
             Ok(key) => self.puts.push_ref(key, point),
             // The parser writes no such key.
@@ -265,10 +256,12 @@ impl<S: Store> BatchWriter<'_, S> {
         }
     }
 
-    async fn apply(&mut self) -> Result<(), ApiError> {
+    /// Applies what was collected. `has_rounded` says that some of it may be of one key and second.
+    async fn apply(&mut self, has_rounded: bool) -> Result<(), ApiError> {
         if self.puts.is_empty() {
             return Ok(());
         }
+        let merged = if has_rounded { count_merged(&self.puts) } else { 0 };
         let applied =
             timeout(self.app.limits.store_timeout, self.app.store.apply(&self.puts)).await;
         let count = self.puts.len();
@@ -289,9 +282,16 @@ impl<S: Store> BatchWriter<'_, S> {
         self.stored += count - refused;
         self.counters.points.add(count - refused);
         self.counters.too_old.add(refused);
+        self.counters.merged.add(merged);
         self.puts.clear();
         Ok(())
     }
+}
+
+/// Returns how many points have the key and the second of another one of the batch.
+fn count_merged(puts: &PutBatch) -> usize {
+    let mut seen = HashSet::with_capacity(puts.len());
+    puts.iter().filter(|(key, point)| !seen.insert((*key, point.timestamp))).count()
 }
 
 /// What was not stored, for the answer.
@@ -308,11 +308,14 @@ impl Failures {
     fn add(&mut self, line: &[u8], error: &dyn std::error::Error) {
         self.lines += 1;
         if self.lines <= MAX_MESSAGES {
-            let line = String::from_utf8_lossy(line.trim_ascii());
+            let line = String::from_utf8_lossy(&line[..line.len().min(MAX_EXCERPT_BYTES)]);
             let separator = if self.message.is_empty() { "" } else { "\n" };
             // Writing to memory does not fail.
-            let _ =
-                write!(self.message, "{separator}unable to parse '{}': {error}", Escaped(&line));
+            let _ = write!(
+                self.message,
+                "{separator}unable to parse '{}': {error}",
+                Escaped(line.trim())
+            );
         }
     }
 
@@ -344,6 +347,9 @@ impl Failures {
 
 /// How many bad lines an answer names.
 const MAX_MESSAGES: usize = 10;
+
+/// How much of a bad line is looked at for the answer, which shows less.
+const MAX_EXCERPT_BYTES: usize = 1024;
 
 async fn query(RawQuery(query): RawQuery) -> Response {
     answer_query(Params::parse(query.as_deref()).get("q"))

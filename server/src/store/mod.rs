@@ -12,9 +12,13 @@ use metrics_client::{Key, Metrics, Point, Sample, Selector};
 mod accounting;
 mod batch;
 mod chunk_pool;
+#[cfg(feature = "clickhouse")]
+mod clickhouse;
 #[cfg(feature = "disk")]
 mod disk;
 mod index;
+#[cfg(any(feature = "clickhouse", feature = "disk"))]
+mod keep;
 mod memory;
 mod pattern;
 mod points;
@@ -22,6 +26,12 @@ mod range;
 mod tee;
 
 pub use batch::{Iter, PutBatch};
+#[cfg(feature = "clickhouse")]
+#[cfg_attr(docsrs, doc(cfg(feature = "clickhouse")))]
+pub use clickhouse::{
+    ClickHouseError, ClickHouseOptions, ClickHouseSnapshot, ClickHouseStats, ClickHouseStore,
+    InvalidClickHouseUrl,
+};
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
 pub use disk::{

@@ -13,6 +13,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+#[cfg(feature = "clickhouse")]
+mod clickhouse;
 mod connection;
 #[cfg(any(feature = "disk", feature = "graphite", feature = "influx"))]
 mod corpus;

@@ -8,8 +8,11 @@ const NOW: i64 = 7;
 
 fn read(line: &str) -> Result<Vec<(String, f64, i64)>, LineError> {
     let mut puts = Vec::new();
-    let mut put = |key: &str, point: Point| puts.push((key.into(), point.value, point.timestamp));
-    LineParser::default().parse(line.as_bytes(), Precision::Seconds, NOW, &mut put)?;
+    let mut parser = LineParser::default();
+    parser.read_line(line.as_bytes(), Precision::Seconds, NOW)?;
+    while let Some((key, point)) = parser.next_point(line.as_bytes()) {
+        puts.push((key.into(), point.value, point.timestamp));
+    }
     Ok(puts)
 }
 
@@ -55,12 +58,14 @@ fn values_are_read_in_every_form() {
 #[test]
 fn strings_are_omitted_and_counted() {
     let mut parser = LineParser::default();
-    let mut keys = Vec::new();
     let line = br#"cpu s="x, \"y=\" \\",n=9007199254740993i,e="" 3"#;
-    parser.parse(line, Precision::Seconds, NOW, |key, _| keys.push(key.to_owned())).unwrap();
-    assert_eq!(keys, ["cpu.n"]);
+    parser.read_line(line, Precision::Seconds, NOW).unwrap();
+    assert_eq!(parser.next_point(line).map(|(key, _)| key), Some("cpu.n"));
+    assert_eq!(parser.next_point(line), None);
     assert_eq!(parser.omitted, OmittedFields { strings: 2, rounded: 1 });
-    assert!(parser.parse(br#"cpu s="x",n=x"#, Precision::Seconds, NOW, |_, _| ()).is_err());
+    let line = br#"cpu s="x",m=1,n=x"#;
+    assert!(parser.read_line(line, Precision::Seconds, NOW).is_err());
+    assert_eq!(parser.next_point(line), None);
     assert_eq!(parser.omitted.strings, 2, "a bad line counts nothing");
 }
 
@@ -126,6 +131,8 @@ fn errors_are_those_of_influxd() {
         assert_eq!(read(&line), Err(LineError::KeyTooLong));
     }
     assert_eq!(one(&format!("a {}=1", &long[..1022])).0.len(), 1024);
+    let line = format!("a s=\"{}\",value=1", "x".repeat(MAX_LINE_BYTES));
+    assert_eq!(read(&line), Err(LineError::LineTooLong));
 }
 
 #[test]
@@ -139,13 +146,12 @@ fn timestamps_are_rounded_down_to_seconds() {
         ("h", "-2", Some(-7200)),
         ("h", "9223372036854775807", None),
     ] {
-        let mut seconds = Vec::new();
         let precision = Precision::parse(precision).unwrap();
         let line = format!("cpu value=1 {timestamp}");
-        let _ = LineParser::default().parse(line.as_bytes(), precision, NOW, |_, point| {
-            seconds.push(point.timestamp);
-        });
-        assert_eq!(seconds, Vec::from_iter(second));
+        let mut parser = LineParser::default();
+        let _ = parser.read_line(line.as_bytes(), precision, NOW);
+        let read = parser.next_point(line.as_bytes()).map(|(_, point)| point.timestamp);
+        assert_eq!(read, second, "{line}");
     }
     assert_eq!(Precision::parse("parsec"), None);
 }

@@ -1,9 +1,7 @@
 //! Which puts are accepted: not too old, of no more keys than allowed, while the folder may grow.
 
-use std::time::Duration;
-
 use super::shared::Shared;
-use crate::store::{PutBatch, StoreError};
+use crate::store::{PutBatch, StoreError, keep};
 
 /// Returns an error if the folder has all the bytes that it may have.
 ///
@@ -25,10 +23,7 @@ pub(super) fn check_room(shared: &Shared) -> Result<(), StoreError> {
 pub(super) fn rejected(shared: &Shared, puts: &PutBatch) -> Vec<(usize, StoreError)> {
     let mut rejected = Vec::new();
     if let Some(keep) = shared.options.keep {
-        let cutoff = shared.cutoff();
-        let old = puts.iter().enumerate().filter(|(_, (_, point))| point.timestamp < cutoff);
-        let error = StoreError::new(format!("older than {}", in_words(keep)));
-        rejected.extend(old.map(|(index, _)| (index, error.clone())));
+        rejected = keep::too_old(puts, shared.cutoff(), keep);
         shared.counters.too_old.add(rejected.len() as u64);
     }
     let max_keys = shared.options.max_keys;
@@ -42,15 +37,4 @@ pub(super) fn rejected(shared: &Shared, puts: &PutBatch) -> Vec<(usize, StoreErr
         rejected.sort_unstable_by_key(|(index, _)| *index);
     }
     rejected
-}
-
-/// Returns a time in the largest unit that divides it: `30d`, `90s`.
-fn in_words(time: Duration) -> String {
-    let seconds = time.as_secs();
-    for (unit, name) in [(24 * 60 * 60, 'd'), (60 * 60, 'h'), (60, 'm')] {
-        if seconds > 0 && seconds.is_multiple_of(unit) {
-            return format!("{}{name}", seconds / unit);
-        }
-    }
-    format!("{seconds}s")
 }

@@ -22,6 +22,7 @@ use tokio::{
 
 mod clients;
 mod differential;
+mod hostile;
 pub(crate) mod model;
 
 /// A point as the tests compare it: its key, its second, and its value.

@@ -60,7 +60,7 @@ impl HttpConnection {
     ///
     /// # Errors
     ///
-    /// Says in words why there is no answer. The connection is reset then, so that what the server
+    /// A message why there was no answer. The connection is reset then, so that what the server
     /// has not read yet is never executed: it could undo a newer value.
     ///
     /// # Cancel safety

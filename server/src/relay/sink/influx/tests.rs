@@ -15,7 +15,7 @@ use tokio::{
 
 use super::*;
 
-/// Where the sink dials: the test gets the other end.
+/// Where the sink dials: the test gets the peer's side.
 struct InfluxPeer {
     dialed: mpsc::UnboundedReceiver<DuplexStream>,
     io: Option<BufReader<DuplexStream>>,
