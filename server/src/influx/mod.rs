@@ -1,6 +1,6 @@
 //! What InfluxDB's clients and agents send: the line protocol and its HTTP endpoints.
 
-pub(crate) mod line;
+mod line;
 mod write;
 
 #[doc(hidden)]

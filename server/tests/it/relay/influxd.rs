@@ -1,6 +1,6 @@
 //! A relay to influxd 1.6 (Debian's package), which the tests start on loopback.
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::Command};
+use std::{fmt::Write as _, net::SocketAddr, path::Path, process::Command};
 
 use metrics_client::{Key, Point, Sample};
 use metrics_server::relay::Destination;
@@ -28,7 +28,7 @@ struct Influxd {
 impl Influxd {
     /// Starts it with some settings of its sections. Returns `None` if it is not installed.
     async fn start(data: &str, http: &str) -> Option<Self> {
-        if !std::path::Path::new(PROGRAM).exists() {
+        if !Path::new(PROGRAM).exists() {
             println!("SKIPPED: influxd is not installed: `apt-get install influxdb`");
             return None;
         }
@@ -46,7 +46,7 @@ impl Influxd {
         )
         .unwrap();
         std::fs::write(dir.path().join("influxdb.conf"), config).unwrap();
-        let program = Self::program(&dir.path().into(), addr);
+        let program = Self::program(dir.path(), addr);
         let influxd = Self { program, addr, dir, authorization: "" };
         if !http.contains("auth-enabled") {
             influxd.query("POST", "CREATE DATABASE m").await;
@@ -54,14 +54,14 @@ impl Influxd {
         Some(influxd)
     }
 
-    fn program(dir: &PathBuf, addr: SocketAddr) -> Program {
+    fn program(dir: &Path, addr: SocketAddr) -> Program {
         let mut command = Command::new(PROGRAM);
         command.arg("-config").arg(dir.join("influxdb.conf"));
         Program::start(&mut command, addr, &dir.join("log"))
     }
 
     fn restart(&mut self) {
-        self.program = Self::program(&self.dir.path().into(), self.addr);
+        self.program = Self::program(self.dir.path(), self.addr);
     }
 
     async fn request(&self, method: &str, path: &str, body: &str) -> String {
