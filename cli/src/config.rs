@@ -27,6 +27,7 @@ pub(crate) struct ConfigFile {
     pub(crate) http: Option<SocketAddr>,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) no_token: Option<bool>,
+    pub(crate) http_limit: Option<Vec<String>>,
     pub(crate) max_memory: Option<Size>,
     pub(crate) max_connections: Option<usize>,
     pub(crate) relay_spool: Option<PathBuf>,

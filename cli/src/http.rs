@@ -5,19 +5,24 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 use metrics_server::{
     Store,
     graphite::{GraphiteStats, GraphiteStatsHandle, RenderLimits},
-    http::{Access, Figure, HttpServer, Token},
+    http::{Access, Figure, HttpLimits, HttpServer, Token},
     stats::StatsHandle,
-    store::{DiskStats, Tee},
+    store::{ClickHouseStats, DiskStats, Tee},
     tls::TlsAcceptor,
 };
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    http_limit::{self, HttpLimit},
+};
 
 /// Where HTTP is served, and to whom.
 #[derive(Debug)]
 pub(crate) struct HttpConfig {
     listen: SocketAddr,
     access: Access,
+    limits: HttpLimits,
+    render_limits: RenderLimits,
 }
 
 /// Returns figures for `/metrics`.
@@ -33,6 +38,7 @@ impl HttpConfig {
         listen: Option<SocketAddr>,
         token_file: Option<PathBuf>,
         no_token: bool,
+        limits: &[HttpLimit],
     ) -> Result<Option<Self>, Failure> {
         let access = match (token_file, no_token) {
             (Some(_), true) => {
@@ -63,7 +69,8 @@ impl HttpConfig {
             );
             return Err(Failure::usage(message));
         }
-        Ok(Some(Self { listen, access }))
+        let (limits, render_limits) = http_limit::limits(limits);
+        Ok(Some(Self { listen, access, limits, render_limits }))
     }
 
     /// Opens the listener.
@@ -79,7 +86,7 @@ impl HttpConfig {
         let server = HttpServer::bind(listen, store, self.access).await;
         let server = server
             .map_err(|error| Failure::usage(format!("cannot serve HTTP on {listen}: {error}")))?;
-        let server = server.influx().graphite(RenderLimits::default());
+        let server = server.limits(self.limits).influx().graphite(self.render_limits);
         let mut server = server.protocol_stats(stats);
         if let Some(graphite) = graphite {
             server = server.figures(move || graphite_figures(&graphite.stats()));
@@ -92,6 +99,32 @@ impl HttpConfig {
         }
         Ok(server)
     }
+}
+
+/// Returns the figures of a store in ClickHouse.
+pub(crate) fn clickhouse_figures(stats: &ClickHouseStats) -> Vec<Figure> {
+    let counter = Figure::counter;
+    vec![
+        counter("metrics_clickhouse_blocks_total", "Blocks that were stored.", stats.blocks),
+        counter("metrics_clickhouse_rows_total", "Puts in these.", stats.rows),
+        counter("metrics_clickhouse_retries_total", "Attempts that were repeated.", stats.retries),
+        counter(
+            "metrics_clickhouse_failed_blocks_total",
+            "Blocks that clients had to send again.",
+            stats.failed_blocks,
+        ),
+        counter("metrics_clickhouse_too_old_total", "Puts that were too old.", stats.too_old),
+        Figure::gauge(
+            "metrics_clickhouse_insert_seconds_total",
+            "Time that inserts took, all together.",
+            stats.insert_time.as_secs_f64(),
+        ),
+        Figure::gauge(
+            "metrics_clickhouse_queued_bytes",
+            "Memory of puts that wait, in bytes.",
+            stats.queued_bytes as f64,
+        ),
+    ]
 }
 
 /// Returns the figures of a store on disk.

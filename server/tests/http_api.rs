@@ -6,6 +6,7 @@ use std::{process::Command, sync::Arc};
 
 use metrics_server::{
     MemoryStore,
+    graphite::RenderLimits,
     http::{Access, HttpServer},
     store::Tee,
 };
@@ -17,7 +18,8 @@ async fn documented_requests_are_answered_as_documented() {
         return;
     }
     let store = Tee::new(Arc::new(MemoryStore::new()), 16);
-    let server = HttpServer::bind("127.0.0.1:0", store, Access::Loopback).await.unwrap().influx();
+    let server = HttpServer::bind("127.0.0.1:0", store, Access::Loopback).await.unwrap();
+    let server = server.influx().graphite(RenderLimits::default());
     let addr = server.local_addr().to_string();
     let serving = tokio::spawn(server.serve());
     let run = tokio::task::spawn_blocking(move || {

@@ -202,3 +202,56 @@ async fn settings_change_while_counters_continue() {
     assert_eq!(peer.seconds("palm.uptime").await, [1010]);
     assert_eq!(peer.seconds("processes.started;host=eardrum").await, [1015, 1020, 1025]);
 }
+
+/// A file whose reader waits until somebody writes, as one of a disk that hangs.
+fn hanging_proc() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("uptime");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    dir
+}
+
+/// Runs the agent while this time passes, in steps: a call that blocks holds up the paused clock.
+async fn run_in_steps(agent: &mut Agent, seconds: u32) {
+    let mut run = std::pin::pin!(agent.run());
+    for _ in 0..10 * seconds {
+        tokio::select! {
+            biased;
+            _ = &mut run => {}
+            () = time::advance(SECOND / 10) => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn host_that_hangs_holds_up_nothing_else() {
+    let (peer, clock, dir) = (Peer::default(), SetClock::new(1000), hanging_proc());
+    let proc = dir.path().to_owned();
+    let new_host = {
+        let proc = proc.clone();
+        move || Host::with_roots(&proc, proc.join("sys"))
+    };
+    let reporter = Reporter::new(peer.client());
+    let mut agent = Agent::new(settings(10), reporter, clock.wall(), new_host);
+    agent.set_statsd(Some(Statsd::start(Default::default()).unwrap()));
+    run_in_steps(&mut agent, 39).await;
+    assert_eq!(agent.late, 3);
+    // The disk is back, and what has waited is released.
+    std::fs::write(proc.join("new"), "5 5\n").unwrap();
+    let fifo = std::fs::OpenOptions::new().write(true).open(proc.join("uptime")).unwrap();
+    std::fs::rename(proc.join("new"), proc.join("uptime")).unwrap();
+    drop(fifo);
+    run(&mut agent, 30 * SECOND).await;
+    agent.reporter().flush(SECOND).await.unwrap();
+    assert_eq!(agent.late, 3);
+    assert_eq!(peer.seconds("palm.uptime").await, [1040, 1050, 1060]);
+    let seconds = peer.seconds("palm.agent.statsd.lines").await;
+    assert_eq!(seconds, [1010, 1020, 1030, 1040, 1050, 1060]);
+}

@@ -2,7 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{collections::HashMap, fs, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 
@@ -184,6 +190,46 @@ fn missing_file_is_counted_and_the_rest_goes_on() {
     // Over the 20 seconds since it was last read.
     assert_eq!(measured["network.received_bytes eth0"], 100.0);
     assert_eq!((measured["agent.failures"], measured["memory"]), (2.0, 40.0));
+}
+
+/// Keeps the lines of a log.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn failure_is_logged_once_until_it_is_over() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let tree = Tree::new();
+    let mut host = tree.host();
+    tracing::subscriber::with_default(subscriber, || {
+        tree.remove("proc/uptime");
+        for second in [0, 10, 20] {
+            measure(&mut host, second);
+        }
+        tree.write("proc/uptime", "5000.25 9000.00\n");
+        for second in [30, 40] {
+            measure(&mut host, second);
+        }
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines().collect::<Vec<_>>();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].contains("cannot measure a part of the host what=\"uptime\""), "{text}");
+    assert!(lines[1].contains("measures a part of the host again what=\"uptime\""), "{text}");
 }
 
 #[test]

@@ -4,3 +4,5 @@
 
 mod clients;
 mod corpus;
+#[cfg(target_os = "linux")]
+mod fleet;

@@ -32,8 +32,8 @@ _metrics() {
 _arguments "${_arguments_options[@]}" : \
 '--listen=[Sets where the server listens \[default\: 127.0.0.1\:8888\]]:ADDRESS:PORT:_default' \
 '--data=[Keeps points in this folder\: the same as --store disk\:DIR]:DIR:_files' \
-'--store=[Sets where points are kept\: memory\: or disk\:DIR \[default\: memory\:\]]:STORE:_default' \
-'--keep=[Sets how long points are kept on disk, such as 400d \[default\: for ever\]]:TIME:_default' \
+'--store=[Sets where points are kept\: memory\:, disk\:DIR, or clickhouse\://USER\:PASSWORD@HOST\:PORT,../DATABASE \[default\: memory\:\]]:STORE:_default' \
+'--keep=[Sets how long points are kept on disk or in ClickHouse, such as 400d \[default\: for ever\]]:TIME:_default' \
 '--sync=[Sets when the disk is synced\: always, before a put is acknowledged; or a time such as 1s, of which a loss of power may then take what was acknowledged \[default\: always\]]:WHEN:_default' \
 '--max-disk=[Sets how much the folder may take, such as 50GiB; above it puts wait, as on a full disk \[default\: the disk\]]:SIZE:_default' \
 '--tls-cert=[Serves TLS with this certificate chain (PEM)]:FILE:_files' \
@@ -42,6 +42,7 @@ _arguments "${_arguments_options[@]}" : \
 '--graphite=[Accepts Graphite'\''s plaintext protocol too, over TCP and UDP; it has neither TLS nor a token]:ADDRESS:PORT:_default' \
 '--http=[Serves HTTP too\: the page, the API, Graphite'\''s render API, and what InfluxDB'\''s clients write]:ADDRESS:PORT:_default' \
 '--token-file=[Requires the token in this file for HTTP; needed unless HTTP is on a loopback address]:FILE:_files' \
+'*--http-limit=[Sets a limit of HTTP, by the name in an error (NAME=N); may be repeated, times are in seconds]:NAME=N:_default' \
 '--max-memory=[Bounds the memory, such as 1GiB\: half of it for points and snapshots, an eighth for answers that are not read, an eighth for connections of 64 KiB each, the rest for what is not counted. Lowers limits, never raises one, except that of a store in memory \[default\: 1GiB of points in memory, about 1.3GiB in all with points on disk\]]:SIZE:_default' \
 '--max-connections=[Sets how many connections there may be \[default\: 10,000, and what --max-memory and the process'\''s limit of open files allow\]]:N:_default' \
 '*--relay=[Sends what is stored on to this destination too, several times for several. With any, the relays of the file do not count; rules, names and bounds can be set there only]:URL:_default' \
@@ -117,7 +118,7 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 '--fail[Exits with status 4 if nothing was found]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
-':selector -- A key, or * for all keys:_default' \
+':keys -- A key or a pattern\: * is any number of characters, ? is one. A pattern reads all keys:_default' \
 && ret=0
 ;;
 (watch)
@@ -185,7 +186,7 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 '--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
-'::selector -- A key, or * for all keys:_default' \
+'::keys -- A key or a pattern\: * is any number of characters, ? is one. A pattern reads all keys:_default' \
 && ret=0
 ;;
 (check)
@@ -222,6 +223,14 @@ _arguments "${_arguments_options[@]}" : \
 '--help[Print help (see more with '\''--help'\'')]' \
 ':dir -- The folder, as `metrics serve --data DIR` has it:_files' \
 ':keys -- A key or a pattern\: * is any number of characters, ? is one:_default' \
+&& ret=0
+;;
+(schema)
+_arguments "${_arguments_options[@]}" : \
+'--store=[The store, as \`metrics serve\` has it\: clickhouse\://USER\:PASSWORD@HOST\:PORT,../DATABASE?OPTION=VALUE&..]:STORE:_default' \
+'--keep=[How long points are kept, such as 400d \[default\: for ever\]]:TIME:_default' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
 && ret=0
 ;;
 (demo)
@@ -319,6 +328,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(schema)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -354,7 +367,7 @@ _metrics_commands() {
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
-'get:Prints what is stored for a key, or for all keys' \
+'get:Prints what is stored for a key, or for all keys that match a pattern' \
 'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
@@ -362,6 +375,7 @@ _metrics_commands() {
 'check:Reads everything in a folder of points, and says what is damaged' \
 'backup:Writes a backup\: a new folder that \`metrics serve --data\` can serve' \
 'delete:Deletes points from a folder that is not in use' \
+'schema:Prints the statements that create the tables of a store in ClickHouse' \
 'demo:Measures this host for some seconds, stores that in a server of its own, and shows what is stored' \
 'bench:Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench' \
 'completions:Prints the completions for a shell' \
@@ -421,7 +435,7 @@ _metrics__subcmd__help_commands() {
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
-'get:Prints what is stored for a key, or for all keys' \
+'get:Prints what is stored for a key, or for all keys that match a pattern' \
 'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
@@ -429,6 +443,7 @@ _metrics__subcmd__help_commands() {
 'check:Reads everything in a folder of points, and says what is damaged' \
 'backup:Writes a backup\: a new folder that \`metrics serve --data\` can serve' \
 'delete:Deletes points from a folder that is not in use' \
+'schema:Prints the statements that create the tables of a store in ClickHouse' \
 'demo:Measures this host for some seconds, stores that in a server of its own, and shows what is stored' \
 'bench:Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench' \
 'completions:Prints the completions for a shell' \
@@ -507,6 +522,11 @@ _metrics__subcmd__help__subcmd__put_commands() {
     local commands; commands=()
     _describe -t commands 'metrics help put commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__help__subcmd__schema_commands] )) ||
+_metrics__subcmd__help__subcmd__schema_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help schema commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__help__subcmd__serve_commands] )) ||
 _metrics__subcmd__help__subcmd__serve_commands() {
     local commands; commands=()
@@ -536,6 +556,11 @@ _metrics__subcmd__plot_commands() {
 _metrics__subcmd__put_commands() {
     local commands; commands=()
     _describe -t commands 'metrics put commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__schema_commands] )) ||
+_metrics__subcmd__schema_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics schema commands' commands "$@"
 }
 (( $+functions[_metrics__subcmd__serve_commands] )) ||
 _metrics__subcmd__serve_commands() {

@@ -77,10 +77,10 @@ impl RenderLimits {
         Self { max_targets, ..self }
     }
 
-    /// Sets how deep calls may be nested. Default: 32.
+    /// Sets how deep calls may be nested, at most 200. Default: 32.
     #[must_use]
     pub fn max_depth(self, max_depth: usize) -> Self {
-        Self { max_depth, ..self }
+        Self { max_depth: max_depth.min(200), ..self }
     }
 
     /// Sets how long an answer may take. Default: 30 s. It is checked between functions.
@@ -147,6 +147,7 @@ impl Budget {
     }
 
     /// Ends the evaluation, and keeps the points charged until the answer is written.
+    #[cfg(feature = "http")]
     pub(super) fn into_charge(mut self) -> PointsCharge {
         let points = std::mem::take(self.points.get_mut());
         PointsCharge { points, total: Arc::clone(&self.total) }

@@ -58,6 +58,15 @@ pub struct InvalidTarget {
     reason: &'static str,
 }
 
+impl InvalidTarget {
+    /// Returns true if its calls are nested too deep, so that it may be valid with a higher limit.
+    pub(super) fn is_too_deep(&self) -> bool {
+        self.reason == TOO_DEEP
+    }
+}
+
+const TOO_DEEP: &str = "too many nested calls";
+
 struct Parser<'a> {
     text: &'a str,
     at: usize,
@@ -79,7 +88,7 @@ impl<'a> Parser<'a> {
             }
             piped += 1;
             if self.depth + piped > self.max_depth {
-                return Err(self.error("too many nested calls"));
+                return Err(self.error(TOO_DEEP));
             }
             self.skip_spaces();
             match self.path_or_call()? {
@@ -107,7 +116,7 @@ impl<'a> Parser<'a> {
         }
         self.depth += 1;
         if self.depth > self.max_depth {
-            return Err(self.error("too many nested calls"));
+            return Err(self.error(TOO_DEEP));
         }
         let (mut args, mut named) = (Vec::new(), Vec::new());
         self.skip_spaces();

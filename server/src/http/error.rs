@@ -35,7 +35,7 @@ impl ApiError {
 
     /// Creates the error of a store that has not answered in time.
     pub(crate) fn store_timeout() -> Self {
-        Self::unavailable("the store does not answer")
+        Self::unavailable(slow_store_message())
     }
 
     /// Creates the error of a request that exceeds a limit. The message names it, as `metrics serve --http-limit` and
@@ -61,7 +61,7 @@ impl ApiError {
         json!({ "error": self.message }).to_string()
     }
 
-    #[cfg(any(feature = "graphite", feature = "influx"))]
+    #[cfg(feature = "influx")]
     pub(crate) fn header_pair(&self) -> Option<(HeaderName, HeaderValue)> {
         self.header.clone()
     }
@@ -70,6 +70,11 @@ impl ApiError {
 /// Says which limit is reached, and how it is raised.
 pub(crate) fn limit_message(limit: &str, max: usize) -> String {
     format!("limit {limit} reached: at most {max}; {}", raised_with(limit))
+}
+
+/// Says that the store has not answered in time.
+pub(crate) fn slow_store_message() -> String {
+    format!("the store does not answer; {}", raised_with("store_timeout"))
 }
 
 /// Says how a limit is raised.

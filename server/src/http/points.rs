@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::{
     App,
     consolidate::{Consolidator, PointAggregate},
-    error::ApiError,
+    error::{ApiError, slow_store_message},
     params::Params,
     time,
 };
@@ -71,6 +71,8 @@ pub(super) async fn points<S: Store>(
     // Until the first piece is read, an error can be answered; then all that can be done is to end the answer early.
     let first = writer.next_piece().await?.unwrap_or_default();
     let rest = stream::try_unfold(writer, |mut writer| async {
+        // A connection that takes many pieces at once would keep the thread from the peers of the protocol.
+        tokio::task::yield_now().await;
         let piece = writer.next_piece().await;
         piece.map(|piece| piece.map(|piece| (piece, writer)))
     });
@@ -245,7 +247,7 @@ impl<S: Store> PointsWriter<S> {
 }
 
 fn slow_store() -> StoreError {
-    StoreError::transient("the store does not answer")
+    StoreError::transient(slow_store_message())
 }
 
 /// How long a piece of an answer is at least, in bytes.

@@ -103,6 +103,14 @@ impl<S: Store> HttpServer<S> {
         self
     }
 
+    /// Returns what serves a connection that a test has made.
+    #[cfg(test)]
+    pub(super) fn into_router(self) -> (Arc<App<S>>, Router) {
+        let app = App::new(self.store, self.access, self.limits, self.figures);
+        let router = router(&app, self.mounted);
+        (app, router)
+    }
+
     /// Serves the paths of another module too.
     #[cfg(any(feature = "graphite", feature = "influx"))]
     pub(crate) fn mount(self, router: Router<Arc<App<S>>>) -> Self {
@@ -145,16 +153,15 @@ impl<S: Store> HttpServer<S> {
     ///
     /// Dropping the future aborts all connections at once.
     pub async fn serve_until(self, shutdown: impl Future<Output = ()>) {
-        let app = App::new(self.store, self.access, self.limits, self.figures);
-        for local_addr in self.local_addrs {
+        for local_addr in &self.local_addrs {
             info!(%local_addr, "serving HTTP");
         }
-        let router = router(&app, self.mounted);
+        let app = App::new(self.store, self.access, self.limits, self.figures);
         let connections = serve::Connections {
             listeners: self.listeners,
             #[cfg(feature = "tls")]
             tls: self.tls,
-            router,
+            router: router(&app, self.mounted),
             app,
         };
         connections.serve_until(shutdown).await;

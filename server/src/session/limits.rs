@@ -10,7 +10,8 @@ use metrics_client::codec::ServerCodec;
 ///
 /// A connection without a request holds the beginning of a line and buffers of at most 8 KiB. A busy
 /// connection holds at most 64 KiB of requests, the batch made of them, and
-/// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers. With the defaults and without TLS, all
+/// [`max_unsent_bytes`](Self::max_unsent_bytes) of answers. While sessions wait for the store with batches of more than
+/// 4 MiB together, each further one holds some 20 KiB: 8 KiB of requests, and a batch of 256 puts. With the defaults and without TLS, all
 /// connections together use less than 768 MiB, plus the memory of the store (`cargo bench --bench bench -- overload`,
 /// 10,000 hostile peers, two threads). Up to a third of that is free memory that glibc's allocator keeps
 /// for each thread; with `MALLOC_ARENA_MAX=1` in the environment it keeps one pool for all threads. Socket
@@ -19,7 +20,8 @@ use metrics_client::codec::ServerCodec;
 /// # Fairness
 ///
 /// All addresses have equal shares of the processor, and so have the connections of one address: the
-/// session that has moved the fewest bytes is scheduled first. A peer with few requests does not wait for
+/// session that has moved the fewest bytes is scheduled first. A store on disk divides its time between addresses in the
+/// same way, see [`PutBatch::from_source`](crate::store::PutBatch::from_source). A peer with few requests does not wait for
 /// thousands of peers that send without a pause: under each attack of that bench, a client that puts
 /// one point at a time keeps at least a tenth of its rate.
 ///

@@ -33,6 +33,8 @@ mod pipelining;
 #[cfg(feature = "relay")]
 mod relay;
 mod shutdown;
+#[cfg(all(feature = "graphite", feature = "influx"))]
+mod sources;
 mod store;
 
 /// A running server; it serves until `stop` or the end of the test.

@@ -4,6 +4,7 @@ mod browsers;
 mod graphite_web;
 mod points;
 mod render;
+pub(crate) mod siege;
 
 use std::{
     io::{Read, Write},
@@ -26,7 +27,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Outcome {
     idle(options, report)
 }
 
-/// The rate of puts with an HTTP listener that nobody uses, and without one.
+/// The rate of puts with an idle HTTP listener, and without one.
 fn idle(options: &Options, report: &mut Report) -> Outcome {
     let rounds = options.choose(1, 5, 41);
     let time = Duration::from_millis(options.choose(50, 500, 500));

@@ -1,4 +1,4 @@
-//! The task that collects new points while somebody watches.
+//! The task that collects new points while there are viewers.
 
 use std::{
     pin::pin,

@@ -172,6 +172,16 @@ impl Hub {
         self.list().keys.values().cloned().collect()
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_collecting(&self) -> bool {
+        self.list().is_collecting
+    }
+
+    #[cfg(test)]
+    pub(crate) fn watched_keys(&self) -> usize {
+        self.list().keys.len()
+    }
+
     /// Takes points that were applied.
     pub(super) fn apply(&self, puts: &PutBatch) {
         let mut list = self.list();
@@ -197,6 +207,11 @@ impl Hub {
         if is_new {
             list.is_dirty |= watched.put(point, list.next);
         }
+    }
+
+    /// Shows a viewer that has come back what it has missed with the next change, even if nothing is put.
+    pub(super) fn show_soon(&self) {
+        self.list().is_dirty = true;
     }
 
     /// Shows the viewers what was collected. Returns false if there is no viewer.

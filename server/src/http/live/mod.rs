@@ -47,10 +47,11 @@ pub(super) async fn live<S: Store>(
     let (group, version) = collect::join(&app, selection).await?;
     // A browser that comes back says what it has seen.
     let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let now = *version.borrow();
     if last_id.is_some() {
         collect::refresh(&app, &group.members()).await?;
+        app.hub.show_soon();
     }
-    let now = *version.borrow();
     let seen = last_id.map_or(now, |seen: u64| seen.min(now));
     let viewer = Viewer {
         hub: Arc::clone(&app.hub),
@@ -58,6 +59,7 @@ pub(super) async fn live<S: Store>(
         version,
         seen,
         target: seen,
+        after: now,
         cursor: 0,
         has_said_limit: false,
         _permit: permit,
@@ -81,6 +83,8 @@ struct Viewer {
     seen: u64,
     /// The version that is being sent, which takes several events if many keys have changed.
     target: u64,
+    /// The version after which it looks again.
+    after: u64,
     /// How many of the group's keys have been looked at for it.
     cursor: usize,
     has_said_limit: bool,
@@ -91,10 +95,11 @@ impl Viewer {
     async fn next_event(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         loop {
             if self.seen == self.target {
-                let (seen, stopping) = (self.seen, self.hub.stopping().clone());
+                let (after, stopping) = (self.after, self.hub.stopping().clone());
                 tokio::select! {
-                    changed = self.version.wait_for(|version| *version > seen) => {
+                    changed = self.version.wait_for(|version| *version > after) => {
                         self.target = *changed.ok()?;
+                        self.after = self.target;
                         self.cursor = 0;
                     }
                     () = stopping.cancelled() => return None,

@@ -13,6 +13,8 @@ struct Faulty {
     gets: Arc<Mutex<Mode>>,
     /// The number of applied batches.
     batches: Arc<Mutex<u32>>,
+    /// The length of the last batch.
+    last_len: Arc<Mutex<usize>>,
 }
 
 #[derive(Clone, Copy)]
@@ -33,6 +35,7 @@ impl Faulty {
             puts: Arc::new(Mutex::new(Mode::Works)),
             gets: Arc::new(Mutex::new(Mode::Works)),
             batches: Arc::default(),
+            last_len: Arc::default(),
         }
     }
 
@@ -57,6 +60,7 @@ impl Store for Faulty {
 
     async fn apply(&self, puts: &PutBatch) -> Result<(), StoreError> {
         *self.batches.lock().unwrap() += 1;
+        *self.last_len.lock().unwrap() = puts.len();
         let mode = *self.puts.lock().unwrap();
         match mode {
             Mode::Works => self.memory.apply(puts).await,
@@ -212,4 +216,40 @@ async fn failing_store_is_logged_once_a_minute() {
     assert!(matches!(&lines[..], [line] if line.contains("operation=\"puts\"")), "{lines:#?}");
     let lines = logged.with("store failed");
     assert!(lines.len() == 6 && lines[5].contains("operation=\"gets\""), "{lines:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_send_small_batches_to_a_busy_store() {
+    let store = Faulty::new();
+    store.puts(Mode::Hangs);
+    let limits = Limits::default().store_timeout(7 * SECOND);
+    let shared = Arc::new(SessionShared::new(store.clone(), limits, Arc::default()));
+    let puts = "put a 1 1\n".repeat(800);
+    let mut lens = Vec::new();
+    let mut talks = Vec::new();
+    for _ in 0..400 {
+        let mut talk = Talk::among(&shared, 64 * 1024);
+        talk.send(&puts).await;
+        while *store.batches.lock().unwrap() <= lens.len() as u32 {
+            yield_now().await;
+        }
+        lens.push(*store.last_len.lock().unwrap());
+        talks.push(talk);
+    }
+    // Until batches take 4 MiB together.
+    let large = lens.iter().take_while(|&&len| len == 800).count();
+    assert!((100..200).contains(&large), "{large}");
+    assert!(lens[large..].iter().all(|&len| len == 256), "{lens:?}");
+    assert!(shared.is_contended());
+    for talk in talks {
+        assert_eq!(talk.session.await.ok(), Some(()));
+    }
+    assert!(!shared.is_contended());
+    // Each put of a busy store is answered.
+    store.puts(Mode::Works);
+    let mut talk = Talk::among(&shared, 64 * 1024);
+    let _held = shared.count_unapplied(64 * 1024 * 1024);
+    talk.send(&puts).await;
+    talk.expect(&"ok\n\n".repeat(800)).await;
+    assert_eq!(*store.last_len.lock().unwrap(), 800 - 3 * 256);
 }

@@ -1,7 +1,12 @@
 //! Group commit: one thread writes the batches of all connections to the log, with one append and one
 //! sync for all that wait.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use metrics_client::internal::log_limit::LogLimiter;
 use metrics_wal::{Error, Event, FileSystem, Fsync, MAX_PAYLOAD_BYTES, Wal};
@@ -11,9 +16,10 @@ use super::{
     MAX_BATCH_BYTES,
     folder::Folder,
     group::Group,
+    pace::Pace,
     queue::{Closing, MAX_GROUP_BYTES},
     record,
-    shared::{Counters, Sealing, Shared},
+    shared::{Counters, HeadState, Sealing, Shared},
 };
 use crate::store::StoreError;
 
@@ -29,6 +35,7 @@ pub(super) struct Committer<F: FileSystem> {
     /// When the first put of the head was applied.
     pub(super) head_since: Option<Instant>,
     pub(super) is_failing: bool,
+    pub(super) pace: Pace,
     pub(super) sync_failures: LogLimiter,
     /// The payload of a record, whose memory is reused.
     pub(super) payload: Vec<u8>,
@@ -43,7 +50,13 @@ impl<F: FileSystem> Committer<F> {
         loop {
             self.rotate_if_due();
             let deadline = [self.sync_at, self.rotate_at()].into_iter().flatten().min();
-            let work = self.shared.next_work(deadline, self.is_head_full());
+            let head =
+                HeadState { is_late: self.has_head_exceeded(1), is_full: self.is_head_full() };
+            let work = self.shared.next_work(deadline, &self.pace, head);
+            let bytes = work.groups.iter().map(|group| group.puts.bytes()).sum();
+            if bytes > 0 {
+                self.pace.on_taken(bytes, head.is_late, Instant::now());
+            }
             if let Some(sealed) = work.sealed {
                 self.remove_sealed(sealed);
             }
@@ -128,6 +141,7 @@ impl<F: FileSystem> Committer<F> {
         let begin = Instant::now();
         let synced = self.log.sync();
         let nanos = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.pace.on_sync(Duration::from_nanos(nanos));
         counters.sync_nanos.add(nanos);
         counters.last_sync_nanos.set(nanos);
         synced
@@ -183,9 +197,16 @@ impl<F: FileSystem> Committer<F> {
 
     /// Returns true if no more may be put into the head until the last one is in blocks.
     fn is_head_full(&self) -> bool {
+        self.has_head_exceeded(2)
+    }
+
+    /// Returns true if the head is `times` as large as it may be before it is sealed.
+    fn has_head_exceeded(&self, times: usize) -> bool {
         let options = &self.shared.options;
-        self.head_bytes >= options.max_head_log_bytes.saturating_mul(2)
-            || self.shared.head_puts() >= options.max_head_points.saturating_mul(2)
+        let (puts, memory) = self.shared.head_size();
+        self.head_bytes >= options.max_head_log_bytes.saturating_mul(times as u64)
+            || puts >= options.max_head_points.saturating_mul(times)
+            || memory >= options.max_head_memory().saturating_mul(times)
     }
 
     fn rotate_at(&self) -> Option<Instant> {
@@ -195,10 +216,8 @@ impl<F: FileSystem> Committer<F> {
 
     /// Hands the head to the thread that seals if it is large or old enough.
     fn rotate_if_due(&mut self) {
-        let options = &self.shared.options;
-        let is_due = self.head_bytes >= options.max_head_log_bytes
-            || self.shared.head_puts() >= options.max_head_points
-            || self.rotate_at().is_some_and(|at| at <= Instant::now());
+        let is_due =
+            self.has_head_exceeded(1) || self.rotate_at().is_some_and(|at| at <= Instant::now());
         if is_due || self.shared.take_seal_request() {
             self.rotate();
         }

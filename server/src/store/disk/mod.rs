@@ -31,6 +31,7 @@ mod open;
 mod open_snapshots;
 mod options;
 mod overlay;
+mod pace;
 mod queue;
 mod record;
 mod repair;
@@ -335,9 +336,10 @@ impl DiskStoreBuilder {
     }
 
     /// Sets after how many points the head is merged into blocks, at least 1. Default: 1,000,000, some
-    /// 16 MB of memory.
+    /// 16 MB of memory, and 64 MB if each is of another key.
     ///
-    /// While one head is merged, the next may have up to twice as many; then puts wait.
+    /// With new keys the head is merged when it takes 64 bytes for each of these points, and at least 1 MiB. While one
+    /// head is merged, puts are slowed down when the next has as many, and wait when it has twice as many.
     #[must_use]
     pub fn max_head_points(mut self, points: usize) -> Self {
         self.options.max_head_points = points.max(1);

@@ -18,6 +18,7 @@ use super::{
     folder::Folder,
     head::{Head, Keys},
     options::Options,
+    pace::Pace,
     record, repair,
     seal::DamagedBlock,
     sealer::{Sealer, view},
@@ -282,6 +283,7 @@ where
             head_bytes,
             head_since,
             is_failing: false,
+            pace: Pace::default(),
             sync_failures: LogLimiter::new(),
             payload: Vec::new(),
         };

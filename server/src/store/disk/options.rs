@@ -23,6 +23,15 @@ pub(super) struct Options {
     pub(super) retry_delay: Duration,
 }
 
+impl Options {
+    /// Returns after how many bytes of memory the head is merged into blocks. One point of a new key takes three times
+    /// as many as this allows for a point.
+    pub(super) fn max_head_memory(&self) -> usize {
+        const BYTES_PER_POINT: usize = 64;
+        self.max_head_points.saturating_mul(BYTES_PER_POINT).max(1024 * 1024)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {

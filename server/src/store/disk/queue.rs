@@ -14,6 +14,7 @@ use metrics_client::internal::wake::wake_each;
 use super::{
     fair_queue::Ticket,
     group::{Committed, Group, closed},
+    pace::{MIN_ROOM_BYTES, Pace},
     room::Room,
 };
 use crate::store::{PutBatch, StoreError};
@@ -48,7 +49,7 @@ impl Default for CommitQueueState {
     fn default() -> Self {
         Self {
             groups: VecDeque::new(),
-            room: Room::new(ROOM_BYTES),
+            room: Room::new(MIN_ROOM_BYTES),
             spare: PutBatch::new(),
             sealed: None,
             closing: None,
@@ -82,6 +83,8 @@ pub(super) enum Closing {
 pub(super) struct Readiness {
     /// False if groups have to wait, because the head is full.
     pub(super) accepts_groups: bool,
+    /// True if the head is to be sealed, and has to wait for the one before.
+    pub(super) is_head_late: bool,
     /// True if a head can be handed to the sealer.
     pub(super) can_seal: bool,
 }
@@ -157,21 +160,25 @@ impl CommitQueue {
     pub(super) fn next_work(
         &self,
         deadline: Option<Instant>,
+        pace: &Pace,
         readiness: impl Fn() -> Readiness,
     ) -> Work {
         let spin_until = Instant::now() + SPIN_TIME;
         let mut state = self.state();
         loop {
-            let Readiness { accepts_groups, can_seal } = readiness();
+            let Readiness { accepts_groups, is_head_late, can_seal } = readiness();
             let now = Instant::now();
-            if (accepts_groups && !state.groups.is_empty())
+            state.room.set_limit(pace.room_bytes(is_head_late));
+            let next_take = pace.next_take().filter(|&at| is_head_late && now < at);
+            let takes_groups = accepts_groups && next_take.is_none();
+            if (takes_groups && !state.groups.is_empty())
                 || (can_seal && state.is_seal_requested)
                 || deadline.is_some_and(|deadline| deadline <= now)
                 || state.is_woken
                 || state.closing.is_some()
             {
-                let is_taken = accepts_groups || state.closing.is_some();
-                let (groups, wakers) = if is_taken && !state.groups.is_empty() {
+                let takes_groups = takes_groups || state.closing.is_some();
+                let (groups, wakers) = if takes_groups && !state.groups.is_empty() {
                     (std::mem::take(&mut state.groups), state.room.on_taken())
                 } else {
                     (VecDeque::new(), Vec::new())
@@ -189,7 +196,8 @@ impl CommitQueue {
                 continue;
             }
             state.is_waiting = true;
-            state = match deadline {
+            let next_take = next_take.filter(|_| !state.groups.is_empty());
+            state = match deadline.into_iter().chain(next_take).min() {
                 None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let woken =
@@ -288,10 +296,6 @@ impl Drop for Submission<'_> {
 /// little, large enough that one sync serves all connections. The last batch is added to it.
 pub(super) const MAX_GROUP_BYTES: usize = 1024 * 1024;
 
-/// How many bytes of batches are admitted to the store before the committer takes them: written in less than a
-/// millisecond, so that a put which waits for the next group is not late.
-pub(super) const ROOM_BYTES: usize = 128 * 1024;
-
 /// How large a batch may be whose memory is kept, in bytes.
 const MAX_SPARE_BYTES: usize = 256 * 1024;
 
@@ -318,7 +322,8 @@ mod tests {
     }
 
     fn take(queue: &CommitQueue) -> VecDeque<Group> {
-        queue.next_work(None, || Readiness { accepts_groups: true, can_seal: true }).groups
+        let readiness = Readiness { accepts_groups: true, is_head_late: false, can_seal: true };
+        queue.next_work(None, &Pace::default(), || readiness).groups
     }
 
     #[tokio::test]
@@ -348,6 +353,26 @@ mod tests {
         assert_eq!(found, [(1 + large.len(), false), (1, false)]);
         drop(submit(&queue, &batch(1)));
         assert!(take(&queue)[0].is_abandoned());
+    }
+
+    #[tokio::test]
+    async fn groups_wait_while_the_head_is_late() {
+        let queue = CommitQueue::default();
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.on_taken(1024 * 1024 * 1024, true, now);
+        let committed = submit(&queue, &batch(1));
+        let work = |is_head_late| {
+            let readiness = Readiness { accepts_groups: true, is_head_late, can_seal: false };
+            queue.next_work(Some(now), &pace, || readiness).groups
+        };
+        assert_eq!(work(true).len(), 0);
+        let mut groups = work(false);
+        groups.pop_front().unwrap().complete(Ok(()));
+        committed.await.unwrap();
+        // Nothing waits when the store is closed.
+        let _committed = submit(&queue, &batch(1));
+        queue.close(Closing::WithSeal);
+        assert_eq!(work(true).len(), 1);
     }
 
     #[tokio::test]

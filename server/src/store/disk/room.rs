@@ -47,6 +47,11 @@ impl Room {
         }
     }
 
+    /// Sets how many bytes are admitted from the next time on that the groups are taken, or a batch leaves.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Admits a batch, whose caller then adds it to a group. Otherwise it waits, and `waker` is woken when it
     /// is admitted.
     pub(super) fn enter(

@@ -19,6 +19,7 @@ use super::{
     head::{Head, Keys},
     open_snapshots::OpenSnapshots,
     options::Options,
+    pace::Pace,
     queue::{Closing, CommitQueue, Readiness, Work},
     snapshot::{DiskSnapshot, Parts, Reopened, SnapshotData, Source},
 };
@@ -84,6 +85,8 @@ impl DiskCounter {
 struct State {
     keys: Keys,
     head: Head,
+    /// The memory of all heads that were there before this one.
+    heads_memory: usize,
     /// When the first put of the head was applied.
     head_since: Option<Instant>,
     sealing: Option<Arc<Sealing>>,
@@ -132,6 +135,7 @@ impl Shared {
             queue: CommitQueue::default(),
             state: Mutex::new(State {
                 keys,
+                heads_memory: 0,
                 head_since: (!head.is_empty()).then(Instant::now),
                 head,
                 sealing: None,
@@ -269,13 +273,19 @@ impl Shared {
 
     // Called by the committer.
 
-    /// Waits for work, or until `deadline`. If `is_head_full`, groups are taken only if sealing fails, so
+    /// Waits for work, or until `deadline`. If the head is full, groups are taken only if sealing fails, so
     /// that they fail too; otherwise they wait for the sealer.
-    pub(super) fn next_work(&self, deadline: Option<Instant>, is_head_full: bool) -> Work {
-        self.queue.next_work(deadline, || {
+    pub(super) fn next_work(
+        &self,
+        deadline: Option<Instant>,
+        pace: &Pace,
+        head: HeadState,
+    ) -> Work {
+        self.queue.next_work(deadline, pace, || {
             let state = self.state();
             Readiness {
-                accepts_groups: !is_head_full || state.is_seal_failing,
+                accepts_groups: !head.is_full || state.is_seal_failing,
+                is_head_late: head.is_late && state.sealing.is_some(),
                 can_seal: state.sealing.is_none(),
             }
         })
@@ -303,8 +313,10 @@ impl Shared {
         }
     }
 
-    pub(super) fn head_puts(&self) -> usize {
-        self.state().head.puts()
+    /// Returns how many puts the head has, and how many bytes of memory it takes.
+    pub(super) fn head_size(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.head.puts(), self.accounting.stored().saturating_sub(state.heads_memory))
     }
 
     pub(super) fn is_sealing(&self) -> bool {
@@ -321,6 +333,7 @@ impl Shared {
             std::mem::replace(&mut state.head, Head::new(&self.accounting)),
             state.keys.names().clone(),
         );
+        state.heads_memory = self.accounting.stored();
         let since = state.head_since.take();
         state.sealing = Some(Arc::new(Sealing { since, ..sealing(head, names) }));
         state.rotations += 1;
@@ -483,6 +496,15 @@ impl Source for Shared {
             }
         })
     }
+}
+
+/// How large the head is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadState {
+    /// It is to be sealed.
+    pub(super) is_late: bool,
+    /// It takes no more.
+    pub(super) is_full: bool,
 }
 
 /// Fails all batches when it is dropped, and those to come, and ends the sealer.

@@ -113,7 +113,7 @@ async fn source_that_is_alone_fills_each_group() {
         puts.push(served.store.stats().head_points - before.head_points);
     }
     // The first group is what had arrived when it was taken.
-    let is_full = |&puts: &u64| puts * size_of::<Point>() as u64 >= queue::ROOM_BYTES as u64;
+    let is_full = |&puts: &u64| puts * size_of::<Point>() as u64 >= pace::MIN_ROOM_BYTES as u64;
     assert!(puts[1..].iter().all(is_full), "{puts:?}");
     served.gate.open();
 }
