@@ -2,6 +2,7 @@
 //!
 //!     cargo bench -p metrics-agent --bench agent -- collect    one measurement of this host
 //!     cargo bench -p metrics-agent --bench agent -- statsd     100,000 lines of StatsD a second, from another process
+//!     cargo bench -p metrics-agent --bench agent -- send ADDRESS RATE SECONDS LINES   sends that, LINES in a packet
 //!
 //! `--quick` takes a second for each. What a whole `metrics agent` costs is measured from outside: see BENCHMARKS.md.
 
@@ -19,8 +20,11 @@ use metrics_agent::{Host, Statsd, StatsdSettings};
 
 fn main() {
     let args = env::args().skip(1).collect::<Vec<_>>();
+    let args =
+        args.as_slice().strip_suffix(&["--bench".to_owned()]).map_or(args.as_slice(), |args| args);
+    let is_bench = env::args().any(|arg| arg == "--bench");
     let has = |name: &str| args.iter().any(|arg| arg == name);
-    if let [command, address, rate, seconds, lines] = args.as_slice()
+    if let [command, address, rate, seconds, lines] = args
         && command == "send"
     {
         return send(
@@ -31,7 +35,7 @@ fn main() {
         );
     }
     // What `cargo test --benches` asks for.
-    let is_quick = has("--quick") || has("--test") || !has("--bench");
+    let is_quick = has("--quick") || has("--test") || !is_bench;
     let all = !has("collect") && !has("statsd");
     if all || has("collect") {
         collect(if is_quick { 100 } else { 10_000 });

@@ -2,9 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use metrics_client::{MetricsClient, Sample, Selector};
+use metrics_client::{Key, MetricsClient, Sample, Selector};
 
-use crate::{connect::ServerArgs, failure::Failure, times};
+use crate::{connect::ServerArgs, failure::Failure, selection::Selection, times};
 
 /// A range of time, both ends included.
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -45,12 +45,49 @@ impl RangeArgs {
     }
 }
 
-/// Passes each sample of a selector and range to `each`, and returns how many there were.
+/// Passes each sample of a selection and range to `each`, and returns how many there were. A pattern is found in what all
+/// keys have, since the protocol has none.
 ///
 /// # Errors
 ///
 /// Returns the first error of the server or of `each`.
 pub(crate) async fn read(
+    client: &MetricsClient,
+    server: &ServerArgs,
+    (selection, range): (&Selection, RangeArgs),
+    mut each: impl FnMut(Sample) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    let Some(keys) = selection.keys() else {
+        // Records of a key come together, so that most need no look.
+        let mut last: Option<(Key, bool)> = None;
+        let mut count = 0;
+        let each_selected = |sample: Sample| {
+            let is_selected = match &last {
+                Some((key, is_selected)) if *key == sample.key => *is_selected,
+                _ => {
+                    let is_selected = selection.matches(&sample.key);
+                    last = Some((sample.key.clone(), is_selected));
+                    is_selected
+                }
+            };
+            if is_selected {
+                count += 1;
+                each(sample)?;
+            }
+            Ok(())
+        };
+        read_each(client, server, (&Selector::All, range), each_selected).await?;
+        return Ok(count);
+    };
+    let mut count = 0;
+    for key in keys {
+        let selector = Selector::Key(key.clone());
+        count += read_each(client, server, (&selector, range), &mut each).await?;
+    }
+    Ok(count)
+}
+
+async fn read_each(
     client: &MetricsClient,
     server: &ServerArgs,
     (selector, range): (&Selector, RangeArgs),

@@ -10,7 +10,9 @@ use metrics_agent::{Filter, Host, KeyStyle, Names};
 use metrics_client::{Key, Metrics, MetricsClient, Sample, client::ClientStats};
 use tokio::time;
 
-use crate::{chart::bars, connect::block_on, embedded::EmbeddedServer, failure::Failure, times};
+use crate::{
+    chart::bars, connect::block_on, embedded::EmbeddedServer, failure::Failure, text, times,
+};
 
 /// Measures this host for some seconds, stores that in a server of its own, and shows what is stored
 #[derive(Debug, clap::Args)]
@@ -87,15 +89,22 @@ async fn measure(
 const MEASURED: &[&str] =
     &["cpu", "memory", "disk.space.root", "network.received_bytes.*", "network.sent_bytes.*"];
 
-/// How wide the table is, if keys allow it: as wide as the smallest usual terminal.
+/// How wide the table is: as wide as the smallest usual terminal.
 const TABLE_WIDTH: usize = 80;
+
+/// The width of a number with the gap before it.
+const NUMBER_WIDTH: usize = 11;
+
+/// How wide keys may be, beside four numbers and the narrowest chart.
+const MAX_KEY_WIDTH: usize = TABLE_WIDTH - 4 * NUMBER_WIDTH - 2 - 6;
 
 /// Prints a line for each key, with a chart of its points.
 fn show(out: &mut impl Write, metrics: &Metrics) -> io::Result<()> {
     let keys = metrics.keys().collect::<Vec<&Key>>();
-    let width = keys.iter().map(|key| key.as_str().chars().count()).max().unwrap_or_default();
+    let width = keys.iter().map(|key| text::width(key.as_str())).max().unwrap_or_default();
+    let width = width.min(MAX_KEY_WIDTH);
     let titles = ["min", "mean", "max", "latest"].map(|title| format!("  {title:>9}"));
-    let chart_width = TABLE_WIDTH.saturating_sub(width + 4 * 11 + 2).clamp(6, 40);
+    let chart_width = (TABLE_WIDTH - width - 4 * NUMBER_WIDTH - 2).min(40);
     writeln!(out, "{:width$}{}  chart", "key", titles.concat())?;
     for key in keys {
         let points = metrics.points(key.as_str());
@@ -114,7 +123,7 @@ fn show(out: &mut impl Write, metrics: &Metrics) -> io::Result<()> {
         writeln!(
             out,
             "{:width$}{}  {}",
-            key.as_str(),
+            text::shortened(key.as_str(), width),
             numbers.concat(),
             bars(recent.iter().map(|point| point.value))
         )?;

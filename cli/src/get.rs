@@ -1,19 +1,19 @@
 //! `metrics get`: prints what is stored.
 
-use metrics_client::Selector;
-
 use crate::{
     bulk::{self, RangeArgs},
     connect::{ServerArgs, block_on},
     failure::{Failure, Status},
     output::{OutputArgs, Printer},
+    selection::Selection,
 };
 
-/// Prints what is stored for a key, or for all keys
+/// Prints what is stored for a key, or for all keys that match a pattern
 #[derive(Debug, clap::Args)]
 pub(crate) struct GetArgs {
-    /// A key, or * for all keys
-    selector: Selector,
+    /// A key or a pattern: * is any number of characters, ? is one. A pattern reads all keys
+    #[arg(value_name = "KEY")]
+    keys: String,
     #[command(flatten)]
     range: RangeArgs,
     /// Exits with status 4 if nothing was found
@@ -27,10 +27,11 @@ pub(crate) struct GetArgs {
 
 pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
     args.range.check()?;
+    let selection = Selection::new(&[args.keys.as_str()])?;
     let count = block_on(async {
         let client = args.server.connect().await?;
         let mut printer = Printer::new(args.output.format());
-        let what = (&args.selector, args.range);
+        let what = (&selection, args.range);
         let count = bulk::read(&client, &args.server, what, |sample| {
             printer.print(&sample.key, sample.point)
         })
@@ -39,7 +40,7 @@ pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
         Ok(count)
     })?;
     if count == 0 && args.fail {
-        let message = format!("nothing is stored for {} in this range", args.selector);
+        let message = format!("nothing is stored for {} in this range", args.keys);
         return Err(Failure::new(Status::NotFound, message));
     }
     Ok(())

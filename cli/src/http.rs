@@ -7,7 +7,7 @@ use metrics_server::{
     graphite::{GraphiteStats, GraphiteStatsHandle, RenderLimits},
     http::{Access, Figure, HttpLimits, HttpServer, Token},
     stats::StatsHandle,
-    store::{DiskStats, Tee},
+    store::{ClickHouseStats, DiskStats, Tee},
     tls::TlsAcceptor,
 };
 
@@ -99,6 +99,32 @@ impl HttpConfig {
         }
         Ok(server)
     }
+}
+
+/// Returns the figures of a store in ClickHouse.
+pub(crate) fn clickhouse_figures(stats: &ClickHouseStats) -> Vec<Figure> {
+    let counter = Figure::counter;
+    vec![
+        counter("metrics_clickhouse_blocks_total", "Blocks that were stored.", stats.blocks),
+        counter("metrics_clickhouse_rows_total", "Puts in these.", stats.rows),
+        counter("metrics_clickhouse_retries_total", "Attempts that were repeated.", stats.retries),
+        counter(
+            "metrics_clickhouse_failed_blocks_total",
+            "Blocks that clients had to send again.",
+            stats.failed_blocks,
+        ),
+        counter("metrics_clickhouse_too_old_total", "Puts that were too old.", stats.too_old),
+        Figure::gauge(
+            "metrics_clickhouse_insert_seconds_total",
+            "Time that inserts took, all together.",
+            stats.insert_time.as_secs_f64(),
+        ),
+        Figure::gauge(
+            "metrics_clickhouse_queued_bytes",
+            "Memory of puts that wait, in bytes.",
+            stats.queued_bytes as f64,
+        ),
+    ]
 }
 
 /// Returns the figures of a store on disk.

@@ -28,12 +28,14 @@ mod plot;
 mod progress;
 mod put;
 mod relay;
+mod schema;
 mod screen;
 mod selection;
 mod serve;
 mod service;
 mod signals;
 mod size;
+mod text;
 mod times;
 mod watch;
 
@@ -67,6 +69,7 @@ enum Command {
     Check(check::CheckArgs),
     Backup(backup::BackupArgs),
     Delete(delete::DeleteArgs),
+    Schema(schema::SchemaArgs),
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
@@ -96,6 +99,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Check(args) => check::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Delete(args) => delete::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),

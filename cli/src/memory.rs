@@ -2,7 +2,7 @@
 
 use metrics_server::{
     Limits,
-    store::{DiskStoreBuilder, MemoryStore},
+    store::{ClickHouseOptions, DiskStoreBuilder, MemoryStore},
 };
 
 use crate::size::Size;
@@ -84,6 +84,11 @@ impl MemoryBudget {
             .cache_bytes(self.cache_bytes)
             .max_head_points(self.head_points)
             .max_keys(self.max_keys)
+    }
+
+    /// Bounds the puts that wait for ClickHouse; a block that grows takes up to twice as much.
+    pub(crate) fn clickhouse(self, options: ClickHouseOptions) -> ClickHouseOptions {
+        options.max_queue_bytes(self.store_bytes / 2)
     }
 
     /// Bounds all points of a store in memory. It keeps up to a sixteenth more in a free list, and has no

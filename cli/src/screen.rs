@@ -40,11 +40,46 @@ impl Screen {
     pub(crate) fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         self.terminal.draw(draw).map(drop)
     }
+
+    /// Gives the terminal back to the shell, and stops the program until the shell continues it.
+    ///
+    /// # Errors
+    ///
+    /// If the terminal has gone.
+    #[cfg(unix)]
+    pub(crate) fn suspend(&mut self) -> io::Result<()> {
+        self.give_back();
+        // The whole group, because the shell waits for that: a pipeline, or a script that runs this.
+        rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
+        // Here it was continued.
+        self.resume()
+    }
+
+    /// Takes the terminal again, as it is after the program was stopped.
+    ///
+    /// # Errors
+    ///
+    /// If the terminal has gone.
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
+        // Whatever the shell has made of it.
+        self.give_back();
+        // A terminal that knows of nothing on the screen draws all of it.
+        self.terminal = ratatui::try_init()?;
+        Ok(())
+    }
+}
+
+impl Screen {
+    fn give_back(&mut self) {
+        restore();
+        // It may have gone.
+        let _ = self.terminal.show_cursor();
+    }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        restore();
+        self.give_back();
     }
 }
 

@@ -19,21 +19,18 @@ impl Selection {
     /// # Errors
     ///
     /// Returns an error if one can be no key, nor match any.
-    pub(crate) fn new(texts: &[String]) -> Result<Self, Failure> {
+    pub(crate) fn new(texts: &[impl AsRef<str>]) -> Result<Self, Failure> {
         let (mut keys, mut patterns) = (Vec::new(), Vec::new());
-        for text in texts {
-            let key = if text == "*" {
-                None
-            } else {
-                Some(Key::new(text.as_str()).map_err(Failure::usage)?)
-            };
+        for text in texts.iter().map(AsRef::as_ref) {
+            let key =
+                if text == "*" { None } else { Some(Key::new(text).map_err(Failure::usage)?) };
             match key {
                 Some(key) if !text.contains(['*', '?']) => {
                     if !keys.contains(&key) {
                         keys.push(key);
                     }
                 }
-                _ => patterns.push(KeyPattern::new(text.as_str())),
+                _ => patterns.push(KeyPattern::new(text)),
             }
         }
         Ok(Self { keys, patterns })
@@ -53,13 +50,9 @@ impl Selection {
 mod tests {
     use super::*;
 
-    fn selection(texts: &[&str]) -> Result<Selection, Failure> {
-        Selection::new(&texts.iter().map(|text| String::from(*text)).collect::<Vec<_>>())
-    }
-
     #[test]
     fn stars_and_question_marks_make_a_pattern() {
-        let keys = selection(&["palm.cpu", "a;b=c", "palm.cpu"]).unwrap();
+        let keys = Selection::new(&["palm.cpu", "a;b=c", "palm.cpu"]).unwrap();
         assert_eq!(
             keys.keys().unwrap(),
             [Key::new("palm.cpu").unwrap(), Key::new("a;b=c").unwrap()]
@@ -71,12 +64,12 @@ mod tests {
             (&["palm.*", "a"], "b", false),
             (&["palm.cp?"], "palm.cpu", true),
         ] {
-            let selection = selection(texts).unwrap();
+            let selection = Selection::new(texts).unwrap();
             assert!(selection.keys().is_none());
             assert_eq!(selection.matches(&Key::new(key).unwrap()), is_selected, "{texts:?}");
         }
         for text in ["", "a b", "a b*"] {
-            assert!(selection(&[text]).is_err(), "{text:?}");
+            assert!(Selection::new(&[text]).is_err(), "{text:?}");
         }
     }
 }

@@ -7,14 +7,15 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use clap::{ArgMatches, parser::ValueSource};
 use metrics_server::{
     Limits, Server, Store,
     graphite::GraphiteListener,
-    store::{DiskStore, DiskStoreBuilder, Fsync, MemoryStore, Tee},
+    store::{
+        ClickHouseOptions, ClickHouseStore, DiskStore, DiskStoreBuilder, Fsync, MemoryStore, Tee,
+    },
     tls::TlsAcceptor,
 };
 use tokio::sync::watch;
@@ -26,7 +27,7 @@ use crate::{
     http_limit::HttpLimit,
     memory::MemoryBudget,
     relay::RelaysConfig,
-    service, signals,
+    schema, service, signals,
     size::Size,
     times,
 };
@@ -43,10 +44,10 @@ pub(crate) struct ServeArgs {
     /// Keeps points in this folder: the same as --store disk:DIR
     #[arg(long, env = "METRICS_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Sets where points are kept: memory: or disk:DIR [default: memory:]
-    #[arg(long, env = "METRICS_STORE", value_name = "STORE")]
+    /// Sets where points are kept: memory:, disk:DIR, or clickhouse://USER:PASSWORD@HOST:PORT,../DATABASE [default: memory:]
+    #[arg(long, env = "METRICS_STORE", value_name = "STORE", hide_env_values = true)]
     store: Option<String>,
-    /// Sets how long points are kept on disk, such as 400d [default: for ever]
+    /// Sets how long points are kept on disk or in ClickHouse, such as 400d [default: for ever]
     #[arg(long, env = "METRICS_KEEP", value_name = "TIME")]
     keep: Option<String>,
     /// Sets when the disk is synced: always, before a put is acknowledged; or a time such as 1s, of which a loss of power
@@ -119,6 +120,7 @@ struct Config {
 enum StoreConfig {
     Memory(MemoryStore),
     Disk { dir: PathBuf, store: DiskStoreBuilder },
+    ClickHouse(ClickHouseOptions),
 }
 
 /// Runs the server. `matches` says what is from the command line and what from the environment.
@@ -209,11 +211,25 @@ impl StoreConfig {
                     None => store,
                 }));
             }
+            (None, Some(url)) if url.starts_with("clickhouse:") => {
+                if sync.is_some() || max_disk.is_some() {
+                    let message = "--sync and --max-disk are for points on disk: set --data DIR";
+                    return Err(Failure::usage(message));
+                }
+                let keep = keep.map(|keep| times::length("--keep", &keep)).transpose()?;
+                let options = schema::clickhouse_options(url, keep)?;
+                return Ok(Self::ClickHouse(match memory {
+                    Some(memory) => memory.clickhouse(options),
+                    None => options,
+                }));
+            }
             (None, Some(store)) => {
                 match store.strip_prefix("disk:").filter(|dir| !dir.is_empty()) {
                     Some(dir) => dir.into(),
                     None => {
-                        let message = format!("invalid store {store:?}: use memory: or disk:DIR");
+                        let message = format!(
+                            "invalid store {store:?}: use memory:, disk:DIR or clickhouse://HOST:PORT/DATABASE"
+                        );
                         return Err(Failure::usage(message));
                     }
                 }
@@ -224,14 +240,14 @@ impl StoreConfig {
             store = memory.disk(store);
         }
         if let Some(keep) = keep {
-            store = store.keep(length("--keep", &keep)?);
+            store = store.keep(times::length("--keep", &keep)?);
         }
         if let Some(Size(bytes)) = max_disk {
             store = store.max_disk_bytes(bytes);
         }
         match sync.as_deref() {
             None | Some("always") => {}
-            Some(every) => store = store.fsync(Fsync::Every(length("--sync", every)?)),
+            Some(every) => store = store.fsync(Fsync::Every(times::length("--sync", every)?)),
         }
         Ok(Self::Disk { dir, store })
     }
@@ -239,7 +255,7 @@ impl StoreConfig {
     /// Returns the folder of points on disk.
     fn dir(&self) -> Option<&Path> {
         match self {
-            Self::Memory(_) => None,
+            Self::Memory(_) | Self::ClickHouse(_) => None,
             Self::Disk { dir, .. } => Some(dir),
         }
     }
@@ -255,15 +271,6 @@ fn http_limits(args: Vec<HttpLimit>, file: Option<Vec<String>>) -> Result<Vec<Ht
         .map_err(|error| Failure::usage(error).context("http-limit"))?;
     limits.extend(args);
     Ok(limits)
-}
-
-fn length(option: &str, text: &str) -> Result<Duration, Failure> {
-    let seconds =
-        times::parse_length(text).map_err(|error| Failure::usage(error).context(option))?;
-    match u64::try_from(seconds) {
-        Ok(0) | Err(_) => Err(Failure::usage(format!("{option}: {text} is too short"))),
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-    }
 }
 
 fn tls(
@@ -324,6 +331,18 @@ async fn serve(config: Config) -> Result<(), Failure> {
             let served = listeners.serve(Arc::clone(&store), dir.display(), stop).await;
             store.close().await;
             served
+        }
+        StoreConfig::ClickHouse(options) => {
+            let from = options.to_string();
+            let store = ClickHouseStore::open(options)
+                .await
+                .map_err(|error| Failure::usage(format!("cannot use {from}: {}", chain(&error))))?;
+            let store = Arc::new(store);
+            let clickhouse = Arc::clone(&store);
+            let figures: Figures = Box::new(move || http::clickhouse_figures(&clickhouse.stats()));
+            let listeners =
+                Listeners { listener, tls, graphite, http, figures: vec![figures], relays };
+            listeners.serve(store, from, stop).await
         }
     }
 }

@@ -44,6 +44,44 @@ pub(crate) fn stop() -> io::Result<impl Future<Output = i32>> {
     })
 }
 
+/// Tells when the program was stopped and continues, as with Ctrl-Z and `fg`.
+#[cfg(unix)]
+pub(crate) struct Continued(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Continued {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the signal handler cannot be created.
+    pub(crate) fn new() -> io::Result<Self> {
+        let number = rustix::process::Signal::CONT.as_raw();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::from_raw(number)).map(Self)
+    }
+
+    /// Waits until the program continues.
+    pub(crate) async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+/// Never tells: here a program is not stopped.
+#[cfg(windows)]
+pub(crate) struct Continued(());
+
+#[cfg(windows)]
+impl Continued {
+    #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(()))
+    }
+
+    pub(crate) async fn next(&mut self) {
+        std::future::pending().await
+    }
+}
+
 #[cfg(unix)]
 struct Signals {
     terminate: tokio::signal::unix::Signal,

@@ -1,8 +1,10 @@
 //! Times as people write them: `now`, `-6h`, seconds since the Unix epoch, RFC 3339, a date.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::{Timestamp, civil, tz::TimeZone};
+
+use crate::failure::Failure;
 
 /// Parses a time on the command line, in seconds since the Unix epoch.
 ///
@@ -49,6 +51,15 @@ pub(crate) fn parse_length(text: &str) -> Result<i64, String> {
     };
     let number = text[..text.len() - 1].parse::<u32>().map_err(|_| invalid())?;
     Ok(i64::from(number) * unit)
+}
+
+/// Parses a length of time that is an option, at least a second.
+pub(crate) fn length(option: &str, text: &str) -> Result<Duration, Failure> {
+    let seconds = parse_length(text).map_err(|error| Failure::usage(error).context(option))?;
+    match u64::try_from(seconds) {
+        Ok(0) | Err(_) => Err(Failure::usage(format!("{option}: {text} is too short"))),
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+    }
 }
 
 fn parse_at(text: &str, now: i64) -> Result<i64, String> {

@@ -49,6 +49,24 @@ fn each_format_prints_the_same_points() {
 }
 
 #[test]
+fn get_and_export_take_patterns() {
+    let server = Server::start();
+    server.run_with(&["import"], b"palm.cpu 1 1\neardrum.cpu 2 1\npalm.mem 3 1\na* 4 1\n");
+    for (pattern, expected) in [
+        ("palm.*", "put palm.cpu 1.0 1\nput palm.mem 3.0 1\n"),
+        ("*.cpu", "put palm.cpu 1.0 1\nput eardrum.cpu 2.0 1\n"),
+        ("palm.?pu", "put palm.cpu 1.0 1\n"),
+        ("a*", "put a* 4.0 1\n"),
+        ("none.*", ""),
+    ] {
+        for command in ["get", "export"] {
+            assert_eq!(stdout(&server.run(&[command, pattern])), expected, "{command} {pattern}");
+        }
+    }
+    assert_status(&server.run(&["get", "none.*", "--fail"]), 4);
+}
+
+#[test]
 fn a_range_keeps_both_its_ends() {
     let server = Server::start();
     for second in ["10", "20", "30", "40"] {
@@ -75,6 +93,8 @@ fn exit_status_says_what_went_wrong() {
         &["import", "no such file"],
         &["import", "--resume"],
         &["serve", "--store", "floppy:"],
+        &["serve", "--store", "clickhouse://a/b?unknown=1"],
+        &["serve", "--store", "clickhouse://a/b", "--sync", "1s"],
         &["get", "a", "--server", "no-port"],
     ] {
         let output = server.run(args);
@@ -434,4 +454,37 @@ fn man_and_completions_name_each_command() {
         assert!(stdout(&man).contains(&format!(".SS \"metrics {command}")), "{command}");
         assert!(stdout(&bash).contains(command), "{command}");
     }
+}
+
+#[test]
+fn schema_prints_statements_and_no_password() {
+    let run = |store: &str| {
+        metrics().args(["schema", "--keep", "30d", "--store", store]).output().unwrap()
+    };
+    let schema = run("clickhouse://m:secret@a,b/db?cluster=main");
+    assert_status(&schema, 0);
+    let text = stdout(&schema);
+    assert_eq!(text.lines().count(), 4);
+    assert!(text.contains("CREATE TABLE IF NOT EXISTS db.metrics_local ON CLUSTER main"), "{text}");
+    assert!(text.contains(" + 2592000)"), "{text}");
+    let invalid = run("clickhouse://m:secret@a,b/db?cluster=main&quorum=one");
+    assert_status(&invalid, 2);
+    let error = stderr(&invalid);
+    assert!(error.contains("invalid quorum") && !error.contains("secret"), "{error}");
+}
+
+#[test]
+fn clickhouse_that_is_away_is_not_ready() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let store = format!("clickhouse://m:secret@{free}/db");
+    let server = Server::start_with(&["--store", &store, "--http", "127.0.0.1:0"]);
+    assert!(server.line.contains(&format!("from clickhouse://m@{free}/db")), "{}", server.line);
+    let put = server.run(&["put", "a", "1", "--timeout", "1"]);
+    assert_status(&put, 3);
+    let mut http = std::net::TcpStream::connect(server.address_of("http://")).unwrap();
+    std::io::Write::write_all(&mut http, b"GET /readyz HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut http, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 503") || answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("ClickHouse cannot be reached"), "{answer}");
 }

@@ -135,7 +135,7 @@ fn ctrl_c_in_an_export_ends_it() {
 fn demo_fits_into_80_columns() {
     let (terminal, status) = run(&["demo", "--seconds", "2"], |command| command);
     assert!(status.success(), "{}", terminal.raw());
-    for part in ["cpu_percent", "chart", "5 keys, 10 points", "What it cost:", "▁"] {
+    for part in [".cpu ", "chart", "5 keys, 10 points", "What it cost:", "▁"] {
         assert!(terminal.raw().contains(part), "{part} is not in: {}", terminal.raw());
     }
     for line in terminal.raw().lines() {

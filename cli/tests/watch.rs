@@ -124,6 +124,29 @@ fn signals_and_ctrl_c_restore_the_terminal() {
 }
 
 #[test]
+fn ctrl_z_gives_the_terminal_back_until_fg() {
+    let server = Server::start();
+    put(&server, "palm.cpu", "23.7");
+    // A shell with job control.
+    let script = "\"$0\" watch; echo stopped=$?; read line; fg; echo ended=$?";
+    let program = metrics().get_program().to_str().unwrap().to_owned();
+    let mut terminal = Terminal::start_program("sh", &["-m", "-c", script, &program], |command| {
+        command.env("METRICS_SERVER", &server.address)
+    });
+    terminal.read_until_screen(|screen| screen.contains("23.7"));
+    terminal.press("\x1a");
+    terminal.read_until_screen(|screen| screen.contains("stopped=1"));
+    assert_restored(&terminal);
+    terminal.press("\n");
+    terminal.read_until_screen(|screen| screen.contains("23.7") && !screen.contains("stopped"));
+    assert!(terminal.is_alternate());
+    terminal.press("q");
+    terminal.read_until_screen(|screen| screen.contains("ended=0"));
+    terminal.read_to_end();
+    assert_restored(&terminal);
+}
+
+#[test]
 fn server_that_restarts_is_watched_again() {
     let mut server = Server::start();
     put(&server, "palm.cpu", "23.7");

@@ -278,3 +278,52 @@ async fn points_are_drawn_as_they_come() {
     again.stop.cancel();
     again.task.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_keys_and_odd_names_are_shown() {
+    let Some(browser) = Browser::start().await else { return };
+    let store = Tee::new(Arc::new(MemoryStore::new()), 1024);
+    let server = Serving::start("127.0.0.1:0", &store).await;
+    let url = format!("http://{}/", server.addr);
+    let odd = "<script>alert(1)</script>&\"'";
+    for second in 0..60 {
+        put(&store, odd, 60 - second, second as f64).await;
+        put(&store, "bytes", 60 - second, 19.4e9 + 1e6 * second as f64).await;
+    }
+    let mut puts = PutBatch::new();
+    let now = unix_seconds(std::time::SystemTime::now());
+    for key in 0..20_000 {
+        puts.push(&Key::new(format!("rack{key:05}.cpu")).unwrap(), Point::new(1.0, now));
+    }
+    store.apply(&puts).await.unwrap();
+
+    let link = "#k=%3Cscript%3Ealert(1)%3C%2Fscript%3E%26%22%27&k=bytes&range=15m";
+    browser.open(&format!("{url}{link}")).await;
+    browser.wait_for("document.querySelectorAll('#charts canvas').length === 2").await;
+    let title = "document.querySelector('#charts figcaption span').textContent";
+    assert_eq!(browser.evaluate(title).await, odd);
+    let count = "document.getElementById('count').textContent";
+    browser.wait_for(&format!("{count} === '500 of 20,002 keys: filter to see others'")).await;
+    // A long list is live where it can be seen.
+    browser.wait_for("document.getElementById('state').textContent === 'live'").await;
+    put(&store, "rack00000.cpu", 0, 42.5).await;
+    browser.wait_for("document.querySelector('#keys li:nth-child(3) span:last-child').textContent === '42.5'").await;
+    let bytes = "document.querySelectorAll('#charts figcaption span:nth-child(2)')[1].textContent";
+    assert_eq!(browser.evaluate(bytes).await, "19.46G");
+    browser.screenshot("many").await;
+
+    // With the keyboard alone: filter, leave the field, down, choose.
+    for key in ["/", "r", "a", "c", "k", "0", "7", "7", "7", "7"] {
+        browser.press(key).await;
+    }
+    browser.wait_for(&format!("{count} === '1 key'")).await;
+    for key in ["\u{E00C}", "\u{E015}", "\u{E007}"] {
+        browser.press(key).await;
+    }
+    browser.wait_for("location.hash.includes('k=rack07777.cpu')").await;
+    browser.wait_for("document.querySelectorAll('#charts canvas').length === 3").await;
+    let errors = browser.errors().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    server.stop.cancel();
+    server.task.await.unwrap();
+}

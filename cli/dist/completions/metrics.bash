@@ -58,6 +58,9 @@ _metrics() {
             metrics,put)
                 cmd="metrics__subcmd__put"
                 ;;
+            metrics,schema)
+                cmd="metrics__subcmd__schema"
+                ;;
             metrics,serve)
                 cmd="metrics__subcmd__serve"
                 ;;
@@ -106,6 +109,9 @@ _metrics() {
             metrics__subcmd__help,put)
                 cmd="metrics__subcmd__help__subcmd__put"
                 ;;
+            metrics__subcmd__help,schema)
+                cmd="metrics__subcmd__help__subcmd__schema"
+                ;;
             metrics__subcmd__help,serve)
                 cmd="metrics__subcmd__help__subcmd__serve"
                 ;;
@@ -119,7 +125,7 @@ _metrics() {
 
     case "${cmd}" in
         metrics)
-            opts="-h -V --help --version serve agent put get watch plot import export check backup delete demo bench completions man help"
+            opts="-h -V --help --version serve agent put get watch plot import export check backup delete schema demo bench completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -443,7 +449,7 @@ _metrics() {
             return 0
             ;;
         metrics__subcmd__help)
-            opts="serve agent put get watch plot import export check backup delete demo bench completions man help"
+            opts="serve agent put get watch plot import export check backup delete schema demo bench completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -652,6 +658,20 @@ _metrics() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        metrics__subcmd__help__subcmd__schema)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         metrics__subcmd__help__subcmd__serve)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -778,6 +798,28 @@ _metrics() {
                     return 0
                     ;;
                 --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        metrics__subcmd__schema)
+            opts="-h --store --keep --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

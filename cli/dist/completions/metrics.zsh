@@ -32,8 +32,8 @@ _metrics() {
 _arguments "${_arguments_options[@]}" : \
 '--listen=[Sets where the server listens \[default\: 127.0.0.1\:8888\]]:ADDRESS:PORT:_default' \
 '--data=[Keeps points in this folder\: the same as --store disk\:DIR]:DIR:_files' \
-'--store=[Sets where points are kept\: memory\: or disk\:DIR \[default\: memory\:\]]:STORE:_default' \
-'--keep=[Sets how long points are kept on disk, such as 400d \[default\: for ever\]]:TIME:_default' \
+'--store=[Sets where points are kept\: memory\:, disk\:DIR, or clickhouse\://USER\:PASSWORD@HOST\:PORT,../DATABASE \[default\: memory\:\]]:STORE:_default' \
+'--keep=[Sets how long points are kept on disk or in ClickHouse, such as 400d \[default\: for ever\]]:TIME:_default' \
 '--sync=[Sets when the disk is synced\: always, before a put is acknowledged; or a time such as 1s, of which a loss of power may then take what was acknowledged \[default\: always\]]:WHEN:_default' \
 '--max-disk=[Sets how much the folder may take, such as 50GiB; above it puts wait, as on a full disk \[default\: the disk\]]:SIZE:_default' \
 '--tls-cert=[Serves TLS with this certificate chain (PEM)]:FILE:_files' \
@@ -118,7 +118,7 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 '--fail[Exits with status 4 if nothing was found]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
-':selector -- A key, or * for all keys:_default' \
+':keys -- A key or a pattern\: * is any number of characters, ? is one. A pattern reads all keys:_default' \
 && ret=0
 ;;
 (watch)
@@ -186,7 +186,7 @@ line\:"\`put\` lines, as \`import\` and the server read them"))' \
 '--timeout=[Sets how many seconds one request may take]:SECONDS:_default' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
-'::selector -- A key, or * for all keys:_default' \
+'::keys -- A key or a pattern\: * is any number of characters, ? is one. A pattern reads all keys:_default' \
 && ret=0
 ;;
 (check)
@@ -223,6 +223,14 @@ _arguments "${_arguments_options[@]}" : \
 '--help[Print help (see more with '\''--help'\'')]' \
 ':dir -- The folder, as `metrics serve --data DIR` has it:_files' \
 ':keys -- A key or a pattern\: * is any number of characters, ? is one:_default' \
+&& ret=0
+;;
+(schema)
+_arguments "${_arguments_options[@]}" : \
+'--store=[The store, as \`metrics serve\` has it\: clickhouse\://USER\:PASSWORD@HOST\:PORT,../DATABASE?OPTION=VALUE&..]:STORE:_default' \
+'--keep=[How long points are kept, such as 400d \[default\: for ever\]]:TIME:_default' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
 && ret=0
 ;;
 (demo)
@@ -320,6 +328,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(schema)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -355,7 +367,7 @@ _metrics_commands() {
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
-'get:Prints what is stored for a key, or for all keys' \
+'get:Prints what is stored for a key, or for all keys that match a pattern' \
 'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
@@ -363,6 +375,7 @@ _metrics_commands() {
 'check:Reads everything in a folder of points, and says what is damaged' \
 'backup:Writes a backup\: a new folder that \`metrics serve --data\` can serve' \
 'delete:Deletes points from a folder that is not in use' \
+'schema:Prints the statements that create the tables of a store in ClickHouse' \
 'demo:Measures this host for some seconds, stores that in a server of its own, and shows what is stored' \
 'bench:Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench' \
 'completions:Prints the completions for a shell' \
@@ -422,7 +435,7 @@ _metrics__subcmd__help_commands() {
 'serve:Serves metrics until SIGTERM or SIGINT; a second signal ends it at once' \
 'agent:Measures this host and sends that to a server, until SIGTERM or SIGINT; a second signal ends it at once' \
 'put:Stores one value' \
-'get:Prints what is stored for a key, or for all keys' \
+'get:Prints what is stored for a key, or for all keys that match a pattern' \
 'watch:Shows the newest values of some keys, as they change' \
 'plot:Draws what is stored for some keys' \
 'import:Stores the lines of a file\: \`put KEY VALUE TIMESTAMP\`, or the same without put' \
@@ -430,6 +443,7 @@ _metrics__subcmd__help_commands() {
 'check:Reads everything in a folder of points, and says what is damaged' \
 'backup:Writes a backup\: a new folder that \`metrics serve --data\` can serve' \
 'delete:Deletes points from a folder that is not in use' \
+'schema:Prints the statements that create the tables of a store in ClickHouse' \
 'demo:Measures this host for some seconds, stores that in a server of its own, and shows what is stored' \
 'bench:Measures how many puts a second a server acknowledges. Stores keys that begin with metrics-bench' \
 'completions:Prints the completions for a shell' \
@@ -508,6 +522,11 @@ _metrics__subcmd__help__subcmd__put_commands() {
     local commands; commands=()
     _describe -t commands 'metrics help put commands' commands "$@"
 }
+(( $+functions[_metrics__subcmd__help__subcmd__schema_commands] )) ||
+_metrics__subcmd__help__subcmd__schema_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics help schema commands' commands "$@"
+}
 (( $+functions[_metrics__subcmd__help__subcmd__serve_commands] )) ||
 _metrics__subcmd__help__subcmd__serve_commands() {
     local commands; commands=()
@@ -537,6 +556,11 @@ _metrics__subcmd__plot_commands() {
 _metrics__subcmd__put_commands() {
     local commands; commands=()
     _describe -t commands 'metrics put commands' commands "$@"
+}
+(( $+functions[_metrics__subcmd__schema_commands] )) ||
+_metrics__subcmd__schema_commands() {
+    local commands; commands=()
+    _describe -t commands 'metrics schema commands' commands "$@"
 }
 (( $+functions[_metrics__subcmd__serve_commands] )) ||
 _metrics__subcmd__serve_commands() {

@@ -1,8 +1,6 @@
 //! Reading what is drawn.
 
-use std::collections::HashMap;
-
-use metrics_client::{Key, Selector};
+use metrics_client::Key;
 
 use crate::{
     bulk::{self, RangeArgs},
@@ -27,47 +25,30 @@ pub(super) async fn read(
     range: RangeArgs,
 ) -> Result<Vec<(Key, BinnedSeries)>, Failure> {
     let client = server.connect().await?;
-    if let Some(keys) = selection.keys() {
-        if keys.len() > MAX_KEYS {
-            return Err(too_many(format!("{} keys", keys.len())));
-        }
-        let mut found = Vec::new();
-        for key in keys {
-            let mut series = BinnedSeries::new();
-            let selector = Selector::Key(key.clone());
-            bulk::read(&client, server, (&selector, range), |sample| {
-                series.push(sample.point);
-                Ok(())
-            })
-            .await?;
-            found.push((key.clone(), series));
-        }
-        return Ok(found);
+    let keys = selection.keys().unwrap_or_default();
+    if keys.len() > MAX_KEYS {
+        return Err(too_many(format!("{} keys", keys.len())));
     }
-
-    let mut found = HashMap::<Key, BinnedSeries>::new();
-    // Records of a key come together, so that most need no look.
-    let mut last: Option<(Key, bool)> = None;
-    bulk::read(&client, server, (&Selector::All, range), |sample| {
-        let is_selected = match &last {
-            Some((key, is_selected)) if *key == sample.key => *is_selected,
-            _ => {
-                let is_selected = selection.matches(&sample.key);
-                last = Some((sample.key.clone(), is_selected));
-                is_selected
-            }
-        };
-        if is_selected {
-            found.entry(sample.key).or_insert_with(BinnedSeries::new).push(sample.point);
-            if found.len() > MAX_KEYS {
+    let mut found = keys.iter().map(|key| (key.clone(), BinnedSeries::new())).collect::<Vec<_>>();
+    bulk::read(&client, server, (selection, range), |sample| {
+        // There are few.
+        let series = match found.iter_mut().rposition(|(key, _)| *key == sample.key) {
+            Some(place) => &mut found[place].1,
+            None if found.len() == MAX_KEYS => {
                 return Err(too_many(format!("more than {MAX_KEYS} keys")));
             }
-        }
+            None => {
+                found.push((sample.key, BinnedSeries::new()));
+                &mut found.last_mut().expect("it was pushed").1
+            }
+        };
+        series.push(sample.point);
         Ok(())
     })
     .await?;
-    let mut found = found.into_iter().collect::<Vec<_>>();
-    found.sort_unstable_by(|(key, _), (other, _)| key.cmp(other));
+    if selection.keys().is_none() {
+        found.sort_unstable_by(|(key, _), (other, _)| key.cmp(other));
+    }
     Ok(found)
 }
 

@@ -1,11 +1,14 @@
 //! What the table shows, and what keys do. Pure state: draws nothing, reads nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics_client::Sample;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::table::{SortBy, Table};
+use super::{
+    poll::ReadSummary,
+    table::{SortBy, Table},
+};
 
 /// The state of the screen.
 #[derive(Debug)]
@@ -39,8 +42,8 @@ pub(super) enum Mode {
 pub(super) enum PollStatus {
     /// Nothing was read to the end yet.
     Reading,
-    /// Everything was read then.
-    Read(Instant),
+    /// Everything was read then, in this time.
+    Read(Instant, Duration),
     /// It does not answer since then, for this reason.
     Away(Instant, String),
 }
@@ -50,6 +53,8 @@ pub(super) enum PollStatus {
 pub(super) enum Leave {
     Quit,
     Interrupt,
+    /// For as long as the program is stopped.
+    Suspend,
 }
 
 impl App {
@@ -71,10 +76,10 @@ impl App {
         self.table.push(sample);
     }
 
-    /// Notes that everything was read, but for some keys.
-    pub(super) fn read(&mut self, now: Instant, left_out: usize) {
-        self.left_out = left_out;
-        self.status = PollStatus::Read(now);
+    /// Notes that everything was read.
+    pub(super) fn read(&mut self, now: Instant, read: ReadSummary) {
+        self.left_out = read.left_out;
+        self.status = PollStatus::Read(now, read.cost);
     }
 
     /// Notes that the server failed.
@@ -102,6 +107,7 @@ impl App {
         let is_control = event.modifiers.contains(KeyModifiers::CONTROL);
         match event.code {
             KeyCode::Char('c') if is_control => return Some(Leave::Interrupt),
+            KeyCode::Char('z') if is_control && cfg!(unix) => return Some(Leave::Suspend),
             _ if self.mode == Mode::Filter => self.edit(event.code, is_control),
             _ if self.mode == Mode::Help => {
                 self.mode = Mode::Table;
@@ -245,7 +251,7 @@ mod tests {
         assert!(
             matches!(&app.status, PollStatus::Away(since, reason) if *since == first && reason == "other")
         );
-        app.read(second, 0);
-        assert!(matches!(app.status, PollStatus::Read(_)));
+        app.read(second, ReadSummary::default());
+        assert!(matches!(app.status, PollStatus::Read(..)));
     }
 }

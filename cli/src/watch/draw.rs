@@ -6,14 +6,13 @@ use ratatui::{
     buffer::Buffer,
     layout::Rect,
     style::{Color, Modifier, Style},
-    text::Span,
 };
 
 use super::{
     app::{App, Mode, PollStatus},
     table::{MAX_POINTS, TableRow},
 };
-use crate::chart::bars;
+use crate::{chart::bars, text::shortened};
 
 /// When it is drawn, and how.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +78,7 @@ pub(super) fn draw(app: &mut App, area: Rect, buffer: &mut Buffer, look: Look) {
     }
     if app.table.rows(0).next().is_none() {
         let message = match (&app.status, app.table.len()) {
-            (PollStatus::Read(_), 0) => format!("no key matches {}; waiting for one", app.title),
+            (PollStatus::Read(..), 0) => format!("no key matches {}; waiting for one", app.title),
             (_, 0) => "reading".into(),
             _ => format!("no key contains {}", app.table.filter()),
         };
@@ -103,8 +102,9 @@ fn draw_header(app: &App, area: Rect, buffer: &mut Buffer, look: Look) {
             }
             match status {
                 // A second is the usual interval.
-                PollStatus::Read(at) if seconds(*at) > 1 => {
-                    text.push_str(&format!("  read {} ago", age(seconds(*at) as i64)));
+                PollStatus::Read(at, cost) if seconds(*at) > 1 => {
+                    let ago = age(i64::try_from(seconds(*at)).unwrap_or(i64::MAX));
+                    text.push_str(&format!("  read {ago} ago in {:.1}s", cost.as_secs_f64()));
                 }
                 PollStatus::Reading => text.push_str("  reading"),
                 _ => {}
@@ -199,6 +199,7 @@ s                  sort by name, value, age in turn
 n, v, a            sort by name, value, age
 r                  reverse the order
 q, ctrl-c          quit
+ctrl-z             back to the shell, until fg
 
 age is the time since the newest point of a key. A
 chart has its last points, from its lowest value
@@ -234,27 +235,6 @@ fn put(buffer: &mut Buffer, (x, y): (u16, u16), text: &str, width: u16, style: S
     buffer.set_stringn(x, y, text, width.into(), style);
 }
 
-/// Returns a key that is at most so wide: the middle of a longer one is left out.
-fn shortened(text: &str, width: usize) -> String {
-    if Span::raw(text).width() <= width {
-        return text.into();
-    }
-    let fit = |chars: &mut dyn Iterator<Item = char>, room: usize| {
-        let mut used = 0;
-        let mut buffer = [0; 4];
-        let fits = |char: &char| {
-            used += Span::raw(&*char.encode_utf8(&mut buffer)).width();
-            used <= room
-        };
-        chars.take_while(fits).collect::<Vec<_>>()
-    };
-    let room = width.saturating_sub(1);
-    let head = fit(&mut text.chars(), room / 2);
-    let mut tail = fit(&mut text.chars().rev(), room - room / 2);
-    tail.reverse();
-    head.into_iter().chain(['…']).chain(tail).collect()
-}
-
 /// Returns a number in at most ten characters.
 fn number(value: f64) -> String {
     let fits = |text: &String| text.len() <= usize::from(VALUE_WIDTH);
@@ -287,7 +267,7 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend, crossterm::event::KeyCode};
 
     use super::{
-        super::{app::Leave, table::SortBy},
+        super::{app::Leave, poll::ReadSummary, table::SortBy},
         *,
     };
 
@@ -327,7 +307,7 @@ mod tests {
     #[test]
     fn wide_screen_has_all_columns() {
         let (mut app, now) = (palm(), Instant::now());
-        app.read(now, 0);
+        app.read(now, ReadSummary::default());
         let expected = [
             "127.0.0.1:8888  palm.*  3 keys",
             "key                              value   age  chart",
@@ -343,7 +323,7 @@ mod tests {
     #[test]
     fn narrow_and_low_screens_leave_out_what_matters_least() {
         let (mut app, now) = (palm(), Instant::now());
-        app.read(now, 0);
+        app.read(now, ReadSummary::default());
         for (width, height, expected) in [
             (
                 40,
@@ -386,16 +366,23 @@ mod tests {
         let lines = screen(&mut app, 80, 6, now + Duration::from_secs(75));
         assert_eq!(lines[0], "no answer for 1m, values are old: connection refused");
         assert!(lines[2].starts_with("palm.cpu"), "{lines:?}");
-        app.read(now, 7);
+        app.read(
+            now,
+            ReadSummary {
+                left_out: 7,
+                cost: Duration::from_millis(1350),
+                ..ReadSummary::default()
+            },
+        );
         let lines = screen(&mut app, 80, 6, now + Duration::from_secs(12));
-        assert_eq!(lines[0], "127.0.0.1:8888  palm.*  3 keys, 7 left out  read 12s ago");
+        assert_eq!(lines[0], "127.0.0.1:8888  palm.*  3 keys, 7 left out  read 12s ago in 1.4s");
     }
 
     #[test]
     fn empty_table_says_why() {
         let (mut app, now) = (app(&[]), Instant::now());
         assert_eq!(screen(&mut app, 80, 6, now)[2], "reading");
-        app.read(now, 0);
+        app.read(now, ReadSummary::default());
         assert_eq!(screen(&mut app, 80, 6, now)[2], "no key matches palm.*; waiting for one");
         app.push(Sample::new("palm.cpu", 1.0, 1).unwrap());
         for char in "/x".chars() {

@@ -18,12 +18,12 @@ pub(super) async fn run(args: &WatchArgs, selection: &Selection) -> Result<(), F
     let (mut has_read, mut is_away, mut left_out) = (false, false, 0);
     loop {
         match poller.read(|sample| follower.push(sample)).await {
-            Ok(count) => {
+            Ok(read) => {
                 if std::mem::take(&mut is_away) {
                     eprintln!("{} answers again", server.server);
                 }
-                if std::mem::replace(&mut left_out, count) == 0 && count > 0 {
-                    eprintln!("keys left out, because too many match: {count}");
+                if std::mem::replace(&mut left_out, read.left_out) == 0 && left_out > 0 {
+                    eprintln!("keys left out, because too many match: {left_out}");
                 }
                 has_read = true;
             }

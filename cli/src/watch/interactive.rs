@@ -22,7 +22,8 @@ use crate::{
     failure::Failure,
     screen::{self, Screen},
     selection::Selection,
-    signals, times,
+    signals::{self, Continued},
+    times,
 };
 
 /// Shows the table until it is left or a signal comes.
@@ -40,6 +41,7 @@ pub(super) async fn run(args: &WatchArgs, selection: &Selection) -> Result<(), F
     let mut poller = Poller::new(client, &args.server, selection, args.interval);
     let mut screen = Screen::open()?;
     let mut events = read_events()?;
+    let mut continued = Continued::new()?;
     let polling = async {
         let Err(failure) = poll(&mut poller, &app, &changed).await;
         failure
@@ -64,10 +66,14 @@ pub(super) async fn run(args: &WatchArgs, selection: &Selection) -> Result<(), F
                     match app.borrow_mut().press(key) {
                         Some(Leave::Quit) => return Ok(()),
                         Some(Leave::Interrupt) => return Err(Failure::interrupted(signals::INTERRUPT)),
-                        None => {}
+                        #[cfg(unix)]
+                        Some(Leave::Suspend) => screen.suspend()?,
+                        _ => {}
                     }
                 }
             }
+            // Stopped by another process, and continued.
+            () = continued.next() => screen.resume()?,
             () = changed.notified() => {}
             _ = ticks.tick() => {}
             failure = &mut polling => return Err(failure),
@@ -85,9 +91,9 @@ async fn poll(
     loop {
         let read = poller.read(|sample| app.borrow_mut().push(sample)).await;
         match read {
-            Ok(left_out) => {
+            Ok(read) => {
                 has_read = true;
-                app.borrow_mut().read(Instant::now(), left_out);
+                app.borrow_mut().read(Instant::now(), read);
             }
             Err(failure) if !has_read => return Err(failure),
             Err(failure) => app.borrow_mut().away(Instant::now(), failure.to_string()),

@@ -26,7 +26,7 @@ use table::SortBy;
 ///
 /// On a terminal a table with a chart of the last points of each key; ? shows its keys. Elsewhere, or with -o, the newest
 /// point of each key, and then each point that is newer. The protocol can only ask for all points of a key, or of all
-/// keys: where that takes long it is asked less often, for at most a tenth of the time. Keys that are new are found
+/// keys: where answers are long it is asked less often, for at most a tenth of the time. Keys that are new are found
 /// when all keys are read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WatchArgs {

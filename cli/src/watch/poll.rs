@@ -36,6 +36,17 @@ struct FoundKey {
     points: Option<u64>,
 }
 
+/// What one read was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ReadSummary {
+    /// Selected keys that were left out because there are too many.
+    pub(super) left_out: usize,
+    /// How many points the server sent.
+    pub(super) points: u64,
+    /// How long it took.
+    pub(super) cost: Duration,
+}
+
 /// When something is read again.
 #[derive(Clone, Copy, Debug)]
 struct Schedule {
@@ -73,13 +84,15 @@ impl<'a> Poller<'a> {
         Self { client, server, selection, interval, found, points: None, all: now, single: now }
     }
 
-    /// Waits until it is time, and reads the selected keys. Passes each of their points to `each`, and returns how many
-    /// selected keys were left out because there are too many.
+    /// Waits until it is time, and reads the selected keys. Passes each of their points to `each`.
     ///
     /// # Errors
     ///
     /// Returns an error if the server fails; some points may have been passed then.
-    pub(super) async fn read(&mut self, mut each: impl FnMut(Sample)) -> Result<usize, Failure> {
+    pub(super) async fn read(
+        &mut self,
+        mut each: impl FnMut(Sample),
+    ) -> Result<ReadSummary, Failure> {
         let is_all = match self.selection.keys() {
             Some(_) => false,
             None => !self.reads_single_keys() || self.all.next <= self.single.next,
@@ -89,27 +102,34 @@ impl<'a> Poller<'a> {
         let read = if is_all {
             self.read_all(&mut each).await
         } else {
-            self.read_single(&mut each).await.map(|()| 0)
+            self.read_single(&mut each)
+                .await
+                .map(|points| ReadSummary { points, ..ReadSummary::default() })
         };
         let end = Instant::now();
         let cost = end - begin;
-        let schedule = Schedule { next: end + pause(self.interval, cost), cost };
-        if is_all {
-            self.all = schedule;
-            // Their values were in it.
-            self.single.next = end + self.interval;
-        } else {
-            self.single = schedule;
+        match read {
+            Ok(summary) => {
+                let schedule =
+                    Schedule { next: end + pause(self.interval, cost, summary.points), cost };
+                if is_all {
+                    self.all = schedule;
+                    // Their values were in it.
+                    self.single.next = end + self.interval;
+                } else {
+                    self.single = schedule;
+                }
+                Ok(ReadSummary { cost, ..summary })
+            }
+            Err(error) => {
+                // A stream says at once that there is no server, and a get waits for one.
+                self.points = None;
+                self.found.iter_mut().for_each(|found| found.points = None);
+                let retry = end + self.interval.saturating_sub(cost);
+                (self.all.next, self.single.next) = (retry, retry);
+                Err(self.server.failure(error))
+            }
         }
-        read.map_err(|error| {
-            // A stream says at once that there is no server, and a get waits for one.
-            self.points = None;
-            self.found.iter_mut().for_each(|found| found.points = None);
-            // The failure took time, and the server none.
-            let retry = end + self.interval.saturating_sub(cost);
-            (self.all.next, self.single.next) = (retry, retry);
-            self.server.failure(error)
-        })
     }
 
     /// Returns true if it is worth while to read keys one by one between two reads of all.
@@ -119,10 +139,10 @@ impl<'a> Poller<'a> {
         self.points.is_some_and(|all_points| points < all_points / 2)
             && self.found.len() <= MAX_SINGLE_KEYS
             && self.single.cost < self.all.cost
-            && pause(self.interval, self.all.cost) > self.interval
+            && self.all.next > self.single.next
     }
 
-    async fn read_all(&mut self, each: &mut impl FnMut(Sample)) -> Result<usize, Error> {
+    async fn read_all(&mut self, each: &mut impl FnMut(Sample)) -> Result<ReadSummary, Error> {
         let mut search = Search {
             selection: self.selection,
             found: HashMap::new(),
@@ -143,49 +163,57 @@ impl<'a> Poller<'a> {
         self.points = Some(search.points);
         let found = search.found.into_iter();
         self.found = found.map(|(key, points)| FoundKey { key, points: Some(points) }).collect();
-        Ok(search.left_out)
+        Ok(ReadSummary {
+            left_out: search.left_out,
+            points: search.points,
+            ..ReadSummary::default()
+        })
     }
 
-    async fn read_single(&mut self, each: &mut impl FnMut(Sample)) -> Result<(), Error> {
+    async fn read_single(&mut self, each: &mut impl FnMut(Sample)) -> Result<u64, Error> {
         let is_small =
             |found: &FoundKey| found.points.is_some_and(|points| points <= MAX_HELD_POINTS);
         let (small, large) = self.found.iter_mut().partition::<Vec<_>, _>(|found| is_small(found));
+        let mut points = 0;
         for found in large {
             let mut samples = self.client.stream(&found.key).await?;
-            let mut points = 0;
+            let mut points_of_key = 0;
             while let Some(sample) = samples.next().await {
-                points += 1;
+                points_of_key += 1;
                 each(sample?);
             }
-            found.points = Some(points);
+            found.points = Some(points_of_key);
+            points += points_of_key;
         }
         let mut gets = JoinSet::new();
         for found in small {
             if gets.len() == MAX_IN_FLIGHT
                 && let Some(done) = gets.join_next().await
             {
-                pass_on(done, each)?;
+                points += pass_on(done, each)?;
             }
             let (client, key) = (self.client.clone(), found.key.clone());
             gets.spawn(async move { client.get(&key).await });
         }
         while let Some(done) = gets.join_next().await {
-            pass_on(done, each)?;
+            points += pass_on(done, each)?;
         }
-        Ok(())
+        Ok(points)
     }
 }
 
-/// Passes on the samples of a task that has ended.
+/// Passes on the samples of a task that has ended, and returns how many there were.
 fn pass_on(
     done: Result<Result<Metrics, Error>, JoinError>,
     each: &mut impl FnMut(Sample),
-) -> Result<(), Error> {
-    match done {
-        Ok(metrics) => metrics?.into_samples().for_each(each),
+) -> Result<u64, Error> {
+    let metrics = match done {
+        Ok(metrics) => metrics?,
         Err(error) => resume_unwind(error.into_panic()),
-    }
-    Ok(())
+    };
+    let points = metrics.point_count() as u64;
+    metrics.into_samples().for_each(each);
+    Ok(points)
 }
 
 /// A look through all points for those of selected keys.
@@ -231,9 +259,11 @@ impl Search<'_> {
     }
 }
 
-/// Returns how long nothing is read after a read that took this long.
-fn pause(interval: Duration, cost: Duration) -> Duration {
-    interval.saturating_sub(cost).max(cost * REST)
+/// Returns how long nothing is read after a read of so many points that took this long. What is short took its time on
+/// the way, and is no load.
+fn pause(interval: Duration, cost: Duration, points: u64) -> Duration {
+    let rest = if points <= MAX_HELD_POINTS { Duration::ZERO } else { cost * REST };
+    interval.saturating_sub(cost).max(rest)
 }
 
 #[cfg(test)]
@@ -268,7 +298,8 @@ mod tests {
             let a = "a1 1.0 1\n";
             let records = if line == "get *" {
                 tokio::time::sleep(cost).await;
-                a.to_owned() + &(0..100).map(|n| format!("b {n} {n}\n")).collect::<String>()
+                a.to_owned()
+                    + &(0..MAX_HELD_POINTS).map(|n| format!("b {n} {n}\n")).collect::<String>()
             } else {
                 a.to_owned()
             };
@@ -291,11 +322,11 @@ mod tests {
         let client = MetricsClient::builder("server:1").connector(connector_fn(connect));
         let client = client.connect().await.unwrap();
         let args = TestArgs::parse_from(["test"]);
-        let selection = Selection::new(&[pattern.into()]).unwrap();
+        let selection = Selection::new(&[pattern]).unwrap();
         let mut poller = Poller::new(client, &args.server, &selection, Duration::from_secs(1));
         for _ in 0..reads {
             let mut samples = Vec::new();
-            assert_eq!(poller.read(|sample| samples.push(sample)).await.unwrap(), 0);
+            assert_eq!(poller.read(|sample| samples.push(sample)).await.unwrap().left_out, 0);
             assert!(samples.iter().any(|sample| sample.key == "a1"));
         }
         let log = log.lock().unwrap();

@@ -7,7 +7,8 @@ use std::{
 
 use clap::ValueEnum;
 use metrics_client::{Key, Point, Sample};
-use ratatui::text::Span;
+
+use crate::text;
 
 /// How many points of a key are kept: as many as the widest chart draws.
 pub(super) const MAX_POINTS: usize = 64;
@@ -119,7 +120,7 @@ impl Table {
         let row = match self.rows.get(self.last) {
             Some(row) if row.key == key => self.last,
             _ => *self.index.entry(key).or_insert_with_key(|key| {
-                self.key_width = self.key_width.max(Span::raw(key.as_str()).width());
+                self.key_width = self.key_width.max(text::width(key.as_str()));
                 self.rows.push(TableRow { key: key.clone(), points: VecDeque::new() });
                 self.is_sorted = false;
                 self.rows.len() - 1

@@ -1,6 +1,7 @@
 //! A terminal of a test's own, in which the program runs.
 
 use std::{
+    ffi::OsStr,
     io::{Read, Write},
     process::{Child, ExitStatus},
 };
@@ -29,10 +30,19 @@ pub struct Terminal {
 impl Terminal {
     /// Runs the program in a terminal of 80 columns. `change` can redirect its output.
     pub fn start(args: &[&str], change: impl FnOnce(Command) -> Command) -> Self {
+        Self::start_program(metrics().get_program(), args, change)
+    }
+
+    /// Runs another program.
+    pub fn start_program(
+        program: impl AsRef<OsStr>,
+        args: &[&str],
+        change: impl FnOnce(Command) -> Command,
+    ) -> Self {
         let (pty, pts) = pty_process::blocking::open().unwrap();
         pty.resize(Size::new(ROWS, COLUMNS)).unwrap();
         // Without the variables of this process.
-        let command = Command::new(metrics().get_program()).args(args).env_clear();
+        let command = Command::new(program.as_ref()).args(args).env_clear();
         let process = change(command.env("TERM", "xterm-256color")).spawn(pts).unwrap();
         Self {
             pty,

@@ -12,7 +12,8 @@ pub(crate) fn telegraf(hosts: Range<usize>, second: i64) -> (String, usize) {
         let number = |index: usize| hundredths(host * 97 + index, second);
         let float = |index: usize| number(index) as f64 * 1.000_123_457;
         let mut line = |measurement: &str, tags: &str, fields: &[&str], is_integer: bool| {
-            let _ = write!(text, "{measurement},{tags}host=palm{host:04}");
+            let _ =
+                write!(text, "{measurement},{}", tags.replace('@', &format!("host=palm{host:04}")));
             for (index, field) in fields.iter().enumerate() {
                 let separator = if index == 0 { ' ' } else { ',' };
                 let _ = match is_integer {
@@ -35,7 +36,7 @@ pub(crate) fn telegraf(hosts: Range<usize>, second: i64) -> (String, usize) {
             "usage_guest",
             "usage_guest_nice",
         ];
-        for cpu in ["cpu=cpu0,", "cpu=cpu1,", "cpu=cpu-total,"] {
+        for cpu in ["cpu=cpu0,@", "cpu=cpu1,@", "cpu=cpu-total,@"] {
             line("cpu", cpu, &CPU, false);
         }
         const MEM: [&str; 12] = [
@@ -52,11 +53,11 @@ pub(crate) fn telegraf(hosts: Range<usize>, second: i64) -> (String, usize) {
             "total",
             "used",
         ];
-        line("mem", "", &MEM, true);
-        line("mem", "", &["available_percent", "used_percent"], false);
+        line("mem", "@", &MEM, true);
+        line("mem", "@", &["available_percent", "used_percent"], false);
         const DISK: [&str; 6] =
             ["free", "inodes_free", "inodes_total", "inodes_used", "total", "used"];
-        for disk in ["device=vda1,fstype=ext4,", "device=vdb1,fstype=xfs,"] {
+        for disk in ["device=vda1,fstype=ext4,@", "device=vdb1,fstype=xfs,@"] {
             line("disk", disk, &DISK, true);
             line("disk", disk, &["used_percent"], false);
         }
@@ -70,8 +71,8 @@ pub(crate) fn telegraf(hosts: Range<usize>, second: i64) -> (String, usize) {
             "packets_recv",
             "packets_sent",
         ];
-        line("net", "interface=eth0,", &NET, true);
-        line("system", "", &["load1", "load15", "load5"], false);
+        line("net", "@,interface=eth0", &NET, true);
+        line("system", "@", &["load1", "load15", "load5"], false);
     }
     (text, points)
 }

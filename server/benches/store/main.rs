@@ -10,6 +10,7 @@
 //!     cargo bench -p metrics-server --bench store -- parse      lines of InfluxDB, against another parser
 //!     cargo bench -p metrics-server --bench store -- ingest     InfluxDB's and Graphite's lines over sockets, against puts
 //!     cargo bench -p metrics-server --bench store -- http       HTTP: rendering, points, live browsers
+//!     cargo bench -p metrics-server --bench store -- siege      what hostile HTTP clients cost (`--all-features`)
 //!     cargo bench -p metrics-server --bench store -- all        all of these
 //!
 //! Each takes `--quick` (a tenth of the points or less), `--test` (each part once), `--dir FOLDER` (where
@@ -65,6 +66,8 @@ const COMMANDS: &[Command] = &[
     ("parse", parse::run),
     ("ingest", ingest::run),
     ("http", http::run),
+    #[cfg(all(feature = "graphite", feature = "http"))]
+    ("siege", http::siege::run),
 ];
 
 fn main() -> Outcome {

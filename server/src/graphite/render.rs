@@ -165,10 +165,15 @@ pub async fn render<S: Store>(
     request: &RenderRequest,
     limits: &RenderLimits,
 ) -> Result<Vec<Series>, RenderError> {
-    render_within(store, request, limits, &Budget::new(*limits)).await
+    let budget = Budget::new(*limits);
+    let evaluation = render_within(store, request, limits, &budget);
+    match timeout(limits.timeout, evaluation).await {
+        Ok(result) => result,
+        Err(_) => Err(RenderError::Timeout(limits.timeout)),
+    }
 }
 
-/// Returns the series as [`render`] does, and charges a budget for them.
+/// Returns the series as [`render`] does, without its timeout, and charges a budget for them.
 pub(super) async fn render_within<S: Store>(
     store: &S,
     request: &RenderRequest,
@@ -190,29 +195,23 @@ pub(super) async fn render_within<S: Store>(
         x_files_factor: request.x_files_factor,
         budget,
     };
-    let evaluation = async {
-        let mut series = Vec::new();
-        for target in request.targets.iter().filter(|target| !target.trim().is_empty()) {
-            if target.len() > limits.max_target_bytes {
-                let max = limits.max_target_bytes;
-                return Err(RenderError::Limit { limit: "max_target_bytes", max });
-            }
-            let target = Expr::parse(target, limits.max_depth).map_err(|error| {
-                let max = limits.max_depth;
-                if error.is_too_deep() {
-                    RenderError::Limit { limit: "max_depth", max }
-                } else {
-                    error.into()
-                }
-            })?;
-            series.extend(evaluate(store, scope, &target).await?);
+    let mut series = Vec::new();
+    for target in request.targets.iter().filter(|target| !target.trim().is_empty()) {
+        if target.len() > limits.max_target_bytes {
+            let max = limits.max_target_bytes;
+            return Err(RenderError::Limit { limit: "max_target_bytes", max });
         }
-        Ok(series)
-    };
-    match timeout(limits.timeout, evaluation).await {
-        Ok(result) => result,
-        Err(_) => Err(RenderError::Timeout(limits.timeout)),
+        let target = Expr::parse(target, limits.max_depth).map_err(|error| {
+            let max = limits.max_depth;
+            if error.is_too_deep() {
+                RenderError::Limit { limit: "max_depth", max }
+            } else {
+                error.into()
+            }
+        })?;
+        series.extend(evaluate(store, scope, &target).await?);
     }
+    Ok(series)
 }
 
 /// The years 1 and 9999: what a date can be.

@@ -1,6 +1,7 @@
 //! The paths of Graphite's HTTP API, mounted on an [`HttpServer`].
 
 use std::{
+    convert::Infallible,
     future::Future,
     sync::{Arc, atomic::AtomicUsize},
     time::{Duration, SystemTime},
@@ -9,7 +10,7 @@ use std::{
 use axum::{
     Extension, Router,
     body::{Body, Bytes},
-    extract::{FromRequest, Request, State},
+    extract::{FromRequest, Path, Request, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -20,7 +21,7 @@ use serde::Serialize;
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
-    task::spawn_blocking,
+    task::{spawn_blocking, yield_now},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -52,18 +53,24 @@ impl<S: Store> HttpServer<S> {
 }
 
 fn router<S: Store>(limits: RenderLimits) -> Router<Arc<App<S>>> {
-    Router::new()
-        .route("/render", get(show::<S>).post(show::<S>))
-        .route("/metrics/find", get(find::<S>).post(find::<S>))
-        .route("/metrics/expand", get(expand_paths::<S>).post(expand_paths::<S>))
-        .route("/metrics/index.json", get(list_paths::<S>))
-        .route("/functions", get(list_functions))
-        .route("/version", get(version))
-        .route("/tags", get(tags::<S>))
-        .route("/tags/autoComplete/tags", get(complete_tags::<S>).post(complete_tags::<S>))
-        .route("/tags/autoComplete/values", get(complete_values::<S>).post(complete_values::<S>))
-        .route("/events/get_data", get(events).post(events))
-        .layer(Extension(Evaluator::new(limits)))
+    let routes = [
+        ("/render", get(show::<S>).post(show::<S>)),
+        ("/metrics/find", get(find::<S>).post(find::<S>)),
+        ("/metrics/expand", get(expand_paths::<S>).post(expand_paths::<S>)),
+        ("/metrics/index.json", get(list_paths::<S>)),
+        ("/functions", get(list_functions)),
+        ("/functions/{name}", get(describe_function)),
+        ("/version", get(version)),
+        ("/tags", get(tags::<S>)),
+        ("/tags/autoComplete/tags", get(complete_tags::<S>).post(complete_tags::<S>)),
+        ("/tags/autoComplete/values", get(complete_values::<S>).post(complete_values::<S>)),
+        ("/events/get_data", get(events).post(events)),
+    ];
+    // As in graphite-web, and as many of its clients write them, with a slash at the end too.
+    let router = routes.into_iter().fold(Router::new(), |router, (path, methods)| {
+        router.route(path, methods.clone()).route(&format!("{path}/"), methods)
+    });
+    router.layer(Extension(Evaluator::new(limits)))
 }
 
 /// Evaluates requests on threads for blocking work: a function over millions of points takes seconds, in which the
@@ -102,16 +109,18 @@ impl Evaluator {
         let runtime = Handle::current();
         let evaluation = spawn_blocking(move || {
             let _permit = permit;
-            let evaluation = timeout_at(deadline, cancelled.run_until_cancelled_owned(work()));
-            runtime.block_on(evaluation).ok().flatten()
+            // Without a timer, which would panic once the runtime shuts down.
+            runtime.block_on(cancelled.run_until_cancelled_owned(work()))
         });
-        match evaluation.await {
-            Ok(Some(result)) => Ok(result?),
-            Ok(None) => Err(ApiError::unavailable(format!(
+        match timeout_at(deadline, evaluation).await {
+            Ok(Ok(Some(result))) => Ok(result?),
+            Ok(Ok(None)) | Err(_) => Err(ApiError::unavailable(format!(
                 "request took longer than {max:?}; {}",
                 raised_with(limit)
             ))),
-            Err(error) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+            Ok(Err(error)) => {
+                Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+            }
         }
     }
 }
@@ -172,19 +181,13 @@ async fn show<S: Store>(
         Ok(AnswerWriter::new(&request, series, Some(budget.into_charge())))
     });
     let writer = evaluation.await?;
-    let pieces = stream::iter(Pieces(writer).map(Ok::<_, std::convert::Infallible>));
+    let pieces = stream::unfold(writer, |mut writer| async {
+        // As for points, others of the thread have their turn.
+        yield_now().await;
+        let piece = writer.next_piece()?;
+        Some((Ok::<_, Infallible>(Bytes::from(piece)), writer))
+    });
     Ok(([(header::CONTENT_TYPE, content_type)], Body::from_stream(pieces)).into_response())
-}
-
-/// The pieces of an answer.
-struct Pieces(AnswerWriter);
-
-impl Iterator for Pieces {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        self.0.next_piece().map(Bytes::from)
-    }
 }
 
 async fn find<S: Store>(
@@ -243,6 +246,12 @@ async fn list_paths<S: Store>(
 
 async fn list_functions() -> Response {
     answer(&functions())
+}
+
+async fn describe_function(Path(name): Path<String>) -> Result<Response, ApiError> {
+    let function = functions().remove(&*name);
+    let unknown = || ApiError::new(StatusCode::NOT_FOUND, format!("unknown function: {name}"));
+    Ok(answer(&function.ok_or_else(unknown)?))
 }
 
 /// The version whose answers these are.

@@ -71,6 +71,8 @@ pub(super) async fn points<S: Store>(
     // Until the first piece is read, an error can be answered; then all that can be done is to end the answer early.
     let first = writer.next_piece().await?.unwrap_or_default();
     let rest = stream::try_unfold(writer, |mut writer| async {
+        // A connection that takes many pieces at once would keep the thread from the peers of the protocol.
+        tokio::task::yield_now().await;
         let piece = writer.next_piece().await;
         piece.map(|piece| piece.map(|piece| (piece, writer)))
     });

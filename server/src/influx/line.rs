@@ -6,7 +6,7 @@
 use std::{borrow::Cow, ops::Range};
 
 use memchr::memchr2;
-use metrics_client::{Key, Point};
+use metrics_client::{Key, Point, internal::number::parse_value};
 
 /// The unit of the timestamps of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,7 +110,9 @@ pub(crate) struct LineParser {
     labels: String,
     /// The key of one field.
     key: String,
-    /// The fields of the line: the key in the line, and the value.
+    /// The names of the fields, as in a key: a dot before each, and nothing for `value`.
+    names: String,
+    /// The fields of the line: the name in `names`, and the value.
     fields: Vec<(Range<usize>, f64)>,
     /// How many of the fields were returned as points.
     returned: usize,
@@ -132,8 +134,10 @@ impl LineParser {
         now: i64,
     ) -> Result<(), LineError> {
         self.fields.clear();
+        self.names.clear();
         self.returned = 0;
-        let line = content(line);
+        let line = &line[skip_blanks(line, 0)..];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         if matches!(line.first(), None | Some(b'#')) {
             return Ok(());
         }
@@ -148,20 +152,24 @@ impl LineParser {
         })
     }
 
-    /// Returns the key and the point of the next field of the line that was read last.
-    pub(crate) fn next_point(&mut self, line: &[u8]) -> Option<(&str, Point)> {
+    /// Returns the key and the point of the next field of the line: `measurement.field;tag=value`, and
+    /// `measurement;tag=value` for the field `value`.
+    #[inline]
+    pub(crate) fn next_point(&mut self) -> Option<(&str, Point)> {
         let (field, value) = self.fields.get(self.returned)?;
         self.returned += 1;
-        let field = str::from_utf8(&content(line)[field.clone()]).ok()?;
-        // Its length was checked when the line was read.
-        key(&mut self.key, &self.name, field, &self.labels).ok()?;
-        Some((&self.key, Point { timestamp: self.second, value: *value }))
+        self.key.truncate(self.name.len());
+        self.key.push_str(&self.names[field.clone()]);
+        self.key.push_str(&self.labels);
+        let key = if self.key == "*" { EVERYTHING } else { &*self.key };
+        Some((key, Point { timestamp: self.second, value: *value }))
     }
 
     /// Reads the parts of a line.
     fn read(&mut self, line: &str, precision: Precision, now: i64) -> Result<(), LineError> {
         let at = self.read_series(line)?;
         let at = self.read_fields(line, at)?;
+        self.key.clone_from(&self.name);
         let rest = line[skip_blanks(line.as_bytes(), at)..].trim_end_matches(' ');
         if rest.is_empty() {
             self.second = now;
@@ -185,20 +193,19 @@ impl LineParser {
         self.name.clear();
         self.labels.clear();
         let bytes = line.as_bytes();
-        let (end, is_plain) = scan(bytes, 0, |byte| matches!(byte, b',' | b' '));
+        let (end, is_plain) = scan(bytes, 0, BREAK);
         if end == 0 {
             return Err(LineError::MissingMeasurement);
         }
-        self.name.push_str(&label_text(&line[..end], is_plain, Part::Name));
+        push_part(&mut self.name, &line[..end], is_plain, Part::Name);
         if bytes.get(end) != Some(&b',') {
             return fields_at(bytes, end);
         }
         // Tags are mostly sorted already, and have nothing to be escaped: then they are copied.
-        let (mut at, mut is_sorted, mut last) = (end, true, None);
+        let (mut at, mut is_sorted, mut are_plain, mut last) = (end, true, true, None);
         while bytes.get(at) == Some(&b',') {
             let begin = at + 1;
-            let (equals, is_plain_key) =
-                scan(bytes, begin, |byte| matches!(byte, b'=' | b',' | b' '));
+            let (equals, is_plain_key) = scan(bytes, begin, BREAK | EQUALS);
             if equals == begin {
                 return Err(LineError::MissingTagKey);
             }
@@ -208,8 +215,7 @@ impl LineParser {
             let begin_value = equals + 1;
             // As in influxd, a value may begin with an equals sign.
             let first = usize::from(bytes.get(begin_value) == Some(&b'='));
-            let (end, is_plain) =
-                scan(bytes, begin_value + first, |byte| matches!(byte, b'=' | b',' | b' '));
+            let (end, is_plain) = scan(bytes, begin_value + first, BREAK | EQUALS);
             if end == begin_value {
                 return Err(LineError::MissingTagValue);
             }
@@ -218,22 +224,37 @@ impl LineParser {
             }
             let is_plain = is_plain && first == 0;
             let (tag, value) = (&line[begin..equals], &line[begin_value..end]);
+            are_plain &= is_plain_key;
             is_sorted &= is_plain_key && last.is_none_or(|last| last < tag);
             last = Some(tag);
             self.labels.push(';');
-            self.labels.push_str(&label_text(tag, is_plain_key, Part::Label));
-            self.labels.push('=');
-            self.labels.push_str(&label_text(value, is_plain, Part::Value));
+            if is_plain && is_plain_key {
+                self.labels.push_str(&line[begin..end]);
+            } else {
+                push_part(&mut self.labels, tag, is_plain_key, Part::Label);
+                self.labels.push('=');
+                push_part(&mut self.labels, value, is_plain, Part::Value);
+            }
             at = end;
         }
         if !is_sorted {
-            self.sort_labels()?;
+            self.sort_labels(are_plain)?;
         }
         fields_at(bytes, at)
     }
 
-    /// Sorts the tags by their names.
-    fn sort_labels(&mut self) -> Result<(), LineError> {
+    /// Sorts the tags by their names. `are_plain` says that the names have nothing that is escaped.
+    fn sort_labels(&mut self, are_plain: bool) -> Result<(), LineError> {
+        if are_plain {
+            let name = |label: &&str| label.find('=').unwrap_or(label.len());
+            let mut labels: Vec<_> = self.labels[1..].split(';').collect();
+            labels.sort_unstable_by_key(|label| &label[..name(label)]);
+            if labels.windows(2).any(|two| two[0][..name(&two[0])] == two[1][..name(&two[1])]) {
+                return Err(LineError::DuplicateTags);
+            }
+            self.labels = format!(";{}", labels.join(";"));
+            return Ok(());
+        }
         let key = Key::new(format!("x{}", self.labels)).map_err(|_| LineError::KeyTooLong)?;
         let (name, mut labels) = key.labels().into_parts();
         labels.sort();
@@ -247,8 +268,8 @@ impl LineParser {
 
     /// Reads the fields, which begin at `at`. Returns where they end.
     fn read_fields(&mut self, line: &str, mut at: usize) -> Result<usize, LineError> {
-        self.fields.clear();
         let bytes = line.as_bytes();
+        let series_len = self.name.len() + self.labels.len();
         loop {
             let (equals, is_plain) = scan_field(bytes, at);
             if bytes.get(equals) != Some(&b'=') {
@@ -257,27 +278,26 @@ impl LineParser {
             if equals == at {
                 return Err(LineError::MissingFieldKey);
             }
-            let field = at..equals;
             let begin = equals + 1;
-            let end = match bytes.get(begin) {
-                Some(b'"') => {
-                    self.omitted.strings += 1;
-                    end_of_string(bytes, begin).ok_or(LineError::UnbalancedQuotes)?
+            let end = if bytes.get(begin) == Some(&b'"') {
+                self.omitted.strings += 1;
+                end_of_string(bytes, begin).ok_or(LineError::UnbalancedQuotes)?
+            } else {
+                let (value, end) = match decimal(&bytes[begin..]) {
+                    Some((value, len)) => (value, begin + len),
+                    None => self.value(line, begin)?,
+                };
+                let name_begin = self.names.len();
+                if line[at..equals] != *"value" {
+                    self.names.push('.');
+                    push_part(&mut self.names, &line[at..equals], is_plain, Part::Field);
                 }
-                _ => {
-                    let rest = &bytes[begin..];
-                    let len = rest.iter().position(|byte| matches!(byte, b',' | b' '));
-                    let end = begin + len.unwrap_or(rest.len());
-                    let value = self.value(&line[begin..end])?;
-                    // The length of a key is checked before any field is put.
-                    let growth = if is_plain { 1 } else { 3 };
-                    let len = self.name.len() + self.labels.len() + 1 + growth * field.len();
-                    if len > Key::MAX_LEN {
-                        key(&mut self.key, &self.name, &line[field.clone()], &self.labels)?;
-                    }
-                    self.fields.push((field, value));
-                    end
+                let name = name_begin..self.names.len();
+                if series_len + name.len() > Key::MAX_LEN {
+                    return Err(LineError::KeyTooLong);
                 }
+                self.fields.push((name, value));
+                end
             };
             match bytes.get(end) {
                 Some(b',') => at = end + 1,
@@ -287,15 +307,19 @@ impl LineParser {
         }
     }
 
-    /// Reads the value of a field that is not a string.
-    fn value(&mut self, text: &str) -> Result<f64, LineError> {
-        let Some(&first) = text.as_bytes().first() else {
+    /// Reads the value that begins at `begin`, and is neither a string nor a short decimal. Returns it, and where
+    /// it ends.
+    fn value(&mut self, line: &str, begin: usize) -> Result<(f64, usize), LineError> {
+        let rest = &line.as_bytes()[begin..];
+        let len = rest.iter().position(|byte| matches!(byte, b',' | b' ')).unwrap_or(rest.len());
+        let (text, end) = (&line[begin..begin + len], begin + len);
+        let Some(&first) = rest[..len].first() else {
             return Err(LineError::MissingFieldValue);
         };
         if !matches!(first, b'0'..=b'9' | b'-' | b'.') {
             return match text {
-                "t" | "T" | "true" | "True" | "TRUE" => Ok(1.0),
-                "f" | "F" | "false" | "False" | "FALSE" => Ok(0.0),
+                "t" | "T" | "true" | "True" | "TRUE" => Ok((1.0, end)),
+                "f" | "F" | "false" | "False" | "FALSE" => Ok((0.0, end)),
                 _ if matches!(first, b'n' | b'N') => Err(LineError::InvalidNumber),
                 _ => Err(LineError::InvalidBoolean),
             };
@@ -309,23 +333,64 @@ impl LineParser {
             let is_number = text
                 .bytes()
                 .all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
-            let value = text.parse().ok().filter(|value: &f64| is_number && value.is_finite());
-            return value.ok_or(match is_number && text.contains(['e', 'E']) {
-                true => LineError::InvalidFloat,
-                false => LineError::InvalidNumber,
-            });
+            let value = parse_value(text.as_bytes());
+            return match value.filter(|value| is_number && value.is_finite()) {
+                Some(value) => Ok((value, end)),
+                None if is_number && text.contains(['e', 'E']) => Err(LineError::InvalidFloat),
+                None => Err(LineError::InvalidNumber),
+            };
         };
         let (value, size) = value.map_err(|_| LineError::InvalidNumber)?;
         self.omitted.rounded += u64::from(size > 1 << f64::MANTISSA_DIGITS);
-        Ok(value)
+        Ok((value, end))
     }
 }
 
-/// Returns a line without the blanks before it and the carriage return behind it.
-fn content(line: &[u8]) -> &[u8] {
-    let line = &line[skip_blanks(line, 0)..];
-    line.strip_suffix(b"\r").unwrap_or(line)
+/// A key that selects everything, as a measurement is called that.
+const EVERYTHING: &str = "%2A";
+
+/// Reads a decimal, or an integer (`3i`) that an f64 has exactly, up to the end of the field. Returns it with its
+/// length.
+#[inline]
+fn decimal(text: &[u8]) -> Option<(f64, usize)> {
+    let negative = text.first() == Some(&b'-');
+    let start = usize::from(negative);
+    let (mut digits, mut len, mut point) = (0_u64, start, None);
+    while let Some(&byte) = text.get(len) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit < 10 {
+            digits = digits.wrapping_mul(10).wrapping_add(u64::from(digit));
+        } else if byte == b'.' && point.is_none() {
+            point = Some(len);
+        } else {
+            break;
+        }
+        len += 1;
+    }
+    let count = len - start - usize::from(point.is_some());
+    let is_end = |at: usize| matches!(text.get(at), None | Some(b',' | b' '));
+    // No more than 19 digits fit into the integer.
+    if count == 0 || count > 19 || digits > 1 << f64::MANTISSA_DIGITS {
+        let is_decimal = count > 0 && is_end(len);
+        return parse_value(&text[..len]).filter(|_| is_decimal).map(|value| (value, len));
+    }
+    let size = match point {
+        // Both are exact, so the quotient is rounded once (Clinger, 1990).
+        Some(point) => digits as f64 / POWERS_OF_TEN[len - point - 1],
+        None => digits as f64,
+    };
+    let is_integer = point.is_none() && text.get(len) == Some(&b'i');
+    let len = len + usize::from(is_integer);
+    // An integer has no negative zero.
+    let value = if negative && !(is_integer && digits == 0) { -size } else { size };
+    is_end(len).then_some((value, len))
 }
+
+/// Those that an f64 has exactly, as far as they are needed.
+const POWERS_OF_TEN: [f64; 20] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    1e17, 1e18, 1e19,
+];
 
 /// Splits a body into lines. A line break in the string of a field does not end a line.
 pub(crate) fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -399,17 +464,18 @@ fn end_of_string(bytes: &[u8], begin: usize) -> Option<usize> {
 /// nothing that a key has to escape before it.
 ///
 /// In measurements and tags a backslash escapes the separator behind it, whatever is before the backslash.
-fn scan(bytes: &[u8], mut at: usize, is_separator: impl Fn(u8) -> bool) -> (usize, bool) {
+#[inline]
+fn scan(bytes: &[u8], mut at: usize, separators: u8) -> (usize, bool) {
     let mut is_plain = true;
     while let Some(&byte) = bytes.get(at) {
-        if is_separator(byte) {
-            break;
-        }
-        if !PLAIN[usize::from(byte)] {
+        let class = CLASSES[usize::from(byte)];
+        if class != 0 {
+            if class & separators != 0 {
+                break;
+            }
             is_plain = false;
-            let is_escape =
-                byte == b'\\' && bytes.get(at + 1).is_some_and(|&next| is_separator(next));
-            at += usize::from(is_escape);
+            let next = bytes.get(at + 1).map_or(0, |&next| CLASSES[usize::from(next)]);
+            at += usize::from(byte == b'\\' && next & separators != 0);
         }
         at += 1;
     }
@@ -417,13 +483,15 @@ fn scan(bytes: &[u8], mut at: usize, is_separator: impl Fn(u8) -> bool) -> (usiz
 }
 
 /// The same for the name of a field, where a backslash escapes what is behind it, a backslash too.
+#[inline]
 fn scan_field(bytes: &[u8], mut at: usize) -> (usize, bool) {
     let mut is_plain = true;
     while let Some(&byte) = bytes.get(at) {
-        if matches!(byte, b'=' | b',' | b' ') {
-            break;
-        }
-        if !PLAIN[usize::from(byte)] {
+        let class = CLASSES[usize::from(byte)];
+        if class != 0 {
+            if class & (BREAK | EQUALS) != 0 {
+                break;
+            }
             is_plain = false;
             at += usize::from(byte == b'\\' && at + 1 < bytes.len());
         }
@@ -432,15 +500,26 @@ fn scan_field(bytes: &[u8], mut at: usize) -> (usize, bool) {
     (at, is_plain)
 }
 
-/// The bytes that are the same in a line and in every part of a key.
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut byte = b'!';
+/// A comma or a space, which end a part of a line.
+const BREAK: u8 = 1;
+const EQUALS: u8 = 2;
+/// Is not the same in a line and in every part of a key.
+const SPECIAL: u8 = 4;
+
+/// What each byte is; 0 for most.
+const CLASSES: [u8; 256] = {
+    let mut classes = [SPECIAL; 256];
+    let mut byte = b' ';
     while byte <= b'~' {
-        plain[byte as usize] = !matches!(byte, b'\\' | b'%' | b';' | b'=' | b'!' | b'^' | b'~');
+        classes[byte as usize] = match byte {
+            b',' | b' ' => BREAK,
+            b'=' => EQUALS,
+            b'\\' | b'%' | b';' | b'!' | b'^' | b'~' => SPECIAL,
+            _ => 0,
+        };
         byte += 1;
     }
-    plain
+    classes
 };
 
 /// Returns the index of the first field, behind the measurement and the tags that end at `at`.
@@ -479,11 +558,17 @@ impl Part {
     }
 }
 
-/// Returns a part of a line as it is written in a key: without the line's escapes, with those of a key.
-fn label_text(text: &str, is_plain: bool, part: Part) -> Cow<'_, str> {
+/// Adds a part of a line as it is written in a key: without the line's escapes, with those of a key.
+#[inline]
+fn push_part(text: &mut String, part: &str, is_plain: bool, kind: Part) {
     if is_plain {
-        return Cow::Borrowed(text);
+        text.push_str(part);
+    } else {
+        text.push_str(&escaped(part, kind));
     }
+}
+
+fn escaped(text: &str, part: Part) -> Cow<'static, str> {
     let unescaped = unescape(text, part);
     if unescaped == "*" {
         // Special only as the whole key.
@@ -515,27 +600,6 @@ fn unescape(text: &str, part: Part) -> String {
     unescaped
 }
 
-/// Writes the key of a field: `measurement.field;tag=value`, and `measurement;tag=value` for the field `value`.
-fn key<'a>(
-    key: &'a mut String,
-    name: &str,
-    field: &str,
-    labels: &str,
-) -> Result<&'a str, LineError> {
-    key.clear();
-    key.push_str(name);
-    if field != "value" {
-        key.push('.');
-        let is_plain = field.bytes().all(|byte| PLAIN[usize::from(byte)]);
-        key.push_str(&label_text(field, is_plain, Part::Field));
-    }
-    key.push_str(labels);
-    if key == "*" {
-        "%2A".clone_into(key);
-    }
-    if key.len() > Key::MAX_LEN { Err(LineError::KeyTooLong) } else { Ok(key) }
-}
-
 /// Reads the lines of a body with timestamps in nanoseconds, and calls `put` with each key and point, and `fail`
 /// with each line that has an error: what tests and benches compare with others.
 #[doc(hidden)]
@@ -550,7 +614,7 @@ pub fn read_lines(
         if let Err(error) = parser.read_line(line, Precision::Nanoseconds, now) {
             fail(line, &error);
         }
-        while let Some((key, point)) = parser.next_point(line) {
+        while let Some((key, point)) = parser.next_point() {
             put(key, point);
         }
     }
@@ -570,7 +634,7 @@ pub fn fuzz(body: &[u8]) {
         let read = parser.read_line(line, Precision::Nanoseconds, 7);
         let mut points = parser.fields.len();
         assert!(read.is_ok() || points == 0, "a line with an error has points");
-        while let Some((key, point)) = parser.next_point(line) {
+        while let Some((key, point)) = parser.next_point() {
             assert!(Key::new(key).is_ok() && point.value.is_finite(), "{key:?} {point:?}");
             points -= 1;
         }

@@ -212,7 +212,7 @@ async fn write<S: Store>(
             writer.failures.add(line, &error);
             counters.bad_lines.add(1);
         }
-        while let Some((key, point)) = parser.next_point(line) {
+        while let Some((key, point)) = parser.next_point() {
             writer.put(key, point);
             if writer.puts.len() >= BATCH {
                 writer.apply(mem::take(&mut parser.has_rounded)).await?;

@@ -48,7 +48,7 @@ static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
 ///
 /// # Panics
 ///
-/// If there is no answer, or one that says that the server has failed.
+/// If the server does not answer, or answers with status 500.
 pub(crate) fn http_request(input: &[u8]) {
     let mut parts = input.splitn(3, |&byte| byte == b'\n');
     let mut target = String::from("/");

@@ -4,6 +4,7 @@ mod browsers;
 mod graphite_web;
 mod points;
 mod render;
+pub(crate) mod siege;
 
 use std::{
     io::{Read, Write},

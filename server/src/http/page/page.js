@@ -4,6 +4,8 @@
 const RANGES = [["15m", 900], ["1h", 3600], ["6h", 21600], ["1d", 86400], ["7d", 604800], ["30d", 2592000], ["all", 0]];
 const MAX_CHARTS = 20;
 const LIST_LENGTH = 500;
+/** How many keys of a longer list are live at a time: those that can be seen. */
+const MAX_SEEN = 100;
 const COLORS = { light: "#1a6f5c", dark: "#5cc4a8" };
 
 const element = (id) => document.getElementById(id);
@@ -14,6 +16,8 @@ const view = { keys: [], filter: "", seconds: 3600, zoom: null, isLive: true, th
 /** The keys that the filter matches, with the last point of each: [key, [second, value] or null]. */
 let rows = [];
 let current = -1;
+/** True if more keys match than are listed. */
+let isTruncated = false;
 /** The charts by key: { figure, plot, data, value }. */
 const shown = new Map();
 let events = null;
@@ -106,9 +110,19 @@ async function refreshList() {
   rows = answer.keys.map(({ key, last }) => [key, last]);
   const isEmpty = answer.total === 0 && !view.filter;
   element("empty").hidden = !isEmpty;
-  element("count").textContent = isEmpty ? "" : answer.truncated ? `${rows.length} of ${answer.total} keys` : `${answer.total} keys`;
+  isTruncated = answer.truncated;
+  const total = answer.total.toLocaleString();
+  element("count").textContent = isEmpty ? "" : isTruncated ? `${rows.length} of ${total} keys: filter to see others` : answer.total === 1 ? "1 key" : `${total} keys`;
   current = Math.min(current, rows.length - 1);
   drawList();
+  connect();
+}
+
+/** Returns the keys of the rows that can be seen. */
+function seenKeys() {
+  const height = list.scrollHeight / Math.max(1, list.children.length);
+  const first = Math.floor(list.scrollTop / height), count = Math.ceil(list.clientHeight / height) + 1;
+  return rows.slice(first, first + Math.min(count, MAX_SEEN)).map(([key]) => key);
 }
 
 function drawList() {
@@ -135,11 +149,35 @@ function drawList() {
   charts.hidden = view.keys.length === 0;
 }
 
+/** Large numbers have a prefix: k is left out, since thousands are still read at a glance. */
+const UNITS = [[1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1, ""]];
+
 function number(value) {
   const size = Math.abs(value);
-  if (size !== 0 && (size >= 1e9 || size < 1e-3)) return value.toExponential(3);
-  return value.toLocaleString(undefined, { maximumFractionDigits: size < 10 ? 3 : 1 });
+  if (size >= 1e21 || (size !== 0 && size < 1e-3)) return value.toExponential(3);
+  const [unit, name] = UNITS.find(([unit]) => size >= unit) ?? [1, ""];
+  const scaled = value / unit, digits = Math.abs(scaled);
+  return scaled.toLocaleString(undefined, { maximumFractionDigits: digits < 10 ? 3 : digits < 100 ? 2 : 1 }) + name;
 }
+
+/** The labels of an axis, with as many digits as tell neighbours apart. */
+function axisNumbers(ticks) {
+  const shown = ticks.filter((tick) => tick !== null);
+  const size = Math.max(...shown.map(Math.abs)), step = shown.length > 1 ? Math.abs(shown[1] - shown[0]) : size;
+  if (size >= 1e21 || (size !== 0 && size < 1e-3)) return ticks.map((tick) => tick === null ? "" : tick.toExponential(1));
+  const [unit, name] = UNITS.find(([unit]) => size >= unit) ?? [1, ""];
+  const decimals = Math.min(6, Math.max(0, Math.ceil(-Math.log10(step / unit) - 1e-9)));
+  return ticks.map((tick) => tick === null ? "" : (tick / unit).toLocaleString(undefined, { minimumFractionDigits: decimals, maximumFractionDigits: decimals }) + (tick === 0 ? "" : name));
+}
+
+/** The labels of the time axis by the seconds between them; the second line where the first is not enough. */
+const TIMES = [
+  [31536000, "{YYYY}", null, null, null, null, null, null, 1],
+  [2419200, "{MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [86400, "{D} {MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [60, "{HH}:{mm}", "\n{D} {MMM} {YYYY}", null, "\n{D} {MMM}", null, null, null, 1],
+  [1, "{HH}:{mm}:{ss}", "\n{D} {MMM} {YYYY}", null, "\n{D} {MMM}", null, null, null, 1],
+];
 
 function choose(key) {
   if (view.keys.includes(key)) view.keys = view.keys.filter((other) => other !== key);
@@ -192,7 +230,7 @@ function newChart(key) {
   caption.append(name, value, close);
   figure.append(caption);
   charts.append(figure);
-  const chart = { figure, value, plot: null, data: [[], []], loading: 0 };
+  const chart = { figure, value, plot: null, data: [[], []], newest: null, loading: 0 };
   shown.set(key, chart);
   return chart;
 }
@@ -214,7 +252,10 @@ async function refreshChart(key) {
 function draw(key, chart) {
   const [seconds, values] = chart.data;
   const last = values.length - 1;
-  chart.value.textContent = last < 0 ? "no points in this time" : number(values[last]);
+  // The last of the merged points is an average.
+  const newest = view.zoom ? null : (chart.newest ?? rows.find((row) => row[0] === key)?.[1]);
+  const value = newest && last >= 0 && newest[0] >= seconds[last] ? newest[1] : values[last];
+  chart.value.textContent = last < 0 ? "no points in this time" : number(value);
   if (!chart.plot) {
     chart.plot = new uPlot(options(key, chart), chart.data, chart.figure);
   } else {
@@ -241,8 +282,8 @@ function options(key, chart) {
     },
     scales: { x: { time: true } },
     legend: { live: true },
-    series: [{ label: "time" }, { label: key, stroke: color, fill: color + "22", width: 1.5, spanGaps: true, value: (_, value) => value === null ? "" : number(value) }],
-    axes: [axis, { ...axis, size: 70, values: (_, ticks) => ticks.map((tick) => tick === null ? "" : number(tick)) }],
+    series: [{ label: "time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" }, { label: "value", stroke: color, fill: color + "22", width: 1.5, spanGaps: true, value: (_, value) => value === null ? "" : number(value) }],
+    axes: [{ ...axis, values: TIMES }, { ...axis, size: 70, values: (_, ticks) => axisNumbers(ticks) }],
     hooks: {
       // The user has dragged.
       setSelect: [(plot) => {
@@ -274,8 +315,9 @@ function redraw() {
 let connected = "";
 
 function connect() {
-  const keys = view.isLive && !view.zoom ? view.keys : [];
-  const listed = view.isLive ? [pattern()] : [];
+  const charted = view.isLive && !view.zoom ? view.keys : [];
+  const listed = view.isLive && !isTruncated ? [pattern()] : [];
+  const keys = [...new Set([...charted, ...(view.isLive && isTruncated ? seenKeys() : [])])];
   const params = new URLSearchParams([...keys.map((key) => ["key", key]), ...listed.map((text) => ["match", text])]);
   const path = params.size > 0 ? "api/v1/live?" + params : "";
   if (path === connected && events && events.readyState !== EventSource.CLOSED) return;
@@ -290,8 +332,11 @@ function connect() {
     reachable(true);
   });
   events.addEventListener("error", () => {
-    element("state").textContent = "";
-    reachable(false);
+    // The server has refused the stream, or cannot be reached.
+    const isRefused = events.readyState === EventSource.CLOSED;
+    element("state").textContent = isRefused ? "not live: the server has too many viewers" : "";
+    if (isRefused) setTimeout(connect, 10000);
+    else reachable(false);
   });
   events.addEventListener("points", (event) => newPoints(JSON.parse(event.data)));
 }
@@ -305,6 +350,7 @@ function newPoints(points) {
     else isUnknown = true;
     const chart = shown.get(key);
     if (!chart || view.zoom) continue;
+    if (!chart.newest || chart.newest[0] <= second) chart.newest = [second, value];
     const [seconds, values] = chart.data;
     let at = seconds.length;
     while (at > 0 && seconds[at - 1] > second) at--;
@@ -378,6 +424,11 @@ list.addEventListener("click", (event) => {
   choose(item.dataset.key);
 });
 charts.addEventListener("dblclick", () => setRange(view.seconds));
+let scrolling = null;
+list.addEventListener("scroll", () => {
+  clearTimeout(scrolling);
+  scrolling = setTimeout(() => isTruncated && connect(), 300);
+});
 filter.addEventListener("input", () => {
   view.filter = filter.value.trim();
   current = -1;
@@ -427,6 +478,10 @@ setInterval(() => {
 setInterval(() => {
   if (isReachable && view.isLive && !view.zoom) refreshCharts();
 }, 60000);
+// What is not live, because the list is long.
+setInterval(() => {
+  if (isReachable && view.isLive && isTruncated) refreshSoon();
+}, 10000);
 
 function start() {
   filter.value = view.filter;

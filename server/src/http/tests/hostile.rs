@@ -311,3 +311,24 @@ async fn server_that_stops_is_not_ready() {
     // The process runs.
     assert!(server.get("/healthz").await.starts_with("HTTP/1.1 200 "));
 }
+
+#[tokio::test]
+async fn graphite_paths_may_end_in_a_slash() {
+    let server = start_default().await;
+    server.put(&[("palm.cpu", 1_150_864_247, 1.5), ("palm.cpu", 1_150_864_248, 2.5)]).await;
+    for (path, expected) in [
+        (
+            "/render/?target=palm.cpu&from=1150864246&until=1150864248",
+            "[[1.5, 1150864247], [2.5, 1150864248]]",
+        ),
+        ("/metrics/find/?query=*", "\"palm\""),
+        ("/metrics/expand/?query=palm.*", "[\"palm.cpu\"]"),
+        ("/version/", "1.1.8"),
+        ("/tags/", "[]"),
+        ("/functions/constantLine/", "{\"name\":\"constantLine\""),
+        ("/functions/nosuch", "unknown function: nosuch"),
+    ] {
+        let answer = server.get(path).await;
+        assert!(answer.contains(expected), "{path}: {answer}");
+    }
+}

@@ -10,7 +10,7 @@ fn read(line: &str) -> Result<Vec<(String, f64, i64)>, LineError> {
     let mut puts = Vec::new();
     let mut parser = LineParser::default();
     parser.read_line(line.as_bytes(), Precision::Seconds, NOW)?;
-    while let Some((key, point)) = parser.next_point(line.as_bytes()) {
+    while let Some((key, point)) = parser.next_point() {
         puts.push((key.into(), point.value, point.timestamp));
     }
     Ok(puts)
@@ -60,12 +60,12 @@ fn strings_are_omitted_and_counted() {
     let mut parser = LineParser::default();
     let line = br#"cpu s="x, \"y=\" \\",n=9007199254740993i,e="" 3"#;
     parser.read_line(line, Precision::Seconds, NOW).unwrap();
-    assert_eq!(parser.next_point(line).map(|(key, _)| key), Some("cpu.n"));
-    assert_eq!(parser.next_point(line), None);
+    assert_eq!(parser.next_point().map(|(key, _)| key), Some("cpu.n"));
+    assert_eq!(parser.next_point(), None);
     assert_eq!(parser.omitted, OmittedFields { strings: 2, rounded: 1 });
     let line = br#"cpu s="x",m=1,n=x"#;
     assert!(parser.read_line(line, Precision::Seconds, NOW).is_err());
-    assert_eq!(parser.next_point(line), None);
+    assert_eq!(parser.next_point(), None);
     assert_eq!(parser.omitted.strings, 2, "a bad line counts nothing");
 }
 
@@ -150,7 +150,7 @@ fn timestamps_are_rounded_down_to_seconds() {
         let line = format!("cpu value=1 {timestamp}");
         let mut parser = LineParser::default();
         let _ = parser.read_line(line.as_bytes(), precision, NOW);
-        let read = parser.next_point(line.as_bytes()).map(|(_, point)| point.timestamp);
+        let read = parser.next_point().map(|(_, point)| point.timestamp);
         assert_eq!(read, second, "{line}");
     }
     assert_eq!(Precision::parse("parsec"), None);

@@ -48,6 +48,15 @@ impl ClickHouseOptions {
         self.keep = Some(keep);
         self
     }
+
+    /// Lowers the memory of puts that wait to this number of bytes, at least 1 MiB. Default: 64 MiB, or what the URL says.
+    ///
+    /// What does not fit fails with a [transient](crate::store::StoreError::is_transient) error.
+    #[must_use]
+    pub fn max_queue_bytes(mut self, bytes: usize) -> Self {
+        self.max_queue_bytes = self.max_queue_bytes.min(bytes.max(1024 * 1024));
+        self
+    }
 }
 
 impl FromStr for ClickHouseOptions {
