@@ -40,6 +40,8 @@ pub(crate) struct ConfigFile {
 pub(crate) struct RelayTable {
     pub(crate) url: String,
     pub(crate) name: Option<String>,
+    /// The file of InfluxDB's token.
+    pub(crate) token_file: Option<PathBuf>,
     /// Patterns of the keys that are sent, and of those that are not.
     #[serde(default)]
     pub(crate) only: Vec<String>,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -90,8 +91,17 @@ impl RelaysConfig {
 }
 
 fn builder(table: RelayTable, max_queue: Option<usize>) -> Result<RelayBuilder, Failure> {
-    let RelayTable { url, name, only, except, rename, max_queue: queue, max_spool, spill_after } =
-        table;
+    let RelayTable {
+        url,
+        name,
+        token_file,
+        only,
+        except,
+        rename,
+        max_queue: queue,
+        max_spool,
+        spill_after,
+    } = table;
     let destination: Destination =
         url.parse().map_err(|error| Failure::usage(error).context("--relay"))?;
     let shown = destination.to_string();
@@ -103,6 +113,11 @@ fn builder(table: RelayTable, max_queue: Option<usize>) -> Result<RelayBuilder, 
     let mut relay = Relay::builder(destination).rules(rules);
     if let Some(name) = name {
         relay = relay.name(name);
+    }
+    if let Some(path) = token_file {
+        let token = fs::read_to_string(&path)
+            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+        relay = relay.token(token.trim());
     }
     let queue = queue.map(|Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX));
     if let Some(bytes) = queue.or(max_queue.map(|bytes| bytes.min(DEFAULT_QUEUE_BYTES))) {

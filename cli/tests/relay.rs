@@ -196,6 +196,8 @@ fn invalid_relays_are_usage_errors() {
         (&["--data", data, "--relay", "http://palm:1"], "", "unknown scheme"),
         (&["--data", data, "--relay", "metrics://palm"], "", "port"),
         (&["--data", data], "[[relay]]\nname = \"a\"\n", "url"),
+        (&["--data", data], &format!("{relay}token-file = \"/no/file\"\n"), "cannot read /no/file"),
+        (&["--data", data, "--relay", "influx+http://u:p@palm"], "", "name a database"),
         (&["--data", data], &format!("{relay}patterns = []\n"), "patterns"),
         (&["--data", data], &format!("{relay}{relay}"), "two relays are named"),
         (&["--data", data], &format!("{relay}spill-after = \"1\"\n"), "spill-after"),

@@ -199,7 +199,9 @@ fn example_of_a_configuration_is_valid_and_complete() {
     // The table of a relay comes last.
     let table = keys.iter().position(|line| *line == "[[relay]]").unwrap();
     let (keys, relay) = keys.split_at(table);
-    assert_status(&check(&format!("data = \"d\"\n{}", relay.join("\n"))), 0);
+    let relay = relay.iter().filter(|line| !line.starts_with("token-file"));
+    let relay = relay.copied().collect::<Vec<_>>().join("\n");
+    assert_status(&check(&format!("data = \"d\"\n{relay}")), 0);
     for line in keys {
         // Keys that need each other.
         let (key, _) = line.split_once(" = ").unwrap();

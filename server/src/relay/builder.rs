@@ -1,6 +1,6 @@
 //! [`RelayBuilder`]: what a relay is configured with.
 
-use std::{path::Path, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use metrics_client::MetricsClient;
 use metrics_wal::OsFileSystem;
@@ -9,17 +9,18 @@ use tokio::task;
 use super::{
     Relay, Rules,
     destination::{Destination, DestinationKind, MAX_NAME_LEN},
-    sink::MetricsSink,
+    sink::{InfluxAccess, MetricsSink},
     spool::Spool,
     worker::Settings,
 };
 
 /// Configures a [`Relay`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct RelayBuilder {
     destination: Destination,
     name: Option<String>,
+    token: Option<String>,
     rules: Rules,
     max_queue_bytes: usize,
     max_spool_bytes: u64,
@@ -66,6 +67,7 @@ impl RelayBuilder {
         Self {
             destination,
             name: None,
+            token: None,
             rules: Rules::default(),
             max_queue_bytes: 16 * 1024 * 1024,
             max_spool_bytes: 1024 * 1024 * 1024,
@@ -83,6 +85,12 @@ impl RelayBuilder {
     #[must_use]
     pub fn get_name(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.destination.default_name())
+    }
+
+    /// Sets the token that InfluxDB requires, in place of user and password. Other destinations have none.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
     }
 
     /// Sets which keys are sent, and under which names. Default: all, as they are.
@@ -159,6 +167,29 @@ impl RelayBuilder {
                 let sink = MetricsSink::new(client);
                 Ok(Relay::start(name, settings, self.max_queue_bytes, sink, spool))
             }
+            DestinationKind::Influx(mut url) => {
+                if let Some(token) = self.token {
+                    url.access = InfluxAccess::Token(token);
+                }
+                // It reads files.
+                let sink = task::spawn_blocking(move || url.sink()).await;
+                let sink =
+                    sink.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                let sink =
+                    sink.map_err(|source| RelayError::Destination { name: name.clone(), source })?;
+                Ok(Relay::start(name, settings, self.max_queue_bytes, sink, spool))
+            }
         }
+    }
+}
+
+impl fmt::Debug for RelayBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the token.
+        f.debug_struct("RelayBuilder")
+            .field("destination", &self.destination)
+            .field("name", &self.name)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
     }
 }

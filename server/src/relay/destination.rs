@@ -4,11 +4,18 @@ use std::{fmt, str::FromStr};
 
 use metrics_client::client::Addresses;
 
+use super::{influx_url::InfluxUrl, invalid_destination::InvalidDestination};
+
 /// Where a relay sends points.
 ///
 /// | URL | destination |
 /// |---|---|
 /// | `metrics://host:port`, `metrics+tls://..`, `metrics+unix://..` | another server of this protocol, with the options and lists of [`Addresses`] |
+/// | `influx+http://host:8086/DATABASE`, `influx+https://..` | InfluxDB 1.x, with `rp=POLICY` if wanted |
+/// | `influx+http://host:8086/?org=ORG&bucket=BUCKET` | InfluxDB 2.x |
+///
+/// Before the host of InfluxDB there may be `user:password@`, percent-encoded. Its other options are `gzip=off`,
+/// `request_timeout=30s`, and with https `ca_file=PATH` of a PEM file.
 ///
 /// `Display` and `Debug` write it without user and password.
 #[derive(Clone)]
@@ -20,19 +27,7 @@ pub struct Destination {
 #[derive(Clone)]
 pub(super) enum DestinationKind {
     Metrics(Addresses),
-}
-
-/// Why a URL is not that of a destination. Its text has no user or password.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid destination: {reason}")]
-pub struct InvalidDestination {
-    reason: String,
-}
-
-impl InvalidDestination {
-    fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into() }
-    }
+    Influx(Box<InfluxUrl>),
 }
 
 impl FromStr for Destination {
@@ -48,6 +43,11 @@ impl FromStr for Destination {
                     url.parse().map_err(|error| InvalidDestination::new(format!("{error}")))?;
                 Ok(Self { kind: DestinationKind::Metrics(addresses), text: url.to_owned() })
             }
+            "influx+http" | "influx+https" => {
+                let url = InfluxUrl::parse(url)?;
+                let text = url.to_string();
+                Ok(Self { kind: DestinationKind::Influx(Box::new(url)), text })
+            }
             _ => Err(InvalidDestination::new(format!(
                 "unknown scheme {scheme:?}; use one of {SCHEMES}"
             ))),
@@ -55,7 +55,7 @@ impl FromStr for Destination {
     }
 }
 
-const SCHEMES: &str = "metrics, metrics+tls, metrics+unix";
+const SCHEMES: &str = "metrics, metrics+tls, metrics+unix, influx+http, influx+https";
 
 impl Destination {
     /// Returns a name for its relay, of the characters that a name may have.
@@ -99,6 +99,8 @@ mod tests {
             ("metrics://palm:8888,eardrum:8888?connections=2", "metrics-palm-8888-eardrum-8888"),
             ("metrics+tls://[::1]:8889", "metrics-tls-1-8889"),
             ("metrics+unix:///run/m.sock", "metrics-unix-run-m.sock"),
+            ("influx+http://u:p@influx:8086/m%20n?rp=x", "influx-http-influx-8086-m-20n"),
+            ("influx+https://influx/?org=o&bucket=b/c", "influx-https-influx-8086-o-b-2Fc"),
         ] {
             assert_eq!(url.parse::<Destination>().unwrap().default_name(), name);
         }

@@ -32,6 +32,8 @@ mod chunk;
 mod destination;
 mod events;
 mod handle;
+mod influx_url;
+mod invalid_destination;
 mod queue;
 mod records;
 mod rules;
@@ -43,7 +45,8 @@ mod tests;
 mod worker;
 
 pub use builder::{RelayBuilder, RelayError};
-pub use destination::{Destination, InvalidDestination};
+pub use destination::Destination;
 pub use handle::Relay;
+pub use invalid_destination::InvalidDestination;
 pub use rules::{InvalidRename, Rename, Rules};
 pub use stats::{DroppedPoints, RelayStats};

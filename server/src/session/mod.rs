@@ -230,7 +230,7 @@ where
 
     /// Answers every request whose line is complete.
     async fn answer(&mut self) -> Result<(), CloseReason> {
-        let max_puts = if self.shared.is_contended() { MAX_CONTENDED_PUTS } else { usize::MAX };
+        let max_puts = if self.shared.is_store_busy() { MAX_CONTENDED_PUTS } else { usize::MAX };
         loop {
             self.take_puts(max_puts);
             if self.puts.len() >= max_puts {

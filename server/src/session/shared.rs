@@ -56,8 +56,12 @@ impl<S> SessionShared<S> {
     /// [`MAX_UNCONTENDED_BYTES`] for the store: each session should then use less memory and shorter time
     /// slices.
     pub(super) fn is_contended(&self) -> bool {
+        self.is_store_busy() || self.scheduler.waiting() > CONTENTION_THRESHOLD
+    }
+
+    /// Returns true if batches of more than [`MAX_UNCONTENDED_BYTES`] wait for the store. Takes no lock.
+    pub(super) fn is_store_busy(&self) -> bool {
         self.unapplied_bytes.load(Ordering::Relaxed) > MAX_UNCONTENDED_BYTES
-            || self.scheduler.waiting() > CONTENTION_THRESHOLD
     }
 }
 
@@ -84,6 +88,6 @@ pub(super) const CONTENTION_THRESHOLD: usize = 32;
 /// once: a store on disk writes as much in some milliseconds.
 pub(super) const MAX_UNCONTENDED_BYTES: usize = 4 * 1024 * 1024;
 
-/// The largest batch of a session, in puts, while the server is contended. With a read of
+/// The largest batch of a session, in puts, while the store is busy. With a read of
 /// [`MIN_READ`](super::MIN_READ), a session that waits for the store takes some 20 KiB.
 pub(super) const MAX_CONTENDED_PUTS: usize = 256;

@@ -4,8 +4,10 @@ use std::{future::Future, time::Duration};
 
 use crate::store::PutBatch;
 
+mod influx;
 mod metrics;
 
+pub(super) use influx::{InfluxAccess, InfluxSink, RequestHead};
 pub(super) use metrics::MetricsSink;
 
 /// Sends points to one destination.

@@ -13,7 +13,9 @@ use tokio::time::{sleep, timeout};
 
 use super::Running;
 
+mod influxd;
 mod ours;
+mod program;
 
 /// What is stored: the value of each key and second.
 type Points = BTreeMap<(String, i64), f64>;
@@ -110,8 +112,8 @@ fn assert_same(arrived: &Points, expected: &Points) {
     if arrived != expected {
         let missing: Vec<_> =
             expected.iter().filter(|(at, _)| !arrived.contains_key(at)).take(5).collect();
-        let wrong: Vec<_> =
-            arrived.iter().filter(|(at, value)| expected.get(at) != Some(value)).take(5).collect();
+        let wrong = arrived.iter().filter(|(at, value)| expected.get(at) != Some(value));
+        let wrong: Vec<_> = wrong.map(|found| (found, expected.get(found.0))).take(5).collect();
         panic!(
             "{} arrived of {}; missing {missing:?}, wrong {wrong:?}",
             arrived.len(),
