@@ -25,7 +25,7 @@ const CONNECTIONS: usize = 4;
 const BATCHES: [usize; 2] = [1_000, 5_000];
 
 /// What a connection sends.
-struct Load {
+struct WriteLoad {
     requests: Vec<Vec<u8>>,
     points: usize,
     /// The last key, and its last second.
@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Outcome {
     for batch in batches {
         let count = options.choose(1, seconds, seconds * 1_000 / batch);
         let put = loads(count, batch, puts);
-        let influx = loads(count, batch, single).map(Load::over_http);
+        let influx = loads(count, batch, single).map(WriteLoad::over_http);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             theirs.push(rate(&put, Protocol::Put)?);
@@ -62,7 +62,8 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Outcome {
     let batch = batches[1];
     let count = options.choose(1, seconds, seconds / 5);
     let put = loads(count, batch, puts);
-    let hosts = loads_of_telegraf(options.choose(1, 20, 60), seconds / 5 + 1).map(Load::over_http);
+    let hosts =
+        loads_of_telegraf(options.choose(1, 20, 60), seconds / 5 + 1).map(WriteLoad::over_http);
     let lines = loads(count, batch, graphite);
     let (mut telegraf, mut graphite, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -87,18 +88,18 @@ fn loads(
     count: usize,
     batch: usize,
     print: fn(Range<usize>, i64) -> String,
-) -> [Load; CONNECTIONS] {
+) -> [WriteLoad; CONNECTIONS] {
     std::array::from_fn(|connection| {
         let keys = connection * batch..(connection + 1) * batch;
         let requests = seconds(count).map(|second| print(keys.clone(), second).into_bytes());
         let last = graphite(keys.end - 1..keys.end, 0);
         let key = last.split(' ').next().unwrap_or_default().to_owned();
         let last = (key, FIRST_SECOND + count as i64 - 1);
-        Load { requests: requests.collect(), points: count * batch, last }
+        WriteLoad { requests: requests.collect(), points: count * batch, last }
     })
 }
 
-fn loads_of_telegraf(hosts: usize, count: usize) -> [Load; CONNECTIONS] {
+fn loads_of_telegraf(hosts: usize, count: usize) -> [WriteLoad; CONNECTIONS] {
     std::array::from_fn(|connection| {
         let (mut requests, mut points) = (Vec::new(), 0);
         for second in seconds(count) {
@@ -106,11 +107,11 @@ fn loads_of_telegraf(hosts: usize, count: usize) -> [Load; CONNECTIONS] {
             requests.push(text.into_bytes());
             points += more;
         }
-        Load { requests, points, last: (String::new(), 0) }
+        WriteLoad { requests, points, last: (String::new(), 0) }
     })
 }
 
-impl Load {
+impl WriteLoad {
     fn over_http(mut self) -> Self {
         for body in &mut self.requests {
             let head = format!(
@@ -124,7 +125,7 @@ impl Load {
 }
 
 /// Sends the loads to a new server. Returns how many points were stored in a second.
-fn rate(loads: &[Load], protocol: Protocol) -> Outcome<f64> {
+fn rate(loads: &[WriteLoad], protocol: Protocol) -> Outcome<f64> {
     let peer = Peer::memory_with_http()?;
     let points: usize = loads.iter().map(|load| load.points).sum();
     let start = Instant::now();
@@ -140,7 +141,7 @@ fn rate(loads: &[Load], protocol: Protocol) -> Outcome<f64> {
     Ok(points as f64 / start.elapsed().as_secs_f64())
 }
 
-impl Load {
+impl WriteLoad {
     fn send(&self, peer: &Peer, protocol: Protocol) -> Outcome {
         match protocol {
             Protocol::Put => {

@@ -6,7 +6,10 @@
 use std::{borrow::Cow, ops::Range};
 
 use memchr::memchr2;
-use metrics_client::{Key, Point, internal::number::parse_value};
+use metrics_client::{
+    Key, Point,
+    internal::number::{parse_timestamp, parse_value},
+};
 
 /// The unit of the timestamps of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,25 @@ impl Precision {
             "h" => Self::Hours,
             _ => return None,
         })
+    }
+
+    /// Reads a timestamp, and returns it as [`seconds`](Self::seconds) does.
+    fn read(self, text: &[u8]) -> Option<(i64, bool)> {
+        // Nanoseconds of these centuries: the last nine digits are what is rounded.
+        if self == Self::Nanoseconds
+            && let Some((second, rest)) = text.split_first_chunk::<10>()
+            && let [b'0'..=b'9', ..] = second
+            && let [b'0'..=b'9', _, _, _, _, _, _, _, _] = rest
+        {
+            let (second, rest) = (parse_timestamp(second)?, parse_timestamp(rest)?);
+            let is_in_range =
+                (second, rest) <= (i64::MAX / 1_000_000_000, i64::MAX % 1_000_000_000);
+            return is_in_range.then_some((second, rest == 0));
+        }
+        if text.first() == Some(&b'+') {
+            return None;
+        }
+        self.seconds(parse_timestamp(text)?)
     }
 
     /// Converts a timestamp to seconds, rounded down, and says if it is one without rounding.
@@ -175,11 +197,9 @@ impl LineParser {
             self.second = now;
             return Ok(());
         }
-        let (timestamp, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-        let timestamp = Some(timestamp).filter(|timestamp| !timestamp.starts_with('+'));
-        let timestamp = timestamp.and_then(|timestamp| timestamp.parse().ok());
-        let second = timestamp.and_then(|timestamp| precision.seconds(timestamp));
-        let (second, is_exact) = second.ok_or(LineError::BadTimestamp)?;
+        let end = rest.bytes().position(|byte| byte == b' ').unwrap_or(rest.len());
+        let (timestamp, rest) = rest.as_bytes().split_at(end);
+        let (second, is_exact) = precision.read(timestamp).ok_or(LineError::BadTimestamp)?;
         if !rest.is_empty() {
             return Err(LineError::TextBehindTimestamp);
         }

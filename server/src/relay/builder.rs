@@ -11,7 +11,7 @@ use super::{
     destination::{Destination, DestinationKind, MAX_NAME_LEN},
     sink::{InfluxAccess, MetricsSink},
     spool::Spool,
-    worker::Settings,
+    worker::WorkerSettings,
 };
 
 /// Configures a [`Relay`].
@@ -144,7 +144,7 @@ impl RelayBuilder {
         {
             return Err(RelayError::InvalidName { name });
         }
-        let settings = Settings {
+        let settings = WorkerSettings {
             rules: self.rules,
             spill_after: self.spill_after,
             spill_bytes: self.max_queue_bytes / 2,

@@ -18,7 +18,7 @@ use super::{
     queue::Queue,
     sink::Sink,
     spool::{Spool, SpoolHandle},
-    worker::{Settings, Worker},
+    worker::{Worker, WorkerSettings},
 };
 use crate::store::PutBatch;
 
@@ -38,7 +38,7 @@ impl Relay {
     /// Starts a relay, in the context of a runtime.
     pub(super) fn start<K, F>(
         name: String,
-        settings: Settings,
+        settings: WorkerSettings,
         max_queue_bytes: usize,
         sink: K,
         mut spool: Spool<F>,

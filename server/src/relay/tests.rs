@@ -13,7 +13,7 @@ use super::{
     Relay, RelayStats, Rename, Rules,
     sink::{SendFailure, Sent, Sink},
     spool::Spool,
-    worker::Settings,
+    worker::WorkerSettings,
 };
 use crate::store::PutBatch;
 
@@ -27,10 +27,10 @@ const SECOND: Duration = Duration::from_secs(1);
 type PutRow = (String, i64, f64);
 
 /// Passes what it sends to the test, which answers.
-struct ScriptedSink(mpsc::UnboundedSender<Request>);
+struct ScriptedSink(mpsc::UnboundedSender<SinkRequest>);
 
 /// Points that arrived at the destination.
-struct Request {
+struct SinkRequest {
     rows: Vec<PutRow>,
     reply: oneshot::Sender<Sent>,
 }
@@ -40,7 +40,7 @@ impl Sink for ScriptedSink {
         let rows =
             puts.iter().map(|(key, Point { value, timestamp })| (key.to_owned(), timestamp, value));
         let (reply, answer) = oneshot::channel();
-        let request = Request { rows: rows.collect(), reply };
+        let request = SinkRequest { rows: rows.collect(), reply };
         let failure = || Sent { failure: Some(SendFailure::new("gone")), ..Sent::default() };
         if self.0.send(request).is_err() {
             return failure();
@@ -49,7 +49,7 @@ impl Sink for ScriptedSink {
     }
 }
 
-impl Request {
+impl SinkRequest {
     fn values(&self) -> Vec<f64> {
         self.rows.iter().map(|row| row.2).collect()
     }
@@ -75,7 +75,7 @@ impl Request {
 /// A relay and its destination.
 struct RunningRelay {
     relay: Relay,
-    requests: mpsc::UnboundedReceiver<Request>,
+    requests: mpsc::UnboundedReceiver<SinkRequest>,
     push: Push,
 }
 
@@ -105,7 +105,7 @@ impl Setup {
     fn start(self, fs: &FaultyFs) -> RunningRelay {
         let spool = Spool::open(fs.clone(), Path::new("/spool"), self.max_spool_bytes).unwrap();
         let (sender, requests) = mpsc::unbounded_channel();
-        let settings = Settings {
+        let settings = WorkerSettings {
             rules: self.rules,
             spill_after: self.spill_after,
             spill_bytes: self.max_queue_bytes / 2,
@@ -137,7 +137,7 @@ impl RunningRelay {
     }
 
     /// Waits for a request. Time passes if the relay waits.
-    async fn request(&mut self) -> Request {
+    async fn request(&mut self) -> SinkRequest {
         let request = timeout(60 * SECOND, self.requests.recv()).await;
         request.unwrap_or_else(|_| panic!("no request: {:?}", self.stats())).unwrap()
     }

@@ -26,7 +26,7 @@ mod disk;
 
 /// How a worker works.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct WorkerSettings {
     pub(super) rules: Rules,
     /// How long points may wait in memory.
     pub(super) spill_after: Duration,
@@ -35,7 +35,7 @@ pub(super) struct Settings {
 }
 
 pub(super) struct Worker<K, F: FileSystem> {
-    settings: Settings,
+    settings: WorkerSettings,
     queue: Arc<Queue>,
     log: RelayLog,
     /// `None` while it is sending.
@@ -76,7 +76,7 @@ where
     F::File: Send,
 {
     pub(super) fn new(
-        settings: Settings,
+        settings: WorkerSettings,
         queue: Arc<Queue>,
         log: RelayLog,
         sink: K,

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    hub::{Group, Watched},
+    hub::{ViewerGroup, Watched},
     selection::LiveSelection,
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 pub(super) async fn join<S: Store>(
     app: &Arc<App<S>>,
     selection: LiveSelection,
-) -> Result<(Arc<Group>, watch::Receiver<u64>), ApiError> {
+) -> Result<(Arc<ViewerGroup>, watch::Receiver<u64>), ApiError> {
     let (version, is_first) = app.hub.subscribe();
     if is_first {
         tokio::spawn(collect(Arc::downgrade(app), app.store.subscribe()));
@@ -38,7 +38,7 @@ pub(super) async fn join<S: Store>(
 }
 
 /// Adds the keys in the store that match the patterns of a group.
-async fn add_stored_keys<S: Store>(app: &App<S>, group: &Group) -> Result<(), ApiError> {
+async fn add_stored_keys<S: Store>(app: &App<S>, group: &ViewerGroup) -> Result<(), ApiError> {
     for pattern in &group.selection.patterns {
         // One more, so that the group knows that it is limited.
         let keys = app.keys(pattern).await?.into_iter().take(group.max_keys() + 1);

@@ -37,7 +37,7 @@ pub(crate) struct Hub {
 struct WatchList {
     keys: HashMap<Key, Arc<Watched>>,
     /// Groups with patterns and those without; a group lives as long as it has a viewer.
-    groups: HashMap<LiveSelection, Weak<Group>>,
+    groups: HashMap<LiveSelection, Weak<ViewerGroup>>,
     /// The hashes of keys that no pattern matches, so that each is compared once.
     unwatched: HashSet<u64>,
     hasher: RandomState,
@@ -130,12 +130,12 @@ impl Hub {
 
     /// Returns the group of a selection, and true if it is new, so that the keys of its patterns have to be
     /// [added](Self::watch).
-    pub(super) fn group(&self, selection: LiveSelection) -> (Arc<Group>, bool) {
+    pub(super) fn group(&self, selection: LiveSelection) -> (Arc<ViewerGroup>, bool) {
         let mut list = self.list();
         if let Some(group) = list.groups.get(&selection).and_then(Weak::upgrade) {
             return (group, false);
         }
-        let group = Arc::new(Group {
+        let group = Arc::new(ViewerGroup {
             selection: selection.clone(),
             max_keys: self.max_keys,
             members: Mutex::default(),
@@ -155,13 +155,13 @@ impl Hub {
     }
 
     /// Adds a key that is in the store to a group.
-    pub(super) fn watch(&self, group: &Group, key: Key) {
+    pub(super) fn watch(&self, group: &ViewerGroup, key: Key) {
         let watched = self.list().watched(key);
         group.add(watched);
     }
 
     /// Returns the groups with patterns.
-    pub(super) fn pattern_groups(&self) -> Vec<Arc<Group>> {
+    pub(super) fn pattern_groups(&self) -> Vec<Arc<ViewerGroup>> {
         let list = self.list();
         let groups = list.groups.values().filter_map(Weak::upgrade);
         groups.filter(|group| !group.selection.patterns.is_empty()).collect()
@@ -277,7 +277,7 @@ const MAX_UNWATCHED: usize = 100_000;
 
 /// The viewers of one selection.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct ViewerGroup {
     pub(super) selection: LiveSelection,
     max_keys: usize,
     members: Mutex<Vec<Arc<Watched>>>,
@@ -305,7 +305,7 @@ pub(super) struct Piece {
     pub(super) next: Option<usize>,
 }
 
-impl Group {
+impl ViewerGroup {
     fn add(&self, watched: Arc<Watched>) {
         let mut members = lock(&self.members);
         if members.iter().any(|member| Arc::ptr_eq(member, &watched)) {

@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 pub(super) use hub::Hub;
 
 use self::{
-    hub::{Group, Piece},
+    hub::{Piece, ViewerGroup},
     selection::LiveSelection,
 };
 use super::{App, error::ApiError, params::Params};
@@ -77,7 +77,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A viewer's stream of events.
 struct Viewer {
     hub: Arc<Hub>,
-    group: Arc<Group>,
+    group: Arc<ViewerGroup>,
     version: watch::Receiver<u64>,
     /// The version up to which everything was sent.
     seen: u64,

@@ -30,19 +30,19 @@ struct Backlog {
     turn: u64,
     /// How many bytes may be served in this turn.
     deficit: usize,
-    batches: BTreeMap<u64, Waiting>,
+    batches: BTreeMap<u64, WaitingBatch>,
 }
 
 /// A batch that waits.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct WaitingBatch {
     pub(super) bytes: usize,
     pub(super) waker: Waker,
 }
 
 /// Identifies a batch in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Ticket {
+pub(super) struct BatchTicket {
     source: Option<IpAddr>,
     number: u64,
 }
@@ -57,7 +57,7 @@ impl FairQueue {
         self.sources.contains_key(&source)
     }
 
-    pub(super) fn push(&mut self, source: Option<IpAddr>, waiting: Waiting) -> Ticket {
+    pub(super) fn push(&mut self, source: Option<IpAddr>, waiting: WaitingBatch) -> BatchTicket {
         self.entered += 1;
         let number = self.entered;
         let (turns, turn) = (&mut self.turns, number);
@@ -66,16 +66,19 @@ impl FairQueue {
             Backlog { turn, deficit: QUANTUM_BYTES, batches: BTreeMap::new() }
         });
         backlog.batches.insert(number, waiting);
-        Ticket { source, number }
+        BatchTicket { source, number }
     }
 
     /// Returns a batch, unless it was served or removed.
-    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiting> {
+    pub(super) fn get_mut(&mut self, ticket: BatchTicket) -> Option<&mut WaitingBatch> {
         self.sources.get_mut(&ticket.source)?.batches.get_mut(&ticket.number)
     }
 
     /// Removes a batch, unless it was served.
-    pub(super) fn remove(&mut self, Ticket { source, number }: Ticket) -> Option<Waiting> {
+    pub(super) fn remove(
+        &mut self,
+        BatchTicket { source, number }: BatchTicket,
+    ) -> Option<WaitingBatch> {
         let backlog = self.sources.get_mut(&source)?;
         let removed = backlog.batches.remove(&number);
         if backlog.batches.is_empty() {
@@ -86,15 +89,15 @@ impl FairQueue {
     }
 
     /// Serves the next batch.
-    pub(super) fn pop(&mut self) -> Option<(Ticket, Waiting)> {
+    pub(super) fn pop(&mut self) -> Option<(BatchTicket, WaitingBatch)> {
         loop {
             let (&turn, &source) = self.turns.first_key_value()?;
             let backlog = self.sources.get_mut(&source)?;
-            let (&number, Waiting { bytes, .. }) = backlog.batches.first_key_value()?;
+            let (&number, WaitingBatch { bytes, .. }) = backlog.batches.first_key_value()?;
             let cost = bytes + BATCH_OVERHEAD_BYTES;
             if let Some(left) = backlog.deficit.checked_sub(cost) {
                 backlog.deficit = left;
-                let ticket = Ticket { source, number };
+                let ticket = BatchTicket { source, number };
                 return self.remove(ticket).map(|waiting| (ticket, waiting));
             }
             // Its turn is over, and what it has left counts in the next.
@@ -107,7 +110,7 @@ impl FairQueue {
     }
 
     /// Removes all batches.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiting> + use<> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = WaitingBatch> + use<> {
         let all = std::mem::take(self);
         all.sources.into_values().flat_map(|backlog| backlog.batches.into_values())
     }
@@ -130,8 +133,8 @@ mod tests {
         Some(Ipv4Addr::new(10, 0, 0, number).into())
     }
 
-    fn push(queue: &mut FairQueue, number: u8, bytes: usize) -> Ticket {
-        queue.push(source(number), Waiting { bytes, waker: Waker::noop().clone() })
+    fn push(queue: &mut FairQueue, number: u8, bytes: usize) -> BatchTicket {
+        queue.push(source(number), WaitingBatch { bytes, waker: Waker::noop().clone() })
     }
 
     /// Serves batches, and returns how many bytes each of two sources was served.

@@ -12,7 +12,7 @@ use std::{
 use metrics_client::internal::wake::wake_each;
 
 use super::{
-    fair_queue::Ticket,
+    fair_queue::BatchTicket,
     group::{Committed, Group, closed},
     pace::{MIN_ROOM_BYTES, Pace},
     room::Room,
@@ -250,7 +250,7 @@ pub(super) struct Submission<'a> {
     queue: &'a CommitQueue,
     puts: &'a PutBatch,
     /// Set while it waits for room.
-    ticket: Option<Ticket>,
+    ticket: Option<BatchTicket>,
 }
 
 impl Future for Submission<'_> {

@@ -6,7 +6,7 @@ use std::{
     task::Waker,
 };
 
-use super::fair_queue::{FairQueue, Ticket, Waiting};
+use super::fair_queue::{BatchTicket, FairQueue, WaitingBatch};
 
 /// Admits batches to the groups that the committer takes next.
 ///
@@ -15,8 +15,8 @@ use super::fair_queue::{FairQueue, Ticket, Waiting};
 /// there does not wait, once for each source until the groups are taken: so a peer that puts one point at a time is
 /// in the next group, however many others wait.
 ///
-/// All batches that are admitted and not yet written, with those that are being written, are at most two and a half
-/// times the limit, and one batch of each.
+/// All batches that are admitted and not yet written, with those that are being written, are at most twice
+/// the limit, and for each a batch and 40 KiB.
 #[derive(Debug)]
 pub(super) struct Room {
     /// How many bytes are admitted before the groups are taken. The last batch exceeds it.
@@ -25,7 +25,7 @@ pub(super) struct Room {
     bytes: usize,
     waiting: FairQueue,
     /// Batches that have waited, and are admitted and not in a group yet, with their bytes.
-    admitted: HashMap<Ticket, usize>,
+    admitted: HashMap<BatchTicket, usize>,
     express: Express,
 }
 
@@ -59,26 +59,31 @@ impl Room {
         source: Option<IpAddr>,
         bytes: usize,
         waker: &Waker,
-    ) -> Result<(), Ticket> {
+    ) -> Result<(), BatchTicket> {
         if self.waiting.is_empty() && self.bytes < self.limit {
             self.bytes += bytes;
             return Ok(());
         }
         let express = &mut self.express;
-        if bytes <= EXPRESS_BATCH_BYTES
-            && express.bytes < self.limit / EXPRESS_FRACTION
+        if bytes <= self.limit / EXPRESS_BATCH_FRACTION
+            && express.bytes < MAX_EXPRESS_BYTES
             && !self.waiting.has_source(source)
             && express.sources.insert(source)
         {
             express.bytes += bytes;
             return Ok(());
         }
-        Err(self.waiting.push(source, Waiting { bytes, waker: waker.clone() }))
+        Err(self.waiting.push(source, WaitingBatch { bytes, waker: waker.clone() }))
     }
 
     /// Returns true if a batch that has waited is admitted; its caller then adds it to a group. Otherwise
     /// `waker` is swapped with the one that was to be woken.
-    pub(super) fn is_admitted(&mut self, ticket: Ticket, bytes: usize, waker: &mut Waker) -> bool {
+    pub(super) fn is_admitted(
+        &mut self,
+        ticket: BatchTicket,
+        bytes: usize,
+        waker: &mut Waker,
+    ) -> bool {
         if let Some(waiting) = self.waiting.get_mut(ticket) {
             std::mem::swap(&mut waiting.waker, waker);
             return false;
@@ -92,7 +97,7 @@ impl Room {
 
     /// Forgets a batch that is in no group. Returns wakers to be woken without a lock, and its own, if it has
     /// waited, to be dropped without one.
-    pub(super) fn leave(&mut self, ticket: Ticket) -> (Vec<Waker>, Option<Waker>) {
+    pub(super) fn leave(&mut self, ticket: BatchTicket) -> (Vec<Waker>, Option<Waker>) {
         if let Some(waiting) = self.waiting.remove(ticket) {
             return (Vec::new(), Some(waiting.waker));
         }
@@ -131,7 +136,7 @@ impl Room {
     fn admit(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::new();
         while self.bytes < self.limit
-            && let Some((ticket, Waiting { bytes, waker })) = self.waiting.pop()
+            && let Some((ticket, WaitingBatch { bytes, waker })) = self.waiting.pop()
         {
             self.bytes += bytes;
             self.admitted.insert(ticket, bytes);
@@ -141,12 +146,12 @@ impl Room {
     }
 }
 
-/// How large a batch may be that is admitted beyond the limit, in bytes: some hundred puts, as a session has them
-/// that reads little at once.
-const EXPRESS_BATCH_BYTES: usize = 8 * 1024;
+/// Which part of the limit a batch may take that is admitted beyond it: some hundred puts, as a session has them that
+/// reads little at once, and less while groups are small.
+const EXPRESS_BATCH_FRACTION: usize = 16;
 
-/// Which part of the limit these batches may take in addition.
-const EXPRESS_FRACTION: usize = 4;
+/// How many bytes these batches may take together.
+const MAX_EXPRESS_BYTES: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -177,12 +182,12 @@ mod tests {
         Some(Ipv4Addr::new(10, 0, 0, number).into())
     }
 
-    fn enter(room: &mut Room, number: u8, bytes: usize) -> Result<(), Ticket> {
+    fn enter(room: &mut Room, number: u8, bytes: usize) -> Result<(), BatchTicket> {
         room.enter(source(number), bytes, Waker::noop())
     }
 
     /// Returns a room that the first source has filled, and its batches that wait.
-    fn full(waiting: usize) -> (Room, Vec<Ticket>) {
+    fn full(waiting: usize) -> (Room, Vec<BatchTicket>) {
         let mut room = Room::new(LIMIT);
         for _ in 0..10 {
             enter(&mut room, 0, 10_000).unwrap();
@@ -191,7 +196,7 @@ mod tests {
         (room, tickets)
     }
 
-    fn is_admitted(room: &mut Room, ticket: Ticket) -> bool {
+    fn is_admitted(room: &mut Room, ticket: BatchTicket) -> bool {
         room.is_admitted(ticket, 10_000, &mut Waker::noop().clone())
     }
 
@@ -212,13 +217,18 @@ mod tests {
         assert!(enter(&mut room, 1, 100).is_err());
         // Nor does it overtake one of its own source, or a batch that is large.
         assert!(enter(&mut room, 0, 100).is_err());
-        assert!(enter(&mut room, 2, EXPRESS_BATCH_BYTES + 1).is_err());
+        assert!(enter(&mut room, 2, LIMIT / EXPRESS_BATCH_FRACTION + 1).is_err());
         room.on_taken();
         // What waited was admitted.
         enter(&mut room, 1, 100).unwrap();
-        // However many sources there are, they take a part of the limit.
-        let admitted = (2..=255).filter(|&number| enter(&mut room, number, 8_000).is_ok()).count();
-        assert_eq!(admitted, LIMIT / EXPRESS_FRACTION / 8_000 + 1);
+        // However many sources there are, their bytes are limited.
+        let admitted = (2..=255).filter(|&number| enter(&mut room, number, 6_000).is_ok()).count();
+        assert_eq!(admitted, MAX_EXPRESS_BYTES / 6_000 + 1);
+        // While groups are small, a batch that would fill one is not small.
+        room.set_limit(8 * 1024);
+        room.on_taken();
+        assert!(enter(&mut room, 1, 6_000).is_err());
+        enter(&mut room, 2, 100).unwrap();
     }
 
     #[test]

@@ -52,9 +52,9 @@ impl Listener {
 }
 
 /// A program that is stopped at the end of the test.
-struct Program(Child);
+struct ClientProgram(Child);
 
-impl Program {
+impl ClientProgram {
     /// Starts a program of a Debian package, or says that it is not installed.
     fn start(program: &str, args: &[&str]) -> Option<Self> {
         if !Path::new(program).exists() {
@@ -67,7 +67,7 @@ impl Program {
     }
 }
 
-impl Drop for Program {
+impl Drop for ClientProgram {
     fn drop(&mut self) {
         _ = self.0.kill();
         _ = self.0.wait();
@@ -90,7 +90,7 @@ async fn collectd_sends() {
     let path = dir.path().join("collectd.conf");
     std::fs::write(&path, config).unwrap();
     let Some(_program) =
-        Program::start("/usr/sbin/collectd", &["-f", "-C", path.to_str().unwrap()])
+        ClientProgram::start("/usr/sbin/collectd", &["-f", "-C", path.to_str().unwrap()])
     else {
         return;
     };
@@ -113,7 +113,7 @@ async fn carbon_c_relay_sends() {
     let path = dir.path().join("relay.conf");
     std::fs::write(&path, config).unwrap();
     let args = ["-f", path.to_str().unwrap()];
-    let Some(_program) = Program::start("/usr/bin/carbon-c-relay", &args) else { return };
+    let Some(_program) = ClientProgram::start("/usr/bin/carbon-c-relay", &args) else { return };
     let connected = async {
         loop {
             match TcpStream::connect(free).await {

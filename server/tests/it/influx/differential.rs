@@ -261,7 +261,7 @@ fn random_line(rng: &mut Rng, timestamp: &str) -> String {
 #[test]
 #[ignore = "starts influxd"]
 fn lines_are_read_as_influxd_reads_them() {
-    let Some(mut influxd) = Influxd::start() else {
+    let Some(mut influxd) = ReferenceInfluxd::start() else {
         println!("SKIPPED: influxd, of the Debian package influxdb, is not installed");
         return;
     };
@@ -309,13 +309,13 @@ fn lines_are_read_as_influxd_reads_them() {
 }
 
 /// A running influxd, and a connection to it.
-struct Influxd {
+struct ReferenceInfluxd {
     process: Child,
     io: BufReader<TcpStream>,
     _dir: tempfile::TempDir,
 }
 
-impl Influxd {
+impl ReferenceInfluxd {
     fn start() -> Option<Self> {
         Command::new("influxd").arg("version").output().ok()?;
         let dir = tempfile::tempdir().unwrap();
@@ -424,7 +424,7 @@ impl Influxd {
     }
 }
 
-impl Drop for Influxd {
+impl Drop for ReferenceInfluxd {
     fn drop(&mut self) {
         _ = self.process.kill();
         _ = self.process.wait();

@@ -41,12 +41,12 @@ impl Store for Sizes {
     }
 }
 
-struct Running {
+struct RunningHttp {
     addr: std::net::SocketAddr,
     store: Arc<Sizes>,
 }
 
-impl Running {
+impl RunningHttp {
     async fn start(limits: HttpLimits) -> Self {
         let store = Arc::new(Sizes::default());
         let tee = Tee::new(Arc::clone(&store), 16);
@@ -83,7 +83,7 @@ async fn answer(mut io: TcpStream) -> String {
 
 #[tokio::test]
 async fn line_of_many_fields_is_applied_in_batches() {
-    let server = Running::start(HttpLimits::default()).await;
+    let server = RunningHttp::start(HttpLimits::default()).await;
     // Each field becomes a key of 1,000 bytes.
     let mut line = "m".repeat(990);
     for field in 0..50_000 {
@@ -98,7 +98,7 @@ async fn line_of_many_fields_is_applied_in_batches() {
 
 #[tokio::test]
 async fn endless_line_fails_alone() {
-    let server = Running::start(HttpLimits::default()).await;
+    let server = RunningHttp::start(HttpLimits::default()).await;
     let body = format!("a value=1 5\nb {}=1\nc value=1 5\n", "x".repeat(2_000_000));
     let answer = server.write("/write?db=m", "", body.as_bytes()).await;
     assert!(answer.starts_with("http/1.1 400"), "{answer}");
@@ -109,7 +109,7 @@ async fn endless_line_fails_alone() {
 
 #[tokio::test]
 async fn store_without_room_is_503_with_retry_after() {
-    let server = Running::start(HttpLimits::default()).await;
+    let server = RunningHttp::start(HttpLimits::default()).await;
     for path in ["/write?db=m", "/api/v2/write?org=o&bucket=b"] {
         *server.store.failure.lock().unwrap() = Some(StoreError::transient("disk full"));
         let answer = server.write(path, "", b"a value=1").await;
@@ -127,7 +127,7 @@ async fn store_without_room_is_503_with_retry_after() {
 async fn bodies_beyond_the_budget_are_503_until_there_is_room() {
     // Room for one body of the longest kind.
     let limits = HttpLimits::default().max_body_bytes(4_096).max_total_body_bytes(4_096);
-    let server = Running::start(limits).await;
+    let server = RunningHttp::start(limits).await;
     let half = "# comment\n".repeat(300);
     let slow = server.begin("/write?db=m", "", half.len() + 9, half.as_bytes()).await;
     let refused = loop {
@@ -149,7 +149,7 @@ async fn bodies_beyond_the_budget_are_503_until_there_is_room() {
 
 #[tokio::test]
 async fn body_beyond_the_limit_is_413_and_stores_nothing() {
-    let server = Running::start(HttpLimits::default().max_body_bytes(4_096)).await;
+    let server = RunningHttp::start(HttpLimits::default().max_body_bytes(4_096)).await;
     let body = "a value=1 5\n".repeat(400);
     for path in ["/write?db=m", "/api/v2/write?org=o&bucket=b"] {
         let answer = server.write(path, "", body.as_bytes()).await;
@@ -161,7 +161,7 @@ async fn body_beyond_the_limit_is_413_and_stores_nothing() {
 
 #[tokio::test]
 async fn content_type_makes_no_difference() {
-    let server = Running::start(HttpLimits::default()).await;
+    let server = RunningHttp::start(HttpLimits::default()).await;
     for content_type in [
         "",
         "Content-Type: application/json\r\n",
