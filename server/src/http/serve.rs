@@ -162,7 +162,10 @@ impl Service<Request<Incoming>> for WithSource {
 /// Whose the puts of a request are, see [`PutBatch::from_source`](crate::store::PutBatch::from_source). All peers
 /// behind one proxy are one source.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PeerSource(pub(crate) IpAddr);
+pub(crate) struct PeerSource(
+    #[cfg_attr(not(feature = "influx"), expect(dead_code, reason = "only InfluxDB's paths write"))]
+    pub(crate) IpAddr,
+);
 
 /// Answers a connection that is over a limit, without reading a request, and closes it.
 async fn reject(mut io: TcpStream, (limit, max): (&'static str, usize)) {
