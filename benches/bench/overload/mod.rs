@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::support::{
     memory::Memory,
     mode::Mode,
-    server_process::{Behavior, CERTIFICATE, ServerProcess},
+    server_process::{Behavior, CERTIFICATE, ServerProcess, is_store_on_disk},
 };
 
 mod attack;
@@ -227,7 +227,7 @@ impl Attack {
     fn ceiling(self) -> u64 {
         match self {
             // What the store may hold by itself, and what peers may cost.
-            Self::NewPoints | Self::SlowReads | Self::All => (1024 + 768) * MIB,
+            Self::NewPoints | Self::SlowReads | Self::All => (store_mib() + 768) * MIB,
             _ => 768 * MIB,
         }
     }
@@ -237,6 +237,12 @@ const HEAD: &str = "| attack | most memory, MiB | alone, answers/s | besieged, a
     fraction | slowest answer, ms | lines of log |\n|---|--:|--:|--:|--:|--:|--:|";
 
 const MIB: u64 = 1024 * 1024;
+
+/// Returns how much memory the store may take: the points of a `MemoryStore`; the names of 10 million keys and two
+/// heads of a `DiskStore`.
+fn store_mib() -> u64 {
+    if is_store_on_disk() { 1_750 + 256 } else { 1024 }
+}
 
 /// How many answers the client must get, however long it takes.
 const LEAST_ANSWERS: usize = 20;

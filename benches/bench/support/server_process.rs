@@ -180,6 +180,11 @@ fn listen(answer: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static)
     wait_for_end()
 }
 
+/// Returns true if `METRICS_TEST_STORE` is `disk`.
+pub(crate) fn is_store_on_disk() -> bool {
+    env::var("METRICS_TEST_STORE").is_ok_and(|store| store == "disk")
+}
+
 /// Serves a store in memory, or on disk if `METRICS_TEST_STORE` is `disk`.
 fn store(tls: Option<TlsAcceptor>) -> io::Result<()> {
     Runtime::new()?.block_on(async {
@@ -195,7 +200,7 @@ fn store(tls: Option<TlsAcceptor>) -> io::Result<()> {
             ended
         });
         let stopped = async { _ = stopped.await };
-        if env::var("METRICS_TEST_STORE").is_ok_and(|store| store == "disk") {
+        if is_store_on_disk() {
             let dir = tempfile::tempdir()?;
             let store = DiskStore::open(dir.path()).await.map_err(io::Error::other)?;
             server.store(store).serve_until(stopped).await;

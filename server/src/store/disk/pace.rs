@@ -61,11 +61,11 @@ pub(super) const MIN_ROOM_BYTES: usize = 128 * 1024;
 const MAX_ROOM_BYTES: usize = 768 * 1024;
 
 /// The room while a head is late.
-const LATE_ROOM_BYTES: usize = 8 * 1024;
+const LATE_ROOM_BYTES: usize = 4 * 1024;
 
-/// How long the committer waits after a byte while a head is late: 5 ms for 8 KiB. About a hundred thousand puts a
+/// How long the committer waits after a byte while a head is late: 5 ms for 8 KiB of puts. About a hundred thousand puts a
 /// second are still stored; if that is too many, the head becomes full, and all wait.
-const LATE_NANOS_PER_BYTE: u64 = 5_000_000 / LATE_ROOM_BYTES as u64;
+const LATE_NANOS_PER_BYTE: u64 = 5_000_000 / 8192;
 
 #[cfg(test)]
 mod tests {
