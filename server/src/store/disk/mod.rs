@@ -33,6 +33,7 @@ mod options;
 mod overlay;
 mod pace;
 mod queue;
+mod read_ahead;
 mod record;
 mod repair;
 mod room;

@@ -21,6 +21,7 @@ use super::{
     options::Options,
     pace::Pace,
     queue::{Closing, CommitQueue, Readiness, Work},
+    read_ahead::ReadAhead,
     snapshot::{DiskSnapshot, Parts, Reopened, SnapshotData, Source},
 };
 use crate::store::{PutBatch, StoreError, accounting::MemoryAccount};
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// Its lock is not taken while the one of `state` is held.
     pub(super) queue: CommitQueue,
+    read_ahead: Arc<ReadAhead>,
     state: Mutex<State>,
     /// Wakes the sealer, and the committer while it waits for a seal.
     sealing: Condvar,
@@ -133,6 +135,7 @@ impl Shared {
             accounting,
             counters: Counters::default(),
             queue: CommitQueue::default(),
+            read_ahead: Arc::default(),
             state: Mutex::new(State {
                 keys,
                 heads_memory: 0,
@@ -188,7 +191,8 @@ impl Shared {
         let data = Arc::new(SnapshotData::new(state.parts()));
         state.snapshots.add(&data);
         drop(state);
-        Ok(DiskSnapshot::new(Arc::clone(self) as Arc<dyn Source>, data, ids, from..=*seconds.end()))
+        let (source, read_ahead) = (Arc::clone(self) as Arc<dyn Source>, self.read_ahead.open());
+        Ok(DiskSnapshot::new(source, read_ahead, data, ids, from..=*seconds.end()))
     }
 
     /// Returns all that is stored at this moment, and the id of a key if it is stored.

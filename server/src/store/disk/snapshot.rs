@@ -15,6 +15,7 @@ use tokio::task::spawn_blocking;
 use super::{
     blocks::{BlocksView, ReadError},
     head::Head,
+    read_ahead::ReadAheadShare,
     seal::merge,
 };
 use crate::store::{Block, Snapshot, StoreError};
@@ -68,10 +69,11 @@ pub(super) type Reopened<'a> = Pin<Box<dyn Future<Output = Option<Arc<BlocksView
 
 /// A snapshot of a [`DiskStore`](super::DiskStore).
 ///
-/// It reads up to some 16,000 points at a time, on Tokio's blocking threads.
+/// It reads up to some 16,000 points at a time, and less if hundreds are open, on Tokio's blocking threads.
 #[derive(Debug)]
 pub struct DiskSnapshot {
     source: Arc<dyn Source>,
+    read_ahead: ReadAheadShare,
     /// `None` while a blocking thread reads, and after an error.
     cursor: Option<Cursor>,
     is_finished: bool,
@@ -95,6 +97,7 @@ impl DiskSnapshot {
     /// Creates a snapshot of the keys `ids` with the points of `seconds`.
     pub(super) fn new(
         source: Arc<dyn Source>,
+        read_ahead: ReadAheadShare,
         data: Arc<SnapshotData>,
         ids: Range<u32>,
         seconds: RangeInclusive<i64>,
@@ -102,7 +105,7 @@ impl DiskSnapshot {
         let from = *seconds.start();
         let is_finished = ids.is_empty() || seconds.is_empty();
         let cursor = Some(Cursor { data, ids, seconds, from });
-        Self { source, cursor, is_finished, read: Vec::new().into_iter(), block: None }
+        Self { source, read_ahead, cursor, is_finished, read: Vec::new().into_iter(), block: None }
     }
 
     async fn read_more(&mut self) -> Result<(), StoreError> {
@@ -115,11 +118,12 @@ impl DiskSnapshot {
                 )
             })?;
             let (seals, blocks) = (parts.seals, parts.blocks.clone());
+            let max = self.read_ahead.points();
             let (read, next) = if blocks.is_none() {
-                cursor.read(&parts)
+                cursor.read(&parts, max)
             } else {
                 let cursor = cursor.clone();
-                let read = spawn_blocking(move || cursor.read(&parts));
+                let read = spawn_blocking(move || cursor.read(&parts, max));
                 read.await.map_err(|error| {
                     StoreError::transient("the snapshot was not read").with_source(error)
                 })?
@@ -179,20 +183,20 @@ impl ReadFailure {
 type Read = Result<Vec<(Key, Vec<Point>)>, ReadFailure>;
 
 impl Cursor {
-    /// Reads the next points of one or more keys, none of them empty. Returns where to read on too.
-    fn read(&self, parts: &Parts) -> (Read, Self) {
+    /// Reads about `max` points of the next one or more keys, none of them empty. Returns where to read on too.
+    fn read(&self, parts: &Parts, max: usize) -> (Read, Self) {
         let mut next = self.clone();
-        let read = next.advance(parts);
+        let read = next.advance(parts, max);
         (read, next)
     }
 
-    fn advance(&mut self, parts: &Parts) -> Read {
+    fn advance(&mut self, parts: &Parts, max: usize) -> Read {
         let (mut read, mut count) = (Vec::new(), 0);
-        while count < MAX_POINTS && !self.ids.is_empty() {
+        while count < max && !self.ids.is_empty() {
             let id = self.ids.start;
             let Some(key) = parts.names.get(id as usize) else { break };
             let (points, next) = parts
-                .read(id, (self.from, *self.seconds.end()), MAX_POINTS - count)
+                .read(id, (self.from, *self.seconds.end()), max - count)
                 .map_err(|error| ReadFailure::new(key, error))?;
             count += points.len();
             if !points.is_empty() {
@@ -273,6 +277,3 @@ impl Parts {
         Ok((points, next))
     }
 }
-
-/// How many points are read at a time: 256 KiB, so that the cost of a blocking call does not show.
-const MAX_POINTS: usize = 16 * 1024;

@@ -787,3 +787,24 @@ async fn oldest_snapshots_are_evicted_when_memory_is_short() {
     assert!((2..=6).contains(&kept), "{kept}");
     kill(store).await;
 }
+
+#[tokio::test]
+async fn thousands_of_snapshots_read_little_at_a_time() {
+    let disk = Disk::new();
+    let store = disk.open();
+    let rows: Vec<_> = (0..20_000).map(|second| ("a", second, 0.5)).collect();
+    put(&store, &rows).await;
+    let mut alone = store.get(&Selector::All).await.unwrap();
+    assert!(alone.next_block().await.unwrap().unwrap().points.len() > 10_000);
+    let mut snapshots = Vec::new();
+    for _ in 0..10_000 {
+        snapshots.push(store.get(&Selector::All).await.unwrap());
+    }
+    let mut last = snapshots.pop().unwrap();
+    assert!(last.next_block().await.unwrap().unwrap().points.len() <= 1_024);
+    assert!(alone.next_block().await.unwrap().unwrap().points.len() <= 1_024);
+    drop((snapshots, alone));
+    let rest = read(last).await.unwrap();
+    assert!(rest.len() >= 20_000 - 1_024);
+    kill(store).await;
+}
