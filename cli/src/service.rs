@@ -1,4 +1,4 @@
-//! What commands share that run until they are told to stop: their log, and what they tell systemd.
+//! What the long-running commands share: logging, and notifications to systemd.
 
 use std::{
     env,

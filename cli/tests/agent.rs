@@ -17,9 +17,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use self::support::{Server, assert_status, metrics, stderr, stdout};
-
-const DIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist");
+use self::support::{DIST, Server, assert_status, assert_unit, metrics, stderr, stdout};
 
 /// A `metrics agent` of its own, which ends with the test.
 struct AgentProcess {
@@ -293,25 +291,6 @@ fn reload_listens_elsewhere_or_as_before() {
 
 #[test]
 fn agent_unit_is_valid() {
-    let unit = fs::read_to_string(Path::new(DIST).join("metrics-agent.service")).unwrap();
     let command = "ExecStart=/usr/bin/metrics agent --config /etc/metrics/agent.toml";
-    for line in ["Type=notify", "DynamicUser=yes", "StateDirectory=metrics-agent", command] {
-        assert!(unit.lines().any(|found| found == line), "{line}");
-    }
-    if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: systemd-analyze is not installed, the unit was not verified");
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("metrics-agent.service");
-    let program = assert_cmd::cargo::cargo_bin!("metrics").display().to_string();
-    let unit = unit
-        .replace("/usr/bin/metrics", &program)
-        // The manual page is not installed.
-        .replace("Documentation=man:metrics(1)\n", "");
-    fs::write(&path, unit).unwrap();
-    let verify = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
-    assert_status(&verify, 0);
-    // Warnings about this unit alone: others may be installed here.
-    assert!(!stderr(&verify).contains("metrics-agent.service"), "{}", stderr(&verify));
+    assert_unit("metrics-agent.service", &["StateDirectory=metrics-agent", command]);
 }

@@ -18,16 +18,19 @@ mod support;
 
 /// Asks a server for everything until its answer has these lines, in any order.
 fn wait_for(address: &str, lines: &[&str]) {
-    let begin = Instant::now();
-    loop {
+    wait_until(|| {
         let output = metrics().args(["get", "*"]).env("METRICS_SERVER", address).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success()
-            && lines.iter().all(|line| text.contains(&format!("put {line}\n")))
-        {
-            return;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(60), "{}", stderr(&output));
+        let text = stdout(&output);
+        output.status.success() && lines.iter().all(|line| text.contains(&format!("put {line}\n")))
+    });
+}
+
+/// Asks again and again until the answer is true. Fails after a minute.
+#[track_caller]
+fn wait_until(mut is_reached: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_reached() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "not reached within a minute");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -96,10 +99,8 @@ fn points_of_every_listener_are_relayed() {
                 "disk.free;host=palm 7.0 1150864247",
             ],
         );
-        while figure(&balanced(&server, &name), "delivered_total", &format!("relay=\"{name}\"")) < 3
-        {
-            thread::sleep(Duration::from_millis(20));
-        }
+        let label = format!("relay=\"{name}\"");
+        wait_until(|| figure(&balanced(&server, &name), "delivered_total", &label) == 3);
         let status = request(&server, "GET /api/v1/status", "");
         assert!(status.contains("metrics_relay_up{relay="), "{status}");
     }
@@ -156,14 +157,11 @@ fn points_survive_an_outage_and_a_restart() {
         assert_status(&server.run(&["put", "palm.debug", "1", "1"]), 0);
         assert_status(&server.run(&["put", "eardrum.cpu", "1", "1"]), 0);
         let label = "relay=\"other\"";
-        loop {
+        wait_until(|| {
             let text = balanced(&server, "other");
-            if figure(&text, "filtered_total", label) == 2 && figure(&text, "waiting", label) == 0 {
-                assert!(figure(&text, "spooled", label) >= 1000);
-                break;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
+            let of = |name| figure(&text, name, label);
+            of("filtered_total") == 2 && of("waiting") == 0 && of("spooled") >= 1000
+        });
         server.signal(signal);
         server.process.wait().unwrap();
     }

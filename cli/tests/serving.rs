@@ -13,12 +13,9 @@ use std::{
     time::Duration,
 };
 
-use support::{Server, assert_status, metrics, stderr, stdout};
+use support::{DIST, Server, assert_status, assert_unit, metrics, stderr, stdout};
 
 mod support;
-
-/// The folder of the unit, the example of a configuration, the manual page and the completions.
-const DIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist");
 
 #[test]
 fn flag_wins_over_env_over_file_over_default() {
@@ -227,28 +224,8 @@ fn example_of_a_configuration_is_valid_and_complete() {
 
 #[test]
 fn unit_is_valid() {
-    let unit = fs::read_to_string(Path::new(DIST).join("metrics.service")).unwrap();
-    for line in ["Type=notify", "DynamicUser=yes", "StateDirectory=metrics"] {
-        assert!(unit.lines().any(|found| found == line), "{line}");
-    }
-    let command = "/usr/bin/metrics serve --config /etc/metrics/metrics.toml";
-    assert!(unit.lines().any(|line| line == format!("ExecStart={command}")));
-    if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: systemd-analyze is not installed, the unit was not verified");
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("metrics.service");
-    let program = assert_cmd::cargo::cargo_bin!("metrics").display().to_string();
-    let unit = unit
-        .replace("/usr/bin/metrics", &program)
-        // The manual page is not installed.
-        .replace("Documentation=man:metrics(1)\n", "");
-    fs::write(&path, unit).unwrap();
-    let verify = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
-    assert_status(&verify, 0);
-    // Warnings about this unit alone: others may be installed here.
-    assert!(!stderr(&verify).contains("metrics.service"), "{}", stderr(&verify));
+    let command = "ExecStart=/usr/bin/metrics serve --config /etc/metrics/metrics.toml";
+    assert_unit("metrics.service", &["StateDirectory=metrics", command]);
 }
 
 #[test]

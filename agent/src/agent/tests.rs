@@ -203,7 +203,7 @@ async fn settings_change_while_counters_continue() {
     assert_eq!(peer.seconds("processes.started;host=eardrum").await, [1015, 1020, 1025]);
 }
 
-/// A file whose reader waits until somebody writes, as one of a disk that hangs.
+/// Creates a `/proc` whose `uptime` is a FIFO: a read blocks until it is written to, as on a disk that hangs.
 fn hanging_proc() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("uptime");

@@ -13,7 +13,7 @@ pub(crate) use values::ValueAxis;
 /// A mark on an axis.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tick {
-    /// Its position: 0 at the start of the axis, 1 at its end.
+    /// The position on the axis, in `0.0..=1.0`.
     pub(crate) at: f64,
     pub(crate) label: String,
 }

@@ -259,8 +259,8 @@ impl Search<'_> {
     }
 }
 
-/// Returns how long nothing is read after a read of so many points that took this long. What is short took its time on
-/// the way, and is no load.
+/// Returns the pause after a read of `points` points that took `cost`. The time of a small read is latency of the link,
+/// not load on the server, and causes no pause.
 fn pause(interval: Duration, cost: Duration, points: u64) -> Duration {
     let rest = if points <= MAX_HELD_POINTS { Duration::ZERO } else { cost * REST };
     interval.saturating_sub(cost).max(rest)

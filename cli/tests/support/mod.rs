@@ -9,6 +9,7 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
+    path::Path,
     process::{Child, Command, Output, Stdio},
     thread::{self, JoinHandle},
 };
@@ -153,4 +154,32 @@ pub fn assert_status(output: &Output, status: i32) {
         stdout(output),
         stderr(output)
     );
+}
+
+/// The folder of what is packaged with the program.
+pub const DIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist");
+
+/// Checks that a systemd unit has these lines, and that systemd accepts it.
+#[track_caller]
+pub fn assert_unit(name: &str, lines: &[&str]) {
+    let unit = fs::read_to_string(Path::new(DIST).join(name)).unwrap();
+    for line in ["Type=notify", "DynamicUser=yes"].iter().chain(lines) {
+        assert!(unit.lines().any(|found| found == *line), "{line}");
+    }
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: systemd-analyze is not installed, the unit was not verified");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    let program = assert_cmd::cargo::cargo_bin!("metrics").display().to_string();
+    let unit = unit
+        .replace("/usr/bin/metrics", &program)
+        // The manual page is not installed.
+        .replace("Documentation=man:metrics(1)\n", "");
+    fs::write(&path, unit).unwrap();
+    let verify = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+    assert_status(&verify, 0);
+    // Warnings about this unit alone: others may be installed here.
+    assert!(!stderr(&verify).contains(name), "{}", stderr(&verify));
 }

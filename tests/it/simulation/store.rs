@@ -1,7 +1,6 @@
 //! The store behind the simulated servers: in memory, or on disk if `METRICS_TEST_STORE` is `disk`.
 //!
-//! The simulation waits for the disk, and its clock stands still meanwhile, so that it is the same again for the
-//! same seed.
+//! The simulation's thread blocks on the disk while its clock is stopped, so a seed always gives the same run.
 
 use std::{
     env,

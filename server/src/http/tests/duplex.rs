@@ -142,7 +142,7 @@ impl DuplexServer {
     }
 }
 
-/// Reads to the end of a connection, also of one that is cut off.
+/// Reads until the connection ends, by a close or a reset.
 pub(super) async fn rest(peer: &mut DuplexStream) -> String {
     let mut answer = Vec::new();
     let _ = peer.read_to_end(&mut answer).await;

@@ -13,8 +13,10 @@ use crate::{Limits, serve_connection, store::Snapshot};
 
 mod damage;
 mod fairness;
+mod limits;
 mod model;
 mod operations;
+mod reads;
 mod trouble;
 
 /// The file of the database, in memory. Clones are the same file.
@@ -450,37 +452,6 @@ async fn last_point_is_the_newer_put_of_its_second() {
 }
 
 #[tokio::test]
-async fn new_keys_over_the_limit_are_rejected() {
-    let disk = Disk::new();
-    let builder = DiskStore::builder().max_keys(2);
-    let store = disk.try_open(builder.clone()).unwrap();
-    put(&store, &[("a", 1, 0.5), ("b", 1, 0.5)]).await;
-    let error = store.apply(&batch(&[("c", 1, 9.0), ("a", 2, 1.5)])).await.unwrap_err();
-    assert_eq!(error.of_put(0).unwrap().to_string(), "too many keys: at most 2 are kept");
-    assert!(!error.of_put(0).unwrap().is_transient() && error.of_put(1).is_none());
-    kill(store).await;
-    // Keys of the log and of blocks count.
-    let store = disk.try_open(builder).unwrap();
-    store.apply(&batch(&[("d", 1, 9.0)])).await.unwrap_err();
-    assert_eq!(store.stats().too_many_keys, 1);
-    assert_eq!(all(&store).await, [row("a", 1, 0.5), row("a", 2, 1.5), row("b", 1, 0.5)]);
-    kill(store).await;
-}
-
-#[tokio::test]
-async fn folder_over_its_limit_takes_no_puts() {
-    let dir = TempDir::new().unwrap();
-    let store = DiskStore::builder().max_disk_bytes(1).open(dir.path()).await.unwrap();
-    let error = store.apply(&batch(&[("a", 1, 0.5)])).await.unwrap_err();
-    assert!(error.is_transient() && error.to_string().starts_with("disk full: the folder has"));
-    assert_eq!(all(&store).await, []);
-    store.close().await;
-    let store = DiskStore::open(dir.path()).await.unwrap();
-    put(&store, &[("a", 1, 0.5)]).await;
-    store.close().await;
-}
-
-#[tokio::test]
 async fn closing_leaves_no_free_space_in_the_file() {
     let dir = TempDir::new().unwrap();
     let store = DiskStore::open(dir.path()).await.unwrap();
@@ -507,121 +478,6 @@ async fn closing_leaves_no_free_space_in_the_file() {
 }
 
 #[tokio::test]
-async fn old_points_are_rejected_hidden_and_removed() {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
-    let disk = Disk::new();
-    let store = disk.open();
-    let old: Vec<_> = (0..600).map(|second| ("a", now - 5000 + second, 0.5)).collect();
-    put(&store, &old).await;
-    put(&store, &[("a", now, 1.5), ("b", 1, 0.5)]).await;
-    store.seal().await.unwrap();
-    assert_eq!(store.stats().block_points, 602);
-    kill(store).await;
-
-    let builder = DiskStore::builder().keep(Duration::from_secs(3600));
-    let store = disk.try_open(builder.clone()).unwrap();
-    assert_eq!(all(&store).await, [row("a", now, 1.5)]);
-    let error = store.apply(&batch(&[("a", now - 4000, 9.0), ("c", now, 2.5)])).await.unwrap_err();
-    assert_eq!(error.of_put(0).unwrap().to_string(), "older than 1h");
-    assert!(!error.of_put(0).unwrap().is_transient() && error.of_put(1).is_none());
-    assert_eq!(store.stats().too_old, 1);
-    let rows = [row("a", now, 1.5), row("c", now, 2.5)];
-    assert_eq!(all(&store).await, rows);
-    store.seal().await.unwrap();
-    assert_eq!(all(&store).await, rows);
-    // A full block of old points is gone; one that has a newer point too is kept.
-    assert_eq!(store.stats().block_points, 101 + 1);
-    kill(store).await;
-}
-
-/// Changes a byte of each file of the log that holds a text.
-fn damage_log(fs: &FaultyFs, text: &[u8]) {
-    for (path, mut content) in fs.files() {
-        let found = content.windows(text.len()).position(|window| window == text);
-        if let Some(at) = found.filter(|_| path.to_string_lossy().contains("/log/")) {
-            content[at] ^= 1;
-            fs.put(&path, &content);
-        }
-    }
-}
-
-#[tokio::test]
-async fn damaged_record_costs_its_points_only() {
-    let disk = Disk::new();
-    let store = disk.open();
-    for key in ["first", "second", "third"] {
-        put(&store, &[(key, 1, 1.0), (key, 2, 2.0)]).await;
-    }
-    kill(store).await;
-    damage_log(&disk.fs, b"second");
-    let error = disk.try_open(DiskStore::builder().strict(true)).unwrap_err();
-    assert!(matches!(error, OpenError::Damaged { points: 2, .. }), "{error}");
-    // A refused opening ends its log, and changes nothing.
-    let store = disk.open();
-    assert_eq!(store.stats().lost_points, 2);
-    let keys: Vec<_> = all(&store).await.into_iter().map(|(key, ..)| key).collect();
-    assert_eq!(keys, ["first", "first", "third", "third"]);
-    // The segment is kept when it is removed from the log.
-    store.close().await;
-    let files = disk.fs.files();
-    let kept = Path::new("/data/damaged/000001-00000000000000000000.log");
-    assert!(files.contains_key(kept), "{:?}", files.keys());
-}
-
-#[tokio::test]
-async fn damaged_block_is_an_error_for_its_key_only() {
-    let disk = Disk::new();
-    let store = disk.open();
-    put(&store, &[("bad", 7, 1.0), ("bad", 8, 3.0), ("good", 7, 1.0)]).await;
-    store.close().await;
-    drop(store);
-    damage_database(&disk.database());
-    let store = disk.open();
-    let error = of_key(&store, "bad").await.unwrap_err();
-    assert_eq!(error.to_string(), "damaged block of bad at second 7");
-    assert!(!error.is_transient());
-    assert_eq!(of_key(&store, "good").await.unwrap(), [row("good", 7, 1.0)]);
-    // A merge sets the block aside, and new points can be read.
-    put(&store, &[("bad", 9, 2.0)]).await;
-    store.seal().await.unwrap();
-    assert_eq!(of_key(&store, "bad").await.unwrap(), [row("bad", 9, 2.0)]);
-    assert_eq!(store.stats().damaged_blocks, 1);
-    kill(store).await;
-}
-
-/// Changes the last byte of the first block.
-fn damage_database(path: &Path) {
-    use redb::ReadableTable as _;
-
-    let table = redb::TableDefinition::<(u32, i64), &[u8]>::new("blocks");
-
-    let database = redb::Database::open(path).unwrap();
-    let transaction = database.begin_write().unwrap();
-    {
-        let mut blocks = transaction.open_table(table).unwrap();
-        let mut block = blocks.get((0, 7)).unwrap().unwrap().value().to_vec();
-        *block.last_mut().unwrap() ^= 1;
-        blocks.insert((0, 7), &*block).unwrap();
-    }
-    transaction.commit().unwrap();
-}
-
-#[tokio::test]
-async fn puts_after_a_lost_log_are_not_taken_for_sealed() {
-    let disk = Disk::new();
-    let store = disk.open();
-    put(&store, &[("a", 1, 1.0), ("a", 2, 2.0)]).await;
-    store.close().await;
-    drop(store);
-    let disk = Disk { fs: FaultyFs::new(), ..disk };
-    let store = disk.open();
-    put(&store, &[("a", 3, 3.0)]).await;
-    kill(store).await;
-    let rows = [row("a", 1, 1.0), row("a", 2, 2.0), row("a", 3, 3.0)];
-    assert_eq!(all(&disk.open()).await, rows);
-}
-
-#[tokio::test]
 async fn head_is_sealed_in_the_background_when_it_is_large() {
     let disk = Disk::new();
     let store = disk.try_open(DiskStore::builder().max_head_points(100)).unwrap();
@@ -633,26 +489,6 @@ async fn head_is_sealed_in_the_background_when_it_is_large() {
     assert!(stats.seals >= 2, "{stats:?}");
     assert_eq!((stats.block_points, stats.head_points), (1000, 0));
     assert_eq!(all(&store).await.len(), 1000);
-    kill(store).await;
-}
-
-#[tokio::test]
-async fn large_key_is_read_in_pieces() {
-    let disk = Disk::new();
-    let store = disk.open();
-    let mut expected = Vec::new();
-    for (begin, step, value) in [(0, 2, 1.0), (1, 4, 2.0), (0, 10, 3.0)] {
-        let rows: Vec<_> = (0..40_000).map(|index| ("a", begin + index * step, value)).collect();
-        put(&store, &rows).await;
-        if step < 10 {
-            store.seal().await.unwrap();
-        }
-        expected.push(rows);
-    }
-    let model: BTreeMap<i64, f64> =
-        expected.iter().flatten().map(|&(_, second, value)| (second, value)).collect();
-    let rows: Vec<_> = model.into_iter().map(|(second, value)| row("a", second, value)).collect();
-    assert_eq!(all(&store).await, rows);
     kill(store).await;
 }
 
@@ -757,54 +593,5 @@ async fn large_batch_is_split_into_records() {
     kill(store).await;
     let store = disk.open();
     assert_eq!(store.stats().head_points + store.stats().block_points, 1_200_000);
-    kill(store).await;
-}
-
-#[tokio::test]
-async fn oldest_snapshots_are_evicted_when_memory_is_short() {
-    let disk = Disk::new();
-    let builder = DiskStore::builder().max_memory_bytes(1 << 20);
-    let store = disk.try_open(builder).unwrap();
-    let mut snapshots = Vec::new();
-    for version in 0..20 {
-        // Some 160 KiB, all of which changes.
-        let rows: Vec<_> = (0..10_000).map(|second| ("a", second, f64::from(version))).collect();
-        put(&store, &rows).await;
-        snapshots.push(store.get(&Selector::All).await.unwrap());
-    }
-    assert!(store.stats().head_bytes <= 1 << 20);
-    let mut kept = 0;
-    for (version, snapshot) in snapshots.into_iter().enumerate() {
-        match read(snapshot).await {
-            Ok(rows) => {
-                kept += 1;
-                let value = (version as f64).to_bits();
-                assert!(rows.len() == 10_000 && rows.iter().all(|row| row.2 == value));
-            }
-            Err(error) => assert!(error.is_transient() && kept == 0, "an older one was kept"),
-        }
-    }
-    assert!((2..=6).contains(&kept), "{kept}");
-    kill(store).await;
-}
-
-#[tokio::test]
-async fn thousands_of_snapshots_read_little_at_a_time() {
-    let disk = Disk::new();
-    let store = disk.open();
-    let rows: Vec<_> = (0..20_000).map(|second| ("a", second, 0.5)).collect();
-    put(&store, &rows).await;
-    let mut alone = store.get(&Selector::All).await.unwrap();
-    assert!(alone.next_block().await.unwrap().unwrap().points.len() > 10_000);
-    let mut snapshots = Vec::new();
-    for _ in 0..10_000 {
-        snapshots.push(store.get(&Selector::All).await.unwrap());
-    }
-    let mut last = snapshots.pop().unwrap();
-    assert!(last.next_block().await.unwrap().unwrap().points.len() <= 1_024);
-    assert!(alone.next_block().await.unwrap().unwrap().points.len() <= 1_024);
-    drop((snapshots, alone));
-    let rest = read(last).await.unwrap();
-    assert!(rest.len() >= 20_000 - 1_024);
     kill(store).await;
 }

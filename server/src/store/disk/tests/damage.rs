@@ -321,3 +321,90 @@ async fn damaged_log_costs_the_records_that_were_touched() {
         assert!(lost == 0 || dir.path().join("damaged").exists(), "seed {seed}, {what}");
     }
 }
+
+/// Changes a byte of each file of the log that holds a text.
+pub(super) fn damage_log(fs: &FaultyFs, text: &[u8]) {
+    for (path, mut content) in fs.files() {
+        let found = content.windows(text.len()).position(|window| window == text);
+        if let Some(at) = found.filter(|_| path.to_string_lossy().contains("/log/")) {
+            content[at] ^= 1;
+            fs.put(&path, &content);
+        }
+    }
+}
+
+#[tokio::test]
+async fn damaged_record_costs_its_points_only() {
+    let disk = Disk::new();
+    let store = disk.open();
+    for key in ["first", "second", "third"] {
+        put(&store, &[(key, 1, 1.0), (key, 2, 2.0)]).await;
+    }
+    kill(store).await;
+    damage_log(&disk.fs, b"second");
+    let error = disk.try_open(DiskStore::builder().strict(true)).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { points: 2, .. }), "{error}");
+    // A refused opening ends its log, and changes nothing.
+    let store = disk.open();
+    assert_eq!(store.stats().lost_points, 2);
+    let keys: Vec<_> = all(&store).await.into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys, ["first", "first", "third", "third"]);
+    // The segment is kept when it is removed from the log.
+    store.close().await;
+    let files = disk.fs.files();
+    let kept = Path::new("/data/damaged/000001-00000000000000000000.log");
+    assert!(files.contains_key(kept), "{:?}", files.keys());
+}
+
+#[tokio::test]
+async fn damaged_block_is_an_error_for_its_key_only() {
+    let disk = Disk::new();
+    let store = disk.open();
+    put(&store, &[("bad", 7, 1.0), ("bad", 8, 3.0), ("good", 7, 1.0)]).await;
+    store.close().await;
+    drop(store);
+    damage_database(&disk.database());
+    let store = disk.open();
+    let error = of_key(&store, "bad").await.unwrap_err();
+    assert_eq!(error.to_string(), "damaged block of bad at second 7");
+    assert!(!error.is_transient());
+    assert_eq!(of_key(&store, "good").await.unwrap(), [row("good", 7, 1.0)]);
+    // A merge sets the block aside, and new points can be read.
+    put(&store, &[("bad", 9, 2.0)]).await;
+    store.seal().await.unwrap();
+    assert_eq!(of_key(&store, "bad").await.unwrap(), [row("bad", 9, 2.0)]);
+    assert_eq!(store.stats().damaged_blocks, 1);
+    kill(store).await;
+}
+
+/// Changes the last byte of the first block.
+fn damage_database(path: &Path) {
+    use redb::ReadableTable as _;
+
+    let table = redb::TableDefinition::<(u32, i64), &[u8]>::new("blocks");
+
+    let database = redb::Database::open(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut blocks = transaction.open_table(table).unwrap();
+        let mut block = blocks.get((0, 7)).unwrap().unwrap().value().to_vec();
+        *block.last_mut().unwrap() ^= 1;
+        blocks.insert((0, 7), &*block).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn puts_after_a_lost_log_are_not_taken_for_sealed() {
+    let disk = Disk::new();
+    let store = disk.open();
+    put(&store, &[("a", 1, 1.0), ("a", 2, 2.0)]).await;
+    store.close().await;
+    drop(store);
+    let disk = Disk { fs: FaultyFs::new(), ..disk };
+    let store = disk.open();
+    put(&store, &[("a", 3, 3.0)]).await;
+    kill(store).await;
+    let rows = [row("a", 1, 1.0), row("a", 2, 2.0), row("a", 3, 3.0)];
+    assert_eq!(all(&disk.open()).await, rows);
+}

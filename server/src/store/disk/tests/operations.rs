@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use super::{model::Model, *};
+use super::{damage::damage_log, model::Model, *};
 
 fn check(disk: &Disk) -> CheckReport {
     check::check_on(disk.fs.clone(), Path::new("/data"), &disk.database(), |_| {}).unwrap()
