@@ -312,6 +312,21 @@ async fn closing_sends_what_is_in_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn closing_sends_what_came_during_the_first_read() {
+    // The disk answers from a thread of its own, sometimes at once.
+    for _ in 0..50 {
+        let mut running = RunningRelay::new(&FaultyFs::new());
+        // The worker has found nothing in its queue, and reads the spool.
+        tokio::task::yield_now().await;
+        running.put("a", [1]);
+        let RunningRelay { relay, requests, .. } = &mut running;
+        let accept = async { requests.recv().await.unwrap().accept() };
+        let ((), rows) = tokio::join!(relay.close(), accept);
+        assert_eq!((rows.len(), relay.stats().delivered), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_stores_what_a_destination_does_not_take() {
     for is_failing in [false, true] {
         let fs = FaultyFs::new();

@@ -105,6 +105,8 @@ where
     /// Runs until the queue is closed.
     pub(super) async fn run(mut self) {
         loop {
+            // Before the intake: a closed queue takes no more, so nothing can be left in it.
+            let closing = self.queue.closing();
             self.intake();
             if self.is_spill_due() {
                 self.spill().await;
@@ -113,7 +115,7 @@ where
                 self.load_head().await;
             }
             self.start_sending();
-            if self.queue.closing().is_some_and(|by| self.is_over(by)) {
+            if closing.is_some_and(|by| self.is_over(by)) {
                 break;
             }
             self.wait().await;
